@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all the set-up there is: the first call creates .venv.
+#   PYTHON=/path/to/python3.11   use this interpreter for it
+#   STACK=cu112                  install requirements-cu112.txt (NVIDIA GPU); STACK=cpu goes back
+#   ARGS='...'                   passed on to the demo or to pytest
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-all lint doctor venv clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo 'make demo      synthetic data, training, evaluation, export, figures in runs/demo'
+	@echo 'make test      the default tests; make test-all adds the slow and the parity ones'
+	@echo 'make doctor    check the environment; make lint: ruff; make clean: remove .venv and caches'
+
+# The script compares contents, so this costs nothing when nothing has changed.
+.PHONY: FORCE
+$(READY): FORCE
+	@PYTHON='$(PYTHON)' sh tools/bootstrap.sh $(VENV) $(STACK)
+
+venv: $(READY)
+
+demo: $(READY)
+	$(RUN) tools/demo.py $(ARGS)
+
+test: $(READY)
+	$(RUN) -m pytest $(ARGS)
+
+test-all: $(READY)
+	$(RUN) -m pytest -m '' $(ARGS)
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+doctor: $(READY)
+	$(RUN) -m gluon_attn.runtime
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

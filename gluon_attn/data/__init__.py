@@ -1,0 +1,86 @@
+"""Data sets, transforms and the loader.
+
+``open_dataset(root, split)`` recognises a packed folder, an official WIDER-Attribute tree, SRN's
+crop lists and a folder of plain lists; ``DATASETS`` holds the readers by name, all called as
+``reader(root, split, policy=None, on_bad_image='error', **options)``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gluon_attn.data.base import DATASETS, TRAINING_SPLITS, AttributeDataset
+from gluon_attn.data.images import BadImageError
+from gluon_attn.data.lists import ListDataset
+from gluon_attn.data.loader import Loader
+from gluon_attn.data.packed import PackedDataset
+from gluon_attn.data.packing import pack
+from gluon_attn.data.transforms import EvalTransform, TrainTransform
+from gluon_attn.data.wider import WiderAttribute
+from gluon_attn.data.wider_srn import WiderCrops
+
+__all__ = [
+    "DATASETS",
+    "TRAINING_SPLITS",
+    "AttributeDataset",
+    "BadImageError",
+    "EvalTransform",
+    "ListDataset",
+    "Loader",
+    "PackedDataset",
+    "TrainTransform",
+    "WiderAttribute",
+    "WiderCrops",
+    "detect_kind",
+    "open_dataset",
+    "pack",
+]
+
+DETECTION_ORDER = ("packed", "wider", "wider_srn", "list")
+
+
+def detect_kind(root):
+    """Return the name in ``DATASETS`` of the kind of data set in a folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or nothing known is in it; the message lists
+            what was looked for.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root} is no folder")
+    for kind in DETECTION_ORDER:
+        if DATASETS.get(kind).detect(root):
+            return kind
+    wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in DETECTION_ORDER)
+    raise FileNotFoundError(f"no data set recognised in {root}; looked for {wanted}")
+
+
+def open_dataset(
+    root,
+    split,
+    policy=None,
+    on_bad_image="error",
+    kind="auto",
+    srn_compatible=False,
+    **options,
+):
+    """Return one split of the data set in a folder.
+
+    Args:
+        root: The folder.
+        split: 'train', 'val', 'test', ...
+        policy: LabelPolicy; None means the default one.
+        on_bad_image: 'error' or 'skip'; see :class:`AttributeDataset`.
+        kind: A name in ``DATASETS``, or 'auto'.
+        srn_compatible: For WIDER-Attribute: use SRN's crop lists, that is, exactly the samples of
+            the papers that compare with SRN, instead of the annotation's boxes.
+        options: Handed on to the reader.
+
+    Raises:
+        FileNotFoundError: If nothing known is there.
+        ValueError: If the kind is unknown or the files are malformed.
+    """
+    kind = detect_kind(root) if kind == "auto" else kind
+    if srn_compatible and kind == "wider":
+        kind = "wider_srn"
+    return DATASETS.get(kind)(root, split, policy, on_bad_image, **options)

@@ -1,0 +1,154 @@
+"""What every attribute data set is: labels, masks and stable sample ids around one ``read``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+
+import numpy as np
+from mxnet.gluon.data import Dataset
+
+from gluon_attn.batch import UNSPECIFIED, LabelPolicy
+from gluon_attn.data.images import BadImageError, check_policy
+from gluon_attn.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+DATASETS = Registry("data set")
+TRAINING_SPLITS = ("train", "trainval")
+
+
+class AttributeDataset(Dataset):
+    """Pictures with A attributes each; the base of every reader.
+
+    A sub-class fills the constructor's arguments from its files and defines ``read(i)``.
+    ``dataset[i]`` is ``(image, label, mask, i)``: uint8 ``(H, W, 3)`` RGB, float32 ``(A,)`` twice,
+    and the position itself, which stays with the sample through shuffling.
+
+    Args:
+        names: The A attribute names.
+        split: 'train', 'val', 'test', ... The label policy for training applies to 'train' and
+            'trainval'.
+        raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified.
+        sample_ids: N distinct strings that name the samples in messages, reports and fingerprints.
+        policy: LabelPolicy; None means the default one.
+        on_bad_image: What ``dataset[i]`` does about an unreadable picture: 'error' raises, 'skip'
+            returns a black picture with mask 0, so that it neither trains nor counts, and lists it
+            in ``skipped``. (A black picture still takes part in batch statistics; packing leaves
+            such samples out altogether.)
+
+    Attributes:
+        names, split, raw, sample_ids, policy, on_bad_image: As above.
+        label: ``(N, A)`` float32 in {0, 1}.
+        mask: ``(N, A)`` float32 in {0, 1}; 0 where the label is not known.
+
+    Raises:
+        ValueError: If the split is empty or the pieces do not fit together.
+    """
+
+    looks_for = "(nothing: abstract)"
+
+    def __init__(self, names, split, raw, sample_ids, policy=None, on_bad_image="error"):
+        self.names = tuple(names)
+        self.split = split
+        self.raw = np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        self.sample_ids = list(sample_ids)
+        self.policy = LabelPolicy() if policy is None else policy
+        self.on_bad_image = check_policy(on_bad_image)
+        if not self.sample_ids:
+            raise ValueError(f"split '{split}' is empty; looked for {self.looks_for}")
+        if len(self.sample_ids) != len(self.raw):
+            raise ValueError(f"{len(self.sample_ids)} sample ids but {len(self.raw)} label rows")
+        self.label, self.mask = self.policy.encode(self.raw, split in TRAINING_SPLITS)
+        self._skipped = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def detect(cls, root):
+        """Return whether ``root`` looks like a folder of this kind."""
+        return any(cls.has_split(root, split) for split in ("train", "val", "test"))
+
+    @classmethod
+    def has_split(cls, root, split):
+        """Return whether the files that describe a split exist."""
+        return False
+
+    def read(self, i):
+        """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
+
+        Raises:
+            BadImageError: If there is none; the message names the file and the sample.
+        """
+        raise NotImplementedError
+
+    def __len__(self):
+        return len(self.sample_ids)
+
+    def __getitem__(self, i):
+        i = int(i)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)} in split '{self.split}'")
+        i %= len(self)
+        try:
+            return self.read(i), self.label[i], self.mask[i], i
+        except BadImageError as error:
+            if self.on_bad_image == "error":
+                raise
+            self._skip(i, error)
+            return np.zeros((64, 64, 3), np.uint8), self.label[i], np.zeros_like(self.mask[i]), i
+
+    def _skip(self, i, error):
+        with self._lock:
+            if i not in self._skipped:
+                self._skipped[i] = error.reason
+                logger.warning("skipped: %s", error)
+
+    @property
+    def skipped(self):
+        """Samples met so far whose picture could not be read: ``[(sample id, reason), ...]``."""
+        with self._lock:
+            return [(self.sample_ids[i], why) for i, why in sorted(self._skipped.items())]
+
+    @property
+    def prior(self):
+        """Positive fraction of each attribute among its known labels, ``(A,)`` float64.
+
+        Raises:
+            ValueError: If an attribute has no known label in this split, so that its fraction
+                would be 0/0.
+        """
+        known = self.mask.sum(0, dtype=np.float64)
+        if not known.all():
+            lost = [name for name, count in zip(self.names, known) if not count]
+            raise ValueError(
+                f"split '{self.split}' has no known label for {', '.join(lost)}: no prior exists; "
+                "leave the attribute out, or count unspecified labels as negative "
+                "(LabelPolicy(train='negative'))"
+            )
+        return (self.label * self.mask).sum(0, dtype=np.float64) / known
+
+    def counts(self):
+        """Return ``(A, 3)`` int64: positive, negative and unspecified labels per attribute."""
+        return np.stack([(self.raw == v).sum(0) for v in (1, -1, UNSPECIFIED)], axis=1)
+
+    def fingerprint(self, indices=None):
+        """Return the sha256 of names, sample ids and raw labels, as 64 hexadecimal digits.
+
+        Args:
+            indices: Positions to which it is restricted; None means all samples.
+
+        Saved beside runs and packed files, it tells whether two data sets hold the same samples
+        in the same order with the same labels. It does not look at the pictures.
+        """
+        indices = list(range(len(self)) if indices is None else indices)
+        ids = [self.sample_ids[i] for i in indices]
+        text = json.dumps([self.names, ids], ensure_ascii=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode())
+        digest.update(np.ascontiguousarray(self.raw[indices], np.int8).tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self):
+        kind = type(self).__name__
+        return f"{kind}(split={self.split!r}, samples={len(self)}, attributes={len(self.names)})"

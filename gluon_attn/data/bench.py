@@ -1,0 +1,68 @@
+"""How fast batches come, beside what OpenCV alone could do on the same cores."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from gluon_attn.data.loader import Loader
+from gluon_attn.data.transforms import TrainTransform
+
+
+def loader_rate(dataset, batch_size=32, workers=2, batches=20, rounds=5, transform=None, seed=0):
+    """Measure Loader against bare OpenCV, in turns, on the same crops and as many threads.
+
+    Bare OpenCV: threads that decode JPEG bytes held in memory, cut the crops the loader cuts, and
+    resize them; no file, no checksum, no mirror, no normalisation, no batch.
+
+    Args:
+        dataset: PackedDataset whose size is the transform's ``resize``.
+        batch_size, workers, transform, seed: As for Loader; None means TrainTransform().
+        batches: Batches per round; at most one epoch.
+        rounds: How many times each is measured.
+
+    Returns:
+        ``{'loader': [...], 'opencv': [...], 'ratio': median, 'spread': (lowest, highest),
+        'workers': n, 'batch_size': B, 'images': per round}``; rates in images per second, ratios of
+        neighbouring rounds.
+    """
+    transform = TrainTransform() if transform is None else transform
+    loader = Loader(dataset, transform, batch_size, True, seed, workers, "discard")
+    batches = min(batches, len(loader))
+    draws = loader.draws(0)
+    end = len(loader) * batch_size
+    indices = loader.order(0)[end - batches * batch_size : end]
+    records = [(bytes(dataset.record(i)[0]), transform.draw(draws[i])) for i in indices]
+    result = {"loader": [], "opencv": []}
+    for _ in range(rounds + 1):  # the first round warms up
+        result["opencv"].append(_opencv_rate(records, transform.size, workers))
+        result["loader"].append(_loader_rate(loader, batches))
+    result = {name: rates[1:] for name, rates in result.items()}
+    ratios = np.divide(result["loader"], result["opencv"])
+    result.update(ratio=float(np.median(ratios)), spread=(float(ratios.min()), float(ratios.max())))
+    return dict(result, workers=workers, batch_size=batch_size, images=len(indices))
+
+
+def _loader_rate(loader, batches):
+    started = time.perf_counter()
+    loader.set_epoch(0, start=len(loader) - batches)  # to the end: nothing is made in vain
+    for batch in loader:
+        batch.image.wait_to_read()
+    return batches * loader.batch_size / (time.perf_counter() - started)
+
+
+def _opencv_rate(records, size, workers):
+    cv2.setNumThreads(0)
+
+    def work(part):
+        for jpeg, (x, y, side, _) in part:
+            image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            cv2.resize(image[y : y + side, x : x + side], (size, size))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        list(pool.map(work, [records[k :: max(1, workers)] for k in range(max(1, workers))]))
+    return len(records) / (time.perf_counter() - started)

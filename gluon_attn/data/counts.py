@@ -1,0 +1,179 @@
+"""Comparing what was read with what was published: images, boxes and positive rates.
+
+Sources of WIDER-Attribute's numbers: 13,789 images and 57,524 boxes in all (the paper's page); the
+split into 5,509 / 1,362 / 6,918 images and into 28,345 / 29,179 boxes is repeated in many papers
+and adds up, but is not in the annotation's own documentation. The SRN crop lists hold
+22,958 / 5,382 / 29,177 crops (a user's log, VAA repository, issue 11).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PUBLISHED = {
+    "train": {"images": 5509},
+    "val": {"images": 1362},
+    "trainval": {"images": 6871, "boxes": 28345},
+    "test": {"images": 6918, "boxes": 29179},
+}
+PUBLISHED_SRN = {
+    "train": {"boxes": 22958},
+    "val": {"boxes": 5382},
+    "trainval": {"boxes": 28340},
+    "test": {"boxes": 29177},
+}
+# Class weights in VAA's released code: (1 - rate) / rate of the training split, or 1 from 50 % on.
+VAA_WEIGHTS = {
+    "longHair": 3.4595959, "sunglass": 18.472435, "Hat": 3.3854823, "Tshirt": 3.5971165,
+    "longSleeve": 1.1370194, "formal": 12.584616, "shorts": 5.7822747, "jeans": 10.827924,
+    "longPants": 1.7478157, "skirt": 8.8111115, "faceMask": 28.433332, "logo": 2.7568319,
+    "stripe": 18.020712,
+}  # fmt: skip
+
+
+@dataclass
+class SplitCount:
+    """What one split's annotation holds.
+
+    Attributes:
+        split: Its name.
+        images: Pictures with at least one entry; None where a format does not tell.
+        boxes: Annotated boxes, those left out included.
+        clipped: Boxes that reach beyond their picture and were cut at its border.
+        dropped: ``[(sample id, reason), ...]``: boxes without area inside their picture.
+    """
+
+    split: str
+    images: int
+    boxes: int
+    clipped: int = 0
+    dropped: list = field(default_factory=list)
+
+
+class CountReport:
+    """Counts per split beside the expected ones.
+
+    Args:
+        counts: SplitCount objects.
+        expected: ``{split: {'images': n, 'boxes': n}}``, either key optional.
+        source: Where the expected numbers come from, for the heading; None if there are none.
+        notes: Further lines of text, printed below the table.
+    """
+
+    def __init__(self, counts, expected=None, source=None, notes=()):
+        self.counts, self.expected = list(counts), dict(expected or {})
+        self.source, self.notes = source, list(notes)
+
+    @classmethod
+    def join(cls, reports):
+        """Return one report over the splits of several (with their sum, for train and val)."""
+        reports = list(reports)
+        counts = [count for report in reports for count in report.counts]
+        by_name = {count.split: count for count in counts}
+        if "trainval" not in by_name and {"train", "val"} <= set(by_name):
+            a, b = by_name["train"], by_name["val"]
+            images = None if a.images is None or b.images is None else a.images + b.images
+            total = SplitCount("trainval", images, a.boxes + b.boxes, a.clipped + b.clipped)
+            total.dropped = a.dropped + b.dropped
+            counts.insert(1 + max(counts.index(a), counts.index(b)), total)
+        notes = [note for report in reports for note in report.notes]
+        return cls(counts, reports[0].expected, reports[0].source, notes)
+
+    def differences(self):
+        """Return one line per number that is not as expected."""
+        lines = []
+        for count in self.counts:
+            for key, expected in sorted(self.expected.get(count.split, {}).items()):
+                found = getattr(count, key)
+                if found is not None and found != expected:
+                    lines.append(
+                        f"{count.split}: {found:,} {key}, {self.source} {expected:,} "
+                        f"({found - expected:+,})"
+                    )
+        return lines
+
+    @property
+    def ok(self):
+        """Whether every number that can be compared is as expected."""
+        return not self.differences()
+
+    def table(self):
+        """Return the counts as a plain-text table."""
+        from tabulate import tabulate
+
+        source = self.source or "expected"
+        header = ["split", "images", source, "diff", "boxes", source, "diff", "clipped", "left out"]
+        rows = []
+        for count in self.counts:
+            row = [count.split]
+            for key in ("images", "boxes"):
+                found, expected = getattr(count, key), self.expected.get(count.split, {}).get(key)
+                both = found is not None and expected is not None
+                difference = f"{found - expected:+,}" if both else "-"
+                row += [_number(found), _number(expected), difference]
+            rows.append(row + [_number(count.clipped), _number(len(count.dropped))])
+        return tabulate(rows, header, disable_numparse=True, colalign=["left"] + ["right"] * 8)
+
+    def text(self):
+        """Return table, verdict, the boxes left out and the notes."""
+        lines = [self.table(), ""]
+        if not self.expected:
+            lines.append("no published counts to compare with")
+        elif self.ok:
+            lines.append(f"all counts are as {self.source}")
+        else:
+            lines += ["differences:"] + [f"  {line}" for line in self.differences()]
+        dropped = [item for count in self.counts if count.split != "trainval" or
+                   len(self.counts) == 1 for item in count.dropped]  # fmt: skip
+        if dropped:
+            lines += ["left out:"] + [f"  {sample}: {reason}" for sample, reason in dropped]
+        return "\n".join(lines + self.notes)
+
+
+def expected_counts(root, published=None):
+    """Return ``(expected, source)`` for a data set in ``root``.
+
+    ``SYNTHETIC.json`` in it, ``{"expected": {split: {"images": n, "boxes": n}}}``, replaces the
+    published numbers, which are about other pictures then.
+
+    Raises:
+        ValueError: If that file is malformed.
+    """
+    path = Path(root) / "SYNTHETIC.json"
+    if not path.exists():
+        return (published or {}), ("published" if published else None)
+    try:
+        expected = json.loads(path.read_text(encoding="utf-8"))["expected"]
+        numbers = {s: {k: int(n) for k, n in kinds.items()} for s, kinds in expected.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path}: needs {{"expected": {{split: {{"images": n, "boxes": n}}}}}}: {error!r}'
+        ) from error
+    return {s: {k: n for k, n in kinds.items() if k in ("images", "boxes")}
+            for s, kinds in numbers.items()}, "generated"  # fmt: skip
+
+
+def rate_note(dataset):
+    """Return a table of positive rates beside those that VAA's class weights imply.
+
+    The weights are 1 / rate - 1. Whether unspecified labels counted in the denominator is not
+    stated, so both readings are shown. "Male" has weight 1: its rate is at least 50 %.
+    """
+    from tabulate import tabulate
+
+    rows = []
+    for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
+        known, total = positive + negative, positive + negative + unspecified
+        vaa = 100 / (1 + VAA_WEIGHTS[name]) if name in VAA_WEIGHTS else None
+        of_known = f"{100 * positive / known:.1f}" if known else "-"
+        vaa = ">= 50" if vaa is None else f"{vaa:.1f}"
+        rows.append([name, vaa, f"{100 * positive / total:.1f}", of_known])
+    header = ["positive, %", "VAA weights", "of all boxes", "of specified"]
+    table = tabulate(rows, header, disable_numparse=True, colalign=["left"] + ["right"] * 3)
+    return f"\npositive rates of '{dataset.split}':\n{table}"
+
+
+def _number(value):
+    return "-" if value is None else f"{value:,}"

@@ -1,0 +1,195 @@
+"""Data sets packed into RecordIO: what the three files of a split hold, and reading them.
+
+A record is ``mx.recordio.pack(IRHeader(2A, labels, id, id2), jpeg)``:
+
+    labels  float32 (2A,): A labels in {0, 1}, then A masks in {0, 1} (0 = unspecified, label 0)
+    id      position of the sample in the data set it was packed from
+    id2     CRC-32 of the JPEG bytes
+
+so it can be understood without the JSON, and ``mx.io.ImageRecordIter(label_width=2 * A)`` reads it.
+(Do not let that iterator make scaled crops of records that have the output size already: they come
+out wrong, apache/mxnet #16925.) The JSON adds names, sample ids, raw labels, the samples left out
+and the fingerprint. It is written last: without it a packed split is unfinished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from gluon_attn.data.base import DATASETS, AttributeDataset
+from gluon_attn.data.images import BadImageError, decode
+
+FORMAT = "gluon_attn packed images, version 1"
+_MAGIC = 0xCED7230A
+_FRAME = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")  # as mx.recordio.IRHeader: flag, label, id, id2
+
+
+@DATASETS.register("packed")
+class PackedDataset(AttributeDataset):
+    """A split packed by :func:`gluon_attn.data.packing.pack`.
+
+    Reading is thread-safe: records are fetched by ``os.pread`` from one descriptor, because an
+    ``MXRecordIO`` handle has one position and one buffer for all threads.
+
+    Args:
+        root: Folder that holds ``<split>.rec``, ``<split>.idx`` and ``<split>.json``.
+        split: 'train', 'val', 'test', ...
+        policy, on_bad_image: See :class:`AttributeDataset`.
+
+    Attributes:
+        size: Side of the square pictures.
+        info: The contents of the JSON.
+        left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
+
+    Raises:
+        FileNotFoundError: If the split is not there or not finished.
+        ValueError: If the files do not fit together; the message names file and record.
+    """
+
+    looks_for = "<split>.rec, <split>.idx and <split>.json"
+
+    def __init__(self, root, split, policy=None, on_bad_image="error"):
+        self.root = Path(root)
+        self.info = load_info(self.root, split)
+        super().__init__(
+            self.info["names"],
+            split,
+            self.info["raw"],
+            self.info["sample_ids"],
+            policy,
+            on_bad_image,
+        )
+        self.size = self.info["size"]
+        self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
+        missing = {item["index"] for item in self.info["skipped"]}
+        total = len(self) + len(missing)
+        self._source = [k for k in range(total) if k not in missing]
+        self._rec = self.root / f"{split}.rec"
+        self._offsets = self._read_index(self.root / f"{split}.idx")
+        self._file = open(self._rec, "rb")  # noqa: SIM115 (open as long as the data set lives)
+
+    @classmethod
+    def detect(cls, root):
+        return any(Path(root).glob("*.rec")) or any(Path(root).glob("*.rec.parts"))
+
+    def read(self, i):
+        return decode(self.record(i)[0], self._rec, self.sample_ids[i])
+
+    def record(self, i):
+        """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``.
+
+        Raises:
+            BadImageError: If the record is not the one that was written.
+        """
+        payload = self._payload(i)
+        flag, _, position, checksum = _HEADER.unpack_from(payload)
+        if flag != 2 * len(self.names) or position != self._source[i]:
+            raise self._bad(i, f"belongs to sample {position} with {flag} label values")
+        jpeg = payload[_HEADER.size + 4 * flag :]
+        if zlib.crc32(jpeg) != checksum:
+            raise self._bad(i, "is damaged: its checksum differs")
+        return jpeg, np.frombuffer(payload, np.float32, flag, _HEADER.size)
+
+    def verify(self):
+        """Read every record and compare it with the JSON.
+
+        Raises:
+            BadImageError: At the first that differs.
+        """
+        for i in range(len(self)):
+            if not np.array_equal(self.record(i)[1], record_labels(self.raw[i])):
+                raise self._bad(i, "has other labels than the JSON")
+            self.read(i)
+
+    def _read_index(self, path):
+        """Return the N + 1 offsets between which the records lie."""
+        size = self._rec.stat().st_size
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+            offsets = [int(line.split("\t")[1]) for line in lines]
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{path}: malformed: {error}") from error
+        if len(offsets) != len(self):
+            raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
+        expected = self.info["rec_bytes"]
+        if size != expected:
+            broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
+            lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
+            raise ValueError(
+                f"{self._rec}: {size:,} bytes, expected {expected:,}{lost}; copy or pack it again"
+            )
+        return offsets + [size]
+
+    def _payload(self, i):
+        """Return the bytes of record ``i``, a memoryview.
+
+        RecordIO: magic word, then 3 bits "which part" and 29 bits length, then the bytes, padded to
+        four. Where the bytes contain the magic word the writer splits the record in its place.
+        """
+        start, end = self._offsets[i], self._offsets[i + 1]
+        block = memoryview(os.pread(self._file.fileno(), end - start, start))
+        parts, at = [], 0
+        while at + 8 <= len(block):
+            magic, word = _FRAME.unpack_from(block, at)
+            kind, length = word >> 29, word & 0x1FFFFFFF
+            if magic != _MAGIC or at + 8 + length > len(block):
+                break
+            parts.append(block[at + 8 : at + 8 + length])
+            at += 8 + (length + 3) // 4 * 4
+            if kind in (0, 3) and len(parts[0]) >= _HEADER.size:
+                joint = struct.pack("<I", _MAGIC)
+                return parts[0] if len(parts) == 1 else memoryview(joint.join(parts))
+        raise self._bad(i, f"is truncated or damaged at byte {start + at:,}")
+
+    def _bad(self, i, reason):
+        return BadImageError(self._rec, self.sample_ids[i], f"record {i} {reason}")
+
+    def __del__(self):
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+def record_labels(raw):
+    """Return the ``(2A,)`` float32 label vector of a record: labels, then masks."""
+    raw = np.asarray(raw)
+    return np.concatenate([raw == 1, raw != 0]).astype(np.float32)
+
+
+def load_info(root, split):
+    """Return the contents of ``<split>.json`` of a packed folder.
+
+    Raises:
+        FileNotFoundError: If the split is missing or unfinished.
+        ValueError: If the JSON is malformed or of another format.
+    """
+    path = Path(root) / f"{split}.json"
+    if not path.is_file():
+        if any(path.with_suffix(s).exists() for s in (".rec", ".rec.parts")):
+            raise FileNotFoundError(
+                f"{path} is missing: packing of split '{split}' is unfinished; run the command "
+                "that packs it again, it continues where it stopped"
+            )
+        found = sorted(p.stem for p in Path(root).glob("*.rec") if p.with_suffix(".json").exists())
+        raise FileNotFoundError(
+            f"{path} is missing; packed splits in this folder: {', '.join(found) or '(none)'}"
+        )
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: malformed: {error}") from error
+    keys = ("names", "sample_ids", "raw", "size", "skipped", "rec_bytes", "fingerprint")
+    known = isinstance(info, dict) and info.get("format") == FORMAT
+    if not known or any(key not in info for key in keys):
+        raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(keys)}")
+    if len(info["raw"]) != len(info["sample_ids"]):
+        raise ValueError(
+            f"{path}: {len(info['raw'])} label rows, {len(info['sample_ids'])} sample ids"
+        )
+    return info

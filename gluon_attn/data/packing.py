@@ -1,0 +1,254 @@
+"""Packing a data set into RecordIO: in parallel, resumable, never half-finished.
+
+The samples are cut into fixed chunks. Each is written to ``<prefix>.rec.parts/`` by one thread and
+counts once its own small JSON is there; a second call makes only the missing ones. When all exist
+they are joined into ``<prefix>.rec`` and ``.idx``, and ``<prefix>.json`` is put beside them last.
+Chunks do not depend on the number of workers or on interruptions, hence neither does the result:
+it is equal to the byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+import mxnet as mx
+from tqdm import tqdm
+
+from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
+from gluon_attn.data.packed import FORMAT, record_labels
+from gluon_attn.files import atomic_path, first_line, write_text
+
+CHUNK = 128
+
+
+def pack(
+    dataset,
+    out_prefix,
+    size=256,
+    quality=95,
+    workers=None,
+    overwrite=False,
+    on_bad_image=None,
+    progress=True,
+    train_size=224,
+):
+    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; :class:`PackedDataset` reads them.
+
+    Args:
+        dataset: AttributeDataset.
+        out_prefix: ``folder/split``; the folder is created.
+        size: Side of the square to which every picture is resized.
+        quality: JPEG quality, 1 to 100.
+        workers: Threads; None means one per core.
+        overwrite: Whether an existing packed split, or unfinished parts of another one, may go.
+            The old files stay until the new ones are complete.
+        on_bad_image: 'error' or 'skip'; 'skip' leaves unreadable samples out and lists them. None
+            means the data set's own choice. Boxes that show nothing are always left out.
+        progress: Whether to show a progress bar on a terminal.
+        train_size: Largest crop that training will make; ``size`` must exceed it.
+
+    Returns:
+        The contents of the JSON, a dict.
+
+    Raises:
+        FileExistsError: If the packed split exists and ``overwrite`` is False.
+        ValueError: If an argument is out of range, or parts of something else are in the way.
+        BadImageError: At an unreadable picture, with ``on_bad_image='error'``.
+        OSError: If writing fails. In every case finished chunks are kept for the next call.
+    """
+    on_bad_image = check_policy(on_bad_image or dataset.on_bad_image)
+    if size <= train_size:
+        raise ValueError(
+            f"size={size} must exceed the largest training crop, {train_size}: ImageRecordIter "
+            "spoils scaled crops of records that have the output size (apache/mxnet #16925); "
+            "pack at 256, or say which smaller crop you train with (train_size)"
+        )
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality}: valid are 1 to 100")
+    prefix = Path(out_prefix)
+    parts = Path(f"{prefix}.rec.parts")
+    plan = make_plan(dataset, size, quality)
+    _claim(prefix, parts, plan, overwrite)
+    spans = [range(k, min(k + CHUNK, len(dataset))) for k in range(0, len(dataset), CHUNK)]
+    job = _Chunks(dataset, parts, size, quality, on_bad_image)
+    _run(job, spans, workers or os.cpu_count(), progress)
+    info = _finish(dataset, prefix, parts, plan, len(spans))
+    shutil.rmtree(parts)
+    return info
+
+
+def make_plan(dataset, size, quality):
+    """Return what decides about the bytes of a packed split, a dict of plain values."""
+    return {
+        "format": FORMAT,
+        "source_fingerprint": dataset.fingerprint(),
+        "size": int(size),
+        "quality": int(quality),
+        "encoder": f"OpenCV {cv2.__version__}",
+    }
+
+
+def _claim(prefix, parts, plan, overwrite):
+    """Make sure that ``prefix`` may be written and that ``parts`` belong to ``plan``."""
+    existing = [Path(f"{prefix}.{kind}") for kind in ("json", "rec", "idx")]
+    existing = [path for path in existing if path.exists()]
+    finished = Path(f"{prefix}.json") in existing
+    if existing and not overwrite and (finished or not parts.exists()):
+        raise FileExistsError(f"{existing[0]} exists; overwrite it explicitly or choose another")
+    note = parts / "plan.json"
+    if parts.exists():
+        try:
+            same = json.loads(note.read_text(encoding="utf-8")) == plan
+        except (OSError, ValueError):
+            same = False
+        if same:
+            return
+        if not overwrite:
+            raise ValueError(
+                f"{parts} holds unfinished parts of other data or settings; remove the folder, or "
+                "allow overwriting"
+            )
+        shutil.rmtree(parts)
+    write_text(note, json.dumps(plan))
+
+
+def _run(job, spans, workers, progress):
+    """Make every chunk that is missing."""
+    cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
+    todo = [k for k in range(len(spans)) if not job.done(k)]
+    total = sum(len(span) for span in spans)
+    done = total - sum(len(spans[k]) for k in todo)
+    bar = tqdm(total=total, initial=done, unit="img", disable=None if progress else True,
+               desc=job.parts.name.partition(".")[0])  # fmt: skip
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="pack")
+    futures = {}
+    try:
+        futures = {pool.submit(job, k, spans[k]): k for k in todo}
+        for future in as_completed(futures):
+            future.result()
+            bar.update(len(spans[futures[future]]))
+    finally:
+        job.stopped = True  # so that an error or Ctrl-C does not wait for whole chunks
+        for future in futures:
+            future.cancel()
+        pool.shutdown()
+        bar.close()
+
+
+class _Chunks:
+    """Writes chunk ``k`` when called; knows which are done."""
+
+    def __init__(self, dataset, parts, size, quality, on_bad_image):
+        self.dataset, self.parts, self.size, self.quality = dataset, parts, size, quality
+        self.on_bad_image = on_bad_image
+        self.stopped = False
+
+    def done(self, k):
+        """Return whether chunk ``k`` is complete under the present policy about bad pictures."""
+        try:
+            note = json.loads(chunk_path(self.parts, k, "json").read_text(encoding="utf-8"))
+            whole = chunk_path(self.parts, k, "rec").stat().st_size == note["bytes"]
+        except (OSError, ValueError):
+            return False
+        lenient = self.on_bad_image == "skip"
+        return whole and (lenient or not any(item["bad"] for item in note["skipped"]))
+
+    def __call__(self, k, span):
+        records, skipped = [], []
+        for i in span:
+            if self.stopped:
+                return
+            try:
+                records.append(self.encode(i))
+            except BadImageError as error:
+                skipped.append(self.excuse(i, error))
+        with atomic_path(chunk_path(self.parts, k, "rec")) as temporary:
+            offsets = write_records(temporary, records)
+        note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
+        write_text(chunk_path(self.parts, k, "json"), json.dumps(note))
+
+    def encode(self, i):
+        """Return the record of sample ``i``."""
+        image = resize(self.dataset.read(i), self.size, self.size)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
+        labels = record_labels(self.dataset.raw[i])
+        header = mx.recordio.IRHeader(0, labels, i, zlib.crc32(jpeg))
+        return mx.recordio.pack(header, jpeg)
+
+    def excuse(self, i, error):
+        """Return the note about a sample that is left out, or raise."""
+        bad = not isinstance(error, NoOverlapError)
+        if bad and self.on_bad_image == "error":
+            raise error
+        return {"index": i, "id": self.dataset.sample_ids[i], "reason": error.reason, "bad": bad}
+
+
+def write_records(path, records):
+    """Write a RecordIO file and return where its records start, and its size.
+
+    Raises:
+        OSError: If MXNet could not write it completely.
+    """
+    offsets = []
+    try:
+        writer = mx.recordio.MXIndexedRecordIO(os.devnull, path, "w")  # for its tell()
+        for record in records:
+            offsets.append(writer.tell())
+            writer.write(record)
+        offsets.append(writer.tell())
+        writer.close()
+    except mx.base.MXNetError as error:
+        raise OSError(errno.EIO, first_line(error)) from error
+    if os.path.getsize(path) != offsets[-1]:  # closing does not report a full disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return offsets
+
+
+def chunk_path(parts, k, kind):
+    """Return the path of chunk ``k``'s file of a kind."""
+    return parts / f"{k:05d}.{kind}"
+
+
+def _finish(dataset, prefix, parts, plan, chunks):
+    """Join the chunks, put the three files in place (the JSON last) and return its contents."""
+    notes = [json.loads(chunk_path(parts, k, "json").read_text("utf-8")) for k in range(chunks)]
+    skipped = [item for note in notes for item in note["skipped"]]
+    absent = {item["index"] for item in skipped}
+    kept = [i for i in range(len(dataset)) if i not in absent]
+    if not kept:
+        raise ValueError(f"{prefix}: not one of {len(dataset)} samples could be read")
+    final = {kind: Path(f"{prefix}.{kind}") for kind in ("rec", "idx", "json")}
+    lines, start = [], 0
+    with atomic_path(final["idx"]) as idx, atomic_path(final["rec"]) as rec:
+        with open(rec, "wb") as joined:
+            for k, note in enumerate(notes):
+                with open(chunk_path(parts, k, "rec"), "rb") as chunk:
+                    shutil.copyfileobj(chunk, joined, 1 << 20)
+                lines += [start + offset for offset in note["offsets"]]
+                start += note["bytes"]
+        with open(idx, "w", encoding="ascii") as file:
+            file.writelines(f"{k}\t{offset}\n" for k, offset in enumerate(lines))
+        if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
+            final["json"].unlink()
+    info = _describe(dataset, plan, kept, skipped, start)
+    write_text(final["json"], json.dumps(info, separators=(",", ":")) + "\n")
+    return info
+
+
+def _describe(dataset, plan, kept, skipped, size):
+    """Return the contents of the JSON beside a packed split."""
+    info = dict(plan, split=dataset.split, count=len(kept), rec_bytes=size)
+    info["names"] = list(dataset.names)
+    info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
+    info["fingerprint"] = dataset.fingerprint(kept)
+    info["sample_ids"] = [dataset.sample_ids[i] for i in kept]
+    info["raw"] = dataset.raw[kept].tolist()
+    return info

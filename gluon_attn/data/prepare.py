@@ -1,0 +1,159 @@
+"""What ``tools/prepare_data.py`` does, without the command line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gluon_attn.data.base import DATASETS
+from gluon_attn.data.counts import CountReport
+from gluon_attn.data.images import BadImageError, NoOverlapError
+from gluon_attn.data.packed import load_info
+from gluon_attn.data.packing import make_plan, pack
+
+logger = logging.getLogger(__name__)
+
+
+SPLITS = ("train", "val", "test")
+
+
+def run(options, say):
+    """Carry out a parsed command and return the exit code.
+
+    Args:
+        options: The command line's namespace.
+        say: Called with each piece of text for the user.
+
+    Raises:
+        OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
+    """
+    if options.command in ("synthetic", "digits"):
+        return generate(options, say)
+    if not options.check and not options.out:
+        raise ValueError("--out DIR is needed, unless --check only checks")
+    kind = "wider_srn" if getattr(options, "srn", False) else options.command
+    extra = {"coding": options.coding} if kind == "list" else {}
+    splits = options.splits or existing_splits(kind, options.root)
+    policy = "skip" if options.check else options.on_bad_image
+    datasets, report = open_splits(kind, options.root, splits, policy, **extra)
+    say(report.text())
+    if options.check:
+        bad = [item for dataset in datasets.values() for item in find_bad_images(dataset)]
+        say(f"{len(bad)} pictures cannot be read" + (":" if bad else ""))
+        for sample, reason in bad:
+            say(f"  {sample}: {reason}")
+        return 0 if report.ok and not bad else 1
+    settings = {key: getattr(options, key) for key in ("size", "quality", "workers", "overwrite")}
+    for text in pack_splits(datasets, options.out, train_size=options.train_size, **settings):
+        say(text)
+    return 0
+
+
+def generate(options, say):
+    """Write a synthetic data set, read it back and show its counts."""
+    given = {split: getattr(options, split) for split in SPLITS}
+    if options.command == "synthetic":
+        from gluon_attn.data.synthetic import IMAGES
+        from gluon_attn.data.synthetic import write_synthetic as write
+
+        kind = "wider"
+    else:
+        from gluon_attn.data.digits import IMAGES
+        from gluon_attn.data.digits import write_digits as write
+
+        kind = "list"
+    images = dict(IMAGES, **{split: n for split, n in given.items() if n is not None})
+    write(
+        options.out,
+        images=images,
+        seed=options.seed,
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    datasets, report = open_splits(kind, options.out, [s for s in SPLITS if images[s]])
+    say(report.text())
+    say(f"written to {options.out}")
+    return 0
+
+
+def existing_splits(kind, root):
+    """Return those of train, val and test whose lists or annotation exist.
+
+    Raises:
+        FileNotFoundError: If none does; the message lists what was looked for.
+    """
+    reader = DATASETS.get(kind)
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root} is no folder")
+    found = [split for split in SPLITS if reader.has_split(root, split)]
+    if not found:
+        raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
+    return found
+
+
+def open_splits(kind, root, splits, on_bad_image="error", **options):
+    """Return ``({split: dataset}, CountReport)``.
+
+    Raises:
+        FileNotFoundError, ValueError, BadImageError: As the reader does.
+    """
+    reader = DATASETS.get(kind)
+    datasets = {
+        split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
+    }
+    return datasets, CountReport.join(dataset.report for dataset in datasets.values())
+
+
+def find_bad_images(dataset, progress=True):
+    """Read every picture and return those that cannot be, ``[(sample id, reason), ...]``."""
+    from tqdm import tqdm
+
+    bad = []
+    positions = range(len(dataset))
+    for i in tqdm(positions, f"check {dataset.split}", disable=None if progress else True):
+        try:
+            dataset.read(i)
+        except NoOverlapError:
+            continue
+        except BadImageError as error:
+            bad.append((dataset.sample_ids[i], error.reason))
+    return bad
+
+
+def pack_splits(datasets, out, size=256, quality=95, overwrite=False, **options):
+    """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
+
+    A split that is packed already from the same samples with the same settings is kept, so that an
+    interrupted command can be repeated as it was; one that differs is refused.
+
+    Raises:
+        FileExistsError: If a packed split of other samples or settings is there.
+        ValueError, BadImageError, OSError: As :func:`pack` does.
+    """
+    out = Path(out)
+    plans = {split: make_plan(dataset, size, quality) for split, dataset in datasets.items()}
+    kept = [] if overwrite else [s for s in datasets if _is_packed(out, s, plans[s])]
+    for split, dataset in datasets.items():
+        if split in kept:
+            yield f"{out / split}.rec: packed already, kept (--overwrite packs it again)"
+            continue
+        info = pack(dataset, out / split, size, quality, overwrite=overwrite, **options)
+        lines = [f"{out / split}.rec: {info['count']:,} samples, {info['rec_bytes'] / 1e6:,.1f} MB"]
+        if info["skipped"]:
+            lines.append(f"  {len(info['skipped'])} left out:")
+            lines += [f"    {item['id']}: {item['reason']}" for item in info["skipped"]]
+        yield "\n".join(lines)
+
+
+def _is_packed(out, split, plan):
+    """Return whether a finished split is there; raise if it is another one."""
+    if not (out / f"{split}.json").exists():
+        return False
+    info = load_info(out, split)
+    other = [key for key, value in plan.items() if key != "encoder" and info.get(key) != value]
+    if other:
+        raise FileExistsError(
+            f"{out / split}.json exists and differs in {', '.join(other)}; use --overwrite to "
+            "replace it, or choose another folder"
+        )
+    return True

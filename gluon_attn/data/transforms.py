@@ -1,0 +1,154 @@
+"""Augmentation of VAA (ECCV 2018, supplement) on uint8 pictures, in OpenCV.
+
+Training: resize to 256 x 256, cut a square whose side is uniform in [128, 224] at a uniform place,
+mirror half of the time, resize to 224. Evaluation: resize, cut the centre, as the released code's
+ImageRecordIter does.
+
+The crop is made here and not by ``mx.io.ImageRecordIter``, whose scaled crops are wrong when
+records have the output size already (apache/mxnet #16925).
+
+Units: mean and standard deviation are in grey levels 0-255, in the order R, G, B. The default is
+ImageNet's, which the Gluon model zoo's weights expect. (The released VAA code subtracts
+104/117/123 from R/G/B, which look like BGR means, and divides by nothing.)
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from gluon_attn.data.images import resize as resize_image
+
+IMAGENET_MEAN = (123.68, 116.779, 103.939)
+IMAGENET_STD = (58.393, 57.12, 57.375)
+
+
+class Normalize:
+    """Turn uint8 ``(H, W, 3)`` into float32 ``(3, size, size)``: ``(image - mean) / std``, resized.
+
+    Args:
+        mean, std: Three numbers each, RGB, in grey levels; std is positive.
+    """
+
+    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
+            raise ValueError(f"mean and std need three numbers, std positive: {mean}, {std}")
+        self.mean, self.std = tuple(mean.tolist()), tuple(std.tolist())
+        self._scale = (1 / std).tolist()
+        self._start = [None if abs(1 - a) < 0.5 else -m * a / (1 - a)
+                       for m, a in zip(self.mean, self._scale)]  # fmt: skip
+
+    def __call__(self, image, size, out=None):
+        # Interpolation and this affine map commute, so the order is free: normalising the smaller
+        # picture is cheaper, and OpenCV interpolates one float plane in half of the time that it
+        # needs for its share of an interleaved uint8 picture. Nor is the result rounded.
+        if out is None:
+            out = np.empty((3, size, size), np.float32)
+        same = image.shape[:2] == (size, size)
+        planes = np.empty((3,) + image.shape[:2], np.uint8)
+        floats = out if same else np.empty(planes.shape, np.float32)
+        cv2.split(image, list(planes))
+        for k, (plane, target) in enumerate(zip(planes, floats)):
+            self._apply(k, plane, target)
+            if not same:
+                resize_image(target, size, size, dst=out[k])
+        return out
+
+    def _apply(self, k, plane, target):
+        a, start = self._scale[k], self._start[k]
+        if start is None:  # a is near 1
+            np.multiply(np.subtract(plane, self.mean[k], dtype=np.float32), a, out=target)
+        else:  # target = (1 - a) * target + a * plane: OpenCV's fastest way from uint8 to float
+            target.fill(start)
+            cv2.accumulateWeighted(plane, target, a)
+
+
+class TrainTransform:
+    """Resize, random square crop, mirror, resize, normalise.
+
+    Called as ``(image, random, out=None)``: uint8 ``(H, W, 3)`` RGB, ``draws`` numbers uniform in
+    [0, 1) such as ``rng.random(transform.draws)``, and optionally the float32
+    ``(3, size, size)`` array to write to. Returns that array. So the result is a function of its
+    arguments, whichever thread calls it.
+
+    Args:
+        resize: Side of the square to which every picture is brought first.
+        crop: Smallest and largest side of the crop, both included, in pixels of that square.
+            PETA: (160, 224).
+        size: Side of the result: the network's input.
+        mirror: Whether to mirror half of the pictures.
+        mean, std: See :class:`Normalize`.
+
+    Raises:
+        ValueError: If not 1 <= crop[0] <= crop[1] <= resize.
+
+    Reference: VAA supplement, training details.
+    """
+
+    def __init__(
+        self,
+        resize=256,
+        crop=(128, 224),
+        size=224,
+        mirror=True,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ):
+        crop = tuple(int(side) for side in crop)
+        if len(crop) != 2 or not 1 <= crop[0] <= crop[1] <= resize or size < 1:
+            raise ValueError(
+                f"crop={crop}, resize={resize}, size={size}: "
+                "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
+            )
+        self.resize, self.crop, self.size, self.mirror = int(resize), crop, int(size), bool(mirror)
+        self.normalize = Normalize(mean, std)
+        self.mean, self.std = self.normalize.mean, self.normalize.std
+
+    draws = 4
+
+    def draw(self, random):
+        """Return ``(x, y, side, mirrored)`` of the crop that four uniform numbers stand for."""
+        low, high = self.crop
+        side = low + int(random[0] * (high - low + 1))
+        room = self.resize - side + 1
+        return int(random[1] * room), int(random[2] * room), side, self.mirror and random[3] < 0.5
+
+    def __call__(self, image, random, out=None):
+        x, y, side, mirrored = self.draw(random)
+        image = resize_image(image, self.resize, self.resize)[y : y + side, x : x + side]
+        if mirrored:
+            image = cv2.flip(image, 1)
+        return self.normalize(image, self.size, out)
+
+
+class EvalTransform:
+    """Resize, centre crop, resize, normalise; nothing random.
+
+    Called as ``(image, random=None, out=None)`` like :class:`TrainTransform`.
+
+    Args:
+        resize: Side of the square to which every picture is brought first.
+        crop: Side of the centre crop in pixels of that square; None takes the whole picture.
+        size: Side of the result.
+        mean, std: See :class:`Normalize`.
+
+    Raises:
+        ValueError: If crop is larger than resize.
+    """
+
+    draws = 0
+
+    def __init__(self, resize=256, crop=224, size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        if size < 1 or not 1 <= (resize if crop is None else crop) <= resize:
+            raise ValueError(f"crop={crop}, resize={resize}, size={size}: need crop <= resize")
+        self.resize, self.crop, self.size = int(resize), crop, int(size)
+        self.normalize = Normalize(mean, std)
+        self.mean, self.std = self.normalize.mean, self.normalize.std
+
+    def __call__(self, image, random=None, out=None):
+        image = resize_image(image, self.resize, self.resize)
+        if self.crop is not None:
+            start = (self.resize - self.crop) // 2
+            image = image[start : start + self.crop, start : start + self.crop]
+        return self.normalize(image, self.size, out)

@@ -1,0 +1,224 @@
+"""The training loop: epochs, validation, the best epoch, checkpoints, logs.
+
+It knows no paper, no metric and no data set: a :class:`gluon_attn.method.Method`, a loader of
+:class:`gluon_attn.batch.Batch` and a function that scores the net are handed in.
+"""
+from __future__ import annotations
+
+import collections
+import logging
+import math
+import os
+import sys
+import time
+from typing import Any, Callable, NamedTuple
+
+import mxnet as mx
+from tqdm import tqdm
+
+from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
+from gluon_attn.engine.log import JsonLines
+from gluon_attn.files import save_parameters, sha256_of, write_text
+from gluon_attn.runtime import seed_everything
+
+logger = logging.getLogger("gluon_attn.fit")
+
+MAX_AHEAD = 2  # batches that may be queued on the devices before the loop waits for the oldest
+
+
+class Run(NamedTuple):
+    """Everything :func:`fit` needs.
+
+    Attributes:
+        method: What is trained.
+        loader: Training batches; has ``set_epoch`` and ``len``.
+        validate: Function ``net -> dict`` with at least the key ``score_name``; higher is better.
+        schedule: Learning rate per epoch (:mod:`gluon_attn.engine.schedule`).
+        epochs: Length of the run.
+        folder: Where ``last.ckpt``, ``best.params``, ``best.json`` and ``log.jsonl`` go.
+        seed: Seed of the run; every epoch derives its own.
+        record: JSON-able description (recipe, versions, data) saved with the weights.
+        score_name: Key of the validation score that chooses the best epoch.
+        log_interval: Batches between log lines.
+        writers: Further objects with ``write(record)``.
+    """
+
+    method: Any
+    loader: Any
+    validate: Callable
+    schedule: Any
+    epochs: int
+    folder: str
+    seed: int = 0
+    record: dict = {}
+    score_name: str = "mAP"
+    log_interval: int = 50
+    writers: tuple = ()
+
+
+def fit(run, resume=False):
+    """Train, keeping the best epoch by validation score.
+
+    After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
+    own seed, so a run that was killed at any moment and resumed repeats the interrupted epoch
+    exactly and ends, on a CPU, with the same bits.
+
+    Args:
+        run: See :class:`Run`.
+        resume: Continue from ``last.ckpt`` if there is one.
+
+    Returns:
+        ``{"epoch": best epoch, score_name: its score, …}``, as in ``best.json``.
+
+    Raises:
+        ValueError: The checkpoint belongs to another run; a loss is not finite.
+        OSError: A file could not be written; earlier checkpoints are untouched.
+    """
+    os.makedirs(run.folder, exist_ok=True)
+    last = os.path.join(run.folder, "last.ckpt")
+    start, best = 0, None
+    if resume and os.path.exists(last):
+        arrays, meta = load_checkpoint(last)
+        _check_same_run(run, meta, last)
+        restore(run.method, arrays, meta)
+        run.schedule.load_state(meta["schedule"])
+        start, best = meta["epoch"] + 1, meta["best"]
+        logger.info("Resumed from %s after epoch %d", last, meta["epoch"])
+    writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start),) + tuple(run.writers)
+    for epoch in range(start, run.epochs):
+        record = _one_epoch(run, epoch)
+        score = record[f"val_{run.score_name}"]
+        run.schedule.record(score)
+        if best is None or score > best[run.score_name]:
+            best = {"epoch": epoch, run.score_name: score}
+            _save_best(run, best)
+        meta = {
+            "epoch": epoch, "schedule": run.schedule.state(), "best": best, "record": run.record
+        }  # fmt: skip
+        save_checkpoint(last, run.method, meta)
+        for writer in writers:
+            writer.write(record)
+    return best
+
+
+def _one_epoch(run, epoch):
+    """Train and validate one epoch; return its log record."""
+    seed_everything((run.seed * 1_000_003 + epoch) % 2**31)
+    phase = run.method.phase
+    run.method.begin_epoch(epoch)
+    if phase is not None and phase != run.method.phase:
+        logger.info("[Epoch %d] phase '%s' begins", epoch, run.method.phase)
+        run.schedule.restart()
+    lr = run.schedule.lr(epoch)
+    run.method.set_learning_rate(lr)
+    started = time.time()
+    losses, samples = _train_batches(run, epoch, lr)
+    run.method.end_epoch()
+    seconds = time.time() - started
+    text = "\t".join(f"{n}={v:f}" for n, v in losses.items())
+    logger.info("[Epoch %d] training: %s", epoch, text)
+    logger.info(
+        "[Epoch %d] speed: %d samples/sec\ttime cost: %f", epoch, samples / seconds, seconds
+    )
+    mx.nd.waitall()  # running statistics read straight after a static step can be stale
+    scores = run.validate(run.method.net)
+    restore_plain_layout(run.method.net)
+    text = "\t".join(f"{n}={v:f}" for n, v in scores.items())
+    logger.info("[Epoch %d] validation: %s", epoch, text)
+    record = {"epoch": epoch, "phase": run.method.phase, "lr": lr}
+    record.update(losses)
+    record.update({f"val_{n}": v for n, v in scores.items()})
+    record.update(samples_per_second=samples / seconds, seconds=seconds)
+    return record
+
+
+def _train_batches(run, epoch, lr):
+    """Run the batches of one epoch; return mean losses per sample and the number of samples."""
+    run.loader.set_epoch(epoch)
+    totals, samples, queue = {}, 0, collections.deque()
+    since, since_samples = time.time(), 0
+    bar = tqdm(
+        run.loader, total=len(run.loader), desc=f"epoch {epoch}", unit="batch", leave=False,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    for number, batch in enumerate(bar):
+        sums = run.method.train_step(batch)
+        for name, value in sums.items():
+            totals[name] = totals[name] + value if name in totals else value
+        samples += len(batch.index)
+        # Bound how far Python runs ahead of the devices; this waits for an older batch only.
+        queue.append(sums["loss"])
+        if len(queue) > MAX_AHEAD:
+            queue.popleft().wait_to_read()
+        if (number + 1) % run.log_interval == 0:
+            loss = _finite(totals["loss"].asscalar() / samples, epoch, number)
+            speed = (samples - since_samples) / (time.time() - since)
+            logger.info(
+                "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\tloss=%f\tlr=%f",
+                epoch, number + 1, speed, loss, lr,
+            )  # fmt: skip
+            since, since_samples = time.time(), samples
+    if not samples:
+        raise ValueError("the training set is smaller than one batch; lower batch_size")
+    means = {
+        n if n == "loss" else f"loss_{n}": float(t.asscalar()) / samples for n, t in totals.items()
+    }
+    _finite(means["loss"], epoch, number)
+    return means, samples
+
+
+def _finite(loss, epoch, batch):
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} in epoch {epoch}, by batch {batch + 1}: training has diverged; "
+            "lower lr, or use amp=none. The last checkpoint is from the epoch before"
+        )
+    return loss
+
+
+def _save_best(run, best):
+    path = os.path.join(run.folder, "best.params")
+    save_parameters(run.method.net, path)
+    text = dict(best, sha256=sha256_of(path), **run.record)
+    write_json(os.path.join(run.folder, "best.json"), text)
+
+
+def write_json(path, value):
+    """Write ``value`` as indented JSON, atomically."""
+    import json
+
+    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _check_same_run(run, meta, path):
+    """Refuse to continue a run whose recipe or data are not those of this call."""
+    old, new = meta["record"], run.record
+    for group in ("recipe", "data"):
+        before, now = old.get(group, {}), new.get(group, {})
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key) and key not in ("epochs", "log_interval"):
+                raise ValueError(
+                    f"cannot resume {path}: {group} '{key}' was {before.get(key)!r}, now it is "
+                    f"{now.get(key)!r}; use the same settings or another --save-dir"
+                )
+
+
+def restore_plain_layout(net):
+    """Undo what inference on a CPU does to the weights' memory layout.
+
+    In inference, MXNet's oneDNN convolutions reorder their weights in place. Training on such
+    weights gives results that now and then differ in the last bit, so that repeated or resumed runs
+    would not be bit-identical (measured: 1 run in 7).
+    """
+    mx.nd.waitall()
+    for parameter in net.collect_params().values():
+        for data in parameter.list_data():
+            if data.context.device_type == "cpu" and data.ndim == 4:
+                mx.nd.identity(mx.nd.array(data.asnumpy(), ctx=data.context), out=data)
+    mx.nd.waitall()
+
+
+def use_static_graph(net):
+    """Hybridize ``net`` with static memory and shapes."""
+    net.hybridize(static_alloc=True, static_shape=True)
+    mx.nd.waitall()

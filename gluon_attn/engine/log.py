@@ -1,0 +1,111 @@
+"""Where a run reports to: the console, ``train.log``, ``log.jsonl`` and, if asked, TensorBoard."""
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+
+logger = logging.getLogger("gluon_attn")
+
+
+def log_to(folder, console=True):
+    """Send this package's log messages to ``folder/train.log`` and to the console.
+
+    Returns:
+        A function that undoes it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    handlers = [logging.FileHandler(os.path.join(folder, "train.log"), encoding="utf-8")]
+    if console:
+        handlers.append(TqdmHandler())
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+    def stop():
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+    return stop
+
+
+class TqdmHandler(logging.Handler):
+    """Write lines above a progress bar instead of through it."""
+
+    def emit(self, record):
+        """Write one record to standard output."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record))
+
+
+class JsonLines:
+    """One JSON object per line; a resumed run first drops the lines of epochs it will repeat.
+
+    Args:
+        path: File to append to.
+        from_epoch: Records with ``epoch`` >= this are removed.
+    """
+
+    def __init__(self, path, from_epoch=0):
+        self.path = path
+        kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
+        from gluon_attn.files import write_text
+
+        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def write(self, record):
+        """Append ``record``; values that JSON does not have (nan) become null."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
+
+
+def read_json_lines(path):
+    """Return the records of a JSON-lines file; a last line cut off by a crash is left out."""
+    if not os.path.exists(path):
+        return []
+    records = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+class TensorBoard:
+    """Scalars for TensorBoard through tensorboardX, which is optional.
+
+    Raises:
+        ImportError: tensorboardX is not installed; says how to get it.
+    """
+
+    def __init__(self, folder):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "--tensorboard needs tensorboardX: pip install tensorboardX (or leave the flag out)"
+            ) from None
+        self._writer = SummaryWriter(folder)
+
+    def write(self, record):
+        """Add every number of ``record`` at step ``record['epoch']``."""
+        for name, value in record.items():
+            if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
+                self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

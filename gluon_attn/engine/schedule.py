@@ -1,0 +1,114 @@
+"""Learning-rate schedules, one value per epoch.
+
+MXNet's own schedulers count updates and know nothing of the validation score; ``Plateau`` is the
+one the VAA supplement asks for.
+"""
+from __future__ import annotations
+
+import math
+
+from gluon_attn.registry import Registry
+
+SCHEDULES = Registry("schedule")
+
+
+class Schedule:
+    """Base: a constant learning rate after an optional linear warm-up.
+
+    Args:
+        lr: Learning rate at the start.
+        epochs: Length of the run.
+        warmup_epochs: Epochs over which the learning rate rises linearly.
+        lr_factor, lr_patience, lr_epochs, lr_min: See :class:`gluon_attn.recipe.Recipe`.
+    """
+
+    def __init__(
+        self, lr, epochs, warmup_epochs=0, lr_factor=0.1, lr_patience=10, lr_epochs=(), lr_min=0.0
+    ):
+        self.base, self.epochs, self.warmup_epochs = lr, epochs, warmup_epochs
+        self.factor, self.patience = lr_factor, lr_patience
+        self.at, self.lowest = tuple(lr_epochs), lr_min
+
+    def lr(self, epoch):
+        """Return the learning rate of ``epoch`` (from 0)."""
+        if epoch < self.warmup_epochs:
+            return self.base * (epoch + 1) / (self.warmup_epochs + 1)
+        return self.after_warmup(epoch)
+
+    def after_warmup(self, epoch):
+        """Return the learning rate of an epoch behind the warm-up."""
+        return self.base
+
+    def record(self, score):
+        """Take note of the validation score (higher is better) of the epoch that has ended."""
+
+    def restart(self):
+        """Forget the scores seen so far (called when a new phase of training begins)."""
+
+    def state(self):
+        """Return what has to be saved, JSON-able."""
+        return {}
+
+    def load_state(self, state):
+        """Take over what :meth:`state` returned."""
+
+
+SCHEDULES.register("constant")(Schedule)
+
+
+@SCHEDULES.register("step")
+class Step(Schedule):
+    """Multiply by ``lr_factor`` at each epoch in ``lr_epochs``."""
+
+    def after_warmup(self, epoch):
+        """Return ``lr * factor ** (steps passed)``."""
+        return max(self.base * self.factor ** sum(epoch >= e for e in self.at), self.lowest)
+
+
+@SCHEDULES.register("cosine")
+class Cosine(Schedule):
+    """Half a cosine from ``lr`` to ``lr_min`` over the epochs behind the warm-up."""
+
+    def after_warmup(self, epoch):
+        """Return the value in the middle of ``epoch``."""
+        length = max(self.epochs - self.warmup_epochs, 1)
+        done = (epoch - self.warmup_epochs + 0.5) / length
+        return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * done)) / 2
+
+
+@SCHEDULES.register("plateau")
+class Plateau(Schedule):
+    """Multiply by ``lr_factor`` after more than ``lr_patience`` epochs without a better score.
+
+    VAA supplement: "divided by 10 (until 0.00001) when the error plateaus in the validation set";
+    the patience of 10 epochs is the authors' code's.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.current, self.best, self.waited = self.base, -math.inf, 0
+
+    def after_warmup(self, epoch):
+        """Return the current value."""
+        return self.current
+
+    def record(self, score):
+        """Count epochs without improvement; an undefined score (nan) counts as none."""
+        if score > self.best:
+            self.best, self.waited = score, 0
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            self.current, self.waited = max(self.current * self.factor, self.lowest), 0
+
+    def restart(self):
+        """Start again from ``lr`` with no score seen."""
+        self.current, self.best, self.waited = self.base, -math.inf, 0
+
+    def state(self):
+        """Return the current value, the best score and the epochs waited."""
+        return {"current": self.current, "best": self.best, "waited": self.waited}
+
+    def load_state(self, state):
+        """Take over what :meth:`state` returned."""
+        self.current, self.best, self.waited = state["current"], state["best"], state["waited"]

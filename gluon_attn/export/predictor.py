@@ -1,0 +1,325 @@
+"""Predict with an export directory: the same numbers as evaluation, from pictures.
+
+``Predictor`` owns everything around the network: reading, cropping, batching, probabilities. The
+network itself sits behind a backend, a class with ``run(batch) -> [output, …]``, so that another
+engine changes nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import mxnet as mx
+import numpy as np
+from scipy.special import expit, softmax
+
+from gluon_attn.export.preprocess import Preprocess, check_image, crop_box, read_image
+from gluon_attn.export.sidecar import check_thresholds, read_sidecar
+from gluon_attn.export.symbol import load_exported
+from gluon_attn.runtime import contexts
+
+BAD_IMAGE_POLICIES = ("error", "skip")
+logger = logging.getLogger(__name__)
+
+
+class MXNetBackend:
+    """Runs an export's float32 graph on MXNet.
+
+    Args:
+        directory: The export directory.
+        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``).
+        threads: Compute threads; they belong to the process, not to this object.
+    """
+
+    def __init__(self, directory, ctx=None, threads=None):
+        if threads is not None:
+            mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(ctypes.c_int(threads)))
+        self.ctx = parse_context(ctx)
+        self._block, _ = load_exported(directory, self.ctx)
+        self._block.hybridize(static_alloc=True, static_shape=True)
+        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
+        self._lock = threading.Lock()
+
+    def run(self, batch):
+        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
+        with self._lock:
+            outputs = self._block(mx.nd.array(batch, ctx=self.ctx))
+            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+            return [out.asnumpy() for out in outputs]
+
+
+BACKENDS = {"mxnet": MXNetBackend}
+
+
+class Person(NamedTuple):
+    """One row of a batch: a whole image or one box of it."""
+
+    image: Any  # path, or position in the list of images
+    box: Any  # [x, y, w, h] or None
+    data: Any  # (3, H, W) float32, or None if it cannot be read
+    error: Any  # why not, or None
+
+
+class Predictor:
+    """Attribute probabilities of pictures, from an export directory.
+
+    Images are given as a list whose items are paths or ``(h, w, 3)`` uint8 RGB arrays of any size,
+    as one array ``(B, h, w, 3)`` uint8 RGB, or, already prepared, ``(B, 3, H, W)`` float32. One
+    path or ``(h, w, 3)`` array is a list of one. May be shared by threads; images are read and
+    prepared in parallel, the network runs for one caller at a time.
+
+    Args:
+        directory: The export directory.
+        ctx: Context or its name, ``'cpu'`` or ``'gpu:0'``; the CPU by default.
+        batch_size: Most rows in one run of the network. The last batch of a long list is padded to
+            it; a short list runs in the next power of two, so that one image is not paid as 32.
+        threads: Compute threads of the process; None leaves them as they are.
+        backend: ``'mxnet'``.
+
+    Raises:
+        FileNotFoundError: The directory or one of its files is missing.
+        ValueError: Damaged export, unknown backend, no such context.
+    """
+
+    def __init__(self, directory, ctx=None, batch_size=32, threads=None, backend="mxnet"):
+        if backend not in BACKENDS:
+            raise ValueError(f"backend {backend!r}: valid are {', '.join(sorted(BACKENDS))}")
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if value is not None and (value != int(value) or value < 1):
+                raise ValueError(f"{name} {value!r}: valid are whole numbers from 1")
+        self.sidecar = read_sidecar(directory)
+        self.name, self.classes = self.sidecar["name"], tuple(self.sidecar["classes"])
+        self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
+        self.preprocess = Preprocess(self.sidecar["input"])
+        self.output_names = tuple(out["name"] for out in self.sidecar["outputs"])
+        self.attention_names = tuple(
+            out["name"] for out in self.sidecar["outputs"] if out["kind"] == "attention"
+        )
+        self.batch_size = int(batch_size)
+        self._backend = BACKENDS[backend](directory, ctx=ctx, threads=threads)
+        self._readers = min(8, os.cpu_count() or 1)
+
+    def __call__(self, images, on_bad_image="error"):
+        """Return the probabilities ``(B, A)`` float32.
+
+        Args:
+            images: See the class.
+            on_bad_image: ``'error'``, or ``'skip'``: a picture that cannot be read gets a row of
+                NaN and a logged warning, so that rows still match images.
+
+        Raises:
+            FileNotFoundError, ValueError: A picture that cannot be read; the message names it.
+        """
+        return self.probabilities(self.outputs(images, on_bad_image)["logits"])
+
+    def outputs(self, images, on_bad_image="error"):
+        """Return all outputs of the export by name: logits ``(B, A)``, maps ``(B, A, h, w)``."""
+        return self._run(self._people(images, None, on_bad_image))[1]
+
+    def attention(self, images, on_bad_image="error"):
+        """Return the attention maps by name, each ``(B, A, h, w)`` float32.
+
+        Raises:
+            ValueError: The export has none.
+        """
+        self.require_maps()
+        outputs = self.outputs(images, on_bad_image)
+        return {name: outputs[name] for name in self.attention_names}
+
+    def predict(self, images, boxes=None, on_bad_image="error", with_maps=False):
+        """Return one record per person.
+
+        Args:
+            images: See the class.
+            boxes: ``[x, y, w, h]`` lists in pixels, one list of boxes per image (a list as long as
+                ``images``, or a dict by path); None, also for one image, means the whole image.
+            on_bad_image: ``'skip'`` keeps the record of an unreadable picture or box, with its
+                ``error`` and no probabilities.
+            with_maps: Add ``attention``, a dict of maps ``(A, h, w)``.
+
+        Returns:
+            List of dicts: ``image`` (path, or position in ``images``), ``box``, ``probabilities``
+            (dict by class), ``positives`` (classes at or above their threshold), ``error``.
+        """
+        if with_maps:
+            self.require_maps()
+        people, outputs = self._run(self._people(images, boxes, on_bad_image))
+        probabilities = self.probabilities(outputs["logits"])
+        records = []
+        for row, (person, values) in enumerate(zip(people, probabilities)):
+            good = person.error is None
+            named = dict(zip(self.classes, map(float, values))) if good else {}
+            positive = [c for c, v, t in zip(self.classes, values, self.thresholds) if v >= t]
+            record = {"image": person.image, "box": person.box, "probabilities": named}
+            record.update(positives=positive, error=person.error)
+            if with_maps:
+                record["attention"] = {name: outputs[name][row] for name in self.attention_names}
+            records.append(record)
+        return records
+
+    def probabilities(self, logits):
+        """Return the probabilities of logits ``(B, A)``, by the export's activation."""
+        if self.sidecar["activation"] == "softmax":
+            return softmax(logits, axis=1)
+        return expit(logits) if self.sidecar["activation"] == "sigmoid" else logits
+
+    def set_thresholds(self, thresholds):
+        """Use other thresholds than the export's: one for all classes, or one each."""
+        self.thresholds = np.array(check_thresholds(thresholds, self.classes), np.float32)
+
+    def require_maps(self):
+        """Raise ValueError if the export has no attention maps."""
+        if not self.attention_names:
+            raise ValueError(
+                f"export '{self.name}' has no attention maps; export it again with maps "
+                "(tools/export.py --with-maps)"
+            )
+
+    def _people(self, images, boxes, on_bad_image):
+        """Yield every person of ``images`` in order, prepared ahead by reader threads."""
+        if on_bad_image not in BAD_IMAGE_POLICIES:
+            valid = ", ".join(BAD_IMAGE_POLICIES)
+            raise ValueError(f"on_bad_image {on_bad_image!r}: valid are {valid}")
+        items = self._items(images)
+        todo = zip(range(len(items)), items, _boxes_per_image(items, boxes))
+        with ThreadPoolExecutor(self._readers) as pool:
+            for people in _ahead(pool, self._prepare, todo, 2 * self.batch_size):
+                for person in people:
+                    if person.error is not None:
+                        if on_bad_image == "error":
+                            raise person.error
+                        logger.warning("skipped: %s", person.error)
+                        person = person._replace(error=str(person.error))
+                    yield person
+
+    def _items(self, images):
+        if isinstance(images, (str, os.PathLike)):
+            return [images]
+        if isinstance(images, mx.nd.NDArray):
+            images = images.asnumpy()
+        if not isinstance(images, np.ndarray):
+            return list(images)
+        if images.ndim == 3:
+            return [images]
+        valid = images.ndim == 4 and (images.dtype != np.uint8 or images.shape[3] == 3)
+        if not valid or images.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}: give uint8 RGB (B, h, w, 3), or "
+                f"float32 (B, 3, {self.preprocess.size[0]}, {self.preprocess.size[1]}) prepared"
+            )
+        return list(images)
+
+    def _prepare(self, number, image, boxes):
+        """Return the people of one image."""
+        name = number if isinstance(image, np.ndarray) else os.fspath(image)
+        try:
+            if isinstance(image, np.ndarray) and image.dtype == np.float32:
+                return [Person(name, None, self._check_prepared(image, boxes), None)]
+            pixels = image if isinstance(image, np.ndarray) else read_image(image, boxes is None)
+            check_image(pixels)
+        except (OSError, ValueError) as error:
+            return [Person(name, None, None, _named(error, name))]
+        if boxes is None:
+            return [Person(name, None, self.preprocess(pixels), None)]
+        people = []
+        for box in boxes:
+            try:
+                data, error = self.preprocess(crop_box(pixels, box)), None
+            except (TypeError, ValueError) as failure:
+                data, error = None, _named(failure, name)
+            people.append(Person(name, list(box), data, error))
+        return people
+
+    def _check_prepared(self, image, boxes):
+        expected = (3, *self.preprocess.size)
+        if image.shape != expected or boxes is not None:
+            raise ValueError(
+                f"float32 input of shape {image.shape}: it must be normalised RGB {expected} and "
+                "without boxes; give uint8 (h, w, 3) to have it prepared"
+            )
+        return image
+
+    def _run(self, people):
+        """Return ``(people without data, outputs by name)``; rows of bad images are NaN."""
+        done, rows, chunks = [], [], []
+        batch, padded = [], False
+        for person in people:
+            if person.error is None:
+                rows.append(len(done))
+                batch.append(person.data)
+            done.append(person._replace(data=None))
+            if len(batch) == self.batch_size:
+                chunks.append(self._forward(batch, self.batch_size))
+                batch, padded = [], True
+        if batch:
+            size = 1 << (len(batch) - 1).bit_length()
+            chunks.append(self._forward(batch, self.batch_size if padded else size))
+        outputs = {}
+        for number, entry in enumerate(self.sidecar["outputs"]):
+            outputs[entry["name"]] = np.full((len(done), *entry["shape"][1:]), np.nan, np.float32)
+            if rows:
+                outputs[entry["name"]][rows] = np.concatenate([c[number] for c in chunks])
+        return done, outputs
+
+    def _forward(self, batch, size):
+        data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
+        data[: len(batch)] = batch
+        return [out[: len(batch)] for out in self._backend.run(data)]
+
+
+def parse_context(ctx):
+    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
+
+    Raises:
+        ValueError: Not one context, or a GPU that cannot be used.
+    """
+    if isinstance(ctx, mx.Context):
+        return ctx
+    found = contexts("cpu" if ctx is None else ctx)
+    if len(found) != 1:
+        raise ValueError(f"ctx '{ctx}': a predictor runs on one device, cpu or gpu:N")
+    return found[0]
+
+
+def _ahead(pool, function, items, ahead):
+    """Yield ``function(*item)`` in order, computed by the pool up to ``ahead`` items early."""
+    pending = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, *item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _boxes_per_image(items, boxes):
+    if boxes is None:
+        return [None] * len(items)
+    if isinstance(boxes, dict):
+        by_path = {os.fspath(path): value for path, value in boxes.items()}
+        names = [None if isinstance(i, np.ndarray) else os.fspath(i) for i in items]
+        unknown = sorted(set(by_path) - set(names))
+        if unknown:
+            raise ValueError(f"boxes for {unknown[0]}, which is not among the {len(items)} images")
+        return [by_path.get(name) for name in names]
+    boxes = list(boxes)
+    if len(boxes) != len(items):
+        raise ValueError(f"{len(boxes)} lists of boxes for {len(items)} images")
+    return boxes
+
+
+def _named(error, name):
+    """Return the error with the image in its message."""
+    if isinstance(name, str) and name in str(error):
+        return error
+    return type(error)(f"image {name}: {error}")

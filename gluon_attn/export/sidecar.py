@@ -1,0 +1,291 @@
+"""The sidecar of an export directory: ``<name>.json``, which says what the other files are.
+
+An export directory holds ``<name>-symbol.json`` (graph), ``<name>-0000.params`` (weights) and the
+sidecar: classes in order, what the input must look like, thresholds, outputs, the checksum of every
+file and the figure of the parity check. Files of other precisions and formats may lie beside them;
+readers ignore keys that they do not know, and refuse a newer ``format_version``.
+
+The sidecar carries a checksum of itself, so that an edited mean or a swapped class is refused like
+an edited weight; change it with :func:`write_sidecar`. This module does not import MXNet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import numbers
+import os
+import shutil
+import socket
+import uuid
+from pathlib import Path
+
+from gluon_attn.files import flush, is_running, sha256_of, sha256_of_bytes, write_text
+
+FORMAT = "gluon_attn export"
+FORMAT_VERSION = 1
+ACTIVATIONS = ("sigmoid", "softmax", "none")
+PREPROCESS_KEYS = ("mean", "std", "resize", "crop")
+REQUIRED = ("name", "classes", "thresholds", "activation", "input", "outputs", "files")
+
+
+class ExportError(ValueError):
+    """An export that could not be made or is not what its sidecar says."""
+
+
+def describe_file(path):
+    """Return ``{"file", "bytes", "sha256"}`` of the file at ``path``."""
+    path = Path(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def read_verified(directory, entry):
+    """Return the bytes of one file of an export, having compared them with its sidecar entry.
+
+    What is checked is exactly what is returned: the file is read once.
+
+    Args:
+        directory: The export directory.
+        entry: The file's ``{"file", "bytes", "sha256"}`` from the sidecar.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ExportError: Its size or checksum is not the recorded one.
+    """
+    path = Path(directory) / entry["file"]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing from the export; copy the whole directory again")
+    data = path.read_bytes()
+    if len(data) != entry["bytes"]:
+        what = "truncated" if len(data) < entry["bytes"] else "too long"
+        raise ExportError(f"{path}: {what}: {len(data)} bytes, the sidecar says {entry['bytes']}")
+    actual = sha256_of_bytes(data)
+    if actual != entry["sha256"]:
+        raise ExportError(
+            f"{path}: checksum mismatch: sha256 expected {entry['sha256']}, actual {actual}"
+        )
+    return data
+
+
+def write_sidecar(directory, sidecar):
+    """Write ``<name>.json`` with its own checksum, atomically, and return its path."""
+    body = {k: v for k, v in sidecar.items() if k != "sidecar_sha256"}
+    body["sidecar_sha256"] = _digest(body)
+    path = Path(directory) / f"{sidecar['name']}.json"
+    write_text(path, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def read_sidecar(directory):
+    """Return the sidecar of an export directory as a dict.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        ExportError: It is no export directory, was written by a newer version, or the sidecar was
+            changed or cut short.
+    """
+    directory = Path(directory)
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: no such export directory")
+    if not directory.is_dir():
+        raise ExportError(f"{directory}: not an export directory but a file; give the directory")
+    found = _find_sidecars(directory)
+    if len(found) != 1:
+        names = ", ".join(sorted(path.name for path in found)) or "none"
+        raise ExportError(
+            f"{directory}: not an export directory: it must hold one sidecar <name>.json beside "
+            f"<name>-symbol.json, found {names}"
+        )
+    path, sidecar = next(iter(found.items()))
+    _check_sidecar(path, sidecar)
+    return sidecar
+
+
+def is_export(directory):
+    """Return whether ``directory`` looks like an export, whole or damaged."""
+    return Path(directory).is_dir() and bool(_find_sidecars(Path(directory)))
+
+
+@contextlib.contextmanager
+def new_directory(directory, overwrite=False):
+    """Make a directory that exists completely or not at all.
+
+    Yields a hidden directory beside ``directory``; when the body ends, its files are flushed to
+    disk and it is renamed into place. When the body raises, it is removed. What a killed process
+    left is removed by the next one.
+
+    Args:
+        directory: Where the result goes.
+        overwrite: Replace an export that is there.
+
+    Raises:
+        FileExistsError: ``directory`` exists and ``overwrite`` is false, or it is no export.
+    """
+    directory = Path(directory).resolve()
+    refuse_existing(directory, overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(directory)
+    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    partial = directory.with_name(f".{directory.name}.partial-{owner}")
+    partial.mkdir()
+    try:
+        yield partial
+        for path in [*partial.iterdir(), partial]:
+            flush(path)
+        _move_into_place(partial, directory, overwrite, owner)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    flush(directory.parent)
+
+
+def refuse_existing(directory, overwrite):
+    """Raise FileExistsError unless ``directory`` may be written; see :func:`new_directory`."""
+    directory = Path(directory)
+    if not directory.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{directory} exists; choose another directory or allow overwriting")
+    if not is_export(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+        raise FileExistsError(f"{directory} exists and is no export: it will not be replaced")
+
+
+def check_classes(classes):
+    """Return ``classes`` as a list of distinct, non-empty names.
+
+    Raises:
+        ValueError: Empty list, empty or repeated name.
+    """
+    classes = [classes] if isinstance(classes, str) else [str(name) for name in classes]
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if not classes or repeated or not all(name.strip() for name in classes):
+        what = f"repeated: {', '.join(repeated)}" if repeated else f"given: {classes}"
+        raise ValueError(f"classes must be distinct, non-empty names; {what}")
+    return classes
+
+
+def check_thresholds(thresholds, classes):
+    """Return one threshold per class, as floats in [0, 1].
+
+    Args:
+        thresholds: One number for all, or one per class in order.
+        classes: The class names.
+
+    Raises:
+        ValueError: Wrong length, or a value outside [0, 1].
+    """
+    single = isinstance(thresholds, numbers.Real)
+    values = [float(thresholds)] * len(classes) if single else [float(t) for t in thresholds]
+    if len(values) != len(classes):
+        raise ValueError(f"{len(values)} thresholds for {len(classes)} classes; give one or all")
+    for name, value in zip(classes, values):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"threshold {value} of class '{name}': valid are 0 to 1")
+    return values
+
+
+def input_entry(input_size, preprocess):
+    """Return the sidecar's ``input`` entry.
+
+    Args:
+        input_size: Side of the square input in pixels, or ``(H, W)``.
+        preprocess: ``mean`` and ``std``, three numbers each in RGB order on the 0–255 scale;
+            optional ``resize`` and ``crop``, sides in pixels of the square the image is resized to
+            and of the centre crop taken from it, or None.
+
+    Raises:
+        ValueError: Unknown or missing key, or a value out of range.
+    """
+    unknown = sorted(set(preprocess) - set(PREPROCESS_KEYS))
+    if unknown or "mean" not in preprocess or "std" not in preprocess:
+        raise ValueError(
+            f"preprocess has {', '.join(sorted(preprocess)) or 'no keys'}: mean and std are needed,"
+            f" valid are {', '.join(PREPROCESS_KEYS)}"
+        )
+    mean = [float(v) for v in preprocess["mean"]]
+    std = [float(v) for v in preprocess["std"]]
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std must be 3 numbers, std above 0; given {mean} and {std}")
+    square = isinstance(input_size, numbers.Integral)
+    height, width = (input_size, input_size) if square else input_size
+    sides = {"resize": preprocess.get("resize"), "crop": preprocess.get("crop")}
+    for key, side in dict(sides, height=height, width=width).items():
+        if side is not None and (side != int(side) or side < 1):
+            raise ValueError(f"preprocess {key} {side!r}: valid are whole pixels from 1")
+    entry = {"name": "data", "shape": ["batch", 3, int(height), int(width)], "dtype": "float32"}
+    entry.update(layout="NCHW", color="RGB", mean=mean, std=std)
+    entry["interpolation"] = "area if both sides shrink, else bilinear"
+    entry.update({k: None if v is None else int(v) for k, v in sides.items()})
+    return entry
+
+
+def _find_sidecars(directory):
+    """Return {path: contents} of the JSON files that call themselves a sidecar."""
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        if path.name.startswith(".") or path.name.endswith("-symbol.json"):
+            continue
+        try:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError):
+            # Beside its own graph it must be a sidecar, and a damaged one: say that, not "none".
+            if (directory / f"{path.stem}-symbol.json").exists():
+                found[path] = None
+            continue
+        if isinstance(contents, dict) and contents.get("format") == FORMAT:
+            found[path] = contents
+    return found
+
+
+def _check_sidecar(path, sidecar):
+    if sidecar is None:
+        raise ExportError(f"{path}: truncated or damaged: not valid JSON; export again")
+    version = sidecar.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ExportError(
+            f"{path}: format version {version}, this package reads up to {FORMAT_VERSION}; "
+            "update gluon_attn"
+        )
+    missing = [key for key in REQUIRED if key not in sidecar]
+    if missing:
+        raise ExportError(f"{path}: sidecar lacks {', '.join(missing)}")
+    body = {k: v for k, v in sidecar.items() if k != "sidecar_sha256"}
+    expected, actual = sidecar.get("sidecar_sha256"), _digest(body)
+    if expected != actual:
+        raise ExportError(
+            f"{path}: checksum mismatch: sha256 expected {expected}, actual {actual}; the sidecar "
+            "was edited (change it with gluon_attn.export.sidecar.write_sidecar)"
+        )
+
+
+def _digest(body):
+    """Checksum of the contents, not of the layout: re-indenting a sidecar is no damage."""
+    return sha256_of_bytes(json.dumps(body, sort_keys=True, ensure_ascii=True).encode())
+
+
+def _move_into_place(partial, directory, overwrite, owner):
+    if not directory.exists():
+        os.rename(partial, directory)
+        return
+    refuse_existing(directory, overwrite)  # again: it may have appeared meanwhile
+    old = directory.with_name(f".{directory.name}.old-{owner}")
+    os.rename(directory, old)
+    try:
+        os.rename(partial, directory)
+    except OSError:
+        os.rename(old, directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_stale(directory):
+    """Remove what killed processes of this host left beside ``directory``."""
+    for kind in ("old", "partial"):
+        start = f".{directory.name}.{kind}-{socket.gethostname()}-"
+        for path in directory.parent.iterdir():
+            pid = path.name[len(start) :].split("-")[0]
+            if not path.name.startswith(start) or not pid.isdigit() or is_running(int(pid)):
+                continue
+            if kind == "old" and not directory.exists():
+                os.rename(path, directory)  # killed between two renames: the old export is back
+            else:
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""Prediction history and the weights it gives to samples whose predictions waver.
+
+Deep Imbalanced Attribute Classification using Visual Attention Aggregation, Sarafianos, Xu,
+Kakadiaris, ECCV 2018: the loss of an attention module is (1 + std_s(H)) times cross-entropy, where
+
+    std_s(H) = sqrt( var(p_H) + var(p_H)^2 / (|H| - 1) )
+
+is taken per sample and attribute over the probabilities p_H of the last |H| epochs. var divides by
+|H|, as the authors' code does.
+
+Deviations from the released code: rows are found by sample id, so the data may be shuffled (that
+code indexes by batch position and must not shuffle), and only rows that were filled count (that
+code includes the zeros its buffer starts with).
+"""
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+
+
+class PredictionHistory:
+    """The last ``length`` predicted probabilities of every training sample.
+
+    Lives on one device so that neither writing nor reading waits for the host. Memory there is
+    ``4 * length * num_samples * num_attributes`` bytes (8 MB for WIDER-Attribute's 28,340 x 14 x 5),
+    plus 4 bytes a sample on the host.
+
+    Args:
+        num_samples: Samples in the training set; ids are 0 … num_samples - 1.
+        num_attributes: A.
+        length: How many epochs are kept, |H|; at least 2.
+        ctx: Device.
+
+    Raises:
+        ValueError: A size is too small.
+    """
+
+    def __init__(self, num_samples, num_attributes, length=5, ctx=None):
+        if num_samples < 1 or num_attributes < 1 or length < 2:
+            raise ValueError(
+                "PredictionHistory needs num_samples >= 1, num_attributes >= 1 and length >= 2, "
+                f"got {num_samples}, {num_attributes}, {length}"
+            )
+        self.num_samples, self.num_attributes, self.length = num_samples, num_attributes, length
+        self.ctx = ctx or mx.cpu()
+        self._rows = mx.nd.zeros((length * num_samples, num_attributes), ctx=self.ctx)
+        self._count = np.zeros(num_samples, dtype=np.int32)  # predictions seen, ever, per sample
+
+    @property
+    def nbytes(self):
+        """Bytes that the history holds on its device."""
+        return 4 * self.length * self.num_samples * self.num_attributes
+
+    def update(self, index, probs):
+        """Store one new prediction for each sample of a batch, dropping its oldest.
+
+        Args:
+            index: ``(B,)`` sample ids; negative ones (padding rows) are ignored. An id may appear
+                once in a batch.
+            probs: ``(B, A)`` probabilities, NDArray or NumPy.
+
+        Raises:
+            ValueError: An id is out of range or appears twice, or shapes do not fit.
+        """
+        index = self._checked(index)
+        if tuple(probs.shape) != (len(index), self.num_attributes):
+            raise ValueError(
+                f"probs must be {(len(index), self.num_attributes)}, got {tuple(probs.shape)}"
+            )
+        if not isinstance(probs, mx.nd.NDArray):
+            probs = mx.nd.array(probs, dtype="float32")
+        kept = np.flatnonzero(index >= 0)
+        if len(kept) < len(index):
+            probs = probs.take(mx.nd.array(kept, ctx=probs.context))
+            index = index[kept]
+        if len(index) == 0:
+            return
+        if len(np.unique(index)) < len(index):
+            raise ValueError("PredictionHistory.update: a sample id appears twice in the batch")
+        slot = self._count[index] % self.length
+        rows = mx.nd.array(slot * self.num_samples + index, ctx=self.ctx, dtype="int32")
+        self._rows[rows] = probs.astype("float32").as_in_context(self.ctx)
+        self._count[index] += 1
+
+    def std(self, index):
+        """Return std_s(H) of each sample of a batch, ``(B, A)`` float32 NDArray.
+
+        0 where fewer than two predictions are known (and for padding rows), so that the weight
+        1 + std is 1 there.
+
+        Args:
+            index: ``(B,)`` sample ids.
+
+        Raises:
+            ValueError: An id is out of range.
+        """
+        index = self._checked(index)
+        safe = np.maximum(index, 0)
+        filled = np.minimum(self._count[safe], self.length) * (index >= 0)
+        slots = np.arange(self.length)[:, None]
+        rows = mx.nd.array(slots * self.num_samples + safe, ctx=self.ctx, dtype="int32")
+        known = mx.nd.array((slots < filled)[..., None].astype(np.float32), ctx=self.ctx)
+        n = mx.nd.array(np.maximum(filled, 1)[:, None], ctx=self.ctx, dtype="float32")
+        p = self._rows.take(rows)  # (length, B, A)
+        mean = (p * known).sum(axis=0) / n
+        var = (mx.nd.square(p - mean.expand_dims(0)) * known).sum(axis=0) / n
+        return mx.nd.sqrt(var + mx.nd.square(var) / mx.nd.maximum(n - 1, 1))
+
+    def state(self):
+        """Return everything needed to continue, as NumPy arrays."""
+        return {"rows": self._rows.asnumpy(), "count": self._count.copy()}
+
+    def load_state(self, state):
+        """Continue from what :meth:`state` returned.
+
+        Raises:
+            ValueError: The shapes belong to another data set or length.
+        """
+        if state["rows"].shape != self._rows.shape or state["count"].shape != self._count.shape:
+            raise ValueError(
+                f"prediction history of shape {state['rows'].shape} does not fit this run's "
+                f"{self._rows.shape} (length x samples, attributes): other data or other length"
+            )
+        self._rows[:] = mx.nd.array(state["rows"], ctx=self.ctx)
+        self._count[:] = state["count"]
+
+    def _checked(self, index):
+        if isinstance(index, mx.nd.NDArray):
+            index = index.asnumpy()
+        index = np.asarray(index).astype(np.int64).reshape(-1)
+        if len(index) and index.max() >= self.num_samples:
+            raise ValueError(f"sample id {index.max()}: valid are 0 … {self.num_samples - 1}")
+        return index

@@ -1,0 +1,218 @@
+"""What the training loop knows about a paper.
+
+``engine`` calls a :class:`Method`; ``papers`` implement one each. Neither imports the other.
+
+Most papers only say what their losses are (:meth:`Method.losses`). Those that alternate between
+several objectives override :meth:`Method.train_step`.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mxnet as mx
+from mxnet import autograd, gluon
+
+from gluon_attn.batch import Batch
+from gluon_attn.registry import Registry, unknown_name
+
+METHODS = Registry("method")
+
+
+class Task(NamedTuple):
+    """What a method may know about the training data.
+
+    Attributes:
+        names: Attribute names, in the order of the logits.
+        num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
+        prior: ``(A,)`` positive fraction of each attribute in the training set.
+    """
+
+    names: tuple
+    num_samples: int
+    prior: object
+
+
+class Optimization(NamedTuple):
+    """How parameters are updated.
+
+    Attributes:
+        optimizer: Name of an MXNet optimiser.
+        params: Its arguments (momentum, wd, …), without the learning rate.
+        accumulate: Micro-batches per batch on each device. Their gradients add up before the one
+            update, so memory falls and, but for batch-norm statistics, nothing else changes.
+        loss_scaling: Whether losses are scaled dynamically, as float16 training needs. MXNet's
+            scaler then reads one flag back from the device in every step.
+    """
+
+    optimizer: str = "sgd"
+    params: dict = {}
+    accumulate: int = 1
+    loss_scaling: bool = False
+
+
+class Method:
+    """A net, its losses, its optimiser and whatever state they need.
+
+    Args:
+        net: Initialised net on ``ctx``; ``net.output_names[0]`` is ``'logits'``.
+        ctx: List of MXNet contexts; a batch is split evenly over them.
+        task: What the method may know about the training data.
+        optimization: How parameters are updated.
+        options: Values for names in ``OPTIONS``, which holds all of a method's own settings with
+            their defaults.
+
+    Raises:
+        ValueError: An option that the method does not have.
+    """
+
+    OPTIONS = {}
+
+    def __init__(self, net, ctx, task, optimization, options=None):
+        for name in options or {}:
+            if name not in self.OPTIONS:
+                raise ValueError(unknown_name(f"{type(self).__name__} option", name, self.OPTIONS))
+        self.net, self.ctx, self.task, self.optimization = net, list(ctx), task, optimization
+        self.options = dict(self.OPTIONS, **(options or {}))
+        self.trainers = {}
+        self.epoch = 0
+        self.phase = None
+
+    # -- what a paper overrides ----------------------------------------------------------------
+    def phase_of(self, epoch):
+        """Return the name of the phase that ``epoch`` (from 0) belongs to."""
+        return "joint"
+
+    def begin_phase(self, phase):
+        """Choose what is trained in ``phase`` and create its trainer if there is none yet."""
+        self.train_parameters(phase, self.net.collect_params())
+
+    def forward(self, image):
+        """Return the named outputs of the net for one device's share of a batch."""
+        outputs = self.net(image)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return dict(zip(getattr(self.net, "output_names", ("logits",)), outputs))
+
+    def losses(self, outputs, batch):
+        """Return ``{name: (B,) NDArray}``; their sum is minimised."""
+        raise NotImplementedError
+
+    def after_step(self, outputs, batch):
+        """Update the method's own state from one device's share of a finished batch."""
+
+    def end_epoch(self):
+        """Update the method's own state at the end of an epoch."""
+
+    def state(self):
+        """Return the method's own state as ``{name: NumPy array}``."""
+        return {}
+
+    def load_state(self, state):
+        """Take over what :meth:`state` returned."""
+
+    # -- what the engine calls -----------------------------------------------------------------
+    def begin_epoch(self, epoch):
+        """Prepare ``epoch`` (from 0): switch the phase if it changes."""
+        self.epoch = epoch
+        phase = self.phase_of(epoch)
+        if phase != self.phase:
+            self.begin_phase(phase)
+            self.phase = phase
+
+    @property
+    def trainer(self):
+        """The trainer of the current phase."""
+        return self.trainers[self.phase]
+
+    def set_learning_rate(self, lr):
+        """Set the learning rate of the current phase."""
+        self.trainer.set_learning_rate(lr)
+
+    def train_step(self, batch):
+        """Make one update from ``batch`` without waiting for any device.
+
+        Returns:
+            ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
+        """
+        micro = self.optimization.accumulate
+        parts = split_batch(batch, self.ctx, micro)
+        if micro > 1:
+            self.net.collect_params().zero_grad()
+        totals, finished = {}, []
+        for step in range(micro):
+            scaled = []
+            with autograd.record():
+                for part in parts[step::micro]:
+                    outputs = self.forward(part.image)
+                    losses = self.losses(outputs, part)
+                    total = sum_of(losses.values())
+                    scaled.append(self._scale(total))
+                    finished.append((outputs, part))
+                    for name, value in dict(losses, loss=total).items():
+                        totals.setdefault(name, []).append(value)
+            autograd.backward(scaled)
+        self.trainer.step(len(batch.index))
+        with autograd.pause():
+            for outputs, part in finished:
+                self.after_step(outputs, part)
+            return {n: sum_of([v.sum().as_in_context(self.ctx[0]) for v in vs])
+                    for n, vs in totals.items()}  # fmt: skip
+
+    def train_parameters(self, phase, parameters):
+        """Let only ``parameters`` (a ParameterDict) receive gradients, and give them a trainer.
+
+        Each phase has its own trainer, so momentum starts afresh when the set of trained
+        parameters changes.
+        """
+        write = "add" if self.optimization.accumulate > 1 else "write"
+        chosen = set(parameters.keys())
+        for name, parameter in self.net.collect_params().items():
+            parameter.grad_req = write if name in chosen else "null"
+        if phase not in self.trainers:
+            self.trainers[phase] = self._new_trainer(parameters)
+
+    def _new_trainer(self, parameters):
+        several = len(self.ctx) > 1
+        trainer = gluon.Trainer(
+            parameters, self.optimization.optimizer, dict(self.optimization.params),
+            kvstore="device" if several else None, update_on_kvstore=False if several else None,
+        )  # fmt: skip
+        if self.optimization.loss_scaling:
+            mx.contrib.amp.init_trainer(trainer)
+        return trainer
+
+    def _scale(self, loss):
+        """Scale the loss as mixed precision asks for; the trainer undoes it."""
+        if not self.optimization.loss_scaling:
+            return loss
+        with mx.contrib.amp.scale_loss(loss, self.trainer) as scaled:
+            return scaled
+
+
+def split_batch(batch, ctx, micro=1):
+    """Return ``len(ctx) * micro`` batches, device by device, of near-equal size.
+
+    Raises:
+        ValueError: The batch has fewer rows than parts.
+    """
+    count = len(ctx) * micro
+    rows = len(batch.index)
+    if rows < count:
+        raise ValueError(
+            f"a batch of {rows} cannot be split over {len(ctx)} device(s) x {micro} micro-batches"
+        )
+    edges = [rows * k // count for k in range(count + 1)]
+    parts = []
+    for k in range(count):
+        device, cut = ctx[k // micro], slice(edges[k], edges[k + 1])
+        arrays = [a[cut].as_in_context(device) for a in (batch.image, batch.label, batch.mask)]
+        parts.append(Batch(*arrays, batch.index[cut]))
+    return parts
+
+
+def sum_of(arrays):
+    """Return the sum of a non-empty sequence of arrays of one shape."""
+    arrays = list(arrays)
+    total = arrays[0]
+    for array in arrays[1:]:
+        total = total + array
+    return total

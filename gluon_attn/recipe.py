@@ -1,0 +1,231 @@
+"""A training run as a record: plain values, loaded by name or path, overridable as ``key=value``.
+
+A recipe file is Python syntax, but only assignments of literals are allowed, and nothing in it is
+executed. Its docstring says what it costs and what to expect.
+"""
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import os
+
+from gluon_attn.registry import unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All settings of a training run but its paths and devices.
+
+    Attributes:
+        method: Name of a registered method.
+        model: Name of a zoo model.
+        model_options: Further arguments of ``get_model``.
+        options: The method's own settings.
+        dataset: ``auto``, ``wider``, ``list`` or ``packed``.
+        unspecified: Unspecified training labels: ``negative`` or ``masked``.
+        input_size: Side of the square network input in pixels.
+        resize: Side to which crops are resized first.
+        crop_min: Smallest side of the random square training crop, at scale ``resize``.
+        crop_max: Largest side of the same.
+        mirror: Whether training crops are mirrored half of the time.
+        eval_crop: Side of the centre crop for evaluation, at scale ``resize``.
+        mean: Per RGB channel, in 0–255 units.
+        std: Per RGB channel, in 0–255 units.
+        epochs: Epochs in all phases together.
+        batch_size: Images per update, over all devices.
+        accumulate: Micro-batches per batch (memory for time).
+        optimizer: MXNet optimiser name.
+        lr: Learning rate at the start.
+        momentum: Momentum of SGD; other optimisers ignore it.
+        wd: Weight decay.
+        schedule: ``plateau``, ``cosine``, ``step`` or ``constant``.
+        lr_factor: Factor of ``plateau`` and ``step``.
+        lr_patience: Epochs without a better validation score before ``plateau`` acts.
+        lr_epochs: Epochs (from 0) at which ``step`` acts.
+        lr_min: Smallest learning rate.
+        warmup_epochs: Epochs over which the learning rate rises linearly to ``lr``.
+        amp: ``none``, ``float16`` (GPU) or ``bfloat16`` (CPU with AVX-512).
+        hybridize: Whether the net runs as one static graph.
+        seed: Seed of initialisation, shuffling and augmentation.
+        log_interval: Batches between log lines.
+    """
+
+    method: str
+    model: str
+    model_options: dict = dataclasses.field(default_factory=dict)
+    options: dict = dataclasses.field(default_factory=dict)
+    dataset: str = "auto"
+    unspecified: str = "negative"
+    input_size: int = 224
+    resize: int = 256
+    crop_min: int = 128
+    crop_max: int = 224
+    mirror: bool = True
+    eval_crop: int = 224
+    mean: tuple = (123.68, 116.779, 103.939)
+    std: tuple = (58.393, 57.12, 57.375)
+    epochs: int = 60
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    wd: float = 5e-4
+    schedule: str = "plateau"
+    lr_factor: float = 0.1
+    lr_patience: int = 10
+    lr_epochs: tuple = ()
+    lr_min: float = 1e-5
+    warmup_epochs: int = 0
+    amp: str = "none"
+    hybridize: bool = True
+    seed: int = 0
+    log_interval: int = 50
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, field.type, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        for name, lowest in _LOWEST.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"recipe: {name}={getattr(self, name)} must be >= {lowest}")
+        if not self.crop_min <= self.crop_max <= self.resize:
+            raise ValueError(
+                f"recipe: needs crop_min <= crop_max <= resize, got "
+                f"{self.crop_min}, {self.crop_max}, {self.resize}"
+            )
+
+    def override(self, pairs, options=()):
+        """Return a copy with ``key=value`` strings applied.
+
+        Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
+        ``options.gamma=1``) or model arguments (``model_options.taps=…``). Values are read as
+        Python literals, else as text.
+
+        Args:
+            pairs: Strings ``key=value``.
+            options: Names of the method's own settings.
+
+        Raises:
+            ValueError: An unknown key (with the nearest valid ones) or a value of the wrong type.
+        """
+        changes = {}
+        fields = [f.name for f in dataclasses.fields(self)]
+        for pair in pairs:
+            key, found, text = pair.partition("=")
+            if not found:
+                raise ValueError(f"override {pair!r}: write key=value")
+            value = _literal(text)
+            group, dot, name = key.partition(".")
+            if dot and group in ("options", "model_options"):
+                if group == "options" and options and name not in options:
+                    raise ValueError(unknown_name("method setting", name, options))
+                changes.setdefault(group, dict(getattr(self, group)))[name] = value
+            elif key in options:
+                changes.setdefault("options", dict(self.options))[key] = value
+            elif key in fields and key not in ("options", "model_options"):
+                changes[key] = value
+            else:
+                raise ValueError(unknown_name("recipe key", key, fields + list(options)))
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self):
+        """Return all values as JSON-able types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values, source="recipe"):
+        """Build a recipe, refusing unknown keys.
+
+        Args:
+            values: ``{field: value}``.
+            source: Named in errors.
+
+        Raises:
+            ValueError: Unknown key, missing ``method`` or ``model``, wrong type.
+        """
+        fields = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise ValueError(f"{source}: {unknown_name('recipe key', key, fields)}")
+        for key in ("method", "model"):
+            if key not in values:
+                raise ValueError(f"{source}: '{key}' is missing")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, name, folder=None):
+        """Load a recipe by path (``.py`` or ``.json``) or by its name in ``folder``.
+
+        Raises:
+            FileNotFoundError: No such recipe; the message lists those in ``folder``.
+            ValueError: Not a recipe: syntax error, logic instead of values, unknown key.
+        """
+        path = name
+        if not os.path.isfile(path) and folder:
+            path = os.path.join(folder, name + ".py")
+        if not os.path.isfile(path):
+            known = sorted(f[:-3] for f in os.listdir(folder) if f.endswith(".py")) if folder else []
+            raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        values = _read_json(text, path) if path.endswith(".json") else _read_python(text, path)
+        return cls.from_dict(values, source=path)
+
+
+_LOWEST = {
+    "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
+    "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
+    "log_interval": 1, "seed": 0,
+}  # fmt: skip
+
+
+def _literal(text):
+    named = {"true": True, "false": False, "none": "none"}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(text.split(",")) if "," in text else text
+
+
+def _typed(name, kind, value):
+    """Return ``value`` as the type that the field's annotation names."""
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == "tuple":
+        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    wanted = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ValueError(f"recipe: {name} must be {kind}, got {value!r}")
+    return value
+
+
+def _read_json(text, path):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+
+
+def _read_python(text, path):
+    try:
+        tree = ast.parse(text, path)
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+    values = {}
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        simple = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        try:
+            if not simple:
+                raise ValueError
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        except ValueError:
+            raise ValueError(
+                f"{path}:{node.lineno}: a recipe holds only assignments of plain values"
+            ) from None
+    return values

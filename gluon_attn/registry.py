@@ -1,0 +1,59 @@
+"""A named collection that refuses duplicates and helps with misspelt names."""
+from __future__ import annotations
+
+import difflib
+
+
+class Registry:
+    """Map names to objects of one kind, filled by a decorator.
+
+    Args:
+        kind: What the entries are, in the singular ("method", "data set"); used in messages.
+    """
+
+    def __init__(self, kind):
+        self.kind = kind
+        self._entries = {}
+
+    def register(self, name):
+        """Return a decorator that stores its argument under ``name``.
+
+        Raises:
+            ValueError: If ``name`` is taken.
+        """
+
+        def decorator(entry):
+            if name in self._entries:
+                raise ValueError(f"{self.kind} '{name}' is registered already")
+            self._entries[name] = entry
+            return entry
+
+        return decorator
+
+    def get(self, name):
+        """Return the entry called ``name``.
+
+        Raises:
+            ValueError: If there is none; the message lists the nearest names, or all of them.
+        """
+        if name not in self._entries:
+            raise ValueError(unknown_name(self.kind, name, self._entries))
+        return self._entries[name]
+
+    def names(self):
+        """Return all names, sorted."""
+        return sorted(self._entries)
+
+    def __contains__(self, name):
+        return name in self._entries
+
+    def __len__(self):
+        return len(self._entries)
+
+
+def unknown_name(kind, name, valid):
+    """Return the text of an error about a name that is not one of ``valid``."""
+    valid = sorted(str(v) for v in valid)
+    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"unknown {kind} '{name}'; {hint}valid: {', '.join(valid) or '(none)'}"

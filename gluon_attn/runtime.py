@@ -1,0 +1,173 @@
+"""The machine and the stack: devices, seeds, versions, and a doctor for the environment.
+
+``python -m gluon_attn.runtime`` prints a table of checks, each with its remedy, and exits with 0 if
+the package can be used and 1 if not; ``--json`` prints the same for programs. It runs on broken
+stacks too. ``--link-libraries`` mends one of them: see `gluon_attn._libraries`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+
+from gluon_attn import _amx, _environment, _gpu, _libraries
+from gluon_attn._doctor import checks, table
+from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
+
+__all__ = [
+    "Check",
+    "UnsuitableEnvironment",
+    "checks",
+    "contexts",
+    "main",
+    "seed_everything",
+    "versions",
+]
+
+
+def contexts(spec="cpu"):
+    """Return the list of MXNet contexts that ``spec`` names.
+
+    Args:
+        spec: ``'cpu'``; ``'cpu:2'`` for two CPU contexts, which split a batch as two GPUs would;
+            ``'gpu'``, ``'gpu:0,1'`` or ``'0,1'`` for GPUs by number.
+
+    Raises:
+        ValueError: If ``spec`` is none of these, or names a GPU that cannot be used; the message
+            says why.
+    """
+    import mxnet as mx
+
+    kind, _, rest = str(spec).strip().lower().partition(":")
+    if kind not in ("cpu", "gpu"):
+        kind, rest = "gpu", str(spec).strip()
+    rest = rest or ("1" if kind == "cpu" else "0")
+    entries = [entry.strip() for entry in rest.split(",")]
+    if not all(entry.isdigit() for entry in entries):
+        raise ValueError(f"device {spec!r}: valid are cpu, cpu:N, gpu, gpu:0,1 and 0,1")
+    numbers = [int(entry) for entry in entries]
+    if kind == "cpu":
+        if len(numbers) != 1 or numbers[0] < 1:
+            raise ValueError(f"device {spec!r}: cpu:N takes one number of contexts, 1 or more")
+        return [mx.cpu(index) for index in range(numbers[0])]
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"device {spec!r}: a GPU is named twice")
+    _require_gpus(spec, numbers, mx)
+    return [mx.gpu(number) for number in numbers]
+
+
+def _require_gpus(spec, numbers, mx):
+    found = _environment.backends()
+    if not _environment.is_gpu_wheel(found) and not mx.runtime.Features().is_enabled("CUDA"):
+        wheel = ", ".join(found)
+        raise ValueError(
+            f"device {spec!r}: the installed {wheel} runs on the CPU only; use 'cpu', or install "
+            f"the GPU wheel: {_environment.SWAP_TO_GPU}"
+        )
+    try:
+        count = mx.context.num_gpus()
+    except mx.MXNetError as error:
+        raise ValueError(f"device {spec!r}: CUDA reports {error}; use 'cpu'") from None
+    if max(numbers) >= count:
+        raise ValueError(f"device {spec!r}: MXNet sees {count} GPU(s), numbered from 0")
+    visible = _gpu.visible(_gpu.list_gpus() or [])
+    for number in numbers:
+        if number < len(visible) and not visible[number].supported:
+            raise ValueError(
+                f"device {spec!r}: {_environment.check_gpus([visible[number]]).detail}"
+            )
+
+
+def seed_everything(seed):
+    """Seed the generators of Python, numpy and MXNet (all devices).
+
+    Bit-identical repeats need all three: Gluon's DataLoader shuffles with numpy.
+
+    Args:
+        seed: Integer in ``[0, 2**31)``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    import mxnet as mx
+    import numpy as np
+
+    if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**31:
+        raise ValueError(f"seed {seed!r}: must be an integer in [0, 2**31)")
+    random.seed(int(seed))
+    np.random.seed(int(seed))
+    mx.random.seed(int(seed))
+
+
+def versions():
+    """Return what a run should keep beside its weights: a flat dict of strings."""
+    import gluon_attn
+
+    known = {
+        "gluon_attn": gluon_attn.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "amx": _amx.state().status if _amx.state() else "off",
+        "numpy": _environment.numpy_version() or "not installed",
+    }
+    known.update(_environment.backends())
+    for distribution in ("opencv-python-headless", "scipy", "scikit-learn"):
+        version = _environment.installed_version(distribution)
+        if version is not None:
+            known[distribution] = version
+    return known
+
+
+def _processor(cpuinfo="/proc/cpuinfo"):
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _link_libraries():
+    folder = _environment.mxnet_folder()
+    if folder is None:
+        print("no MXNet is installed, so there is nothing to link", file=sys.stderr)
+        return 1
+    linked = _libraries.link_system_libraries(folder)
+    for soname, source in linked.items():
+        print(f"{soname} -> {source or 'found in no installed wheel'}")
+    return 1 if None in linked.values() else 0
+
+
+def main(arguments=None):
+    """Run the doctor; return its exit status: 0 if the package can be used, else 1."""
+    parser = argparse.ArgumentParser(
+        prog=_environment.DOCTOR, description="Check the environment that gluon_attn runs in."
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--quick", action="store_true", help="leave the trial run of MXNet out")
+    parser.add_argument(
+        "--link-libraries",
+        action="store_true",
+        help="give MXNet the system libraries it misses from other installed wheels, and exit",
+    )
+    options = parser.parse_args(arguments)
+    if options.link_libraries:
+        return _link_libraries()
+    found = checks(trial=not options.quick)
+    usable = all(check.status != FAIL for check in found)
+    if options.json:
+        print(json.dumps({"usable": usable, "checks": [c._asdict() for c in found]}, indent=2))
+    else:
+        print(table(found))
+        print("usable" if usable else "NOT usable: see the lines marked 'fail'")
+    return 0 if usable else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

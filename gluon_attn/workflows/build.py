@@ -1,0 +1,142 @@
+"""From a recipe to the parts of a run: data, net, method."""
+from __future__ import annotations
+
+import logging
+
+import mxnet as mx
+
+from gluon_attn.batch import LabelPolicy
+from gluon_attn.data import EvalTransform, Loader, TrainTransform, open_dataset
+from gluon_attn.engine import use_static_graph
+from gluon_attn.method import METHODS, Optimization, Task
+from gluon_attn.recipe import Recipe
+from gluon_attn.runtime import contexts, seed_everything
+from model_zoo import get_model
+from model_zoo.params_io import load_backbone, load_into
+
+logger = logging.getLogger("gluon_attn.build")
+
+
+def load_recipe(name, overrides=(), folder=None):
+    """Load a recipe and apply ``key=value`` overrides, including the method's own settings.
+
+    Raises:
+        FileNotFoundError: No such recipe.
+        ValueError: Unknown key, wrong type, unknown method.
+    """
+    recipe = Recipe.load(name, folder)
+    method = dict(pair.partition("=")[::2] for pair in overrides).get("method", recipe.method)
+    return recipe.override(overrides, METHODS.get(method).OPTIONS)
+
+
+def open_split(recipe, data_dir, split, on_bad_image="error"):
+    """Open one split of the recipe's data set, labels coded by its policy."""
+    return open_dataset(
+        data_dir, split, policy=LabelPolicy(train=recipe.unspecified), on_bad_image=on_bad_image,
+        kind=recipe.dataset,
+    )  # fmt: skip
+
+
+def train_loader(recipe, dataset, workers, cache=False):
+    """Return shuffled, augmented training batches."""
+    transform = TrainTransform(
+        resize=recipe.resize, crop=(recipe.crop_min, recipe.crop_max), size=recipe.input_size,
+        mirror=recipe.mirror, mean=recipe.mean, std=recipe.std,
+    )  # fmt: skip
+    return Loader(
+        dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
+        last="discard", cache=cache,
+    )  # fmt: skip
+
+
+def eval_loader(preprocess, dataset, batch_size, workers):
+    """Return batches for evaluation, in order, the last one padded.
+
+    Args:
+        preprocess: Dict with ``resize``, ``crop``, ``size``, ``mean``, ``std``.
+    """
+    transform = EvalTransform(**preprocess)
+    return Loader(dataset, transform, batch_size, workers=workers, last="pad")
+
+
+def eval_preprocess(recipe):
+    """Return the evaluation pre-processing of a recipe."""
+    return {
+        "resize": recipe.resize, "crop": recipe.eval_crop, "size": recipe.input_size,
+        "mean": tuple(recipe.mean), "std": tuple(recipe.std),
+    }  # fmt: skip
+
+
+def build_net(recipe, num_attributes):
+    """Return the recipe's net, not initialised."""
+    options = {"input_size": recipe.input_size, **recipe.model_options}
+    return get_model(recipe.model, classes=num_attributes, **options)
+
+
+def initialize_net(recipe, net, ctx, base_params=None):
+    """Initialise ``net`` from the recipe's seed and, if given, its backbone from a file.
+
+    Raises:
+        ValueError: ``base_params`` does not fit the backbone.
+    """
+    seed_everything(recipe.seed)
+    net.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    if base_params:
+        skipped = load_backbone(getattr(net, "backbone", net), base_params)
+        logger.info("Backbone from %s%s", base_params, f"; not taken: {skipped}" if skipped else "")
+    if recipe.hybridize:
+        use_static_graph(net)
+    return net
+
+
+def build_method(recipe, net, ctx, dataset):
+    """Return the recipe's training method for ``net``."""
+    params = {"wd": recipe.wd, "learning_rate": recipe.lr}
+    if recipe.optimizer in ("sgd", "nag"):
+        params["momentum"] = recipe.momentum
+    if recipe.amp == "float16":
+        params["multi_precision"] = True
+    optimization = Optimization(
+        recipe.optimizer, params, recipe.accumulate, loss_scaling=recipe.amp == "float16"
+    )
+    task = Task(dataset.names, len(dataset), dataset.prior)
+    return METHODS.get(recipe.method)(net, ctx, task, optimization, recipe.options)
+
+
+def switch_on_amp(kind, ctx):
+    """Switch MXNet's automatic mixed precision on; must come before the net is built.
+
+    Raises:
+        ValueError: The precision is unknown or does not run on the device.
+    """
+    if kind == "none":
+        return
+    device = ctx[0].device_type
+    if kind == "float16" and device == "gpu":
+        mx.contrib.amp.init(target_dtype="float16")
+    elif kind == "bfloat16" and device == "cpu" and has_avx512():
+        mx.contrib.amp.init(target_dtype="bfloat16")
+    else:
+        raise ValueError(
+            f"amp={kind} on {device}: float16 needs a GPU, bfloat16 a CPU with AVX-512; "
+            "valid here: amp=none"
+        )
+
+
+def has_avx512():
+    """Return whether this CPU has the instructions that oneDNN's bfloat16 kernels need."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:
+            return "avx512bw" in file.read()
+    except OSError:
+        return False
+
+
+def devices(spec):
+    """Return the list of contexts for ``cpu``, ``cpu:N`` or GPU numbers such as ``0,1``."""
+    return contexts(spec)
+
+
+def load_net_params(net, path):
+    """Load ``path`` into the whole of ``net``, checking every shape first."""
+    load_into(net, path)

@@ -1,0 +1,142 @@
+"""Evaluate a trained net or an export on one split: tables, files and figures."""
+from __future__ import annotations
+
+import logging
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from gluon_attn.batch import LabelPolicy
+from gluon_attn.data import open_dataset
+from gluon_attn.data.images import resize
+from gluon_attn.engine import Predictions, predict
+from gluon_attn.export import Predictor
+from gluon_attn.figures.bars import attribute_bars
+from gluon_attn.figures.curves import pr_curves
+from gluon_attn.figures.heatmaps import heatmap_grid
+from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.metrics.report import write_report
+from gluon_attn.nets import name_outputs
+from gluon_attn.workflows.build import eval_loader
+
+logger = logging.getLogger("gluon_attn.evaluate")
+
+GRID_IMAGES = 4  # rows of the heat-map figure
+
+
+class Evaluation(NamedTuple):
+    """Result of :func:`evaluate`.
+
+    Attributes:
+        result: What ``evaluate_multilabel`` returned.
+        predictions: Probabilities, labels and mask of every sample.
+        files: Paths written.
+    """
+
+    result: dict
+    predictions: Predictions
+    files: list
+
+
+def open_for_evaluation(data_dir, split, classes, on_bad_image="error", unspecified="masked"):
+    """Open a split, refusing one whose attributes are not those of the net.
+
+    Raises:
+        ValueError: Names or order differ.
+    """
+    policy = LabelPolicy(train=unspecified, evaluate=unspecified)
+    dataset = open_dataset(data_dir, split, policy=policy, on_bad_image=on_bad_image)
+    if tuple(dataset.names) != tuple(classes):
+        raise ValueError(
+            f"{data_dir} has the attributes {', '.join(dataset.names)}; the model was made for "
+            f"{', '.join(classes)}"
+        )
+    return dataset
+
+
+def predict_dataset(trained, dataset, ctx, batch_size=32, workers=2):
+    """Return the :class:`Predictions` of a :class:`gluon_attn.workflows.load.Trained` net."""
+    loader = eval_loader(trained.preprocess, dataset, batch_size, workers)
+    return predict(trained.net, loader, len(dataset), ctx, progress=True)
+
+
+def predict_export(directory, dataset, ctx=None, batch_size=32):
+    """Return the :class:`Predictions` of an export directory, through its Predictor."""
+    predictor = Predictor(directory, ctx=ctx, batch_size=batch_size)
+    probs = np.full(dataset.label.shape, np.nan, np.float32)
+    mask = dataset.mask.copy()
+    for start in range(0, len(dataset), batch_size):
+        rows = range(start, min(start + batch_size, len(dataset)))
+        items = [dataset[i] for i in rows]
+        probs[rows.start : rows.stop] = predictor([image for image, _, _, _ in items])
+        mask[rows.start : rows.stop] = [known for _, _, known, _ in items]
+    return Predictions(probs, dataset.label, mask)
+
+
+def evaluate(predictions, names, out_dir, stem="test", threshold=0.5, figures=True):
+    """Compute all metrics and write table, CSV, JSON, Markdown, predictions and PR curves."""
+    result = evaluate_multilabel(*predictions, names=names, threshold=threshold)
+    files = list(write_report(result, out_dir, stem).values())
+    path = os.path.join(out_dir, f"{stem}_predictions.npz")
+    np.savez_compressed(path, names=np.array(names), **predictions._asdict())
+    files.append(path)
+    if figures:
+        files.append(
+            pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png"))
+        )
+        files.append(attribute_bars({stem: result}, os.path.join(out_dir, f"{stem}_ap.png")))
+    return Evaluation(result, predictions, files)
+
+
+def choose_samples(predictions, count=GRID_IMAGES):
+    """Return ids of samples worth looking at: they show as many rare positives as possible."""
+    positive = predictions.label * predictions.mask
+    rarity = 1 / np.maximum(positive.sum(axis=0), 1)
+    chosen, left = [], positive.astype(bool)
+    for _ in range(min(count, len(positive))):
+        score = (left * rarity).sum(axis=1)
+        score[chosen] = -1
+        chosen.append(int(score.argmax()))
+        left = left & ~left[chosen[-1]]
+    return chosen
+
+
+def draw_attention(trained, dataset, predictions, path, ctx, samples=None):
+    """Draw the attention maps of some samples; return the path, or None without maps."""
+    names = getattr(trained.net, "attention_outputs", ())
+    if not names:
+        return None
+    samples = choose_samples(predictions) if samples is None else samples
+    loader = eval_loader(trained.preprocess, _Subset(dataset, samples), len(samples), 0)
+    (batch,) = list(loader)
+    outputs = name_outputs(trained.net, trained.net(batch.image.as_in_context(ctx)))
+    maps = {n.replace("attention_", ""): outputs[n].asnumpy() for n in names}
+    images = [_view(dataset.read(i), trained.preprocess) for i in samples]
+    return heatmap_grid(
+        images, maps, dataset.names, predictions.probs[samples], predictions.label[samples], path,
+        mask=predictions.mask[samples],
+    )  # fmt: skip
+
+
+def _view(image, preprocess):
+    """Return the part of an image that the net sees, uint8, for drawing maps over it."""
+    side, crop = preprocess["resize"], preprocess["crop"] or preprocess["resize"]
+    image = resize(image, side, side)
+    start = (side - crop) // 2
+    return np.ascontiguousarray(image[start : start + crop, start : start + crop])
+
+
+class _Subset:
+    """Some samples of a data set, for a loader."""
+
+    def __init__(self, dataset, samples):
+        self._dataset, self._samples = dataset, samples
+        self.label, self.mask = dataset.label[samples], dataset.mask[samples]
+
+    def __len__(self):
+        return len(self._samples)
+
+    def __getitem__(self, i):
+        image, label, mask, _ = self._dataset[self._samples[i]]
+        return image, label, mask, i

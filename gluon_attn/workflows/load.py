@@ -1,0 +1,103 @@
+"""Trained nets with all that is needed to feed and to read them."""
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import mxnet as mx
+
+from gluon_attn.engine import use_static_graph
+from gluon_attn.files import sha256_of
+from gluon_attn.recipe import Recipe
+from gluon_attn.workflows.build import build_net, eval_preprocess
+from model_zoo import WIDER_ATTRIBUTES, get_model
+from model_zoo.params_io import load_into
+
+
+class Trained(NamedTuple):
+    """A trained net.
+
+    Attributes:
+        name: For file names and table heads.
+        net: Hybridized net with its parameters.
+        classes: Names of the logits, in order.
+        preprocess: ``resize``, ``crop``, ``size``, ``mean``, ``std`` of evaluation.
+        extra: JSON-able record of where it comes from.
+    """
+
+    name: str
+    net: Any
+    classes: tuple
+    preprocess: dict
+    extra: dict
+
+    @property
+    def input_size(self):
+        """Side of the net's input in pixels."""
+        return self.preprocess["size"]
+
+    @property
+    def export_preprocess(self):
+        """``preprocess`` without the input size, as the export layer takes it."""
+        return {key: value for key, value in self.preprocess.items() if key != "size"}
+
+
+def from_run(folder, ctx):
+    """Load the best epoch of a training run.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no finished epoch.
+        ValueError: The weights are not those that ``best.json`` describes.
+    """
+    path = os.path.join(folder, "best.params")
+    try:
+        with open(os.path.join(folder, "best.json"), encoding="utf-8") as file:
+            best = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
+    if sha256_of(path) != best["sha256"]:
+        raise ValueError(f"{path} is damaged or was replaced: its sha256 is not that in best.json")
+    recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
+    net = build_net(recipe, len(best["classes"]))
+    extra = {key: best[key] for key in ("recipe", "epoch", "mAP", "data", "versions")}
+    return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
+
+
+def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
+    """Load a zoo model with its published weights or with weights from a file.
+
+    Args:
+        name: Zoo name.
+        params: Weight file of the whole net, or None with ``pretrained``.
+        classes: Attribute names; those of WIDER-Attribute by default.
+
+    Raises:
+        ValueError: Neither weights nor ``pretrained``, or weights that do not fit.
+    """
+    classes = tuple(classes or WIDER_ATTRIBUTES)
+    if not params and not pretrained:
+        raise ValueError("give --params FILE or --pretrained")
+    if pretrained:
+        net = get_model(name, pretrained=True, root=root, classes=len(classes), ctx=ctx)
+    else:
+        net = get_model(name, classes=len(classes))
+    recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+    extra = {"params": params or "pretrained"}
+    return _finish(name, net, params, classes, eval_preprocess(recipe), extra, ctx)
+
+
+def _finish(name, net, path, classes, preprocess, extra, ctx):
+    if path:
+        net.initialize(mx.init.Zero(), ctx=ctx)
+        load_into(net, path)
+    use_static_graph(net)
+    return Trained(name, net, tuple(classes), preprocess, extra)
+
+
+def _pixels(size):
+    """Return the recipe's pixel sizes for another input size, in the paper's proportions."""
+    return {
+        "input_size": size, "resize": size * 256 // 224, "crop_min": size * 128 // 224,
+        "crop_max": size, "eval_crop": size,
+    }  # fmt: skip

@@ -1,0 +1,173 @@
+"""A whole training run: data, net, phases, validation, the best epoch, one look at the test set."""
+from __future__ import annotations
+
+import logging
+import os
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from gluon_attn import runtime
+from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
+from gluon_attn.figures.curves import training_curves
+from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.metrics.report import write_report
+from gluon_attn.workflows import build
+
+logger = logging.getLogger("gluon_attn.train")
+
+
+class Settings(NamedTuple):
+    """What a run needs beside its recipe.
+
+    Attributes:
+        data_dir: Official tree, packed folder or list folder.
+        save_dir: Where everything goes.
+        devices: ``cpu``, ``cpu:2`` or GPU numbers such as ``0,1``.
+        base_params: Weight file for the backbone.
+        resume: Continue from ``last.ckpt``.
+        workers: Data-loading threads.
+        cache: Keep resized training images in memory.
+        on_bad_image: ``error`` or ``skip``.
+        tensorboard: Also write TensorBoard events.
+        test: Whether to evaluate the best epoch on the test split at the end.
+        console: Whether to log to the console.
+    """
+
+    data_dir: str
+    save_dir: str
+    devices: str = "cpu"
+    base_params: Optional[str] = None
+    resume: bool = False
+    workers: int = 2
+    cache: bool = False
+    on_bad_image: str = "error"
+    tensorboard: bool = False
+    test: bool = True
+    console: bool = True
+
+
+def train(recipe, settings):
+    """Train ``recipe``; return ``{"best": …, "test": result or None}``.
+
+    Writes into ``save_dir``: ``recipe.json``, ``train.log``, ``log.jsonl``, ``curves.png``,
+    ``last.ckpt``, ``best.params`` (for ``net.load_parameters``), ``best.json`` and, after the one
+    evaluation on the test split, ``test.*``.
+
+    Raises:
+        FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
+        ValueError, FileNotFoundError, OSError: Bad data, recipe, weights or a full disk.
+    """
+    last = os.path.join(settings.save_dir, "last.ckpt")
+    if os.path.exists(last) and not settings.resume:
+        raise FileExistsError(
+            f"{settings.save_dir} holds a run already; add --resume to continue it, or choose "
+            "another --save-dir"
+        )
+    ctx = runtime.contexts(settings.devices)
+    build.switch_on_amp(recipe.amp, ctx)
+    stop_logging = log_to(settings.save_dir, settings.console)
+    try:
+        return _train(recipe, settings, ctx)
+    finally:
+        stop_logging()
+
+
+def _train(recipe, settings, ctx):
+    data = {
+        split: build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
+        for split in ("train", "val")
+    }
+    _check_names(data)
+    net = build.build_net(recipe, len(data["train"].names))
+    build.initialize_net(recipe, net, ctx, settings.base_params)
+    method = build.build_method(recipe, net, ctx, data["train"])
+    record = {
+        "recipe": recipe.to_dict(),
+        "classes": list(data["train"].names),
+        "data": {split: dataset.fingerprint() for split, dataset in data.items()},
+        "versions": runtime.versions(),
+    }
+    write_json(os.path.join(settings.save_dir, "recipe.json"), record)
+    schedule = SCHEDULES.get(recipe.schedule)(
+        recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
+        recipe.lr_epochs, recipe.lr_min,
+    )  # fmt: skip
+    _log_start(recipe, settings, data)
+    run = Run(
+        method, build.train_loader(recipe, data["train"], settings.workers, settings.cache),
+        _validator(recipe, data["val"], ctx[0], settings), schedule, recipe.epochs,
+        settings.save_dir, recipe.seed, record, log_interval=recipe.log_interval,
+        writers=_writers(settings),
+    )  # fmt: skip
+    best = fit(run, settings.resume)
+    training_curves(
+        os.path.join(settings.save_dir, "log.jsonl"), os.path.join(settings.save_dir, "curves.png")
+    )
+    _list_skipped(data)
+    logger.info("Best epoch %d with validation mAP %.4f", best["epoch"], best["mAP"])
+    result = _test(recipe, settings, net, ctx) if settings.test else None
+    return {"best": best, "test": result}
+
+
+def _validator(recipe, dataset, ctx, settings):
+    loader = build.eval_loader(
+        build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
+    )
+
+    def validate(net):
+        found = predict(net, loader, len(dataset), ctx, progress=True)
+        result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
+        return {"mAP": result["overall"]["mAP"], "mA": result["overall"]["mA"]}
+
+    return validate
+
+
+def _test(recipe, settings, net, ctx):
+    """Evaluate the best epoch on the test split, once per run."""
+    stem = os.path.join(settings.save_dir, "test")
+    if os.path.exists(stem + ".json"):
+        logger.info("The test split has been evaluated already: %s.json", stem)
+        return None
+    dataset = build.open_split(recipe, settings.data_dir, "test", settings.on_bad_image)
+    build.load_net_params(net, os.path.join(settings.save_dir, "best.params"))
+    loader = build.eval_loader(
+        build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
+    )
+    found = predict(net, loader, len(dataset), ctx[0], progress=True)
+    result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
+    np.savez_compressed(stem + "_predictions.npz", **found._asdict())
+    write_report(result, settings.save_dir, "test")
+    logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], stem)
+    return result
+
+
+def _check_names(data):
+    if data["train"].names != data["val"].names:
+        raise ValueError(
+            f"train and val have different attributes: {data['train'].names} and "
+            f"{data['val'].names}"
+        )
+
+
+def _log_start(recipe, settings, data):
+    logger.info("Recipe: %s", recipe.to_dict())
+    logger.info(
+        "Training on %d samples, validating on %d, device %s, into %s",
+        len(data["train"]), len(data["val"]), settings.devices, settings.save_dir,
+    )  # fmt: skip
+    priors = ", ".join(f"{n} {p:.3f}" for n, p in zip(data["train"].names, data["train"].prior))
+    logger.info("Positive fraction in training: %s", priors)
+
+
+def _writers(settings):
+    return (TensorBoard(settings.save_dir),) if settings.tensorboard else ()
+
+
+def _list_skipped(data):
+    for split, dataset in data.items():
+        if dataset.skipped:
+            logger.warning(
+                "%d unreadable images of %s were skipped: %s", len(dataset.skipped), split,
+                ", ".join(map(str, list(dataset.skipped)[:10])),
+            )  # fmt: skip

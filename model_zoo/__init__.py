@@ -1,0 +1,11 @@
+"""Models by name, in the manner of Gluon's model zoo.
+
+    >>> from model_zoo import get_model, list_models
+    >>> net = get_model("vaa_resnet101_wider")
+"""
+from __future__ import annotations
+
+import model_zoo.factories  # noqa: F401  (fills the registry)
+from model_zoo.names import MODELS, WIDER_ATTRIBUTES, get_model, list_models
+
+__all__ = ["MODELS", "WIDER_ATTRIBUTES", "get_model", "list_models"]

@@ -1,0 +1,59 @@
+"""The registry of models and ``get_model``."""
+from __future__ import annotations
+
+import inspect
+
+import mxnet as mx
+
+from gluon_attn.registry import Registry, unknown_name
+
+MODELS = Registry("model")
+
+# Order of the annotation files; see docs/data.md.
+WIDER_ATTRIBUTES = (
+    "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal", "shorts", "jeans",
+    "longPants", "skirt", "faceMask", "logo", "stripe",
+)  # fmt: skip
+
+
+def list_models():
+    """Return the names of all models, sorted."""
+    return MODELS.names()
+
+
+def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwargs):
+    """Build a model by name.
+
+    Args:
+        name: A name from :func:`list_models`, in any case.
+        pretrained: Load the published weights; the net then has the classes they were made for.
+            Without, the parameters are not initialised: call ``net.initialize()``.
+        root: Folder that holds weight files; it goes before ``$MXNET_HOME/models`` and
+            ``~/.mxnet/models``.
+        classes: Number of outputs; each name has its own default.
+        ctx: Device or list of devices, CPU by default. Used with ``pretrained``.
+        **kwargs: Further arguments of the model (``input_size``, ``taps``, ``version``, …).
+
+    Returns:
+        A HybridBlock; ``net.output_names`` names its outputs.
+
+    Raises:
+        ValueError: Unknown name, argument, tap or variant; the message lists the valid ones.
+        FileNotFoundError: ``pretrained`` weights are not at hand; says where to put them.
+    """
+    factory = MODELS.get(name.lower())
+    valid = list(inspect.signature(factory).parameters)
+    if classes is not None:
+        kwargs["classes"] = classes
+    for key in kwargs:
+        if key not in valid:
+            raise ValueError(unknown_name(f"argument of {name}", key, valid))
+    net = factory(**kwargs)
+    if pretrained:
+        from model_zoo.params_io import load_into
+        from model_zoo.store import get_model_file
+
+        path = get_model_file(name.lower(), root=root)
+        net.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
+        load_into(net, path)
+    return net

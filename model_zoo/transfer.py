@@ -1,0 +1,283 @@
+"""Bringing a weight file from a mirror into the store: download, copy, unzip, lock.
+
+The final name only ever holds a file whose size and hash are the expected ones. What has arrived of
+one lies beside it as ``*.part``, from which the next call goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import zipfile
+import zlib
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from gluon_attn.files import DISK_FULL, digest_of, publish
+
+MIRROR_VARIABLE = "MXNET_GLUON_REPO"
+LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file
+TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of data
+RETRIES = 4
+BACKOFF = 0.5  # seconds before the first retry, doubled before each further one
+CHUNK = 1 << 16
+MAX_UNPACKED = 1 << 30  # bytes; the largest of Gluon's ResNets has 0.25 GB
+
+log = logging.getLogger(__name__)
+
+
+def mirror_location():
+    """Return the mirror's URL or directory without a final slash, or None if none is set.
+
+    Raises:
+        ValueError: ``MXNET_GLUON_REPO`` is neither an http(s) or file URL nor a directory.
+        FileNotFoundError: It names a directory that does not exist.
+    """
+    value = os.environ.get(MIRROR_VARIABLE, "").strip()
+    scheme = urlsplit(value).scheme if "://" in value or value.startswith("file:") else ""
+    if not value or scheme in ("http", "https"):
+        return value.rstrip("/") or None
+    if scheme not in ("", "file"):
+        raise ValueError(
+            f"{MIRROR_VARIABLE}={value}: valid are an http(s) URL, a file:// URL and a directory"
+        )
+    path = url2pathname(urlsplit(value).path) if scheme else os.path.expanduser(value)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"{MIRROR_VARIABLE}={value}: no such directory")
+    return os.path.abspath(path)
+
+
+def is_url(mirror):
+    """Tell a mirror on the network from a directory."""
+    return mirror.startswith(("http://", "https://"))
+
+
+def shown(text):
+    """Return a URL without its user and password, fit for messages."""
+    return re.sub(r"//[^/@]*@", "//", text)
+
+
+def read_small(mirror, name):
+    """Return the bytes of a small file of the mirror, or None if it has none of that name.
+
+    Raises:
+        OSError: The mirror cannot be reached or refuses.
+    """
+    if not is_url(mirror):
+        path = os.path.join(mirror, name)
+        if not os.path.exists(path):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+    import requests
+
+    response = requests.get(f"{mirror}/{name}", timeout=TIMEOUT)
+    if response.status_code == 404:
+        return None
+    response.raise_for_status()
+    return response.content
+
+
+def mismatch(path, entry):
+    """Return None if the file at ``path`` is that of ``entry``, else a sentence saying why not."""
+    if not os.path.isfile(path):
+        return f"{path} is not a regular file"
+    size = os.path.getsize(path)
+    if entry.size is not None and size != entry.size:
+        return f"{path} is corrupt: expected {entry.size} bytes, found {size}"
+    digest = digest_of(path, entry.algorithm)
+    if digest != entry.digest:
+        return f"{path} is corrupt: expected {entry.algorithm} {entry.digest}, found {digest}"
+    return None
+
+
+def fetch(entry, mirror, directory):
+    """Bring the file of a :class:`model_zoo.store.WeightEntry` into ``directory``; return its path.
+
+    Raises:
+        ValueError: What the mirror has is not the expected file.
+        FileNotFoundError: The mirror does not have it.
+        OSError: Transfer or disk failed (TimeoutError: another process holds the lock).
+    """
+    path = os.path.join(directory, entry.file)
+    with locked(directory, entry):
+        if os.path.exists(path) and mismatch(path, entry) is None:
+            return path  # another process fetched it while this one waited
+        part = path + ".part"
+        for last in (False, True):
+            resumed, problem = _obtain(entry, mirror, part)
+            if problem is None:
+                break
+            if last or not resumed:
+                raise ValueError(f"{shown(mirror)}: {problem}; the download was deleted")
+            log.warning("%s; starting afresh", problem)  # its beginning was an older download
+        if os.path.exists(path):
+            log.warning("%s is kept as %s.corrupt", path, entry.file)
+            os.replace(path, path + ".corrupt")
+        publish(part, path)
+    return path
+
+
+def _obtain(entry, mirror, part):
+    """Transfer to ``part``; return (whether it was resumed, None or what is wrong with it)."""
+    zipped = entry.remote.endswith(".zip")
+    raw = part.replace(".params.part", ".zip.part") if zipped else part
+    resumed = os.path.exists(raw)
+    try:
+        if is_url(mirror):
+            _download(f"{mirror}/{entry.remote}", raw, None if zipped else entry.size)
+        else:
+            _copy(os.path.join(mirror, entry.remote), raw)
+        problem = _unzip(raw, entry.file, part) if zipped else None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        for path in (raw, part):
+            with contextlib.suppress(OSError):
+                os.remove(path)
+        free = shutil.disk_usage(os.path.dirname(part)).free
+        raise OSError(
+            error.errno,
+            f"no room for {entry.file} ({entry.size or 'unknown'} bytes, {free} free): "
+            f"{error.strerror}; free some space or pass another root",
+            part,
+        ) from error
+    problem = problem or mismatch(part, entry)
+    for path in {raw, part} if problem else {raw} - {part}:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    return resumed, problem
+
+
+def _unzip(archive, member, target):
+    """Extract exactly one member to ``target``, whatever else the archive names."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            if member not in file.namelist():
+                return f"{archive} holds {', '.join(file.namelist()[:5])} but not {member}"
+            if file.getinfo(member).file_size > MAX_UNPACKED:
+                return f"{archive}: {member} unpacks to more than {MAX_UNPACKED} bytes"
+            with file.open(member) as source, open(target, "wb") as output:
+                shutil.copyfileobj(source, output)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        return f"{archive} is not a sound zip file: {error}"
+    return None
+
+
+def _copy(source, part):
+    if not os.path.isfile(source):
+        raise FileNotFoundError(f"the mirror has no file {source}")
+    with open(source, "rb") as file:
+        blocks = iter(lambda: file.read(CHUNK), b"")
+        _write(blocks, part, "wb", 0, os.path.getsize(source))
+
+
+def _download(url, part, size):
+    import requests
+
+    for attempt in range(RETRIES + 1):
+        try:
+            return _download_once(url, part, size)
+        except requests.RequestException as error:
+            response = getattr(error, "response", None)
+            status = 0 if response is None else response.status_code
+            if status == 404:
+                raise FileNotFoundError(f"the mirror has no file {shown(url)} (404)") from error
+            refused = 400 <= status < 500 and status not in (408, 429)
+            if refused or isinstance(error, ValueError) or attempt == RETRIES:  # or a bad URL
+                kept = f"; the next call resumes {part}" if os.path.exists(part) else ""
+                raise OSError(
+                    f"{shown(url)}: {shown(str(error))} (attempt {attempt + 1}){kept}"
+                ) from error
+            log.warning("%s: %s; trying again", shown(url), shown(str(error)))
+            time.sleep(BACKOFF * 2**attempt)
+    return None
+
+
+def _download_once(url, part, size):
+    """Append to ``part`` what is missing; the caller checks the hash of the whole."""
+    import requests
+
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    if size is not None and have == size:
+        return
+    # Compressed transfer would make byte ranges and lengths meaningless.
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if have and response.status_code == 416:  # nothing lies beyond: `part` may be complete
+            return
+        response.raise_for_status()
+        start = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if response.status_code != 206 or not start:
+            if response.status_code == 206:
+                os.remove(part)
+                raise requests.ConnectionError("the server sent another range than asked for")
+            have = 0
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdigit() else size
+        if size is not None and total != size:
+            raise ValueError(f"{shown(url)}: expected {size} bytes, the mirror has {total}")
+        written = _write(response.iter_content(CHUNK), part, "ab" if have else "wb", have, total)
+        if total is not None and written < total:
+            raise requests.ConnectionError(f"connection ended after {written} of {total} bytes")
+
+
+def _write(blocks, part, mode, have, total):
+    """Write blocks to ``part`` with a progress bar; return the length of the file."""
+    from tqdm import tqdm
+
+    free = shutil.disk_usage(os.path.dirname(part)).free
+    if total is not None and total - have > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
+    shown = dict(unit="B", unit_scale=True, desc=os.path.basename(part), disable=None)
+    with open(part, mode) as file, tqdm(total=total, initial=have, **shown) as bar:
+        for block in blocks:
+            have += len(block)
+            if total is not None and have > total:
+                raise ValueError(f"{part}: more than the announced {total} bytes arrived")
+            file.write(block)
+            bar.update(len(block))
+    return have
+
+
+@contextlib.contextmanager
+def locked(directory, entry):
+    """Hold the lock of one file; others wait, and are told for whom if it takes too long."""
+    import filelock
+
+    path = os.path.join(directory, f".{entry.file}.lock")
+    lock = filelock.FileLock(path, timeout=LOCK_TIMEOUT)
+    owner = path + ".owner"
+    try:
+        os.makedirs(directory, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        held = "another process"
+        with contextlib.suppress(OSError), open(owner, encoding="utf-8") as file:
+            held = file.read() or held
+        raise TimeoutError(
+            f"waited {LOCK_TIMEOUT:g} s for {path}, held by {held}, which may be fetching the "
+            "same file. Wait for it or end it; the lock goes with the process"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"cannot write or lock in {directory} ({error}); pass a root= that is writable, or "
+            f"set MXNET_HOME, or put {entry.file} there yourself",
+        ) from error
+    try:
+        with contextlib.suppress(OSError), open(owner, "w", encoding="utf-8") as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(owner)
+        lock.release()

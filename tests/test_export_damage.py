@@ -1,0 +1,194 @@
+"""Damaged exports are refused before anything runs; nets that cannot be exported, with a reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import mxnet as mx
+import pytest
+from mxnet import gluon
+from mxnet.gluon import nn
+from test_export import CLASSES, PREPROCESS, SIZE, Net, export, make_net
+
+from gluon_attn.export import ExportError, export_model, load_exported, sidecar, symbol
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return export(make_net(), tmp_path_factory.mktemp("whole") / "x", with_maps=True)
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """A copy of the export to damage."""
+    return Path(shutil.copytree(str(whole), str(tmp_path / "copy")))
+
+
+def refused(directory, message, error=ExportError):
+    with pytest.raises(error, match=message):
+        load_exported(directory)
+
+
+def flip(path, position=-40):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_flipped_bit_names_file_and_both_checksums(damaged):
+    flip(damaged / "tiny-0000.params")
+    refused(damaged, r"tiny-0000\.params: checksum mismatch: sha256 expected \w{64}, actual \w{64}")
+
+
+def test_truncated_and_prolonged_parameters(damaged):
+    path = damaged / "tiny-0000.params"
+    data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    refused(damaged, rf"params: truncated: {len(data) - 100} bytes, the sidecar says {len(data)}")
+    path.write_bytes(data + b"x")
+    refused(damaged, "params: too long")
+
+
+@pytest.mark.parametrize("file", ["tiny-symbol.json", "tiny-0000.params"])
+def test_missing_file(damaged, file):
+    (damaged / file).unlink()
+    refused(damaged, file, FileNotFoundError)
+
+
+def test_parameters_of_another_export(damaged, tmp_path):
+    other = export(make_net(seed=9), tmp_path / "other", with_maps=True)
+    shutil.copy(str(other / "tiny-0000.params"), str(damaged))
+    refused(damaged, "checksum mismatch")
+
+
+@pytest.mark.parametrize(
+    "old, new", [('"hat"', '"bat"'), ("123.68", "103.94"), ('"crop": 16', '"crop": 12')]
+)
+def test_edited_sidecar(damaged, old, new):
+    path = damaged / "tiny.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    refused(damaged, r"tiny\.json: checksum mismatch.*edited")
+
+
+def test_truncated_sidecar(damaged):
+    path = damaged / "tiny.json"
+    path.write_text(path.read_text()[:200])
+    refused(damaged, r"tiny\.json: truncated or damaged")
+
+
+def test_newer_format(damaged):
+    sidecar.write_sidecar(damaged, dict(sidecar.read_sidecar(damaged), format_version=99))
+    refused(damaged, "format version 99.*update")
+
+
+def test_unknown_keys_are_ignored(damaged):
+    sidecar.write_sidecar(damaged, dict(sidecar.read_sidecar(damaged), variants={"int8": {}}))
+    assert load_exported(damaged)[1]["variants"] == {"int8": {}}
+
+
+def test_not_an_export(tmp_path, damaged):
+    refused(tmp_path / "nowhere", "no such export directory", FileNotFoundError)
+    refused(tmp_path, "not an export directory")
+    refused(damaged / "tiny.json", "give the directory")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda a: a.update({"arg:head.weight": mx.nd.zeros((4, 7))}),
+            r"'head.weight' is \(4, 7\)",
+        ),
+        (lambda a: a.pop("aux:stem.norm.running_var"), "missing: .'stem.norm.running_var'"),
+        (lambda a: a.update({"arg:more": mx.nd.zeros((1,))}), "left over: .'more'"),
+    ],
+)
+def test_wrong_arrays_are_found_before_the_first_forward(damaged, change, message):
+    path = damaged / "tiny-0000.params"
+    arrays = mx.nd.load(str(path))
+    change(arrays)
+    mx.nd.save(str(path), arrays)
+    contents = sidecar.read_sidecar(damaged)
+    contents["files"]["params"] = sidecar.describe_file(path)
+    sidecar.write_sidecar(damaged, contents)
+    refused(damaged, message)
+
+
+def test_valid_checksum_of_garbage(damaged):
+    contents = sidecar.read_sidecar(damaged)
+    for kind, file in (("params", "tiny-0000.params"), ("symbol", "tiny-symbol.json")):
+        (damaged / file).write_bytes(b"\xff\xfegarbage")
+        contents["files"][kind] = sidecar.describe_file(damaged / file)
+        sidecar.write_sidecar(damaged, contents)
+        refused(damaged, "MXNet cannot read it")
+
+
+# --- what cannot be exported --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"classes": ("a", "b")}, "2 classes for logits"),
+        ({"classes": ("a", "b", "b", "c")}, "repeated: b"),
+        ({"thresholds": [0.5]}, "1 thresholds for 4 classes"),
+        ({"thresholds": 1.5}, "threshold 1.5 of class 'hat'"),
+        ({"name": "../evil"}, "export name"),
+        ({"preprocess": {"mean": (0, 0, 0)}}, "mean and std are needed"),
+        ({"preprocess": dict(PREPROCESS, scale=1)}, "valid are mean, std, resize, crop"),
+        ({"preprocess": dict(PREPROCESS, std=(1, 0, 1))}, "std above 0"),
+        ({"preprocess": dict(PREPROCESS, crop=0)}, "crop 0"),
+        ({"name": "x-symbol"}, "export name"),
+        ({"extra": {"mAP": float("nan")}}, "extra cannot be kept as JSON.*None for NaN"),
+        ({"extra": {"net": Net}}, "extra cannot be kept as JSON"),
+        ({"activation": "tanh"}, "valid are sigmoid"),
+    ],
+)
+def test_bad_arguments(tmp_path, options, message):
+    arguments = {"name": "tiny", "classes": CLASSES, "preprocess": PREPROCESS, "input_size": SIZE}
+    arguments.update(options)
+    with pytest.raises(ValueError, match=message):
+        export_model(make_net(), tmp_path / "x", **arguments)
+    assert os.listdir(tmp_path) == []
+
+
+class NotHybrid(gluon.Block):
+    def forward(self, x):
+        return x.reshape((0, -1))[:, :4]
+
+
+class LooksAtShape(Net):
+    def hybrid_forward(self, F, x):
+        return super().hybrid_forward(F, x * x.shape[0])
+
+
+@pytest.mark.parametrize(
+    "make, options, message",
+    [
+        (lambda: Net(), {}, "not run.*initialized"),
+        (lambda: NotHybrid(), {}, "no HybridBlock"),
+        (lambda: nn.HybridLambda(lambda F, x: F.mean(x, axis=(2, 3))), {}, "(?s)classes|no param"),
+        (lambda: make_net(kind=LooksAtShape), {}, "cannot be traced"),
+        (lambda: make_net(kind=lambda: nn.Dense(4)), {"with_maps": True}, "no attention maps"),
+    ],
+)
+def test_nets_that_cannot_be_exported(tmp_path, make, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(make(), tmp_path / "x", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_parameters_is_an_error():
+    net = nn.HybridLambda(lambda F, x: F.mean(x, axis=(2, 3)))
+    with pytest.raises(ExportError, match="no parameters"):
+        symbol.trace(net, ("logits",))
+
+
+def test_half_precision_net_is_refused():
+    net = make_net()
+    net.cast("float16")
+    with pytest.raises(ExportError, match=r"float16.*cast\('float32'\)"):
+        symbol.trace(net, ("logits",))

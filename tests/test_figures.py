@@ -1,0 +1,372 @@
+"""Figures: numbers in them are right, files are whole, nothing outside them changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from gluon_attn.figures import bars, canvas, curves, heatmaps
+from gluon_attn.metrics.multilabel import average_precision, evaluate_multilabel
+
+NAMES = ["Male", "Hat", "mask", "jeans"]
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 4)) < (0.5, 0.3, 0, 0.2)).astype(int)  # the third has no positive
+    mask = (rng.random((60, 4)) < 0.9).astype(int)
+    probs = rng.normal(labels * 0.4 + 0.3, 0.2).clip(0, 1).round(1)
+    return probs, labels, mask
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures saved while the test runs."""
+    figures = []
+    save = canvas.save
+
+    def keep(figure, path):
+        figures.append(figure)
+        return save(figure, path)
+
+    for module in (bars, curves, heatmaps):
+        monkeypatch.setattr(module, "save", keep)
+    return figures
+
+
+def texts(figure):
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+def size(path):
+    """Return width and height of a picture, which must decode."""
+    height, width, _ = cv2.imread(str(path)).shape
+    return width, height
+
+
+class TestPrecisionRecall:
+    def test_ap_in_the_figure_is_the_metrics_ap(self, case, drawn, tmp_path):
+        probs, labels, mask = case
+        models = {"plain": probs, "VAA": (probs + labels) / 2}
+        path = curves.pr_curves(models, labels, mask, NAMES, tmp_path / "pr.png")
+        assert min(size(path)) > 300
+        shown = texts(drawn[0])
+        for a in (0, 1, 3):
+            for model in models.values():
+                ap = average_precision(model[:, a], labels[:, a], mask[:, a])
+                assert f"{100 * ap:.1f}" in shown
+        assert "no positive" in shown and set(NAMES) | {"plain", "VAA"} <= set(shown)
+
+    def test_area_under_the_strong_line_is_the_ap(self, case, drawn, tmp_path):
+        probs, labels, mask = case
+        curves.pr_curves(probs, labels, mask, NAMES, tmp_path / "pr.png")
+        line = max(drawn[0].axes[1].lines, key=lambda line: line.get_linewidth())
+        recall, precision = line.get_data()
+        area = -np.diff(recall) @ precision[:-1]
+        expected = average_precision(probs[:, 1], labels[:, 1], mask[:, 1])
+        assert area == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("count", [1, 5, 14])
+    def test_any_number_of_attributes(self, count, tmp_path):
+        rng = np.random.default_rng(0)
+        names = [f"attribute{a}" for a in range(count)]
+        probs = rng.random((10, count))
+        path = curves.pr_curves(probs, probs > 0.6, None, names, tmp_path / "pr.png")
+        assert min(size(path)) > 250
+
+    def test_errors(self, case, tmp_path):
+        probs, labels, mask = case
+        path = tmp_path / "pr.png"
+        with pytest.raises(ValueError, match="'VAA'.*(60, 4)"):
+            curves.pr_curves({"VAA": probs[:5]}, labels, mask, NAMES, path)
+        with pytest.raises(ValueError, match="3.*names"):
+            curves.pr_curves(probs, labels, mask, NAMES[:3], path)
+        with pytest.raises(ValueError, match="no model"):
+            curves.pr_curves({}, labels, mask, NAMES, path)
+        probs[int(np.argmax(mask[:, 1])), 1] = np.nan
+        with pytest.raises(ValueError, match="Hat is not finite"):
+            curves.pr_curves(probs, labels, mask, NAMES, path)
+        assert not list(tmp_path.iterdir())
+
+
+class TestTrainingCurves:
+    RECORDS = [
+        {
+            "epoch": e,
+            "phase": "attention" if e < 2 else "joint",
+            "loss": 2.0 - 0.1 * e,
+            "loss_stage3": None if e < 2 else 0.5,
+            "val_mAP": 0.5 + 0.05 * e,
+            "lr": 1e-3 if e < 3 else 1e-4,
+        }
+        for e in range(6)
+    ]
+
+    def write(self, path, lines):
+        path.write_text("".join(lines), encoding="utf-8")
+        return path
+
+    def test_what_is_drawn(self, drawn, tmp_path):
+        lines = [json.dumps(record) + "\n" for record in self.RECORDS]
+        log = self.write(tmp_path / "log.jsonl", lines)
+        path = curves.training_curves(log, tmp_path / "out" / "curves.png")
+        assert size(path)[0] > 2 * size(path)[1]
+        loss, validation, rate = drawn[0].axes
+        total, stage3 = loss.lines
+        np.testing.assert_allclose(total.get_ydata(), [r["loss"] for r in self.RECORDS])
+        assert np.isnan(stage3.get_ydata()[:2]).all() and stage3.get_label() == "stage3"
+        np.testing.assert_allclose(validation.lines[-1].get_ydata(), 50 + 5 * np.arange(6))
+        assert rate.get_yscale() == "log"
+        assert "mAP, best 75.0" in texts(drawn[0]) and " joint" in texts(drawn[0])
+
+    def test_repeated_epoch_counts_once_with_its_last_record(self, drawn, tmp_path):
+        again = [*self.RECORDS, {"epoch": 2, "loss": 9.0}, {"note": "no epoch"}]
+        curves.training_curves(again, tmp_path / "a.png")
+        np.testing.assert_allclose(drawn[0].axes[0].lines[0].get_ydata()[2], 9)
+        assert len(drawn[0].axes[0].lines[0].get_ydata()) == 6
+
+    def test_several_runs_and_single_epochs(self, drawn, tmp_path):
+        runs = {"plain": self.RECORDS[:1], "VAA": self.RECORDS}
+        assert curves.training_curves(runs, tmp_path / "a.png").exists()
+        assert {"plain", "VAA", "plain loss", "VAA stage3"} <= set(texts(drawn[0]))
+
+    def test_bad_line_is_named_but_a_cut_off_last_one_is_skipped(self, tmp_path, caplog):
+        good = json.dumps(self.RECORDS[0]) + "\n"
+        log = self.write(tmp_path / "cut.jsonl", [good, good[:20]])
+        with caplog.at_level(logging.WARNING):
+            curves.training_curves(log, tmp_path / "a.png")
+        assert "line 2" in caplog.text
+        for lines in ([good, "{oops\n", good], [good, "[1]\n"]):
+            log = self.write(tmp_path / "bad.jsonl", lines)
+            with pytest.raises(ValueError, match="bad.jsonl, line 2"):
+                curves.training_curves(log, tmp_path / "b.png")
+
+    def test_nothing_to_draw(self, tmp_path):
+        for records in ([], [{"loss": 1.0}], [{"epoch": 1, "seconds": 3}]):
+            with pytest.raises(ValueError, match="nothing to draw"):
+                curves.training_curves(records, tmp_path / "a.png")
+        with pytest.raises(FileNotFoundError):
+            curves.training_curves(tmp_path / "none.jsonl", tmp_path / "a.png")
+
+
+class TestBars:
+    def test_heights_are_the_results(self, case, drawn, tmp_path):
+        result = evaluate_multilabel(*case, NAMES)
+        path = bars.attribute_bars({"plain": result, "VAA": [result] * 2}, tmp_path / "bars.png")
+        assert size(path)[0] > size(path)[1]
+        heights = [patch.get_height() for patch in drawn[0].axes[0].patches][:5]
+        expected = [row["ap"] for row in result["attributes"]] + [result["overall"]["mAP"]]
+        np.testing.assert_allclose(heights, 100 * np.nan_to_num(expected))
+        assert "-" in texts(drawn[0]) and "mask\n0 %" in texts(drawn[0])
+
+    def test_errors(self, case, tmp_path):
+        result = evaluate_multilabel(*case, NAMES)
+        with pytest.raises(ValueError, match="'auc'.*ap_sklearn"):
+            bars.attribute_bars({"a": result}, tmp_path / "bars.png", "auc")
+        with pytest.raises(ValueError, match="'b' differ"):
+            other = evaluate_multilabel(*case, NAMES[::-1])
+            bars.attribute_bars({"a": result, "b": other}, tmp_path / "bars.png")
+        with pytest.raises(ValueError, match="no result"):
+            bars.attribute_bars({}, tmp_path / "bars.png")
+
+
+class TestOverlay:
+    IMAGE = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+
+    @pytest.mark.parametrize("value", [0.0, 1 / 49, -3.0, 1e30])
+    def test_a_constant_map_leaves_the_image_alone(self, value):
+        for dtype in (np.float32, np.float64):
+            found = heatmaps.heatmap_overlay(self.IMAGE, np.full((7, 7), value, dtype))
+            np.testing.assert_array_equal(found, self.IMAGE)
+            assert found is not self.IMAGE
+
+    def test_it_changes_most_where_attention_is_high(self):
+        attention = np.zeros((4, 3), np.float32)
+        attention[0, 0] = 0.2
+        found = heatmaps.heatmap_overlay(self.IMAGE, attention)
+        assert found.dtype == np.uint8 and found.shape == self.IMAGE.shape
+        change = np.abs(found.astype(int) - self.IMAGE).sum(axis=2)
+        assert change[:5, :5].mean() > 50 and change[25:].max() == 0  # two cells away: cubic
+
+    def test_scale_and_offset_of_the_map_do_not_matter_unless_limits_are_given(self):
+        attention = np.random.default_rng(1).random((7, 7))
+        found = heatmaps.heatmap_overlay(self.IMAGE, attention)
+        scaled = heatmaps.heatmap_overlay(self.IMAGE, 1e-6 * attention + 1e-6)
+        assert np.abs(found.astype(int) - scaled).max() <= 1
+        weak = heatmaps.heatmap_overlay(self.IMAGE, attention, limits=(0, 10))
+        weak, strong = (np.abs(x.astype(int) - self.IMAGE).mean() for x in (weak, found))
+        assert weak < strong / 2
+
+    def test_strength_zero_is_the_image(self):
+        attention = np.random.default_rng(1).random((14, 14))
+        found = heatmaps.heatmap_overlay(self.IMAGE, attention, strength=0)
+        np.testing.assert_array_equal(found, self.IMAGE)
+
+    def test_errors(self):
+        with pytest.raises(TypeError, match="uint8"):
+            heatmaps.heatmap_overlay(self.IMAGE / 255, np.ones((7, 7)))
+        with pytest.raises(ValueError, match="H, W, 3"):
+            heatmaps.heatmap_overlay(self.IMAGE[..., 0], np.ones((7, 7)))
+        with pytest.raises(ValueError, match="(1, 7, 7)"):
+            heatmaps.heatmap_overlay(self.IMAGE, np.ones((1, 7, 7)))
+        with pytest.raises(ValueError, match="finite"):
+            heatmaps.heatmap_overlay(self.IMAGE, np.full((7, 7), np.nan))
+
+
+class TestGrid:
+    @pytest.fixture
+    def scene(self):
+        rng = np.random.default_rng(0)
+        images = [rng.integers(0, 256, (h, 48, 3), dtype=np.uint8) for h in (48, 96)]
+        maps = {"stage3": rng.random((2, 4, 6, 6)), "stage4": np.full((2, 4, 3, 3), 1 / 9)}
+        probs = np.array([[0.9, 0.2, 0.6, 0.1], [0.4, 0.8, 0.3, 0.2]])
+        labels = np.array([[1, 1, 0, 0], [1, 0, 0, 1]])
+        mask = np.array([[1, 1, 1, 1], [1, 0, 1, 1]])
+        return images, maps, probs, labels, mask
+
+    def test_titles_tell_probability_truth_and_verdict(self, scene, drawn, tmp_path):
+        images, maps, probs, labels, mask = scene
+        path = heatmaps.heatmap_grid(
+            images, maps, NAMES, probs, labels, tmp_path / "grid.png", ["Male", 1], mask
+        )
+        assert min(size(path)) > 300
+        title = {
+            axes.get_title().replace("\n", " "): axes.title.get_color()
+            for axes in drawn[0].axes
+            if axes.get_title()
+        }
+        assert title == {
+            "input": "black",
+            "Male 0.90 ✓": canvas.RIGHT,
+            "Hat 0.20 ✓": canvas.WRONG,
+            "Male 0.40 ✓": canvas.WRONG,
+            "Hat 0.80 ?": canvas.NEUTRAL,
+        }
+        assert len(drawn[0].axes) == 4 * 3  # two images, two taps; input and two attributes
+        assert {"stage3", "stage4"} <= set(texts(drawn[0]))
+
+    def test_without_truth_nothing_is_judged(self, scene, drawn, tmp_path):
+        images, maps, probs, _, _ = scene
+        heatmaps.heatmap_grid(images, maps["stage3"], NAMES, probs, None, tmp_path / "g.png")
+        assert not {"✓", "✗", "?"} & set("".join(texts(drawn[0])))
+        assert len(drawn[0].axes) == 2 * (1 + 4)
+
+    def test_at_most_six_attributes_by_default_those_that_are_true(self, drawn, tmp_path):
+        labels = np.array([[0, 1] * 10])
+        names = [f"a{i}" for i in range(20)]
+        image = np.zeros((8, 8, 3), np.uint8)
+        maps = np.random.default_rng(0).random((1, 20, 2, 2))
+        heatmaps.heatmap_grid([image], maps, names, labels * 0.5, labels, tmp_path / "g.png")
+        shown = [axes.get_title().split()[0] for axes in drawn[0].axes]
+        assert shown == ["input", "a1", "a3", "a5", "a7", "a9", "a11"]
+
+    def test_long_names_fit_their_cells(self, scene, drawn, tmp_path):
+        images, maps, probs, labels, _ = scene
+        names = ["upperBodyShortSleeve", "accessorySunglasses", "x", "lowerBodyShortSkirt"]
+        heatmaps.heatmap_grid(images, maps, names, probs, labels, tmp_path / "g.png")
+        for axes in drawn[0].axes:
+            title, cell = axes.title.get_window_extent(), axes.get_window_extent()
+            column = drawn[0].get_figwidth() * drawn[0].dpi / 5
+            assert title.width <= max(column, cell.width)
+
+    def test_errors_leave_no_file(self, scene, tmp_path):
+        images, maps, probs, labels, mask = scene
+        path = tmp_path / "grid.png"
+        with pytest.raises(ValueError, match="'ponytail'.*Male"):
+            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels, path, ["ponytail"])
+        with pytest.raises(ValueError, match="'stage4'.*must be"):
+            short = {**maps, "stage4": maps["stage4"][:, :3]}
+            heatmaps.heatmap_grid(images, short, NAMES, probs, labels, path)
+        with pytest.raises(ValueError, match="no image"):
+            heatmaps.heatmap_grid([], maps, NAMES, probs[:0], None, path)
+        with pytest.raises(ValueError, match="labels"):
+            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels[:1], path)
+        assert not list(tmp_path.iterdir())
+
+
+class TestScene:
+    IMAGE = np.full((120, 200, 3), 127, np.uint8)
+
+    def test_texts_stay_in_the_picture_and_apart(self, drawn, tmp_path):
+        boxes = [[10, 5, 40, 100], [60, 5, 40, 100], [150, -5, 90, 140]]
+        lines = [["Male", "Hat"], "jeans", ["longHair", "skirt", "logo"]]
+        path = heatmaps.scene_overview(self.IMAGE, boxes, lines, tmp_path / "scene.png")
+        assert size(path) == (1500, 900)
+        frames = [text.get_bbox_patch().get_window_extent() for text in drawn[0].axes[0].texts]
+        assert [text.get_text() for text in drawn[0].axes[0].texts] == [
+            "Male\nHat",
+            "jeans",
+            "longHair\nskirt\nlogo",
+        ]
+        for i, frame in enumerate(frames):
+            assert frame.x0 >= -1 and frame.y0 >= -1 and frame.x1 <= 1501 and frame.y1 <= 901
+            assert not any(frame.overlaps(other) for other in frames[:i])
+
+    def test_no_people_and_wrong_counts(self, tmp_path):
+        assert heatmaps.scene_overview(self.IMAGE, [], [], tmp_path / "empty.png").exists()
+        with pytest.raises(ValueError, match="1 texts for 2 boxes"):
+            heatmaps.scene_overview(self.IMAGE, np.ones((2, 4)), ["a"], tmp_path / "a.png")
+
+
+class TestFiles:
+    def draw(self, path, epochs=3):
+        records = [{"epoch": e, "loss": 1.0 / (e + 1)} for e in range(epochs)]
+        return curves.training_curves(records, path)
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "pdf", "svg"])
+    def test_suffix_decides_and_no_temporary_file_stays(self, suffix, tmp_path):
+        path = self.draw(tmp_path / f"a.{suffix}")
+        head = path.read_bytes()[:8]
+        start = {"png": b"\x89PNG", "jpg": b"\xff\xd8", "pdf": b"%PDF", "svg": b"<?xml"}[suffix]
+        assert head.startswith(start) and os.listdir(tmp_path) == [path.name]
+
+    def test_unknown_suffix(self, tmp_path):
+        with pytest.raises(ValueError, match="a.bmpx.*png"):
+            self.draw(tmp_path / "a.bmpx")
+
+    def test_a_failure_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = self.draw(tmp_path / "a.png")
+        before = path.read_bytes()
+
+        def fail(figure, stream, **_):
+            with open(stream, "wb") as file:
+                file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+        with pytest.raises(OSError):
+            self.draw(path, epochs=5)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+
+    def test_same_input_same_bytes(self, tmp_path):
+        a, b = (self.draw(tmp_path / name) for name in ("a.png", "b.png"))
+        assert a.read_bytes() == b.read_bytes()
+
+    def test_no_pyplot_no_display_no_changed_settings(self, tmp_path):
+        script = """
+import sys, numpy as np, matplotlib
+before = matplotlib.rcParams.copy()  # dict() would ask for the backend, which loads pyplot
+from gluon_attn.figures import bars, curves, heatmaps
+curves.pr_curves(np.eye(2), np.eye(2), None, ["a", "b"], sys.argv[1] + "/a.png")
+image = np.zeros((8, 8, 3), np.uint8)
+heatmaps.heatmap_grid([image], np.eye(4).reshape(1, 4, 2, 2), list("abcd"), [[0.5] * 4], None,
+                      sys.argv[1] + "/b.png")
+assert matplotlib.rcParams.copy() == before, "settings changed"
+assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
+assert "gluon_attn.metrics" not in sys.modules, "figures import metrics"
+"""
+        environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120, env=environment,
+            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        )  # fmt: skip
+        assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]

@@ -1,0 +1,131 @@
+"""The generic list data set and the picture decoder."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from gluon_attn.data import BadImageError, detect_kind, open_dataset
+from gluon_attn.data.images import decode, image_size, resize
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "img").mkdir()
+    for k in range(4):
+        cv2.imwrite(str(tmp_path / "img" / f"{k} é.png"), np.full((8, 6, 3), 40 * k, np.uint8))
+    (tmp_path / "names.txt").write_text("# attributes\nhat\n\nlong sleeve\nbag\n")
+    lines = ["# training", "img/0 é.png\t1,0,-1", "", "img/1 é.png\t0, 1, 1\r"]
+    (tmp_path / "train.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    (tmp_path / "val.txt").write_text("img/2 é.png\t0,0,1\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_reads_paths_names_and_three_valued_labels(folder):
+    assert detect_kind(folder) == "list"
+    train = open_dataset(folder, "train")
+    assert train.names == ("hat", "long sleeve", "bag")
+    assert train.sample_ids == ["img/0 é.png", "img/1 é.png"]
+    np.testing.assert_array_equal(train.raw, [[1, -1, 0], [-1, 1, 1]])
+    image, label, mask, index = train[1]
+    assert image.shape == (8, 6, 3) and (image == 40).all() and index == 1
+    np.testing.assert_array_equal(label, [0, 1, 1])
+    both = open_dataset(folder, "trainval")
+    assert len(both) == 3 and both.split == "trainval"
+    assert train.report.ok and "no published counts" in train.report.text()
+
+
+def test_codings(folder):
+    (folder / "train.txt").write_text("img/0 é.png\t1,-1,0\n", encoding="utf-8")
+    wider = open_dataset(folder, "train", coding="wider")
+    np.testing.assert_array_equal(wider.raw, [[1, -1, 0]])
+    (folder / "train.txt").write_text("img/0 é.png\t1,-1,-1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no label is negative in coding 'list'.*coding='wider'"):
+        open_dataset(folder, "train")
+    (folder / "train.txt").write_text("img/0 é.png\t1,0,0\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no label is negative in coding 'wider'.*coding='list'"):
+        open_dataset(folder, "train", coding="wider")
+    with pytest.raises(ValueError, match="unknown coding 'widr'; did you mean 'wider'"):
+        open_dataset(folder, "train", coding="widr")
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("img/3 é.png 1,0,0", r"train.txt:3: expected path<TAB>0,0,0"),
+        ("img/3 é.png\t1,0", r"train.txt:3: 2 labels for the 3 of names.txt"),
+        ("img/3 é.png\t1,0,2", r"train.txt:3: label '2' of 'bag'; valid are 1, 0 and -1"),
+        ("img/3 é.png\t1,,0", r"train.txt:3: label '' of 'long sleeve'"),
+        ("\t1,0,0", r"train.txt:3: expected path"),
+        ("img/0 é.png\t1,0,0", r"train.txt:3: 'img/0 é.png' is in .*train.txt:2 already"),
+    ],
+)
+def test_a_bad_line_is_named(folder, line, message):
+    text = f"# first\nimg/0 é.png\t1,0,-1\n{line}\n"
+    (folder / "train.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        open_dataset(folder, "train")
+
+
+def test_empty_and_missing_files(folder):
+    with pytest.raises(FileNotFoundError, match="test.txt is missing; .*train, val"):
+        open_dataset(folder, "test")
+    (folder / "val.txt").write_text("# nothing\n\n")
+    with pytest.raises(ValueError, match="val.txt: split 'val' is empty"):
+        open_dataset(folder, "val")
+    (folder / "val.txt").write_bytes(b"\xff\xff\t1\n")
+    with pytest.raises(ValueError, match="val.txt: not UTF-8"):
+        open_dataset(folder, "val")
+    (folder / "names.txt").write_text("hat\nbag\nhat\n")
+    with pytest.raises(ValueError, match="names.txt:3: 'hat' is in line 1 already"):
+        open_dataset(folder, "train")
+    (folder / "names.txt").write_text("\n")
+    with pytest.raises(ValueError, match="no attribute name"):
+        open_dataset(folder, "train")
+    (folder / "names.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="names.txt is missing"):
+        open_dataset(folder, "train", kind="list")
+
+
+def test_missing_picture_is_named_with_its_sample(folder):
+    (folder / "img" / "1 é.png").unlink()
+    train = open_dataset(folder, "train")
+    assert train[0][3] == 0
+    with pytest.raises(BadImageError, match="1 é.png: does not exist .sample 'img/1 é.png'"):
+        train[1]
+    with pytest.raises(IndexError, match="sample 2 of 2"):
+        train[2]
+    assert [item[3] for item in (train[0], train[-2])] == [0, 0]
+
+
+def test_decoder_gives_rgb_from_grey_alpha_and_sixteen_bits():
+    colour = np.zeros((5, 7, 4), np.uint8)
+    colour[..., 0], colour[..., 2], colour[..., 3] = 30, 200, 128  # B, R, alpha
+    data = cv2.imencode(".png", colour)[1].tobytes()
+    np.testing.assert_array_equal(decode(data, "f", "s")[0, 0], [200, 0, 30])
+    grey = cv2.imencode(".png", np.full((5, 7), 77, np.uint8))[1].tobytes()
+    np.testing.assert_array_equal(decode(grey, "f", "s"), np.full((5, 7, 3), 77))
+    deep = cv2.imencode(".png", np.full((5, 7), 0x8000, np.uint16))[1].tobytes()
+    assert decode(deep, "f", "s").dtype == np.uint8 and decode(deep, "f", "s")[0, 0, 0] == 128
+    with pytest.raises(BadImageError, match="f: is empty .sample 's'"):
+        decode(b"", "f", "s")
+
+
+def test_orientation_is_obeyed_only_on_request(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees to see it upright"
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(np.zeros((4, 8, 3), np.uint8)).save(path, exif=exif)
+    assert decode(path.read_bytes(), path, "s").shape == (4, 8, 3)
+    assert decode(path.read_bytes(), path, "s", upright=True).shape == (8, 4, 3)
+    assert image_size(path, "s") == (8, 4)
+
+
+def test_resize_keeps_size_and_averages_when_shrinking():
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    assert resize(image, 4, 4) is image
+    blocks = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
+    assert np.abs(resize(image, 2, 2) - blocks).max() <= 0.5

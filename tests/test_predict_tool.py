@@ -1,0 +1,302 @@
+"""tools/predict.py and its workflow: pictures and boxes in; table, JSON, CSV and overlays out."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mxnet import gluon, init
+from mxnet.gluon import nn
+
+from gluon_attn.export import Predictor, export_model
+from gluon_attn.workflows import predict
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ("hat", "bag", "skirt")
+PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60), "resize": 16}
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("predict_tool", str(ROOT / "tools/predict.py"))
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+main = load_tool().main
+
+
+class Net(gluon.HybridBlock):
+    """Logits, and two maps of different sizes."""
+
+    output_names = ("logits", "attention_early", "attention_late")
+    attention_outputs = ("attention_early", "attention_late")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.early = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
+            self.late = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
+            self.head = nn.Dense(len(CLASSES))
+
+    def hybrid_forward(self, F, x):
+        early = F.sigmoid(self.early(x))
+        late = F.sigmoid(self.late(early))
+        return self.head(late), early, late
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """An export with maps and one without."""
+    folder = tmp_path_factory.mktemp("exports")
+    net = Net()
+    net.initialize(init.Xavier(magnitude=9))
+    for name, with_maps in (("maps", True), ("plain", False)):
+        export_model(
+            net, folder / name, name, CLASSES, 16, PREPROCESS, with_maps=with_maps, check=False
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Image/test/0--Parade/{a,b}.jpg and Image/test/1--Party/c.png, each of another size."""
+    root = tmp_path_factory.mktemp("data") / "Image"
+    rng = np.random.RandomState(0)
+    for k, name in enumerate(("0--Parade/a.jpg", "0--Parade/b.jpg", "1--Party/c.png")):
+        path = root / "test" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.randint(0, 256, (40 + k, 30, 3)).astype(np.uint8))
+    (root / "test" / "notes.txt").write_text("not an image")
+    return root
+
+
+def call(exports, *arguments, export="plain"):
+    return main([str(exports / export), *map(str, arguments)])
+
+
+def error_of(capsys, exports, *arguments, export="plain"):
+    """Return the error line of a call that must fail with code 2 and print nothing else."""
+    assert call(exports, *arguments, export=export) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def expected(exports, paths):
+    return Predictor(exports / "plain")([str(path) for path in paths])
+
+
+# --- what comes out -----------------------------------------------------------------------------
+
+
+def test_table(exports, images, capsys):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, images) == 0
+    out, err = capsys.readouterr()
+    probabilities = expected(exports, paths)
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    for column, name in enumerate(CLASSES):
+        shown = [float(word) for word in lines[name] if word != "*"]
+        np.testing.assert_allclose(shown, probabilities[:, column], atol=5e-4)
+        assert lines[name].count("*") == (probabilities[:, column] >= 0.5).sum()
+    assert lines["attribute"] == ["a.jpg", "b.jpg", "c.png"] and err == ""
+
+
+def test_table_of_many_people_comes_in_blocks():
+    record = {"box": [1, 2, 3.5, 4], "probabilities": {"hat": 0.25}, "positives": [], "error": None}
+    records = [dict(record, image=f"{'long' * 9}{k}.jpg") for k in range(7)]
+    table = predict.format_table(records, ["hat"], columns=3)
+    assert table.count("attribute") == 3 and table.count("0.250") == 7
+    assert table.count("1,2,3.5,4") == 7 and max(map(len, table.splitlines())) < 100
+
+
+def test_json(exports, images, tmp_path, capsys):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, *paths, "--json", tmp_path / "new" / "r.json", "--threshold", "0.25") == 0
+    contents = json.loads((tmp_path / "new" / "r.json").read_text())
+    assert contents["export"] == "plain" and contents["classes"] == list(CLASSES)
+    assert contents["thresholds"] == [0.25] * 3
+    assert [p["image"] for p in contents["people"]] == [str(path) for path in paths]
+    actual = [[p["probabilities"][name] for name in CLASSES] for p in contents["people"]]
+    np.testing.assert_allclose(actual, expected(exports, paths), atol=1e-6)
+    for person, row in zip(contents["people"], actual):
+        assert person["positives"] == [c for c, v in zip(CLASSES, row) if v >= 0.25]
+
+
+def test_csv(exports, images, tmp_path):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, images, "--csv", tmp_path / "r.csv", "--batch-size", "2") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    actual = [[float(row[name]) for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(actual, expected(exports, paths), atol=2e-6)
+    assert rows[0]["image"] == str(paths[0]) and rows[0]["x"] == rows[0]["error"] == ""
+
+
+def test_as_a_program_standard_output_is_pure(exports, images):
+    command = [sys.executable, str(ROOT / "tools/predict.py"), str(exports / "plain"), str(images)]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run([*command, "--json", "-"], stdout=subprocess.PIPE, env=environment)
+    assert done.returncode == 0 and len(json.loads(done.stdout)["people"]) == 3
+
+
+def test_overlays(exports, images, tmp_path):
+    assert call(exports, images, "--heatmaps", tmp_path / "maps", export="maps") == 0
+    drawn = sorted((tmp_path / "maps").iterdir())
+    assert [path.name for path in drawn] == ["00000_a.png", "00001_b.png", "00002_c.png"]
+    for path in drawn:
+        assert cv2.imread(str(path)).std() > 1
+
+
+def test_overlays_without_maps_say_how_to_get_them(exports, images, tmp_path, capsys):
+    err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "maps")
+    assert "no attention maps" in err and "--with-maps" in err
+    assert not (tmp_path / "maps").exists()
+
+
+# --- bad images ---------------------------------------------------------------------------------
+
+
+def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, capsys):
+    good = images / "test/0--Parade/a.jpg"
+    half = tmp_path / "half.jpg"
+    half.write_bytes(good.read_bytes()[:300])
+    assert "half.jpg" in error_of(capsys, exports, good, half)
+    assert "gone.jpg: no such image" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    out = tmp_path / "r.csv"
+    assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
+    assert f"skipped: {half}: truncated" in capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
+    assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0
+    people = json.loads(capsys.readouterr().out)["people"]
+    assert people[0]["probabilities"] == {} and "truncated" in people[0]["error"]
+
+
+def test_errors_are_one_line(exports, images, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images in this folder" in error_of(capsys, exports, empty)
+    assert "no such export directory" in error_of(capsys, exports, images, export="nowhere")
+    assert "not an export directory" in error_of(capsys, tmp_path, images, export="empty")
+    assert "threshold 2.0" in error_of(capsys, exports, images, "--threshold", "2")
+    assert "batch_size 0" in error_of(capsys, exports, images, "--batch-size", "0")
+    assert "valid are mxnet" in error_of(capsys, exports, images, "--backend", "magic")
+    with pytest.raises(SystemExit) as stopped:
+        call(exports, images, "--json", "-", "--csv", "-")
+    assert stopped.value.code == 2
+
+
+# --- boxes --------------------------------------------------------------------------------------
+
+BOXES = {
+    "test/0--Parade/b.jpg": [[1, 2, 10, 20], [0, 0, 30, 41]],
+    "test/1--Party/c.png": [[3, 3, 9, 9]],
+}
+
+
+def wider(boxes):
+    targets = [
+        {"file_name": key, "scene_id": 0, "targets": [{"attribute": [], "bbox": b} for b in value]}
+        for key, value in boxes.items()
+    ]
+    return {"images": targets, "attribute_id_map": {}, "scene_id_map": {}}
+
+
+def as_csv(boxes, header="path,x,y,w,h\n"):
+    return header + "".join(
+        f"{key},{','.join(map(str, box))}\n" for key, value in boxes.items() for box in value
+    )
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("boxes.json", json.dumps(BOXES)),
+        ("wider_attribute_test.json", json.dumps(wider(BOXES))),
+        ("boxes.csv", as_csv(BOXES)),
+        ("bare.csv", as_csv(BOXES, header="")),
+    ],
+)
+def test_boxes(exports, images, tmp_path, caplog, name, text):
+    (tmp_path / name).write_text(text)
+    assert predict.read_boxes(tmp_path / name) == BOXES
+    out = tmp_path / "r.json"
+    with caplog.at_level(logging.WARNING):
+        assert call(exports, images, "--boxes", tmp_path / name, "--json", out) == 0
+    assert "1 images without boxes left out" in caplog.text and "a.jpg" in caplog.text
+    people = json.loads(out.read_text())["people"]
+    assert [p["box"] for p in people] == [*BOXES["test/0--Parade/b.jpg"], [3, 3, 9, 9]]
+    pixels = cv2.imread(str(images / "test/1--Party/c.png"))[3:12, 3:12, ::-1]
+    probabilities = Predictor(exports / "plain")([np.ascontiguousarray(pixels)])[0]
+    np.testing.assert_allclose(list(people[2]["probabilities"].values()), probabilities, atol=1e-6)
+
+
+def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_path):
+    path = images / "test/0--Parade/a.jpg"
+    for file, key in (
+        (tmp_path / "a.json", str(path)),
+        (images / "test" / "b.json", "0--Parade/a.jpg"),
+        (tmp_path / "c.json", os.path.relpath(path)),
+    ):
+        file.write_text(json.dumps({key: [[0, 0, 5, 5]]}))
+        boxes = predict.read_boxes(file)
+        pictures, found = predict.match_boxes(predict.find_pictures([path]), boxes, file)
+        file.unlink()
+        assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
+
+
+def test_boxes_of_other_images(exports, images, tmp_path, capsys):
+    (tmp_path / "b.json").write_text('{"x/y.jpg": [[0, 0, 1, 1]]}')
+    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    assert "lists none of the 3 images" in err and "x/y.jpg" in err and "0--Parade/a.jpg" in err
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
+        ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json, line 2: not valid JSON"),
+        ("b.json", "[]", "a list; expected an object"),
+        ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
+        ("b.json", '{"a.jpg": ["1234"]}', "record 'a.jpg', box 0: '1234'"),
+        ("b.json", '{"images": [{"targets": []}]}', "image 0: needs file_name"),
+        (
+            "b.json",
+            '{"images": [{"file_name": "a.jpg", "targets": [{"bbox": null}]}]}',
+            "image 0 'a.jpg', target 0: None",
+        ),
+    ],
+)
+def test_malformed_boxes_name_line_or_record(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        predict.read_boxes(tmp_path / name)
+
+
+def test_missing_or_binary_file_of_boxes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of boxes"):
+        predict.read_boxes(tmp_path / "b.json")
+    (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match="not a text file"):
+        predict.read_boxes(tmp_path / "b.json")
+
+
+def test_pictures_are_found_once_in_order(images):
+    folder = images / "test"
+    found = predict.find_pictures([folder / "1--Party" / "c.png", folder])
+    assert [p.key for p in found] == ["c.png", "0--Parade/a.jpg", "0--Parade/b.jpg"]
+    with pytest.raises(ValueError, match="no images given"):
+        predict.find_pictures([])

@@ -1,0 +1,362 @@
+"""Predictor: the evaluation's numbers from pictures, however they are given."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+from mxnet.gluon import nn
+
+from gluon_attn.data.transforms import EvalTransform
+from gluon_attn.data.wider import clip_box
+from gluon_attn.export import Predictor, export_model, sidecar
+from gluon_attn.export.preprocess import Preprocess, crop_box, read_image
+
+CLASSES = ("hat", "bag", "skirt")
+MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)
+
+
+class Net(gluon.HybridBlock):
+    """Logits and one attention map; small, but every pixel counts."""
+
+    output_names = ("logits", "attention_stem")
+    attention_outputs = ("attention_stem",)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.stem = nn.HybridSequential()
+            self.stem.add(nn.Conv2D(8, 3, strides=2, padding=1), nn.BatchNorm())
+            self.score = nn.Conv2D(len(CLASSES), 1)
+            self.head = nn.Dense(len(CLASSES))
+
+    def hybrid_forward(self, F, x):
+        score = self.score(self.stem(x))
+        flat = F.softmax(F.reshape(score, shape=(0, 0, -1)), axis=-1)
+        attention = F.reshape_like(flat, score)
+        return self.head(F.broadcast_mul(attention, score)), attention
+
+
+def export(directory, size=24, resize=32, crop=28, **options):
+    mx.random.seed(3)
+    net = Net()
+    net.initialize(mx.init.Xavier(magnitude=6))
+    preprocess = {"mean": MEAN, "std": STD, "resize": resize, "crop": crop}
+    export_model(net, directory, "tiny", CLASSES, size, preprocess, check=False, **options)
+    return net
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("predictor") / "x"
+    return export(directory, with_maps=True), directory
+
+
+@pytest.fixture(scope="module")
+def predictor(made):
+    return Predictor(made[1], batch_size=4)
+
+
+def picture(number, height=40, width=30):
+    image = np.random.RandomState(number).randint(0, 256, (height, width, 3)).astype(np.uint8)
+    return cv2.blur(image, (3, 3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten PNG files of different sizes, and half a JPEG."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(10):
+        image = picture(number, 40 + number, 30 + 2 * number)
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    data = cv2.imencode(".jpg", picture(0, 200, 200))[1].tobytes()
+    (folder / "half.jpg").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paths(folder):
+    return [folder / f"{number}.png" for number in range(10)]
+
+
+def reference(net, images):
+    """Evaluate without an export: the evaluation's transform, the net itself, a NumPy sigmoid."""
+    transform = EvalTransform(resize=32, crop=28, size=24, mean=MEAN, std=STD)
+    logits, attention = net(mx.nd.array(np.stack([transform(image) for image in images])))
+    return 1 / (1 + np.exp(-logits.asnumpy().astype(np.float64))), attention.asnumpy()
+
+
+# --- pre-processing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resize, crop, size", [(32, 28, 24), (24, None, 24), (20, 16, 33)])
+@pytest.mark.parametrize("shape", [(97, 41), (12, 90), (32, 32), (9, 5)])
+def test_pixels_equal_the_evaluation_transform_to_the_bit(resize, crop, size, shape):
+    given = {"mean": MEAN, "std": STD, "resize": resize, "crop": crop}
+    ours = Preprocess(sidecar.input_entry(size, given))(picture(5, *shape))
+    theirs = EvalTransform(resize=resize, crop=crop, size=size, mean=MEAN, std=STD)(
+        picture(5, *shape)
+    )
+    assert ours.dtype == theirs.dtype == np.float32
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_input_need_not_be_square():
+    entry = sidecar.input_entry((48, 16), {"mean": MEAN, "std": STD})
+    assert Preprocess(entry)(picture(1)).shape == (3, 48, 16)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_are_cut_like_those_of_the_data_set(seed):
+    image, rng = picture(seed), np.random.RandomState(seed)
+    box = [*rng.uniform(-20, 40, 2), *rng.uniform(0.5, 40, 2)]
+    window = clip_box(box, image.shape[1], image.shape[0])
+    if window is None:
+        with pytest.raises(ValueError, match="outside the image of 30x40"):
+            crop_box(image, box)
+    else:
+        x0, y0, x1, y1 = window
+        np.testing.assert_array_equal(crop_box(image, box), image[y0:y1, x0:x1])
+
+
+def test_visible_part_is_what_the_centre_crop_leaves():
+    image = picture(0, 320, 160)
+    entry = sidecar.input_entry(24, {"mean": MEAN, "std": STD, "resize": 32, "crop": 16})
+    np.testing.assert_array_equal(Preprocess(entry).visible(image), image[80:240, 40:120])
+    entry = sidecar.input_entry(24, {"mean": MEAN, "std": STD})
+    assert Preprocess(entry).visible(image) is image
+
+
+# --- the same numbers, however the images are given ---------------------------------------------
+
+
+def test_files_give_the_evaluations_probabilities(made, predictor, paths):
+    images = [picture(n, 40 + n, 30 + 2 * n) for n in range(10)]
+    expected, attention = reference(made[0], images)
+    assert expected.std(axis=0).min() > 1e-3  # the pictures do make a difference
+    probabilities = predictor(paths)
+    assert probabilities.shape == (10, 3) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
+    maps = predictor.attention(paths)
+    assert list(maps) == ["attention_stem"]
+    np.testing.assert_allclose(maps["attention_stem"], attention, rtol=0, atol=1e-5)
+
+
+def test_every_way_of_giving_images(predictor, paths):
+    expected = predictor(paths)
+    arrays = [read_image(path) for path in paths]
+    np.testing.assert_array_equal(predictor([str(path) for path in paths]), expected)
+    np.testing.assert_array_equal(predictor(arrays), expected)
+    np.testing.assert_array_equal(predictor(iter(arrays)), expected)
+    prepared = np.stack([predictor.preprocess(image) for image in arrays])
+    np.testing.assert_array_equal(predictor(prepared), expected)
+    np.testing.assert_array_equal(predictor(mx.nd.array(prepared)), expected)
+    np.testing.assert_allclose(predictor(paths[3]), expected[3:4], rtol=0, atol=1e-6)
+    same = np.stack([picture(n) for n in range(3)])
+    np.testing.assert_array_equal(predictor(same), predictor(list(same)))
+    assert predictor([]).shape == (0, 3)
+    assert predictor.attention([])["attention_stem"].shape == (0, 3, 12, 12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+def test_batch_size_does_not_matter(made, predictor, paths, batch_size):
+    other = Predictor(made[1], batch_size=batch_size)
+    np.testing.assert_allclose(other(paths), predictor(paths), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "count, rows", [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 4]), (9, [4, 4, 4])]
+)
+def test_batches_have_few_shapes(made, paths, count, rows, monkeypatch):
+    predictor, seen = Predictor(made[1], batch_size=4), []
+    run = predictor._backend.run
+    monkeypatch.setattr(predictor._backend, "run", lambda x: seen.append(len(x)) or run(x))
+    assert len(predictor(paths[:count])) == count and seen == rows
+
+
+def test_threads_get_what_a_single_caller_gets(predictor, paths):
+    calls = [paths[k : k + 1 + k % 5] for k in range(8)] * 3
+    expected, results = [predictor(part) for part in calls], [None] * len(calls)
+    start = threading.Barrier(len(calls))
+
+    def call(number):
+        start.wait()
+        results[number] = predictor(calls[number])
+
+    threads = [threading.Thread(target=call, args=(k,)) for k in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(expected, results):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_network_never_runs_twice_at_once(made, paths, monkeypatch):
+    predictor, running, most = Predictor(made[1], batch_size=4), [], []
+    block = predictor._backend._block
+
+    def slow(x):
+        running.append(x)
+        time.sleep(0.01)  # the others would come in now
+        most.append(len(running))
+        out = block(x)
+        running.pop()
+        return out
+
+    monkeypatch.setattr(predictor._backend, "_block", slow)
+    threads = [threading.Thread(target=predictor, args=(paths[:3],)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 6
+
+
+def test_returned_arrays_are_not_overwritten_by_the_next_call(predictor, paths):
+    first = predictor.outputs(paths[:4])
+    kept = {name: array.copy() for name, array in first.items()}
+    predictor.outputs(paths[4:8])
+    for name, array in kept.items():
+        np.testing.assert_array_equal(first[name], array)
+
+
+def test_softmax_export(tmp_path, paths):
+    export(tmp_path / "x", activation="softmax")
+    predictor = Predictor(tmp_path / "x")
+    np.testing.assert_allclose(predictor(paths).sum(axis=1), 1, atol=1e-6)
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def test_records_of_boxes(predictor, paths):
+    boxes = [[[2, 3, 10, 20], [-5, 0, 12.5, 99]], [], None, [[0, 0, 30, 30]]]
+    records = predictor.predict(paths[:4], boxes)
+    assert [(r["image"], r["box"]) for r in records] == [
+        (str(paths[0]), [2, 3, 10, 20]),
+        (str(paths[0]), [-5, 0, 12.5, 99]),
+        (str(paths[2]), None),
+        (str(paths[3]), [0, 0, 30, 30]),
+    ]
+    image = read_image(paths[0])
+    expected = predictor(
+        [image[3:23, 2:12], image[:, :8], paths[2], read_image(paths[3])[:30, :30]]
+    )
+    actual = [[r["probabilities"][name] for name in CLASSES] for r in records]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)
+    by_path = predictor.predict(
+        paths[:4], {paths[0]: boxes[0], str(paths[1]): [], paths[3]: boxes[3]}
+    )
+    assert by_path == records
+
+
+def test_positives_follow_the_thresholds(made, paths):
+    predictor = Predictor(made[1])
+    record = predictor.predict(paths[:1])[0]
+    value = record["probabilities"]["bag"]
+    predictor.set_thresholds([1.0, value, 1.0])
+    assert predictor.predict(paths[:1])[0]["positives"] == ["bag"]  # at the threshold counts
+    predictor.set_thresholds(0)
+    assert predictor.predict(paths[:1])[0]["positives"] == list(CLASSES)
+    with pytest.raises(ValueError, match="2 thresholds for 3 classes"):
+        predictor.set_thresholds([0.1, 0.2])
+
+
+def test_records_with_maps(predictor, paths):
+    records = predictor.predict(paths[:5], with_maps=True)
+    maps = predictor.attention(paths[:5])["attention_stem"]
+    for record, expected in zip(records, maps):
+        np.testing.assert_array_equal(record["attention"]["attention_stem"], expected)
+
+
+def test_orientation_is_obeyed_for_whole_pictures_and_not_for_boxes(tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    exif = pil.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to view
+    pil.fromarray(picture(0, 40, 20)).save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").shape == (20, 40, 3)
+    assert read_image(tmp_path / "x.jpg", upright=False).shape == (40, 20, 3)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, error", [("half.jpg", ValueError), ("no.jpg", FileNotFoundError)])
+def test_bad_picture_is_an_error_that_names_it(predictor, paths, folder, name, error):
+    with pytest.raises(error, match=name):
+        predictor([*paths[:2], folder / name, *paths[2:]])
+
+
+def test_skipped_pictures_keep_their_row(predictor, paths, folder, caplog):
+    mixed = [paths[0], folder / "half.jpg", paths[1], folder / "no.jpg"]
+    with caplog.at_level(logging.WARNING):
+        probabilities = predictor(mixed, on_bad_image="skip")
+    assert np.isnan(probabilities[[1, 3]]).all()
+    np.testing.assert_allclose(probabilities[[0, 2]], predictor(paths[:2]), atol=1e-6)
+    assert "half.jpg" in caplog.text and "no.jpg" in caplog.text
+    records = predictor.predict(mixed, on_bad_image="skip")
+    assert [bool(r["error"]) for r in records] == [False, True, False, True]
+    assert records[1]["probabilities"] == {} and records[1]["positives"] == []
+
+
+def test_bad_boxes_name_the_image(predictor, paths, folder):
+    for box in ([500, 0, 5, 5], [0, 0, 0, 5], [0, 0, 5], [0, 0, float("nan"), 5]):
+        with pytest.raises(ValueError, match=r"0\.png.*box"):
+            predictor.predict(paths[:1], [[box]])
+    records = predictor.predict(paths[:1], [[[500, 0, 5, 5], [0, 0, 5, 5]]], on_bad_image="skip")
+    assert [bool(r["error"]) for r in records] == [True, False]
+    with pytest.raises(ValueError, match="1 lists of boxes for 2 images"):
+        predictor.predict(paths[:2], [[]])
+    with pytest.raises(ValueError, match="boxes for other.jpg"):
+        predictor.predict(paths[:2], {"other.jpg": []})
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((2, 3, 24, 25), np.float32), r"float32 input of shape \(3, 24, 25\)"),
+        (np.zeros((2, 24, 24, 3), np.float32), r"must be normalised RGB \(3, 24, 24\)"),
+        (np.zeros((2, 3, 24, 24), np.uint8), r"give uint8 RGB \(B, h, w, 3\)"),
+        (np.zeros((2, 3, 24, 24), np.float64), "images are float64"),
+        (np.zeros((24, 24), np.uint8), "images are uint8"),
+        ([np.zeros((24, 24, 4), np.uint8)], r"shape \(24, 24, 4\)"),
+        ([np.zeros((24, 24, 3))], "image is a float64 array"),
+        ([np.zeros((0, 24, 3), np.uint8)], r"shape \(0, 24, 3\)"),
+    ],
+)
+def test_wrong_arrays(predictor, images, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(images)
+
+
+def test_export_without_maps_says_how_to_get_them(tmp_path, paths):
+    export(tmp_path / "x")
+    predictor = Predictor(tmp_path / "x")
+    with pytest.raises(ValueError, match="no attention maps.*--with-maps"):
+        predictor.attention(paths)
+    with pytest.raises(ValueError, match="--with-maps"):
+        predictor.predict(paths, with_maps=True)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"backend": "tensorrt"}, "backend 'tensorrt': valid are mxnet"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"threads": -1}, "threads -1"),
+        ({"ctx": "tpu"}, "tpu"),
+        ({"ctx": "gpu:99"}, "gpu:99"),
+    ],
+)
+def test_wrong_options(made, options, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(made[1], **options)
+    with pytest.raises(ValueError, match="valid are error, skip"):
+        Predictor(made[1])([], on_bad_image="ignore")

@@ -1,0 +1,120 @@
+"""tools/prepare_data.py as users run it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import cv2
+import numpy as np
+import pytest
+from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
+
+from gluon_attn.data import open_dataset
+
+
+@pytest.fixture
+def tool(repository, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "prepare_data", repository / "tools" / "prepare_data.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*arguments):
+        code = module.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_wider(tool, tree, tmp_path):  # noqa: F811
+    out = tmp_path / "packed"
+    command = ("wider", "--root", tree, "--out", out, "-j", 2)
+    code, text, error = tool(*command)
+    assert (code, error) == (0, "")
+    assert "5,509" in text and "train: 2 images, published 5,509 (-5,507)" in text
+    assert "positive rates of 'train'" in text and "train.rec: 3 samples" in text
+    for split in ("train", "val", "test"):
+        packed = open_dataset(out, split)
+        assert packed.size == 256
+        assert packed.fingerprint() == open_dataset(tree, split).fingerprint()
+    code, text, _ = tool(*command)
+    assert code == 0 and text.count("packed already, kept") == 3
+    code, _, error = tool(*command, "--quality", 80)
+    assert code == 2 and "exists and differs in quality; use --overwrite" in error
+    assert tool(*command, "--quality", 80, "--overwrite")[0] == 0
+    code, text, _ = tool(*command[:3], "--out", tmp_path / "one", "--splits", "val", "-j", 1)
+    assert code == 0 and "trainval" not in text and not (tmp_path / "one" / "train.rec").exists()
+
+
+def test_bad_pictures(tool, tree, tmp_path):  # noqa: F811
+    path = tree / "Image" / "train/0--Parade/b.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    out = tmp_path / "packed"
+    code, text, error = tool("wider", "--root", tree, "--out", out)
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert "b.jpg: is truncated" in error and not (out / "train.json").exists()
+    code, text, _ = tool("wider", "--root", tree, "--out", out, "--on-bad-image", "skip")
+    assert code == 0 and "1 left out:\n    train/0--Parade/b.jpg#0: is truncated" in text
+    assert len(open_dataset(out, "train")) == 2
+    code, text, _ = tool("wider", "--root", tree, "--check")
+    assert code == 1 and "1 pictures cannot be read:\n  train/0--Parade/b.jpg#0" in text
+
+
+def test_srn(tool, srn, tmp_path):  # noqa: F811
+    code, text, _ = tool("wider", "--srn", "--root", srn, "--out", tmp_path / "packed")
+    assert code == 0 and "22,958" in text
+    assert open_dataset(tmp_path / "packed", "train").sample_ids[1] == "train/0--P/c 2.jpg"
+
+
+def test_list(tool, tmp_path):
+    (tmp_path / "names.txt").write_text("hat\nbag\n")
+    (tmp_path / "train.txt").write_text("a.png\t1,-1\n")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    command = ("list", "--root", tmp_path, "--out", tmp_path / "packed")
+    code, _, error = tool(*command)
+    assert code == 2 and "coding='wider'" in error
+    assert tool(*command, "--coding", "wider")[0] == 0
+    assert open_dataset(tmp_path / "packed", "train").raw.tolist() == [[1, -1]]
+    other = (*command[:3], "--out", tmp_path / "x", "--coding", "wider", "--size", 200)
+    code, _, error = tool(*other)
+    assert code == 2 and "must exceed the largest training crop" in error
+    assert tool(*other, "--train-size", 180)[0] == 0
+
+
+def test_errors_are_one_line(tool, tree, tmp_path):  # noqa: F811
+    out = ("--out", tmp_path / "packed")
+    for arguments, message in (
+        (("wider", "--root", tmp_path / "none", *out), "is no folder"),
+        (("wider", "--root", tree / "Image", *out), "no data set of kind 'wider'"),
+        (("wider", "--root", tree), "--out DIR is needed"),
+        (("wider", "--root", tree, *out, "--splits", "tain"), "unknown split 'tain'"),
+    ):
+        code, _, error = tool(*arguments)
+        assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+        assert message in error
+    annotation = tree / "Annotations" / "wider_attribute_test.json"
+    annotation.write_text(annotation.read_text()[:-30])
+    code, _, error = tool("wider", "--root", tree, *out)
+    assert code == 2 and "wider_attribute_test.json: line " in error
+    assert not (tmp_path / "packed").exists(), "everything is validated before anything is written"
+
+
+def test_generators(tool, tmp_path):
+    numbers = ("--train", 3, "--val", 1, "--test", 1, "--seed", 1, "-j", 1)
+    code, text, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert open_dataset(tmp_path / "people", "train").read(0).ndim == 3
+    code, _, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
+    assert code == 2 and error.startswith("error: ")
+    code, text, _ = tool("digits", "--out", tmp_path / "digits", *numbers)
+    assert code == 0 and len(open_dataset(tmp_path / "digits", "train")) == 3
+
+
+def test_boxes_that_show_nothing_are_reported(tool, tmp_path):
+    picture(tmp_path, "train/0--Parade/a.jpg")
+    boxes = [target([0, 0, 20, 20]), target([900, 0, 20, 20])]
+    annotate(tmp_path, {"train/0--Parade/a.jpg": boxes})
+    code, text, _ = tool("wider", "--root", tmp_path, "--out", tmp_path / "p", "--splits", "train")
+    assert code == 0 and "left out:\n  train/0--Parade/a.jpg#1: box [900, 0, 20, 20]" in text

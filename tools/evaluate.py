@@ -1,0 +1,83 @@
+"""Evaluate a trained run, an export or a zoo model: tables, CSV, JSON, Markdown, figures.
+
+    python tools/evaluate.py --run runs/vaa --data-dir WIDER
+    python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
+    python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gluon_attn.workflows import cli  # noqa: E402
+
+
+def flags():
+    """Return the command's flags."""
+    parser = cli.parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
+    source.add_argument("--export", metavar="DIR", help="export directory")
+    source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
+    parser.add_argument("--params", metavar="FILE", help="weights of --model")
+    parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
+    parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+    cli.add_data_flags(parser)
+    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("--out", metavar="DIR", help="where files go (default: beside the model)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
+    parser.add_argument("--unspecified", choices=("masked", "negative"), default="masked",
+                        help="unspecified labels: left out (default) or counted as negative")  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    parser.add_argument("--no-figures", action="store_true", help="tables only")
+    cli.add_device_flags(parser)
+    return parser
+
+
+def main():
+    """Predict the split, print the table and write the files."""
+    args = flags().parse_args()
+    from gluon_attn.metrics.report import to_console
+    from gluon_attn.runtime import contexts
+    from gluon_attn.workflows import evaluate as work
+    from gluon_attn.workflows import load
+
+    ctx = contexts(cli.device_of(args))
+    out = args.out or args.run or args.export or os.path.dirname(args.params or "") or "."
+    trained, names = None, None
+    if args.run:
+        trained = load.from_run(args.run, ctx)
+    elif args.model:
+        classes = Path(args.names).read_text().split() if args.names else None
+        trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
+    else:
+        from gluon_attn.export import Predictor
+
+        names = Predictor(args.export).classes
+        out = args.out or f"{args.export.rstrip('/')}_evaluation"
+    dataset = work.open_for_evaluation(
+        args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
+        args.unspecified,
+    )  # fmt: skip
+    if trained:
+        found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
+    else:
+        found = work.predict_export(args.export, dataset, str(ctx[0].device_type), args.batch_size)
+    done = work.evaluate(
+        found, dataset.names, out, args.split, args.threshold, not args.no_figures
+    )
+    print(to_console(done.result))
+    files = list(done.files)
+    if trained and not args.no_figures:
+        path = os.path.join(out, f"{args.split}_attention.png")
+        files += filter(None, [work.draw_attention(trained, dataset, found, path, ctx[0])])
+    if dataset.skipped:
+        print(f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}")
+    print("\n" + "\n".join(f"wrote {path}" for path in files))
+
+
+if __name__ == "__main__":
+    cli.run(main)

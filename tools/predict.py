@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Predict the attributes of people in pictures, from an export directory.
+
+  python tools/predict.py runs/demo/export photo.jpg
+  python tools/predict.py runs/demo/export pictures/ --json result.json --heatmaps maps/
+  python tools/predict.py EXPORT WIDER/Image --boxes wider_attribute_test.json --csv -
+
+Without --boxes every picture should show one person. Errors end with code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+
+def parse(arguments=None):
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("export", metavar="EXPORT", help="export directory")
+    parser.add_argument("images", metavar="IMG|DIR", nargs="+", help="pictures and folders")
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help='persons: JSON {"path": [[x, y, w, h], …]}, CSV path,x,y,w,h or WIDER annotation',
+    )
+    parser.add_argument("--json", metavar="FILE|-", help="write JSON; - prints it, without table")
+    parser.add_argument("--csv", metavar="FILE|-", help="write CSV; - prints it, without table")
+    parser.add_argument("--heatmaps", metavar="DIR", help="draw attention maps over the persons")
+    parser.add_argument("--threshold", type=float, metavar="T", help="instead of the export's own")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--ctx", default="cpu", help="cpu (default) or gpu:0")
+    parser.add_argument("--backend", default="mxnet", help="what runs the network (mxnet)")
+    parser.add_argument(
+        "--on-bad-image", choices=("error", "skip"), default="error", help="default: error"
+    )
+    options = parser.parse_args(arguments)
+    if options.json == "-" and options.csv == "-":
+        parser.error("only one of --json and --csv can go to standard output")
+    return options
+
+
+def run(options):
+    """Predict and write what was asked for."""
+    from gluon_attn.export import Predictor
+    from gluon_attn.workflows import predict
+
+    predictor = Predictor(
+        options.export, ctx=options.ctx, batch_size=options.batch_size, backend=options.backend
+    )
+    if options.threshold is not None:
+        predictor.set_thresholds(options.threshold)
+    if options.heatmaps:
+        predictor.require_maps()
+    pictures, boxes = predict.find_pictures(options.images), None
+    if options.boxes:
+        pictures, boxes = predict.match_boxes(
+            pictures, predict.read_boxes(options.boxes), options.boxes
+        )
+    records = predict.predict_people(
+        predictor, pictures, boxes, options.on_bad_image, options.heatmaps
+    )
+    if "-" not in (options.json, options.csv):
+        print(predict.format_table(records, predictor.classes))
+    write(options.json, lambda: predict.to_json(predictor, records))
+    write(options.csv, lambda: predict.to_csv(records, predictor.classes))
+
+
+def write(destination, make_text):
+    """Write to a file, to standard output for ``-``, or not at all."""
+    from gluon_attn.files import write_text
+
+    if destination == "-":
+        sys.stdout.write(make_text())
+    elif destination:
+        write_text(destination, make_text())
+
+
+def main(arguments=None):
+    """Run the command line; return the exit code."""
+    options = parse(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
