@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 
-from gluon_attn import _amx, _environment, _gpu
+from gluon_attn import _amx, _environment, _gpu, _threads
 from gluon_attn._environment import FAIL, OK, WARN, Check
 
 # import name, distribution, for what; all of them are in requirements.txt.
@@ -61,7 +61,7 @@ def checks(trial=True):
     usable = all(check.status != FAIL for check in found)
     if not _environment.is_gpu_wheel(_environment.backends()):
         found += _gpu_outlook(_gpu.list_gpus())
-    found.append(_check_amx())
+    found += [_check_threads(), _check_amx()]
     found += [_check_required(*names) for names in _REQUIRED]
     found += [_check_optional(*names) for names in _OPTIONAL]
     if trial and usable:
@@ -82,6 +82,17 @@ def _gpu_outlook(gpus):
             Check("GPU", OK, f"{names}: supported, not used by the CPU wheel", remedy),
         ]
     return [libraries, Check("GPU", OK, f"{names}: NOT supported by MXNet's GPU wheel")]
+
+
+def _check_threads():
+    """Tell how many threads the operators get, and warn where the user gives them fewer."""
+    cores, chosen = _threads.count_cores(), os.environ.get(_threads.VARIABLE)
+    if not chosen or chosen == str(cores):
+        return Check("CPU threads", OK, f"{cores}, one per core")
+    return Check(
+        "CPU threads", WARN, f"{_threads.VARIABLE}={chosen} on {cores} core(s)",
+        f"unset {_threads.VARIABLE} to use one thread per core",
+    )  # fmt: skip
 
 
 def _check_amx():

@@ -17,7 +17,7 @@ import re
 import sys
 from typing import NamedTuple
 
-from gluon_attn import _amx, _gpu, _libraries
+from gluon_attn import _amx, _gpu, _libraries, _threads
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -277,6 +277,7 @@ def prepare():
     restore_numpy_aliases()
     if "mxnet" not in sys.modules and is_gpu_wheel(backends()):
         _libraries.preload_cuda()
+    _threads.enable()
     if _amx.state() is None:
         _amx.enable()
 

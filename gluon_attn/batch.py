@@ -4,6 +4,7 @@ Annotation files use 1 (positive), -1 (negative) and 0 (unspecified). Everything
 layer sees two arrays instead: ``label`` in {0, 1} and ``mask`` in {0, 1}, where mask 0 means "this
 label is not known": it must neither make a gradient nor count in a metric.
 """
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple

@@ -150,9 +150,8 @@ def describe_os_error(error, path):
     text = f"cannot write {path}: {reason}"
     if error.errno in (*DISK_FULL, errno.EIO):
         text += (
-            f" ({_free(path)}disk full, quota or file size limit reached?). The file of that name, "
-            "if any, is as it was; free some space or choose another folder, then run the same "
-            "command again"
+            "; free some space or choose another folder, then run the same command again (disk "
+            f"full, quota or file size limit? {_free(path)} bytes free). An older file is untouched"
         )
     return OSError(text) if error.errno is None else OSError(error.errno, text)
 
@@ -239,8 +238,8 @@ def _remove_left_over(folder, start):
 def _free(path):
     folder = os.path.dirname(os.path.abspath(path))
     with contextlib.suppress(OSError):
-        return f"{shutil.disk_usage(folder).free} bytes free; "
-    return ""
+        return shutil.disk_usage(folder).free
+    return "unknown"
 
 
 def _arrays_of(block, path):

@@ -5,6 +5,7 @@
 Most papers only say what their losses are (:meth:`Method.losses`). Those that alternate between
 several objectives override :meth:`Method.train_step`.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple

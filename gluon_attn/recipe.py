@@ -3,6 +3,7 @@
 A recipe file is Python syntax, but only assignments of literals are allowed, and nothing in it is
 executed. Its docstring says what it costs and what to expect.
 """
+
 from __future__ import annotations
 
 import ast
@@ -166,7 +167,8 @@ class Recipe:
         if not os.path.isfile(path) and folder:
             path = os.path.join(folder, name + ".py")
         if not os.path.isfile(path):
-            known = sorted(f[:-3] for f in os.listdir(folder) if f.endswith(".py")) if folder else []
+            files = os.listdir(folder) if folder else []
+            known = sorted(f[:-3] for f in files if f.endswith(".py"))
             raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
         with open(path, encoding="utf-8") as file:
             text = file.read()

@@ -1,4 +1,5 @@
 """A named collection that refuses duplicates and helps with misspelt names."""
+
 from __future__ import annotations
 
 import difflib

@@ -1,10 +1,12 @@
 """Models by name, in the manner of Gluon's model zoo.
 
-    >>> from model_zoo import get_model, list_models
-    >>> net = get_model("vaa_resnet101_wider")
+>>> from model_zoo import get_model, list_models
+>>> net = get_model("vaa_resnet101_wider")
 """
+
 from __future__ import annotations
 
+import gluon_attn  # noqa: F401  (checks and prepares the environment before MXNet loads)
 import model_zoo.factories  # noqa: F401  (fills the registry)
 from model_zoo.names import MODELS, WIDER_ATTRIBUTES, get_model, list_models
 

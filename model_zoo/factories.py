@@ -10,6 +10,7 @@
 ``…_w16_synthetic``         a quarter-width ResNet-18 at 112 px: trains on a CPU in minutes
 ==========================  ========================================================
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,6 +22,7 @@ from gluon_attn.nets import DEPTHS, resnet
 from gluon_attn.papers.vaa import VAA, xavier
 from model_zoo.names import MODELS, WIDER_ATTRIBUTES
 
+ATTRIBUTES = len(WIDER_ATTRIBUTES)
 RELEASED_TAPS = ("stage3_activation19", "stage3_activation22", "stage4_activation2")
 
 
@@ -35,7 +37,7 @@ def plain_resnet(
 
 
 def vaa_resnet(
-    depth=101, version="v1", classes=len(WIDER_ATTRIBUTES), input_size=224, width=64, taps=None,
+    depth=101, version="v1", classes=ATTRIBUTES, input_size=224, width=64, taps=None,
     variant="supplement", attention=None,
 ):  # fmt: skip
     """Build VAA on a ResNet; without ``taps``, on the last activation of stages 3 and 4.
@@ -66,7 +68,7 @@ def _register(name, factory, **fixed):
 
 
 def _register_all():
-    wider = {"classes": len(WIDER_ATTRIBUTES)}
+    wider = {"classes": ATTRIBUTES}
     for depth in DEPTHS:
         for version in ("v1", "v1b"):
             net = {"depth": depth, "version": version}

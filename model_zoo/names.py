@@ -1,4 +1,5 @@
 """The registry of models and ``get_model``."""
+
 from __future__ import annotations
 
 import inspect

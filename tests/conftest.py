@@ -1,4 +1,5 @@
 """Shared by all tests: the library under test is the one in this tree; every test starts seeded."""
+
 from __future__ import annotations
 
 import sys

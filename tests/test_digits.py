@@ -47,7 +47,7 @@ def test_lists_name_existing_pictures_and_ten_values(made):
 
 
 def test_files_depend_only_on_the_seed(made, tmp_path):
-    write_digits(tmp_path / "two", COUNTS, seed=3, workers=2, progress=False)
+    write_digits(tmp_path / "two", COUNTS, seed=3, progress=False)
     for name in ["train.txt", "val.txt", "test.txt", "images/train_00007.jpg", "DIGITS.json"]:
         assert (tmp_path / "two" / name).read_bytes() == (made[0] / name).read_bytes()
     write_digits(tmp_path / "three", ONE, seed=4, progress=False)

@@ -13,74 +13,13 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
+from export_helpers import CLASSES, SIZE, Net, export, images, make_net
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from gluon_attn.export import ExportError, export_model, load_exported, sidecar, writer
+from gluon_attn.export import ExportError, load_exported, sidecar, writer
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSES = ("hat", "bag", "skirt", "logo")
-PREPROCESS = {"mean": (123.68, 116.78, 103.94), "std": (58.4, 57.1, 57.4), "resize": 20, "crop": 16}
-SIZE = 16
-
-
-class Stem(gluon.HybridBlock):
-    """Built outside of any name scope, so that Gluon's global counters show in its names."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        with self.name_scope():
-            self.conv = nn.Conv2D(8, 3, padding=1, strides=2, activation="relu")
-            self.norm = nn.BatchNorm()
-
-    def hybrid_forward(self, F, x):
-        return self.norm(self.conv(x))
-
-
-class Net(gluon.HybridBlock):
-    """Three outputs, one of them a softmax map; the backbone's logits are not exported alone."""
-
-    output_names = ("logits", "logits_backbone", "attention_stem")
-    attention_outputs = ("attention_stem",)
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.stem = Stem()
-        with self.name_scope():
-            self.score = nn.Conv2D(len(CLASSES), 1)
-            self.head = nn.Dense(len(CLASSES))
-            self.plain = nn.Dense(len(CLASSES))
-            self.unused = nn.Dense(3, in_units=2)
-
-    def hybrid_forward(self, F, x):
-        x = F.Dropout(self.stem(x), p=0.5)
-        score = self.score(x)
-        flat = F.softmax(F.reshape(score, shape=(0, 0, -1)), axis=-1)
-        attention = F.reshape_like(flat, score)
-        backbone = self.plain(F.mean(x, axis=(2, 3)))
-        logits = self.head(F.broadcast_mul(attention, score)) + backbone
-        return logits, backbone, attention
-
-
-def make_net(seed=0, kind=Net):
-    net = kind()
-    mx.random.seed(seed)
-    net.initialize(mx.init.Xavier())
-    net(mx.nd.zeros((1, 3, SIZE, SIZE)))
-    rng = np.random.RandomState(seed)
-    for name, p in net.collect_params().items():  # statistics as after training, not 0 and 1
-        if name.endswith(("running_mean", "running_var")):
-            p.set_data(mx.nd.array(rng.uniform(0.5, 1.5, p.shape)))
-    return net
-
-
-def export(net, directory, **options):
-    options.setdefault("check", False)
-    return export_model(net, directory, "tiny", CLASSES, SIZE, PREPROCESS, **options)
-
-
-def images(batch, seed=1):
-    return mx.nd.array(np.random.RandomState(seed).normal(size=(batch, 3, SIZE, SIZE)))
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +239,11 @@ def test_parameters_cut_short_without_an_error_are_noticed(tmp_path, monkeypatch
 def test_killed_export_leaves_no_directory_and_the_next_one_cleans_up(tmp_path):
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
-        "import test_export as t\n"
-        "net = t.make_net()\n"
-        "t.sidecar.describe_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "t.export(net, sys.argv[1])\n"
+        "from export_helpers import export, make_net\n"
+        "from gluon_attn.export import sidecar\n"
+        "net = make_net()\n"
+        "sidecar.describe_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export(net, sys.argv[1])\n"
     )
     target = tmp_path / "x"
     command = [sys.executable, "-c", code, str(target), str(ROOT), str(ROOT / "tests")]

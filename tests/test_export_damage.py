@@ -8,9 +8,9 @@ from pathlib import Path
 
 import mxnet as mx
 import pytest
+from export_helpers import CLASSES, PREPROCESS, SIZE, Net, export, make_net
 from mxnet import gluon
 from mxnet.gluon import nn
-from test_export import CLASSES, PREPROCESS, SIZE, Net, export, make_net
 
 from gluon_attn.export import ExportError, export_model, load_exported, sidecar, symbol
 

@@ -208,7 +208,11 @@ def test_packed_data_and_the_benchmark(tmp_path):
         epoch(Loader(packed, TRAIN, 4, True, workers=0), 3),
         epoch(Loader(packed, TRAIN, 4, True, workers=3), 3),
     )
+    whole = Loader(packed, TRAIN, 4, True)
+    whole._strips = False
+    assert_equal(epoch(whole, 3), epoch(Loader(packed, TRAIN, 4, True), 3))
     result = loader_rate(packed, batch_size=4, workers=2, batches=3, rounds=2, transform=TRAIN)
     assert len(result["loader"]) == len(result["opencv"]) == 2 and result["images"] == 12
+    assert result["cpu_ratio"] > 0
     assert result["spread"][0] <= result["ratio"] <= result["spread"][1]
     assert cv2.getNumThreads() <= 1

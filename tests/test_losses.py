@@ -1,4 +1,5 @@
 """Laws of the classification losses and the history, then independent references."""
+
 from __future__ import annotations
 
 import mxnet as mx

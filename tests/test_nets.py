@@ -1,4 +1,5 @@
 """Backbones: taps, structure, attention slot."""
+
 from __future__ import annotations
 
 import mxnet as mx
@@ -13,9 +14,7 @@ from gluon_attn.nets import activation_shapes, name_outputs, resnet
 
 def parameters(net):
     return sum(
-        int(np.prod(p.shape))
-        for name, p in net.collect_params().items()
-        if "running_" not in name
+        int(np.prod(p.shape)) for name, p in net.collect_params().items() if "running_" not in name
     )
 
 
@@ -103,9 +102,7 @@ def test_attention_slot_sits_on_the_residual_branch(doubling):
     branch = x
     for layer in list(unit.body)[:5]:
         branch = layer(branch)
-    np.testing.assert_allclose(
-        unit(x).asnumpy(), mx.nd.relu(x + 2 * branch).asnumpy(), rtol=1e-6
-    )
+    np.testing.assert_allclose(unit(x).asnumpy(), mx.nd.relu(x + 2 * branch).asnumpy(), rtol=1e-6)
 
 
 def test_name_outputs_checks_the_count():

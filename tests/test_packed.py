@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import AttributeDataset, BadImageError, open_dataset, pack, packing
+from gluon_attn.data import (
+    AttributeDataset,
+    BadImageError,
+    open_dataset,
+    pack,
+    packing,
+    strips,
+)
 from gluon_attn.data.images import NoOverlapError
 
 
@@ -262,3 +269,40 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, repository):
     assert left == ["plan.json"], left
     pack(Memory(30), tmp_path / "train", overwrite=True, **SIZES)
     open_dataset(tmp_path, "train").verify()
+
+
+@pytest.mark.parametrize("side", [16, 64, 100, 250, 256])
+def test_strips_are_rows_of_the_whole_picture(side):
+    random = np.random.default_rng(side)
+    coarse = random.integers(0, 256, (9, 9, 3), np.uint8)
+    image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    jpeg = strips.encode(image, 95)
+    plain = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    whole = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
+    np.testing.assert_array_equal(whole, cv2.imdecode(plain, 1))
+    for _ in range(60):
+        first = int(random.integers(0, side))
+        last = int(random.integers(first + 1, side + 1))
+        data, top = strips.strip(memoryview(jpeg), first, last)
+        part = cv2.imdecode(np.frombuffer(data, np.uint8), 1)
+        assert top <= first and top + len(part) >= last
+        np.testing.assert_array_equal(part[first - top : last - top], whole[first:last])
+    assert len(strips.strip(jpeg, 0, 1)[0]) < len(jpeg) or side <= 16
+    other = plain.tobytes()
+    assert strips.strip(other, 1, 2) == (other, 0), "other JPEGs are left whole"
+    assert strips.strip(b"short", 1, 2) == (b"short", 0)
+
+
+def test_rows_of_packed_pictures(tmp_path):
+    pack(Memory(), tmp_path / "train", **SIZES)
+    packed = open_dataset(tmp_path, "train")
+    image, label, mask, top = packed.get_rows(3, 20, 30)
+    assert 0 < top <= 20 and len(image) < 64
+    np.testing.assert_array_equal(image[20 - top : 30 - top], packed.read(3)[20:30])
+    np.testing.assert_array_equal(label, packed.label[3])
+    (tmp_path / "train.rec").write_bytes(b"")
+    with pytest.raises(BadImageError, match="record 3"):
+        packed.get_rows(3, 20, 30)
+    packed.on_bad_image = "skip"
+    image, _, mask, top = packed.get_rows(3, 20, 30)
+    assert top is None and not image.any() and not mask.any()

@@ -15,7 +15,8 @@ import pytest
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, ResNetV1
 
-from model_zoo.params_io import load_backbone, load_into, read_params, save_params, sha256_of
+from gluon_attn.files import sha256_of
+from model_zoo.params_io import load_backbone, load_into, read_params, save_params
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -460,10 +461,11 @@ def test_killed_while_saving_leaves_whole_files_and_the_next_save_cleans_up(tmp_
     script = """
         import os, signal, sys
         import mxnet as mx
-        import model_zoo.params_io as params_io
-        params_io.save_params({"w": mx.nd.ones((4,))}, sys.argv[1])
-        params_io.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        params_io.save_params({"w": mx.nd.zeros((4,))}, sys.argv[1])
+        from gluon_attn import files
+        from model_zoo.params_io import save_params
+        save_params({"w": mx.nd.ones((4,))}, sys.argv[1])
+        files.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        save_params({"w": mx.nd.zeros((4,))}, sys.argv[1])
     """
     path = tmp_path / "a.params"
     done = subprocess.run(

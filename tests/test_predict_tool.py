@@ -19,7 +19,7 @@ from mxnet import gluon, init
 from mxnet.gluon import nn
 
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.workflows import predict
+from gluon_attn.workflows import cli, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("hat", "bag", "skirt")
@@ -82,7 +82,10 @@ def images(tmp_path_factory):
 
 
 def call(exports, *arguments, export="plain"):
-    return main([str(exports / export), *map(str, arguments)])
+    """Return the exit status of the command."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda: main([str(exports / export), *map(str, arguments)]))
+    return stopped.value.code
 
 
 def error_of(capsys, exports, *arguments, export="plain"):
@@ -143,11 +146,16 @@ def test_csv(exports, images, tmp_path):
     assert rows[0]["image"] == str(paths[0]) and rows[0]["x"] == rows[0]["error"] == ""
 
 
-def test_as_a_program_standard_output_is_pure(exports, images):
-    command = [sys.executable, str(ROOT / "tools/predict.py"), str(exports / "plain"), str(images)]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    done = subprocess.run([*command, "--json", "-"], stdout=subprocess.PIPE, env=environment)
+def test_as_a_program_from_a_clone(exports, images, tmp_path):
+    """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
+    command = [sys.executable, str(ROOT / "tools/predict.py")]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
+    done = subprocess.run([*command, exports / "plain", images, "--json", "-"], **options)
     assert done.returncode == 0 and len(json.loads(done.stdout)["people"]) == 3
+    done = subprocess.run([*command, tmp_path / "none", images], **options)
+    assert done.returncode == 2 and done.stdout == b""
+    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
 
 
 def test_overlays(exports, images, tmp_path):
@@ -192,9 +200,8 @@ def test_errors_are_one_line(exports, images, tmp_path, capsys):
     assert "threshold 2.0" in error_of(capsys, exports, images, "--threshold", "2")
     assert "batch_size 0" in error_of(capsys, exports, images, "--batch-size", "0")
     assert "valid are mxnet" in error_of(capsys, exports, images, "--backend", "magic")
-    with pytest.raises(SystemExit) as stopped:
-        call(exports, images, "--json", "-", "--csv", "-")
-    assert stopped.value.code == 2
+    assert call(exports, images, "--json", "-", "--csv", "-") == 2
+    assert "only one of" in capsys.readouterr().err
 
 
 # --- boxes --------------------------------------------------------------------------------------

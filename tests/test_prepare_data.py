@@ -102,14 +102,14 @@ def test_errors_are_one_line(tool, tree, tmp_path):  # noqa: F811
 
 
 def test_generators(tool, tmp_path):
-    numbers = ("--train", 3, "--val", 1, "--test", 1, "--seed", 1, "-j", 1)
+    numbers = ("--train", 5, "--val", 2, "--test", 2, "--seed", 1, "-j", 1)
     code, text, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
     assert (code, error) == (0, "") and "all counts are as generated" in text
     assert open_dataset(tmp_path / "people", "train").read(0).ndim == 3
     code, _, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
     assert code == 2 and error.startswith("error: ")
     code, text, _ = tool("digits", "--out", tmp_path / "digits", *numbers)
-    assert code == 0 and len(open_dataset(tmp_path / "digits", "train")) == 3
+    assert code == 0 and len(open_dataset(tmp_path / "digits", "train")) == 5
 
 
 def test_boxes_that_show_nothing_are_reported(tool, tmp_path):

@@ -1,4 +1,5 @@
 """Recipes: literals only, typed overrides, unknown keys refused."""
+
 from __future__ import annotations
 
 import pytest
@@ -39,7 +40,8 @@ def test_wider_recipe_holds_the_supplements_values(folder):
 def test_overrides_are_typed(folder):
     recipe = load_recipe(
         "vaa_wider_resnet101",
-        ["lr=1", "epochs=3", "mirror=false", "gamma=0.5", "mean=1,2,3", "options.weighting=released",
+        ["lr=1", "epochs=3", "mirror=false", "gamma=0.5", "mean=1,2,3",
+         "options.weighting=released",
          "model_options.taps=('stage4_activation2',)", "lr_epochs=4"],
         folder,
     )  # fmt: skip

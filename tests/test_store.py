@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from model_zoo import store
+from model_zoo import store, transfer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAYLOAD = bytes(range(256)) * 2048  # 8 chunks; halves end between chunks
@@ -100,7 +100,7 @@ def server(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv(store.MIRROR_VARIABLE, server.url)
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, server.url)
     yield server
     server.released.set()
     server.shutdown()
@@ -111,12 +111,12 @@ def server(monkeypatch):
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     """No mirror, no home, short waits, and no proxy between the test and its own server."""
-    monkeypatch.delenv(store.MIRROR_VARIABLE, raising=False)
+    monkeypatch.delenv(transfer.MIRROR_VARIABLE, raising=False)
     monkeypatch.setenv("MXNET_HOME", str(tmp_path / "mxnet_home"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(store, "BACKOFF", 0.01)
-    monkeypatch.setattr(store, "TIMEOUT", (2.0, 5.0))
+    monkeypatch.setattr(transfer, "BACKOFF", 0.01)
+    monkeypatch.setattr(transfer, "TIMEOUT", (2.0, 5.0))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def directory_mirror(tmp_path, monkeypatch, files, form="path"):
         (mirror / name).parent.mkdir(parents=True, exist_ok=True)
         (mirror / name).write_bytes(content)
     value = str(mirror) if form == "path" else mirror.as_uri()
-    monkeypatch.setenv(store.MIRROR_VARIABLE, value)
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, value)
     return mirror
 
 
@@ -315,13 +315,13 @@ def test_directory_mirror_with_missing_or_wrong_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", ["s3://bucket/x", "ftp://host/x"])
 def test_other_schemes_are_refused(monkeypatch, value):
-    monkeypatch.setenv(store.MIRROR_VARIABLE, value)
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, value)
     with pytest.raises(ValueError, match=f"MXNET_GLUON_REPO={value}: valid are"):
         store.get_model_file("resnet18_v1")
 
 
 def test_a_mirror_directory_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setenv(store.MIRROR_VARIABLE, str(tmp_path / "gone"))
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match="no such directory"):
         store.get_model_file("resnet18_v1")
 
@@ -330,9 +330,9 @@ def test_http_mirror_then_offline_from_the_copy_of_its_table(server, monkeypatch
     path = store.get_model_file("tiny")
     assert Path(path).read_bytes() == PAYLOAD and fetches(server) == [None]
     assert store.get_model_file("tiny") == path and fetches(server) == [None]
-    monkeypatch.setenv(store.MIRROR_VARIABLE, "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, "http://127.0.0.1:9")  # nobody listens
     assert store.get_model_file("tiny") == path
-    monkeypatch.delenv(store.MIRROR_VARIABLE)
+    monkeypatch.delenv(transfer.MIRROR_VARIABLE)
     assert store.get_model_file("tiny") == path
     assert "tiny" in store.pretrained_model_list()
 
@@ -368,7 +368,7 @@ def test_corrupt_cached_file_is_set_aside_and_fetched_again(server, tmp_path):
     ],
 )
 def test_broken_transfers_are_resumed(server, faults, ranges):
-    assert len(PAYLOAD) == 8 * store.CHUNK
+    assert len(PAYLOAD) == 8 * transfer.CHUNK
     server.faults = list(faults)
     path = store.get_model_file("tiny")
     assert Path(path).read_bytes() == PAYLOAD
@@ -394,15 +394,15 @@ def test_short_answers_that_older_http_libraries_pass_on(server, monkeypatch):
 
 
 def test_stalled_connection_times_out_and_is_resumed(server, monkeypatch):
-    monkeypatch.setattr(store, "TIMEOUT", (2.0, 0.3))
+    monkeypatch.setattr(transfer, "TIMEOUT", (2.0, 0.3))
     server.faults = ["stall"]
     assert Path(store.get_model_file("tiny")).read_bytes() == PAYLOAD
     assert fetches(server) == [None, "bytes=262144-"]
 
 
 def test_retries_are_bounded_and_the_next_call_goes_on(server, tmp_path):
-    server.faults = ["cut"] + [503] * store.RETRIES
-    with pytest.raises(OSError, match=rf"attempt {store.RETRIES + 1}\); the next call resumes"):
+    server.faults = ["cut"] + [503] * transfer.RETRIES
+    with pytest.raises(OSError, match=rf"attempt {transfer.RETRIES + 1}\); the next call resumes"):
         store.get_model_file("tiny", root=str(tmp_path))
     assert visible(tmp_path) == [store.INDEX_COPY, FILE + ".part"]
     assert Path(store.get_model_file("tiny", root=str(tmp_path))).read_bytes() == PAYLOAD
@@ -439,7 +439,7 @@ def test_a_stale_part_is_replaced(server, tmp_path, stale):
 
 def test_unreachable_mirror(builtin, monkeypatch, tmp_path):
     builtin(table("tiny"))
-    monkeypatch.setenv(store.MIRROR_VARIABLE, "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, "http://user:secret@127.0.0.1:9")
     with pytest.raises(OSError, match="127.0.0.1:9") as caught:
         store.get_model_file("tiny", root=str(tmp_path))
     assert "secret" not in str(caught.value)
@@ -478,7 +478,7 @@ def test_gluon_resnet_from_a_local_file(tmp_path, resnet18):
 @pytest.mark.parametrize("faults", [[], ["cut"], ["stall"]])
 def test_gluon_resnet_from_a_mirror_as_mxnet_lays_it_out(server, tmp_path, resnet18, faults,
                                                         monkeypatch):  # fmt: skip
-    monkeypatch.setattr(store, "TIMEOUT", (2.0, 0.3))
+    monkeypatch.setattr(transfer, "TIMEOUT", (2.0, 0.3))
     server.faults = faults
     content = zipped(**{f"{resnet18}.params": PAYLOAD, "../evil": b"x", "/tmp/evil": b"x"})
     server.files[f"gluon/models/{resnet18}.zip"] = content
@@ -558,9 +558,9 @@ def test_a_killed_download_leaves_no_final_file_and_is_resumed(server, tmp_path)
 
 
 def test_lock_held_too_long_names_the_holder(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "LOCK_TIMEOUT", 0.2)
     entry = store.entries()["tiny"]
-    with store._locked(str(tmp_path), entry):
+    with transfer.locked(str(tmp_path), entry):
         with pytest.raises(TimeoutError, match=rf"{FILE}\.lock, held by process {os.getpid()} on"):
             store.get_model_file("tiny", root=str(tmp_path))
     assert store.get_model_file("tiny", root=str(tmp_path)) == str(tmp_path / FILE)
@@ -624,7 +624,7 @@ def test_full_disk_while_writing(server, tmp_path):
 
 def test_full_disk_known_beforehand(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(OSError, match=rf"no room for {FILE} .*1000 free.*another root"):
         store.get_model_file("tiny", root=str(tmp_path))
     assert visible(tmp_path) == [store.INDEX_COPY]

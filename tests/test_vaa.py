@@ -1,4 +1,5 @@
 """The VAA net against the supplement's layers, and its two training phases."""
+
 from __future__ import annotations
 
 import mxnet as mx

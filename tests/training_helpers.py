@@ -1,4 +1,5 @@
 """A data set and recipes so small that a training run takes seconds."""
+
 from __future__ import annotations
 
 import json

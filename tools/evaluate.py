@@ -1,9 +1,10 @@
 """Evaluate a trained run, an export or a zoo model: tables, CSV, JSON, Markdown, figures.
 
-    python tools/evaluate.py --run runs/vaa --data-dir WIDER
-    python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
-    python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
+python tools/evaluate.py --run runs/vaa --data-dir WIDER
+python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
+python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
 """
+
 from __future__ import annotations
 
 import os
@@ -29,8 +30,10 @@ def flags():
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--out", metavar="DIR", help="where files go (default: beside the model)")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
-    parser.add_argument("--unspecified", choices=("masked", "negative"), default="masked",
-                        help="unspecified labels: left out (default) or counted as negative")  # fmt: skip
+    parser.add_argument(
+        "--unspecified", choices=("masked", "negative"), default="masked",
+        help="unspecified labels: left out (default) or counted as negative",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     cli.add_device_flags(parser)
@@ -66,9 +69,7 @@ def main():
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:
         found = work.predict_export(args.export, dataset, str(ctx[0].device_type), args.batch_size)
-    done = work.evaluate(
-        found, dataset.names, out, args.split, args.threshold, not args.no_figures
-    )
+    done = work.evaluate(found, dataset.names, out, args.split, args.threshold, not args.no_figures)
     print(to_console(done.result))
     files = list(done.files)
     if trained and not args.no_figures:

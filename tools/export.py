@@ -5,6 +5,7 @@
 
 The export is reloaded in a separate process without this package and its numbers are compared.
 """
+
 from __future__ import annotations
 
 import sys
@@ -53,7 +54,7 @@ def main():
     )  # fmt: skip
     sidecar = read_sidecar(directory)
     for entry in sidecar["files"].values():
-        print(f"{entry['size'] / 1e6:9.2f} MB  {directory / entry['file']}")
+        print(f"{entry['bytes'] / 1e6:9.2f} MB  {directory / entry['file']}")
     parity = sidecar["parity"]
     print(f"parity with plain MXNet: largest difference {parity['max_abs_diff']:.2e}")
     print(f"next: python tools/predict.py {directory} IMAGE_OR_FOLDER")

@@ -10,16 +10,18 @@ Without --boxes every picture should show one person. Errors end with code 2.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gluon_attn.workflows import cli  # noqa: E402
 
 
 def parse(arguments=None):
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(__doc__)
     parser.add_argument("export", metavar="EXPORT", help="export directory")
     parser.add_argument("images", metavar="IMG|DIR", nargs="+", help="pictures and folders")
     parser.add_argument(
@@ -80,16 +82,11 @@ def write(destination, make_text):
 
 
 def main(arguments=None):
-    """Run the command line; return the exit code."""
+    """Run the command line."""
     options = parse(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    run(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

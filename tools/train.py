@@ -1,7 +1,8 @@
 """Train any recipe on any data set.
 
-    python tools/train.py --recipe vaa_synthetic_resnet18 --data-dir DATA --save-dir runs/vaa
+python tools/train.py --recipe vaa_synthetic_resnet18 --data-dir DATA --save-dir runs/vaa
 """
+
 from __future__ import annotations
 
 import sys

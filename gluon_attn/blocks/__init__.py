@@ -2,6 +2,7 @@
 
 Every block is registered under its short name and built as ``block(channels)``.
 """
+
 from __future__ import annotations
 
 from gluon_attn.registry import Registry

@@ -94,16 +94,17 @@ class AttributeDataset(Dataset):
         try:
             return self.read(i), self.label[i], self.mask[i], i
         except BadImageError as error:
-            if self.on_bad_image == "error":
-                raise
-            self._skip(i, error)
-            return np.zeros((64, 64, 3), np.uint8), self.label[i], np.zeros_like(self.mask[i]), i
+            return self._replace(i, error)
 
-    def _skip(self, i, error):
+    def _replace(self, i, error):
+        """Return what stands for an unreadable sample, or raise ``error``."""
+        if self.on_bad_image == "error":
+            raise error
         with self._lock:
             if i not in self._skipped:
                 self._skipped[i] = error.reason
                 logger.warning("skipped: %s", error)
+        return np.zeros((64, 64, 3), np.uint8), self.label[i], np.zeros_like(self.mask[i]), i
 
     @property
     def skipped(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,8 +27,9 @@ def loader_rate(dataset, batch_size=32, workers=2, batches=20, rounds=5, transfo
 
     Returns:
         ``{'loader': [...], 'opencv': [...], 'ratio': median, 'spread': (lowest, highest),
-        'workers': n, 'batch_size': B, 'images': per round}``; rates in images per second, ratios of
-        neighbouring rounds.
+        'cpu_ratio': median, 'workers': n, 'batch_size': B, 'images': per round}``: rates in images
+        per second, ratios of neighbouring rounds. ``cpu_ratio`` compares processor time in place of
+        elapsed time, which other processes on the machine disturb less.
     """
     transform = TrainTransform() if transform is None else transform
     loader = Loader(dataset, transform, batch_size, True, seed, workers, "discard")
@@ -36,25 +38,40 @@ def loader_rate(dataset, batch_size=32, workers=2, batches=20, rounds=5, transfo
     end = len(loader) * batch_size
     indices = loader.order(0)[end - batches * batch_size : end]
     records = [(bytes(dataset.record(i)[0]), transform.draw(draws[i])) for i in indices]
-    result = {"loader": [], "opencv": []}
-    for _ in range(rounds + 1):  # the first round warms up
-        result["opencv"].append(_opencv_rate(records, transform.size, workers))
-        result["loader"].append(_loader_rate(loader, batches))
-    result = {name: rates[1:] for name, rates in result.items()}
-    ratios = np.divide(result["loader"], result["opencv"])
-    result.update(ratio=float(np.median(ratios)), spread=(float(ratios.min()), float(ratios.max())))
-    return dict(result, workers=workers, batch_size=batch_size, images=len(indices))
+    work = (
+        functools.partial(_run_loader, loader, batches),
+        functools.partial(_run_opencv, records, transform.size, workers),
+    )
+    # (rounds, loader | OpenCV, elapsed | processor): the first round only warms up
+    seconds = np.array([[_seconds(run) for run in work] for _ in range(rounds + 1)])[1:]
+    rates = len(indices) / seconds[:, :, 0]
+    ratios, cpu_ratios = (seconds[:, 1] / seconds[:, 0]).T
+    return {
+        "loader": rates[:, 0].tolist(),
+        "opencv": rates[:, 1].tolist(),
+        "ratio": float(np.median(ratios)),
+        "spread": (float(ratios.min()), float(ratios.max())),
+        "cpu_ratio": float(np.median(cpu_ratios)),
+        "workers": workers,
+        "batch_size": batch_size,
+        "images": len(indices),
+    }
 
 
-def _loader_rate(loader, batches):
-    started = time.perf_counter()
+def _seconds(run):
+    """Return elapsed and processor time of a call."""
+    started = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def _run_loader(loader, batches):
     loader.set_epoch(0, start=len(loader) - batches)  # to the end: nothing is made in vain
     for batch in loader:
         batch.image.wait_to_read()
-    return batches * loader.batch_size / (time.perf_counter() - started)
 
 
-def _opencv_rate(records, size, workers):
+def _run_opencv(records, size, workers):
     cv2.setNumThreads(0)
 
     def work(part):
@@ -62,7 +79,5 @@ def _opencv_rate(records, size, workers):
             image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             cv2.resize(image[y : y + side, x : x + side], (size, size))
 
-    started = time.perf_counter()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(work, [records[k :: max(1, workers)] for k in range(max(1, workers))]))
-    return len(records) / (time.perf_counter() - started)

@@ -78,6 +78,8 @@ class Loader:
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
         self.ctx = mx.cpu() if ctx is None else ctx
         self.epoch, self.start = 0, 0
+        # A packed picture has the transform's size, so that only the crop's rows need decoding.
+        self._strips = getattr(self.dataset, "get_rows", None) and dataset.size == transform.resize
         self._buffers = BufferPool((self.batch_size, 3, transform.size, transform.size))
 
     def set_epoch(self, epoch, start=0):
@@ -136,8 +138,12 @@ class Loader:
         index[:count] = indices
         images[count:] = 0
         for row, i in enumerate(indices):
-            image, labels[row], masks[row], _ = self.dataset[i]
-            self.transform(image, draws[i], out=images[row])
+            if self._strips:
+                sample = self.dataset.get_rows(i, *self.transform.rows(draws[i]))
+            else:
+                sample = self.dataset[i][:3] + (None,)
+            image, labels[row], masks[row], top = sample
+            self.transform(image, draws[i], images[row], top)
         return Batch(self._buffers.wrap(images), *map(mx.nd.from_numpy, (labels, masks)), index)
 
 

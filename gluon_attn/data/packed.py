@@ -8,8 +8,10 @@ A record is ``mx.recordio.pack(IRHeader(2A, labels, id, id2), jpeg)``:
 
 so it can be understood without the JSON, and ``mx.io.ImageRecordIter(label_width=2 * A)`` reads it.
 (Do not let that iterator make scaled crops of records that have the output size already: they come
-out wrong, apache/mxnet #16925.) The JSON adds names, sample ids, raw labels, the samples left out
-and the fingerprint. It is written last: without it a packed split is unfinished.
+out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``strips``.
+
+The JSON adds names, sample ids, raw labels, the samples left out and the fingerprint. It is
+written last: without it a packed split is unfinished.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.images import BadImageError, decode
+from gluon_attn.data.strips import strip
 
 FORMAT = "gluon_attn packed images, version 1"
 _MAGIC = 0xCED7230A
@@ -81,6 +84,18 @@ class PackedDataset(AttributeDataset):
 
     def read(self, i):
         return decode(self.record(i)[0], self._rec, self.sample_ids[i])
+
+    def get_rows(self, i, first, last):
+        """Return ``(image, label, mask, top)`` of sample ``i``, like ``dataset[i]``, but of the
+        picture only the rows from ``top`` on, among them ``first`` to ``last - 1``.
+
+        ``top`` is None for the black picture that stands for one that is skipped.
+        """
+        try:
+            jpeg, top = strip(self.record(i)[0], first, last)
+            return decode(jpeg, self._rec, self.sample_ids[i]), self.label[i], self.mask[i], top
+        except BadImageError as error:
+            return self._replace(i, error)[:3] + (None,)
 
     def record(self, i):
         """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``.

@@ -291,40 +291,18 @@ class Figure:
         colour, texture = k.bag_colour, None
         if k.bag_print == "stripes":
             texture = stripes(0.03 * self.scale, np.pi / 2, 255 - colour)
+        x, y, w, h = side * (self.hip + 0.06), 0.66, 0.055, 0.055
         if k.bag == "backpack":
-            x, y, w, h = (
-                (0.0, 0.31, self.shoulder * 0.75, 0.1)
-                if k.back
-                else (0, 0.3, self.shoulder * 1.2, 0.1)
-            )
-        else:
-            x, y, w, h = (
-                side * (self.hip + 0.06),
-                (0.56 if k.bag == "shoulder" else 0.66),
-                0.055,
-                0.055,
-            )
+            x, y, w, h = 0.0, 0.305, self.shoulder * (0.75 if k.back else 1.2), 0.1
+        elif k.bag == "shoulder":
+            y = 0.56
         if k.bag == "shoulder":
             self.line([(-side * self.shoulder * 0.55, 0.2), (x, y - h)], colour * 0.7, 0.012)
         elif k.bag == "hand":
             self.line([(x - 0.03, y - h), (x, y - h - 0.05), (x + 0.03, y - h)], colour * 0.6, 0.01)
-        corners = [
-            (x - w, y - h),
-            (x, y - h * 1.08),
-            (x + w, y - h),
-            (x + w * 1.06, y),
-            (x + w, y + h),
-            (x, y + h * 1.05),
-            (x - w, y + h),
-            (x - w * 1.06, y),
-        ]
+        bulge = [(-1, -1), (0, -1.08), (1, -1), (1.06, 0), (1, 1), (0, 1.05), (-1, 1), (-1.06, 0)]
+        corners = np.array(bulge) * (w, h) + (x, y)
         self.fill(spline(corners), colour=colour, texture=texture, shade=0.4)
         if k.bag_print == "logo":
-            emblem(
-                self.canvas,
-                self.at((x, y)),
-                0.03 * self.scale,
-                255 - colour,
-                k.logo_kind,
-                k.logo_word,
-            )
+            size, ink = 0.03 * self.scale, 255 - colour
+            emblem(self.canvas, self.at((x, y)), size, ink, k.logo_kind, k.logo_word)

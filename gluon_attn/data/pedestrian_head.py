@@ -40,41 +40,42 @@ def paint_head(f):
     for side in (-1, 1):  # the ear on the far side disappears as the head turns
         if side * f.sin < 0.45:
             f.fill(ellipse(x + side * wide, CENTRE + 0.008, 0.011, 0.018), colour=k.skin * 0.9)
-    jaw = 0.72 if o.male else 0.5
-    skull = [
-        (0, 0.006),
-        (wide * 0.8, 0.03),
-        (wide, 0.08),
-        (wide * jaw, 0.14),
-        (0, 0.163 + 0.004 * o.male),
-    ]
-    f.fill(
-        spline([(x + a, b) for a, b in skull] + [(x - a, b) for a, b in skull[3:0:-1]]),
-        colour=k.skin,
-    )
+    _skull(f, x, wide)
     if k.back:
         _back_of_head(f, x, wide)
     else:
         _face(f, x + 0.032 * f.sin, 0.6 + 0.4 * f.cos)
         _hair(f, x, wide)
         _worn_on_face(f, x + 0.032 * f.sin, wide)
+    _worn_on_head(f, x, wide)
+    f.zoom = 1.0
+
+
+def _skull(f, x, wide):
+    male = f.outfit.male
+    half = [(0, 0.006), (wide * 0.8, 0.03), (wide, 0.08), (wide * (0.72 if male else 0.5), 0.14)]
+    half.append((0, 0.163 + 0.004 * male))
+    whole = half + [(-a, b) for a, b in half[3:0:-1]]
+    f.fill(spline([(x + a, b) for a, b in whole]), colour=f.look.skin)
+
+
+def _worn_on_head(f, x, wide):
+    o, k = f.outfit, f.look
     if k.scarf and o.top != "suit":
+        end = capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, True)
         f.fill(capsule((x - 0.045, 0.178), (x + 0.045, 0.178), 0.024, 0.024), colour=k.extra)
-        f.fill(
-            capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, True), colour=k.extra * 0.9
-        )
-    if o.top == "long" and k.long_style == "hoodie" and k.hood_up and not o.hat:
+        f.fill(end, colour=k.extra * 0.9)
+    if o.hat:
+        return _HATS[k.hat_style](f, x, wide * 1.06)
+    if o.top == "long" and k.long_style == "hoodie" and k.hood_up:
         _hood(f, x, wide)
-    elif k.headphones and not o.hat:
+    elif k.headphones:
         arc = ellipse(x, 0.08, wide * 1.15, 0.09, start=np.pi, stop=2 * np.pi)
         f.line(arc, k.extra * 0.6, 0.012)
         f.fill(*[ellipse(x + s * wide * 1.1, 0.085, 0.014, 0.024) for s in (-1, 1)], colour=k.extra)
-    if o.hat:
-        _HATS[k.hat_style](f, x, wide * 1.06)
     elif k.band:
         arc = ellipse(x, CENTRE, wide * 1.1, 0.075, start=np.pi * 1.12, stop=np.pi * 1.88)
         f.line(arc, k.hat, 0.016)
-    f.zoom = 1.0
 
 
 def _back_of_head(f, x, wide):
@@ -136,46 +137,23 @@ def _face(f, x, squeeze):
 
 def _hair(f, x, wide):
     o, k = f.outfit, f.look
-    crown = [
-        (-wide * 1.06, 0.08),
-        (-wide * 1.05, 0.03),
-        (-0.03, -0.008),
-        (0.03, -0.008),
-        (wide * 1.05, 0.03),
-        (wide * 1.06, 0.08),
-    ]
-    fringe = [
-        (wide * 0.86, 0.055),
-        (0.02 + 0.02 * f.sin, 0.036),
-        (-0.02 + 0.02 * f.sin, 0.042),
-        (-wide * 0.86, 0.055),
-    ]
+    side = [(wide * 1.06, 0.08), (wide * 1.05, 0.03), (0.03, -0.008)]
+    crown = [(-a, b) for a, b in side] + side[::-1]
+    fringe = [(wide * 0.86, 0.055), (0.02, 0.036), (-0.02, 0.042), (-wide * 0.86, 0.055)]
+    fringe = [(a + (abs(a) == 0.02) * 0.02 * f.sin, b) for a, b in fringe]
     f.fill(spline([(x + a, b) for a, b in crown + fringe]), colour=k.hair, shade=0.4)
+    lock = None
     if o.long_hair:  # locks that fall over the shoulders
-        for side in (-1, 1):
-            end = k.hair_length - 0.025
-            lock = [
-                (wide * 0.8, 0.04),
-                (wide * 1.25, 0.06),
-                (0.082, 0.15),
-                (0.088, end - 0.03),
-                (0.066, end),
-                (0.05, 0.19),
-                (wide * 0.93, 0.11),
-            ]
-            f.fill(spline([(x + side * a, b) for a, b in lock]), colour=k.hair, shade=0.45)
+        end = k.hair_length - 0.025
+        lock = [(wide * 0.8, 0.04), (wide * 1.25, 0.06), (0.082, 0.15), (0.088, end - 0.03)]
+        lock += [(0.066, end), (0.05, 0.19), (wide * 0.93, 0.11)]
     elif not o.male and k.hair_style == "bun":
         f.fill(ellipse(x - 0.02 * f.sin, -0.014, 0.03, 0.026), colour=k.hair * 0.9)
     elif (not o.male or k.boyish) and k.hair_style == "bob":
-        for side in (-1, 1):
-            lock = [
-                (wide * 0.85, 0.04),
-                (wide * 1.25, 0.06),
-                (wide * 1.32, 0.13),
-                (wide * 0.95, 0.155),
-                (wide * 0.9, 0.09),
-            ]
-            f.fill(spline([(x + side * a, b) for a, b in lock]), colour=k.hair, shade=0.4)
+        lock = [(wide * 0.85, 0.04), (wide * 1.25, 0.06), (wide * 1.32, 0.13)]
+        lock += [(wide * 0.95, 0.155), (wide * 0.9, 0.09)]
+    for sign in (-1, 1) if lock else ():
+        f.fill(spline([(x + sign * a, b) for a, b in lock]), colour=k.hair, shade=0.42)
 
 
 def _worn_on_face(f, x, wide):

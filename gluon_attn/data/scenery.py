@@ -236,10 +236,8 @@ def paint_occluder(rng, height, width, top, left, right):
         body = rect(left, top + 9, right, bottom)
         canvas.paint(puffs + [body], green, 0.4, _dirt(rng, height, width))
     elif kind == "barrier":
-        posts = [
-            rect(x, top, x + 5, bottom)
-            for x in np.arange(left, right + 4, max(24, (right - left) / 3))
-        ]
+        gap = max(24, (right - left) / 3)
+        posts = [rect(x, top, x + 5, bottom) for x in np.arange(left, right + 4, gap)]
         canvas.paint(posts, colour * 0.6, 0.3)
         rails = [rect(left, y, right, y + 15) for y in np.arange(top + 4, max(bottom, top + 5), 24)]
         canvas.paint(rails, colour, 0.2, bars if rng.random() < 0.5 else None)
@@ -248,12 +246,8 @@ def paint_occluder(rng, height, width, top, left, right):
         canvas.paint([rect(x - 4, -4, x + 4, bottom)], colour * 0.7, 0.4)
         canvas.paint([ellipse(x, top, 14, 14)], colour, 0.2)
     else:
-        canvas.paint(
-            [rect(left, top, right, bottom)],
-            colour,
-            0.2,
-            bars if kind == "crate" and rng.random() < 0.4 else None,
-        )
+        striped = kind == "crate" and rng.random() < 0.4
+        canvas.paint([rect(left, top, right, bottom)], colour, 0.2, bars if striped else None)
         if kind == "desk":
             canvas.paint([rect(left - 5, top - 3, right + 5, top + 6)], colour * 1.2, 0.3)
         else:

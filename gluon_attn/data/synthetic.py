@@ -248,7 +248,7 @@ class _Scene:
         for number, person in enumerate(self.people):
             box = self._box(person)
             seen = self._seen(number, person)
-            if box and seen["body"] > 0.3:
+            if box and seen["body"] > 0.3 and max(seen["face"], seen["chest"]) >= 0.4:
                 found.append({"attribute": self._labels(person, seen), "bbox": box})
         return found
 

@@ -1,4 +1,5 @@
 """Training, evaluation, checkpoints and logs; names no paper and no data set."""
+
 from __future__ import annotations
 
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint

@@ -4,6 +4,7 @@
 parameters, the optimiser's state, the method's own state and a JSON record of where the run stands.
 MXNet's ``Trainer.save_states`` is not used because it pickles.
 """
+
 from __future__ import annotations
 
 import json
@@ -135,7 +136,8 @@ def _load_trainer(prefix, trainer, arrays):
     optimizer._set_current_context(trainer._contexts[0].device_id)
     if f"{prefix}/amp" in arrays and getattr(trainer, "_amp_loss_scaler", None) is not None:
         for name, value in zip(_AMP_FIELDS, arrays[f"{prefix}/amp"]):
-            setattr(trainer._amp_loss_scaler, name, type(getattr(trainer._amp_loss_scaler, name))(value))
+            kind = type(getattr(trainer._amp_loss_scaler, name))
+            setattr(trainer._amp_loss_scaler, name, kind(value))
 
 
 def _flat(state):
@@ -145,4 +147,3 @@ def _flat(state):
     if isinstance(state, (tuple, list)):
         return [tensor for part in state for tensor in _flat(part)]
     return [state]
-

@@ -1,4 +1,5 @@
 """Run a net over a data set and collect its predictions by sample id."""
+
 from __future__ import annotations
 
 import collections

@@ -3,6 +3,7 @@
 It knows no paper, no metric and no data set: a :class:`gluon_attn.method.Method`, a loader of
 :class:`gluon_attn.batch.Batch` and a function that scores the net are handed in.
 """
+
 from __future__ import annotations
 
 import collections

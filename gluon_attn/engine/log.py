@@ -1,4 +1,5 @@
 """Where a run reports to: the console, ``train.log``, ``log.jsonl`` and, if asked, TensorBoard."""
+
 from __future__ import annotations
 
 import json

@@ -3,6 +3,7 @@
 MXNet's own schedulers count updates and know nothing of the validation score; ``Plateau`` is the
 one the VAA supplement asks for.
 """
+
 from __future__ import annotations
 
 import math

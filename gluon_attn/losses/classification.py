@@ -7,6 +7,7 @@ al., ICCV 2017.
 Legend: B batch, A attributes, z logits, p = sigmoid(z), y label in {0, 1}, m mask in {0, 1}.
 All losses return one value per sample, ``(B,)``: the masked mean over attributes.
 """
+
 from __future__ import annotations
 
 import mxnet as mx

@@ -1,4 +1,5 @@
 """The one place where a loss per attribute becomes a loss per sample."""
+
 from __future__ import annotations
 
 

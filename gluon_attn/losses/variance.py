@@ -12,6 +12,7 @@ Deviations from the released code: rows are found by sample id, so the data may 
 code indexes by batch position and must not shuffle), and only rows that were filled count (that
 code includes the zeros its buffer starts with).
 """
+
 from __future__ import annotations
 
 import mxnet as mx
@@ -22,8 +23,8 @@ class PredictionHistory:
     """The last ``length`` predicted probabilities of every training sample.
 
     Lives on one device so that neither writing nor reading waits for the host. Memory there is
-    ``4 * length * num_samples * num_attributes`` bytes (8 MB for WIDER-Attribute's 28,340 x 14 x 5),
-    plus 4 bytes a sample on the host.
+    ``4 * length * num_samples * num_attributes`` bytes (8 MB for WIDER-Attribute's 28,340 x 14
+    at length 5), plus 4 bytes a sample on the host.
 
     Args:
         num_samples: Samples in the training set; ids are 0 … num_samples - 1.

@@ -1,4 +1,5 @@
 """Backbones with named taps and an attention slot."""
+
 from __future__ import annotations
 
 from gluon_attn.nets.resnet import DEPTHS, ResNet, resnet

@@ -13,6 +13,7 @@ The nets are Gluon's own ``ResNetV1`` (same structure, so the same parameter nam
 ``v1`` is Gluon's variant (bottlenecks with the stride and a bias on the 1x1 convolutions);
 ``v1b`` has the stride on the 3x3 convolution and no biases, as in GluonCV's v1b and in torchvision.
 """
+
 from __future__ import annotations
 
 from mxnet.gluon import nn
@@ -73,8 +74,15 @@ class ResNet(ResNetV1):
     """
 
     def __init__(
-        self, block, layers, channels, classes=1000, taps=(), attention=None, thumbnail=False,
-        **kwargs
+        self,
+        block,
+        layers,
+        channels,
+        classes=1000,
+        taps=(),
+        attention=None,
+        thumbnail=False,
+        **kwargs,
     ):
         self._attention = _attention_per_stage(attention)
         super().__init__(block, layers, channels, classes=classes, thumbnail=thumbnail, **kwargs)

@@ -3,6 +3,7 @@
 A tap is named relative to the net, ``stage3_activation22``: Gluon's absolute names carry a prefix
 that changes with every instance (``resnetv10_``, ``resnetv11_``), so they cannot be relied on.
 """
+
 from __future__ import annotations
 
 import mxnet as mx
@@ -74,5 +75,6 @@ def name_outputs(net, outputs):
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     names = getattr(net, "output_names", ("logits",))
     if len(names) != len(outputs):
-        raise ValueError(f"{type(net).__name__} names {len(names)} outputs, returned {len(outputs)}")
+        kind = type(net).__name__
+        raise ValueError(f"{kind} names {len(names)} outputs, returned {len(outputs)}")
     return dict(zip(names, outputs))

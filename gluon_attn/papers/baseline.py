@@ -2,6 +2,7 @@
 
 "ResNet-101" in the tables of the VAA paper (Sarafianos, Xu, Kakadiaris, ECCV 2018).
 """
+
 from __future__ import annotations
 
 from gluon_attn.losses.classification import MaskedBCELoss

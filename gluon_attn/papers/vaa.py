@@ -13,6 +13,7 @@ Deviations, all listed in docs/vaa.md: the mean runs over 3 logit vectors becaus
 modules (the released code has three modules and divides by 4); in phase 1 the frozen primary net
 also keeps its batch-norm statistics.
 """
+
 from __future__ import annotations
 
 from mxnet import autograd, init
@@ -86,9 +87,7 @@ class AttentionModule(HybridBlock):
                 self.classifier.add(*conv_bn_relu(third, self._map_size, second))
                 # An explicit Flatten: a Dense right behind a fused convolution fails in oneDNN.
                 self.classifier.add(nn.Flatten())
-                self.classifier.add(
-                    nn.Dense(classes, in_units=third, weight_initializer=xavier())
-                )
+                self.classifier.add(nn.Dense(classes, in_units=third, weight_initializer=xavier()))
 
     def hybrid_forward(self, F, x):
         """Return logits, attention and confidence."""

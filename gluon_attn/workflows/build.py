@@ -1,4 +1,5 @@
 """From a recipe to the parts of a run: data, net, method."""
+
 from __future__ import annotations
 
 import logging

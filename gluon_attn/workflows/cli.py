@@ -1,4 +1,5 @@
 """What the command-line tools share: flags, overrides, errors as one line."""
+
 from __future__ import annotations
 
 import argparse
@@ -24,7 +25,7 @@ def run(main):
     except EXPECTED as error:
         if os.environ.get("GLUON_ATTN_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -42,18 +43,24 @@ def add_data_flags(flags):
         "--data-dir", required=True, metavar="DIR",
         help="official data set tree, packed folder (tools/prepare_data.py) or list folder",
     )  # fmt: skip
-    flags.add_argument("-j", "--num-workers", type=int, default=os.cpu_count(), metavar="N",
-                       help="data-loading threads (default: %(default)s)")  # fmt: skip
-    flags.add_argument("--on-bad-image", choices=("error", "skip"), default="error",
-                       help="what to do with a missing or broken image (default: error)")  # fmt: skip
+    flags.add_argument(
+        "-j", "--num-workers", type=int, default=os.cpu_count(), metavar="N",
+        help="data-loading threads (default: %(default)s)",
+    )  # fmt: skip
+    flags.add_argument(
+        "--on-bad-image", choices=("error", "skip"), default="error",
+        help="what to do with a missing or broken image (default: error)",
+    )  # fmt: skip
 
 
 def add_device_flags(flags):
     """Add ``--gpus`` and ``--device``."""
     group = flags.add_mutually_exclusive_group()
     group.add_argument("--gpus", metavar="0,1", help="GPU numbers; a batch is split over them")
-    group.add_argument("--device", default="cpu", metavar="SPEC",
-                       help="cpu (default), cpu:2 for two CPU contexts, or gpu:0,1")  # fmt: skip
+    group.add_argument(
+        "--device", default="cpu", metavar="SPEC",
+        help="cpu (default), cpu:2 for two CPU contexts, or gpu:0,1",
+    )  # fmt: skip
 
 
 def device_of(args):
@@ -68,20 +75,26 @@ def training_parser(description, default_recipe=None):
         "Every value of the recipe can be overridden: lr=0.01 epochs=20 gamma=0.5 "
         "model=vaa_resnet50_wider\nModel arguments: model_options.taps=stage4_activation2,",
     )
-    flags.add_argument("--recipe", default=default_recipe, required=default_recipe is None,
-                       metavar="NAME|FILE",
-                       help="recipe from tools/recipes, or a file (default: %(default)s)")  # fmt: skip
+    flags.add_argument(
+        "--recipe", default=default_recipe, required=default_recipe is None, metavar="NAME|FILE",
+        help="recipe from tools/recipes, or a file" + (" (default: %(default)s)" if default_recipe
+                                                      else ""),
+    )  # fmt: skip
     add_data_flags(flags)
     flags.add_argument("--save-dir", required=True, metavar="DIR", help="where the run goes")
-    flags.add_argument("--base-params", metavar="FILE",
-                       help="backbone weights: Gluon zoo file, own run, or exported params")  # fmt: skip
+    flags.add_argument(
+        "--base-params", metavar="FILE",
+        help="backbone weights: Gluon zoo file, own run, or exported params",
+    )  # fmt: skip
     add_device_flags(flags)
     flags.add_argument("--resume", action="store_true", help="continue from SAVE_DIR/last.ckpt")
-    flags.add_argument("--cache", action="store_true",
-                       help="keep resized training images in memory")  # fmt: skip
+    flags.add_argument(
+        "--cache", action="store_true", help="keep resized training images in memory"
+    )
     flags.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    flags.add_argument("--no-test", action="store_true",
-                       help="do not evaluate the best epoch on the test split")  # fmt: skip
+    flags.add_argument(
+        "--no-test", action="store_true", help="do not evaluate the best epoch on the test split"
+    )
     for flag, key in RECIPE_FLAGS.items():
         flags.add_argument(f"--{flag}", metavar="VALUE", help=f"same as {key}=VALUE")
     flags.add_argument("overrides", nargs="*", metavar="key=value", help="recipe overrides")

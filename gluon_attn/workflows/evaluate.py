@@ -1,4 +1,5 @@
 """Evaluate a trained net or an export on one split: tables, files and figures."""
+
 from __future__ import annotations
 
 import logging
@@ -82,9 +83,7 @@ def evaluate(predictions, names, out_dir, stem="test", threshold=0.5, figures=Tr
     np.savez_compressed(path, names=np.array(names), **predictions._asdict())
     files.append(path)
     if figures:
-        files.append(
-            pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png"))
-        )
+        files.append(pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png")))
         files.append(attribute_bars({stem: result}, os.path.join(out_dir, f"{stem}_ap.png")))
     return Evaluation(result, predictions, files)
 

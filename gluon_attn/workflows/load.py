@@ -1,4 +1,5 @@
 """Trained nets with all that is needed to feed and to read them."""
+
 from __future__ import annotations
 
 import json

@@ -1,9 +1,10 @@
 """A whole training run: data, net, phases, validation, the best epoch, one look at the test set."""
+
 from __future__ import annotations
 
 import logging
 import os
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
     data_dir: str
     save_dir: str
     devices: str = "cpu"
-    base_params: Optional[str] = None
+    base_params: str = None
     resume: bool = False
     workers: int = 2
     cache: bool = False

@@ -1,4 +1,5 @@
 """NumPy versions of VAA's losses, written from the paper's formulas, entry by entry."""
+
 from __future__ import annotations
 
 import math

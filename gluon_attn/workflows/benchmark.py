@@ -1,0 +1,200 @@
+"""Speed and memory of training and data loading, as ratios measured in one run.
+
+Every variant lives in a process of its own (peak memory is the process's), and the variants take
+turns, so that a busy moment of the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+
+import numpy as np
+
+VARIANTS = {
+    "static": "this package: one static graph, losses included in the same trainer",
+    "imperative": "the same network, not hybridized",
+    "separate": "hybridized primary net; heads un-hybridized, each with its own trainer and a "
+    "read-back of loss and predictions in every step, as in the released repository",
+}
+
+
+def benchmark_training(model="vaa_resnet101", size=224, batch=8, rounds=5, steps=1, report=None):
+    """Measure training steps per second of each variant.
+
+    Args:
+        model: Name of a VAA model.
+        size: Input side in pixels.
+        batch: Images per step.
+        rounds: Turns that each variant gets, behind two turns for warming up.
+        steps: Steps per turn.
+        report: Called with a line of text after each round.
+
+    Returns:
+        ``{"variants": {name: {images_per_second, peak_memory_mb, rates}}, "ratios": {name: {median,
+        lowest, highest}}, "machine": …}``; a ratio is ``static`` over the variant, round by round.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name in VARIANTS:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_train_worker, args=(theirs, name, model, size, batch))
+        process.start()
+        workers[name] = (process, ours)
+    rates = {name: [] for name in VARIANTS}
+    for turn in range(-2, rounds):
+        for name, (_, pipe) in workers.items():
+            pipe.send(steps)
+            rate = batch * steps / _receive(pipe, name)
+            if turn >= 0:
+                rates[name].append(rate)
+        if report and turn >= 0:
+            report(f"round {turn + 1}/{rounds}: "
+                   + ", ".join(f"{n} {r[-1]:.2f} img/s" for n, r in rates.items()))  # fmt: skip
+    result = {"variants": {}, "ratios": {}, "machine": machine(), "batch": batch, "size": size,
+              "model": model}  # fmt: skip
+    for name, (process, pipe) in workers.items():
+        pipe.send(0)
+        memory = _receive(pipe, name)
+        process.join()
+        result["variants"][name] = {
+            "what": VARIANTS[name], "images_per_second": statistics.median(rates[name]),
+            "rates": rates[name], "peak_memory_mb": memory / 1024,
+        }  # fmt: skip
+        if name != "static":
+            ratios = [a / b for a, b in zip(rates["static"], rates[name])]
+            result["ratios"][name] = {
+                "median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)
+            }  # fmt: skip
+    return result
+
+
+def _receive(pipe, name):
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"the process of variant '{name}' has died (out of memory?)") from None
+
+
+def _train_worker(pipe, variant, model, size, batch):
+    """Run as many steps as asked for, answer with the seconds; 0 ends and answers peak memory."""
+    step = _make_step(variant, model, size, batch)
+    while True:
+        count = pipe.recv()
+        if not count:
+            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            return
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        import mxnet as mx
+
+        mx.nd.waitall()
+        pipe.send(time.perf_counter() - started)
+
+
+def _make_step(variant, model, size, batch):
+    """Return a function that makes one training step of a variant on a fixed batch."""
+    import mxnet as mx
+
+    import gluon_attn  # noqa: F401  (prepares the environment before MXNet loads)
+    from gluon_attn.batch import Batch
+    from gluon_attn.engine import use_static_graph
+    from gluon_attn.method import Optimization, Task
+    from gluon_attn.papers.vaa import VAATraining, xavier
+    from gluon_attn.runtime import seed_everything
+    from model_zoo import get_model
+
+    seed_everything(0)
+    net = get_model(model, input_size=size)
+    net.initialize(xavier())
+    rng = np.random.default_rng(0)
+    label = (rng.random((batch, net.classes)) < 0.3).astype(np.float32)
+    data = Batch(
+        mx.nd.array(rng.normal(size=(batch, 3, size, size))), mx.nd.array(label),
+        mx.nd.ones((batch, net.classes)), np.arange(batch),
+    )  # fmt: skip
+    if variant == "separate":
+        return _separate_step(net, data)
+    if variant == "static":
+        use_static_graph(net)
+    task = Task(tuple(map(str, range(net.classes))), batch, np.full(net.classes, 0.3))
+    params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": 1e-4}
+    method = VAATraining(net, [mx.cpu()], task, Optimization("sgd", params), {"phase1_epochs": 0})
+    method.begin_epoch(0)
+    return lambda: method.train_step(data)
+
+
+def _separate_step(net, data):
+    """Return one step with the structure of the released repository."""
+    from mxnet import autograd, gluon
+
+    from gluon_attn.losses.classification import MaskedBCELoss
+
+    net.backbone.hybridize()
+    modules = list(net.heads.attention)
+    bce = MaskedBCELoss()
+    params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": 1e-4}
+    parts = [net.backbone]
+    for module in modules:
+        parts += [module.mask, module.confidence, module.classifier]
+    trainers = [gluon.Trainer(p.collect_params(), "sgd", dict(params)) for p in parts]
+
+    def step():
+        with autograd.record():
+            logits, *activations = net.backbone(data.image)
+            every = [logits] + [m(x)[0] for m, x in zip(modules, activations)]
+            loss = sum(bce(z, data.label, data.mask) for z in every)
+        loss.backward()
+        for trainer in trainers:
+            trainer.step(len(data.index))
+        loss.mean().asscalar()
+        (sum(every) / len(every)).sigmoid().asnumpy()
+
+    return step
+
+
+def machine():
+    """Return what the figures depend on."""
+    import os
+
+    from gluon_attn.runtime import versions
+
+    found = versions()
+    return {
+        "processor": found.get("processor", platform.processor()), "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"), "versions": found,
+    }  # fmt: skip
+
+
+def training_table(result):
+    """Return the training figures as a Markdown table."""
+    from tabulate import tabulate
+
+    rows = []
+    for name, values in result["variants"].items():
+        ratio = result["ratios"].get(name)
+        rows.append([
+            name, f"{values['images_per_second']:.2f}",
+            _with_spread(ratio) if ratio else "1",
+            f"{values['peak_memory_mb']:.0f}",
+        ])  # fmt: skip
+    head = ["variant", "img/s (median)", "static is faster by", "peak memory MB"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+def _with_spread(ratio):
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"
+
+
+def data_table(result):
+    """Return the loading figures as a Markdown table."""
+    from tabulate import tabulate
+
+    rows = [[name, f"{statistics.median(result[name]):.0f}"] for name in ("opencv", "loader")]
+    low, high = result["spread"]
+    rows.append(["loader / opencv", f"{result['ratio']:.2f} ({low:.2f}–{high:.2f})"])
+    return tabulate(rows, ["what", "img/s"], tablefmt="github", disable_numparse=True)
