@@ -190,7 +190,7 @@ def _literal(text):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return tuple(text.split(",")) if "," in text else text
+        return tuple(part for part in text.split(",") if part) if "," in text else text
 
 
 def _typed(name, kind, value):

@@ -251,3 +251,21 @@ def test_two_devices_make_the_same_update_as_one():
 def test_unknown_option_is_refused():
     with pytest.raises(ValueError, match="did you mean 'gamma'"):
         method(small(), gama=1)
+
+
+def test_primary_phase_trains_the_primary_net_alone_and_stores_no_history():
+    net = small()
+    training = method(net, phase0_epochs=1, phase1_epochs=1, history_start=0)
+    assert [training.phase_of(e) for e in range(4)] == ["primary", "attention", "joint", "joint"]
+    training.begin_epoch(0)
+    before = snapshot(net)
+    losses = training.train_step(batch())
+    mx.nd.waitall()
+    after = snapshot(net)
+    assert set(losses) == {"loss", "bce_backbone"}
+    changed = {n for n in before if not np.array_equal(before[n], after[n])}
+    assert changed and all(name.startswith("backbone.") for name in changed)
+    assert training.history.state()["count"].sum() == 0
+    training.begin_epoch(1)
+    training.train_step(batch())
+    assert training.history.state()["count"].sum() == 4

@@ -43,6 +43,7 @@ def flags():
 def main():
     """Predict the split, print the table and write the files."""
     args = flags().parse_args()
+    from gluon_attn.data.lists import read_names
     from gluon_attn.metrics.report import to_console
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import evaluate as work
@@ -54,7 +55,7 @@ def main():
     if args.run:
         trained = load.from_run(args.run, ctx)
     elif args.model:
-        classes = Path(args.names).read_text().split() if args.names else None
+        classes = read_names(Path(args.names)) if args.names else None
         trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
     else:
         from gluon_attn.export import Predictor
@@ -68,7 +69,7 @@ def main():
     if trained:
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:
-        found = work.predict_export(args.export, dataset, str(ctx[0].device_type), args.batch_size)
+        found = work.predict_export(args.export, dataset, ctx[0], args.batch_size)
     done = work.evaluate(found, dataset.names, out, args.split, args.threshold, not args.no_figures)
     print(to_console(done.result))
     files = list(done.files)

@@ -36,6 +36,7 @@ def flags():
 def main():
     """Load the net, export it and report the parity figure."""
     args = flags().parse_args()
+    from gluon_attn.data.lists import read_names
     from gluon_attn.export import export_model
     from gluon_attn.export.sidecar import read_sidecar
     from gluon_attn.runtime import contexts
@@ -45,7 +46,7 @@ def main():
     if args.run:
         trained = load.from_run(args.run, ctx)
     else:
-        classes = Path(args.names).read_text().split() if args.names else None
+        classes = read_names(Path(args.names)) if args.names else None
         trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
     directory = export_model(
         trained.net, args.out, args.name or trained.name, trained.classes,

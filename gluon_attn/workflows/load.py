@@ -15,6 +15,8 @@ from gluon_attn.workflows.build import build_net, eval_preprocess
 from model_zoo import WIDER_ATTRIBUTES, get_model
 from model_zoo.params_io import load_into
 
+_KEPT = ("recipe", "epoch", "mAP", "data", "versions")  # what of best.json stays with the net
+
 
 class Trained(NamedTuple):
     """A trained net.
@@ -52,16 +54,15 @@ def from_run(folder, ctx):
         ValueError: The weights are not those that ``best.json`` describes.
     """
     path = os.path.join(folder, "best.params")
-    try:
-        with open(os.path.join(folder, "best.json"), encoding="utf-8") as file:
-            best = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
+    best = _read_record(folder)
     if sha256_of(path) != best["sha256"]:
-        raise ValueError(f"{path} is damaged or was replaced: its sha256 is not that in best.json")
+        raise ValueError(
+            f"{path} is damaged or was replaced: its sha256 is not that in best.json (if the run "
+            "was killed while it wrote them, resuming it mends that)"
+        )
     recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
     net = build_net(recipe, len(best["classes"]))
-    extra = {key: best[key] for key in ("recipe", "epoch", "mAP", "data", "versions")}
+    extra = {key: best[key] for key in _KEPT}
     return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
 
 
@@ -86,6 +87,22 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
     recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
     extra = {"params": params or "pretrained"}
     return _finish(name, net, params, classes, eval_preprocess(recipe), extra, ctx)
+
+
+def _read_record(folder):
+    """Return the contents of ``best.json``."""
+    path = os.path.join(folder, "best.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            best = json.load(file)
+        missing = [key for key in ("sha256", "classes", *_KEPT) if key not in best]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if missing:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    return best
 
 
 def _finish(name, net, path, classes, preprocess, extra, ctx):

@@ -11,6 +11,7 @@ import numpy as np
 from gluon_attn import runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
 from gluon_attn.figures.curves import training_curves
+from gluon_attn.files import atomic_path
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.workflows import build
@@ -89,7 +90,9 @@ def _train(recipe, settings, ctx):
         "data": {split: dataset.fingerprint() for split, dataset in data.items()},
         "versions": runtime.versions(),
     }
-    write_json(os.path.join(settings.save_dir, "recipe.json"), record)
+    described = os.path.join(settings.save_dir, "recipe.json")
+    if not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
+        write_json(described, record)  # a run that is there is not touched before it may go on
     schedule = SCHEDULES.get(recipe.schedule)(
         recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
         recipe.lr_epochs, recipe.lr_min,
@@ -102,6 +105,7 @@ def _train(recipe, settings, ctx):
         writers=_writers(settings),
     )  # fmt: skip
     best = fit(run, settings.resume)
+    write_json(described, record)
     training_curves(
         os.path.join(settings.save_dir, "log.jsonl"), os.path.join(settings.save_dir, "curves.png")
     )
@@ -137,7 +141,8 @@ def _test(recipe, settings, net, ctx):
     )
     found = predict(net, loader, len(dataset), ctx[0], progress=True)
     result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
-    np.savez_compressed(stem + "_predictions.npz", **found._asdict())
+    with atomic_path(stem + "_predictions.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **found._asdict())
     write_report(result, settings.save_dir, "test")
     logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], stem)
     return result

@@ -10,7 +10,7 @@ Hardware   not run
 Hours      not measured
 Paper      no number belongs to this variant
 Ours       not run
-Deviates   unspecified labels are left out of the evaluation (the repository counts them)
+Deviates   see docs/vaa.md
 """
 
 method = "vaa"

@@ -1,0 +1,382 @@
+"""The documentation against the code: links, commands, names, examples and the fidelity ledger.
+
+Marks in the pages: ``<!-- runnable -->`` before a Python block runs it, with all such blocks of a
+page in one namespace and in an empty folder; blocks with ``>>>`` are doctests. After
+``<!-- runnable: isolated -->`` the block runs in a Python that cannot import this package.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gluon_attn
+from gluon_attn.papers.vaa import VAATraining
+from gluon_attn.recipe import Recipe
+from gluon_attn.workflows.build import load_recipe
+from model_zoo import MODELS, list_models
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RECIPES = ROOT / "tools" / "recipes"
+FENCE = re.compile(r"(<!-- runnable(?::? ?(\w+))? -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
+# Where a ledger's `Name(argument=value)` is looked for.
+CALLABLES = (
+    "gluon_attn.batch", "gluon_attn.papers.vaa", "gluon_attn.losses.classification",
+    "gluon_attn.losses.variance", "gluon_attn.metrics.multilabel",
+)  # fmt: skip
+
+ids = [str(page.relative_to(ROOT)) for page in PAGES]
+every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def prose_of(page):
+    return FENCE.sub("", text_of(page))
+
+
+def anchors_of(page):
+    """Return the anchors that GitHub makes of a page's headings."""
+    found = []
+    for title in re.findall(r"^#+ (.+)$", prose_of(page), re.M):
+        kept = re.sub(r"[^\w\- ]", "", title.replace("`", "").lower())
+        found.append(kept.replace(" ", "-"))
+    return found
+
+
+@lru_cache(maxsize=None)
+def help_of(tool, command=None):
+    """Return what ``python tool [command] --help`` prints."""
+    out, argv = io.StringIO(), sys.argv
+    sys.argv = [str(ROOT / tool), *([command] if command else []), "--help"]
+    try:
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.argv = argv
+    assert not end.value.code, f"{tool} {command or ''} --help ends with {end.value.code}"
+    return out.getvalue()
+
+
+def has_flag(help_text, flag):
+    return re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text) is not None
+
+
+def commands_of(page):
+    """Return ``(tool, [words])`` of every command line shown, in blocks and in the text."""
+    found = []
+    for tool, rest in COMMAND.findall(text_of(page)):
+        found.append((tool, shlex.split(rest.replace("\\\n", " "))))
+    return found
+
+
+def problems_of(tool, words):
+    """Return what is wrong with a command line."""
+    if not (ROOT / tool).is_file():
+        return [f"{tool} does not exist"]
+    help_text = help_of(tool)
+    choices = re.search(r"\{([\w,]+)\}", help_text.split("\n\n")[0])
+    commands = choices.group(1).split(",") if choices else []
+    if tool.endswith("prepare_data.py"):
+        commands = ["wider", "list", "synthetic", "digits"]
+    if words and words[0] in commands:
+        help_text = help_of(tool, words[0])
+    flags = [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
+    found = [f"{tool} has no {flag}" for flag in flags if not has_flag(help_text, flag)]
+    if "train" in tool and "--save-dir" in words:
+        recipe = words[words.index("--recipe") + 1] if "--recipe" in words else None
+        pairs = [word for word in words if re.match(r"[a-z_.]+=", word)]
+        try:
+            load_recipe(recipe or "vaa_wider_resnet101", pairs, str(RECIPES))
+        except (ValueError, FileNotFoundError) as error:
+            found.append(str(error))
+    return found
+
+
+def resolve(dotted):
+    """Return the object with a dotted name, or raise."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            found = getattr(found, name)
+        return found
+    raise ModuleNotFoundError(dotted)
+
+
+# -- links, commands, names ----------------------------------------------------------------------
+
+
+@every_page
+def test_relative_links_resolve(page):
+    broken = []
+    for link in LINK.findall(prose_of(page)):
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or (anchor and anchor not in anchors_of(path)):
+            broken.append(link)
+    assert not broken
+
+
+@every_page
+def test_commands_name_scripts_and_flags_that_exist(page):
+    assert not [p for tool, words in commands_of(page) for p in problems_of(tool, words)]
+
+
+@every_page
+def test_inline_flags_of_tools_exist(page):
+    wrong = []
+    for code in CODE.findall(prose_of(page)):
+        match = re.match(r"tools/(\w+)\.py (--[\w-]+)", code)
+        if match and not has_flag(help_of(f"tools/{match.group(1)}.py"), match.group(2)):
+            wrong.append(code)
+    assert not wrong
+
+
+@every_page
+def test_names_and_paths_in_the_text_exist(page):
+    wrong = []
+    for code in CODE.findall(prose_of(page)):
+        if re.fullmatch(r"(gluon_attn|model_zoo)(\.\w+)+", code):
+            try:
+                resolve(code)
+            except (ModuleNotFoundError, AttributeError):
+                wrong.append(code)
+        elif re.fullmatch(r"(gluon_attn|model_zoo|tools|tests|docs)/[\w/.]+", code):
+            wrong += [] if (ROOT / code).exists() else [code]
+    assert not wrong
+
+
+@every_page
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.M)
+    used = re.findall(r"`make (\w[\w-]*)", text_of(page))
+    used += re.findall(r"^\$? ?make (\w[\w-]*)", text_of(page), re.M)
+    assert not set(used) - set(targets)
+
+
+def test_commands_are_checked_for_real():
+    """The check itself: it must find a wrong script, flag, sub-command flag, recipe and key."""
+    assert problems_of("tools/nothing.py", []) == ["tools/nothing.py does not exist"]
+    assert problems_of("tools/predict.py", ["--heat"]) == ["tools/predict.py has no --heat"]
+    assert problems_of("tools/prepare_data.py", ["list", "--srn"])
+    assert not problems_of("tools/prepare_data.py", ["wider", "--srn", "-j", "2"])
+    assert "gama" in problems_of("tools/train_wider.py", ["--save-dir", "x", "gama=1"])[0]
+    assert problems_of("tools/train.py", ["--save-dir", "x", "--recipe", "none_such"])
+    assert len(commands_of(ROOT / "docs" / "data.md")) > 10
+
+
+# -- examples ------------------------------------------------------------------------------------
+
+
+def blocks_of(page):
+    """Return ``(kind, source, line)`` of the blocks that are to be run."""
+    text, found = text_of(page), []
+    for match in FENCE.finditer(text):
+        if match.group(1):
+            assert match.group(3) == "python", f"{page.name}: a runnable block is not Python"
+            line = text[: match.start(4)].count("\n")
+            found.append((match.group(2) or "shared", match.group(4), line))
+    return found
+
+
+WITH_BLOCKS = [page for page in PAGES if blocks_of(page)]
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=[page.name for page in WITH_BLOCKS])
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for kind, source, line in blocks_of(page):
+        where = f"{page.name}:{line + 1}"
+        if kind == "isolated":
+            run_isolated(source, where, tmp_path)
+        elif ">>>" in source:
+            run_doctest(source, namespace, page, line)
+        else:
+            exec(compile(source, where, "exec"), namespace)
+
+
+def run_doctest(source, namespace, page, line):
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    test = doctest.DocTestParser().get_doctest(source, namespace, page.name, str(page), line)
+    assert test.examples
+    report = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=options)
+    failed, _ = runner.run(test, out=report.write, clear_globs=False)
+    assert not failed, report.getvalue()
+    namespace.update(test.globs)
+
+
+def run_isolated(source, where, folder):
+    """Run a block where importing our packages fails, wherever they are installed."""
+    block = "import sys\nsys.modules['gluon_attn'] = sys.modules['model_zoo'] = None\n"
+    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":  # plain MXNet needs this name back
+        block += "import numpy\nnumpy.bool = bool\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", block + source],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{where}: {done.stderr}"
+    assert len(done.stdout.splitlines()) == 14, f"{where}: {done.stdout}"
+
+
+# -- the fidelity ledger -------------------------------------------------------------------------
+
+
+def tables_of(text, first):
+    """Yield the rows, lists of cells, of the Markdown tables whose head begins with ``first``."""
+    rows, inside = [], False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            inside = False
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if cells == list(first):
+            inside = True
+        elif inside and not set(line) <= set("|-: "):
+            rows.append(cells)
+    return rows
+
+
+LEDGER = tables_of(
+    text_of(ROOT / "docs" / "vaa.md").partition("## Fidelity ledger")[2],
+    ("What", "Value here", "Source and evidence", "Switch"),
+)
+EVIDENCE = ("CONFIRMED", "LIKELY", "COMPUTED", "MEMORY", "UNKNOWN", "ssumption", "deviation")
+# Other words for "where it comes from", where none of the tags applies
+OWN_WORDS = ("the formula", "definition of that protocol")
+
+
+def ledger_row(words):
+    (row,) = [row for row in LEDGER if row[0] == words]
+    return row
+
+
+def problem_of_switch(item):
+    """Return what is wrong with one entry of the column "Switch", or None."""
+    recipe = load_recipe("vaa_wider_resnet101", (), str(RECIPES))
+    if item.startswith("--") or item.startswith("tools/"):
+        *tool, flag = item.split()
+        return (
+            None if has_flag(help_of(*tool or ["tools/train_wider.py"]), flag) else "no such flag"
+        )
+    call = re.fullmatch(r"(\w+)\((\w+)=(.+)\)", item)
+    if call:
+        name, key, value = call.groups()
+        homes = [module for module in map(resolve, CALLABLES) if hasattr(module, name)]
+        if not homes or key not in inspect.signature(getattr(homes[0], name)).parameters:
+            return "no such argument"
+        actual = inspect.signature(getattr(homes[0], name)).parameters[key].default
+    else:
+        key, found, value = item.partition("=")
+        group, dot, name = key.partition(".")
+        defaults = inspect.signature(MODELS.get(recipe.model)).parameters
+        if dot and group == "model_options" and name in defaults:
+            actual = recipe.model_options.get(name, defaults[name].default)
+        elif key in VAATraining.OPTIONS:
+            actual = recipe.options.get(key, VAATraining.OPTIONS[key])
+        elif key in recipe.to_dict():
+            actual = getattr(recipe, key)
+        else:
+            return "neither recipe key, method option nor model argument"
+        if not found:
+            return "says no value"
+    same = actual == ast.literal_eval(value)
+    return None if same else f"is {actual!r}"
+
+
+def test_ledger_is_read():
+    assert len(LEDGER) > 60 and {len(row) for row in LEDGER} == {4}
+
+
+@pytest.mark.parametrize("row", LEDGER, ids=[row[0] for row in LEDGER])
+def test_ledger_row(row):
+    what, value, source, switch = row
+    assert what and value and source
+    tagged = any(tag in value + source for tag in EVIDENCE)
+    assert tagged or any(words in source for words in OWN_WORDS), "no evidence tag"
+    items = CODE.findall(switch)
+    assert items or switch == "none", "no switch: write none"
+    assert not {i: p for i in items for p in [problem_of_switch(i)] if p}
+
+
+def test_every_setting_of_the_method_and_of_training_is_in_the_ledger():
+    written = {i.partition("=")[0] for row in LEDGER for i in CODE.findall(row[3])}
+    technical = {
+        "method", "options", "model_options", "accumulate", "amp", "hybridize", "log_interval",
+        "warmup_epochs", "lr_epochs",
+    }  # fmt: skip
+    wanted = set(VAATraining.OPTIONS) | (set(Recipe(method="", model="").to_dict()) - technical)
+    assert not wanted - written
+
+
+@pytest.mark.parametrize("words", ["gamma", "aggregation", "length of phase 1", "other depths"])
+def test_assumptions_and_unknowns_are_called_so(words):
+    source = ledger_row(words)[2]
+    assert "assumption" in source or "UNKNOWN" in source
+
+
+def test_switch_check_finds_wrong_entries():
+    for item in ("gama=2.0", "gamma=0.5", "gamma", "VAA(size=1)", "VAA(scale=2)", "--no-such"):
+        assert problem_of_switch(item), item
+    for item in ("gamma=2.0", "lr=1e-3", "VAA(scale=1)", "model_options.taps=None", "--no-test"):
+        assert problem_of_switch(item) is None, item
+
+
+# -- numbers and versions ------------------------------------------------------------------------
+
+
+def test_parameter_counts_are_those_of_the_nets():
+    rows = tables_of(text_of(ROOT / "docs" / "vaa.md"), ("Net", "Parameters", "of which modules"))
+    assert len(rows) == 4
+    for name, total, modules in rows:
+        net = MODELS.get(name.strip("`"))()
+        whole, backbone = (
+            sum(int(np.prod(p.shape)) for n, p in part.collect_params().items()
+                if "running_" not in n)
+            for part in (net, getattr(net, "backbone", net))
+        )  # fmt: skip
+        assert f"{whole:,}" == total
+        assert modules == (f"{whole - backbone:,}" if whole > backbone else "–")
+
+
+def test_models_and_recipes_named_in_pages_exist():
+    named = set()
+    for page in PAGES:
+        named.update(re.findall(r"`((?:vaa_)?resnet\d+_\w+)`", prose_of(page)))
+    recipes = {path.stem for path in RECIPES.glob("*.py")}
+    assert not {name for name in named if name not in [*list_models(), *recipes]}
+    listed = set(re.findall(r"recipes/(\w+)\.py\)", text_of(ROOT / "docs" / "vaa.md")))
+    assert listed == recipes
+
+
+def test_version_is_the_same_everywhere():
+    changes, citation = text_of(ROOT / "CHANGELOG.md"), text_of(ROOT / "CITATION.cff")
+    assert re.search(r"^## \[(.+?)\]", changes, re.M).group(1) == gluon_attn.__version__
+    assert re.search(r"^version: (.+)$", citation, re.M).group(1) == gluon_attn.__version__

@@ -1,0 +1,218 @@
+"""The layering of the source, read from the syntax trees of all files: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path for top in ("gluon_attn", "model_zoo", "tools") for path in (ROOT / top).rglob("*.py")
+)
+TOPS = ("gluon_attn", "model_zoo", "tools")
+OPTIONAL = ("gluoncv", "onnx", "onnxruntime", "openvino", "torch", "tensorboardX")
+PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
+LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
+
+BASE = {"registry", "batch", "files"}
+PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads"}
+# What each layer may import beside itself. The root package (version and environment check) is
+# open to all.
+ALLOWED = {
+    "registry": set(), "batch": set(), "files": set(),
+    "method": {"batch", "registry"},
+    "recipe": {"registry"},
+    "runtime": PRIVATE,
+    "gluon_attn": PRIVATE | {"runtime"},
+    "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
+    "nets": {"blocks", "registry"},
+    "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch"},
+    "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
+    "export": {"runtime", "files"},
+    "downstream": {"nets"},
+    "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
+    "tools": {
+        "workflows", "model_zoo", "engine", "data", "metrics", "export", "figures", "runtime",
+        "files",
+    },
+}  # fmt: skip
+ALLOWED["workflows"] = set(ALLOWED) - {"tools"}
+ALLOWED.update((name, PRIVATE | {"runtime"}) for name in PRIVATE)
+
+
+def layer_of(module):
+    """Return the layer of a dotted name of ours, or None for other packages."""
+    parts = module.split(".")
+    if parts[0] not in TOPS:
+        return None
+    return parts[1] if parts[0] == "gluon_attn" and len(parts) > 1 else parts[0]
+
+
+def module_of(path):
+    """Return the dotted name of a source file, without ``__init__``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree, module, is_package=False):
+    """Yield ``(dotted name, line, whether at module level)`` of everything a file imports."""
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            inside.update(id(child) for child in ast.walk(node) if child is not node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")
+            cut = node.level - (1 if is_package else 0)
+            start = package[: len(package) - cut] if node.level else []
+            source = ".".join(start + ([node.module] if node.module else []))
+            # `from gluon_attn import runtime` is an import of gluon_attn.runtime
+            whole = source in TOPS or not node.module
+            names = [f"{source}.{alias.name}" if whole else source for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node.lineno, id(node) not in inside
+
+
+def complaints(source, module, is_package=False, exists=lambda name: True):
+    """Return what a file imports against the rules, one line of text each.
+
+    Args:
+        source: Its text.
+        module: Its dotted name.
+        is_package: Whether it is an ``__init__.py``.
+        exists: Tells whether a dotted name is a module; else it is a name inside one.
+    """
+    own, found = layer_of(module), []
+    if own not in ALLOWED:
+        return [f"{module}: layer '{own}' is not in the table of this test"]
+    for name, line, top in imports(ast.parse(source), module, is_package):
+        where, package = f"{module}:{line}", name.split(".")[0]
+        if package in OPTIONAL and top:
+            found.append(f"{where}: optional package {package} at module level")
+        if package == "mxnet" and top and own in ("registry", "files"):
+            found.append(f"{where}: {own} must not load mxnet")
+        name = name if exists(name) else name.rpartition(".")[0]
+        other = layer_of(name)
+        if other in (None, own, "gluon_attn"):
+            continue
+        if other not in ALLOWED[own]:
+            found.append(f"{where}: {own} imports {name}")
+    return found
+
+
+def is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_obey_the_layers(path):
+    text = path.read_text(encoding="utf-8")
+    found = complaints(text, module_of(path), path.name == "__init__.py", is_module)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "module, source, expected",
+    [
+        ("gluon_attn.losses.focal", "from gluon_attn.metrics import multilabel", "losses imports"),
+        ("gluon_attn.losses.focal", "from ..data import base", "losses imports gluon_attn.data"),
+        ("gluon_attn.losses.focal", "from .. import data", "losses imports gluon_attn.data"),
+        ("gluon_attn.engine.fit", "def f():\n import gluon_attn.papers.vaa as v", "engine imports"),
+        ("gluon_attn.papers.vaa", "from gluon_attn.engine import fit", "papers imports"),
+        ("gluon_attn.papers.vaa", "import gluon_attn.workflows.load", "papers imports"),
+        ("gluon_attn.export.onnx", "from model_zoo import get_model", "export imports model_zoo"),
+        ("gluon_attn.workflows.load", "from tools import train", "workflows imports tools"),
+        ("gluon_attn.files", "import mxnet as mx", "must not load mxnet"),
+        ("gluon_attn.registry", "try:\n import mxnet\nexcept ImportError:\n pass", "must not load"),
+        ("gluon_attn.runtime", "from gluon_attn import files", "runtime imports gluon_attn.files"),
+        ("gluon_attn.novelty.thing", "import os", "not in the table"),
+        ("gluon_attn.engine.log", "from tensorboardX import SummaryWriter", "optional package"),
+        ("tools.train", "if True:\n import onnx.mapping", "optional package onnx"),
+        ("model_zoo.names", "from gluon_attn.engine import fit", "model_zoo imports"),
+    ],
+)
+def test_the_checker_finds_offences(module, source, expected):
+    found = complaints(source, module)
+    assert len(found) == 1 and expected in found[0]
+
+
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("gluon_attn.losses.focal", "import mxnet\nfrom gluon_attn.losses.reduction import x"),
+        ("gluon_attn.losses.focal", "from .reduction import x\nfrom ..batch import Batch"),
+        ("gluon_attn.engine.log", "def f():\n from tensorboardX import SummaryWriter"),
+        ("gluon_attn.files", "def f():\n import mxnet"),
+        ("gluon_attn.runtime", "def f():\n import gluon_attn\n gluon_attn.__version__"),
+        ("gluon_attn.workflows.load", "from model_zoo import get_model"),
+        ("tools.train", "from gluon_attn.workflows import cli"),
+    ],
+)
+def test_the_checker_leaves_the_rest_alone(module, source):
+    assert complaints(source, module) == []
+
+
+def code_words(tree):
+    """Return the lower-case text of all identifiers and strings but docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0].value.value = ""
+    return ast.dump(tree).lower()
+
+
+def papers_in(source):
+    text = code_words(ast.parse(source))
+    return [name for name in PAPERS if re.search(rf"(?<![a-z]){name}", text)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gluon_attn" / "engine").glob("*.py")), ids=str)
+def test_the_engine_names_no_paper(path):
+    assert papers_in(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_search_for_papers_can_find_one():
+    assert papers_in("class VAATraining: pass") == ["vaa"]
+    assert papers_in("if name == 'with_hoga': x.icasc_weight") == ["icasc", "hoga"]
+    assert papers_in('"""As VAA."""\ndef f():\n    "DREAL says so."\n    # awmt\n') == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= (120 if path.parent == ROOT / "tools" else 400)
+
+
+def impure(source):
+    """Return what a file's ``hybrid_forward`` methods use that a graph does not have."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef) and function.name == "hybrid_forward":
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute) and node.attr in LAWS_OF_GRAPHS:
+                    found.append(f"line {node.lineno}: .{node.attr}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_hybrid_forward_asks_for_no_values(path):
+    assert impure(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_search_for_values_can_find_one():
+    source = "class A:\n def hybrid_forward(self, F, x):\n  return x.reshape(x.shape)"
+    assert impure(source) == ["line 3: .shape"]
+
+
+def test_there_is_something_to_check():
+    checked = {layer_of(module_of(path)) for path in SOURCES}
+    assert {"engine", "papers", "workflows", "model_zoo", "tools", "files"} <= checked
+    assert len(SOURCES) > 50
