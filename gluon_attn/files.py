@@ -112,6 +112,30 @@ def write_bytes(path, content):
             file.write(content)
 
 
+def save_arrays(path, arrays, compress=False):
+    """Write NumPy arrays as an ``.npz`` archive, atomically and without pickles.
+
+    Args:
+        path: Destination.
+        arrays: ``{name: array}``; no object arrays.
+        compress: Whether to deflate.
+
+    Raises:
+        OSError: It could not be written; an older file is untouched.
+    """
+    import zipfile
+
+    import numpy as np
+
+    kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    # np.savez would leave its archive open when the disk is full, and complain much later.
+    with atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", kind, allowZip64=True) as archive:
+            for name, array in arrays.items():
+                with archive.open(name + ".npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+
+
 def save_parameters(block, path):
     """Save parameters for ``block.load_parameters``, atomically, and read them back.
 

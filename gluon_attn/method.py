@@ -69,9 +69,8 @@ class Method:
     OPTIONS = {}
 
     def __init__(self, net, ctx, task, optimization, options=None):
-        for name in options or {}:
-            if name not in self.OPTIONS:
-                raise ValueError(unknown_name(f"{type(self).__name__} option", name, self.OPTIONS))
+        for name, value in (options or {}).items():
+            _check_option(type(self), name, value)
         self.net, self.ctx, self.task, self.optimization = net, list(ctx), task, optimization
         self.options = dict(self.OPTIONS, **(options or {}))
         self.trainers = {}
@@ -187,6 +186,16 @@ class Method:
             return loss
         with mx.contrib.amp.scale_loss(loss, self.trainer) as scaled:
             return scaled
+
+
+def _check_option(method, name, value):
+    """Refuse an unknown option, or a value of another type than its default's."""
+    if name not in method.OPTIONS:
+        raise ValueError(unknown_name(f"{method.__name__} option", name, method.OPTIONS))
+    wanted = type(method.OPTIONS[name])
+    fits = isinstance(value, (int, float) if wanted is float else wanted)
+    if not fits or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{method.__name__} option {name} must be {wanted.__name__}: {value!r}")
 
 
 def split_batch(batch, ctx, micro=1):

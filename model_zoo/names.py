@@ -49,12 +49,19 @@ def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwarg
     for key in kwargs:
         if key not in valid:
             raise ValueError(unknown_name(f"argument of {name}", key, valid))
-    net = factory(**kwargs)
     if pretrained:
         from model_zoo.params_io import load_into
-        from model_zoo.store import get_model_file
+        from model_zoo.store import entries, get_model_file
 
         path = get_model_file(name.lower(), root=root)
+        stored = entries(root)[name.lower()].classes
+        if stored and kwargs.setdefault("classes", len(stored)) != len(stored):
+            raise ValueError(
+                f"the weights of {name} have {len(stored)} classes, classes={kwargs['classes']} "
+                "was asked for; leave classes out, or load the backbone only"
+            )
+    net = factory(**kwargs)
+    if pretrained:
         net.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
         load_into(net, path)
     return net

@@ -246,6 +246,13 @@ def assert_nothing_half_written(run):
         (["model=vaa_resnet18_w16"], "unknown model 'vaa_resnet18_w16'; did you mean"),
         (["model_options.widht=4"], "'widht'; did you mean 'width'"),
         (["model_options.taps=stage9_activation0,"], "unknown tap 'stage9_activation0'"),
+        (["model_options.taps=stage9_activation0"], "unknown tap 'stage9_activation0'"),
+        (["model_options.input_size=64"], "input_size=N decides it"),
+        (["model_options.classes=7"], "the data set decides it"),
+        (["model_options.width=0"], "width"),
+        (["model=resnet18_w16_synthetic"], "vaa"),  # a plain net for a method that needs heads
+        (["history_length=2.5"], "history_length"),
+        (["gamma=high"], "gamma"),
         (["schedule=linear"], "unknown schedule 'linear'"),
         (["--data-dir", "/no/such/data"], "/no/such/data is no folder"),
         (["--amp", "float16"], "float16 needs a GPU"),

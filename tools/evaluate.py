@@ -28,7 +28,7 @@ def flags():
     parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
     cli.add_data_flags(parser)
     parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument("--out", metavar="DIR", help="where files go (default: beside the model)")
+    parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
     parser.add_argument(
         "--unspecified", choices=("masked", "negative"), default="masked",
@@ -38,6 +38,12 @@ def flags():
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     cli.add_device_flags(parser)
     return parser
+
+
+def output_folder(args):
+    """Return where files go: never into the run or the export that is evaluated."""
+    source = args.run or args.export or os.path.splitext(args.params or args.model)[0]
+    return args.out or f"{source.rstrip(os.sep)}_evaluation"
 
 
 def main():
@@ -50,7 +56,7 @@ def main():
     from gluon_attn.workflows import load
 
     ctx = contexts(cli.device_of(args))
-    out = args.out or args.run or args.export or os.path.dirname(args.params or "") or "."
+    out = output_folder(args)
     trained, names = None, None
     if args.run:
         trained = load.from_run(args.run, ctx)
@@ -61,7 +67,6 @@ def main():
         from gluon_attn.export import Predictor
 
         names = Predictor(args.export).classes
-        out = args.out or f"{args.export.rstrip('/')}_evaluation"
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
         args.unspecified,

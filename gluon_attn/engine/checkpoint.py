@@ -13,7 +13,7 @@ import zipfile
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.files import atomic_path
+from gluon_attn.files import save_arrays
 
 FORMAT = 1
 _AMP_FIELDS = ("_loss_scale", "_next_loss_scale", "_unskipped")
@@ -37,9 +37,7 @@ def save_checkpoint(path, method, meta):
     arrays.update({f"method/{name}": value for name, value in method.state().items()})
     meta = dict(meta, format=FORMAT, phase=method.phase, phases=list(method.trainers))
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+    save_arrays(path, arrays)
 
 
 def load_checkpoint(path):

@@ -96,9 +96,9 @@ def fit(run, resume=False):
         meta = {
             "epoch": epoch, "schedule": run.schedule.state(), "best": best, "record": run.record
         }  # fmt: skip
-        save_checkpoint(last, run.method, meta)
-        for writer in writers:
+        for writer in writers:  # first: a resumed run drops the lines of epochs that it repeats
             writer.write(record)
+        save_checkpoint(last, run.method, meta)
     return best
 
 

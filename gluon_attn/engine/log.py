@@ -17,7 +17,7 @@ def log_to(folder, console=True):
         A function that undoes it.
     """
     os.makedirs(folder, exist_ok=True)
-    handlers = [logging.FileHandler(os.path.join(folder, "train.log"), encoding="utf-8")]
+    handlers = [QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")]
     if console:
         handlers.append(TqdmHandler())
     for handler in handlers:
@@ -41,6 +41,13 @@ class TqdmHandler(logging.Handler):
         from tqdm import tqdm
 
         tqdm.write(self.format(record))
+
+
+class QuietFileHandler(logging.FileHandler):
+    """A log file that a full disk does not turn into a stream of tracebacks."""
+
+    def handleError(self, record):  # noqa: N802  (logging's name)
+        """Say nothing: what matters is written elsewhere, with its own error."""
 
 
 class JsonLines:

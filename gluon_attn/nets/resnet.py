@@ -148,6 +148,9 @@ def resnet(depth, version="v1", classes=1000, width=64, taps=(), attention=None,
         raise ValueError(f"ResNet depth {depth}: valid are {', '.join(map(str, DEPTHS))}")
     if version not in VERSIONS:
         raise ValueError(f"ResNet version {version!r}: valid are {', '.join(VERSIONS)}")
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"ResNet width {width!r}: valid are whole numbers from 1")
+    taps = (taps,) if isinstance(taps, str) else taps  # "key=value" without a comma gives a text
     kind, layers, channels = resnet_spec[depth]
     channels = [c * width // 64 for c in channels]
     bottleneck = BottleneckV1 if version == "v1" else BottleneckV1b

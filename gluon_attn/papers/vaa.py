@@ -194,8 +194,13 @@ class VAATraining(Method):
         "history_weights": 5,  # first epoch that is weighted by 1 + std; authors' code
     }
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, net, *args, **kwargs):
+        if not isinstance(net, VAA):
+            raise ValueError(
+                f"method vaa trains VAA nets, not {type(net).__name__}; choose a model such as "
+                "vaa_resnet101_wider, or method=baseline"
+            )
+        super().__init__(net, *args, **kwargs)
         self._focal = WeightedFocalLoss(
             self.task.prior, self.options["gamma"], self.options["weighting"]
         )

@@ -11,6 +11,7 @@ from gluon_attn.data import EvalTransform, Loader, TrainTransform, open_dataset
 from gluon_attn.engine import use_static_graph
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.recipe import Recipe
+from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import contexts, seed_everything
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone, load_into
@@ -70,6 +71,9 @@ def eval_preprocess(recipe):
 
 def build_net(recipe, num_attributes):
     """Return the recipe's net, not initialised."""
+    for key, source in (("input_size", "input_size=N"), ("classes", "the data set")):
+        if key in recipe.model_options:
+            raise ValueError(f"model_options.{key}: not to be given here; {source} decides it")
     options = {"input_size": recipe.input_size, **recipe.model_options}
     return get_model(recipe.model, classes=num_attributes, **options)
 
@@ -92,6 +96,9 @@ def initialize_net(recipe, net, ctx, base_params=None):
 
 def build_method(recipe, net, ctx, dataset):
     """Return the recipe's training method for ``net``."""
+    known = mx.optimizer.Optimizer.opt_registry
+    if recipe.optimizer not in known:
+        raise ValueError(unknown_name("optimizer", recipe.optimizer, known))
     params = {"wd": recipe.wd, "learning_rate": recipe.lr}
     if recipe.optimizer in ("sgd", "nag"):
         params["momentum"] = recipe.momentum

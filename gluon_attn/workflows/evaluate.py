@@ -16,7 +16,7 @@ from gluon_attn.export import Predictor
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
-from gluon_attn.files import atomic_path
+from gluon_attn.files import save_arrays
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.nets import name_outputs
@@ -81,8 +81,7 @@ def evaluate(predictions, names, out_dir, stem="test", threshold=0.5, figures=Tr
     result = evaluate_multilabel(*predictions, names=names, threshold=threshold)
     files = list(write_report(result, out_dir, stem).values())
     path = os.path.join(out_dir, f"{stem}_predictions.npz")
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, names=np.array(names), **predictions._asdict())
+    save_arrays(path, dict(predictions._asdict(), names=np.array(names)), compress=True)
     files.append(path)
     if figures:
         files.append(pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png")))

@@ -6,12 +6,10 @@ import logging
 import os
 from typing import NamedTuple
 
-import numpy as np
-
 from gluon_attn import runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
 from gluon_attn.figures.curves import training_curves
-from gluon_attn.files import atomic_path
+from gluon_attn.files import save_arrays
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.workflows import build
@@ -141,8 +139,7 @@ def _test(recipe, settings, net, ctx):
     )
     found = predict(net, loader, len(dataset), ctx[0], progress=True)
     result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
-    with atomic_path(stem + "_predictions.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **found._asdict())
+    save_arrays(stem + "_predictions.npz", found._asdict(), compress=True)
     write_report(result, settings.save_dir, "test")
     logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], stem)
     return result
