@@ -72,14 +72,14 @@ class PredictionHistory:
             probs = mx.nd.array(probs, dtype="float32")
         kept = np.flatnonzero(index >= 0)
         if len(kept) < len(index):
-            probs = probs.take(mx.nd.array(kept, ctx=probs.context))
+            probs = probs.take(_on_device(kept, probs.context))
             index = index[kept]
         if len(index) == 0:
             return
         if len(np.unique(index)) < len(index):
             raise ValueError("PredictionHistory.update: a sample id appears twice in the batch")
         slot = self._count[index] % self.length
-        rows = mx.nd.array(slot * self.num_samples + index, ctx=self.ctx, dtype="int32")
+        rows = _on_device(slot * self.num_samples + index, self.ctx)
         self._rows[rows] = probs.astype("float32").as_in_context(self.ctx)
         self._count[index] += 1
 
@@ -99,9 +99,9 @@ class PredictionHistory:
         safe = np.maximum(index, 0)
         filled = np.minimum(self._count[safe], self.length) * (index >= 0)
         slots = np.arange(self.length)[:, None]
-        rows = mx.nd.array(slots * self.num_samples + safe, ctx=self.ctx, dtype="int32")
-        known = mx.nd.array((slots < filled)[..., None].astype(np.float32), ctx=self.ctx)
-        n = mx.nd.array(np.maximum(filled, 1)[:, None], ctx=self.ctx, dtype="float32")
+        rows = _on_device(slots * self.num_samples + safe, self.ctx)
+        known = _on_device((slots < filled)[..., None].astype(np.float32), self.ctx)
+        n = _on_device(np.maximum(filled, 1)[:, None].astype(np.float32), self.ctx)
         p = self._rows.take(rows)  # (length, B, A)
         mean = (p * known).sum(axis=0) / n
         var = (mx.nd.square(p - mean.expand_dims(0)) * known).sum(axis=0) / n
@@ -132,3 +132,13 @@ class PredictionHistory:
         if len(index) and index.max() >= self.num_samples:
             raise ValueError(f"sample id {index.max()}: valid are 0 … {self.num_samples - 1}")
         return index
+
+
+def _on_device(array, ctx):
+    """Return a NumPy array as an NDArray without waiting for anything.
+
+    ``mx.nd.array`` waits until the CPU's queue of operations is empty, which would serialise
+    training; ``from_numpy`` shares the memory instead. int64 indices become int32.
+    """
+    array = np.ascontiguousarray(array, np.int32 if array.dtype.kind == "i" else array.dtype)
+    return mx.nd.from_numpy(array).as_in_context(ctx)

@@ -5,7 +5,7 @@ Hardware   2 CPU cores
 Hours      see docs/results.md
 Paper      none: neither this net nor this data is the paper's
 Ours       docs/results.md
-Deviates   no pre-trained backbone; cosine schedule;
+Deviates   no pre-trained backbone; Adam, cosine schedule;
            half the paper's pixel sizes
 """
 
@@ -17,9 +17,10 @@ resize = 128
 crop_min = 96
 crop_max = 124
 eval_crop = 112
-epochs = 14
+epochs = 20
 batch_size = 32
-lr = 0.05
+lr = 0.002
+optimizer = "adam"
 wd = 5e-4
 schedule = "cosine"
 lr_min = 0.0

@@ -5,7 +5,7 @@ Hardware   2 CPU cores
 Hours      see docs/results.md
 Paper      none: neither this net nor this data is the paper's
 Ours       docs/results.md
-Deviates   no pre-trained backbone, so there is no attention-only phase; cosine schedule;
+Deviates   no pre-trained backbone, so phase primary makes one first; Adam, cosine schedule;
            half the paper's pixel sizes
 """
 
@@ -17,11 +17,17 @@ resize = 128
 crop_min = 96
 crop_max = 124
 eval_crop = 112
-epochs = 14
+epochs = 20
 batch_size = 32
-lr = 0.05
+lr = 0.002
+optimizer = "adam"
 wd = 5e-4
 schedule = "cosine"
 lr_min = 0.0
 warmup_epochs = 1
-options = {"phase1_epochs": 0}
+options = {
+    "phase0_epochs": 5,
+    "phase1_epochs": 1,
+    "gamma": 0.5,
+    "weighting": "released",
+}
