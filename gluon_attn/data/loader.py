@@ -12,6 +12,10 @@ behind when a loop is left early.
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
+import sys
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -115,7 +119,7 @@ class Loader:
     def _ahead(self, jobs):
         """Yield the batches of ``jobs`` in order, up to two per worker being made ahead."""
         cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        pool = ThreadPoolExecutor(self.workers, "loader", _give_way)
         pending = collections.deque()
         try:
             for job in jobs:
@@ -176,3 +180,13 @@ class BufferPool:
         lent = buffer.view()
         weakref.finalize(lent, self._free.append, buffer).atexit = False
         return mx.nd.from_numpy(lent)
+
+
+def _give_way():
+    """Let compute threads go first: OpenMP's wait for each other, so one that is held up holds all.
+
+    Only Linux has a priority per thread; elsewhere, or where it is not allowed, nothing happens.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
