@@ -28,8 +28,8 @@ from gluon_attn.data.generate import (
     release_folder,
     write_image,
     write_json,
-    write_whole,
 )  # fmt: skip
+from gluon_attn.files import write_bytes
 
 VERSION = 1
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -76,10 +76,10 @@ def write_digits(
     claim_folder(root, "digits", outputs, "DIGITS.json", overwrite)
     jobs = [(str(root), seed, s, n, unspecified) for s in SPLITS for n in range(images[s])]
     records = list(draw_all(_write_scene, jobs, workers, progress, "composing digits"))
-    write_whole(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
+    write_bytes(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
     for split in SPLITS:
         lines = [line for name, line, _ in records if name == split]
-        write_whole(root / f"{split}.txt", "".join(lines).encode())
+        write_bytes(root / f"{split}.txt", "".join(lines).encode())
     labels = np.array([row for _, _, row in records])
     odds = class_odds(seed)
     summary = {

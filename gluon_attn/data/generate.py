@@ -14,23 +14,10 @@ from pathlib import Path
 
 import cv2
 
+from gluon_attn.files import write_bytes
+
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 log = logging.getLogger(__name__)
-
-
-def write_whole(path, data):
-    """Write ``data`` (bytes) to ``path`` so that no reader ever sees half of it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_image(path, rgb, quality):
@@ -51,7 +38,7 @@ def write_image(path, rgb, quality):
 
 def write_json(path, value, indent=None):
     """Write ``value`` as JSON, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode("utf-8"))
+    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode("utf-8"))
 
 
 def claim_folder(root, generator, outputs, summary, overwrite):

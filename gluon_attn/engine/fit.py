@@ -7,6 +7,7 @@ It knows no paper, no metric and no data set: a :class:`gluon_attn.method.Method
 from __future__ import annotations
 
 import collections
+import json
 import logging
 import math
 import os
@@ -186,8 +187,6 @@ def _save_best(run, best):
 
 def write_json(path, value):
     """Write ``value`` as indented JSON, atomically."""
-    import json
-
     write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 

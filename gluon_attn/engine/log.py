@@ -7,6 +7,8 @@ import logging
 import math
 import os
 
+from gluon_attn.files import write_text
+
 logger = logging.getLogger("gluon_attn")
 
 
@@ -61,8 +63,6 @@ class JsonLines:
     def __init__(self, path, from_epoch=0):
         self.path = path
         kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
-        from gluon_attn.files import write_text
-
         write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def write(self, record):

@@ -10,11 +10,12 @@ from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import EvalTransform, Loader, TrainTransform, open_dataset
 from gluon_attn.engine import use_static_graph
 from gluon_attn.method import METHODS, Optimization, Task
+from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
 from gluon_attn.registry import unknown_name
-from gluon_attn.runtime import contexts, seed_everything
+from gluon_attn.runtime import seed_everything
 from model_zoo import get_model
-from model_zoo.params_io import load_backbone, load_into
+from model_zoo.params_io import load_backbone
 
 logger = logging.getLogger("gluon_attn.build")
 
@@ -85,7 +86,7 @@ def initialize_net(recipe, net, ctx, base_params=None):
         ValueError: ``base_params`` does not fit the backbone.
     """
     seed_everything(recipe.seed)
-    net.initialize(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2), ctx=ctx)
+    net.initialize(xavier(), ctx=ctx)
     if base_params:
         skipped = load_backbone(getattr(net, "backbone", net), base_params)
         logger.info("Backbone from %s%s", base_params, f"; not taken: {skipped}" if skipped else "")
@@ -138,13 +139,3 @@ def has_avx512():
             return "avx512bw" in file.read()
     except OSError:
         return False
-
-
-def devices(spec):
-    """Return the list of contexts for ``cpu``, ``cpu:N`` or GPU numbers such as ``0,1``."""
-    return contexts(spec)
-
-
-def load_net_params(net, path):
-    """Load ``path`` into the whole of ``net``, checking every shape first."""
-    load_into(net, path)

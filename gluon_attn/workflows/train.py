@@ -13,6 +13,7 @@ from gluon_attn.files import save_arrays
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.workflows import build
+from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.train")
 
@@ -133,7 +134,7 @@ def _test(recipe, settings, net, ctx):
         logger.info("The test split has been evaluated already: %s.json", stem)
         return None
     dataset = build.open_split(recipe, settings.data_dir, "test", settings.on_bad_image)
-    build.load_net_params(net, os.path.join(settings.save_dir, "best.params"))
+    load_into(net, os.path.join(settings.save_dir, "best.params"))
     loader = build.eval_loader(
         build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
     )
