@@ -209,7 +209,7 @@ def test_packed_data_and_the_benchmark(tmp_path):
         epoch(Loader(packed, TRAIN, 4, True, workers=3), 3),
     )
     whole = Loader(packed, TRAIN, 4, True)
-    whole._strips = False
+    whole._windows = False
     assert_equal(epoch(whole, 3), epoch(Loader(packed, TRAIN, 4, True), 3))
     result = loader_rate(packed, batch_size=4, workers=2, batches=3, rounds=2, transform=TRAIN)
     assert len(result["loader"]) == len(result["opencv"]) == 2 and result["images"] == 12

@@ -19,7 +19,7 @@ from gluon_attn.data import (
     open_dataset,
     pack,
     packing,
-    strips,
+    tiles,
 )
 from gluon_attn.data.images import NoOverlapError
 
@@ -271,38 +271,50 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, repository):
     open_dataset(tmp_path, "train").verify()
 
 
-@pytest.mark.parametrize("side", [16, 64, 100, 250, 256])
-def test_strips_are_rows_of_the_whole_picture(side):
-    random = np.random.default_rng(side)
+@pytest.mark.parametrize("height, width", [(16, 16), (64, 64), (100, 70), (250, 250), (256, 256)])
+def test_a_window_is_a_part_of_the_whole_picture(height, width):
+    random = np.random.default_rng(height)
     coarse = random.integers(0, 256, (9, 9, 3), np.uint8)
-    image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    jpeg = strips.encode(image, 95)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    jpeg = tiles.encode(image, 95)
     plain = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
     whole = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
     np.testing.assert_array_equal(whole, cv2.imdecode(plain, 1))
     for _ in range(60):
-        first = int(random.integers(0, side))
-        last = int(random.integers(first + 1, side + 1))
-        data, top = strips.strip(memoryview(jpeg), first, last)
+        left, top = (int(random.integers(0, side)) for side in (width, height))
+        right = int(random.integers(left + 1, width + 1))
+        bottom = int(random.integers(top + 1, height + 1))
+        data, (x, y) = tiles.window(memoryview(jpeg), left, top, right, bottom)
         part = cv2.imdecode(np.frombuffer(data, np.uint8), 1)
-        assert top <= first and top + len(part) >= last
-        np.testing.assert_array_equal(part[first - top : last - top], whole[first:last])
-    assert len(strips.strip(jpeg, 0, 1)[0]) < len(jpeg) or side <= 16
+        assert x <= left and x + part.shape[1] >= right
+        assert y <= top and y + part.shape[0] >= bottom
+        np.testing.assert_array_equal(
+            part[top - y : bottom - y, left - x : right - x], whole[top:bottom, left:right]
+        )
+    assert len(tiles.window(jpeg, 0, 0, 1, 1)[0]) < len(jpeg) or height <= 16
     other = plain.tobytes()
-    assert strips.strip(other, 1, 2) == (other, 0), "other JPEGs are left whole"
-    assert strips.strip(b"short", 1, 2) == (b"short", 0)
+    assert tiles.window(other, 1, 1, 2, 2) == (other, (0, 0)), "other JPEGs are left whole"
+    assert tiles.window(b"short", 1, 1, 2, 2) == (b"short", (0, 0))
 
 
-def test_rows_of_packed_pictures(tmp_path):
+def test_a_picture_with_too_many_tiles_is_left_whole():
+    jpeg = tiles.encode(np.zeros((2048, 2048, 3), np.uint8), 90)
+    assert tiles.window(jpeg, 500, 500, 600, 600) == (jpeg, (0, 0))
+
+
+def test_windows_of_packed_pictures(tmp_path):
     pack(Memory(), tmp_path / "train", **SIZES)
     packed = open_dataset(tmp_path, "train")
-    image, label, mask, top = packed.get_rows(3, 20, 30)
-    assert 0 < top <= 20 and len(image) < 64
-    np.testing.assert_array_equal(image[20 - top : 30 - top], packed.read(3)[20:30])
+    box = (40, 20, 60, 30)
+    image, label, mask, (x, y) = packed.get_window(3, box)
+    assert 0 < x <= 40 and 0 < y <= 20 and image.shape[0] < 64 and image.shape[1] < 64
+    expected = packed.read(3)[20:30, 40:60]
+    np.testing.assert_array_equal(image[20 - y : 30 - y, 40 - x : 60 - x], expected)
     np.testing.assert_array_equal(label, packed.label[3])
     (tmp_path / "train.rec").write_bytes(b"")
-    with pytest.raises(BadImageError, match="record 3"):
-        packed.get_rows(3, 20, 30)
+    assert packed.get_window(3, box)[3] == (x, y), "a record that was read stays in memory"
+    with pytest.raises(BadImageError, match="record 4"):
+        packed.get_window(4, box)
     packed.on_bad_image = "skip"
-    image, _, mask, top = packed.get_rows(3, 20, 30)
-    assert top is None and not image.any() and not mask.any()
+    image, _, mask, corner = packed.get_window(4, box)
+    assert corner is None and not image.any() and not mask.any()

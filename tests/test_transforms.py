@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gluon_attn.data.transforms import EvalTransform, Normalize, TrainTransform
+from gluon_attn.data.transforms import EvalTransform, Normalize, TrainTransform, planes
 
 
 @pytest.fixture
@@ -18,13 +18,19 @@ def image():
                                        ((104, 117, 123), (1, 1, 1)),
                                        ((0, 0.5, 255), (255, 0.9, 0.25))])  # fmt: skip
 def test_normalize_is_subtract_and_divide_per_channel(image, mean, std):
-    expected = ((image.astype(np.float64) - mean) / std).transpose(2, 0, 1)
+    expected = (image.astype(np.float64) - mean) / std
     result = Normalize(mean, std)(image)
-    assert result.dtype == np.float32 and result.flags.c_contiguous
+    assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_planes_are_the_channels(image):
+    picture = image.astype(np.float32)
     out = np.full((3, 256, 256), np.nan, np.float32)
-    assert Normalize(mean, std)(image, out) is out
-    np.testing.assert_array_equal(out, result)
+    assert planes(picture, out) is out
+    np.testing.assert_array_equal(out, picture.transpose(2, 0, 1))
+    np.testing.assert_array_equal(planes(picture), out)
+    assert planes(picture).flags.c_contiguous
 
 
 def test_normalize_refuses_nonsense():
@@ -92,9 +98,9 @@ def test_impossible_crops_are_refused(resize, crop):
         EvalTransform(200)
 
 
-def test_a_strip_is_enough(image):
+def test_a_window_is_enough(image):
     for transform in (TrainTransform(), EvalTransform(), EvalTransform(crop=None)):
         random = np.array([0.4, 0.3, 0.8, 0.2])
-        first, last = transform.rows(random)
-        part = transform(image[first:last], random, top=first)
+        left, top, right, bottom = transform.window(random)
+        part = transform(image[top:bottom, left:right], random, corner=(left, top))
         np.testing.assert_array_equal(part, transform(image, random))

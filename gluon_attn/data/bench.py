@@ -13,7 +13,7 @@ from gluon_attn.data.loader import Loader
 from gluon_attn.data.transforms import TrainTransform
 
 
-def loader_rate(dataset, batch_size=32, workers=2, batches=20, rounds=5, transform=None, seed=0):
+def loader_rate(dataset, batch_size=32, workers=2, batches=60, rounds=5, transform=None, seed=0):
     """Measure Loader against bare OpenCV, in turns, on the same crops and as many threads.
 
     Bare OpenCV: threads that decode JPEG bytes held in memory, cut the crops the loader cuts, and

@@ -82,8 +82,8 @@ class Loader:
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
         self.ctx = mx.cpu() if ctx is None else ctx
         self.epoch, self.start = 0, 0
-        # A packed picture has the transform's size, so that only the crop's rows need decoding.
-        self._strips = getattr(self.dataset, "get_rows", None) and dataset.size == transform.resize
+        # A packed picture has the transform's size, so that only the crop needs decoding.
+        self._windows = hasattr(self.dataset, "get_window") and dataset.size == transform.resize
         self._buffers = BufferPool((self.batch_size, 3, transform.size, transform.size))
 
     def set_epoch(self, epoch, start=0):
@@ -141,13 +141,14 @@ class Loader:
         index = np.full(self.batch_size, PADDING, np.int64)
         index[:count] = indices
         images[count:] = 0
-        for row, i in enumerate(indices):
-            if self._strips:
-                sample = self.dataset.get_rows(i, *self.transform.rows(draws[i]))
+        # Python numbers and few steps per picture: this part holds the lock that threads share.
+        for row, (i, random) in enumerate(zip(indices.tolist(), draws[indices].tolist())):
+            if self._windows:
+                sample = self.dataset.get_window(i, self.transform.window(random))
             else:
                 sample = self.dataset[i][:3] + (None,)
-            image, labels[row], masks[row], top = sample
-            self.transform(image, draws[i], images[row], top)
+            image, labels[row], masks[row], corner = sample
+            self.transform(image, random, images[row], corner)
         return Batch(self._buffers.wrap(images), *map(mx.nd.from_numpy, (labels, masks)), index)
 
 

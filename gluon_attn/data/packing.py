@@ -21,7 +21,7 @@ import cv2
 import mxnet as mx
 from tqdm import tqdm
 
-from gluon_attn.data import strips
+from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
 from gluon_attn.data.packed import FORMAT, record_labels
 from gluon_attn.files import atomic_path, first_line, write_text
@@ -179,7 +179,7 @@ class _Chunks:
         """Return the record of sample ``i``."""
         image = resize(self.dataset.read(i), self.size, self.size)
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        jpeg = strips.encode(image, self.quality)
+        jpeg = tiles.encode(image, self.quality)
         labels = record_labels(self.dataset.raw[i])
         header = mx.recordio.IRHeader(0, labels, i, zlib.crc32(jpeg))
         return mx.recordio.pack(header, jpeg)

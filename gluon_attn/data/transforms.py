@@ -24,7 +24,7 @@ IMAGENET_STD = (58.393, 57.12, 57.375)
 
 
 class Normalize:
-    """Turn uint8 ``(H, W, 3)`` into float32 ``(3, H, W)``: ``(image - mean) / std``.
+    """Turn uint8 ``(H, W, 3)`` into float32 of the same shape: ``(image - mean) / std``.
 
     Args:
         mean, std: Three numbers each, RGB, in grey levels; std is positive.
@@ -35,25 +35,29 @@ class Normalize:
         if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
             raise ValueError(f"mean and std need three numbers, std positive: {mean}, {std}")
         self.mean, self.std = tuple(mean.tolist()), tuple(std.tolist())
-        self._scale, self._shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+        scale, shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+        levels = np.arange(256, dtype=np.float32)[:, None]
+        self._table = (levels * scale + shift)[None]  # (1, 256, 3)
 
-    def __call__(self, image, out=None):
-        if out is None:
-            out = np.empty((3,) + image.shape[:2], np.float32)
-        # Plane by plane: contiguous loops are several times faster than a strided transpose.
-        for plane, target, scale, shift in zip(cv2.split(image), out, self._scale, self._shift):
-            np.multiply(plane, scale, out=target)
-            target += shift
-        return out
+    def __call__(self, image):
+        return cv2.LUT(image, self._table)
+
+
+def planes(image, out=None):
+    """Return a float32 ``(H, W, 3)`` picture as ``(3, H, W)``, written to ``out`` if given."""
+    if out is None:
+        out = np.empty((3,) + image.shape[:2], np.float32)
+    cv2.split(image, list(out))
+    return out
 
 
 class TrainTransform:
     """Resize, random square crop, mirror, resize, normalise.
 
-    Called as ``(image, random, out=None, top=None)``: uint8 ``(H, W, 3)`` RGB, ``draws`` numbers
+    Called as ``(image, random, out=None, corner=None)``: uint8 ``(H, W, 3)`` RGB, ``draws`` numbers
     uniform in [0, 1) such as ``rng.random(transform.draws)``, optionally the float32
-    ``(3, size, size)`` array to write to, and, if the picture has the size ``resize`` already but
-    lacks rows that are not needed, its first row. Returns the array. So the result is a function
+    ``(3, size, size)`` array to write to, and, if the picture is a part of one of the size
+    ``resize``, the part's first pixel ``(x, y)``. Returns the array. So the result is a function
     of the arguments, whichever thread calls it.
 
     Args:
@@ -98,33 +102,29 @@ class TrainTransform:
         room = self.resize - side + 1
         return int(random[1] * room), int(random[2] * room), side, self.mirror and random[3] < 0.5
 
-    def rows(self, random):
-        """Return the first row that is needed and the one behind the last."""
-        _, y, side, _ = self.draw(random)
-        return y, y + side
+    def window(self, random):
+        """Return what is needed of the resized picture: ``(left, top, right, bottom)``."""
+        x, y, side, _ = self.draw(random)
+        return x, y, x + side, y + side
 
-    def __call__(self, image, random, out=None, top=None):
+    def __call__(self, image, random, out=None, corner=None):
         x, y, side, mirrored = self.draw(random)
-        if top is None:
-            image, top = resize_image(image, self.resize, self.resize), 0
-        image = image[y - top : y - top + side, x : x + side]
+        if corner is None:
+            image, corner = resize_image(image, self.resize, self.resize), (0, 0)
+        x, y = x - corner[0], y - corner[1]
+        image = image[y : y + side, x : x + side]
         if mirrored:
             image = cv2.flip(image, 1)
-        if out is None:
-            out = np.empty((3, self.size, self.size), np.float32)
-        if side == self.size:
-            return self.normalize(image, out)
         # Interpolation and normalisation commute, so the order is free: this way normalises fewer
-        # pixels, and OpenCV interpolates float planes in less time than interleaved uint8.
-        for plane, target in zip(self.normalize(image), out):
-            resize_image(plane, self.size, self.size, dst=target)
-        return out
+        # pixels, and OpenCV interpolates floats in less time than uint8. Few calls on large arrays:
+        # each lets go of Python's lock and waits for it, which is what limits several threads.
+        return planes(resize_image(self.normalize(image), self.size, self.size), out)
 
 
 class EvalTransform:
     """Resize, centre crop, resize, normalise; nothing random.
 
-    Called as ``(image, random=None, out=None, top=None)`` like :class:`TrainTransform`.
+    Called as ``(image, random=None, out=None, corner=None)`` like :class:`TrainTransform`.
 
     Args:
         resize: Side of the square to which every picture is brought first.
@@ -145,15 +145,16 @@ class EvalTransform:
         self.normalize = Normalize(mean, std)
         self.mean, self.std = self.normalize.mean, self.normalize.std
 
-    def rows(self, random=None):
-        """Return the first row that is needed and the one behind the last."""
+    def window(self, random=None):
+        """Return what is needed of the resized picture: ``(left, top, right, bottom)``."""
         side = self.resize if self.crop is None else self.crop
         start = (self.resize - side) // 2
-        return start, start + side
+        return start, start, start + side, start + side
 
-    def __call__(self, image, random=None, out=None, top=None):
-        start, end = self.rows()
-        if top is None:
-            image, top = resize_image(image, self.resize, self.resize), 0
-        image = image[start - top : end - top, start:end]
-        return self.normalize(resize_image(image, self.size, self.size), out)
+    def __call__(self, image, random=None, out=None, corner=None):
+        left, top, right, bottom = self.window()
+        if corner is None:
+            image, corner = resize_image(image, self.resize, self.resize), (0, 0)
+        x, y = corner
+        image = image[top - y : bottom - y, left - x : right - x]
+        return planes(self.normalize(resize_image(image, self.size, self.size)), out)
