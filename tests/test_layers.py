@@ -17,19 +17,19 @@ OPTIONAL = ("gluoncv", "onnx", "onnxruntime", "openvino", "torch", "tensorboardX
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "files"}
+BASE = {"registry", "batch", "schema", "files"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
-    "registry": set(), "batch": set(), "files": set(),
+    "registry": set(), "batch": set(), "schema": set(), "files": set(),
     "method": {"batch", "registry"},
     "recipe": {"registry"},
     "runtime": PRIVATE,
     "gluon_attn": PRIVATE | {"runtime"},
     "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
     "nets": {"blocks", "registry"},
-    "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch"},
+    "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
     "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
     "export": {"runtime", "files"},
     "downstream": {"nets"},
