@@ -26,11 +26,14 @@ class Task(NamedTuple):
         names: Attribute names, in the order of the logits.
         num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
         prior: ``(A,)`` positive fraction of each attribute in the training set.
+        schema: :class:`gluon_attn.schema.Schema` of the columns; None: every name is a binary
+            attribute.
     """
 
     names: tuple
     num_samples: int
     prior: object
+    schema: object = None
 
 
 class Optimization(NamedTuple):
@@ -88,19 +91,41 @@ class Method:
 
     def forward(self, image):
         """Return the named outputs of the net for one device's share of a batch."""
-        outputs = self.net(image)
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        return dict(zip(getattr(self.net, "output_names", ("logits",)), outputs))
+        return self.named(self.net(image))
 
     def losses(self, outputs, batch):
         """Return ``{name: (B,) NDArray}``; their sum is minimised."""
         raise NotImplementedError
+
+    @property
+    def held_out_size(self):
+        """Validation images that the method wants to see before every step; 0 for none."""
+        return 0
+
+    def before_step(self, held_out):
+        """Look at validation images before the update; nothing is recorded for gradients.
+
+        Args:
+            held_out: List of Batches, one per device; only if ``held_out_size`` is not 0.
+        """
 
     def after_step(self, outputs, batch):
         """Update the method's own state from one device's share of a finished batch."""
 
     def end_epoch(self):
         """Update the method's own state at the end of an epoch."""
+
+    def report(self):
+        """Return what the log record of the epoch says beyond losses and scores, JSON-able."""
+        return {}
+
+    def task_history(self):
+        """Return how the weights of the tasks went, or None if the method has no such weights.
+
+        Returns:
+            A dict: ``names`` (M), ``iterations`` ``(U,)``, ``weights`` and ``losses`` ``(U, M)``.
+        """
+        return None
 
     def state(self):
         """Return the method's own state as ``{name: NumPy array}``."""
@@ -127,12 +152,24 @@ class Method:
         """Set the learning rate of the current phase."""
         self.trainer.set_learning_rate(lr)
 
-    def train_step(self, batch):
+    def named(self, outputs):
+        """Return what the net returned as a dict by ``net.output_names``."""
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return dict(zip(getattr(self.net, "output_names", ("logits",)), outputs))
+
+    def train_step(self, batch, held_out=None):
         """Make one update from ``batch`` without waiting for any device.
+
+        Args:
+            batch: Training images.
+            held_out: Batch of ``held_out_size`` validation images, for :meth:`before_step`.
 
         Returns:
             ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
         """
+        if held_out is not None:
+            with autograd.pause(train_mode=True):
+                self.before_step(split_batch(held_out, self.ctx))
         micro = self.optimization.accumulate
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:

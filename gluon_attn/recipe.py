@@ -13,6 +13,8 @@ import os
 
 from gluon_attn.registry import unknown_name
 
+SCORES = ("mAP", "mA", "accuracy")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -23,7 +25,8 @@ class Recipe:
         model: Name of a zoo model.
         model_options: Further arguments of ``get_model``.
         options: The method's own settings.
-        dataset: ``auto``, ``wider``, ``list`` or ``packed``.
+        dataset: ``auto``, or the kind of data set (:data:`gluon_attn.data.DATASETS`).
+        attributes: Names of the attributes to train on; none means all.
         unspecified: Unspecified training labels: ``negative`` or ``masked``.
         input_size: Side of the square network input in pixels.
         resize: Side to which crops are resized first.
@@ -34,6 +37,10 @@ class Recipe:
         mean: Per RGB channel, in 0–255 units.
         std: Per RGB channel, in 0–255 units.
         epochs: Epochs in all phases together.
+        iterations_per_epoch: Updates between two validations, for papers that count iterations; 0:
+            an epoch is one pass over the training data.
+        score: What is best on the validation split, and what ``plateau`` watches: ``mAP``, ``mA``
+            or ``accuracy``.
         batch_size: Images per update, over all devices.
         accumulate: Micro-batches per batch (memory for time).
         optimizer: MXNet optimiser name.
@@ -57,6 +64,7 @@ class Recipe:
     model_options: dict = dataclasses.field(default_factory=dict)
     options: dict = dataclasses.field(default_factory=dict)
     dataset: str = "auto"
+    attributes: tuple = ()
     unspecified: str = "negative"
     input_size: int = 224
     resize: int = 256
@@ -67,6 +75,8 @@ class Recipe:
     mean: tuple = (123.68, 116.779, 103.939)
     std: tuple = (58.393, 57.12, 57.375)
     epochs: int = 60
+    iterations_per_epoch: int = 0
+    score: str = "mAP"
     batch_size: int = 32
     accumulate: int = 1
     optimizer: str = "sgd"
@@ -91,6 +101,8 @@ class Recipe:
         for name, lowest in _LOWEST.items():
             if getattr(self, name) < lowest:
                 raise ValueError(f"recipe: {name}={getattr(self, name)} must be >= {lowest}")
+        if self.score not in SCORES:
+            raise ValueError(f"recipe: {unknown_name('score', self.score, SCORES)}")
         if not self.crop_min <= self.crop_max <= self.resize:
             raise ValueError(
                 f"recipe: needs crop_min <= crop_max <= resize, got "
@@ -179,7 +191,7 @@ class Recipe:
 _LOWEST = {
     "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
     "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
-    "log_interval": 1, "seed": 0,
+    "log_interval": 1, "seed": 0, "iterations_per_epoch": 0,
 }  # fmt: skip
 
 

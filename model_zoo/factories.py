@@ -7,6 +7,7 @@
 ``vaa_resnet101_wider``     the same, under the data set's name
 ``…_v1b…``                  the same on the bias-free backbone
 ``vaa_resnet101_released…`` VAA as in the authors' repository (three taps, wider heads)
+``awmt_resnet50``           ResNet-50 with dropout 0.5 before the classifier, for any attributes
 ``…_w16_synthetic``         a quarter-width ResNet-18 at 112 px: trains on a CPU in minutes
 ==========================  ========================================================
 """
@@ -17,6 +18,7 @@ import functools
 import inspect
 
 import mxnet as mx
+from mxnet.gluon import nn
 
 from gluon_attn.nets import DEPTHS, resnet
 from gluon_attn.papers.vaa import VAA, xavier
@@ -27,10 +29,18 @@ RELEASED_TAPS = ("stage3_activation19", "stage3_activation22", "stage4_activatio
 
 
 def plain_resnet(
-    depth=101, version="v1", classes=1000, input_size=224, width=64, taps=(), attention=None
-):
-    """Build a ResNet; ``input_size`` is only used to infer parameter shapes."""
+    depth=101, version="v1", classes=1000, input_size=224, width=64, taps=(), attention=None,
+    dropout=0.0,
+):  # fmt: skip
+    """Build a ResNet; ``input_size`` is only used to infer parameter shapes.
+
+    ``dropout`` is the share of pooled features that is dropped before the classifier in training.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: valid are 0 (none) to below 1")
     net = resnet(depth, version, classes, width, taps, attention)
+    if dropout:
+        net.features.add(nn.Dropout(dropout))  # has no parameters, so weight files stay the same
     net.input_size = (input_size, input_size)
     net.output.weight.init = xavier()
     return infer_shapes(net)
@@ -79,6 +89,7 @@ def _register_all():
             _register(f"vaa_resnet{depth}{infix}_wider", vaa_resnet, **net)
     released = {"depth": 101, "taps": RELEASED_TAPS, "variant": "released"}
     _register("vaa_resnet101_released_wider", vaa_resnet, **released)
+    _register("awmt_resnet50", plain_resnet, depth=50, dropout=0.5, **wider)
     small = {"depth": 18, "width": 16, "input_size": 112}
     _register("resnet18_w16_synthetic", plain_resnet, **small, **wider)
     _register("vaa_resnet18_w16_synthetic", vaa_resnet, **small)

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 import gluon_attn
-from gluon_attn.papers.vaa import VAATraining
+from gluon_attn.method import METHODS
 from gluon_attn.recipe import Recipe
 from gluon_attn.workflows.build import load_recipe
 from model_zoo import MODELS, list_models
@@ -39,10 +39,14 @@ CODE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
 # Where a ledger's `Name(argument=value)` is looked for.
 CALLABLES = (
-    "gluon_attn.batch", "gluon_attn.papers.vaa", "gluon_attn.losses.classification",
-    "gluon_attn.losses.variance", "gluon_attn.metrics.multilabel",
+    "gluon_attn.batch", "gluon_attn.papers.vaa", "gluon_attn.papers.awmt",
+    "gluon_attn.losses.classification", "gluon_attn.losses.variance",
+    "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
 )  # fmt: skip
 
+PREPARE_COMMANDS = (
+    "wider peta rap pa100k celeba market duke voc list synthetic digits tiny".split()
+)
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
 
@@ -98,7 +102,7 @@ def problems_of(tool, words):
     choices = re.search(r"\{([\w,]+)\}", help_text.split("\n\n")[0])
     commands = choices.group(1).split(",") if choices else []
     if tool.endswith("prepare_data.py"):
-        commands = ["wider", "list", "synthetic", "digits"]
+        commands = PREPARE_COMMANDS
     if words and words[0] in commands:
         help_text = help_of(tool, words[0])
     flags = [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
@@ -264,23 +268,30 @@ def tables_of(text, first):
     return rows
 
 
-LEDGER = tables_of(
-    text_of(ROOT / "docs" / "vaa.md").partition("## Fidelity ledger")[2],
-    ("What", "Value here", "Source and evidence", "Switch"),
-)
+# Page of each paper: the recipe whose values its ledger gives
+LEDGER_RECIPES = {"vaa": "vaa_wider_resnet101", "awmt": "awmt_celeba_resnet50"}
+LEDGERS = {
+    page: tables_of(
+        text_of(ROOT / "docs" / f"{page}.md").partition("## Fidelity ledger")[2],
+        ("What", "Value here", "Source and evidence", "Switch"),
+    )
+    for page in LEDGER_RECIPES
+}
+LEDGER_ROWS = [(page, row) for page, rows in LEDGERS.items() for row in rows]
 EVIDENCE = ("CONFIRMED", "LIKELY", "COMPUTED", "MEMORY", "UNKNOWN", "ssumption", "deviation")
 # Other words for "where it comes from", where none of the tags applies
 OWN_WORDS = ("the formula", "definition of that protocol")
 
 
-def ledger_row(words):
-    (row,) = [row for row in LEDGER if row[0] == words]
+def ledger_row(page, words):
+    (row,) = [row for row in LEDGERS[page] if row[0] == words]
     return row
 
 
-def problem_of_switch(item):
+def problem_of_switch(item, page="vaa"):
     """Return what is wrong with one entry of the column "Switch", or None."""
-    recipe = load_recipe("vaa_wider_resnet101", (), str(RECIPES))
+    recipe = load_recipe(LEDGER_RECIPES[page], (), str(RECIPES))
+    settings = METHODS.get(recipe.method).OPTIONS
     if item.startswith("--") or item.startswith("tools/"):
         *tool, flag = item.split()
         return (
@@ -299,8 +310,8 @@ def problem_of_switch(item):
         defaults = inspect.signature(MODELS.get(recipe.model)).parameters
         if dot and group == "model_options" and name in defaults:
             actual = recipe.model_options.get(name, defaults[name].default)
-        elif key in VAATraining.OPTIONS:
-            actual = recipe.options.get(key, VAATraining.OPTIONS[key])
+        elif key in settings:
+            actual = recipe.options.get(key, settings[key])
         elif key in recipe.to_dict():
             actual = getattr(recipe, key)
         else:
@@ -311,34 +322,42 @@ def problem_of_switch(item):
     return None if same else f"is {actual!r}"
 
 
-def test_ledger_is_read():
-    assert len(LEDGER) > 60 and {len(row) for row in LEDGER} == {4}
+def test_ledgers_are_read():
+    assert len(LEDGERS["vaa"]) > 60 and len(LEDGERS["awmt"]) > 40
+    assert {len(row) for _, row in LEDGER_ROWS} == {4}
 
 
-@pytest.mark.parametrize("row", LEDGER, ids=[row[0] for row in LEDGER])
-def test_ledger_row(row):
+@pytest.mark.parametrize("page, row", LEDGER_ROWS, ids=[f"{p}-{r[0]}" for p, r in LEDGER_ROWS])
+def test_ledger_row(page, row):
     what, value, source, switch = row
     assert what and value and source
     tagged = any(tag in value + source for tag in EVIDENCE)
     assert tagged or any(words in source for words in OWN_WORDS), "no evidence tag"
     items = CODE.findall(switch)
     assert items or switch == "none", "no switch: write none"
-    assert not {i: p for i in items for p in [problem_of_switch(i)] if p}
+    assert not {i: p for i in items for p in [problem_of_switch(i, page)] if p}
 
 
-def test_every_setting_of_the_method_and_of_training_is_in_the_ledger():
-    written = {i.partition("=")[0] for row in LEDGER for i in CODE.findall(row[3])}
+@pytest.mark.parametrize("page", sorted(LEDGERS))
+def test_every_setting_of_the_method_and_of_training_is_in_the_ledger(page):
+    written = {i.partition("=")[0] for row in LEDGERS[page] for i in CODE.findall(row[3])}
     technical = {
         "method", "options", "model_options", "accumulate", "amp", "hybridize", "log_interval",
-        "warmup_epochs", "lr_epochs",
+        "warmup_epochs", "lr_epochs", "lr_patience",
     }  # fmt: skip
-    wanted = set(VAATraining.OPTIONS) | (set(Recipe(method="", model="").to_dict()) - technical)
+    method = load_recipe(LEDGER_RECIPES[page], (), str(RECIPES)).method
+    wanted = set(METHODS.get(method).OPTIONS)
+    wanted |= set(Recipe(method="", model="").to_dict()) - technical
     assert not wanted - written
 
 
-@pytest.mark.parametrize("words", ["gamma", "aggregation", "length of phase 1", "other depths"])
-def test_assumptions_and_unknowns_are_called_so(words):
-    source = ledger_row(words)[2]
+@pytest.mark.parametrize("page, words", [
+    ("vaa", "gamma"), ("vaa", "aggregation"), ("vaa", "length of phase 1"), ("vaa", "other depths"),
+    ("awmt", "outputs of a multi-class attribute"), ("awmt", "weights that are kept"),
+    ("awmt", "validation split of Market and Duke"),
+])  # fmt: skip
+def test_assumptions_and_unknowns_are_called_so(page, words):
+    source = ledger_row(page, words)[2]
     assert "assumption" in source or "UNKNOWN" in source
 
 
@@ -369,10 +388,11 @@ def test_parameter_counts_are_those_of_the_nets():
 def test_models_and_recipes_named_in_pages_exist():
     named = set()
     for page in PAGES:
-        named.update(re.findall(r"`((?:vaa_)?resnet\d+_\w+)`", prose_of(page)))
+        named.update(re.findall(r"`((?:vaa_|awmt_)?resnet\d+_\w+)`", prose_of(page)))
     recipes = {path.stem for path in RECIPES.glob("*.py")}
     assert not {name for name in named if name not in [*list_models(), *recipes]}
-    listed = set(re.findall(r"recipes/(\w+)\.py\)", text_of(ROOT / "docs" / "vaa.md")))
+    texts = (text_of(ROOT / "docs" / f"{page}.md") for page in LEDGERS)
+    listed = {name for text in texts for name in re.findall(r"recipes/(\w+)\.py\)", text)}
     assert listed == recipes
 
 

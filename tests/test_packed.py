@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -22,15 +23,16 @@ from gluon_attn.data import (
     tiles,
 )
 from gluon_attn.data.images import NoOverlapError
+from gluon_attn.schema import Attribute, Schema
 
 
 class Memory(AttributeDataset):
     """Pictures made from their number; some raise."""
 
-    def __init__(self, count=10, bad=None, seed=0, split="train", **options):
+    def __init__(self, count=10, bad=None, seed=0, split="train", names=None, **options):
         raw = np.random.default_rng(seed).integers(-1, 2, (count, 3))
         ids = [f"{split}/é{i}.jpg" for i in range(count)]
-        super().__init__(("hat", "bag", "ärmel"), split, raw, ids, **options)
+        super().__init__(names or ("hat", "bag", "ärmel"), split, raw, ids, **options)
         self.bad = bad or {}
 
     def read(self, i):
@@ -72,6 +74,50 @@ def test_round_trip(tmp_path):
     packed.verify()
     masked = open_dataset(tmp_path, "train", LabelPolicy(train="masked"))
     np.testing.assert_array_equal(masked.mask, source.raw != 0)
+
+
+PEOPLE = Schema([Attribute("top", "multiclass", ("red", "blue"), "clothes"), Attribute("hat")])
+
+
+def test_a_schema_survives_packing(tmp_path):
+    source = Memory(names=PEOPLE.columns, schema=PEOPLE)
+    assert repr(source) == "Memory(split='train', samples=10, attributes=2, columns=3)"
+    pack(source, tmp_path / "train", **SIZES)
+    packed = open_dataset(tmp_path, "train")
+    assert packed.schema == PEOPLE and packed.schema.attributes[0].group == "clothes"
+    assert packed.names == ("top=red", "top=blue", "hat")
+    assert packed.fingerprint() == source.fingerprint()
+    flat = Memory(names=PEOPLE.columns)
+    assert flat.schema.is_binary and flat.fingerprint() != source.fingerprint()
+    with pytest.raises(FileExistsError):
+        pack(flat, tmp_path / "train", **SIZES)
+
+
+def test_packs_without_a_schema_and_with_a_wrong_one(tmp_path):
+    pack(Memory(names=PEOPLE.columns, schema=PEOPLE), tmp_path / "train", **SIZES)
+    path = tmp_path / "train.json"
+    info = json.loads(path.read_text())
+    for wrong, message in (
+        ([{"name": "top"}], "field 'schema': not an attribute schema"),
+        (Schema.binary(["a", "b", "c"]).to_json(), "field 'schema' has other columns than 'names'"),
+    ):
+        path.write_text(json.dumps(dict(info, schema=wrong)))
+        with pytest.raises(ValueError, match=f"train.json: {message}"):
+            open_dataset(tmp_path, "train")
+    del info["schema"]  # as packed by earlier versions
+    path.write_text(json.dumps(info))
+    assert open_dataset(tmp_path, "train").schema == Schema.binary(PEOPLE.columns)
+
+
+def test_fingerprint_of_binary_attributes_is_that_of_earlier_versions():
+    source = Memory(4)
+    text = json.dumps([["hat", "bag", "ärmel"], source.sample_ids], separators=(",", ":"))
+    digest = hashlib.sha256(text.encode() + source.raw.astype(np.int8).tobytes()).hexdigest()
+    assert source.fingerprint() == digest
+    grouped = Schema(Attribute(name, group="g") for name in source.names)
+    assert Memory(4, schema=grouped).fingerprint() == digest
+    with pytest.raises(ValueError, match="schema has the columns top=red.*data set has hat"):
+        Memory(4, schema=PEOPLE)
 
 
 def test_a_record_stands_alone_for_mxnet(tmp_path):

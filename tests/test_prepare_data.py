@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
 
-from gluon_attn.data import open_dataset
+from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, open_dataset
+from gluon_attn.data.tiny import write_tiny
 
 
 @pytest.fixture
@@ -118,3 +119,77 @@ def test_boxes_that_show_nothing_are_reported(tool, tmp_path):
     annotate(tmp_path, {"train/0--Parade/a.jpg": boxes})
     code, text, _ = tool("wider", "--root", tmp_path, "--out", tmp_path / "p", "--splits", "train")
     assert code == 0 and "left out:\n  train/0--Parade/a.jpg#1: box [900, 0, 20, 20]" in text
+
+
+# -- the official formats of the person-attribute data sets --------------------------------------
+
+KINDS = ("peta", "rap", "pa100k", "celeba", "market", "duke", "voc")
+SMALL = ("--train", 6, "--val", 4, "--test", 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_official_formats_are_made_recognised_checked_and_packed(tool, tmp_path, kind):
+    root, out = tmp_path / "tree", tmp_path / "packed"
+    code, text, error = tool("tiny", kind, "--out", root, *SMALL)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert detect_kind(root) == kind
+    code, text, error = tool(kind, "--check", root)
+    assert (code, error) == (0, "") and "0 pictures cannot be read" in text
+    assert "labels of 'train'" in text
+    sizes = ("--size", 64, "--train-size", 48, "-j", 1)
+    assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
+    for split in ("train", "val") if kind == "voc" else ("train", "val", "test"):
+        source, packed = open_dataset(root, split), open_dataset(out, split)
+        assert packed.schema == source.schema and packed.fingerprint() == source.fingerprint()
+        assert packed.size == 64 and packed[0][0].shape == (64, 64, 3)
+    assert (out / "query.rec").exists() == (kind in ("market", "duke"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_check_finds_broken_and_missing_pictures_and_other_counts(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    train = open_dataset(tmp_path, "train")
+    train.path(0).write_bytes(train.path(0).read_bytes()[:40])
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and f"1 pictures cannot be read:\n  {train.sample_ids[0]}: is trunc" in text
+    (tmp_path / "SYNTHETIC.json").unlink()
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and "published" in text and "differences:" in text
+
+
+def test_settings_of_the_readers_reach_them(tool, tmp_path):
+    tool("tiny", "rap", "--out", tmp_path, "--version", 2, *SMALL)
+    code, text, _ = tool("rap", "--check", tmp_path)
+    assert code == 0 and "RAP version 2" in text
+    code, _, error = tool("rap", "--check", tmp_path, "--partition", 6)
+    assert code == 2 and "partition=6: valid are 1 to 5" in error
+    tool("tiny", "voc", "--out", tmp_path / "voc")
+    code, text, _ = tool("voc", "--check", tmp_path / "voc", "--difficult", "positive")
+    assert code == 0 and "difficult labels, read as positive" in text
+    code, text, _ = tool("market", "--check", tmp_path)
+    assert code == 2
+    code, _, error = tool("market", "--out", tmp_path)
+    assert code == 2 and "--root DIR is needed" in error
+
+
+def test_tiny_trees_are_reproducible_and_overwrite_nothing(tmp_path):
+    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
+        write_tiny("duke", tmp_path / name, seed=seed)
+    a, b, c = (open_dataset(tmp_path / name, "trainval") for name in "abc")
+    assert a.fingerprint() == b.fingerprint() != c.fingerprint()
+    assert (a.read(3) == b.read(3)).all()
+    with pytest.raises(FileExistsError, match="holds a finished tiny duke data set"):
+        write_tiny("duke", tmp_path / "a")
+    with pytest.raises(FileExistsError, match="that the tiny market generator did not write"):
+        write_tiny("market", tmp_path / "a", overwrite=True)
+    write_tiny("duke", tmp_path / "a", seed=1, overwrite=True)
+    assert open_dataset(tmp_path / "a", "trainval").fingerprint() == c.fingerprint()
+    for images in ({"train": 3}, {"query": 9}):
+        with pytest.raises(ValueError, match="valid are train, val and test, at least 4 each"):
+            write_tiny("duke", tmp_path / "d", images)
+    with pytest.raises(ValueError, match="unknown tiny data set 'marcet'; did you mean 'market'"):
+        write_tiny("marcet", tmp_path / "d")
+
+
+def test_every_reader_is_looked_for():
+    assert sorted(DETECTION_ORDER) == DATASETS.names()

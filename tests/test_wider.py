@@ -370,4 +370,4 @@ def test_nothing_recognised_lists_what_was_looked_for(tmp_path):
         open_dataset(tmp_path / "nowhere", "train")
     with pytest.raises(ValueError, match="unknown data set 'widder'; did you mean 'wider'"):
         open_dataset(tmp_path, "train", kind="widder")
-    assert DATASETS.names() == ["list", "packed", "wider", "wider_srn"]
+    assert {"list", "packed", "wider", "wider_srn"} <= set(DATASETS.names())

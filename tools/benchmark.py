@@ -1,6 +1,7 @@
 """Measure speed and memory as ratios in one run.
 
 python tools/benchmark.py train                   one VAA training step, three ways
+python tools/benchmark.py awmt                    an AWMT step against a basic-model step
 python tools/benchmark.py data --data-dir PACKED  the loader against OpenCV alone
 """
 
@@ -24,12 +25,17 @@ def flags():
     train.add_argument("--size", type=int, default=224, help="input side in pixels; default: 224")
     train.add_argument("--batch-size", type=int, default=8, help="default: 8")
     train.add_argument("--rounds", type=int, default=5, help="turns of each variant; default: 5")
+    awmt = commands.add_parser("awmt", help="a step with adaptive weights against fixed ones")
+    awmt.add_argument("--model", default="awmt_resnet50", help="default: awmt_resnet50")
+    awmt.add_argument("--size", type=int, default=224, help="input side in pixels; default: 224")
+    awmt.add_argument("--images", type=int, default=20, help="images per step; default: 20")
+    awmt.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
     data = commands.add_parser("data", help="data loading")
     data.add_argument("--data-dir", required=True, help="packed folder (tools/prepare_data.py)")
     data.add_argument("--split", default="train", help="default: train")
     data.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
     data.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for command in (train, data):
+    for command in (train, awmt, data):
         command.add_argument("--json", metavar="FILE", help="also write all figures here")
     return parser
 
@@ -45,6 +51,14 @@ def main():
             report=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
         print(work.training_table(result))
+    elif args.command == "awmt":
+        from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
+
+        result = benchmark_weights(
+            args.model, args.size, args.images, args.rounds,
+            report=lambda line: print(line, file=sys.stderr),
+        )  # fmt: skip
+        print(weights_table(result))
     else:
         from gluon_attn.data import open_dataset
         from gluon_attn.data.bench import loader_rate

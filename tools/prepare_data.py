@@ -10,7 +10,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.data import prepare  # noqa: E402
+from gluon_attn.data import DATASETS, prepare  # noqa: E402
+
+# Official data sets with the settings of their readers.
+OFFICIAL = {
+    "wider": (), "peta": ("partition", "uncertain"),
+    "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
+    "market": ("attributes", "holdout", "seed"),
+    "duke": ("attributes", "holdout", "seed", "repair"), "voc": ("difficult",), "list": ("coding",),
+}  # fmt: skip
+SETTINGS = {
+    "partition": {"type": int, "default": 1, "metavar": "N",
+                  "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
+    "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
+                  "help": "what label value 2 becomes (default: negative)"},
+    "holdout": {"type": float, "default": 0.1, "metavar": "SHARE",
+                "help": "share of the training part that becomes the validation split where the "
+                "authors give none (default: 0.1)"},
+    "seed": {"type": int, "default": 0, "help": "seed of that choice (default: 0)"},
+    "attributes": {"metavar": "FILE", "help": "the .mat file, if it is not in the folder"},
+    "repair": {"action": "store_true", "help": "fill in the two missing values of 'top'"},
+    "difficult": {"choices": ("masked", "negative", "positive"), "default": "masked",
+                  "help": "what difficult objects become (default: masked)"},
+    "coding": {"choices": ("list", "wider"), "default": "list",
+               "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
+               "(default: list)"},
+}  # fmt: skip
 
 
 def parse(arguments):
@@ -19,52 +44,47 @@ def parse(arguments):
         "again: it continues where it stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wider = commands.add_parser(
-        "wider",
-        help="pack person crops of WIDER-Attribute from its official files",
-        description="Pack the person crops of WIDER-Attribute into RecordIO. DIR holds Image/ and "
-        "the annotation (in Annotations/, Anno/, wider_attribute_annotation/ or DIR itself). The "
-        "counts are compared with the published ones.",
-    )
-    wider.add_argument(
-        "--srn",
-        action="store_true",
-        help="use SRN's crops and lists (Image_cropped/, wider_att/) instead of the annotation's "
-        "boxes: exactly the samples of VAA and most later papers",
-    )
-    lists = commands.add_parser(
-        "list",
-        help="pack your own pictures: path<TAB>1,0,-1,... and names.txt",
-        description="Pack a data set of plain lists: train.txt, val.txt, test.txt with one "
-        "path<TAB>1,0,-1,... per line (positive, negative, unspecified) and names.txt.",
-    )
-    lists.add_argument(
-        "--coding",
-        choices=("list", "wider"),
-        default="list",
-        help="list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 (default: list)",
-    )
-    for command in (wider, lists):
+    for kind, settings in OFFICIAL.items():
+        reader = DATASETS.get(kind)
+        first = reader.__doc__.split("\n\n")[0].replace("``", "")
+        text = f"{first} Checks their counts and packs them. DIR holds {reader.looks_for}."
+        command = commands.add_parser(kind, help=first, description=text.replace("%", "%%"))
+        if kind == "wider":
+            command.add_argument("--srn", action="store_true",
+                help="use SRN's crops and lists (Image_cropped/, wider_att/) instead of the "
+                "annotation's boxes: exactly the samples of VAA and most later papers")  # fmt: skip
+        for name in settings:
+            command.add_argument(f"--{name}", **SETTINGS[name])
+        command.set_defaults(reader_options=settings)
         packing_options(command)
-    synthetic = commands.add_parser(
-        "synthetic", help="draw pedestrians with the 14 attributes, in WIDER's on-disk format"
-    )
-    digits = commands.add_parser("digits", help="compose scenes of handwritten digits, as lists")
-    for command, unit in ((synthetic, "pictures"), (digits, "scenes")):
+    add_generators(commands)
+    return parser.parse_args(arguments)
+
+
+def add_generators(commands):
+    people = "draw pedestrians with the 14 attributes, in WIDER's on-disk format"
+    digits = "compose scenes of handwritten digits, as lists"
+    tiny = "write a few chequers in a data set's official format, to try things out"
+    for kind, text in (("synthetic", people), ("digits", digits), ("tiny", tiny)):
+        command = commands.add_parser(kind, help=text, description=text)
+        if kind == "tiny":
+            names = [name for name in OFFICIAL if name not in ("wider", "list")]
+            command.add_argument("name", choices=names)
+            command.add_argument("--version", type=int, default=1, help="of RAP (default: 1)")
+        else:
+            command.add_argument("-j", "--workers", type=int, metavar="N",
+                help="default: all cores")  # fmt: skip
         command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
         for split in ("train", "val", "test"):
-            command.add_argument(
-                f"--{split}", type=int, metavar="N", help=f"number of {unit} for {split}"
-            )
+            command.add_argument(f"--{split}", type=int, metavar="N",
+                help=f"number of pictures for {split}")  # fmt: skip
         command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
-        command.add_argument("-j", "--workers", type=int, metavar="N", help="default: all cores")
         command.add_argument("--overwrite", action="store_true", help="replace what is there")
-    return parser.parse_args(arguments)
 
 
 def packing_options(command):
     add = command.add_argument
-    add("--root", required=True, metavar="DIR", help="folder of the data set as published")
+    add("--root", metavar="DIR", help="folder of the data set as published")
     add("--out", metavar="DIR", help="folder for the packed splits; not needed with --check")
     add("--splits", nargs="+", metavar="SPLIT", help="default: those that exist")
     add("--size", type=int, default=256, help="side of the packed pictures (default: 256)")
@@ -76,9 +96,9 @@ def packing_options(command):
     add("--on-bad-image", choices=("error", "skip"), default="error",
         help="a missing or truncated picture stops the command, or is left out and listed "
         "(default: error)")  # fmt: skip
-    add("--check", action="store_true",
-        help="read every picture and report; pack nothing; exit code 1 if anything is "
-        "wrong")  # fmt: skip
+    add("--check", nargs="?", const=True, default=False, metavar="DIR",
+        help="read every picture (of DIR, or of --root) and report; pack nothing; exit code 1 if "
+        "anything is wrong")  # fmt: skip
 
 
 def main(arguments=None):

@@ -1,7 +1,8 @@
 """Data sets, transforms and the loader.
 
-``open_dataset(root, split)`` recognises a packed folder, an official WIDER-Attribute tree, SRN's
-crop lists and a folder of plain lists; ``DATASETS`` holds the readers by name, all called as
+``open_dataset(root, split)`` recognises a packed folder, the official files of WIDER-Attribute (or
+SRN's crop lists), PETA, RAP, PA-100K, CelebA, Market-1501- and DukeMTMC-attribute and VOC, and a
+folder of plain lists; ``DATASETS`` holds the readers by name, all called as
 ``reader(root, split, policy=None, on_bad_image='error', **options)``.
 """
 
@@ -10,12 +11,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from gluon_attn.data.base import DATASETS, TRAINING_SPLITS, AttributeDataset
+from gluon_attn.data.celeba import CelebA
 from gluon_attn.data.images import BadImageError
 from gluon_attn.data.lists import ListDataset
 from gluon_attn.data.loader import Loader
+from gluon_attn.data.pa100k import Pa100k
 from gluon_attn.data.packed import PackedDataset
 from gluon_attn.data.packing import pack
+from gluon_attn.data.peta import Peta
+from gluon_attn.data.rap import Rap
+from gluon_attn.data.reid_attributes import DukeAttribute, MarketAttribute
 from gluon_attn.data.transforms import EvalTransform, TrainTransform
+from gluon_attn.data.voc import Voc
 from gluon_attn.data.wider import WiderAttribute
 from gluon_attn.data.wider_srn import WiderCrops
 
@@ -24,11 +31,18 @@ __all__ = [
     "TRAINING_SPLITS",
     "AttributeDataset",
     "BadImageError",
+    "CelebA",
+    "DukeAttribute",
     "EvalTransform",
     "ListDataset",
     "Loader",
+    "MarketAttribute",
+    "Pa100k",
     "PackedDataset",
+    "Peta",
+    "Rap",
     "TrainTransform",
+    "Voc",
     "WiderAttribute",
     "WiderCrops",
     "detect_kind",
@@ -36,7 +50,10 @@ __all__ = [
     "pack",
 ]
 
-DETECTION_ORDER = ("packed", "wider", "wider_srn", "list")
+DETECTION_ORDER = (
+    "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "pa100k",
+    "list",
+)  # fmt: skip
 
 
 def detect_kind(root):

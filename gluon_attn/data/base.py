@@ -11,8 +11,9 @@ import numpy as np
 from mxnet.gluon.data import Dataset
 
 from gluon_attn.batch import UNSPECIFIED, LabelPolicy
-from gluon_attn.data.images import BadImageError, check_policy
+from gluon_attn.data.images import BadImageError, check_policy, read_image
 from gluon_attn.registry import Registry
+from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,13 @@ TRAINING_SPLITS = ("train", "trainval")
 class AttributeDataset(Dataset):
     """Pictures with A attributes each; the base of every reader.
 
-    A sub-class fills the constructor's arguments from its files and defines ``read(i)``.
+    A sub-class fills the constructor's arguments from its files and defines ``path(i)``, or
+    ``read(i)`` where a sample is not simply the picture in one file.
     ``dataset[i]`` is ``(image, label, mask, i)``: uint8 ``(H, W, 3)`` RGB, float32 ``(A,)`` twice,
     and the position itself, which stays with the sample through shuffling.
 
     Args:
-        names: The A attribute names.
+        names: The A column names: attributes, or ``'attribute=class'`` (see ``schema``).
         split: 'train', 'val', 'test', ... The label policy for training applies to 'train' and
             'trainval'.
         raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified.
@@ -38,9 +40,11 @@ class AttributeDataset(Dataset):
             returns a black picture with mask 0, so that it neither trains nor counts, and lists it
             in ``skipped``. (A black picture still takes part in batch statistics; packing leaves
             such samples out altogether.)
+        schema: Schema whose columns are ``names``; None means that every column is a binary
+            attribute of its own.
 
     Attributes:
-        names, split, raw, sample_ids, policy, on_bad_image: As above.
+        names, split, raw, sample_ids, policy, on_bad_image, schema: As above.
         label: ``(N, A)`` float32 in {0, 1}.
         mask: ``(N, A)`` float32 in {0, 1}; 0 where the label is not known.
 
@@ -49,9 +53,18 @@ class AttributeDataset(Dataset):
     """
 
     looks_for = "(nothing: abstract)"
+    splits = ("train", "val", "test")  # those that tools check and pack if they exist
 
-    def __init__(self, names, split, raw, sample_ids, policy=None, on_bad_image="error"):
+    def __init__(
+        self, names, split, raw, sample_ids, policy=None, on_bad_image="error", schema=None
+    ):
         self.names = tuple(names)
+        self.schema = Schema.binary(self.names) if schema is None else schema
+        if self.schema.columns != self.names:
+            raise ValueError(
+                f"the schema has the columns {', '.join(self.schema.columns)}; the data set has "
+                f"{', '.join(self.names)}"
+            )
         self.split = split
         self.raw = np.asarray(raw, np.int8).reshape(-1, len(self.names))
         self.sample_ids = list(sample_ids)
@@ -68,12 +81,16 @@ class AttributeDataset(Dataset):
     @classmethod
     def detect(cls, root):
         """Return whether ``root`` looks like a folder of this kind."""
-        return any(cls.has_split(root, split) for split in ("train", "val", "test"))
+        return any(cls.has_split(root, split) for split in cls.splits)
 
     @classmethod
     def has_split(cls, root, split):
         """Return whether the files that describe a split exist."""
         return False
+
+    def path(self, i):
+        """Return the file that holds sample ``i``."""
+        raise NotImplementedError
 
     def read(self, i):
         """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
@@ -81,7 +98,7 @@ class AttributeDataset(Dataset):
         Raises:
             BadImageError: If there is none; the message names the file and the sample.
         """
-        raise NotImplementedError
+        return read_image(self.path(i), self.sample_ids[i])
 
     def __len__(self):
         return len(self.sample_ids)
@@ -141,15 +158,19 @@ class AttributeDataset(Dataset):
             indices: Positions to which it is restricted; None means all samples.
 
         Saved beside runs and packed files, it tells whether two data sets hold the same samples
-        in the same order with the same labels. It does not look at the pictures.
+        in the same order with the same labels. It does not look at the pictures. A schema with
+        multi-class attributes counts too; that of binary ones adds nothing to the names.
         """
         indices = list(range(len(self)) if indices is None else indices)
         ids = [self.sample_ids[i] for i in indices]
-        text = json.dumps([self.names, ids], ensure_ascii=True, separators=(",", ":"))
+        parts = [self.names, ids] + ([] if self.schema.is_binary else [self.schema.to_json()])
+        text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode())
         digest.update(np.ascontiguousarray(self.raw[indices], np.int8).tobytes())
         return digest.hexdigest()
 
     def __repr__(self):
         kind = type(self).__name__
-        return f"{kind}(split={self.split!r}, samples={len(self)}, attributes={len(self.names)})"
+        counts = f"samples={len(self)}, attributes={len(self.schema)}"
+        columns = "" if self.schema.is_binary else f", columns={len(self.names)}"
+        return f"{kind}(split={self.split!r}, {counts}{columns})"

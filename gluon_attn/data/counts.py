@@ -3,7 +3,8 @@
 Sources of WIDER-Attribute's numbers: 13,789 images and 57,524 boxes in all (the paper's page); the
 split into 5,509 / 1,362 / 6,918 images and into 28,345 / 29,179 boxes is repeated in many papers
 and adds up, but is not in the annotation's own documentation. The SRN crop lists hold
-22,958 / 5,382 / 29,177 crops (a user's log, VAA repository, issue 11).
+22,958 / 5,382 / 29,177 crops (a user's log, VAA repository, issue 11). The other data sets' numbers
+stand in their readers.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ VAA_WEIGHTS = {
     "stripe": 18.020712,
 }  # fmt: skip
 
+KEYS = ("images", "boxes", "identities")  # what is compared
+
 
 @dataclass
 class SplitCount:
@@ -40,16 +43,18 @@ class SplitCount:
     Attributes:
         split: Its name.
         images: Pictures with at least one entry; None where a format does not tell.
-        boxes: Annotated boxes, those left out included.
+        boxes: Annotated boxes, those left out included; None where a sample is a whole picture.
         clipped: Boxes that reach beyond their picture and were cut at its border.
         dropped: ``[(sample id, reason), ...]``: boxes without area inside their picture.
+        identities: Persons shown; None where a format does not tell.
     """
 
     split: str
     images: int
-    boxes: int
+    boxes: int = None
     clipped: int = 0
     dropped: list = field(default_factory=list)
+    identities: int = None
 
 
 class CountReport:
@@ -57,7 +62,7 @@ class CountReport:
 
     Args:
         counts: SplitCount objects.
-        expected: ``{split: {'images': n, 'boxes': n}}``, either key optional.
+        expected: ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional.
         source: Where the expected numbers come from, for the heading; None if there are none.
         notes: Further lines of text, printed below the table.
     """
@@ -74,8 +79,8 @@ class CountReport:
         by_name = {count.split: count for count in counts}
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
-            images = None if a.images is None or b.images is None else a.images + b.images
-            total = SplitCount("trainval", images, a.boxes + b.boxes, a.clipped + b.clipped)
+            sums = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
+            total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
         notes = [note for report in reports for note in report.notes]
@@ -104,17 +109,22 @@ class CountReport:
         from tabulate import tabulate
 
         source = self.source or "expected"
-        header = ["split", "images", source, "diff", "boxes", source, "diff", "clipped", "left out"]
+        has = {key: any(getattr(c, key) is not None for c in self.counts) for key in KEYS}
+        shown = [key for key in KEYS if key == "images" or has[key]]
+        header = ["split"] + [word for key in shown for word in (key, source, "diff")]
+        header += ["clipped", "left out"] if has["boxes"] else []
         rows = []
         for count in self.counts:
             row = [count.split]
-            for key in ("images", "boxes"):
+            for key in shown:
                 found, expected = getattr(count, key), self.expected.get(count.split, {}).get(key)
                 both = found is not None and expected is not None
                 difference = f"{found - expected:+,}" if both else "-"
                 row += [_number(found), _number(expected), difference]
-            rows.append(row + [_number(count.clipped), _number(len(count.dropped))])
-        return tabulate(rows, header, disable_numparse=True, colalign=["left"] + ["right"] * 8)
+            cut = [_number(count.clipped), _number(len(count.dropped))] if has["boxes"] else []
+            rows.append(row + cut)
+        right = ["right"] * (len(header) - 1)
+        return tabulate(rows, header, disable_numparse=True, colalign=["left"] + right)
 
     def text(self):
         """Return table, verdict, the boxes left out and the notes."""
@@ -151,7 +161,7 @@ def expected_counts(root, published=None):
         raise ValueError(
             f'{path}: needs {{"expected": {{split: {{"images": n, "boxes": n}}}}}}: {error!r}'
         ) from error
-    return {s: {k: n for k, n in kinds.items() if k in ("images", "boxes")}
+    return {s: {k: n for k, n in kinds.items() if k in KEYS}
             for s, kinds in numbers.items()}, "generated"  # fmt: skip
 
 
@@ -173,6 +183,36 @@ def rate_note(dataset):
     header = ["positive, %", "VAA weights", "of all boxes", "of specified"]
     table = tabulate(rows, header, disable_numparse=True, colalign=["left"] + ["right"] * 3)
     return f"\npositive rates of '{dataset.split}':\n{table}"
+
+
+def label_note(dataset, reference=None, source="published"):
+    """Return a table of positive, negative and unspecified labels per attribute.
+
+    Args:
+        dataset: AttributeDataset.
+        reference: ``{name: positive rate}`` to print beside, or None.
+        source: Heading of that column.
+    """
+    from tabulate import tabulate
+
+    rows = []
+    for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
+        known = positive + negative
+        row = [name, *(f"{n:,}" for n in (positive, negative, unspecified))]
+        row.append(f"{100 * positive / known:.1f}" if known else "-")
+        if reference:
+            row.append(f"{100 * reference[name]:.0f}" if name in reference else "-")
+        rows.append(row)
+    header = ["attribute", "positive", "negative", "unspecified", "positive, %"]
+    header += [f"{source}, %"] if reference else []
+    right = ["right"] * (len(header) - 1)
+    table = tabulate(rows, header, disable_numparse=True, colalign=["left"] + right)
+    return f"\nlabels of '{dataset.split}':\n{table}"
+
+
+def _sum(a, b):
+    """Return the sum; None if a part is not known. (Parts of one training set share nobody.)"""
+    return None if a is None or b is None else a + b
 
 
 def _number(value):

@@ -10,8 +10,8 @@ so it can be understood without the JSON, and ``mx.io.ImageRecordIter(label_widt
 (Do not let that iterator make scaled crops of records that have the output size already: they come
 out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``tiles``.
 
-The JSON adds names, sample ids, raw labels, the samples left out and the fingerprint. It is
-written last: without it a packed split is unfinished.
+The JSON adds names, schema (absent in older packs: binary attributes), sample ids, raw labels, the
+samples left out and the fingerprint. It is written last: without it a packed split is unfinished.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.tiles import window
+from gluon_attn.schema import Schema
 
 FORMAT = "gluon_attn packed images, version 1"
 KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there
@@ -72,6 +73,7 @@ class PackedDataset(AttributeDataset):
             self.info["sample_ids"],
             policy,
             on_bad_image,
+            _read_schema(self.info, self.root / f"{split}.json"),
         )
         self.size = self.info["size"]
         self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
@@ -181,6 +183,19 @@ class PackedDataset(AttributeDataset):
     def __del__(self):
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _read_schema(info, path):
+    """Return the schema of a packed split, or None where the JSON has none."""
+    if "schema" not in info:
+        return None
+    try:
+        schema = Schema.from_json(info["schema"])
+    except ValueError as error:
+        raise ValueError(f"{path}: field 'schema': {error}") from error
+    if list(schema.columns) != list(info["names"]):
+        raise ValueError(f"{path}: field 'schema' has other columns than 'names'")
+    return schema
 
 
 def physical_memory():

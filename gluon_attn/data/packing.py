@@ -248,6 +248,7 @@ def _describe(dataset, plan, kept, skipped, size):
     """Return the contents of the JSON beside a packed split."""
     info = dict(plan, split=dataset.split, count=len(kept), rec_bytes=size)
     info["names"] = list(dataset.names)
+    info["schema"] = dataset.schema.to_json()
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
     info["fingerprint"] = dataset.fingerprint(kept)
     info["sample_ids"] = [dataset.sample_ids[i] for i in kept]

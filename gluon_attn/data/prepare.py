@@ -14,7 +14,7 @@ from gluon_attn.data.packing import make_plan, pack
 logger = logging.getLogger(__name__)
 
 
-SPLITS = ("train", "val", "test")
+GENERATED = ("train", "val", "test")
 
 
 def run(options, say):
@@ -27,15 +27,18 @@ def run(options, say):
     Raises:
         OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
     """
-    if options.command in ("synthetic", "digits"):
+    if options.command in ("synthetic", "digits", "tiny"):
         return generate(options, say)
+    root = options.root or (options.check if isinstance(options.check, str) else None)
+    if not root:
+        raise ValueError("--root DIR is needed (or --check DIR)")
     if not options.check and not options.out:
         raise ValueError("--out DIR is needed, unless --check only checks")
     kind = "wider_srn" if getattr(options, "srn", False) else options.command
-    extra = {"coding": options.coding} if kind == "list" else {}
-    splits = options.splits or existing_splits(kind, options.root)
+    extra = {key: getattr(options, key) for key in getattr(options, "reader_options", ())}
+    splits = options.splits or existing_splits(kind, root)
     policy = "skip" if options.check else options.on_bad_image
-    datasets, report = open_splits(kind, options.root, splits, policy, **extra)
+    datasets, report = open_splits(kind, root, splits, policy, **extra)
     say(report.text())
     if options.check:
         bad = [item for dataset in datasets.values() for item in find_bad_images(dataset)]
@@ -51,7 +54,9 @@ def run(options, say):
 
 def generate(options, say):
     """Write a synthetic data set, read it back and show its counts."""
-    given = {split: getattr(options, split) for split in SPLITS}
+    given = {split: getattr(options, split) for split in GENERATED}
+    if options.command == "tiny":
+        return _generate_tiny(options, given, say)
     if options.command == "synthetic":
         from gluon_attn.data.synthetic import IMAGES
         from gluon_attn.data.synthetic import write_synthetic as write
@@ -71,14 +76,26 @@ def generate(options, say):
         overwrite=options.overwrite,
     )
     expected = report["expected"]  # a handful of scenes may happen to show nobody
-    filled = [s for s in SPLITS if kind == "list" or expected[s]["boxes"]]
+    filled = [s for s in GENERATED if kind == "list" or expected[s]["boxes"]]
     say(open_splits(kind, options.out, filled)[1].text())
     say(f"written to {options.out}")
     return 0
 
 
+def _generate_tiny(options, given, say):
+    from gluon_attn.data.tiny import write_tiny
+
+    images = {split: n for split, n in given.items() if n is not None}
+    extra = {"version": options.version} if options.name == "rap" else {}
+    write_tiny(options.name, options.out, images, options.seed, options.overwrite, **extra)
+    splits = existing_splits(options.name, options.out)
+    say(open_splits(options.name, options.out, splits)[1].text())
+    say(f"written to {options.out}")
+    return 0
+
+
 def existing_splits(kind, root):
-    """Return those of train, val and test whose lists or annotation exist.
+    """Return those of train, val and test (and query) whose lists or annotation exist.
 
     Raises:
         FileNotFoundError: If none does; the message lists what was looked for.
@@ -86,7 +103,7 @@ def existing_splits(kind, root):
     reader = DATASETS.get(kind)
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    found = [split for split in SPLITS if reader.has_split(root, split)]
+    found = [split for split in reader.splits if reader.has_split(root, split)]
     if not found:
         raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
     return found

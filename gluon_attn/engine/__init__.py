@@ -7,9 +7,10 @@ from gluon_attn.engine.evaluate import Predictions, predict
 from gluon_attn.engine.fit import Run, fit, use_static_graph, write_json
 from gluon_attn.engine.log import JsonLines, TensorBoard, log_to, read_json_lines
 from gluon_attn.engine.schedule import SCHEDULES
+from gluon_attn.engine.stream import Stream
 
 __all__ = [
-    "SCHEDULES", "JsonLines", "Predictions", "Run", "TensorBoard", "fit", "load_checkpoint",
-    "log_to", "predict", "read_json_lines", "restore", "save_checkpoint", "use_static_graph",
-    "write_json",
+    "SCHEDULES", "JsonLines", "Predictions", "Run", "Stream", "TensorBoard", "fit",
+    "load_checkpoint", "log_to", "predict", "read_json_lines", "restore", "save_checkpoint",
+    "use_static_graph", "write_json",
 ]  # fmt: skip

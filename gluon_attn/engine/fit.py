@@ -21,6 +21,7 @@ from tqdm import tqdm
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.engine.log import JsonLines
 from gluon_attn.files import save_parameters, sha256_of, write_text
+from gluon_attn.recipe import Recipe
 from gluon_attn.runtime import seed_everything
 
 logger = logging.getLogger("gluon_attn.fit")
@@ -43,6 +44,8 @@ class Run(NamedTuple):
         score_name: Key of the validation score that chooses the best epoch.
         log_interval: Batches between log lines.
         writers: Further objects with ``write(record)``.
+        held_out: Loader like ``loader``, at least as long, of the validation images that the method
+            sees in every step; None for methods that want none.
     """
 
     method: Any
@@ -56,6 +59,7 @@ class Run(NamedTuple):
     score_name: str = "mAP"
     log_interval: int = 50
     writers: tuple = ()
+    held_out: Any = None
 
 
 def fit(run, resume=False):
@@ -70,7 +74,7 @@ def fit(run, resume=False):
         resume: Continue from ``last.ckpt`` if there is one.
 
     Returns:
-        ``{"epoch": best epoch, score_name: its score, …}``, as in ``best.json``.
+        ``{"epoch": best epoch, and all validation scores of that epoch by name}``.
 
     Raises:
         ValueError: The checkpoint belongs to another run; a loss is not finite.
@@ -92,7 +96,7 @@ def fit(run, resume=False):
         score = record[f"val_{run.score_name}"]
         run.schedule.record(score)
         if best is None or score > best[run.score_name]:
-            best = {"epoch": epoch, run.score_name: score}
+            best = {"epoch": epoch, **_scores(record)}
             _save_best(run, best)
         meta = {
             "epoch": epoch, "schedule": run.schedule.state(), "best": best, "record": run.record
@@ -130,21 +134,25 @@ def _one_epoch(run, epoch):
     record = {"epoch": epoch, "phase": run.method.phase, "lr": lr}
     record.update(losses)
     record.update({f"val_{n}": v for n, v in scores.items()})
+    record.update(run.method.report())
     record.update(samples_per_second=samples / seconds, seconds=seconds)
     return record
 
 
 def _train_batches(run, epoch, lr):
     """Run the batches of one epoch; return mean losses per sample and the number of samples."""
-    run.loader.set_epoch(epoch)
+    loaders = [run.loader] if run.held_out is None else [run.loader, run.held_out]
+    for loader in loaders:
+        loader.set_epoch(epoch)
     totals, samples, queue = {}, 0, collections.deque()
     since, since_samples = time.time(), 0
     bar = tqdm(
         run.loader, total=len(run.loader), desc=f"epoch {epoch}", unit="batch", leave=False,
         disable=not sys.stderr.isatty(),
     )  # fmt: skip
-    for number, batch in enumerate(bar):
-        sums = run.method.train_step(batch)
+    for number, batches in enumerate(zip(bar, *loaders[1:])):
+        batch = batches[0]
+        sums = run.method.train_step(*batches)
         for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value
         samples += len(batch.index)
@@ -178,6 +186,11 @@ def _finite(loss, epoch, batch):
     return loss
 
 
+def _scores(record):
+    """Return the validation scores of a log record by their own names."""
+    return {name[len("val_") :]: v for name, v in record.items() if name.startswith("val_")}
+
+
 def _save_best(run, best):
     path = os.path.join(run.folder, "best.params")
     save_parameters(run.method.net, path)
@@ -195,6 +208,8 @@ def _check_same_run(run, meta, path):
     old, new = meta["record"], run.record
     for group in ("recipe", "data"):
         before, now = old.get(group, {}), new.get(group, {})
+        if group == "recipe" and before:  # settings that did not exist then had their defaults
+            before = Recipe.from_dict(before, path).to_dict()
         for key in sorted(set(before) | set(now)):
             if before.get(key) != now.get(key) and key not in ("epochs", "log_interval"):
                 raise ValueError(

@@ -10,13 +10,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-import textwrap
-from pathlib import Path
 
-from tabulate import tabulate
-
-from gluon_attn.files import write_text
+from gluon_attn.metrics.layout import (
+    field,
+    notes_text,
+    percent,
+    side_by_side,
+    table_text,
+    with_nan,
+    without_nan,
+    write_texts,
+)
 from gluon_attn.metrics.multilabel import MEASURES
 
 COUNTS = ("positives", "negatives", "unspecified")
@@ -60,8 +64,6 @@ COMPARED = {
     "instance recall": "instance_recall",
     "instance F1": "instance_f1",
 }
-WIDTH = 100  # of the notes under a console table
-FORMATS = {"console": "simple", "markdown": "pipe"}
 
 
 def to_console(result):
@@ -84,15 +86,15 @@ def to_csv(result):
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("kind", "name", *HEADINGS))
     for row in result["attributes"]:
-        writer.writerow(("attribute", row["name"], *(_field(row[key]) for key in HEADINGS)))
+        writer.writerow(("attribute", row["name"], *(field(row[key]) for key in HEADINGS)))
     for name, row in _summary(result).items():
-        writer.writerow(("overall", name, *(_field(row.get(key)) for key in HEADINGS)))
+        writer.writerow(("overall", name, *(field(row.get(key)) for key in HEADINGS)))
     return stream.getvalue()
 
 
 def to_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
-    content = {**_without_nan(result), "notes": notes(result)}
+    content = {**without_nan(result), "notes": notes(result)}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -104,8 +106,8 @@ def from_json(text):
     """
     content = json.loads(text)
     try:
-        rows = [{**row, **_with_nan(row, MEASURES)} for row in content["attributes"]]
-        overall = _with_nan(content["overall"], content["overall"])
+        rows = [{**row, **with_nan(row, MEASURES)} for row in content["attributes"]]
+        overall = with_nan(content["overall"], content["overall"])
         return {**content, "attributes": rows, "overall": overall}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a multi-label result, as to_json writes it: {error!r}") from error
@@ -131,10 +133,7 @@ def write_report(result, directory, stem):
         "csv": to_csv(result),
         "json": to_json(result),
     }
-    paths = {suffix: Path(directory) / f"{stem}.{suffix}" for suffix in texts}
-    for suffix, text in texts.items():
-        write_text(paths[suffix], text)
-    return paths
+    return write_texts(texts, directory, stem)
 
 
 def compare(results, style="console", measure="ap"):
@@ -160,13 +159,13 @@ def compare(results, style="console", measure="ap"):
     table = []
     for a, row in enumerate(first["attributes"]):
         values = [[r["attributes"][a][measure] for r in rs] for rs in runs.values()]
-        table.append([row["name"], str(row["positives"]), *_side_by_side(values)])
+        table.append([row["name"], str(row["positives"]), *side_by_side(values)])
     for label, key in COMPARED.items():
         values = [[r["overall"][key] for r in rs] for rs in runs.values()]
-        table.append([label, "", *_side_by_side(values)])
+        table.append([label, "", *side_by_side(values)])
     header = [HEADINGS[measure] + " %", "pos", *runs] + (["difference"] if len(runs) == 2 else [])
-    text = _table(table, header, style, rule_after=len(first["attributes"]))
-    return text + "\n\n" + _list(_compared_notes(runs, measure), style) + "\n"
+    text = table_text(table, header, style, rule_after=len(first["attributes"]))
+    return text + "\n\n" + notes_text(_compared_notes(runs, measure), style) + "\n"
 
 
 def notes(result):
@@ -210,61 +209,19 @@ def _render(result, style):
     counts = [key for key in COUNTS if key != "unspecified" or any(_unspecified(result))]
     columns = [*counts, *MEASURES]
     table = [
-        [row["name"], *(str(row[key]) for key in counts), *(_percent(row[key]) for key in MEASURES)]
+        [row["name"], *(str(row[key]) for key in counts), *(percent(row[key]) for key in MEASURES)]
         for row in result["attributes"]
     ]
     for name, row in _summary(result).items():
-        cells = (_percent(row[key]) if key in row else "" for key in MEASURES)
+        cells = (percent(row[key]) if key in row else "" for key in MEASURES)
         table.append([name, *("" for _ in counts), *cells])
     header = ["attribute", *(HEADINGS[key] for key in columns)]
-    text = _table(table, header, style, rule_after=len(result["attributes"]))
-    return text + "\n\n" + _list(["Percentages.", *notes(result)], style) + "\n"
+    text = table_text(table, header, style, rule_after=len(result["attributes"]))
+    return text + "\n\n" + notes_text(["Percentages.", *notes(result)], style) + "\n"
 
 
 def _unspecified(result):
     return (row["unspecified"] for row in result["attributes"])
-
-
-def _table(rows, header, style, rule_after):
-    """Lay out text cells; a line sets off the overall rows, which Markdown prints in bold."""
-    if style not in FORMATS:
-        raise ValueError(f"style {style!r}: valid are {', '.join(FORMATS)}")
-    rows = [[" ".join(str(cell).split()) for cell in row] for row in rows]
-    header = [" ".join(str(cell).split()) for cell in header]
-    if style == "markdown":
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        header = [cell.replace("|", "\\|") for cell in header]
-        rows[rule_after:] = [[f"**{row[0]}**", *row[1:]] for row in rows[rule_after:]]
-    align = ("left", *("right" for _ in header[1:]))
-    text = tabulate(rows, header, FORMATS[style], disable_numparse=True, colalign=align)
-    if style == "console" and rule_after:
-        lines = text.split("\n")
-        lines.insert(2 + rule_after, lines[1])
-        text = "\n".join(lines)
-    return text
-
-
-def _list(lines, style):
-    if style == "markdown":
-        return "\n".join(f"* {line}" for line in lines)
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
-
-
-def _side_by_side(values):
-    """Return one cell per model from its runs' values, and the difference if there are two."""
-    means = [_mean_and_spread(runs)[0] for runs in values]
-    cells = [_percent(*_mean_and_spread(runs)) for runs in values]
-    if len(values) == 2:
-        difference = 100 * (means[1] - means[0])
-        cells.append("-" if math.isnan(difference) else f"{difference:+.1f}")
-    return cells
-
-
-def _mean_and_spread(values):
-    mean = sum(values) / len(values)
-    if len(values) < 2 or math.isnan(mean):
-        return mean, None
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
 def _compared_notes(runs, measure):
@@ -316,25 +273,3 @@ def _require_same_data(runs):
                 f"'{every[0][0]}' and '{name}' were not measured on the same data: {where}"
             )
     return every[0][1]
-
-
-def _percent(value, spread=None):
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
-
-
-def _field(value):
-    return "" if value is None or math.isnan(value) else repr(value)
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _with_nan(values, keys):
-    return {key: float("nan") if values[key] is None else values[key] for key in keys}

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gluon_attn.papers import baseline, vaa
+from gluon_attn.papers import awmt, baseline, vaa, vaa_awmt
 
-__all__ = ["baseline", "vaa"]
+__all__ = ["awmt", "baseline", "vaa", "vaa_awmt"]

@@ -8,12 +8,13 @@ import mxnet as mx
 
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import EvalTransform, Loader, TrainTransform, open_dataset
-from gluon_attn.engine import use_static_graph
+from gluon_attn.engine import Stream, use_static_graph
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
 from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import seed_everything
+from gluon_attn.workflows.columns import ChosenAttributes
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone
 
@@ -33,23 +34,44 @@ def load_recipe(name, overrides=(), folder=None):
 
 
 def open_split(recipe, data_dir, split, on_bad_image="error"):
-    """Open one split of the recipe's data set, labels coded by its policy."""
-    return open_dataset(
+    """Open one split of the recipe's data set, with its label policy and its attributes."""
+    dataset = open_dataset(
         data_dir, split, policy=LabelPolicy(train=recipe.unspecified), on_bad_image=on_bad_image,
         kind=recipe.dataset,
     )  # fmt: skip
+    return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
 
 
 def train_loader(recipe, dataset, workers, cache=False):
-    """Return shuffled, augmented training batches."""
+    """Return shuffled, augmented training batches, in epochs as long as the recipe says."""
     transform = TrainTransform(
         resize=recipe.resize, crop=(recipe.crop_min, recipe.crop_max), size=recipe.input_size,
         mirror=recipe.mirror, mean=recipe.mean, std=recipe.std,
     )  # fmt: skip
-    return Loader(
+    loader = Loader(
         dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
         last="discard", cache=cache,
     )  # fmt: skip
+    return Stream(loader, recipe.iterations_per_epoch) if recipe.iterations_per_epoch else loader
+
+
+def held_out_loader(recipe, dataset, method, length, workers, cache=False):
+    """Return the validation images that a method wants to see while it trains, or None.
+
+    They come shuffled, pass after pass, without augmentation.
+
+    Args:
+        dataset: The validation split.
+        method: The method; ``held_out_size`` says how many images a step.
+        length: Steps of an epoch.
+    """
+    if not method.held_out_size:
+        return None
+    loader = Loader(
+        dataset, EvalTransform(**eval_preprocess(recipe)), method.held_out_size, shuffle=True,
+        seed=recipe.seed + 1, workers=workers, last="discard", cache=cache,
+    )  # fmt: skip
+    return Stream(loader, length)
 
 
 def eval_loader(preprocess, dataset, batch_size, workers):
@@ -108,8 +130,19 @@ def build_method(recipe, net, ctx, dataset):
     optimization = Optimization(
         recipe.optimizer, params, recipe.accumulate, loss_scaling=recipe.amp == "float16"
     )
-    task = Task(dataset.names, len(dataset), dataset.prior)
+    task = Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
     return METHODS.get(recipe.method)(net, ctx, task, optimization, recipe.options)
+
+
+def reports_accuracy(recipe, schema):
+    """Return whether accuracy per attribute belongs into the results.
+
+    Args:
+        recipe: Recipe as a dict; may be empty where none is known.
+        schema: Of the data set.
+    """
+    asked = recipe.get("score") == "accuracy" or recipe.get("method") == "awmt"
+    return asked or not schema.is_binary
 
 
 def switch_on_amp(kind, ctx):

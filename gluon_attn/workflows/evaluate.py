@@ -17,10 +17,13 @@ from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
 from gluon_attn.files import save_arrays
+from gluon_attn.metrics.attribute_tables import write_accuracy
+from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.nets import name_outputs
 from gluon_attn.workflows.build import eval_loader
+from gluon_attn.workflows.columns import ChosenAttributes
 
 logger = logging.getLogger("gluon_attn.evaluate")
 
@@ -34,11 +37,13 @@ class Evaluation(NamedTuple):
         result: What ``evaluate_multilabel`` returned.
         predictions: Probabilities, labels and mask of every sample.
         files: Paths written.
+        accuracy: What ``evaluate_attributes`` returned, or None if it was not asked for.
     """
 
     result: dict
     predictions: Predictions
     files: list
+    accuracy: dict = None
 
 
 def open_for_evaluation(data_dir, split, classes, on_bad_image="error", unspecified="masked"):
@@ -49,12 +54,22 @@ def open_for_evaluation(data_dir, split, classes, on_bad_image="error", unspecif
     """
     policy = LabelPolicy(train=unspecified, evaluate=unspecified)
     dataset = open_dataset(data_dir, split, policy=policy, on_bad_image=on_bad_image)
+    trained_on = _attributes_of(dataset, classes)
+    if trained_on:
+        dataset = ChosenAttributes(dataset, trained_on)
     if tuple(dataset.names) != tuple(classes):
         raise ValueError(
             f"{data_dir} has the attributes {', '.join(dataset.names)}; the model was made for "
             f"{', '.join(classes)}"
         )
     return dataset
+
+
+def _attributes_of(dataset, classes):
+    """Return the attributes that a net was trained on, if these are some but not all."""
+    chosen = [a for a in dataset.schema.attributes if set(a.columns) <= set(classes)]
+    same = [column for a in chosen for column in a.columns] == list(classes)
+    return [a.name for a in chosen] if same and len(chosen) < len(dataset.schema) else []
 
 
 def predict_dataset(trained, dataset, ctx, batch_size=32, workers=2):
@@ -76,17 +91,26 @@ def predict_export(directory, dataset, ctx=None, batch_size=32):
     return Predictions(probs, dataset.label, mask)
 
 
-def evaluate(predictions, names, out_dir, stem="test", threshold=0.5, figures=True):
-    """Compute all metrics and write table, CSV, JSON, Markdown, predictions and PR curves."""
+def evaluate(
+    predictions, names, out_dir, stem="test", threshold=0.5, figures=True, schema=None
+):  # fmt: skip
+    """Compute all metrics and write table, CSV, JSON, Markdown, predictions and PR curves.
+
+    With a ``schema`` also the accuracy per attribute, as ``<stem>_accuracy.*``.
+    """
     result = evaluate_multilabel(*predictions, names=names, threshold=threshold)
     files = list(write_report(result, out_dir, stem).values())
+    accuracy = None
+    if schema is not None:
+        accuracy = evaluate_attributes(*predictions, schema=schema, threshold=threshold)
+        files += write_accuracy(accuracy, out_dir, f"{stem}_accuracy").values()
     path = os.path.join(out_dir, f"{stem}_predictions.npz")
     save_arrays(path, dict(predictions._asdict(), names=np.array(names)), compress=True)
     files.append(path)
     if figures:
         files.append(pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png")))
         files.append(attribute_bars({stem: result}, os.path.join(out_dir, f"{stem}_ap.png")))
-    return Evaluation(result, predictions, files)
+    return Evaluation(result, predictions, files, accuracy)
 
 
 def choose_samples(predictions, count=GRID_IMAGES):

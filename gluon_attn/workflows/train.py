@@ -9,7 +9,10 @@ from typing import NamedTuple
 from gluon_attn import runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
 from gluon_attn.figures.curves import training_curves
+from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import save_arrays
+from gluon_attn.metrics.attribute_tables import write_accuracy
+from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.workflows import build
@@ -51,9 +54,10 @@ class Settings(NamedTuple):
 def train(recipe, settings):
     """Train ``recipe``; return ``{"best": …, "test": result or None}``.
 
-    Writes into ``save_dir``: ``recipe.json``, ``train.log``, ``log.jsonl``, ``curves.png``,
-    ``last.ckpt``, ``best.params`` (for ``net.load_parameters``), ``best.json`` and, after the one
-    evaluation on the test split, ``test.*``.
+    Writes into ``save_dir``: ``recipe.json``, ``train.log``, ``log.jsonl``, ``curves.png`` (and
+    ``weights.png`` if the method has weights of tasks), ``last.ckpt``, ``best.params`` (for
+    ``net.load_parameters``), ``best.json`` and, after the one evaluation on the test split,
+    ``test.*`` (and ``test_accuracy.*``, see :func:`gluon_attn.workflows.build.reports_accuracy`).
 
     Raises:
         FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
@@ -86,6 +90,7 @@ def _train(recipe, settings, ctx):
     record = {
         "recipe": recipe.to_dict(),
         "classes": list(data["train"].names),
+        "schema": data["train"].schema.to_json(),
         "data": {split: dataset.fingerprint() for split, dataset in data.items()},
         "versions": runtime.versions(),
     }
@@ -97,19 +102,22 @@ def _train(recipe, settings, ctx):
         recipe.lr_epochs, recipe.lr_min,
     )  # fmt: skip
     _log_start(recipe, settings, data)
+    loader = build.train_loader(recipe, data["train"], settings.workers, settings.cache)
+    held_out = build.held_out_loader(
+        recipe, data["val"], method, len(loader), settings.workers, settings.cache
+    )
     run = Run(
-        method, build.train_loader(recipe, data["train"], settings.workers, settings.cache),
-        _validator(recipe, data["val"], ctx[0], settings), schedule, recipe.epochs,
-        settings.save_dir, recipe.seed, record, log_interval=recipe.log_interval,
-        writers=_writers(settings),
+        method, loader, _validator(recipe, data["val"], ctx[0], settings), schedule, recipe.epochs,
+        settings.save_dir, recipe.seed, record, recipe.score, recipe.log_interval,
+        _writers(settings), held_out,
     )  # fmt: skip
     best = fit(run, settings.resume)
     write_json(described, record)
-    training_curves(
-        os.path.join(settings.save_dir, "log.jsonl"), os.path.join(settings.save_dir, "curves.png")
-    )
+    _draw(method, settings.save_dir)
     _list_skipped(data)
-    logger.info("Best epoch %d with validation mAP %.4f", best["epoch"], best["mAP"])
+    logger.info(
+        "Best epoch %d with validation %s %.4f", best["epoch"], recipe.score, best[recipe.score]
+    )
     result = _test(recipe, settings, net, ctx) if settings.test else None
     return {"best": best, "test": result}
 
@@ -122,9 +130,19 @@ def _validator(recipe, dataset, ctx, settings):
     def validate(net):
         found = predict(net, loader, len(dataset), ctx, progress=True)
         result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
-        return {"mAP": result["overall"]["mAP"], "mA": result["overall"]["mA"]}
+        accuracy = evaluate_attributes(found.probs, found.label, found.mask, dataset.schema)
+        scores = {name: result["overall"][name] for name in ("mAP", "mA")}
+        return dict(scores, accuracy=accuracy["overall"]["accuracy"])
 
     return validate
+
+
+def _draw(method, folder):
+    """Draw how the run went, and how the weights of the tasks did if the method has such."""
+    training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
+    history = method.task_history()
+    if history and len(history["iterations"]):
+        weight_curves(**history, path=os.path.join(folder, "weights.png"))
 
 
 def _test(recipe, settings, net, ctx):
@@ -142,6 +160,10 @@ def _test(recipe, settings, net, ctx):
     result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
     save_arrays(stem + "_predictions.npz", found._asdict(), compress=True)
     write_report(result, settings.save_dir, "test")
+    if build.reports_accuracy(recipe.to_dict(), dataset.schema):
+        accuracy = evaluate_attributes(found.probs, found.label, found.mask, dataset.schema)
+        write_accuracy(accuracy, settings.save_dir, "test_accuracy")
+        logger.info("Test accuracy %.4f, mean over attributes", accuracy["overall"]["accuracy"])
     logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], stem)
     return result
 

@@ -1,0 +1,182 @@
+"""CelebA from its official text files, or from the CSV copies that circulate.
+
+    list_attr_celeba.txt       line 1: number of pictures; line 2: the 40 attributes;
+                               then ``000001.jpg -1  1 ...`` with uneven blanks; 1 yes, -1 no
+    list_eval_partition.txt    ``000001.jpg 0``: 0 training, 1 validation, 2 test
+    img_align_celeba/          aligned pictures, 178 x 218
+
+in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The CSV copies have a heading line
+``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``) instead of the first one or two.
+
+The two files are joined by name, not by line. 162,770 / 19,867 / 19,962 pictures; papers round to
+160k / 20k / 20k.
+
+Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from gluon_attn.data.base import DATASETS, AttributeDataset
+from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.protocol import SPLITS, check_split, find_folder
+
+logger = logging.getLogger(__name__)
+
+COUNT = 40
+PUBLISHED = {
+    "train": {"images": 162770},
+    "val": {"images": 19867},
+    "trainval": {"images": 182637},
+    "test": {"images": 19962},
+}
+CODES = {"train": ("0",), "val": ("1",), "trainval": ("0", "1"), "test": ("2",)}
+PLACES = (".", "Anno", "Eval", "anno", "eval")
+FOLDERS = (
+    "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba",
+)  # fmt: skip
+
+
+@DATASETS.register("celeba")
+class CelebA(AttributeDataset):
+    """Aligned faces of CelebA, 40 attributes, the standard split.
+
+    Args:
+        root: Folder that holds the lists and ``img_align_celeba/``.
+        split: 'train', 'val', 'trainval' or 'test'.
+        policy, on_bad_image: See :class:`AttributeDataset`.
+
+    Attributes:
+        report: CountReport of this split.
+
+    Raises:
+        FileNotFoundError: If a list is not there.
+        ValueError: If one is malformed; the message names file and line.
+    """
+
+    looks_for = (
+        "list_attr_celeba.txt and list_eval_partition.txt (or .csv) in the folder itself, Anno/ "
+        "or Eval/, beside img_align_celeba/ or Img/img_align_celeba/"
+    )
+
+    def __init__(self, root, split, policy=None, on_bad_image="error"):
+        check_split(split, "CelebA")
+        self.root = Path(root)
+        paths = [_find(self.root, stem) for stem in ("list_attr_celeba", "list_eval_partition")]
+        for path, stem in zip(paths, ("list_attr_celeba", "list_eval_partition")):
+            if path is None:
+                raise FileNotFoundError(f"{self.root}: no {stem}.txt; looked for {self.looks_for}")
+        names, rows = _read_labels(paths[0])
+        chosen = _read_split(paths[1], split, rows, paths[0])
+        raw = np.array([rows[name] for name in chosen], np.int8)
+        self.folder = find_folder(self.root, FOLDERS)
+        super().__init__(names, split, raw, chosen, policy, on_bad_image)
+        expected, source = expected_counts(self.root, PUBLISHED)
+        notes = [label_note(self)] if split == "train" else []
+        self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
+
+    @classmethod
+    def has_split(cls, root, split):
+        stems = ("list_attr_celeba", "list_eval_partition")
+        return split in SPLITS and all(_find(Path(root), stem) for stem in stems)
+
+    def path(self, i):
+        return self.folder / self.sample_ids[i]
+
+
+def _find(root, stem):
+    """Return the path of a list, or None."""
+    for place in PLACES:
+        for suffix in (".txt", ".csv"):
+            path = root / place / f"{stem}{suffix}"
+            if path.is_file():
+                return path
+    return None
+
+
+def _lines(path):
+    """Yield ``(line number, words)`` of the lines that are not blank."""
+    is_csv = path.suffix == ".csv"
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    line = line.replace(",", " ") if is_csv else line
+                    yield number, line.split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def _read_labels(path):
+    """Return the attribute names and ``{picture: labels}``, in the order of the file."""
+    lines = _lines(path)
+    names, announced = _read_heading(path, lines)
+    codes, rows = {"1": 1, "-1": -1}, {}
+    for number, words in lines:
+        picture, values = words[0], words[1:]
+        if len(values) != len(names):
+            raise ValueError(f"{path}:{number}: {len(values)} labels for {len(names)} attributes")
+        if picture in rows:
+            raise ValueError(f"{path}:{number}: '{picture}' comes twice")
+        try:
+            rows[picture] = [codes[value] for value in values]
+        except KeyError as error:
+            name = next(n for n, v in zip(names, values) if v not in codes)
+            raise ValueError(
+                f"{path}:{number}: label {error.args[0]!r} of '{name}'; valid are 1 and -1"
+            ) from None
+    if announced is not None and announced != len(rows):
+        raise ValueError(
+            f"{path}:1: announces {announced:,} pictures; {len(rows):,} follow (the file was not "
+            "copied completely?)"
+        )
+    return names, rows
+
+
+def _read_heading(path, lines):
+    """Return the attribute names and the number of pictures announced (None in a CSV)."""
+    heading = [words for _, words in islice(lines, 1 if path.suffix == ".csv" else 2)]
+    if path.suffix == ".csv":
+        if not heading or heading[0][0] != "image_id":
+            raise ValueError(f"{path}:1: expected the heading image_id,<attribute>,...")
+        names, announced = tuple(heading[0][1:]), None
+    else:
+        if len(heading) < 2 or len(heading[0]) != 1 or not heading[0][0].isdigit():
+            raise ValueError(f"{path}:1: expected the number of pictures, then a line of names")
+        names, announced = tuple(heading[1]), int(heading[0][0])
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not names or repeated:
+        raise ValueError(f"{path}: no attribute names, or repeated ones: {', '.join(repeated)}")
+    if len(names) != COUNT:
+        logger.warning("%s: %d attributes; CelebA has %d", path, len(names), COUNT)
+    return names, announced
+
+
+def _read_split(path, split, rows, labels_path):
+    """Return the pictures of a split, in the order of the partition file."""
+    chosen, seen = [], set()
+    for number, words in _lines(path):
+        if number == 1 and words == ["image_id", "partition"]:
+            continue
+        if len(words) != 2 or words[1] not in ("0", "1", "2"):
+            raise ValueError(f"{path}:{number}: expected a picture and 0, 1 or 2, found {words}")
+        picture, code = words
+        if picture in seen:
+            raise ValueError(f"{path}:{number}: '{picture}' comes twice")
+        if picture not in rows:
+            raise ValueError(f"{path}:{number}: '{picture}' has no labels in {labels_path}")
+        seen.add(picture)
+        if code in CODES[split]:
+            chosen.append(picture)
+    if len(seen) != len(rows):
+        missing = next(picture for picture in rows if picture not in seen)
+        raise ValueError(
+            f"{path}: {len(rows) - len(seen):,} pictures of {labels_path} are in no split, such "
+            f"as '{missing}'"
+        )
+    return chosen

@@ -1,0 +1,108 @@
+"""How tables of results are laid out: cells, console and Markdown tables, notes, files."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+
+from tabulate import tabulate
+
+from gluon_attn.files import write_text
+
+WIDTH = 100  # of the notes under a console table
+FORMATS = {"console": "simple", "markdown": "pipe"}
+
+
+def table_text(rows, header, style, rule_after=None):
+    """Lay out text cells, the first column to the left, the others to the right.
+
+    Args:
+        rows: Lists of cells.
+        header: One heading per column.
+        style: ``'console'`` or ``'markdown'``.
+        rule_after: Rows before the overall ones, which a line sets off on the console and which
+            Markdown prints in bold; None for none.
+
+    Raises:
+        ValueError: An unknown style.
+    """
+    if style not in FORMATS:
+        raise ValueError(f"style {style!r}: valid are {', '.join(FORMATS)}")
+    rule_after = len(rows) if rule_after is None else rule_after
+    rows = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    header = [" ".join(str(cell).split()) for cell in header]
+    if style == "markdown":
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        header = [cell.replace("|", "\\|") for cell in header]
+        rows[rule_after:] = [[f"**{row[0]}**", *row[1:]] for row in rows[rule_after:]]
+    align = ("left", *("right" for _ in header[1:]))
+    text = tabulate(rows, header, FORMATS[style], disable_numparse=True, colalign=align)
+    if style == "console" and 0 < rule_after < len(rows):
+        lines = text.split("\n")
+        lines.insert(2 + rule_after, lines[1])
+        text = "\n".join(lines)
+    return text
+
+
+def notes_text(lines, style):
+    """Return sentences as a Markdown list, or as lines broken for the console."""
+    if style == "markdown":
+        return "\n".join(f"* {line}" for line in lines)
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def percent(value, spread=None):
+    """Return a fraction as a percentage with one decimal, "-" if it is undefined."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def field(value):
+    """Return a fraction at full precision for CSV, empty if it is undefined."""
+    return "" if value is None or math.isnan(value) else repr(value)
+
+
+def without_nan(value):
+    """Return nested dicts and lists with None for nan, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def with_nan(values, keys):
+    """Return the entries ``keys`` of a dict with nan for None."""
+    return {key: float("nan") if values[key] is None else values[key] for key in keys}
+
+
+def mean_and_spread(values):
+    """Return mean and standard deviation (n - 1); the latter is None for fewer than two."""
+    mean = sum(values) / len(values)
+    if len(values) < 2 or math.isnan(mean):
+        return mean, None
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def side_by_side(values):
+    """Return one cell per model from its runs' values, and the difference if there are two."""
+    means = [mean_and_spread(runs)[0] for runs in values]
+    cells = [percent(*mean_and_spread(runs)) for runs in values]
+    if len(values) == 2:
+        difference = 100 * (means[1] - means[0])
+        cells.append("-" if math.isnan(difference) else f"{difference:+.1f}")
+    return cells
+
+
+def write_texts(texts, directory, stem):
+    """Write ``{suffix: text}`` as ``stem.suffix``, each whole or not at all; return the paths.
+
+    Raises:
+        OSError: If a file cannot be written; older files of that name are then untouched.
+    """
+    paths = {suffix: Path(directory) / f"{stem}.{suffix}" for suffix in texts}
+    for suffix, text in texts.items():
+        write_text(paths[suffix], text)
+    return paths

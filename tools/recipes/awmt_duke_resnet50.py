@@ -1,0 +1,45 @@
+"""AWMT on DukeMTMC-attribute, ResNet-50, 20,000 iterations.
+
+Command    python tools/train.py --recipe awmt_duke_resnet50 --data-dir DUKE --save-dir RUN
+               --base-params resnet50_v1-0aee57f9.params
+Hardware   paper: one TITAN X; here: not run (the data and ImageNet weights are not available)
+Hours      paper: 2
+Paper      87.53 mean accuracy over 10 attributes; its basic model 85.91, separate models 85.45
+Ours       not run
+Deviates   ImageNet mean and std, which Gluon's weights were trained with, instead of a mean image;
+           images come in shuffled passes instead of being drawn with replacement; the best epoch by
+           validation accuracy is kept; a tenth of the training identities is the validation split
+           (docs/awmt.md)
+"""
+
+method = "awmt"
+model = "awmt_resnet50"
+dataset = "auto"
+unspecified = "masked"
+input_size = 224
+resize = 224
+crop_min = 224
+crop_max = 224
+mirror = False
+eval_crop = 224
+iterations_per_epoch = 500
+epochs = 40
+batch_size = 10
+score = "accuracy"
+optimizer = "sgd"
+lr = 1e-4
+momentum = 0.9
+wd = 5e-4
+schedule = "step"
+lr_factor = 0.1
+lr_epochs = (20, 30)
+lr_min = 0.0
+log_interval = 100
+options = {
+    "window": 200,
+    "val_batch_size": 10,
+    "adaptive": True,
+    "freeze_batch_norm": True,
+    "fc_bias_lr": 2.0,
+    "no_class": "ignore",
+}
