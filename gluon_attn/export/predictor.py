@@ -7,10 +7,8 @@ engine changes nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,42 +17,12 @@ import mxnet as mx
 import numpy as np
 from scipy.special import expit, softmax
 
+from gluon_attn.export.backends import BACKENDS
 from gluon_attn.export.preprocess import Preprocess, check_image, crop_box, read_image
 from gluon_attn.export.sidecar import check_thresholds, read_sidecar
-from gluon_attn.export.symbol import load_exported
-from gluon_attn.runtime import contexts
 
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)
-
-
-class MXNetBackend:
-    """Runs an export's float32 graph on MXNet.
-
-    Args:
-        directory: The export directory.
-        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``).
-        threads: Compute threads; they belong to the process, not to this object.
-    """
-
-    def __init__(self, directory, ctx=None, threads=None):
-        if threads is not None:
-            mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(ctypes.c_int(threads)))
-        self.ctx = parse_context(ctx)
-        self._block, _ = load_exported(directory, self.ctx)
-        self._block.hybridize(static_alloc=True, static_shape=True)
-        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
-        self._lock = threading.Lock()
-
-    def run(self, batch):
-        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
-        with self._lock:
-            outputs = self._block(mx.nd.array(batch, ctx=self.ctx))
-            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-            return [out.asnumpy() for out in outputs]
-
-
-BACKENDS = {"mxnet": MXNetBackend}
 
 
 class Person(NamedTuple):
@@ -271,20 +239,6 @@ class Predictor:
         data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
         data[: len(batch)] = batch
         return [out[: len(batch)] for out in self._backend.run(data)]
-
-
-def parse_context(ctx):
-    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
-
-    Raises:
-        ValueError: Not one context, or a GPU that cannot be used.
-    """
-    if isinstance(ctx, mx.Context):
-        return ctx
-    found = contexts("cpu" if ctx is None else ctx)
-    if len(found) != 1:
-        raise ValueError(f"ctx '{ctx}': a predictor runs on one device, cpu or gpu:N")
-    return found[0]
 
 
 def _ahead(pool, function, items, ahead):
