@@ -75,6 +75,8 @@ METADATA = {
         "cpu": pins("requirements.txt"),
         "cu112": pins("requirements-cu112.txt"),
         "onnx": ["onnx>=1.13,<1.19", "onnxruntime"],
+        # What tools/benchmark.py can compare with.
+        "bench": ["onnx>=1.13,<1.19", "onnxruntime", "openvino", "torch"],
         "test": pins("requirements-test.txt"),
         "tensorboard": ["tensorboardX"],
         # gluoncv itself requires opencv-python; below 4.12 because later ones want numpy 2.

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from mxnet import gluon, init
 from mxnet.gluon import nn
 
-from gluon_attn.export import Predictor, export_model
+from gluon_attn.export import Predictor, backend_choice, export_model
 from gluon_attn.workflows import cli, predict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,6 +203,32 @@ def test_errors_are_one_line(exports, images, tmp_path, capsys):
     assert "valid are mxnet" in error_of(capsys, exports, images, "--backend", "magic")
     assert call(exports, images, "--json", "-", "--csv", "-") == 2
     assert "only one of" in capsys.readouterr().err
+
+
+# --- backends -----------------------------------------------------------------------------------
+
+
+def test_backend_measured_once_then_remembered(exports, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    options = [*paths, "--batch-size", "2", "--threads", "1", "--json", tmp_path / "r.json"]
+    for backend, chosen in (("auto", "mxnet"), ("fastest", None), ("auto", None)):
+        assert call(copy, *options, "--backend", backend, export="x") == 0
+        contents = json.loads((tmp_path / "r.json").read_text())
+        assert contents["backend"].startswith("mxnet") and contents["precision"] == "fp32"
+        assert chosen in (None, contents["backend"])
+        found = [list(person["probabilities"].values()) for person in contents["people"]]
+        np.testing.assert_allclose(found, expected(exports, paths), rtol=0, atol=1e-5)
+    (record,) = json.loads((tmp_path / "x" / "plain-speed.json").read_text())["measured"]
+    assert (record["batch_size"], record["threads"]) == (2, 1)
+    assert set(record["images_per_s"]) == {"mxnet", "mxnet-fused"}
+
+
+def test_backend_that_cannot_run_is_one_line(exports, images, capsys):
+    for name in ("mxnet-int8", "onnxruntime"):
+        assert "variant; add it with" in error_of(capsys, exports, images, "--backend", name)
+    assert "threads 0" in error_of(capsys, exports, images, "--threads", "0")
 
 
 # --- boxes --------------------------------------------------------------------------------------

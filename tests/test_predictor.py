@@ -16,6 +16,7 @@ from mxnet.gluon import nn
 from gluon_attn.data.transforms import EvalTransform
 from gluon_attn.data.wider import clip_box
 from gluon_attn.export import Predictor, export_model, sidecar
+from gluon_attn.export.backends import BACKENDS
 from gluon_attn.export.preprocess import Preprocess, crop_box, read_image
 
 CLASSES = ("hat", "bag", "skirt")
@@ -180,6 +181,22 @@ def test_batches_have_few_shapes(made, paths, count, rows, monkeypatch):
     assert len(predictor(paths[:count])) == count and seen == rows
 
 
+@pytest.mark.parametrize(
+    "warmup, rows", [((), []), (1, [1]), ([1, 3], [1, 4]), ((2, 64), [2, 4]), (4, [4])]
+)
+def test_warm_up_runs_the_shapes_that_will_come(made, monkeypatch, warmup, rows):
+    seen, run = [], BACKENDS["mxnet"].run
+
+    def spy(self, batch):
+        seen.append((batch.shape[0], float(np.abs(batch).max())))
+        return run(self, batch)
+
+    monkeypatch.setattr(BACKENDS["mxnet"], "run", spy)
+    predictor = Predictor(made[1], batch_size=4, warmup=warmup)
+    assert seen == [(count, 0.0) for count in rows]
+    assert predictor([picture(1)]).shape == (1, 3)
+
+
 def test_threads_get_what_a_single_caller_gets(predictor, paths):
     calls = [paths[k : k + 1 + k % 5] for k in range(8)] * 3
     expected, results = [predictor(part) for part in calls], [None] * len(calls)
@@ -326,6 +343,10 @@ def test_bad_boxes_name_the_image(predictor, paths, folder):
         (np.zeros((2, 3, 24, 24), np.uint8), r"give uint8 RGB \(B, h, w, 3\)"),
         (np.zeros((2, 3, 24, 24), np.float64), "images are float64"),
         (np.zeros((24, 24), np.uint8), "images are uint8"),
+        (np.zeros((3, 24, 24), np.uint8), r"image has shape \(3, 24, 24\): give uint8 RGB \(h, w"),
+        ([np.zeros((3, 24, 24), np.uint8)], r"image has shape \(3, 24, 24\): give uint8 RGB"),
+        (np.zeros((24, 24, 3), np.float64), "image is a float64 array"),
+        ([np.zeros((24, 24, 3), np.float32)], r"must be normalised RGB \(3, 24, 24\)"),
         ([np.zeros((24, 24, 4), np.uint8)], r"shape \(24, 24, 4\)"),
         ([np.zeros((24, 24, 3))], "image is a float64 array"),
         ([np.zeros((0, 24, 3), np.uint8)], r"shape \(0, 24, 3\)"),
@@ -348,9 +369,13 @@ def test_export_without_maps_says_how_to_get_them(tmp_path, paths):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"backend": "tensorrt"}, "backend 'tensorrt': valid are mxnet"),
+        ({"backend": "tensorrt"}, "backend 'tensorrt': valid are mxnet, .*openvino, auto, fastest"),
+        ({"backend": "mxnet-int8"}, "'mxnet-int8': export 'tiny' has no int8 variant"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"threads": -1}, "threads -1"),
+        ({"threads": 1.5}, "threads 1.5: valid are whole numbers from 1"),
+        ({"warmup": 0}, "warmup 0"),
+        ({"warmup": [1, "many"]}, "warmup 'many'"),
         ({"ctx": "tpu"}, "tpu"),
         ({"ctx": "gpu:99"}, "gpu:99"),
     ],

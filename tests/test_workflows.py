@@ -77,7 +77,8 @@ def test_overrides_reach_recipe_method_and_model(repository):
         str(repository / ROOT_RECIPES),
     )
     assert (found.lr, found.epochs) == (0.5, 2)
-    assert found.options["gamma"] == 1 and found.model_options == {"width": 8}
+    assert found.options["gamma"] == 1 and found.model_options["width"] == 8
+    assert found.model_options["taps"] == ["stage2_activation1", "stage3_activation1"]
     with pytest.raises(ValueError, match="unknown recipe key 'gama'; did you mean 'gamma'"):
         build.load_recipe("vaa_synthetic_resnet18", ["gama=1"], str(repository / ROOT_RECIPES))
     with pytest.raises(ValueError, match="unknown method 'va'"):

@@ -1,8 +1,12 @@
 """Measure speed and memory as ratios in one run.
 
-python tools/benchmark.py train                   one VAA training step, three ways
-python tools/benchmark.py awmt                    an AWMT step against a basic-model step
-python tools/benchmark.py data --data-dir PACKED  the loader against OpenCV alone
+python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXNet, other engines
+python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
+python tools/benchmark.py train                               VAA training step, three ways
+python tools/benchmark.py awmt                                AWMT step against a basic-model one
+python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
+
+Engines that are not installed, or that this processor cannot run, are named on standard error.
 """
 
 from __future__ import annotations
@@ -15,12 +19,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.workflows import cli  # noqa: E402
 
+TITLES = {"infer": "Inference", "step": "Training step"}
+
 
 def flags():
     """Return the command's flags."""
     parser = cli.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="one training step")
+    infer = commands.add_parser("infer", help="inference, against other engines")
+    infer.add_argument("--model", required=True, metavar="NAME", help="zoo model")
+    infer.add_argument("--batch-size", type=int, nargs="+", default=[8], metavar="B",
+                       help="one or more; default: 8")  # fmt: skip
+    infer.add_argument("--export", metavar="DIR",
+                       help="export of that model, for its weights, int8, … (default: random "
+                       "weights, kept there if DIR does not exist)")  # fmt: skip
+    step = commands.add_parser("step", help="one training step, against PyTorch")
+    step.add_argument("--model", default="vaa_resnet101_wider", metavar="NAME",
+                      help="zoo model; default: %(default)s")  # fmt: skip
+    step.add_argument("--batch-size", type=int, default=8, metavar="B", help="default: 8")
+    for command in (infer, step):
+        command.add_argument("--size", type=int, help="input side in pixels; default: the model's")
+        command.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
+        command.add_argument("--seconds", type=float, default=2.0, help="of a turn; default: 2")
+        command.add_argument("--threads", type=int, metavar="N", help="default: one per core")
+        command.add_argument("--engines", nargs="+", metavar="E",
+                             help="only these, such as torch or onnxruntime:int8")  # fmt: skip
+        command.add_argument("--out", metavar="DIR", help="write results.md, .json and .png")
+    train = commands.add_parser("train", help="one training step, three ways")
     train.add_argument("--model", default="vaa_resnet101", help="default: vaa_resnet101")
     train.add_argument("--size", type=int, default=224, help="input side in pixels; default: 224")
     train.add_argument("--batch-size", type=int, default=8, help="default: 8")
@@ -35,9 +60,35 @@ def flags():
     data.add_argument("--split", default="train", help="default: train")
     data.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
     data.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for command in (train, awmt, data):
+    for command in (infer, step, train, awmt, data):
         command.add_argument("--json", metavar="FILE", help="also write all figures here")
     return parser
+
+
+def report(line):
+    """Show progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def compare(args):
+    """Measure engines against each other; print the table and return the rows."""
+    from gluon_attn.workflows import bench_infer, bench_step
+
+    common = (args.rounds, args.threads)
+    more = {"only": args.engines, "seconds": args.seconds, "report": report}
+    if args.command == "infer":
+        result = bench_infer.benchmark_inference(
+            args.model, args.size, args.batch_size, *common, export=args.export, **more
+        )
+    else:
+        result = bench_step.benchmark_step(args.model, args.size, args.batch_size, *common, **more)
+    for label, reason in result["left_out"].items():
+        report(f"left out: {label}: {reason}")
+    print(f"{bench_infer.describe(result)}\n\n{bench_infer.table(result['rows'])}")
+    if args.out:
+        for path in bench_infer.write_results(result, args.out, TITLES[args.command]):
+            report(f"wrote {path}")
+    return result["rows"]
 
 
 def main():
@@ -45,19 +96,17 @@ def main():
     args = flags().parse_args()
     from gluon_attn.workflows import benchmark as work
 
-    if args.command == "train":
+    if args.command in TITLES:
+        result = compare(args)
+    elif args.command == "train":
         result = work.benchmark_training(
-            args.model, args.size, args.batch_size, args.rounds,
-            report=lambda line: print(line, file=sys.stderr),
-        )  # fmt: skip
+            args.model, args.size, args.batch_size, args.rounds, report=report
+        )
         print(work.training_table(result))
     elif args.command == "awmt":
         from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
 
-        result = benchmark_weights(
-            args.model, args.size, args.images, args.rounds,
-            report=lambda line: print(line, file=sys.stderr),
-        )  # fmt: skip
+        result = benchmark_weights(args.model, args.size, args.images, args.rounds, report=report)
         print(weights_table(result))
     else:
         from gluon_attn.data import open_dataset

@@ -1,13 +1,18 @@
 """Export a trained run or a zoo model as symbol, params and a JSON sidecar for plain MXNet.
 
     python tools/export.py --run runs/vaa --out exports/vaa --with-maps
-    python tools/export.py --model vaa_resnet101_wider --params FILE --out exports/vaa
+    python tools/export.py --model vaa_resnet101_wider --params FILE --out exports/vaa --onnx
+    python tools/export.py --export exports/vaa --int8 --calib WIDER
 
 The export is reloaded in a separate process without this package and its numbers are compared.
+--int8, --bf16 and --onnx add further forms of the graph, to a new export or to one that is there
+(--export). int8 is calibrated on --calib-split of the data and scored on --score-split; if it loses
+more than --max-drop points of mAP there, nothing is written.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -22,42 +27,72 @@ def flags():
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
     source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
+    source.add_argument("--export", metavar="DIR", help="export directory to which forms are added")
     parser.add_argument("--params", metavar="FILE", help="weights of --model")
     parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
     parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
-    parser.add_argument("--out", required=True, metavar="DIR", help="directory to create")
+    parser.add_argument("--out", metavar="DIR", help="directory to create")
     parser.add_argument("--name", help="name of the files (default: the model's)")
     parser.add_argument("--with-maps", action="store_true", help="export the attention maps too")
     parser.add_argument("--threshold", type=float, default=0.5, help="stored in the sidecar")
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
+    forms = parser.add_argument_group("further forms of the graph")
+    forms.add_argument("--int8", action="store_true", help="8-bit integers; needs --calib")
+    forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
+    forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
+    forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")
+    forms.add_argument("--calib-split", default="train", metavar="SPLIT", help="default: train")
+    forms.add_argument("--score-split", default="val", metavar="SPLIT", help="default: val")
+    forms.add_argument(
+        "--calib-num", type=int, default=256, metavar="N", help="calibration images (default: 256)"
+    )
+    forms.add_argument(
+        "--max-drop", type=float, default=0.5, metavar="POINTS",
+        help="mAP points that int8 may lose (default: 0.5)",
+    )  # fmt: skip
     return parser
 
 
-def main():
-    """Load the net, export it and report the parity figure."""
-    args = flags().parse_args()
+def export(args, forms):
+    """Export a run or a zoo model; return the directory."""
     from gluon_attn.data.lists import read_names
     from gluon_attn.export import export_model
-    from gluon_attn.export.sidecar import read_sidecar
+    from gluon_attn.export.sidecar import input_entry, refuse_existing
     from gluon_attn.runtime import contexts
+    from gluon_attn.workflows import export as work
     from gluon_attn.workflows import load
 
+    if not args.out:
+        raise ValueError("give --out DIR, the directory to create")
     ctx = contexts("cpu")
     if args.run:
         trained = load.from_run(args.run, ctx)
     else:
         classes = read_names(Path(args.names)) if args.names else None
         trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
-    directory = export_model(
+    refuse_existing(args.out, args.overwrite)
+    entry = input_entry(trained.input_size, trained.export_preprocess)
+    return export_model(
         trained.net, args.out, args.name or trained.name, trained.classes,
         trained.input_size, trained.export_preprocess, args.threshold, args.with_maps,
-        trained.extra, args.overwrite,
+        trained.extra, args.overwrite, variants=work.make_variants(forms, trained.classes, entry),
     )  # fmt: skip
-    sidecar = read_sidecar(directory)
-    for entry in sidecar["files"].values():
-        print(f"{entry['bytes'] / 1e6:9.2f} MB  {directory / entry['file']}")
-    parity = sidecar["parity"]
-    print(f"parity with plain MXNet: largest difference {parity['max_abs_diff']:.2e}")
+
+
+def main():
+    """Make the export or add to it, and report sizes, parity and drops."""
+    args = flags().parse_args()
+    from gluon_attn.workflows import export as work
+
+    forms = work.Forms(**{name: getattr(args, name) for name in work.Forms._fields})
+    work.check_forms(forms)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gluon_attn.export").setLevel("INFO" if forms.wanted else "WARNING")
+    if args.export:
+        directory = work.extend(args.export, forms, args.out)
+    else:
+        directory = export(args, forms)
+    print("\n".join(work.summary(directory)))
     print(f"next: python tools/predict.py {directory} IMAGE_OR_FOLDER")
 
 

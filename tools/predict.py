@@ -4,6 +4,7 @@
   python tools/predict.py runs/demo/export photo.jpg
   python tools/predict.py runs/demo/export pictures/ --json result.json --heatmaps maps/
   python tools/predict.py EXPORT WIDER/Image --boxes wider_attribute_test.json --csv -
+  python tools/predict.py EXPORT pictures/ --backend fastest --threads 4
 
 Without --boxes every picture should show one person. Errors end with code 2.
 """
@@ -35,7 +36,14 @@ def parse(arguments=None):
     parser.add_argument("--threshold", type=float, metavar="T", help="instead of the export's own")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument("--ctx", default="cpu", help="cpu (default) or gpu:0")
-    parser.add_argument("--backend", default="mxnet", help="what runs the network (mxnet)")
+    parser.add_argument(
+        "--backend",
+        default="mxnet",
+        metavar="NAME",
+        help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, onnxruntime, openvino; "
+        "fastest: measure once and remember; auto: what is remembered",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
     parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), default="error", help="default: error"
     )
@@ -51,7 +59,11 @@ def run(options):
     from gluon_attn.workflows import predict
 
     predictor = Predictor(
-        options.export, ctx=options.ctx, batch_size=options.batch_size, backend=options.backend
+        options.export,
+        ctx=options.ctx,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        backend=options.backend,
     )
     if options.threshold is not None:
         predictor.set_thresholds(options.threshold)
@@ -85,6 +97,7 @@ def main(arguments=None):
     """Run the command line."""
     options = parse(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("gluon_attn.export.backend_choice").setLevel(logging.INFO)
     run(options)
 
 

@@ -1,16 +1,15 @@
 """Predict with an export directory: the same numbers as evaluation, from pictures.
 
 ``Predictor`` owns everything around the network: reading, cropping, batching, probabilities. The
-network itself sits behind a backend, a class with ``run(batch) -> [output, …]``, so that another
-engine changes nothing else.
+network itself sits behind a backend (:mod:`gluon_attn.export.backends`), so that another engine or
+precision changes nothing else.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import numbers
 import os
-import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,42 +18,13 @@ import mxnet as mx
 import numpy as np
 from scipy.special import expit, softmax
 
+from gluon_attn.export import backend_choice
+from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.preprocess import Preprocess, check_image, crop_box, read_image
 from gluon_attn.export.sidecar import check_thresholds, read_sidecar
-from gluon_attn.export.symbol import load_exported
-from gluon_attn.runtime import contexts
 
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)
-
-
-class MXNetBackend:
-    """Runs an export's float32 graph on MXNet.
-
-    Args:
-        directory: The export directory.
-        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``).
-        threads: Compute threads; they belong to the process, not to this object.
-    """
-
-    def __init__(self, directory, ctx=None, threads=None):
-        if threads is not None:
-            mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(ctypes.c_int(threads)))
-        self.ctx = parse_context(ctx)
-        self._block, _ = load_exported(directory, self.ctx)
-        self._block.hybridize(static_alloc=True, static_shape=True)
-        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
-        self._lock = threading.Lock()
-
-    def run(self, batch):
-        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
-        with self._lock:
-            outputs = self._block(mx.nd.array(batch, ctx=self.ctx))
-            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-            return [out.asnumpy() for out in outputs]
-
-
-BACKENDS = {"mxnet": MXNetBackend}
 
 
 class Person(NamedTuple):
@@ -71,28 +41,40 @@ class Predictor:
 
     Images are given as a list whose items are paths or ``(h, w, 3)`` uint8 RGB arrays of any size,
     as one array ``(B, h, w, 3)`` uint8 RGB, or, already prepared, ``(B, 3, H, W)`` float32. One
-    path or ``(h, w, 3)`` array is a list of one. May be shared by threads; images are read and
-    prepared in parallel, the network runs for one caller at a time.
+    path or ``(h, w, 3)`` array is a list of one. Nothing can tell BGR from RGB, or prepared input
+    from pixels as float32: only shapes and types are checked. May be shared by threads; images are
+    read and prepared in parallel.
 
     Args:
         directory: The export directory.
         ctx: Context or its name, ``'cpu'`` or ``'gpu:0'``; the CPU by default.
         batch_size: Most rows in one run of the network. The last batch of a long list is padded to
             it; a short list runs in the next power of two, so that one image is not paid as 32.
-        threads: Compute threads of the process; None leaves them as they are.
-        backend: ``'mxnet'``.
+        threads: Compute threads; None as many as MXNet starts with. Those of MXNet belong to the
+            process, those of other engines to this object.
+        backend: ``'mxnet'``, ``'mxnet-fused'``, ``'mxnet-int8'``, ``'mxnet-bf16'``,
+            ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the export and the
+            machine allow, whatever its precision, measured once and remembered in the directory;
+            or ``'auto'``, the one remembered, else ``'mxnet'``. The choice is in ``backend`` and
+            ``precision``.
+        warmup: Numbers of images, one or several, to run the network for once on zeros, so that the
+            first real call is not the slow one.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
-        ValueError: Damaged export, unknown backend, no such context.
+        ImportError: The backend's package is not installed.
+        ValueError: Damaged export, unknown backend, a variant that the export does not hold, no
+            such context.
     """
 
-    def __init__(self, directory, ctx=None, batch_size=32, threads=None, backend="mxnet"):
-        if backend not in BACKENDS:
-            raise ValueError(f"backend {backend!r}: valid are {', '.join(sorted(BACKENDS))}")
-        for name, value in (("batch_size", batch_size), ("threads", threads)):
-            if value is not None and (value != int(value) or value < 1):
-                raise ValueError(f"{name} {value!r}: valid are whole numbers from 1")
+    def __init__(
+        self, directory, ctx=None, batch_size=32, threads=None, backend="mxnet", warmup=()
+    ):
+        warmup = tuple(warmup) if isinstance(warmup, (tuple, list)) else (warmup,)
+        _check_counts([batch_size], "batch_size")
+        _check_counts([] if threads is None else [threads], "threads")
+        _check_counts(warmup, "warmup")
+        threads = None if threads is None else int(threads)
         self.sidecar = read_sidecar(directory)
         self.name, self.classes = self.sidecar["name"], tuple(self.sidecar["classes"])
         self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
@@ -102,8 +84,14 @@ class Predictor:
             out["name"] for out in self.sidecar["outputs"] if out["kind"] == "attention"
         )
         self.batch_size = int(batch_size)
-        self._backend = BACKENDS[backend](directory, ctx=ctx, threads=threads)
+        self.backend = backend_choice.choose(
+            backend, directory, self.sidecar, ctx, self.batch_size, threads
+        )
+        self.precision = NEEDS[self.backend].precision
+        self._backend = BACKENDS[self.backend](directory, ctx=ctx, threads=threads)
         self._readers = min(8, os.cpu_count() or 1)
+        for count in warmup:
+            self._warm_up(int(count))
 
     def __call__(self, images, on_bad_image="error"):
         """Return the probabilities ``(B, A)`` float32.
@@ -258,8 +246,8 @@ class Predictor:
                 chunks.append(self._forward(batch, self.batch_size))
                 batch, padded = [], True
         if batch:
-            size = 1 << (len(batch) - 1).bit_length()
-            chunks.append(self._forward(batch, self.batch_size if padded else size))
+            size = self.batch_size if padded else _padded(len(batch))
+            chunks.append(self._forward(batch, size))
         outputs = {}
         for number, entry in enumerate(self.sidecar["outputs"]):
             outputs[entry["name"]] = np.full((len(done), *entry["shape"][1:]), np.nan, np.float32)
@@ -272,19 +260,21 @@ class Predictor:
         data[: len(batch)] = batch
         return [out[: len(batch)] for out in self._backend.run(data)]
 
+    def _warm_up(self, count):
+        """Run the network on zeros as it would run for ``count`` images."""
+        size = min(_padded(count), self.batch_size)
+        self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
-def parse_context(ctx):
-    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
 
-    Raises:
-        ValueError: Not one context, or a GPU that cannot be used.
-    """
-    if isinstance(ctx, mx.Context):
-        return ctx
-    found = contexts("cpu" if ctx is None else ctx)
-    if len(found) != 1:
-        raise ValueError(f"ctx '{ctx}': a predictor runs on one device, cpu or gpu:N")
-    return found[0]
+def _check_counts(values, name):
+    for value in values:
+        if not isinstance(value, numbers.Real) or value != int(value) or value < 1:
+            raise ValueError(f"{name} {value!r}: valid are whole numbers from 1")
+
+
+def _padded(count):
+    """Return the next power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 def _ahead(pool, function, items, ahead):

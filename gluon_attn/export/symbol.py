@@ -10,6 +10,8 @@ an output by its own name, so the same net always gives the same file.
 from __future__ import annotations
 
 import json
+import logging
+import os
 
 import mxnet as mx
 import numpy as np
@@ -19,7 +21,10 @@ from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.files import first_line
 
 INPUT = "data"
+PRECISIONS = ("fp32", "int8", "bf16")
 _TRAINING_ATTRIBUTES = ("__lr_mult__", "__wd_mult__", "__init__")
+
+logger = logging.getLogger(__name__)
 
 
 def output_names(net):
@@ -77,36 +82,126 @@ def trace(net, names):
     return mx.sym.load_json(json.dumps(graph)), dict(sorted(arrays.items()))
 
 
-def load_exported(directory, ctx=None):
+def load_exported(directory, ctx=None, precision="fp32", fused=False):
     """Load an export directory, having verified it.
 
     Args:
         directory: The export directory.
         ctx: Context for the parameters; the CPU by default.
+        precision: ``'fp32'``, or ``'int8'`` or ``'bf16'`` where the export has it; both are for the
+            CPU. Hybridize the block with ``static_alloc=True, static_shape=True``: without, oneDNN
+            rearranges every weight in every call.
+        fused: Of ``'fp32'``, the graph as :func:`fuse` makes it: faster, for the CPU.
 
     Returns:
         ``(block, sidecar)``: a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the
-        sidecar lists (a bare array if there is one), without gradients; and the sidecar as a dict.
+        sidecar lists (a bare array if there is one), float32 and without gradients; and the sidecar
+        as a dict.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
         ExportError: It is no export, was written by a newer version, or a file was truncated,
-            changed or does not fit the others; found before anything runs.
+            changed or does not fit the others; found before anything runs. Or the export has no
+            such precision, or this processor cannot run it.
+        ValueError: Unknown precision, or one that the context or ``fused`` does not go with.
     """
+    ctx = ctx or mx.cpu()
+    _check_request(precision, fused, ctx)
     sidecar = read_sidecar(directory)
-    text = read_verified(directory, sidecar["files"]["symbol"])
-    raw = read_verified(directory, sidecar["files"]["params"])
+    prefix = "" if precision == "fp32" else f"{precision}_"
+    if f"{prefix}symbol" not in sidecar["files"]:
+        raise ExportError(
+            f"{directory} has no {precision} graph; add it with tools/export.py --export "
+            f"{directory} --{precision}"
+        )
+    require_cpu(precision, sidecar.get(precision))
+    text = read_verified(directory, sidecar["files"][f"{prefix}symbol"])
+    raw = read_verified(directory, sidecar["files"][f"{prefix}params"])
     try:
         symbol = mx.sym.load_json(text.decode())
         arrays = mx.nd.load_frombuffer(raw)
     except (mx.base.MXNetError, UnicodeDecodeError) as error:
         raise ExportError(f"{directory}: MXNet cannot read it: {first_line(error)}") from error
     check_shapes(symbol, arrays, sidecar, directory)
+    return make_block(fuse(symbol) if fused else symbol, arrays, ctx), sidecar
+
+
+def make_block(symbol, arrays, ctx=None):
+    """Return a SymbolBlock for inference.
+
+    Args:
+        symbol: Graph with the input ``data``.
+        arrays: Its parameters by ``arg:``/``aux:`` names; they keep their types.
+        ctx: Context; the CPU by default.
+    """
     block = gluon.SymbolBlock(symbol, [mx.sym.var(INPUT, dtype="float32")])
     parameters = block.collect_params()
     parameters.setattr("grad_req", "null")  # else every weight gets a gradient buffer beside it
     parameters.load_dict(arrays, ctx=ctx or mx.cpu(), cast_dtype=True, dtype_source="saved")
-    return block, sidecar
+    return block
+
+
+def fuse(symbol):
+    """Return a graph in which convolution, batch-norm, addition and activation are one operator.
+
+    For inference on the CPU; the parameters, names of inputs and numbers (up to rounding) stay.
+    """
+    return symbol.get_backend_symbol("MKLDNN")
+
+
+def cpu_flags(cpuinfo="/proc/cpuinfo"):
+    """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
+    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
+    flags = set()
+    try:
+        with open(cpuinfo, encoding="ascii", errors="ignore") as lines:
+            flags.update(next((line for line in lines if line.startswith("flags")), "").split())
+    except OSError:
+        pass
+    if ceiling not in ("ALL", "DEFAULT") and "AVX512" not in ceiling:
+        flags = {flag for flag in flags if not flag.startswith("avx512")}
+    return flags
+
+
+def has_vnni():
+    """Return whether the processor sums products of 8-bit numbers in 32 bits, thus exactly.
+
+    Without VNNI instructions oneDNN sums two products in 16 bits first, which can saturate.
+    """
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
+
+
+def require_cpu(precision, entry=None):
+    """Refuse a precision that this processor cannot run; warn where it gives other numbers.
+
+    Args:
+        precision: See :func:`load_exported`.
+        entry: The sidecar's entry for it, if there is one.
+
+    Raises:
+        ExportError: bf16 without AVX-512.
+    """
+    if precision == "bf16" and not cpu_flags() >= {"avx512bw", "avx512dq", "avx512vl"}:
+        raise ExportError(
+            "bf16 needs a processor with AVX-512 (avx512bw, avx512dq, avx512vl), and oneDNN has no "
+            "bfloat16 kernels for this one; use fp32 or int8 here"
+        )
+    if precision == "int8" and entry and entry.get("vnni") and not has_vnni():
+        logger.warning(
+            "this int8 graph was measured on a processor with VNNI instructions, which this one "
+            "lacks: large sums saturate here, and the recorded drop of %.2f points does not hold",
+            entry["drop"],
+        )
+
+
+def _check_request(precision, fused, ctx):
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: valid are {', '.join(PRECISIONS)}")
+    if fused and precision != "fp32":
+        raise ValueError(f"fused=True goes with fp32; the {precision} graph is always fused")
+    if (fused or precision != "fp32") and ctx.device_type != "cpu":
+        what = "the fused graph" if fused else precision
+        raise ValueError(f"{what} runs on the CPU only, not on {ctx}; use fp32 there")
 
 
 def check_shapes(symbol, arrays, sidecar, where):

@@ -23,6 +23,7 @@ from mxnet import autograd
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, output_names, select_outputs, trace
+from gluon_attn.export.variants import write_variants
 from gluon_attn.files import first_line, save_parameters, write_text
 from gluon_attn.runtime import versions
 
@@ -45,6 +46,7 @@ def export_model(
     overwrite=False,
     check=True,
     activation="sigmoid",
+    variants=(),
 ):
     """Write a net as an export directory that plain MXNet can run, and check its numbers.
 
@@ -65,6 +67,8 @@ def export_model(
         overwrite: Replace an export that is there; anything else is never replaced.
         check: Compare numbers in a separate process that cannot import this package.
         activation: What turns logits into probabilities: sigmoid, softmax or none.
+        variants: Further forms of the graph (:mod:`gluon_attn.export.variants`); if one cannot be
+            made, nothing is written.
 
     Returns:
         ``directory`` as a Path.
@@ -92,6 +96,7 @@ def export_model(
         sidecar["files"] = _write_files(partial, name, symbol, arrays)
         if check:
             sidecar["parity"] = _check_parity(partial, sidecar["files"], ctx, batch, reference)
+        write_variants(partial, sidecar, variants)
         sidecar_file.write_sidecar(partial, sidecar)
     logger.info("exported %s to %s, parity %s", name, directory, sidecar.get("parity"))
     return directory

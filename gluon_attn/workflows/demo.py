@@ -25,7 +25,7 @@ from gluon_attn.workflows.train import Settings, train
 
 logger = logging.getLogger("gluon_attn.demo")
 
-IMAGES = {"train": 700, "val": 120, "test": 300}
+IMAGES = {"train": 150, "val": 120, "test": 300}
 SCENES = 2  # test scenes that are predicted from the export and drawn
 
 

@@ -172,9 +172,11 @@ def format_table(records, classes, columns=5):
 
 
 def to_json(predictor, records):
-    """Return the records as JSON text, with the classes in order and the thresholds used."""
+    """Return the records as JSON text, with classes in order, backend and thresholds used."""
     thresholds = [round(float(t), 6) for t in predictor.thresholds]
     contents = {"export": predictor.name, "classes": list(predictor.classes)}
+    # int8 and bf16 give slightly other numbers: whoever reads them can see where they come from.
+    contents.update(backend=predictor.backend, precision=predictor.precision)
     contents.update(thresholds=thresholds, people=records)
     return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

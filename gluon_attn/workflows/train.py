@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def _train(recipe, settings, ctx):
         recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
         recipe.lr_epochs, recipe.lr_min,
     )  # fmt: skip
-    _log_start(recipe, settings, data)
+    _log_start(recipe, settings, data, method)
     loader = build.train_loader(recipe, data["train"], settings.workers, settings.cache)
     held_out = build.held_out_loader(
         recipe, data["val"], method, len(loader), settings.workers, settings.cache
@@ -176,12 +177,14 @@ def _check_names(data):
         )
 
 
-def _log_start(recipe, settings, data):
+def _log_start(recipe, settings, data, method):
     logger.info("Recipe: %s", recipe.to_dict())
     logger.info(
         "Training on %d samples, validating on %d, device %s, into %s",
         len(data["train"]), len(data["val"]), settings.devices, settings.save_dir,
     )  # fmt: skip
+    phases = collections.Counter(method.phase_of(epoch) for epoch in range(recipe.epochs))
+    logger.info("Epochs: %s", ", ".join(f"{count} {phase}" for phase, count in phases.items()))
     priors = ", ".join(f"{n} {p:.3f}" for n, p in zip(data["train"].names, data["train"].prior))
     logger.info("Positive fraction in training: %s", priors)
 

@@ -1,0 +1,600 @@
+"""int8: ranges against NumPy, arithmetic against a reference, the search, and every zoo family."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+
+import mxnet as mx
+import numpy as np
+import pytest
+from export_helpers import PREPROCESS
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+from test_zoo import SMALL, pictures, small
+from training_helpers import NAMES, picture
+
+from gluon_attn.export import ExportError, export_model, int8, load_exported, rewrite
+from gluon_attn.export import symbol as graphs
+from gluon_attn.export.int8 import Int8Variant
+from gluon_attn.export.int8_search import _BINS, Quantizer, _entropy, first_output
+from gluon_attn.export.variants import add_variants
+from gluon_attn.metrics.multilabel import evaluate_multilabel
+from model_zoo import get_model
+
+SIZE = 32
+CALLS = (2, 2, 5, 5, 2)  # batch sizes; one of the traps shows in the second call of a size
+
+
+def quantizer(net, images, **options):
+    return Quantizer(*graphs.trace(net, ("logits",)), images, **options)
+
+
+def static(block):
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
+
+
+def operators(symbol):
+    return [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
+
+
+def small_files(directory):
+    return {name: (directory / name).read_bytes() for name in sorted(os.listdir(directory))}
+
+
+# --- a trained net -------------------------------------------------------------------------------
+
+
+def draw(count, seed):
+    """Return pictures of squares, discs and stripes ``(N, 3, 32, 32)`` and their labels."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random((count, 3)) < 0.5).astype(int)
+    images = np.stack([picture(rng, values)[4:36, 4:36] for values in label])
+    images = (images.transpose(0, 3, 1, 2).astype(np.float32) - 90) / 50
+    return images, label.astype(np.float32)
+
+
+def score(run, seed=1):
+    """mAP in points on pictures that neither training nor calibration saw."""
+    images, label = draw(256, seed)
+    logits = np.concatenate([run(images[k : k + 64]) for k in range(0, 256, 64)])
+    return 100 * evaluate_multilabel(1 / (1 + np.exp(-logits)), label)["overall"]["mAP"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An export of a small VAA net, trained for seconds; its mAP is not 100."""
+    mx.random.seed(0)
+    np.random.seed(0)
+    net = get_model("vaa_resnet18_w16_synthetic", classes=3, width=8, input_size=SIZE)
+    net.initialize(mx.init.Xavier(magnitude=2))
+    static(net)
+    images, label = (mx.nd.array(array) for array in draw(256, 0))
+    trainer = gluon.Trainer(net.collect_params(), "adam", {"learning_rate": 3e-3}, kvstore=None)
+    loss = gluon.loss.SigmoidBCELoss()
+    for step in range(16):
+        rows = slice(32 * (step % 8), 32 * (step % 8) + 32)
+        with autograd.record():
+            value = loss(net(images[rows])[0], label[rows])
+        value.backward()
+        trainer.step(32, ignore_stale_grad=True)
+    directory = tmp_path_factory.mktemp("int8") / "x"
+    return export_model(
+        net, directory, "tiny", NAMES, SIZE, PREPROCESS, with_maps=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def quantized(trained, tmp_path_factory):
+    """The trained export with an int8 form, made as a user makes it."""
+    directory = tmp_path_factory.mktemp("int8") / "y"
+    shutil.copytree(str(trained), str(directory))
+    variant = Int8Variant(
+        draw(48, 2)[0], score, modes=("naive", "percentile"), fingerprint={"split": "train"}
+    )
+    return add_variants(directory, [variant])
+
+
+def runner(directory, **options):
+    block = static(load_exported(directory, **options)[0])
+    return lambda batch: first_output(block(mx.nd.array(batch)))
+
+
+def test_trained_net_loses_at_most_half_a_point(quantized):
+    entry = load_exported(quantized, precision="int8")[1]["int8"]
+    before, after = (score(runner(quantized, precision=p)) for p in ("fp32", "int8"))
+    assert 60 < before < 99.9  # else a drop would mean nothing
+    assert entry["float32_score"] == pytest.approx(before, abs=1e-9)
+    assert entry["score"] == pytest.approx(after, abs=1e-9)
+    assert entry["drop"] == pytest.approx(before - after, abs=1e-9)
+    assert entry["drop"] <= entry["max_drop"] == 0.5
+
+
+def test_sidecar_tells_how_it_was_made(quantized):
+    sidecar = load_exported(quantized, precision="int8")[1]
+    entry = sidecar["int8"]
+    assert entry["granularity"] == "channel-wise" and entry["layers"] == 37
+    assert [record["mode"] for record in entry["tried"]] == ["naive", "percentile"]
+    assert entry["score"] == max(record["score"] for record in entry["tried"])
+    images = draw(48, 2)[0]
+    digest = int8.sha256_of_bytes(images.tobytes())
+    source = {"split": "train"}
+    assert entry["calibration"] == {"images": 48, "sha256": digest, "source": source}
+    assert entry["parity"]["max_abs_diff"] <= entry["parity"]["tolerance"]
+    assert entry["versions"]["numpy"] == np.__version__
+    files = {sidecar["files"][key]["file"] for key in ("int8_symbol", "int8_params")}
+    assert files == {"tiny-int8-symbol.json", "tiny-int8-0000.params"}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_plain_mxnet_loads_the_files_and_agrees_to_the_bit(quantized, batch):
+    names = ("tiny-int8-symbol.json", ["data"], "tiny-int8-0000.params")
+    plain = static(
+        gluon.SymbolBlock.imports(str(quantized / names[0]), names[1], str(quantized / names[2]))
+    )
+    ours = static(load_exported(quantized, precision="int8")[0])
+    images = mx.nd.array(draw(batch, 3)[0])
+    for expected, actual in zip(ours(images), plain(images)):
+        np.testing.assert_array_equal(actual.asnumpy(), expected.asnumpy())
+
+
+def test_outputs_keep_order_and_names(quantized):
+    block, sidecar = load_exported(quantized, precision="int8")
+    symbol = mx.sym.load(str(quantized / "tiny-int8-symbol.json"))
+    names = [f"{output['name']}_output" for output in sidecar["outputs"]]
+    assert symbol.list_outputs() == names and len(names) == 3
+    images = mx.nd.array(draw(8, 4)[0])
+    expected, found = (list(b(images)) for b in (load_exported(quantized)[0], block))
+    logits = [outputs[0].asnumpy().ravel() for outputs in (expected, found)]
+    assert np.corrcoef(*logits)[0, 1] > 0.98
+    for one, other in zip(expected[1:], found[1:]):  # maps sum to 1
+        assert one.shape == other.shape and np.abs(one.asnumpy() - other.asnumpy()).mean() < 0.05
+
+
+def test_tampered_int8_is_refused_and_float32_still_loads(quantized, tmp_path):
+    directory = tmp_path / "x"
+    shutil.copytree(str(quantized), str(directory))
+    path = directory / "tiny-int8-0000.params"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+    with pytest.raises(ExportError, match="tiny-int8-0000.params: checksum mismatch"):
+        load_exported(directory, precision="int8")
+    load_exported(directory)
+
+
+# --- what can be asked for -----------------------------------------------------------------------
+
+
+def test_forms_that_are_not_there(trained):
+    with pytest.raises(ExportError, match=r"no int8 graph; add it with tools/export.py --export"):
+        load_exported(trained, precision="int8")
+    with pytest.raises(ValueError, match="precision 'int4': valid are fp32, int8, bf16"):
+        load_exported(trained, precision="int4")
+
+
+def test_int8_and_fused_are_for_the_cpu(quantized):
+    with pytest.raises(ValueError, match=r"int8 runs on the CPU only, not on gpu\(0\)"):
+        load_exported(quantized, mx.gpu(0), precision="int8")
+    with pytest.raises(ValueError, match=r"fused graph runs on the CPU only"):
+        load_exported(quantized, mx.gpu(0), fused=True)
+    with pytest.raises(ValueError, match="the int8 graph is always fused"):
+        load_exported(quantized, precision="int8", fused=True)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fused_float32_gives_the_same_numbers(trained, batch):
+    images = mx.nd.array(draw(batch, 5)[0])
+    plain, fused = (static(load_exported(trained, fused=f)[0]) for f in (False, True))
+    for expected, actual in zip(plain(images), fused(images)):
+        np.testing.assert_allclose(actual.asnumpy(), expected.asnumpy(), rtol=0, atol=1e-5)
+
+
+def test_flags_obey_onednn_ceiling(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name: x\nflags\t\t: avx2 avx512bw avx512_vnni\n")
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    assert graphs.cpu_flags(str(cpuinfo)) >= {"avx512bw", "avx512_vnni"}
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert "avx512bw" not in graphs.cpu_flags(str(cpuinfo))
+    assert graphs.cpu_flags(str(tmp_path / "none")) == set()
+
+
+def test_processor_that_saturates_is_warned_of(quantized, monkeypatch, caplog):
+    entry = {"vnni": True, "drop": 0.25}
+    monkeypatch.setattr(graphs, "has_vnni", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        graphs.require_cpu("int8", dict(entry, vnni=False))
+        assert not caplog.records
+        graphs.require_cpu("int8", entry)
+    assert "large sums saturate here, and the recorded drop of 0.25" in caplog.text
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+class Dead(gluon.HybridBlock):
+    """A layer whose activations are all zero, beside one that lives."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dead, self.alive = nn.Conv2D(8, 1, in_channels=3), nn.Conv2D(8, 1, in_channels=3)
+        self.head = nn.Dense(3)
+
+    def hybrid_forward(self, F, x):
+        x = F.relu(self.dead(x) - 1e6) + F.relu(self.alive(x))
+        return self.head(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))
+
+
+def built(net, images):
+    net.initialize(mx.init.Xavier(magnitude=2))
+    net(mx.nd.array(images))
+    return net
+
+
+def conv_net(seed=0):
+    mx.random.seed(seed)
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(8, 3, in_channels=3, activation="relu"), nn.Conv2D(8, 3), nn.Flatten())
+    net.add(nn.Dense(4))
+    return net
+
+
+def test_ranges_are_those_of_the_activations():
+    images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
+    net = built(conv_net(), images)
+    found = quantizer(net, images, batch_size=8).thresholds("naive")  # 8 + 8 + 4 images
+    assert found["data"] == (images.min(), images.max())
+    first = net[0](mx.nd.array(images))
+    expected = {"conv_act_0": first, "conv_1": net[1](first)}
+    for name, values in expected.items():
+        pair = values.asnumpy().min(), values.asnumpy().max()
+        np.testing.assert_allclose(found[f"sg_mkldnn_{name}_output"], pair, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("percentile", [90.0, 99.9, 100.0])
+def test_percentile_is_numpys_to_a_bin(percentile):
+    images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    made = quantizer(built(conv_net(), images), images, percentile=percentile)
+    low, high = made.thresholds("percentile")["data"]
+    bin_width = 2 * np.abs(images).max() / _BINS
+    assert high == -low
+    assert high == pytest.approx(np.percentile(np.abs(images), percentile), abs=1.01 * bin_width)
+    assert made.thresholds("percentile")["sg_mkldnn_conv_act_0_output"][0] == 0
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_entropy_clips_an_outlier_and_not_a_uniform_range(positive):
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(0 if positive else -1, 1, 200000)
+    normal = np.abs(rng.normal(size=200000)) if positive else rng.normal(size=200000)
+    for values, low, high in ((uniform, 0.95, 1.0), (np.append(normal, 40), 2.0, 20.0)):
+        limit = np.abs(values).max()
+        counts, _ = np.histogram(values, _BINS, (-limit, limit))
+        assert low <= _entropy(counts, limit, positive) <= high
+
+
+def test_dead_layer_gives_no_nan():
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    net = built(Dead(), images)
+    made = quantizer(net, images)
+    for mode in ("naive", "percentile"):
+        logits = first_output(static(graphs.make_block(*made.build(mode)))(mx.nd.array(images)))
+        assert np.isfinite(logits).all()
+        assert np.corrcoef(logits.ravel(), net(mx.nd.array(images)).asnumpy().ravel())[0, 1] > 0.98
+
+
+def test_activations_that_are_not_finite_are_refused():
+    images = np.full((2, 3, 8, 8), 1e38, np.float32)
+    net = built(conv_net(), np.ones_like(images))
+    net[0].weight.set_data(mx.nd.ones((8, 3, 3, 3)))
+    with pytest.raises(ExportError, match="not finite on the calibration images: sg_mkldnn_conv"):
+        quantizer(net, images).thresholds("naive")
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+def test_convolution_is_integer_arithmetic_with_a_scale_per_channel():
+    """Against NumPy; one input channel only, so that no processor saturates."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((4, 3, 6, 6), np.float32)
+    images[:, 0] = rng.uniform(0, 2, (4, 6, 6))
+    weight = rng.normal(size=(4, 3, 1, 1)).astype(np.float32)
+    weight[1] *= 1e-3  # with one scale for all, this channel would be lost
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 1, in_channels=3, use_bias=False))
+    net.initialize()
+    net[0].weight.set_data(mx.nd.array(weight))
+    block = static(graphs.make_block(*quantizer(net, images).build("naive")))
+    found = first_output(block(mx.nd.array(images)))
+    exact = np.einsum("bchw,oc->bohw", images, weight[..., 0, 0])
+    # MXNet spreads a range over 255.5 or 127.5 levels: the outermost are half as wide.
+    scale_in, scale_out = 255.5 / images.max(), 127.5 / np.abs(exact).max()
+    scale_weight = 127.5 / np.abs(weight).max(axis=(1, 2, 3))
+    whole_in = np.minimum(np.rint(images * scale_in), 255)
+    whole_weight = np.clip(np.rint(weight[..., 0, 0] * scale_weight[:, None]), -127, 127)
+    whole = np.einsum("bchw,oc->bohw", whole_in, whole_weight)
+    rescaled = whole * (scale_out / scale_in / scale_weight)[:, None, None]
+    expected = np.clip(np.rint(rescaled), -127, 127)
+    np.testing.assert_allclose(found * scale_out, expected, rtol=0, atol=1e-3)  # of one level
+
+
+class Unit(gluon.HybridBlock):
+    """The end of a residual unit: two convolutions, sum, activation."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.body, self.shortcut = (nn.Conv2D(16, 1, in_channels=3) for _ in range(2))
+        self.relu = nn.Activation("relu")
+
+    def hybrid_forward(self, F, x):
+        return self.relu(self.body(x) + self.shortcut(x))
+
+
+@pytest.mark.parametrize("mode", ["naive", "percentile"])
+def test_sum_with_a_signed_operand_is_not_cut_off_at_half_of_its_range(mode):
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    net = built(Unit(), images)
+    expected = net(mx.nd.array(images)).asnumpy()
+    made = quantizer(net, images, percentile=99.99)
+    found = first_output(graphs.make_block(*made.build(mode))(mx.nd.array(images)))
+    top = expected > 0.6 * expected.max()
+    assert top.sum() > 10
+    assert np.abs(found - expected)[top].max() < 0.05 * expected.max()
+
+
+def test_channel_wise_weights_beat_one_scale(monkeypatch):
+    images = np.abs(np.random.default_rng(0).normal(size=(8, 3, 8, 8))).astype(np.float32)
+    net = built(conv_net(), images)
+    head = net[3].weight
+    head.set_data(head.data() * mx.nd.array([1e-3, 1, 1, 1]).reshape((4, 1)))
+    expected = net(mx.nd.array(images)).asnumpy()[:, 0]
+    errors = {}
+    for granularity in ("channel-wise", "tensor-wise"):
+        monkeypatch.setattr("gluon_attn.export.int8_search.GRANULARITY", granularity)
+        made = quantizer(net, images).build("naive", ["0", "1"])
+        logits = first_output(graphs.make_block(*made)(mx.nd.array(images)))[:, 0]
+        errors[granularity] = np.abs(logits - expected).mean() / np.abs(expected).mean()
+    assert errors["channel-wise"] < 0.1 * errors["tensor-wise"]
+
+
+# --- every zoo family, and the traps -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_zoo_family(name):
+    """Random weights; measured correlations are 0.9986 (101 layers) to 0.99999."""
+    net = small(name)
+    names = ("logits",) + tuple(net.attention_outputs)
+    made = Quantizer(*graphs.trace(net, names), pictures(8, seed=3).asnumpy())
+    symbol, arrays = made.build("naive")
+    nodes = json.loads(symbol.tojson())["nodes"]
+    by_number = dict(enumerate(nodes))
+    assert not any("elemwise_mul" in node["op"] for node in nodes)
+    for node in nodes:
+        if node["op"] == "_sg_mkldnn_fully_connected":
+            assert by_number[node["inputs"][0][0]]["op"] != "_sg_mkldnn_conv"
+    block = static(graphs.make_block(symbol, arrays))
+    for batch in CALLS:
+        images = pictures(batch, seed=9)
+        expected = net(images)
+        expected = expected if isinstance(expected, (list, tuple)) else [expected]
+        found = block(images)
+        found = found if isinstance(found, (list, tuple)) else [found]
+        assert len(found) == len(names)
+        assert all(np.isfinite(array.asnumpy()).all() for array in found)
+        pair = found[0].asnumpy().ravel(), expected[0].asnumpy().ravel()
+        assert np.corrcoef(*pair)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_fused_zoo_family(name):
+    net = small(name)
+    symbol, arrays = graphs.trace(net, ("logits",))
+    block = static(graphs.make_block(graphs.fuse(symbol), arrays))
+    assert not any(n["op"] in ("Convolution", "BatchNorm") for n in operators(graphs.fuse(symbol)))
+    for batch in CALLS:
+        expected = net(pictures(batch))
+        expected = expected[0] if isinstance(expected, (list, tuple)) else expected
+        found = first_output(block(pictures(batch)))
+        np.testing.assert_allclose(found, expected.asnumpy(), rtol=0, atol=1e-5)
+
+
+class Direct(gluon.HybridBlock):
+    """A dense layer right behind a convolution that is fused with its activation."""
+
+    def __init__(self, kernel, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = nn.Conv2D(32, kernel, in_channels=3, activation="relu")
+        self.head = nn.Dense(3)
+
+    def hybrid_forward(self, F, x):
+        return self.head(self.conv(x))
+
+
+@pytest.mark.parametrize("kernel", [3, 8])
+def test_dense_right_behind_a_convolution(kernel):
+    images = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    net = built(Direct(kernel), images)
+    block = static(graphs.make_block(*quantizer(net, images).build("naive")))
+    for batch in CALLS:
+        expected = net(mx.nd.array(images[:batch])).asnumpy()
+        found = first_output(block(mx.nd.array(images[:batch])))
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def test_flatten_before_dense_changes_no_number_and_only_dense_layers_that_flatten():
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(8, 3, in_channels=3), nn.Dense(6, flatten=False), nn.Dense(4))
+    images = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    built(net, images)
+    symbol, arrays = graphs.trace(net, ("logits",))
+    edited = rewrite.flatten_before_dense(symbol)
+    assert [n["op"] for n in operators(edited)].count("Flatten") == 1
+    assert edited.list_outputs() == ["logits_output"]
+    assert edited.list_inputs() == symbol.list_inputs()
+    block = graphs.make_block(edited, arrays)
+    expected = net(mx.nd.array(images)).asnumpy()
+    np.testing.assert_array_equal(first_output(block(mx.nd.array(images))), expected)
+
+
+class Product(gluon.HybridBlock):
+    """The elementwise product that MXNet quantizes and cannot run."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.a, self.b = (nn.Conv2D(8, 1, in_channels=3) for _ in range(2))
+        self.c, self.head = nn.Conv2D(8, 1, in_channels=8), nn.Dense(3)
+
+    def hybrid_forward(self, F, x):
+        return self.head(F.flatten(self.c(F.relu(self.a(x)) * self.b(x))))
+
+
+def test_graph_that_mxnet_cannot_run_is_refused_and_nothing_changes(tmp_path):
+    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    directory = export_model(
+        built(Product(), images), tmp_path / "x", "tiny", NAMES, 8, PREPROCESS, check=False
+    )
+    before = small_files(directory)
+    variant = Int8Variant(images, lambda run: run(images).mean(), modes=("naive",))
+    with pytest.raises(ExportError, match="int8 naive: the graph does not run"):
+        add_variants(directory, [variant])
+    assert small_files(directory) == before and os.listdir(tmp_path) == ["x"]
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+class Script:
+    """A score function that says what it is told to, in order."""
+
+    def __init__(self, *values):
+        self.left = list(values)
+
+    def __call__(self, run):
+        run(stack_images(2))
+        return self.left.pop(0)
+
+
+def stack_images(count):
+    return np.random.default_rng(6).normal(size=(count, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch):
+    """An export of a stack of nine layers; the comparison elsewhere is left out, it takes time."""
+    net = nn.HybridSequential()
+    for width in (4, 8, 4, 8, 4, 8, 4, 8):
+        net.add(nn.Conv2D(width, 3, padding=1, activation="relu"))
+    net.add(nn.GlobalAvgPool2D(), nn.Dense(3))
+    built(net, stack_images(4))
+    monkeypatch.setattr(int8, "check_parity", lambda *given: {"max_abs_diff": 0.0})
+    return export_model(net, tmp_path / "x", "tiny", NAMES, 8, PREPROCESS, check=False)
+
+
+def search(export, *scores, **options):
+    script = Script(*scores)
+    options.setdefault("modes", ("naive",))
+    add_variants(export, [Int8Variant(stack_images(16), script, **options)])
+    assert not script.left
+    return load_exported(export, precision="int8")[1]["int8"]
+
+
+def test_mode_is_the_best_measured(export):
+    entry = search(export, 80, 79.8, 80.1, modes=("percentile", "naive"))
+    assert entry["mode"] == "naive" and entry["drop"] == pytest.approx(-0.1)
+    assert "percentile" not in entry and entry["excluded"] == []
+
+
+def test_known_baseline_is_not_measured_again(export):
+    assert search(export, 79.7, baseline=80)["float32_score"] == 80
+
+
+def test_as_few_layers_as_will_do_are_excluded(export):
+    # all int8: 70; the worst 1: 75, 2: 76, 4: 79.9, which is enough; 3: 79.6, enough as well
+    entry = search(export, 80, 70, 75, 76, 79.9, 79.6)
+    symbol, arrays = rewrite.read_graph(export, load_exported(export)[1])
+    made = Quantizer(symbol, arrays, stack_images(16))
+    worst = [layer for layer, _ in made.sensitivity("naive")]
+    assert entry["excluded"] == worst[:3] and entry["score"] == 79.6
+    assert [t["excluded"] for t in entry["tried"]] == [0, 1, 2, 4, 3]
+    nodes = {n["name"] for n in operators(mx.sym.load(str(export / "tiny-int8-symbol.json")))}
+    for layer, node in made.layers.items():
+        assert (f"quantized_{node}" in nodes) == (layer not in worst[:3])
+
+
+def test_fewer_layers_that_are_not_enough_are_not_taken(export):
+    entry = search(export, 80, 70, 75, 76, 79.9, 79.4)
+    assert len(entry["excluded"]) == 4 and entry["score"] == 79.9
+
+
+def test_budget_that_cannot_be_met_tells_the_drop_and_changes_nothing(export):
+    before = small_files(export)
+    script = Script(80, 70, 71, 73, 72)
+    variant = Int8Variant(stack_images(16), script, modes=("naive",), max_excluded=1 / 3)
+    with pytest.raises(ExportError) as caught:
+        add_variants(export, [variant])
+    assert "int8 loses 7.00 points at best (80.00 in float32, 73.00" in str(caught.value)
+    assert "2 of 9 layers in float32); allowed are 0.5" in str(caught.value)
+    assert small_files(export) == before and os.listdir(export.parent) == ["x"]
+
+
+def test_most_sensitive_layer_comes_first():
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    images[7, 0, 0, 0] = 3000  # leaves the other pixels one level of 8 bits, in the first layer
+    made = quantizer(built(conv_net(), images), images)
+    order = made.sensitivity("naive", count=7)
+    errors = [error for _, error in order]
+    assert order[0][0] == "0" and errors == sorted(errors, reverse=True)
+    assert sorted(name for name, _ in order) == sorted(made.layers)
+
+
+def test_layers_that_do_not_exist_are_refused():
+    images = np.ones((2, 3, 8, 8), np.float32)
+    with pytest.raises(ValueError, match="layers conv7: not in the graph; it has 0, 1, 3"):
+        quantizer(built(conv_net(), images), images).build("naive", ["conv7"])
+
+
+def test_all_layers_excluded_is_the_float32_graph():
+    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    net = built(conv_net(), images)
+    made = quantizer(net, images)
+    logits = first_output(graphs.make_block(*made.build("naive", made.layers))(mx.nd.array(images)))
+    np.testing.assert_allclose(logits, net(mx.nd.array(images)).asnumpy(), rtol=0, atol=1e-5)
+
+
+def test_other_numbers_elsewhere_are_refused(tmp_path, monkeypatch):
+    images = stack_images(2)
+    symbol, arrays = quantizer(built(conv_net(), images), images).build("naive")
+    files = int8.write_graph(tmp_path, "x-int8", symbol, arrays, "int8")
+    block = graphs.make_block(symbol, arrays)
+    figures = int8.check_parity(tmp_path, files, block, images)
+    assert figures["max_abs_diff"] <= figures["tolerance"] and figures["batch"] == [1, 2, 3]
+    name = next(name for name, array in arrays.items() if name.endswith("bias") and array.size == 4)
+    other = graphs.make_block(symbol, dict(arrays, **{name: arrays[name] + 0.5}))
+    with pytest.raises(ExportError, match=r"give other numbers in plain MXNet, by 0\.[2-9]"):
+        int8.check_parity(tmp_path, files, other, images)
+
+
+def test_arguments_are_checked(export):
+    images = stack_images(2)
+    for options, text in (
+        ({"modes": ("kl",)}, "valid are naive, entropy, percentile"),
+        ({"modes": ()}, "one or more"),
+        ({"max_drop": -1}, "max_drop=-1"),
+        ({"percentile": 10}, "percentile=10"),
+        ({"dtype": "uint8"}, "dtype 'uint8'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            Int8Variant(images, Script(), **options)
+    for bad in (images[:0], images[:, :, :4], images.astype(np.float64)):
+        with pytest.raises(ValueError, match=r"give float32 \(N, 3, 8, 8\)"):
+            add_variants(export, [Int8Variant(bad, Script())])
+    with pytest.raises(ValueError, match="not finite"):
+        add_variants(export, [Int8Variant(images * np.float32(np.nan), Script())])
+    with pytest.raises(ExportError, match="float32: the score is nan"):
+        add_variants(export, [Int8Variant(images, lambda run: float("nan"))])

@@ -1,0 +1,278 @@
+"""ONNX variant: the net's numbers in another engine, for every family, and the form of the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+from export_helpers import CLASSES, Net, export, images, make_net
+from mxnet import gluon
+from mxnet.gluon import nn
+from test_zoo import SIZE, SMALL, pictures, run, small, traced
+
+from gluon_attn.export import ExportError, export_model, sidecar
+from gluon_attn.export.variants import add_variants
+from model_zoo import get_model, list_models
+from model_zoo.names import MODELS
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from gluon_attn.export import onnx_model  # noqa: E402
+from gluon_attn.export.onnx_model import OnnxVariant  # noqa: E402
+
+PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60)}
+CASES = [(name, False) for name in sorted(SMALL)]
+CASES += [(name, True) for name in sorted(SMALL) if name.startswith("vaa")]
+
+
+def family(name):
+    """Return what makes the graphs of two models differ in more than size."""
+    factory = MODELS.get(name)
+    options = {key: p.default for key, p in factory.__signature__.parameters.items()}
+    blocks = "two convolutions" if options["depth"] < 50 else "three convolutions"
+    return factory.func.__name__, options["version"], options.get("variant"), blocks
+
+
+def load(directory):
+    """Return ``(model, session, sidecar)`` of an export directory."""
+    contents = sidecar.read_sidecar(directory)
+    path = str(directory / contents["files"]["onnx"]["file"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return onnx.load(path), session, contents
+
+
+def agree(actual, expected):
+    """Check that every value is within 1e-5 of max(1, |value|)."""
+    assert actual.shape == expected.shape and actual.dtype == np.float32
+    scaled = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
+    assert scaled.max() <= 1e-5
+
+
+def check_form(model, contents):
+    """Check what a consumer relies on: names, order, dimensions, weights inside, opset."""
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", contents["onnx"]["opset"])]
+    assert [value.name for value in model.graph.input] == ["data"]
+    for value, entry in zip(
+        [*model.graph.input, *model.graph.output], [contents["input"], *contents["outputs"]]
+    ):
+        dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        assert value.name == entry["name"] and dims == entry["shape"] and dims[0] == "batch"
+    assert len(model.graph.output) == len(contents["outputs"])
+    used = {name for node in model.graph.node for name in node.input}
+    assert {weight.name for weight in model.graph.initializer} <= used
+
+
+# --- the zoo ------------------------------------------------------------------------------------
+
+
+def test_the_small_nets_are_of_every_family():
+    # depth aside; a new paper or version must come with a small net of its own
+    def without_depth(names):
+        return {family(name)[:3] for name in names}
+
+    assert without_depth(SMALL) == without_depth(list_models())
+    assert {family(name)[3] for name in SMALL} == {family(name)[3] for name in list_models()}
+
+
+@pytest.mark.parametrize("name, with_maps", CASES)
+def test_every_family_gives_the_nets_numbers(name, with_maps, tmp_path):
+    net = small(name)
+    classes = [str(k) for k in range(net.classes)]
+    directory = export_model(
+        net, tmp_path / "x", "m", classes, SIZE, PREPROCESS, with_maps=with_maps, check=False,
+        variants=[OnnxVariant()],
+    )  # fmt: skip
+    model, session, contents = load(directory)
+    check_form(model, contents)
+    names = [value.name for value in session.get_outputs()]
+    assert names == ["logits", *(net.attention_outputs if with_maps else ())]
+    given = pictures(5)
+    expected = run(net, given)
+    for rows in (slice(0, 5), slice(0, 1), slice(1, 3)):  # the batch size is free
+        results = session.run(None, {"data": given.asnumpy()[rows]})
+        for output, actual in zip(names, results):
+            agree(actual, expected[output][rows])
+    assert contents["onnx"]["max_abs_diff"] <= contents["onnx"]["tolerance"] == 1e-5
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_no_graph_has_an_operator_that_the_exporter_lacks(name):
+    assert onnx_model.unsupported_operators(mx.sym.Group(traced(get_model(name)))) == []
+
+
+def test_the_list_of_operators_is_the_exporters():
+    known = onnx_model.supported_operators()
+    assert {"Convolution", "BatchNorm", "softmax", "broadcast_mul"} <= known
+    data = mx.sym.var("data")
+    for symbol, op in (
+        (mx.sym.pick(data, mx.sym.var("index")), "pick"),
+        (mx.sym.broadcast_maximum(data, mx.sym.var("other")), "broadcast_maximum"),
+        (mx.sym.sort(data), "sort"),
+    ):
+        assert op not in known and onnx_model.unsupported_operators(symbol) == [op]
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    net = make_net()
+    directory = tmp_path_factory.mktemp("onnx") / "x"
+    return net, export(net, directory, with_maps=True, variants=[OnnxVariant()])
+
+
+def test_the_directory_holds_one_file_more_and_the_sidecar_says_what_was_checked(made):
+    contents = sidecar.read_sidecar(made[1])
+    names = ["tiny-0000.params", "tiny-symbol.json", "tiny.json", "tiny.onnx"]
+    assert sorted(os.listdir(str(made[1]))) == names
+    assert contents["files"]["onnx"] == sidecar.describe_file(made[1] / "tiny.onnx")
+    entry = contents["onnx"]
+    assert (entry["opset"], entry["ir_version"], entry["batch"]) == (13, 7, [1, 2, 3])
+    assert entry["max_abs_diff"] <= entry["tolerance"] == 1e-5
+    assert entry["mxnet"] == mx.__version__ and entry["onnx"] == onnx.__version__
+    assert entry["onnxruntime"] == onnxruntime.__version__
+
+
+def test_the_same_export_gives_the_same_bytes(made, tmp_path):
+    again = export(made[0], tmp_path / "x", with_maps=True, variants=[OnnxVariant()])
+    assert (again / "tiny.onnx").read_bytes() == (made[1] / "tiny.onnx").read_bytes()
+
+
+def test_added_to_an_export_that_is_there_and_replaced(made, tmp_path):
+    directory = export(made[0], tmp_path / "x", with_maps=True)
+    before = sidecar.read_sidecar(directory)
+    add_variants(directory, [OnnxVariant()])
+    assert (directory / "tiny.onnx").read_bytes() == (made[1] / "tiny.onnx").read_bytes()
+    after = sidecar.read_sidecar(directory)
+    assert {k: v for k, v in after["files"].items() if k != "onnx"} == before["files"]
+    add_variants(directory, [OnnxVariant(opset=12)])
+    model, _, contents = load(directory)
+    check_form(model, contents)
+    assert contents["onnx"]["opset"] == 12
+    assert len(os.listdir(str(directory))) == 4 and os.listdir(str(tmp_path)) == ["x"]
+
+
+class Plain(Net):
+    """Without softmax and dense layers; its second output is a Dropout, nothing in inference."""
+
+    output_names, attention_outputs = ("logits", "attention_same"), ("attention_same",)
+
+    def hybrid_forward(self, F, x):
+        score = F.sigmoid(self.score(self.stem(x)))
+        return F.mean(score, axis=(2, 3)), F.Dropout(score)
+
+
+@pytest.mark.parametrize("with_maps", [True, False])
+def test_other_operators_and_an_input_that_is_not_square(tmp_path, with_maps):
+    net = make_net(kind=Plain)
+    directory = export_model(
+        net, tmp_path / "x", "m", CLASSES, (20, 12), PREPROCESS, with_maps=with_maps, check=False,
+        variants=[OnnxVariant()],
+    )  # fmt: skip
+    model, session, contents = load(directory)
+    check_form(model, contents)
+    data = np.random.RandomState(2).normal(size=(4, 3, 20, 12)).astype(np.float32)
+    for actual, expected in zip(session.run(None, {"data": data}), net(mx.nd.array(data))):
+        agree(actual, expected.asnumpy())
+
+
+def test_plain_gluon_net(tmp_path):
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3), nn.MaxPool2D(), nn.Flatten(), nn.Dense(len(CLASSES)))
+    net.initialize()
+    model, session, contents = load(export(net, tmp_path / "x", variants=[OnnxVariant()]))
+    check_form(model, contents)
+    agree(session.run(None, {"data": images(2).asnumpy()})[0], net(images(2)).asnumpy())
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+class Sorter(gluon.HybridBlock):
+    """Uses an operator that the exporter lacks."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.head = nn.Dense(len(CLASSES))
+
+    def hybrid_forward(self, F, x):
+        return F.sort(self.head(x))
+
+
+def refused(tmp_path, message, net=None):
+    """Check that neither exporting nor adding ONNX leaves anything behind."""
+    with pytest.raises(ExportError, match=message):
+        export(net or make_net(), tmp_path / "new", variants=[OnnxVariant()])
+    old = export(net or make_net(), tmp_path / "old")
+    with pytest.raises(ExportError, match=message):
+        add_variants(old, [OnnxVariant()])
+    assert os.listdir(str(tmp_path)) == ["old"] and len(os.listdir(str(old))) == 3
+    assert "onnx" not in sidecar.read_sidecar(old)
+
+
+def test_operator_without_conversion_is_named(tmp_path):
+    net = Sorter()
+    net.initialize()
+    refused(tmp_path, "no ONNX conversion for sort; .*supported_operators", net)
+
+
+def test_other_numbers_are_refused_with_the_figure(tmp_path, monkeypatch):
+    convert = onnx_model.convert
+
+    def spoilt(*arguments):
+        model = convert(*arguments)
+        weight = next(w for w in model.graph.initializer if w.name == "plain.bias")
+        values = onnx.numpy_helper.to_array(weight) + np.float32(3e-4)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return model
+
+    monkeypatch.setattr(onnx_model, "convert", spoilt)
+    refused(tmp_path, r"differs from MXNet by 0\.0003 of .*at most 1e-05")
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        ("onnx", r'needs onnx .*pip install "gluon_attn\[onnx\]"'),
+        ("onnx.mapping", r'no longer has onnx.mapping.*pip install "onnx<1.19"'),
+        ("onnxruntime", r'cannot be checked: .*pip install "gluon_attn\[onnx\]"'),
+    ],
+)
+def test_missing_package_says_what_to_install(tmp_path, monkeypatch, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    refused(tmp_path, message)
+
+
+def test_failing_converter_is_an_export_error_and_the_checker_is_put_back(tmp_path, monkeypatch):
+    before = dict(onnx.checker.DEFAULT_CONTEXT.opset_imports)
+
+    def fail(*arguments, **options):
+        assert dict(onnx.checker.DEFAULT_CONTEXT.opset_imports) == {"": 13}
+        raise KeyError("pad")
+
+    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
+
+    monkeypatch.setattr(MXNetGraph, "create_onnx_graph_proto", fail)
+    refused(tmp_path, "tiny: no ONNX model .KeyError: 'pad'")
+    assert dict(onnx.checker.DEFAULT_CONTEXT.opset_imports) == before
+
+
+def test_outputs_that_the_exporter_loses_are_noticed(made):
+    contents = json.loads(json.dumps(sidecar.read_sidecar(made[1])))
+    contents["outputs"][1]["name"] = "attention_other"
+    symbol, arrays = onnx_model._read_graph(made[1], contents)
+    with pytest.raises(ExportError, match="ONNX outputs .*attention_stem.*attention_other"):
+        onnx_model.convert(symbol, arrays, contents)
+
+
+def test_unknown_opset():
+    with pytest.raises(ValueError, match="opset 17: MXNet's exporter writes 12 and 13"):
+        OnnxVariant(opset=17)
