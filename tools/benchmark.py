@@ -5,8 +5,6 @@ python tools/benchmark.py step --model vaa_resnet101_wider    training step, aga
 python tools/benchmark.py train                               VAA training step, three ways
 python tools/benchmark.py awmt                                AWMT step against a basic-model one
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
-
-Engines that are not installed, or that this processor cannot run, are named on standard error.
 """
 
 from __future__ import annotations
@@ -45,22 +43,21 @@ def flags():
         command.add_argument("--engines", nargs="+", metavar="E",
                              help="only these, such as torch or onnxruntime:int8")  # fmt: skip
         command.add_argument("--out", metavar="DIR", help="write results.md, .json and .png")
-    train = commands.add_parser("train", help="one training step, three ways")
-    train.add_argument("--model", default="vaa_resnet101", help="default: vaa_resnet101")
-    train.add_argument("--size", type=int, default=224, help="input side in pixels; default: 224")
-    train.add_argument("--batch-size", type=int, default=8, help="default: 8")
-    train.add_argument("--rounds", type=int, default=5, help="turns of each variant; default: 5")
-    awmt = commands.add_parser("awmt", help="a step with adaptive weights against fixed ones")
-    awmt.add_argument("--model", default="awmt_resnet50", help="default: awmt_resnet50")
-    awmt.add_argument("--size", type=int, default=224, help="input side in pixels; default: 224")
-    awmt.add_argument("--images", type=int, default=20, help="images per step; default: 20")
-    awmt.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
+    for name, model, batch, what in (
+        ("train", "vaa_resnet101", 8, "one training step, three ways"),
+        ("awmt", "awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
+    ):
+        own = commands.add_parser(name, help=what)
+        own.add_argument("--model", default=model, help="default: %(default)s")
+        own.add_argument("--size", type=int, default=224, help="input side; default: 224 pixels")
+        own.add_argument("--batch-size", type=int, default=batch, help="default: %(default)s")
+        own.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
     data = commands.add_parser("data", help="data loading")
     data.add_argument("--data-dir", required=True, help="packed folder (tools/prepare_data.py)")
     data.add_argument("--split", default="train", help="default: train")
     data.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
     data.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for command in (infer, step, train, awmt, data):
+    for command in commands.choices.values():
         command.add_argument("--json", metavar="FILE", help="also write all figures here")
     return parser
 
@@ -98,16 +95,14 @@ def main():
 
     if args.command in TITLES:
         result = compare(args)
-    elif args.command == "train":
-        result = work.benchmark_training(
-            args.model, args.size, args.batch_size, args.rounds, report=report
-        )
-        print(work.training_table(result))
-    elif args.command == "awmt":
+    elif args.command in ("train", "awmt"):
         from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
 
-        result = benchmark_weights(args.model, args.size, args.images, args.rounds, report=report)
-        print(weights_table(result))
+        ways = {"train": (work.benchmark_training, work.training_table),
+                "awmt": (benchmark_weights, weights_table)}  # fmt: skip
+        measure, table = ways[args.command]
+        result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
+        print(table(result))
     else:
         from gluon_attn.data import open_dataset
         from gluon_attn.data.bench import loader_rate
