@@ -76,7 +76,8 @@ METADATA = {
         "cu112": pins("requirements-cu112.txt"),
         "onnx": ["onnx>=1.13,<1.19", "onnxruntime"],
         # What tools/benchmark.py can compare with.
-        "bench": ["onnx>=1.13,<1.19", "onnxruntime", "openvino", "torch"],
+        # ml_dtypes: ONNX Runtime's quantizer imports it, and 0.6 wants a newer NumPy.
+        "bench": ["onnx>=1.13,<1.19", "onnxruntime", "ml_dtypes<0.6", "openvino", "torch"],
         "test": pins("requirements-test.txt"),
         "tensorboard": ["tensorboardX"],
         # gluoncv itself requires opencv-python; below 4.12 because later ones want numpy 2.

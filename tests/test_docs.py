@@ -44,9 +44,7 @@ CALLABLES = (
     "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
 )  # fmt: skip
 
-PREPARE_COMMANDS = (
-    "wider peta rap pa100k celeba market duke voc list synthetic digits tiny".split()
-)
+PREPARE_COMMANDS = "wider peta rap pa100k celeba market duke voc list synthetic digits tiny".split()
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
 

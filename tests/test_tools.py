@@ -236,7 +236,7 @@ def assert_nothing_half_written(run):
     "arguments, expected",
     [
         (["--recipe", "vaa_wider_resnet10"], "'vaa_wider_resnet10'; did you mean 'vaa_wider"),
-        (["--recipe", "no/such/file.json"], "valid: baseline_synthetic_resnet18"),
+        (["--recipe", "no/such/file.json"], "valid: awmt_celeba_resnet50"),
         (["gama=2"], "unknown recipe key 'gama'; did you mean 'gamma'"),
         (["options.gama=2"], "unknown method setting 'gama'; did you mean 'gamma'"),
         (["lr"], "override 'lr': write key=value"),

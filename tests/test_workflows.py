@@ -252,9 +252,17 @@ def test_other_attributes_are_refused(data):
     assert dataset.names == NAMES and dataset.mask.mean() < 1
     counted = evaluate.open_for_evaluation(str(data), "test", NAMES, unspecified="negative")
     assert counted.mask.mean() == 1
-    for names in (("square", "disc", "ring"), ("disc", "square", "stripe"), ("square", "disc")):
+    for names in (("square", "disc", "ring"), ("disc", "square", "stripe"), ("disc", "square")):
         with pytest.raises(ValueError, match="attributes square, disc, stripe; the model was made"):
             evaluate.open_for_evaluation(str(data), "test", names)
+
+
+def test_a_net_of_some_attributes_is_evaluated_on_those(data):
+    whole = evaluate.open_for_evaluation(str(data), "test", NAMES)
+    some = evaluate.open_for_evaluation(str(data), "test", ("square", "stripe"))
+    assert some.names == ("square", "stripe") and len(some) == len(whole)
+    np.testing.assert_array_equal(some.label, whole.label[:, [0, 2]])
+    np.testing.assert_array_equal(some.mask, whole.mask[:, [0, 2]])
 
 
 def test_evaluation_does_not_depend_on_batches_or_threads(data, trained):
