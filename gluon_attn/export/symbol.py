@@ -88,15 +88,14 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     Args:
         directory: The export directory.
         ctx: Context for the parameters; the CPU by default.
-        precision: ``'fp32'``, or ``'int8'`` or ``'bf16'`` where the export has it; both are for the
-            CPU. Hybridize the block with ``static_alloc=True, static_shape=True``: without, oneDNN
-            rearranges every weight in every call.
+        precision: ``'fp32'``; or ``'int8'`` or ``'bf16'`` if the export has it, for the CPU. Do
+            hybridize with ``static_alloc=True, static_shape=True``: without, oneDNN rearranges
+            every weight in every call.
         fused: Of ``'fp32'``, the graph as :func:`fuse` makes it: faster, for the CPU.
 
     Returns:
         ``(block, sidecar)``: a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the
-        sidecar lists (a bare array if there is one), float32 and without gradients; and the sidecar
-        as a dict.
+        sidecar lists (a bare array if there is one), float32, without gradients; and the sidecar.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
@@ -118,8 +117,7 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     text = read_verified(directory, sidecar["files"][f"{prefix}symbol"])
     raw = read_verified(directory, sidecar["files"][f"{prefix}params"])
     try:
-        symbol = mx.sym.load_json(text.decode())
-        arrays = mx.nd.load_frombuffer(raw)
+        symbol, arrays = mx.sym.load_json(text.decode()), mx.nd.load_frombuffer(raw)
     except (mx.base.MXNetError, UnicodeDecodeError) as error:
         raise ExportError(f"{directory}: MXNet cannot read it: {first_line(error)}") from error
     check_shapes(symbol, arrays, sidecar, directory)

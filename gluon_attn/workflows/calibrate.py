@@ -65,12 +65,7 @@ def calibration_data(
     train = open_for_evaluation(data_dir, split, classes)
     held_out = open_for_evaluation(data_dir, score_split, classes)
     chosen = np.unique(np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int))
-    shared = {train.sample_ids[i] for i in chosen} & set(held_out.sample_ids)
-    if shared:
-        raise ValueError(
-            f"splits '{split}' and '{score_split}' share {len(shared)} samples, {min(shared)} for "
-            "one; calibrate and score on different data (--calib-split, --score-split)"
-        )
+    _refuse_overlap(train, chosen, held_out)
     prepare = Preprocess(entry)
     views, _ = _read(train, chosen, prepare, workers, f"reading {split}")
     scored, mask = _read(held_out, range(len(held_out)), prepare, workers, f"reading {score_split}")
@@ -85,6 +80,16 @@ def calibration_data(
     images = np.stack([normalize(view) for view in views])
     score = _Score(scored, held_out.label, mask, held_out.names, normalize, activation)
     return Calibration(images, score, fingerprint)
+
+
+def _refuse_overlap(train, chosen, held_out):
+    shared = {train.sample_ids[i] for i in chosen} & set(held_out.sample_ids)
+    if shared:
+        raise ValueError(
+            f"splits '{train.split}' and '{held_out.split}' share {len(shared)} samples, "
+            f"{min(shared)} for one; calibrate and score on different data (--calib-split, "
+            "--score-split)"
+        )
 
 
 class _Score:

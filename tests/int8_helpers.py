@@ -1,0 +1,40 @@
+"""What the tests of int8 share."""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+from mxnet.gluon import nn
+
+from gluon_attn.export import symbol as graphs
+from gluon_attn.export.int8_search import Quantizer
+
+CALLS = (2, 2, 5, 5, 2)  # batch sizes; one of the traps shows in the second call of a size
+
+
+def quantizer(net, images, **options):
+    return Quantizer(*graphs.trace(net, ("logits",)), images, **options)
+
+
+def static(block):
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
+
+
+def operators(symbol):
+    return [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
+
+
+def built(net, images):
+    net.initialize(mx.init.Xavier(magnitude=2))
+    net(mx.nd.array(images))
+    return net
+
+
+def conv_net(seed=0):
+    mx.random.seed(seed)
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(8, 3, in_channels=3, activation="relu"), nn.Conv2D(8, 3), nn.Flatten())
+    net.add(nn.Dense(4))
+    return net
