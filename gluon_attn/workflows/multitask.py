@@ -188,6 +188,9 @@ def _describe(results, seconds):
                 + _difference(worst, [lowest(r, measure) for r in results[other]])
             )
     parts.append("\n".join(lines))
+    rows = results["AWMT"][0]["attributes"]
+    guess = ", ".join(f"{row['name']} {100 * row['majority']:.1f}" for row in rows)
+    parts.append(f"Accuracy of always predicting the commoner class: {guess}.")
     noise = ", ".join(f"{name} {100 * share:.0f} %" for name, share in TASKS.items() if share)
     spent = ", ".join(f"{name} {np.mean(s):.0f}" for name, s in seconds.items())
     parts.append(
