@@ -31,7 +31,7 @@ ALLOWED = {
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
     "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
-    "export": {"runtime", "files"},
+    "export": {"runtime", "files", "schema"},
     "downstream": {"nets"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
     "tools": {

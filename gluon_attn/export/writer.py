@@ -47,6 +47,7 @@ def export_model(
     check=True,
     activation="sigmoid",
     variants=(),
+    schema=None,
 ):
     """Write a net as an export directory that plain MXNet can run, and check its numbers.
 
@@ -69,6 +70,8 @@ def export_model(
         activation: What turns logits into probabilities: sigmoid, softmax or none.
         variants: Further forms of the graph (:mod:`gluon_attn.export.variants`); if one cannot be
             made, nothing is written.
+        schema: :class:`gluon_attn.schema.Schema` of the classes, or its JSON form; None: every
+            class is a binary attribute.
 
     Returns:
         ``directory`` as a Path.
@@ -83,6 +86,7 @@ def export_model(
     sidecar_file.refuse_existing(directory, overwrite)
     names = select_outputs(net, with_maps)
     sidecar = _start_sidecar(name, classes, input_size, preprocess, thresholds, activation)
+    sidecar["schema"] = sidecar_file.check_schema(schema, sidecar["classes"]).to_json()
     sidecar["extra"] = _check_extra(extra)
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
     batch = _random_batch(sidecar["input"])
