@@ -407,7 +407,8 @@ def test_of_a_multiclass_attribute_the_most_probable_class_is_predicted(tmp_path
         assert record["attributes"] == {"hat": False, "upper": "red" if red else "blue"}
         assert record["positives"] == ["upper=red" if red else "upper=blue"]
     assert {record["attributes"]["upper"] for record in records} == {"red", "blue"}
-    assert "the most probable" in format_table(records, predictor.classes)
+    named = [dict(record, image="a.jpg") for record in records]
+    assert "the most probable" in format_table(named, predictor.classes)
 
 
 def test_binary_attributes_need_no_schema(made):
