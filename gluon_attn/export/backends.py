@@ -34,7 +34,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
-from gluon_attn.export.symbol import INPUT, PRECISIONS, cpu_flags, load_exported
+from gluon_attn.export.symbol import INPUT, PRECISIONS, has_avx512, load_exported
 from gluon_attn.files import first_line
 from gluon_attn.runtime import contexts
 
@@ -318,13 +318,6 @@ def default_threads():
     """Return the number of compute threads that MXNet starts with."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1
-
-
-def has_avx512():
-    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
-    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
-    allowed = ceiling in ("ALL", "DEFAULT") or "AVX512" in ceiling
-    return allowed and {"avx512bw", "avx512dq", "avx512vl"} <= cpu_flags()
 
 
 def _kind_of(context):

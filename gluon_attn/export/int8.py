@@ -231,7 +231,7 @@ def check_parity(directory, files, block, images):
         inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
         np.savez(inputs, **rows)
         paths = [str(directory / file) for file in files.values()]
-        report = writer._run_elsewhere([*paths, inputs, outputs, "cpu:0"])
+        report = writer.run_elsewhere([*paths, inputs, outputs, "cpu:0"])
         with np.load(outputs) as results:
             for key, data in rows.items():
                 expected = block(mx.nd.array(data))

@@ -19,6 +19,7 @@ from mxnet import autograd, gluon
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.files import first_line
+from gluon_attn.runtime import read_flags
 
 INPUT = "data"
 PRECISIONS = ("fp32", "int8", "bf16", "fp16")
@@ -153,16 +154,20 @@ def fuse(symbol):
 
 def cpu_flags(cpuinfo="/proc/cpuinfo"):
     """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
-    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
-    flags = set()
-    try:
-        with open(cpuinfo, encoding="ascii", errors="ignore") as lines:
-            flags.update(next((line for line in lines if line.startswith("flags")), "").split())
-    except OSError:
-        pass
-    if ceiling not in ("ALL", "DEFAULT") and "AVX512" not in ceiling:
+    flags = read_flags(cpuinfo)
+    if not _avx512_allowed():
         flags = {flag for flag in flags if not flag.startswith("avx512")}
     return flags
+
+
+def has_avx512():
+    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
+    return _avx512_allowed() and {"avx512bw", "avx512dq", "avx512vl"} <= cpu_flags()
+
+
+def _avx512_allowed():
+    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
+    return ceiling in ("ALL", "DEFAULT") or "AVX512" in ceiling
 
 
 def has_vnni():
@@ -183,7 +188,7 @@ def require_cpu(precision, entry=None):
     Raises:
         ExportError: bf16 without AVX-512.
     """
-    if precision == "bf16" and not cpu_flags() >= {"avx512bw", "avx512dq", "avx512vl"}:
+    if precision == "bf16" and not has_avx512():
         raise ExportError(
             "bf16 needs a processor with AVX-512 (avx512bw, avx512dq, avx512vl), and oneDNN has no "
             "bfloat16 kernels for this one; use fp32 or int8 here"
