@@ -50,12 +50,11 @@ def main():
     """Predict the split, print the table and write the files."""
     args = flags().parse_args()
     from gluon_attn.data.lists import read_names
-    from gluon_attn.metrics.attribute_tables import accuracy_text
-    from gluon_attn.metrics.report import to_console
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import evaluate as work
     from gluon_attn.workflows import load
     from gluon_attn.workflows.build import reports_accuracy
+    from gluon_attn.workflows.scores import text_of
 
     ctx = contexts(cli.device_of(args))
     out = output_folder(args)
@@ -69,23 +68,21 @@ def main():
         from gluon_attn.export import Predictor
 
         names = Predictor(args.export).classes
+    recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
-        args.unspecified,
+        args.unspecified, recipe.get("data_options"),
     )  # fmt: skip
     if trained:
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:
         found = work.predict_export(args.export, dataset, ctx[0], args.batch_size)
-    recipe = trained.extra.get("recipe", {}) if trained else {}
     wanted = reports_accuracy(recipe, dataset.schema)
     done = work.evaluate(
         found, dataset.names, out, args.split, args.threshold, not args.no_figures,
         dataset.schema if wanted else None,
     )  # fmt: skip
-    print(to_console(done.result))
-    if wanted:
-        print(accuracy_text(done.accuracy))
+    print(text_of(done.result, done.accuracy))
     files = list(done.files)
     if trained and not args.no_figures:
         path = os.path.join(out, f"{args.split}_attention.png")
