@@ -18,7 +18,7 @@ or its line (:mod:`gluon_attn.blocks.genotype`). The paper's controls are ``atte
 
 from __future__ import annotations
 
-from gluon_attn.nets import DEPTHS, cifar_resnet
+from gluon_attn.nets import DEPTHS, CifarResNet
 from gluon_attn.papers.autola import SuperNet
 from gluon_attn.papers.vaa import xavier
 from model_zoo.factories import infer_shapes, plain_resnet
@@ -29,9 +29,19 @@ from model_zoo.names import register
 def search_resnet(depth=20, classes=10, input_size=32, width=16):
     """Build the super-network of a search on a ResNet of three stages.
 
-    ``input_size`` is only used to infer parameter shapes.
+    Args:
+        depth: 6 n + 2 layers, from 8 on.
+        classes: Length of the logits.
+        input_size: Side of the input in pixels; only used to infer parameter shapes.
+        width: Filters of the first stage.
+
+    Raises:
+        ValueError: Another depth.
     """
-    net = SuperNet(cifar_resnet(depth, classes, width))
+    units, rest = divmod(depth - 2, 6)
+    if units < 1 or rest:
+        raise ValueError(f"depth={depth}: valid are 8, 14, 20, 26, …")
+    net = SuperNet(CifarResNet(units, width, classes=classes))
     net.input_size = (input_size, input_size)
     net.output.weight.init = xavier()
     return infer_shapes(net)

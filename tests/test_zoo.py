@@ -40,6 +40,8 @@ SMALL = {
     "vgg11_w8_digits": {},
     "wide_resnet50_2": {"width": 8, "classes": 5},
 }
+# Searched, then thrown away: no graph of it is ever exported.
+NOT_EXPORTED = {"autola_search_resnet20"}
 # Batch norms that no graph optimisation can fold: SRM's looks at channel statistics.
 NOT_BEHIND_A_CONVOLUTION = {"srm": {"BatchNorm"}}
 EXPORTED = (
@@ -118,6 +120,8 @@ def expected_classes(name):
     }  # fmt: skip
     if name.startswith("reid") and name.endswith("_synthetic"):
         return 40
+    if name in NOT_EXPORTED:
+        return 10
     for suffix, classes in datasets.items():
         if name.endswith(suffix):
             return classes

@@ -1,6 +1,7 @@
 """Evaluate a trained run, an export or a zoo model: tables, CSV, JSON, Markdown, figures.
 
 python tools/evaluate.py --run runs/vaa --data-dir WIDER
+python tools/evaluate.py --run runs/icasc --compare runs/plain --data-dir CUB --attention
 python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
 python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
 """
@@ -36,6 +37,17 @@ def flags():
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
+    parser.add_argument(
+        "--analyse", nargs="+", default=[], metavar="KIND",
+        help="instead of the tables: attention, overlap, selectivity, tsne, gradcam, gates, critic",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attention", action="store_true", help="same as --analyse attention overlap"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN",
+        help="analyse also these, as baselines: run folders, or ZOO_NAME=WEIGHTS",
+    )  # fmt: skip
     cli.add_device_flags(parser)
     return parser
 
@@ -44,6 +56,21 @@ def output_folder(args):
     """Return where files go: never into the run or the export that is evaluated."""
     source = args.run or args.export or os.path.splitext(args.params or args.model)[0]
     return args.out or f"{source.rstrip(os.sep)}_evaluation"
+
+
+def analyse(args, trained, dataset, ctx, out):
+    """Analyse the net, and those to compare it with, instead of evaluating it."""
+    from gluon_attn.workflows import analysis
+
+    kinds = list(dict.fromkeys(args.analyse + ["attention", "overlap"] * args.attention))
+    if trained is None:
+        raise ValueError("an export cannot be differentiated; give --run or --model")
+    models, runs = analysis.load_models(trained, args.run, args.compare, ctx)
+    settings = analysis.Settings(
+        out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs
+    )
+    for found in analysis.analyse(models, dataset, kinds, settings).values():
+        print(found.text + "\n" + "\n".join(f"wrote {path}" for path in found.files) + "\n")
 
 
 def main():
@@ -73,6 +100,10 @@ def main():
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
         args.unspecified, recipe.get("data_options"),
     )  # fmt: skip
+    if args.analyse or args.attention:
+        return analyse(args, trained, dataset, ctx, out)
+    if args.compare:
+        raise ValueError("--compare needs --analyse or --attention")
     if trained:
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:

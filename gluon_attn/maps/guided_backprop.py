@@ -49,7 +49,12 @@ def cut_at_relus(symbol):
             ends.append(node["inputs"][0])
             node.update(op="null", name=names[-1], inputs=[], attrs={"__dtype__": "0"})
     nodes = graph["nodes"]
-    graph["heads"] = ends + graph["heads"]
+    ends += graph["heads"]
+    for k, (number, *_) in enumerate(ends):
+        if nodes[number]["op"] == "null":  # MXNet cannot differentiate a graph that is a variable
+            nodes.append({"op": "_copy", "name": f"{LEAF}_copy{k}", "inputs": [ends[k]]})
+            ends[k] = [len(nodes) - 1, 0, 0]
+    graph["heads"] = ends
     graph["arg_nodes"] = [k for k, node in enumerate(nodes) if node["op"] == "null"]
     graph.pop("node_row_ptr", None)
     pieces = mx.sym.load_json(json.dumps(graph))
@@ -113,7 +118,8 @@ class GuidedBackprop:
                 continue
             if name is not None:
                 arriving = arriving.relu() * (leaves[name] > 0)
-            found = autograd.grad(output, [leaves[n] for n in takes], arriving)
+            # retain_graph: pieces share leaves, which MXNet would forget with the first of them
+            found = autograd.grad(output, [leaves[n] for n in takes], arriving, retain_graph=True)
             for n, gradient in zip(takes, found):
                 gradients[n] = gradients[n] + gradient if n in gradients else gradient
         return gradients["data"]

@@ -5,7 +5,7 @@ with the batch-hard triplet loss (Hermans, Beyer, Leibe, arXiv:1703.07737, 2017)
 features alone are used: pictures of new people are compared by distance.
 
 DREAL (Li and Chen, ECCV 2020) is added to such a baseline; the documents we have name the data sets
-but not the losses, so their combination here is an assumption (docs/dreal.md).
+but not the losses, so their combination here is an assumption (docs/reid.md).
 
 It is here and not in ``downstream`` because it is a training method like those of the papers:
 ``downstream`` may use nets only.

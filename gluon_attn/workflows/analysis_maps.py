@@ -20,9 +20,9 @@ from gluon_attn.losses.separability import attention_separation, resize_like, so
 from gluon_attn.maps import MAPS
 from gluon_attn.maps.guided_backprop import GuidedBackprop
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
+from gluon_attn.nets.tail import Tail
 from gluon_attn.papers.icasc_gradients import ScorePass, true_and_confusing
 from gluon_attn.workflows.analysis_features import batches, shown_name
-from gluon_attn.workflows.analysis_parts import InferenceParts
 from gluon_attn.workflows.scores import activation_of
 
 TOP = 5  # classes of an image whose maps are drawn; supplement of ICASC
@@ -78,6 +78,11 @@ def open_samples(trained, dataset, positions, ctx):
     return Samples(mx.nd.array(planes, ctx=ctx), views, label)
 
 
+def score_pass(trained, image):
+    """Return a forward pass whose class scores can be differentiated, in inference."""
+    return ScorePass(Tail(trained.net, [image.context], frozen=True), image)
+
+
 def class_maps(run, columns, kind):
     """Return the maps of one class per image at the last feature layer, ``(N, h, w)`` NumPy.
 
@@ -111,7 +116,7 @@ def analyse_attention(models, dataset, settings):
     kind, rows, values = settings.choice or "channel_weighted", {}, {}
     for name, trained in models.items():
         seen = open_samples(trained, dataset, positions, settings.ctx)
-        run = ScorePass(InferenceParts(trained.net), seen.image)
+        run = score_pass(trained, seen.image)
         probs = probabilities(run.logits, dataset)
         order = np.argsort(-probs, axis=1, kind="stable")[:, :TOP]
         maps = np.stack([class_maps(run, column, kind) for column in order.T], axis=1)
@@ -151,11 +156,11 @@ def attention_overlap(trained, dataset, settings, threshold=THRESHOLD):
         ``{map kind: {'inner' | 'last': summary}}``; see
         :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
     """
-    parts = InferenceParts(trained.net)
+    tail = Tail(trained.net, [settings.ctx], frozen=True)
     meters = {kind: {layer: OverlapMeter(threshold) for layer in LAYERS} for kind in MAPS}
     for batch, rows in batches(trained, dataset, settings, f"{trained.name}: overlap"):
         label, mask = (a.as_in_context(settings.ctx) for a in (batch.label, batch.mask))
-        run = ScorePass(parts, batch.image.as_in_context(settings.ctx))
+        run = ScorePass(tail, batch.image.as_in_context(settings.ctx))
         true, confusing, _ = true_and_confusing(run.logits, label, mask)
         valid = rows & (true.asnumpy().any(axis=1)) & (confusing.asnumpy().any(axis=1))
         best = (run.logits - 1e30 * (1 - true)).max(axis=1)
@@ -227,7 +232,7 @@ def analyse_gradcam(models, dataset, settings):
     passes = {}
     for name, trained in models.items():
         seen = open_samples(trained, dataset, positions, settings.ctx)
-        passes[name] = seen, ScorePass(InferenceParts(trained.net), seen.image)
+        passes[name] = seen, score_pass(trained, seen.image)
     seen, run = passes[name]
     logits = run.logits.asnumpy()
     known = np.where(seen.label.any(axis=1, keepdims=True), seen.label, 1)

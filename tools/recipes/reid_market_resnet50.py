@@ -7,7 +7,7 @@ Hours      not run
 Paper      DREAL (ECCV 2020) evaluates on re-identification data; its numbers are not known to us
 Ours       not run
 Deviates   nothing of the paper's re-identification settings is known to us: losses, margin, sizes,
-           batches and schedule are assumptions (docs/dreal.md).
+           batches and schedule are assumptions (docs/reid.md).
            All 751 training identities are trained on and the last epoch is kept, as published
            results are made; splits=train,val,test keep=best holds a tenth of them out.
 """
