@@ -5,6 +5,8 @@
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
+# A process per core, each with one compute thread; a file's tests stay together, as they share nets.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: demo test test-all lint doctor venv clean
 .DEFAULT_GOAL := help
@@ -26,10 +28,10 @@ demo: $(READY)
 	$(RUN) tools/demo.py $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(READY)
-	$(RUN) -m pytest -m '' $(ARGS)
+	$(RUN) -m pytest -m '' $(PARALLEL) $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

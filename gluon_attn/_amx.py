@@ -23,6 +23,8 @@ import sys
 import warnings
 from typing import NamedTuple
 
+from gluon_attn._cpu import read_flags
+
 ISA_VARIABLE = "DNNL_MAX_CPU_ISA"
 AMX_ISA = "AVX512_CORE_AMX"
 OPT_OUT = "GLUON_ATTN_AMX"
@@ -43,14 +45,7 @@ class AmxState(NamedTuple):
 
 def cpu_has_amx(cpuinfo="/proc/cpuinfo"):
     """Return whether the processor lists every AMX flag that oneDNN 2.4.4 asks for."""
-    try:
-        with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("flags"):
-                    return set(line.split()) >= CPU_FLAGS
-    except OSError:
-        pass
-    return False
+    return read_flags(cpuinfo) >= CPU_FLAGS
 
 
 def request_permission():

@@ -14,6 +14,7 @@ import random
 import sys
 
 from gluon_attn import _amx, _environment, _gpu, _libraries
+from gluon_attn._cpu import read_flags
 from gluon_attn._doctor import checks, table
 from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
 
@@ -23,6 +24,7 @@ __all__ = [
     "checks",
     "contexts",
     "main",
+    "read_flags",
     "seed_everything",
     "versions",
 ]

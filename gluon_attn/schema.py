@@ -107,6 +107,37 @@ class Schema:
             row[columns] = 1
         return result
 
+    def decide(self, probabilities, thresholds):
+        """Return which columns are predicted to be positive, ``(B, A)`` bool.
+
+        A binary attribute is from its threshold on; of a multi-class attribute it is the class
+        of the highest probability, whatever the thresholds.
+
+        Args:
+            probabilities: ``(B, A)``; a row of NaN predicts nothing.
+            thresholds: ``(A,)``.
+        """
+        positive = probabilities >= np.asarray(thresholds)
+        for attribute, columns in zip(self.attributes, self.slices()):
+            if attribute.kind == MULTICLASS:
+                values = probabilities[:, columns]
+                best = np.arange(values.shape[1]) == values.argmax(1)[:, None]
+                positive[:, columns] = best & ~np.isnan(values)
+        return positive
+
+    def values(self, positive):
+        """Return ``{attribute: bool, or name of the class}`` of one row of :meth:`decide`.
+
+        Args:
+            positive: ``(A,)`` bool.
+        """
+        found = {}
+        for attribute, columns in zip(self.attributes, self.slices()):
+            row = positive[columns]
+            binary = attribute.kind == BINARY
+            found[attribute.name] = bool(row[0]) if binary else attribute.classes[row.argmax()]
+        return found
+
     def to_json(self):
         """Return a list of dicts that JSON can hold."""
         return [

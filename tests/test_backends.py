@@ -28,7 +28,7 @@ def installed(*packages):
 ENGINES = [
     name
     for name, needs in NEEDS.items()
-    if needs.variant != "onnx" or installed("onnx", "onnxruntime", needs.package)
+    if needs.cpu and (needs.variant != "onnx" or installed("onnx", "onnxruntime", needs.package))
 ]
 ONNX_ENGINES = [name for name in ENGINES if NEEDS[name].variant == "onnx"]
 BF16_FLAGS = {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -37,6 +37,7 @@ FILES = {
     "mxnet-fused": ("symbol", "params"),
     "mxnet-int8": ("int8_symbol", "int8_params"),
     "mxnet-bf16": ("bf16_symbol", "bf16_params"),
+    "mxnet-fp16": ("symbol", "params"),
     "onnxruntime": ("onnx",),
     "openvino": ("onnx",),
 }
@@ -80,7 +81,6 @@ def copied(made, tmp_path):
 def flags(monkeypatch):
     """Pretend that the processor has AVX-512: the copied "bf16" graph is float32, runs anywhere."""
     flags = set(BF16_FLAGS)
-    monkeypatch.setattr(backends, "cpu_flags", lambda: flags)
     monkeypatch.setattr(symbol, "cpu_flags", lambda: flags)
     return flags
 
@@ -272,8 +272,8 @@ def test_bf16_needs_avx512(made, flags, monkeypatch):
 
 
 def test_devices(made):
-    with pytest.raises(ValueError, match="precision 'fp16': valid are fp32, int8, bf16"):
-        backends.MXNetBackend(made[1], precision="fp16")
+    with pytest.raises(ValueError, match="precision 'fp8': valid are fp32, int8, bf16"):
+        backends.MXNetBackend(made[1], precision="fp8")
     assert backends.parse_device("GPU:3") == ("gpu", 3) and backends.parse_device("gpu")[1] == 0
     assert backends.parse_device(None) == backends.parse_device("cpu") == ("cpu", 0)
     for name in ENGINES:

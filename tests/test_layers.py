@@ -18,7 +18,7 @@ PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
 BASE = {"registry", "batch", "schema", "files"}
-PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads"}
+PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
@@ -31,7 +31,7 @@ ALLOWED = {
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
     "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
-    "export": {"runtime", "files"},
+    "export": {"runtime", "files", "schema"},
     "downstream": {"nets"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
     "tools": {

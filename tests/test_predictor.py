@@ -18,6 +18,8 @@ from gluon_attn.data.wider import clip_box
 from gluon_attn.export import Predictor, export_model, sidecar
 from gluon_attn.export.backends import BACKENDS
 from gluon_attn.export.preprocess import Preprocess, crop_box, read_image
+from gluon_attn.schema import Attribute, Schema
+from gluon_attn.workflows.predict import format_table
 
 CLASSES = ("hat", "bag", "skirt")
 MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)
@@ -44,12 +46,12 @@ class Net(gluon.HybridBlock):
         return self.head(F.broadcast_mul(attention, score)), attention
 
 
-def export(directory, size=24, resize=32, crop=28, **options):
+def export(directory, size=24, resize=32, crop=28, classes=CLASSES, **options):
     mx.random.seed(3)
     net = Net()
     net.initialize(mx.init.Xavier(magnitude=6))
     preprocess = {"mean": MEAN, "std": STD, "resize": resize, "crop": crop}
-    export_model(net, directory, "tiny", CLASSES, size, preprocess, check=False, **options)
+    export_model(net, directory, "tiny", classes, size, preprocess, check=False, **options)
     return net
 
 
@@ -385,3 +387,44 @@ def test_wrong_options(made, options, message):
         Predictor(made[1], **options)
     with pytest.raises(ValueError, match="valid are error, skip"):
         Predictor(made[1])([], on_bad_image="ignore")
+
+
+# --- attributes with several classes -------------------------------------------------------------
+
+COLOURED = Schema([Attribute("hat"), Attribute("upper", "multiclass", ("red", "blue"))])
+
+
+def test_of_a_multiclass_attribute_the_most_probable_class_is_predicted(tmp_path):
+    export(tmp_path / "x", classes=COLOURED.columns, schema=COLOURED, thresholds=0.999)
+    predictor = Predictor(tmp_path / "x")
+    assert predictor.schema == COLOURED
+    records = predictor.predict(
+        list(np.random.default_rng(0).integers(0, 256, (6, 40, 30, 3), np.uint8))
+    )
+    for record in records:
+        values = record["probabilities"]
+        red = values["upper=red"] > values["upper=blue"]
+        assert record["attributes"] == {"hat": False, "upper": "red" if red else "blue"}
+        assert record["positives"] == ["upper=red" if red else "upper=blue"]
+    assert {record["attributes"]["upper"] for record in records} == {"red", "blue"}
+    named = [dict(record, image="a.jpg") for record in records]
+    assert "the most probable" in format_table(named, predictor.classes)
+
+
+def test_binary_attributes_need_no_schema(made):
+    record = Predictor(made[1]).predict(np.zeros((1, 40, 30, 3), np.uint8))[0]
+    assert Predictor(made[1]).schema == Schema.binary(CLASSES) and "attributes" not in record
+
+
+def test_exports_from_before_the_schema_are_read(made, tmp_path):
+    export(tmp_path / "x")
+    contents = sidecar.read_sidecar(tmp_path / "x")
+    del contents["schema"]
+    sidecar.write_sidecar(tmp_path / "x", contents)
+    assert Predictor(tmp_path / "x").schema == Schema.binary(CLASSES)
+
+
+def test_a_schema_of_other_columns_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the schema has the columns hat, upper=red, upper=blue"):
+        export(tmp_path / "x", schema=COLOURED)
+    assert not (tmp_path / "x").exists()

@@ -60,3 +60,12 @@ def test_nonsense_is_refused(attributes, message):
 def test_other_json_is_refused(items):
     with pytest.raises(ValueError, match="not an attribute schema"):
         Schema.from_json(items)
+
+
+def test_decisions_by_threshold_and_by_argmax():
+    schema = Schema([Attribute("hat"), Attribute("age", "multiclass", ("young", "old"))])
+    probabilities = np.array([[0.5, 0.2, 0.3], [0.4, 0.9, 0.8], [np.nan] * 3])
+    positive = schema.decide(probabilities, [0.5, 0.99, 0.99])
+    assert positive.tolist() == [[True, False, True], [False, True, False], [False] * 3]
+    assert schema.values(positive[0]) == {"hat": True, "age": "old"}
+    assert schema.values(positive[1]) == {"hat": False, "age": "young"}

@@ -40,8 +40,8 @@ def parse(arguments=None):
         "--backend",
         default="mxnet",
         metavar="NAME",
-        help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, onnxruntime, openvino; "
-        "fastest: measure once and remember; auto: what is remembered",
+        help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, mxnet-fp16, onnxruntime, "
+        "openvino; fastest: measure once and remember; auto: what is remembered",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
     parser.add_argument(

@@ -115,9 +115,11 @@ def candidates(sidecar, ctx=None):
 
     These are all engines that are installed, at all precisions that the export holds: the loss of
     int8 and bf16 was measured and bounded when they were made. Where that bound does not hold, with
-    int8 measured with VNNI instructions and a processor that lacks them, int8 must be asked for.
+    int8 measured with VNNI instructions and a processor that lacks them, int8 must be asked for;
+    and so must float16, whose loss nobody measured.
     """
     names = [name for name in BACKENDS if obstacle(name, sidecar, ctx) is None]
+    names = [name for name in names if NEEDS[name].precision != "fp16"]
     if sidecar.get("int8", {}).get("vnni") and not has_vnni():
         names = [name for name in names if NEEDS[name].precision != "int8"]
     return names

@@ -11,6 +11,7 @@ name             precision  file of the export           needs
 ``mxnet-fused``  float32    the graph itself             nothing
 ``mxnet-int8``   int8       int8 variant                 nothing
 ``mxnet-bf16``   bfloat16   bf16 variant                 AVX-512
+``mxnet-fp16``   float16    the graph itself             a GPU
 ``onnxruntime``  float32    ONNX variant                 onnxruntime
 ``openvino``     float32    ONNX variant                 openvino
 ===============  =========  ===========================  ==============
@@ -33,7 +34,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
-from gluon_attn.export.symbol import INPUT, PRECISIONS, cpu_flags, load_exported
+from gluon_attn.export.symbol import INPUT, PRECISIONS, has_avx512, load_exported
 from gluon_attn.files import first_line
 from gluon_attn.runtime import contexts
 
@@ -43,10 +44,11 @@ class MXNetBackend:
 
     Args:
         directory: The export directory.
-        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``); int8 and bf16 run on the CPU only.
+        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``); int8 and bf16 run on the CPU only, fp16
+            on a GPU only.
         threads: Compute threads; they belong to the process, not to this object. None leaves them.
-        precision: ``'fp32'``, ``'int8'`` or ``'bf16'``; the others than fp32 are variants that the
-            export must hold.
+        precision: ``'fp32'``, ``'fp16'``, ``'int8'`` or ``'bf16'``; the last two are variants that
+            the export must hold.
         fused: Of fp32, the fused graph.
 
     Raises:
@@ -150,6 +152,7 @@ BACKENDS = {
     "mxnet-fused": functools.partial(MXNetBackend, fused=True),
     "mxnet-int8": functools.partial(MXNetBackend, precision="int8"),
     "mxnet-bf16": functools.partial(MXNetBackend, precision="bf16"),
+    "mxnet-fp16": functools.partial(MXNetBackend, precision="fp16"),
     "onnxruntime": OnnxRuntimeBackend,
     "openvino": OpenVINOBackend,
 }
@@ -163,6 +166,7 @@ class Needs(NamedTuple):
     package: Any = None
     install: Any = None  # what to give to pip
     gpu: bool = False  # whether it has a GPU path
+    cpu: bool = True  # and a CPU path
 
 
 NEEDS = {
@@ -170,6 +174,7 @@ NEEDS = {
     "mxnet-fused": Needs("fp32"),
     "mxnet-int8": Needs("int8", "int8"),
     "mxnet-bf16": Needs("bf16", "bf16"),
+    "mxnet-fp16": Needs("fp16", gpu=True, cpu=False),
     "onnxruntime": Needs("fp32", "onnx", "onnxruntime", "gluon_attn[onnx]", gpu=True),
     "openvino": Needs("fp32", "onnx", "openvino", "openvino"),
 }
@@ -204,6 +209,8 @@ def obstacle(name, sidecar, ctx=None):
         return error
     if kind == "gpu" and not needs.gpu:
         return ValueError(f"backend '{name}' runs on the CPU only, not on {ctx}")
+    if kind == "cpu" and not needs.cpu:
+        return ValueError(f"backend '{name}' runs on a GPU only: give ctx 'gpu:0' (--ctx gpu:0)")
     if needs.precision == "bf16" and not has_avx512():
         return ValueError(
             f"backend '{name}': bfloat16 needs a processor with AVX-512 (avx512bw, avx512dq, "
@@ -311,13 +318,6 @@ def default_threads():
     """Return the number of compute threads that MXNet starts with."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1
-
-
-def has_avx512():
-    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
-    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
-    allowed = ceiling in ("ALL", "DEFAULT") or "AVX512" in ceiling
-    return allowed and {"avx512bw", "avx512dq", "avx512vl"} <= cpu_flags()
 
 
 def _kind_of(context):

@@ -24,7 +24,7 @@ from gluon_attn.export.rewrite import flatten_before_dense, read_graph, rename_o
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import INPUT, check_shapes, fuse, make_block, require_cpu
 from gluon_attn.export.variants import Variant
-from gluon_attn.export.writer import _random_batch
+from gluon_attn.export.writer import random_batch
 from gluon_attn.runtime import versions
 
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # MXNet's type for it
@@ -73,7 +73,7 @@ class Bf16Variant(Variant):
         if self._score is not None:
             entry.update(self._measure(float32, (symbol, arrays)))
         files = write_graph(directory, f"{sidecar['name']}-bf16", symbol, arrays, self.name)
-        batch = _random_batch(sidecar["input"])
+        batch = random_batch(sidecar["input"])
         entry["parity"] = check_parity(directory, files, make_block(symbol, arrays), batch)
         entry["versions"] = versions()
         return files, entry

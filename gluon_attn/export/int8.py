@@ -96,8 +96,8 @@ class Int8Variant(Variant):
         """Search, check and write; see :meth:`gluon_attn.export.variants.Variant.write`.
 
         The entry holds ``mode``, ``granularity``, ``dtype``, ``calibration``, ``float32_score``,
-        ``score``, ``drop``, ``max_drop``, ``tried``, ``layers``, ``excluded``, ``parity``, ``vnni``
-        and ``versions``.
+        ``score``, ``drop``, ``max_drop``, ``tried``, ``layers``, ``excluded``, ``unsafe``,
+        ``parity``, ``vnni`` and ``versions``.
 
         Raises:
             ExportError: The drop is larger than allowed, MXNet cannot quantize the graph, or plain
@@ -126,6 +126,7 @@ class Int8Variant(Variant):
         entry.update(float32_score=float(baseline), score=best.score, drop=baseline - best.score)
         entry.update(max_drop=self._max_drop, tried=tried)
         entry.update(layers=len(quantizer.layers), excluded=list(best.excluded))
+        entry["unsafe"] = list(quantizer.unsafe)
         entry["parity"] = check_parity(directory, files, make_block(symbol, best.arrays), images)
         entry.update(vnni=has_vnni(), versions=versions())
         return files, entry
@@ -230,7 +231,7 @@ def check_parity(directory, files, block, images):
         inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
         np.savez(inputs, **rows)
         paths = [str(directory / file) for file in files.values()]
-        report = writer._run_elsewhere([*paths, inputs, outputs, "cpu:0"])
+        report = writer.run_elsewhere([*paths, inputs, outputs, "cpu:0"])
         with np.load(outputs) as results:
             for key, data in rows.items():
                 expected = block(mx.nd.array(data))

@@ -41,6 +41,10 @@ _BINS = 4001
 # makes it positive, but stores it in place of the operand, in which only 127 are positive: what is
 # above half of the range is cut off. With twice the range, nothing is.
 _HALVED = 255.5 / 127
+# oneDNN 2.4.4 gathers the pixels of a strided 1x1 convolution in one buffer per thread. Its AVX2
+# kernel spoils a neighbour's first pixel there if a pixel is shorter than a register (seen with 8
+# channels and two threads: up to one call in three gives other numbers).
+_SHORTEST_PIXEL = 32  # 8-bit values in an AVX2 register
 
 
 class Quantizer:
@@ -58,13 +62,19 @@ class Quantizer:
     Attributes:
         layers: Quantizable layers in the graph's order: ``{name of the layer: node}``. The name is
             that of the layer's weight, without ``.weight``.
+        unsafe: Those that always stay float32, in the same form: strided 1x1 convolutions of fewer
+            than 32 channels, whose int8 kernel is wrong now and then with several threads.
     """
 
     def __init__(self, symbol, arrays, images, dtype="auto", percentile=99.99, batch_size=16):
         self._graph = flatten_before_dense(symbol).get_backend_symbol(_PASS)
         self._arrays, self._images, self._dtype = arrays, images, dtype
         self._percentile, self._batch_size = percentile, batch_size
-        self.layers = _layers(self._graph)
+        every = _layers(self._graph)
+        self.unsafe = _short_strided(self._graph, every, arrays)
+        self.layers = {name: node for name, node in every.items() if name not in self.unsafe}
+        if not self.layers:
+            raise ExportError("int8: the graph has no convolution or dense layer to quantize")
         self._sums = _activated_sums(self._graph)
         self._ranges = self._histograms = None
         self._thresholds = {}
@@ -92,7 +102,7 @@ class Quantizer:
         options = {"quantized_dtype": self._dtype, "calib_mode": "naive", "logger": None}
         quantized, _, _, collector = quantization.quantize_graph(
             self._graph, args, aux, ctx=mx.cpu(), quantize_mode="smart",
-            excluded_sym_names=[self.layers[name] for name in excluded],
+            excluded_sym_names=[self.layers[name] for name in excluded] + [*self.unsafe.values()],
             quantize_granularity=GRANULARITY, **options,
         )  # fmt: skip
         thresholds = self.thresholds(mode)
@@ -239,8 +249,23 @@ def _layers(graph):
             weight = contents[node["inputs"][1][0]]["name"]
             name = weight[: -len(".weight")] if weight.endswith(".weight") else weight
             found[name if name not in found else node["name"]] = node["name"]
-    if not found:
-        raise ExportError("int8: the graph has no convolution or dense layer to quantize")
+    return found
+
+
+def _short_strided(graph, layers, arrays):
+    """Return the layers that are strided 1x1 convolutions of fewer than 32 channels."""
+    nodes = {node["name"]: node for node in json.loads(graph.tojson())["nodes"]}
+    found = {}
+    for layer, name in layers.items():
+        parts = [n for part in nodes[name].get("subgraphs", []) for n in part["nodes"]]
+        for part in parts:
+            attrs = part.get("attrs", {})
+            if part["op"] != "Convolution" or attrs.get("kernel") != "(1, 1)":
+                continue
+            weight = arrays.get(f"arg:{layer}.weight")
+            short = weight is None or weight.shape[1] < _SHORTEST_PIXEL
+            if attrs.get("stride", "(1, 1)") != "(1, 1)" and short:
+                found[layer] = name
     return found
 
 

@@ -21,7 +21,7 @@ from scipy.special import expit, softmax
 from gluon_attn.export import backend_choice
 from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.preprocess import Preprocess, check_image, crop_box, read_image
-from gluon_attn.export.sidecar import check_thresholds, read_sidecar
+from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar
 
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ class Predictor:
         threads: Compute threads; None as many as MXNet starts with. Those of MXNet belong to the
             process, those of other engines to this object.
         backend: ``'mxnet'``, ``'mxnet-fused'``, ``'mxnet-int8'``, ``'mxnet-bf16'``,
-            ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the export and the
-            machine allow, whatever its precision, measured once and remembered in the directory;
+            ``'mxnet-fp16'``, ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the
+            export and the machine allow, whatever its precision (but float16, which must be asked
+            for), measured once and remembered in the directory;
             or ``'auto'``, the one remembered, else ``'mxnet'``. The choice is in ``backend`` and
             ``precision``.
         warmup: Numbers of images, one or several, to run the network for once on zeros, so that the
@@ -77,6 +78,7 @@ class Predictor:
         threads = None if threads is None else int(threads)
         self.sidecar = read_sidecar(directory)
         self.name, self.classes = self.sidecar["name"], tuple(self.sidecar["classes"])
+        self.schema = check_schema(self.sidecar.get("schema"), self.classes)
         self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
         self.preprocess = Preprocess(self.sidecar["input"])
         self.output_names = tuple(out["name"] for out in self.sidecar["outputs"])
@@ -133,19 +135,25 @@ class Predictor:
 
         Returns:
             List of dicts: ``image`` (path, or position in ``images``), ``box``, ``probabilities``
-            (dict by class), ``positives`` (classes at or above their threshold), ``error``.
+            (dict by class), ``positives`` (classes at or above their threshold; of a multi-class
+            attribute the most probable class), ``attributes`` (only if one is multi-class: by
+            attribute, whether it is there, or the name of its class), ``error``.
         """
         if with_maps:
             self.require_maps()
         people, outputs = self._run(self._people(images, boxes, on_bad_image))
         probabilities = self.probabilities(outputs["logits"])
         records = []
+        chosen = self.schema.decide(probabilities, self.thresholds)
         for row, (person, values) in enumerate(zip(people, probabilities)):
             good = person.error is None
             named = dict(zip(self.classes, map(float, values))) if good else {}
-            positive = [c for c, v, t in zip(self.classes, values, self.thresholds) if v >= t]
+            positive = [name for name, yes in zip(self.classes, chosen[row]) if yes]
             record = {"image": person.image, "box": person.box, "probabilities": named}
-            record.update(positives=positive, error=person.error)
+            record.update(positives=positive)
+            if not self.schema.is_binary:
+                record["attributes"] = self.schema.values(chosen[row]) if good else {}
+            record["error"] = person.error
             if with_maps:
                 record["attention"] = {name: outputs[name][row] for name in self.attention_names}
             records.append(record)

@@ -21,6 +21,7 @@ import uuid
 from pathlib import Path
 
 from gluon_attn.files import flush, is_running, sha256_of, sha256_of_bytes, write_text
+from gluon_attn.schema import Schema
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1
@@ -161,6 +162,23 @@ def check_classes(classes):
         what = f"repeated: {', '.join(repeated)}" if repeated else f"given: {classes}"
         raise ValueError(f"classes must be distinct, non-empty names; {what}")
     return classes
+
+
+def check_schema(schema, classes):
+    """Return the Schema of a JSON list or a Schema, by default binary attributes.
+
+    Raises:
+        ValueError: Its columns are not ``classes``.
+    """
+    if schema is None:
+        return Schema.binary(classes)
+    schema = schema if isinstance(schema, Schema) else Schema.from_json(schema)
+    if list(schema.columns) != list(classes):
+        raise ValueError(
+            f"the schema has the columns {', '.join(schema.columns)}; the classes are "
+            f"{', '.join(classes)}"
+        )
+    return schema
 
 
 def check_thresholds(thresholds, classes):

@@ -19,9 +19,10 @@ from mxnet import autograd, gluon
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.files import first_line
+from gluon_attn.runtime import read_flags
 
 INPUT = "data"
-PRECISIONS = ("fp32", "int8", "bf16")
+PRECISIONS = ("fp32", "int8", "bf16", "fp16")
 _TRAINING_ATTRIBUTES = ("__lr_mult__", "__wd_mult__", "__init__")
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,9 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     Args:
         directory: The export directory.
         ctx: Context for the parameters; the CPU by default.
-        precision: ``'fp32'``; or ``'int8'`` or ``'bf16'`` if the export has it, for the CPU. Do
-            hybridize with ``static_alloc=True, static_shape=True``: without, oneDNN rearranges
-            every weight in every call.
+        precision: ``'fp32'``; ``'fp16'``, for a GPU; or ``'int8'`` or ``'bf16'`` if the export has
+            it, for the CPU. Do hybridize with ``static_alloc=True, static_shape=True``: without,
+            oneDNN rearranges every weight in every call.
         fused: Of ``'fp32'``, the graph as :func:`fuse` makes it: faster, for the CPU.
 
     Returns:
@@ -107,7 +108,7 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     ctx = ctx or mx.cpu()
     _check_request(precision, fused, ctx)
     sidecar = read_sidecar(directory)
-    prefix = "" if precision == "fp32" else f"{precision}_"
+    prefix = "" if precision in ("fp32", "fp16") else f"{precision}_"
     if f"{prefix}symbol" not in sidecar["files"]:
         raise ExportError(
             f"{directory} has no {precision} graph; add it with tools/export.py --export "
@@ -121,6 +122,10 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     except (mx.base.MXNetError, UnicodeDecodeError) as error:
         raise ExportError(f"{directory}: MXNet cannot read it: {first_line(error)}") from error
     check_shapes(symbol, arrays, sidecar, directory)
+    if precision == "fp16":
+        from gluon_attn.export.float16 import to_float16
+
+        symbol, arrays = to_float16(symbol, arrays)
     return make_block(fuse(symbol) if fused else symbol, arrays, ctx), sidecar
 
 
@@ -149,16 +154,20 @@ def fuse(symbol):
 
 def cpu_flags(cpuinfo="/proc/cpuinfo"):
     """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
-    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
-    flags = set()
-    try:
-        with open(cpuinfo, encoding="ascii", errors="ignore") as lines:
-            flags.update(next((line for line in lines if line.startswith("flags")), "").split())
-    except OSError:
-        pass
-    if ceiling not in ("ALL", "DEFAULT") and "AVX512" not in ceiling:
+    flags = read_flags(cpuinfo)
+    if not _avx512_allowed():
         flags = {flag for flag in flags if not flag.startswith("avx512")}
     return flags
+
+
+def has_avx512():
+    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
+    return _avx512_allowed() and {"avx512bw", "avx512dq", "avx512vl"} <= cpu_flags()
+
+
+def _avx512_allowed():
+    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
+    return ceiling in ("ALL", "DEFAULT") or "AVX512" in ceiling
 
 
 def has_vnni():
@@ -179,7 +188,7 @@ def require_cpu(precision, entry=None):
     Raises:
         ExportError: bf16 without AVX-512.
     """
-    if precision == "bf16" and not cpu_flags() >= {"avx512bw", "avx512dq", "avx512vl"}:
+    if precision == "bf16" and not has_avx512():
         raise ExportError(
             "bf16 needs a processor with AVX-512 (avx512bw, avx512dq, avx512vl), and oneDNN has no "
             "bfloat16 kernels for this one; use fp32 or int8 here"
@@ -197,6 +206,10 @@ def _check_request(precision, fused, ctx):
         raise ValueError(f"precision {precision!r}: valid are {', '.join(PRECISIONS)}")
     if fused and precision != "fp32":
         raise ValueError(f"fused=True goes with fp32; the {precision} graph is always fused")
+    if precision == "fp16":
+        if ctx.device_type == "cpu":
+            raise ValueError("fp16 runs on a GPU only; on the CPU use fp32, or int8 or bf16")
+        return
     if (fused or precision != "fp32") and ctx.device_type != "cpu":
         what = "the fused graph" if fused else precision
         raise ValueError(f"{what} runs on the CPU only, not on {ctx}; use fp32 there")

@@ -47,6 +47,7 @@ def export_model(
     check=True,
     activation="sigmoid",
     variants=(),
+    schema=None,
 ):
     """Write a net as an export directory that plain MXNet can run, and check its numbers.
 
@@ -69,6 +70,8 @@ def export_model(
         activation: What turns logits into probabilities: sigmoid, softmax or none.
         variants: Further forms of the graph (:mod:`gluon_attn.export.variants`); if one cannot be
             made, nothing is written.
+        schema: :class:`gluon_attn.schema.Schema` of the classes, or its JSON form; None: every
+            class is a binary attribute.
 
     Returns:
         ``directory`` as a Path.
@@ -83,9 +86,10 @@ def export_model(
     sidecar_file.refuse_existing(directory, overwrite)
     names = select_outputs(net, with_maps)
     sidecar = _start_sidecar(name, classes, input_size, preprocess, thresholds, activation)
+    sidecar["schema"] = sidecar_file.check_schema(schema, sidecar["classes"]).to_json()
     sidecar["extra"] = _check_extra(extra)
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
-    batch = _random_batch(sidecar["input"])
+    batch = random_batch(sidecar["input"])
     reference, ctx = _run_net(net, batch, names)
     if reference[0].shape[1:] != (len(sidecar["classes"]),):
         raise ValueError(f"{len(sidecar['classes'])} classes for logits {reference[0].shape}")
@@ -142,7 +146,7 @@ def _describe_outputs(names, reference, activation):
     return outputs
 
 
-def _random_batch(entry):
+def random_batch(entry):
     """Return 3 random images on the scale of real ones; draws on no global random state."""
     shape = (3, *entry["shape"][1:])
     pixels = np.random.RandomState(0).randint(0, 256, shape).astype(np.float32)
@@ -190,7 +194,7 @@ def _check_parity(directory, files, ctx, batch, reference):
         inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
         np.savez(inputs, **{key: batch[part] for key, part in rows.items()})
         paths = [str(directory / files[kind]["file"]) for kind in ("symbol", "params")]
-        report = _run_elsewhere([*paths, inputs, outputs, f"{ctx.device_type}:{ctx.device_id}"])
+        report = run_elsewhere([*paths, inputs, outputs, f"{ctx.device_type}:{ctx.device_id}"])
         worst = 0.0
         with np.load(outputs) as results:
             for key, part in rows.items():
@@ -213,7 +217,7 @@ def _check_parity(directory, files, ctx, batch, reference):
     }
 
 
-def _run_elsewhere(arguments):
+def run_elsewhere(arguments):
     """Run ``_parity.py`` in an isolated Python and return its report."""
     script = str(Path(__file__).with_name("_parity.py"))
     site = str(Path(mx.__file__).parent.parent)

@@ -305,6 +305,8 @@ def _new_bf16(spec):
 
 def quantize_onnx(spec):
     """Quantize the ONNX file with ONNX Runtime's own tools: QDQ, per channel."""
+    from gluon_attn.export.symbol import has_vnni
+
     import_library("onnxruntime")
     quantization = import_library("onnxruntime.quantization")
     shapes = import_library("onnxruntime.quantization.shape_inference")
@@ -323,7 +325,7 @@ def quantize_onnx(spec):
         per_channel=True, activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         # Without VNNI the sum of two products is kept in 16 bits, which eight-bit weights exceed.
-        reduce_range=not _has_vnni(),
+        reduce_range=not has_vnni(),
     )  # fmt: skip
     prepared.unlink()
     return [str(target)]
@@ -360,14 +362,6 @@ def _calibration(spec):
     """Yield the calibration images, one by one, each ``(1, 3, H, W)``."""
     images = random_images(CALIBRATION_IMAGES, spec["arguments"]["input_size"], seed=1)
     yield from np.split(images, len(images))
-
-
-def _has_vnni():
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    return "avx512_vnni" in text or "avx_vnni" in text
 
 
 def copy_export(source, target):

@@ -10,6 +10,7 @@ from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, open_dataset
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
 from gluon_attn.engine import Stream, use_static_graph
+from gluon_attn.export.symbol import has_avx512
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
@@ -177,12 +178,3 @@ def switch_on_amp(kind, ctx):
             f"amp={kind} on {device}: float16 needs a GPU, bfloat16 a CPU with AVX-512; "
             "valid here: amp=none"
         )
-
-
-def has_avx512():
-    """Return whether this CPU has the instructions that oneDNN's bfloat16 kernels need."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as file:
-            return "avx512bw" in file.read()
-    except OSError:
-        return False

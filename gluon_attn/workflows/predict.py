@@ -168,7 +168,10 @@ def format_table(records, classes, columns=5):
         rows = [[name, *(_cell(record, name) for record in people)] for name in classes]
         blocks.append(tabulate(rows, ["attribute", *heads], "simple", disable_numparse=True))
     failed = [f"skipped: {r['error']}" for r in records if r["error"]]
-    return "\n\n".join([*blocks, *failed, "* probability at or above the threshold"])
+    note = "* probability at or above the threshold"
+    if any("attributes" in record for record in records):
+        note += "; of the classes of one attribute, the most probable"
+    return "\n\n".join([*blocks, *failed, note])
 
 
 def to_json(predictor, records):
