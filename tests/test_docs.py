@@ -41,7 +41,7 @@ COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
 CALLABLES = (
     "gluon_attn.batch", "gluon_attn.papers.vaa", "gluon_attn.papers.awmt",
     "gluon_attn.losses.classification", "gluon_attn.losses.variance",
-    "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
+    "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes", "gluon_attn.blocks",
 )  # fmt: skip
 
 PREPARE_COMMANDS = (
@@ -270,7 +270,11 @@ def tables_of(text, first):
 
 
 # Page of each paper: the recipe whose values its ledger gives
-LEDGER_RECIPES = {"vaa": "vaa_wider_resnet101", "awmt": "awmt_celeba_resnet50"}
+LEDGER_RECIPES = {
+    "vaa": "vaa_wider_resnet101", "awmt": "awmt_celeba_resnet50",
+    "blocks": "srm_imagenet_resnet50", "dreal": "dreal_imagenet_se_resnet50",
+    "reid": "reid_market_resnet50",
+}  # fmt: skip
 LEDGERS = {
     page: tables_of(
         text_of(ROOT / "docs" / f"{page}.md").partition("## Fidelity ledger")[2],

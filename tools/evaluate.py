@@ -58,21 +58,6 @@ def output_folder(args):
     return args.out or f"{source.rstrip(os.sep)}_evaluation"
 
 
-def analyse(args, trained, dataset, ctx, out):
-    """Analyse the net, and those to compare it with, instead of evaluating it."""
-    from gluon_attn.workflows import analysis
-
-    kinds = list(dict.fromkeys(args.analyse + ["attention", "overlap"] * args.attention))
-    if trained is None:
-        raise ValueError("an export cannot be differentiated; give --run or --model")
-    models, runs = analysis.load_models(trained, args.run, args.compare, ctx)
-    settings = analysis.Settings(
-        out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs
-    )
-    for found in analysis.analyse(models, dataset, kinds, settings).values():
-        print(found.text + "\n" + "\n".join(f"wrote {path}" for path in found.files) + "\n")
-
-
 def main():
     """Predict the split, print the table and write the files."""
     args = flags().parse_args()
@@ -100,10 +85,11 @@ def main():
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
         args.unspecified, recipe.get("data_options"),
     )  # fmt: skip
-    if args.analyse or args.attention:
-        return analyse(args, trained, dataset, ctx, out)
-    if args.compare:
-        raise ValueError("--compare needs --analyse or --attention")
+    if args.analyse or args.attention or args.compare:
+        from gluon_attn.workflows.analysis import analyse_from_flags
+
+        print(analyse_from_flags(args, trained, dataset, ctx, out))
+        return
     if trained:
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:

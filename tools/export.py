@@ -76,6 +76,7 @@ def export(args, forms):
         trained.net, args.out, args.name or trained.name, trained.classes,
         trained.input_size, trained.export_preprocess, args.threshold, args.with_maps,
         trained.extra, args.overwrite, activation=trained.activation,
+        schema=trained.extra.get("schema"),
         variants=work.make_variants(forms, trained.classes, entry, trained.activation),
     )  # fmt: skip
 

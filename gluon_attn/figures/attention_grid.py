@@ -152,31 +152,49 @@ def side_by_side(inputs, labels, groups, path, side=SIDE):
                 raise ValueError(f"{title} of '{name}': {len(pictures)} pictures for {len(inputs)}")
     if not len(inputs) or not groups:
         raise ValueError("no image or no group of pictures to draw")
-    widths = [1] + [len(nets) for nets in groups.values()]
-    figure = new_figure(sum(widths) * side + 0.7, len(inputs) * side + 0.6, layout="constrained")
-    parts = figure.subfigures(1, len(widths), width_ratios=widths, wspace=0.02, squeeze=False)[0]
-    _column(parts[0], "", {"input": list(inputs)}, labels)
-    for part, (title, nets) in zip(parts[1:], groups.items()):
-        _column(part, title, nets)
+    gap = 0.12  # between groups, in widths of a picture
+    widths = [1.0]
+    for nets in groups.values():
+        widths += [gap] + [1.0] * len(nets)
+    height = len(inputs) * side + 0.65
+    figure = new_figure(sum(widths) * side + 0.35, height, layout="constrained")
+    figure.get_layout_engine().set(
+        w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01, rect=(0, 0, 1, 1 - 0.24 / height)
+    )  # room for the titles of the groups, which are no part of the layout
+    grid = figure.subplots(len(inputs), len(widths), squeeze=False, width_ratios=widths)
+    _column(grid[:, 0], "input", inputs)
+    for axes, label in zip(grid[:, 0], labels):
+        axes.set_ylabel("\n".join(textwrap.wrap(label, 20)[:3]), fontsize=SMALL, labelpad=2)
+    first = 1
+    for title, nets in groups.items():
+        for axes in grid[:, first]:
+            axes.set_axis_off()
+        for k, (name, pictures) in enumerate(nets.items()):
+            _column(grid[:, first + 1 + k], _short(name), pictures)
+        left, right = grid[0, first + 1], grid[0, first + len(nets)]
+        _group_title(figure, title, left, right)
+        first += 1 + len(nets)
     return save(figure, path)
 
 
-def _column(part, title, nets, labels=None):
-    """Draw one group: a column per net under a common title."""
-    count = len(next(iter(nets.values())))
-    grid = part.subplots(count, len(nets), squeeze=False)
-    part.suptitle(title or " ", fontsize=MEDIUM)
-    for column, (name, pictures) in zip(grid.T, nets.items()):
-        for axes, picture in zip(column, pictures):
-            _picture(axes, picture)
-        column[0].set_title(_short(name), fontsize=SMALL, color=NEUTRAL, pad=3)
-    for axes, label in zip(grid[:, 0], labels or ()):
-        axes.set_ylabel("\n".join(textwrap.wrap(label, 20)[:3]), fontsize=SMALL, labelpad=2)
+def _column(column, title, pictures):
+    for axes, picture in zip(column, pictures):
+        _picture(axes, picture)
+    column[0].set_title(title, fontsize=SMALL, color=NEUTRAL, pad=3)
+
+
+def _group_title(figure, title, left, right):
+    """Write a title in the middle above two axes."""
+    figure.draw_without_rendering()  # places the axes
+    middle = (left.get_position().x0 + right.get_position().x1) / 2
+    text = figure.text(middle, 1 - 0.04 / figure.get_figheight(), title, fontsize=MEDIUM,
+                       ha="center", va="top")  # fmt: skip
+    text.set_in_layout(False)
 
 
 def _short(name, longest=24):
     """Return a net's name in lines that fit beside a picture."""
-    return "\n".join(textwrap.wrap(name.replace("_", " "), longest)[:2])
+    return "\n".join(textwrap.wrap(name, longest)[:2])
 
 
 def _picture(axes, image):

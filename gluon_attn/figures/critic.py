@@ -94,5 +94,5 @@ def _panel(axes, epochs, name, critique, reward, error):
     axes.yaxis.set_major_locator(MaxNLocator(4))
     defined = [e for e in error.get(name, ()) if np.isfinite(e)]
     if defined:
-        axes.set_title(f"rms {math.sqrt(defined[-1]):.2g}", fontsize=SMALL - 1, loc="right", pad=3,
+        axes.set_title(f"rms {math.sqrt(defined[-1]):.2f}", fontsize=SMALL - 1, loc="right", pad=3,
                        color="#666666")  # fmt: skip

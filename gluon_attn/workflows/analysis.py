@@ -32,6 +32,7 @@ CHOICES = {  # KIND:CHOICE
     "attention": ("channel_weighted", "grad_cam"),
     "gradcam": ("grad_cam", "channel_weighted"),
 }
+ATTENTION = ("attention", "overlap")  # what --attention stands for
 NUMBERS = {"overlap": float, "tsne": int}
 
 
@@ -131,6 +132,33 @@ def analyse(models, dataset, kinds, settings):
         kind: Analysis(*KINDS[kind](models, dataset, settings._replace(choice=choice)))
         for kind, choice in parsed
     }
+
+
+def analyse_from_flags(args, trained, dataset, ctx, out):
+    """Do what the flags of tools/evaluate.py say; return the text for the console.
+
+    Args:
+        args: ``analyse``, ``attention``, ``compare``, ``run``, ``split``, ``batch_size``,
+            ``num_workers``.
+        trained: The Trained net, or None for an export.
+        dataset: The split.
+        ctx: List of contexts.
+        out: Folder for the files.
+
+    Raises:
+        ValueError: No kind of analysis is asked for, or there is no net that can be differentiated.
+    """
+    kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
+    if not kinds:
+        raise ValueError("--compare needs --analyse KIND or --attention")
+    if trained is None:
+        raise ValueError("an export cannot be differentiated; give --run or --model")
+    models, runs = load_models(trained, args.run, args.compare, ctx)
+    settings = Settings(out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs)
+    found = analyse(models, dataset, kinds, settings).values()
+    return "\n\n".join(
+        "\n".join([part.text, *(f"wrote {path}" for path in part.files)]) for part in found
+    )
 
 
 def load_models(main, main_run, others, ctx):

@@ -25,4 +25,3 @@ wd = 5e-4
 schedule = "cosine"
 lr_min = 0.0
 warmup_epochs = 1
-options = {"attention": "channel_weighted", "gradient": "constant"}
