@@ -52,7 +52,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     preset = preset._replace(arms=arms, common=(*preset.common, *FAST))
     said = []
     text = run_preset(
-        preset, maker(repository, preset), [3], str(tmp_path), 0, IMAGES, said.append
+        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
     )
     assert len(said) == 2 and "A_ch, constant, seed 3: mAP %" in said[1]
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
@@ -66,7 +66,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
 
     monkeypatch.setattr(controlled, "train", never)
     assert text == run_preset(
-        preset, maker(repository, preset), [3], str(tmp_path), 0, IMAGES, said.append
+        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
     )
     with pytest.raises(FileExistsError, match="holds other data"):
-        run_preset(preset, maker(repository, preset), [3], str(tmp_path), 0, {**IMAGES, "val": 21})
+        run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, {**IMAGES, "val": 21})

@@ -4,6 +4,8 @@ python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXN
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
 python tools/benchmark.py train                               VAA training step, three ways
 python tools/benchmark.py awmt                                AWMT step against a basic-model one
+python tools/benchmark.py icasc                               ICASC step against a plain one
+python tools/benchmark.py dreal                               DREAL step against a plain one
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
 """
 
@@ -46,6 +48,8 @@ def flags():
     for name, model, batch, what in (
         ("train", "vaa_resnet101", 8, "one training step, three ways"),
         ("awmt", "awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
+        ("dreal", "se_resnet50", 8, "a DREAL step against the plain one"),
+        ("icasc", "resnet18_v1", 8, "an ICASC step against the plain one"),
     ):
         own = commands.add_parser(name, help=what)
         own.add_argument("--model", default=model, help="default: %(default)s")
@@ -95,11 +99,14 @@ def main():
 
     if args.command in TITLES:
         result = compare(args)
-    elif args.command in ("train", "awmt"):
+    elif args.command != "data":
         from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
+        from gluon_attn.workflows.benchmark_dreal import benchmark_dreal, cost_table
+        from gluon_attn.workflows.benchmark_icasc import attention_table, benchmark_attention
 
         ways = {"train": (work.benchmark_training, work.training_table),
-                "awmt": (benchmark_weights, weights_table)}  # fmt: skip
+                "awmt": (benchmark_weights, weights_table), "dreal": (benchmark_dreal, cost_table),
+                "icasc": (benchmark_attention, attention_table)}  # fmt: skip
         measure, table = ways[args.command]
         result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
         print(table(result))
