@@ -198,10 +198,10 @@ def test_weights_of_zero_are_the_plain_baseline(gradient):
 def test_each_term_alone_is_lowered_by_steps_on_it(term, gradient):
     options = {f"weight_{t}": float(t == term) for t in TERMS}
     method = method_of(small(), lr=0.002, gradient=gradient, omega=5.0, **options)
-    sums = [method.train_step(batch_of()) for _ in range(15)]
+    batch = batch_of()
+    sums = [method.train_step(batch) for _ in range(10)]
     assert set(sums[0]) == {"class", term, "loss"}
-    attention = [s[term].asscalar() for s in sums]
-    assert attention[-1] < attention[0] - 0.02
+    assert sums[-1][term].asscalar() < sums[0][term].asscalar() - 0.01
 
 
 @both_gradients
@@ -353,8 +353,8 @@ def test_bad_settings_are_refused():
 
 TINY = {
     "method": "icasc", "model": "resnet18_w16_synthetic", "model_options": {"width": 8},
-    "epochs": 3, "batch_size": 8, "input_size": 64, "resize": 72, "crop_min": 60, "crop_max": 72,
-    "eval_crop": 64, "lr": 0.01, "unspecified": "masked",
+    "epochs": 2, "batch_size": 8, "input_size": 48, "resize": 56, "crop_min": 44, "crop_max": 56,
+    "eval_crop": 48, "lr": 0.01, "unspecified": "masked",
 }  # fmt: skip
 
 
@@ -365,7 +365,7 @@ def run(data, folder, resume=False, **changes):
 
 @both_gradients
 def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
-    data = write_data(tmp_path / "data", train=32, val=8, test=8)
+    data = write_data(tmp_path / "data", train=24, val=8, test=8)
     options = {"options": {"gradient": gradient}, "model_options": {"width": 8, "dropout": 0.3}}
     run(data, tmp_path / "whole", **options)
     run(data, tmp_path / "cut", epochs=1, **options)

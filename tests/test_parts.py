@@ -9,8 +9,8 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_attn.nets.graphs import Graph, copy_into
-from gluon_attn.nets.parts import split_net
-from gluon_attn.nets.tail import Tail
+from gluon_attn.nets.parts import cut_net, split_net
+from gluon_attn.nets.tail import Tail, linear_head
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.papers.icasc_gradients import ExactPass, ScorePass
 from model_zoo import get_model
@@ -165,7 +165,7 @@ def test_gradients_of_scores_are_those_of_automatic_differentiation(name, train)
 
 @every_family
 def test_closed_form_is_used_for_pooling_and_dense_heads_only(name):
-    linear = Tail(net_of(name), [mx.cpu()]).closed_form
+    linear = linear_head(cut_net(net_of(name)))
     assert (linear is None) == name.startswith(("vgg", "vaa"))
     assert bool(linear and linear.mask) == (name == "awmt_resnet50")
 

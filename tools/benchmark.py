@@ -20,6 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gluon_attn.workflows import cli  # noqa: E402
 
 TITLES = {"infer": "Inference", "step": "Training step"}
+STEPS = {
+    "train": ("vaa_resnet101", 8, "one training step, three ways"),
+    "awmt": ("awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
+    "icasc": ("resnet18_v1", 8, "an ICASC step against the plain one"),
+    "dreal": ("se_resnet50", 8, "a DREAL step against the plain one"),
+}
 
 
 def flags():
@@ -45,12 +51,7 @@ def flags():
         command.add_argument("--engines", nargs="+", metavar="E",
                              help="only these, such as torch or onnxruntime:int8")  # fmt: skip
         command.add_argument("--out", metavar="DIR", help="write results.md, .json and .png")
-    for name, model, batch, what in (
-        ("train", "vaa_resnet101", 8, "one training step, three ways"),
-        ("awmt", "awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
-        ("dreal", "se_resnet50", 8, "a DREAL step against the plain one"),
-        ("icasc", "resnet18_v1", 8, "an ICASC step against the plain one"),
-    ):
+    for name, (model, batch, what) in STEPS.items():
         own = commands.add_parser(name, help=what)
         own.add_argument("--model", default=model, help="default: %(default)s")
         own.add_argument("--size", type=int, default=224, help="input side; default: 224 pixels")
@@ -99,15 +100,8 @@ def main():
 
     if args.command in TITLES:
         result = compare(args)
-    elif args.command != "data":
-        from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
-        from gluon_attn.workflows.benchmark_dreal import benchmark_dreal, cost_table
-        from gluon_attn.workflows.benchmark_icasc import attention_table, benchmark_attention
-
-        ways = {"train": (work.benchmark_training, work.training_table),
-                "awmt": (benchmark_weights, weights_table), "dreal": (benchmark_dreal, cost_table),
-                "icasc": (benchmark_attention, attention_table)}  # fmt: skip
-        measure, table = ways[args.command]
+    elif args.command in STEPS:
+        measure, table = work.step_benchmark(args.command)
         result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
         print(table(result))
     else:
