@@ -15,15 +15,15 @@ from model_zoo.names import MODELS
 CLASSES = 5
 # name -> input side; one net of every structure of stage and head
 FAMILIES = {
-    "resnet18_w16_synthetic": 64, "resnet50_v1": 64, "resnet50_v1b": 75, "awmt_resnet50": 64,
-    "cifar_resnet20_cifar10": 32, "vgg11": 64, "vgg11_bn": 64, "vgg19": 75, "se_resnet18": 64,
-    "cbam_resnet20_cifar10": 32, "srm_resnet20_cifar10": 32, "eca_resnet20_cifar10": 32,
-    "vaa_resnet18_w16_synthetic": 64, "vaa_resnet50_v1b": 64,
+    "resnet18_w16_synthetic": 64, "resnet50_v1b": 75, "awmt_resnet50": 64,
+    "cifar_resnet20_cifar10": 32, "vgg11": 75, "vgg11_bn": 64, "se_resnet18": 64,
+    "cbam_resnet20_cifar10": 32, "srm_resnet20_cifar10": 32, "vaa_resnet18_w16_synthetic": 64,
 }  # fmt: skip
 # deep nets with the structure of one above
 DEEP = {
-    "resnet101_v1": 64, "hoga_resnet20_cifar10": 32, "cifar_resnet110_cifar100": 32, "hoga_wide_resnet18_2": 64,
-    "vgg19_bn": 64, "vaa_resnet101_released_wider": 64,
+    "resnet50_v1": 64, "resnet101_v1": 64, "hoga_resnet20_cifar10": 32, "vgg19": 75,
+    "cifar_resnet110_cifar100": 32, "hoga_wide_resnet18_2": 64, "eca_resnet20_cifar10": 32,
+    "vgg19_bn": 64, "vaa_resnet50_v1b": 64, "vaa_resnet101_released_wider": 64,
 }  # fmt: skip
 SIDES = {**FAMILIES, **DEEP}
 

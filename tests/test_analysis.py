@@ -135,7 +135,9 @@ def test_overlap_is_that_of_the_two_maps(single, pair, settings):
     found = analysis_maps.attention_overlap(net, single, settings)["grad_cam"]["last"]
     assert found["images"] == len(single)
     assert found["separation"]["mean"] == pytest.approx(values.mean(), rel=1e-3)
-    assert found["iou"]["mean"] == pytest.approx(iou.mean(), rel=2e-2), "a place may sit on the edge"
+    assert found["iou"]["mean"] == pytest.approx(iou.mean(), rel=2e-2), (
+        "a place may sit on the edge"
+    )
     right = logits.asnumpy().argmax(axis=1) == target
     if right.any() and not right.all():
         expected = values[right].mean()
@@ -160,7 +162,9 @@ def test_a_stage_view_is_the_net(several):
     assert view.gives == ("stage1", "stage2", "stage3", "stage4")
     tail = analysis_maps.score_pass(net, seen.image[:4])
     found = view.run({"data": seen.image[:4]})
-    np.testing.assert_allclose(found["stage3"].asnumpy(), tail.inner.asnumpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found["stage3"].asnumpy(), tail.inner.asnumpy(), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(found["stage4"].asnumpy(), tail.last.asnumpy(), rtol=1e-4, atol=1e-4)
 
 

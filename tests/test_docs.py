@@ -42,10 +42,11 @@ CALLABLES = (
     "gluon_attn.batch", "gluon_attn.papers.vaa", "gluon_attn.papers.awmt",
     "gluon_attn.losses.classification", "gluon_attn.losses.variance",
     "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes", "gluon_attn.blocks",
+    "gluon_attn.metrics.retrieval", "gluon_attn.workflows.reid",
 )  # fmt: skip
 
 PREPARE_COMMANDS = (
-    "wider peta rap pa100k celeba market duke voc cifar10 cifar100 cub200 caltech256 imagenet list "
+    "wider peta rap pa100k celeba market duke reid_market reid_duke voc cifar10 cifar100 cub200 caltech256 imagenet list "
     "folders synthetic digits digits_single tiny"
 ).split()
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -272,7 +273,7 @@ def tables_of(text, first):
 # Page of each paper: the recipe whose values its ledger gives
 LEDGER_RECIPES = {
     "vaa": "vaa_wider_resnet101", "awmt": "awmt_celeba_resnet50",
-    "blocks": "srm_imagenet_resnet50", "dreal": "dreal_imagenet_se_resnet50",
+    "blocks": "srm_imagenet_resnet50", "dreal": "dreal_imagenet_srm_resnet101",
     "reid": "reid_market_resnet50",
 }  # fmt: skip
 LEDGERS = {

@@ -26,6 +26,9 @@ needs_torch = pytest.mark.skipif(not INSTALLED, reason="PyTorch is not installed
 SINGLE = Schema([Attribute("class", "multiclass", tuple("abcde"))])
 MULTI = Schema.binary("abcde")
 both_gradients = pytest.mark.parametrize("gradient", ["constant", "exact"])
+exact_first = pytest.mark.parametrize(
+    "gradient", ["exact", pytest.param("constant", marks=pytest.mark.slow)]
+)
 
 
 def method_of(net, schema=SINGLE, name="icasc", ctx=None, accumulate=1, lr=0.0, **options):
@@ -176,7 +179,7 @@ def test_exact_gradients_agree_with_differences_of_the_loss_and_constant_ones_do
     assert slopes["exact"] - slopes["constant"] == pytest.approx(attended, rel=0.1)
 
 
-@both_gradients
+@exact_first
 def test_weights_of_zero_are_the_plain_baseline(gradient):
     found, off = [], {f"weight_{term}": 0.0 for term in TERMS}
     for name, options in (("baseline", {}), ("icasc", dict(off, gradient=gradient)),
@@ -193,7 +196,7 @@ def test_weights_of_zero_are_the_plain_baseline(gradient):
     assert "as_last" in method.train_step(batch_of())
 
 
-@both_gradients
+@exact_first
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_is_lowered_by_steps_on_it(term, gradient):
     options = {f"weight_{t}": float(t == term) for t in TERMS}
@@ -204,7 +207,7 @@ def test_each_term_alone_is_lowered_by_steps_on_it(term, gradient):
     assert sums[-1][term].asscalar() < sums[0][term].asscalar() - 0.01
 
 
-@both_gradients
+@exact_first
 def test_inner_layer_costs_nothing_where_no_term_needs_it(gradient):
     method = method_of(small(), gradient=gradient, weight_as_inner=0.0, weight_ac=0.0)
     alone = method.train_step(batch_of())
@@ -223,10 +226,11 @@ def test_running_statistics_are_those_of_a_plain_step(gradient):
         np.testing.assert_allclose(found[1][name], array, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@both_gradients
+@exact_first
 @pytest.mark.parametrize("name", [
-    "resnet18_w16_synthetic", "awmt_resnet50", "vgg11_bn", "cbam_resnet20_cifar10",
-    "vaa_resnet18_w16_synthetic",
+    "awmt_resnet50", "vgg11_bn", "vaa_resnet18_w16_synthetic",
+    pytest.param("resnet18_w16_synthetic", marks=pytest.mark.slow),
+    pytest.param("cbam_resnet20_cifar10", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_any_net_trains(name, gradient):
     side = 32 if "cifar" in name else 64
@@ -248,8 +252,10 @@ def test_any_net_trains(name, gradient):
 
 @both_gradients
 @pytest.mark.parametrize("ctx, accumulate", [
-    ([mx.cpu(0)], 2), ([mx.cpu(0), mx.cpu(1)], 1), ([mx.cpu(0), mx.cpu(1)], 2),
-], ids=["micro", "devices", "both"])  # fmt: skip
+    ([mx.cpu(0), mx.cpu(1)], 2),
+    pytest.param([mx.cpu(0)], 2, marks=pytest.mark.slow),
+    pytest.param([mx.cpu(0), mx.cpu(1)], 1, marks=pytest.mark.slow),
+], ids=["both", "micro", "devices"])  # fmt: skip
 def test_parts_of_a_batch_add_up_where_images_are_independent(ctx, accumulate, gradient):
     results, losses = [], []
     for devices, micro in (([mx.cpu(0)], 1), (ctx, accumulate)):
@@ -289,7 +295,7 @@ def test_unknown_labels_are_neither_true_nor_confusing():
     assert valid.asnumpy().tolist() == [1, 0, 1]
 
 
-@both_gradients
+@exact_first
 def test_images_without_a_known_class_have_no_attention_loss(gradient):
     mask = np.ones((6, CLASSES))
     mask[3:] = 0
@@ -323,7 +329,7 @@ def test_limit_cases_are_finite_and_have_the_documented_values(case, gradient):
         assert value is None or sums[name] == pytest.approx(value, abs=1e-4), name
 
 
-@both_gradients
+@exact_first
 def test_a_single_class_has_no_confusing_one(gradient):
     net = small(classes=1)
     schema = Schema.binary(["only"])
@@ -363,7 +369,7 @@ def run(data, folder, resume=False, **changes):
     return train(Recipe.from_dict(recipe(**{**TINY, **changes})), settings)
 
 
-@both_gradients
+@exact_first
 def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     data = write_data(tmp_path / "data", train=24, val=8, test=8)
     options = {"options": {"gradient": gradient}, "model_options": {"width": 8, "dropout": 0.3}}

@@ -58,8 +58,9 @@ def test_the_parts_make_up_the_net(name):
 @pytest.mark.parametrize("name, layers, maps", [
     ("resnet18_w16_synthetic", ("stage3_activation1", "stage4_activation1"), ((32, 4), (64, 2))),
     ("cifar_resnet20_cifar10", ("stage2_activation2", "stage3_activation2"), ((16, 16), (32, 8))),
-    ("vgg19", ("stage4_activation3", "stage5_activation3"), ((64, 9), (64, 4))),
-    ("vaa_resnet50_v1b", ("stage3_activation5", "stage4_activation2"), ((128, 4), (256, 2))),
+    ("vgg11", ("stage4_activation1", "stage5_activation1"), ((64, 9), (64, 4))),
+    ("vaa_resnet18_w16_synthetic", ("stage3_activation1", "stage4_activation1"),
+     ((32, 4), (64, 2))),
 ])  # fmt: skip
 def test_the_maps_are_those_of_the_last_two_stages(name, layers, maps):
     parts = split_net(net_of(name))

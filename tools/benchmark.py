@@ -4,8 +4,7 @@ python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXN
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
 python tools/benchmark.py train                               VAA training step, three ways
 python tools/benchmark.py awmt                                AWMT step against a basic-model one
-python tools/benchmark.py icasc                               ICASC step against a plain one
-python tools/benchmark.py dreal                               DREAL step against a plain one
+python tools/benchmark.py icasc                               ICASC step (dreal: DREAL step)
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
 """
 

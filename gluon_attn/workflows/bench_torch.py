@@ -56,8 +56,8 @@ def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=()
         raise ValueError(f"ResNet-{depth} {version}: valid are {sorted(UNITS)} with v1 or v1b")
     if attention is not None or dropout or variant not in (None, "supplement"):
         raise ValueError(
-            f"attention={attention}, dropout={dropout}, variant={variant}: written for PyTorch are the plain ResNet "
-            "and VAA's supplement"
+            f"attention={attention}, dropout={dropout}, variant={variant}: written for PyTorch "
+            "are the plain ResNet and VAA's supplement"
         )
     units, bottleneck = UNITS[depth]
     if taps is None:

@@ -36,7 +36,7 @@ def shared_view(net, trained):
         ``(block, parameters)``: the block, and those of its Parameters that are trained, by name.
         Only what these gradients need is computed in a backward pass.
     """
-    image = mx.sym.var("data")
+    image = mx.sym.var("data", dtype="float32")
     symbol, shadows = net(image), gluon.ParameterDict()
     for name, parameter in net.collect_params().items():
         array = parameter.list_data()[0]
@@ -99,8 +99,10 @@ class Architect:
         self.trainer = gluon.Trainer(parameters, "adam", settings, kvstore=None)
         self._both, self._weights = None, None
         if second_order:
-            names = [n for n, p in net.collect_params().items() if p._differentiable]
-            names = [n for n in names if net.collect_params()[n].grad_req != "null"]
+            names = [
+                n for n, p in net.collect_params().items()
+                if p._differentiable and p.grad_req != "null" and n != self.name
+            ]  # fmt: skip
             self._both, self._weights = shared_view(net, [*names, self.name])
             self._both_alpha = self._weights.pop(self.name)
 
