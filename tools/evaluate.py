@@ -64,7 +64,7 @@ def main():
     from gluon_attn.data.lists import read_names
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import evaluate as work
-    from gluon_attn.workflows import load
+    from gluon_attn.workflows import load, reid
     from gluon_attn.workflows.build import reports_accuracy
     from gluon_attn.workflows.scores import text_of
 
@@ -80,6 +80,13 @@ def main():
         from gluon_attn.export import Predictor
 
         names = Predictor(args.export).classes
+    if trained and reid.gives_embedding(trained.net):
+        done = reid.evaluate_reid(
+            trained, args.data_dir, out, args.split, ctx[0], args.batch_size, args.num_workers,
+            on_bad_image=args.on_bad_image,
+        )  # fmt: skip
+        print(done.text + "\n" + "\n".join(f"wrote {path}" for path in done.files))
+        return
     recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
