@@ -274,7 +274,7 @@ def tables_of(text, first):
 LEDGER_RECIPES = {
     "vaa": "vaa_wider_resnet101", "awmt": "awmt_celeba_resnet50",
     "blocks": "srm_imagenet_resnet50", "dreal": "dreal_imagenet_srm_resnet101",
-    "reid": "reid_market_resnet50",
+    "reid": "reid_market_resnet50", "icasc": "icasc_cifar100_resnet110",
 }  # fmt: skip
 LEDGERS = {
     page: tables_of(
@@ -400,7 +400,7 @@ def test_models_and_recipes_named_in_pages_exist():
         named.update(re.findall(r"`((?:vaa_|awmt_)?resnet\d+_\w+)`", prose_of(page)))
     recipes = {path.stem for path in RECIPES.glob("*.py")}
     assert not {name for name in named if name not in [*list_models(), *recipes]}
-    texts = (text_of(ROOT / "docs" / f"{page}.md") for page in LEDGERS)
+    texts = map(text_of, PAGES)
     listed = {name for text in texts for name in re.findall(r"recipes/(\w+)\.py\)", text)}
     assert listed == recipes
 

@@ -265,7 +265,7 @@ def test_any_genotype_in_the_slot(tmp_path):
     for text, message in (
         ("hoga:nothing", "unknown genotype 'nothing'"),
         ("hoga:" + LINE.replace("none", "nine"), "edge 10 .into node 4.: unknown operation 'nine'"),
-        ("se:hog_se", "attention block 'se' has no variants"),
+        ("se:hog_se", "'se' has no variants"),
         ("hogaa", "unknown attention block 'hogaa'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -110,6 +110,7 @@ def test_gradients_are_those_of_pytorch_in_both_modes(seed, attention, schema):
         )
         sum(terms.values()).backward()
         ours = method.train_step(batch)
+        terms["bce" if schema is MULTI else "ce"] = terms.pop("class")
         for name, term in terms.items():
             assert ours[name].asscalar() == pytest.approx(term.item(), rel=1e-4, abs=1e-4)
         own = gradients(net)
@@ -172,7 +173,7 @@ def test_exact_gradients_agree_with_differences_of_the_loss_and_constant_ones_do
     for sign in (1, -1):
         net.output.weight.set_data(start + sign * 1e-3 * mx.nd.array(direction))
         sums = {n: float(v.asscalar()) for n, v in method.train_step(batch).items()}
-        ends.append((sums["class"], sum(sums[term] for term in TERMS)))
+        ends.append((sums["ce"], sum(sums[term] for term in TERMS)))
     classification, attended = (np.subtract(*ends) / 2e-3).tolist()
     assert slopes["constant"] == pytest.approx(classification, rel=1e-3)
     assert abs(attended) > 0.3
@@ -203,7 +204,7 @@ def test_each_term_alone_is_lowered_by_steps_on_it(term, gradient):
     method = method_of(small(), lr=0.002, gradient=gradient, omega=5.0, **options)
     batch = batch_of()
     sums = [method.train_step(batch) for _ in range(10)]
-    assert set(sums[0]) == {"class", term, "loss"}
+    assert set(sums[0]) == {"ce", term, "loss"}
     assert sums[-1][term].asscalar() < sums[0][term].asscalar() - 0.01
 
 
@@ -354,6 +355,13 @@ def test_bad_settings_are_refused():
             method_of(small(), **options)
 
 
+def test_mixed_precision_is_refused():
+    with pytest.raises(ValueError, match="float32 only; use amp=none"):
+        method = METHODS.get("icasc")
+        task = Task(SINGLE.columns, 20, np.full(CLASSES, 0.3), SINGLE)
+        method(small(), [mx.cpu()], task, Optimization("sgd", {}, loss_scaling=True), {})
+
+
 # -- whole runs ------------------------------------------------------------------------------------
 
 
@@ -381,7 +389,7 @@ def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     records = read_json_lines(str(tmp_path / "whole" / "log.jsonl"))
-    assert {"loss_as_inner", "loss_as_last", "loss_ac", "loss_class"} <= set(records[-1])
+    assert {"loss_as_inner", "loss_as_last", "loss_ac", "loss_bce"} <= set(records[-1])
 
 
 @pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet18"])

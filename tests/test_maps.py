@@ -53,4 +53,6 @@ def test_both_are_the_same_where_all_gradients_are_positive_and_differ_elsewhere
 def test_symbols_give_the_same(attention):
     arrays = {"f": mx.nd.array(draw((2, 6, 4, 3), 1)), "g": mx.nd.array(draw((2, 6, 4, 3), 2))}
     bound = attention(mx.sym.var("f"), mx.sym.var("g")).bind(mx.cpu(), arrays)
-    np.testing.assert_array_equal(bound.forward()[0].asnumpy(), attention(*arrays.values()).asnumpy())
+    np.testing.assert_array_equal(
+        bound.forward()[0].asnumpy(), attention(*arrays.values()).asnumpy()
+    )

@@ -9,8 +9,8 @@ from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_attn.nets.graphs import Graph, copy_into
-from gluon_attn.nets.parts import cut_net, split_net
-from gluon_attn.nets.tail import Tail, linear_head
+from gluon_attn.nets.parts import split_net
+from gluon_attn.nets.tail import Tail
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.papers.icasc_gradients import ExactPass, ScorePass
 from model_zoo import get_model
@@ -164,13 +164,6 @@ def test_gradients_of_scores_are_those_of_automatic_differentiation(name, train)
             assert relative(found, wanted) <= 1e-5
 
 
-@every_family
-def test_closed_form_is_used_for_pooling_and_dense_heads_only(name):
-    linear = linear_head(cut_net(net_of(name)))
-    assert (linear is None) == name.startswith(("vgg", "vaa"))
-    assert bool(linear and linear.mask) == (name == "awmt_resnet50")
-
-
 def test_closed_form_is_what_the_head_differentiates_to_with_dropout():
     net, image = net_of("awmt_resnet50"), image_of("awmt_resnet50")
     tail = Tail(net, [mx.cpu()])
@@ -235,13 +228,16 @@ def test_running_statistics_move_once_and_as_in_a_plain_step():
             np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-# -- directional derivatives -------------------------------------------------------------------------
+# -- directional derivatives -----------------------------------------------------------------------
 
 
 @every_family
 def test_directional_derivatives_are_products_with_the_gradients(name):
     net, image = net_of(name), image_of(name, rows=8)  # gates with batch-norm want a few images
     tail = Tail(net, [mx.cpu()])
+    linear = tail.closed_form  # for heads of pooling and one dense layer, and no others
+    assert (linear is None) == name.startswith(("vgg", "vaa"))
+    assert bool(linear and linear.mask) == (name == "awmt_resnet50")
     run, rng = ScorePass(tail, image), np.random.RandomState(2)
     directions = {
         f"{layer}_{d}": mx.nd.array(rng.normal(size=getattr(run, layer).shape))

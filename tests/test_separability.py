@@ -61,7 +61,9 @@ def test_mask_is_a_half_at_the_threshold_and_sharp_around_it():
         rtol=1e-4,
     )  # fmt: skip
     scores = soft_mask(3 * a, sigma=0.5, omega=1).asnumpy()[0, 0]
-    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.array([1.5, 0.15, 0.3, 0.0]))), rtol=1e-5)
+    np.testing.assert_allclose(
+        scores, 1 / (1 + np.exp(-np.array([1.5, 0.15, 0.3, 0.0]))), rtol=1e-5
+    )
 
 
 def test_all_losses_follow_the_formulas():

@@ -85,7 +85,8 @@ def resize_like(a, like, align_corners=False):
         ``(B, H, W)``.
     """
     F = _module(a)
-    a, like = F.expand_dims(a, axis=1), F.expand_dims(like, axis=1)
+    # BlockGrad: the operator leaves the memory of that gradient as it finds it.
+    a, like = F.expand_dims(a, axis=1), F.BlockGrad(F.expand_dims(like, axis=1))
     resized = F.contrib.BilinearResize2D(a, like, mode="like", align_corners=align_corners)
     return F.squeeze(resized, axis=1)
 

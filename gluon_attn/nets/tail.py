@@ -116,8 +116,9 @@ class Tail:
         net: See :func:`gluon_attn.nets.parts.split_net`.
         ctx: List of MXNet contexts.
         frozen: Whether batch-norm works with its running statistics and nothing is dropped, as in
-            inference. (Gradients taken in MXNet's own inference mode are wrong behind batch-norm
-            with static memory, so passes with a frozen tail run in training mode, too.)
+            inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and
+            in static graphs that were trained before; so passes with a frozen tail, too, run in
+            training mode.)
 
     Raises:
         ValueError: As :func:`~gluon_attn.nets.parts.split_net`; or the trunk shares parameters with
@@ -141,6 +142,10 @@ class Tail:
         shared = sorted(later & set(self.trunk.collect_params()) & set(self.params))
         if shared:
             raise ValueError(f"the trunk shares parameter '{shared[0]}' with what follows it")
+
+    def uses(self, prefix):
+        """Return whether the net has an operator whose name starts with ``prefix``."""
+        return any(node["op"].startswith(prefix) for node in self.cut.graph.nodes)
 
     def _part(self, given, wanted):
         graph, extra = Graph(), {}

@@ -78,7 +78,7 @@ def _rule(*names):
 
 @_rule(
     "Flatten", "Reshape", "transpose", "expand_dims", "squeeze", "slice_axis", "slice", "mean",
-    "sum", "_mul_scalar", "_div_scalar", "negative", "_copy", "identity", "amp_cast", "SwapAxis",
+    "sum", "_mul_scalar", "_div_scalar", "negative", "_copy", "identity", "SwapAxis",
     "UpSampling", "broadcast_axis", "broadcast_like", "reshape_like", "slice_like", "Cast", "Pad",
     "_contrib_AdaptiveAvgPooling2D",
 )  # fmt: skip

@@ -113,12 +113,16 @@ class ICASC(Method):
     def __init__(self, net, ctx, task, optimization, options=None):
         super().__init__(net, ctx, task, optimization, options)
         self._check_options()
-        self._classification = objective(self.task.schema)
+        schema = self.task.schema
+        self._name = "ce" if schema is not None and schema.is_single_label else "bce"
+        self._classification = objective(schema)
         self._weights = [float(self.options[f"weight_{term}"]) for term in TERMS]
         self._needs_inner = bool(self._weights[0] or self._weights[2])
         self._terms = AttentionTerms(self.options)
         self._terms.hybridize(static_alloc=True, static_shape=True)
         self._tail = Tail(net, self.ctx)
+        if optimization.loss_scaling or self._tail.uses("amp_"):
+            raise ValueError("method icasc trains in float32 only; use amp=none")
         self._directional = None
         if self.options["gradient"] == "exact":
             self._directional = self._tail.directional()
@@ -138,7 +142,7 @@ class ICASC(Method):
 
     def losses(self, outputs, batch):
         """Return the classification loss, ``(B,)``: all there is without attention."""
-        return {"class": self._classification(outputs["logits"], batch.label, batch.mask)}
+        return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
     def train_step(self, batch, held_out=None):
         """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
@@ -171,12 +175,12 @@ class ICASC(Method):
         }  # fmt: skip
         if self._directional is None:
             losses = self._recorded_losses(run, part, gradients, valid)
-            run.backward(self._recorded_total(losses))
+            run.backward(losses["loss"])
             self._tail.update_statistics({**run.staged, **run.headed})
             return losses
         exact = ExactPass(run, self._directional, self._directions(run, gradients, valid))
         losses = self._recorded_losses(exact, part, gradients, valid)
-        exact.backward(self._recorded_total(losses), [self._scale(v) for v in (true, confusing)])
+        exact.backward(losses["loss"], (true, confusing))
         self._tail.update_statistics(exact.outputs)
         return losses
 
@@ -185,10 +189,6 @@ class ICASC(Method):
             losses = self.losses({"logits": run.logits}, part)
             losses.update(self._attention_losses(run.inner, run.last, gradients, valid))
             return dict(losses, loss=sum_of(losses.values()))
-
-    def _recorded_total(self, losses):
-        with autograd.record():
-            return self._scale(losses["loss"])
 
     def _attention_losses(self, inner, last, gradients, valid):
         """Return the weighted terms by name; those of weight 0 are left out."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 import mxnet as mx
 from mxnet import autograd
 
+from gluon_attn.method import sum_of
 from gluon_attn.nets.tail import DIRECTIONS
 
 
@@ -110,7 +111,7 @@ class ScorePass:
     def trunk_backward(self, *leaves):
         """Differentiate the trunk, whose outputs have the gradients found in ``leaves``."""
         names = list(self._trunk)
-        gradients = [sum(found[name].grad for found in leaves) for name in names]
+        gradients = [sum_of([found[name].grad for found in leaves]) for name in names]
         autograd.backward([self._trunk[n] for n in names], gradients)
 
 
@@ -139,8 +140,7 @@ class ExactPass:
 
         Args:
             loss: Array.
-            vectors: The two vectors ``(B, A)`` whose scores were differentiated, scaled like the
-                loss.
+            vectors: The two vectors ``(B, A)`` whose scores were differentiated.
         """
         changes = [self.outputs[f"change_{direction}"] for direction in DIRECTIONS]
         autograd.backward([loss] + changes, [loss.ones_like()] + list(vectors))
