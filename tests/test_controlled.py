@@ -51,9 +51,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     arms = {BASELINE: preset.arms[BASELINE], "A_ch, constant": preset.arms["A_ch, constant"]}
     preset = preset._replace(arms=arms, common=(*preset.common, *FAST))
     said = []
-    text = run_preset(
-        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
-    )
+    text = run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append)
     assert len(said) == 2 and "A_ch, constant, seed 3: mAP %" in said[1]
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
