@@ -16,9 +16,11 @@ PACKAGES = [
     "gluon_attn.export",
     "gluon_attn.figures",
     "gluon_attn.losses",
+    "gluon_attn.maps",
     "gluon_attn.metrics",
     "gluon_attn.nets",
     "gluon_attn.papers",
+    "gluon_attn.papers.autola",
     "gluon_attn.workflows",
     "model_zoo",
 ]

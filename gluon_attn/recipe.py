@@ -13,7 +13,11 @@ import os
 
 from gluon_attn.registry import unknown_name
 
-SCORES = ("mAP", "mA", "accuracy")
+AUGMENT = ("crop", "pad", "inception")
+INIT = ("xavier", "msra")
+KEEP = ("best", "last")
+GROUPS = ("options", "model_options", "data_options")
+SCORES = ("mAP", "mA", "accuracy", "top1", "top5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Recipe:
         model_options: Further arguments of ``get_model``.
         options: The method's own settings.
         dataset: ``auto``, or the kind of data set (:data:`gluon_attn.data.DATASETS`).
+        data_options: Settings of the data set's reader, such as ``per_class`` of Caltech-256.
+        splits: Names of the splits for training, for validation and for the one evaluation at the
+            end. Papers that train on all of ``trainval`` and watch ``test`` need ``keep='last'``,
+            so that nothing is chosen on the test split.
         attributes: Names of the attributes to train on; none means all.
         unspecified: Unspecified training labels: ``negative`` or ``masked``.
         input_size: Side of the square network input in pixels.
@@ -33,26 +41,37 @@ class Recipe:
         crop_min: Smallest side of the random square training crop, at scale ``resize``.
         crop_max: Largest side of the same.
         mirror: Whether training crops are mirrored half of the time.
+        augment: How training pictures are cut: ``crop`` (random square, ``crop_min`` to
+            ``crop_max``), ``pad`` (CIFAR: ``pad`` black pixels around ``input_size``, then a piece
+            of that size) or ``inception`` (ImageNet: random area and shape).
+        pad: Pixels on each side for ``pad``.
+        area_min: Smallest share of the picture's area for ``inception``.
         eval_crop: Side of the centre crop for evaluation, at scale ``resize``.
+        keep_aspect: Whether evaluation brings the shorter side to ``resize``; otherwise pictures
+            become squares of that side, as they do for training.
         mean: Per RGB channel, in 0–255 units.
         std: Per RGB channel, in 0–255 units.
         epochs: Epochs in all phases together.
         iterations_per_epoch: Updates between two validations, for papers that count iterations; 0:
             an epoch is one pass over the training data.
         score: What is best on the validation split, and what ``plateau`` watches: ``mAP``, ``mA``
-            or ``accuracy``.
+            or ``accuracy``; for single-label data ``top1`` (the same as ``accuracy``) or ``top5``.
+        keep: Which epoch's weights the run keeps: ``best`` by ``score``, or ``last``.
         batch_size: Images per update, over all devices.
         accumulate: Micro-batches per batch (memory for time).
         optimizer: MXNet optimiser name.
         lr: Learning rate at the start.
         momentum: Momentum of SGD; other optimisers ignore it.
         wd: Weight decay.
-        schedule: ``plateau``, ``cosine``, ``step`` or ``constant``.
+        schedule: ``plateau``, ``cosine``, ``cyclic_cosine``, ``step`` or ``constant``.
         lr_factor: Factor of ``plateau`` and ``step``.
         lr_patience: Epochs without a better validation score before ``plateau`` acts.
-        lr_epochs: Epochs (from 0) at which ``step`` acts.
+        lr_epochs: Epochs (from 0) at which ``step`` acts, and at which ``cyclic_cosine`` begins
+            another cycle.
         lr_min: Smallest learning rate.
         warmup_epochs: Epochs over which the learning rate rises linearly to ``lr``.
+        init: Initial weights: ``xavier`` (Gluon's training scripts) or ``msra`` (He et al., ICCV
+            2015: normal, variance 2 / fan-in); layers with an initialiser of their own keep it.
         amp: ``none``, ``float16`` (GPU) or ``bfloat16`` (CPU with AVX-512).
         hybridize: Whether the net runs as one static graph.
         seed: Seed of initialisation, shuffling and augmentation.
@@ -64,6 +83,8 @@ class Recipe:
     model_options: dict = dataclasses.field(default_factory=dict)
     options: dict = dataclasses.field(default_factory=dict)
     dataset: str = "auto"
+    data_options: dict = dataclasses.field(default_factory=dict)
+    splits: tuple = ("train", "val", "test")
     attributes: tuple = ()
     unspecified: str = "negative"
     input_size: int = 224
@@ -71,12 +92,17 @@ class Recipe:
     crop_min: int = 128
     crop_max: int = 224
     mirror: bool = True
+    augment: str = "crop"
+    pad: int = 4
+    area_min: float = 0.08
     eval_crop: int = 224
+    keep_aspect: bool = False
     mean: tuple = (123.68, 116.779, 103.939)
     std: tuple = (58.393, 57.12, 57.375)
     epochs: int = 60
     iterations_per_epoch: int = 0
     score: str = "mAP"
+    keep: str = "best"
     batch_size: int = 32
     accumulate: int = 1
     optimizer: str = "sgd"
@@ -89,6 +115,7 @@ class Recipe:
     lr_epochs: tuple = ()
     lr_min: float = 1e-5
     warmup_epochs: int = 0
+    init: str = "xavier"
     amp: str = "none"
     hybridize: bool = True
     seed: int = 0
@@ -103,7 +130,12 @@ class Recipe:
                 raise ValueError(f"recipe: {name}={getattr(self, name)} must be >= {lowest}")
         if self.score not in SCORES:
             raise ValueError(f"recipe: {unknown_name('score', self.score, SCORES)}")
-        if not self.crop_min <= self.crop_max <= self.resize:
+        for name, valid in (("keep", KEEP), ("init", INIT), ("augment", AUGMENT)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"recipe: {unknown_name(name, getattr(self, name), valid)}")
+        if len(self.splits) != 3 or not all(isinstance(s, str) and s for s in self.splits):
+            raise ValueError(f"recipe: splits={self.splits!r}: three names are needed")
+        if self.augment == "crop" and not self.crop_min <= self.crop_max <= self.resize:
             raise ValueError(
                 f"recipe: needs crop_min <= crop_max <= resize, got "
                 f"{self.crop_min}, {self.crop_max}, {self.resize}"
@@ -113,8 +145,8 @@ class Recipe:
         """Return a copy with ``key=value`` strings applied.
 
         Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
-        ``options.gamma=1``) or model arguments (``model_options.taps=…``). Values are read as
-        Python literals, else as text.
+        ``options.gamma=1``), model arguments (``model_options.taps=…``) or settings of the reader
+        (``data_options.per_class=60``). Values are read as Python literals, else as text.
 
         Args:
             pairs: Strings ``key=value``.
@@ -131,13 +163,13 @@ class Recipe:
                 raise ValueError(f"override {pair!r}: write key=value")
             value = _literal(text)
             group, dot, name = key.partition(".")
-            if dot and group in ("options", "model_options"):
+            if dot and group in GROUPS:
                 if group == "options" and options and name not in options:
                     raise ValueError(unknown_name("method setting", name, options))
                 changes.setdefault(group, dict(getattr(self, group)))[name] = value
             elif key in options:
                 changes.setdefault("options", dict(self.options))[key] = value
-            elif key in fields and key not in ("options", "model_options"):
+            elif key in fields and key not in GROUPS:
                 changes[key] = value
             else:
                 raise ValueError(unknown_name("recipe key", key, fields + list(options)))
@@ -191,7 +223,7 @@ class Recipe:
 _LOWEST = {
     "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
     "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
-    "log_interval": 1, "seed": 0, "iterations_per_epoch": 0,
+    "log_interval": 1, "seed": 0, "iterations_per_epoch": 0, "pad": 0, "area_min": 0,
 }  # fmt: skip
 
 

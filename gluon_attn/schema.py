@@ -90,6 +90,11 @@ class Schema:
         """Whether every attribute is binary."""
         return all(a.kind == BINARY for a in self.attributes)
 
+    @property
+    def is_single_label(self):
+        """Whether it is one multi-class attribute and nothing else: one class per sample."""
+        return len(self.attributes) == 1 and self.attributes[0].kind == MULTICLASS
+
     def slices(self):
         """Return the columns of every attribute as slices, in order."""
         edges = np.cumsum([0] + [a.width for a in self.attributes]).tolist()

@@ -7,7 +7,11 @@
 from __future__ import annotations
 
 import gluon_attn  # noqa: F401  (checks and prepares the environment before MXNet loads)
-import model_zoo.factories  # noqa: F401  (fills the registry)
+import model_zoo.factories  # noqa: F401  (these fill the registry)
+import model_zoo.factories_attention  # noqa: F401
+import model_zoo.factories_hoga  # noqa: F401
+import model_zoo.factories_reid  # noqa: F401
+import model_zoo.factories_vgg  # noqa: F401
 from model_zoo.names import MODELS, WIDER_ATTRIBUTES, get_model, list_models
 
 __all__ = ["MODELS", "WIDER_ATTRIBUTES", "get_model", "list_models"]

@@ -14,15 +14,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-
 import mxnet as mx
 from mxnet.gluon import nn
 
 from gluon_attn.nets import DEPTHS, resnet
 from gluon_attn.papers.vaa import VAA, xavier
-from model_zoo.names import MODELS, WIDER_ATTRIBUTES
+from model_zoo.names import WIDER_ATTRIBUTES, register
 
 ATTRIBUTES = len(WIDER_ATTRIBUTES)
 RELEASED_TAPS = ("stage3_activation19", "stage3_activation22", "stage4_activation2")
@@ -32,13 +29,23 @@ def plain_resnet(
     depth=101, version="v1", classes=1000, input_size=224, width=64, taps=(), attention=None,
     dropout=0.0,
 ):  # fmt: skip
-    """Build a ResNet; ``input_size`` is only used to infer parameter shapes.
+    """Build a ResNet; see :func:`classifier` for ``input_size`` and ``dropout``."""
+    return classifier(resnet(depth, version, classes, width, taps, attention), input_size, dropout)
 
-    ``dropout`` is the share of pooled features that is dropped before the classifier in training.
+
+def classifier(net, input_size, dropout=0.0):
+    """Complete a net with ``features`` and ``output`` as a model of the zoo.
+
+    Args:
+        net: The net.
+        input_size: Side of the input in pixels; only used to infer parameter shapes.
+        dropout: Share of the features that is dropped before the classifier in training.
+
+    Raises:
+        ValueError: ``dropout`` out of range.
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout}: valid are 0 (none) to below 1")
-    net = resnet(depth, version, classes, width, taps, attention)
     if dropout:
         net.features.add(nn.Dropout(dropout))  # has no parameters, so weight files stay the same
     net.input_size = (input_size, input_size)
@@ -64,35 +71,22 @@ def infer_shapes(net):
     return net
 
 
-def _register(name, factory, **fixed):
-    """Register ``factory`` with other defaults, which stay overridable."""
-    signature = inspect.signature(factory)
-    entry = functools.partial(factory, **fixed)
-    entry.__signature__ = signature.replace(
-        parameters=[
-            p.replace(default=fixed.get(p.name, p.default)) for p in signature.parameters.values()
-        ]
-    )
-    entry.__doc__ = factory.__doc__
-    MODELS.register(name)(entry)
-
-
 def _register_all():
     wider = {"classes": ATTRIBUTES}
     for depth in DEPTHS:
         for version in ("v1", "v1b"):
             net = {"depth": depth, "version": version}
             infix = "" if version == "v1" else "_v1b"
-            _register(f"resnet{depth}_{version}", plain_resnet, **net)
-            _register(f"resnet{depth}{infix}_wider", plain_resnet, **net, **wider)
-            _register(f"vaa_resnet{depth}{infix}", vaa_resnet, **net)
-            _register(f"vaa_resnet{depth}{infix}_wider", vaa_resnet, **net)
+            register(f"resnet{depth}_{version}", plain_resnet, **net)
+            register(f"resnet{depth}{infix}_wider", plain_resnet, **net, **wider)
+            register(f"vaa_resnet{depth}{infix}", vaa_resnet, **net)
+            register(f"vaa_resnet{depth}{infix}_wider", vaa_resnet, **net)
     released = {"depth": 101, "taps": RELEASED_TAPS, "variant": "released"}
-    _register("vaa_resnet101_released_wider", vaa_resnet, **released)
-    _register("awmt_resnet50", plain_resnet, depth=50, dropout=0.5, **wider)
+    register("vaa_resnet101_released_wider", vaa_resnet, **released)
+    register("awmt_resnet50", plain_resnet, depth=50, dropout=0.5, **wider)
     small = {"depth": 18, "width": 16, "input_size": 112}
-    _register("resnet18_w16_synthetic", plain_resnet, **small, **wider)
-    _register("vaa_resnet18_w16_synthetic", vaa_resnet, **small)
+    register("resnet18_w16_synthetic", plain_resnet, **small, **wider)
+    register("vaa_resnet18_w16_synthetic", vaa_resnet, **small)
 
 
 _register_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import mxnet as mx
@@ -15,6 +16,23 @@ WIDER_ATTRIBUTES = (
     "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal", "shorts", "jeans",
     "longPants", "skirt", "faceMask", "logo", "stripe",
 )  # fmt: skip
+
+
+def register(name, factory, **fixed):
+    """Register ``factory`` under ``name`` with other defaults, which stay overridable.
+
+    Raises:
+        ValueError: ``name`` is taken.
+    """
+    signature = inspect.signature(factory)
+    entry = functools.partial(factory, **fixed)
+    entry.__signature__ = signature.replace(
+        parameters=[
+            p.replace(default=fixed.get(p.name, p.default)) for p in signature.parameters.values()
+        ]
+    )
+    entry.__doc__ = factory.__doc__
+    MODELS.register(name)(entry)
 
 
 def list_models():

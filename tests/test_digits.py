@@ -93,7 +93,7 @@ def test_handwriting_is_in_the_picture(monkeypatch):
         return draw_scene(np.random.default_rng(1), split_samples("train"), class_odds(0))[0]
 
     with_ink = scene().astype(int)
-    images, target = digits._load()
+    images, target = digits.load_samples()
     monkeypatch.setattr(digits, "_digits", (np.zeros_like(images), target))
     changed = np.abs(scene().astype(int) - with_ink).max(2) > 25
     assert 60 < changed.sum() < 0.5 * changed.size

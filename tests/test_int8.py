@@ -101,7 +101,7 @@ def test_trained_net_loses_at_most_half_a_point(quantized):
 def test_sidecar_tells_how_it_was_made(quantized):
     sidecar = load_exported(quantized, precision="int8")[1]
     entry = sidecar["int8"]
-    assert entry["granularity"] == "channel-wise" and entry["layers"] == 36
+    assert entry["granularity"] == "channel-wise" and entry["layers"] == 35
     assert [record["mode"] for record in entry["tried"]] == ["naive", "percentile"]
     assert entry["score"] == max(record["score"] for record in entry["tried"])
     images = draw(48, 2)[0]

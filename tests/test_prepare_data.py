@@ -191,5 +191,78 @@ def test_tiny_trees_are_reproducible_and_overwrite_nothing(tmp_path):
         write_tiny("marcet", tmp_path / "d")
 
 
-def test_every_reader_is_looked_for():
-    assert sorted(DETECTION_ORDER) == DATASETS.names()
+# Other views of folders that are recognised as something else already: asked for by name.
+BY_NAME = {"garments", "reid_market", "reid_duke"}
+
+
+def test_every_reader_is_looked_for_or_asked_for_by_name():
+    assert set(DETECTION_ORDER) == set(DATASETS.names()) - BY_NAME
+    assert len(set(DETECTION_ORDER)) == len(DETECTION_ORDER)
+
+
+# -- single-label data ---------------------------------------------------------------------------
+
+SINGLE = {
+    "cifar10": "train val test", "cifar100": "train val test", "cub200": "train val test",
+    "caltech256": "train val test", "imagenet": "train val",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(SINGLE))
+def test_single_label_formats_are_made_recognised_checked_and_packed(tool, tmp_path, kind):
+    root, out = tmp_path / "tree", tmp_path / "packed"
+    code, text, error = tool("tiny", kind, "--out", root, *SMALL)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert detect_kind(root) == kind
+    code, text, error = tool(kind, "--check", root)
+    assert (code, error) == (0, "") and "0 pictures cannot be read" in text
+    assert "train: " in text and "classes of" in text
+    sizes = ("--size", 48, "--train-size", 40, "-j", 1)
+    assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
+    for split in SINGLE[kind].split():
+        source, packed = open_dataset(root, split), open_dataset(out, split)
+        assert packed.schema == source.schema and packed.fingerprint() == source.fingerprint()
+        assert packed.size == 48 and packed[0][0].shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("kind", ["cub200", "caltech256", "imagenet"])
+def test_a_check_finds_broken_pictures_of_single_label_data(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    train = open_dataset(tmp_path, "train")
+    train.path(0).write_bytes(train.path(0).read_bytes()[:40])
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and f"1 pictures cannot be read:\n  {train.sample_ids[0]}: is trunc" in text
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100", "cub200"])
+def test_published_counts_of_single_label_data(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    (tmp_path / "SYNTHETIC.json").unlink()
+    code, text, _ = tool(kind, "--check", tmp_path)
+    assert code == 1 and "differences:" in text
+    assert ("published 50,000" in text) == (kind != "cub200")
+
+
+def test_settings_of_single_label_readers(tool, tmp_path):
+    tool("tiny", "caltech256", "--out", tmp_path / "c")
+    mine = tmp_path / "mine.json"
+    code, text, _ = tool("caltech256", "--check", tmp_path / "c", "--per-class", 10, "--seed", 4,
+                         "--test-per-class", 5, "--split-file", mine)  # fmt: skip
+    assert code == 1 and "trainval        40" in text, "not the generated 120"
+    assert mine.is_file() and f"split, seed 4: {mine}" in text
+    tool("tiny", "cifar100", "--out", tmp_path / "d", "--version", "binary")
+    code, text, _ = tool("cifar100", "--check", tmp_path / "d", "--coarse", "--holdout", 0.25)
+    assert code == 0 and "val: 20 classes of 5" in text
+    code, _, error = tool("tiny", "cifar10", "--out", tmp_path / "e", "--version", "matlab")
+    assert code == 2 and "--version matlab: valid for cifar10 are python, binary" in error
+    code, _, error = tool("tiny", "voc", "--out", tmp_path / "e", "--version", "2")
+    assert code == 2 and "valid for voc are (none)" in error
+
+
+def test_single_digits(tool, tmp_path):
+    numbers = ("--train", 20, "--val", 10, "--test", 10, "--seed", 1, "-j", 1, "--side", 32)
+    code, text, error = tool("digits_single", "--out", tmp_path / "digits", *numbers)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert open_dataset(tmp_path / "digits", "train").read(0).shape == (32, 32, 3)
+    code, text, _ = tool("folders", "--check", tmp_path / "digits")
+    assert code == 0 and "0 pictures cannot be read" in text

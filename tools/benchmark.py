@@ -4,6 +4,7 @@ python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXN
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
 python tools/benchmark.py train                               VAA training step, three ways
 python tools/benchmark.py awmt                                AWMT step against a basic-model one
+python tools/benchmark.py icasc                               ICASC step (dreal: DREAL step)
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
 """
 
@@ -18,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gluon_attn.workflows import cli  # noqa: E402
 
 TITLES = {"infer": "Inference", "step": "Training step"}
+STEPS = {
+    "train": ("vaa_resnet101", 8, "one training step, three ways"),
+    "awmt": ("awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
+    "icasc": ("resnet18_v1", 8, "an ICASC step against the plain one"),
+    "dreal": ("se_resnet50", 8, "a DREAL step against the plain one"),
+}
 
 
 def flags():
@@ -43,10 +50,7 @@ def flags():
         command.add_argument("--engines", nargs="+", metavar="E",
                              help="only these, such as torch or onnxruntime:int8")  # fmt: skip
         command.add_argument("--out", metavar="DIR", help="write results.md, .json and .png")
-    for name, model, batch, what in (
-        ("train", "vaa_resnet101", 8, "one training step, three ways"),
-        ("awmt", "awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
-    ):
+    for name, (model, batch, what) in STEPS.items():
         own = commands.add_parser(name, help=what)
         own.add_argument("--model", default=model, help="default: %(default)s")
         own.add_argument("--size", type=int, default=224, help="input side; default: 224 pixels")
@@ -95,12 +99,8 @@ def main():
 
     if args.command in TITLES:
         result = compare(args)
-    elif args.command in ("train", "awmt"):
-        from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
-
-        ways = {"train": (work.benchmark_training, work.training_table),
-                "awmt": (benchmark_weights, weights_table)}  # fmt: skip
-        measure, table = ways[args.command]
+    elif args.command in STEPS:
+        measure, table = work.step_benchmark(args.command)
         result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
         print(table(result))
     else:

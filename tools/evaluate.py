@@ -1,6 +1,7 @@
 """Evaluate a trained run, an export or a zoo model: tables, CSV, JSON, Markdown, figures.
 
 python tools/evaluate.py --run runs/vaa --data-dir WIDER
+python tools/evaluate.py --run runs/icasc --compare runs/plain --data-dir CUB --attention
 python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
 python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
 """
@@ -36,6 +37,17 @@ def flags():
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
+    parser.add_argument(
+        "--analyse", nargs="+", default=[], metavar="KIND",
+        help="instead of the tables: attention, overlap, selectivity, tsne, gradcam, gates, critic",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attention", action="store_true", help="same as --analyse attention overlap"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN",
+        help="analyse also these, as baselines: run folders, or ZOO_NAME=WEIGHTS",
+    )  # fmt: skip
     cli.add_device_flags(parser)
     return parser
 
@@ -50,12 +62,11 @@ def main():
     """Predict the split, print the table and write the files."""
     args = flags().parse_args()
     from gluon_attn.data.lists import read_names
-    from gluon_attn.metrics.attribute_tables import accuracy_text
-    from gluon_attn.metrics.report import to_console
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import evaluate as work
-    from gluon_attn.workflows import load
+    from gluon_attn.workflows import load, reid
     from gluon_attn.workflows.build import reports_accuracy
+    from gluon_attn.workflows.scores import text_of
 
     ctx = contexts(cli.device_of(args))
     out = output_folder(args)
@@ -69,23 +80,33 @@ def main():
         from gluon_attn.export import Predictor
 
         names = Predictor(args.export).classes
+    if trained and reid.gives_embedding(trained.net):
+        done = reid.evaluate_reid(
+            trained, args.data_dir, out, args.split, ctx[0], args.batch_size, args.num_workers,
+            on_bad_image=args.on_bad_image,
+        )  # fmt: skip
+        print(done.text + "\n" + "\n".join(f"wrote {path}" for path in done.files))
+        return
+    recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
-        args.unspecified,
+        args.unspecified, recipe.get("data_options"),
     )  # fmt: skip
+    if args.analyse or args.attention or args.compare:
+        from gluon_attn.workflows.analysis import analyse_from_flags
+
+        print(analyse_from_flags(args, trained, dataset, ctx, out))
+        return
     if trained:
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:
         found = work.predict_export(args.export, dataset, ctx[0], args.batch_size)
-    recipe = trained.extra.get("recipe", {}) if trained else {}
     wanted = reports_accuracy(recipe, dataset.schema)
     done = work.evaluate(
         found, dataset.names, out, args.split, args.threshold, not args.no_figures,
         dataset.schema if wanted else None,
     )  # fmt: skip
-    print(to_console(done.result))
-    if wanted:
-        print(accuracy_text(done.accuracy))
+    print(text_of(done.result, done.accuracy))
     files = list(done.files)
     if trained and not args.no_figures:
         path = os.path.join(out, f"{args.split}_attention.png")

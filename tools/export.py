@@ -75,7 +75,9 @@ def export(args, forms):
     return export_model(
         trained.net, args.out, args.name or trained.name, trained.classes,
         trained.input_size, trained.export_preprocess, args.threshold, args.with_maps,
-        trained.extra, args.overwrite, variants=work.make_variants(forms, trained.classes, entry),
+        trained.extra, args.overwrite, activation=trained.activation,
+        schema=trained.extra.get("schema"),
+        variants=work.make_variants(forms, trained.classes, entry, trained.activation),
     )  # fmt: skip
 
 

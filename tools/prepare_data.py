@@ -12,31 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.data import DATASETS, prepare  # noqa: E402
 
-# Official data sets with the settings of their readers.
-OFFICIAL = {
-    "wider": (), "peta": ("partition", "uncertain"),
-    "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
-    "market": ("attributes", "holdout", "seed"),
-    "duke": ("attributes", "holdout", "seed", "repair"), "voc": ("difficult",), "list": ("coding",),
-}  # fmt: skip
-SETTINGS = {
-    "partition": {"type": int, "default": 1, "metavar": "N",
-                  "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
-    "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
-                  "help": "what label value 2 becomes (default: negative)"},
-    "holdout": {"type": float, "default": 0.1, "metavar": "SHARE",
-                "help": "share of the training part that becomes the validation split where the "
-                "authors give none (default: 0.1)"},
-    "seed": {"type": int, "default": 0, "help": "seed of that choice (default: 0)"},
-    "attributes": {"metavar": "FILE", "help": "the .mat file, if it is not in the folder"},
-    "repair": {"action": "store_true", "help": "fill in the two missing values of 'top'"},
-    "difficult": {"choices": ("masked", "negative", "positive"), "default": "masked",
-                  "help": "what difficult objects become (default: masked)"},
-    "coding": {"choices": ("list", "wider"), "default": "list",
-               "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
-               "(default: list)"},
-}  # fmt: skip
-
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
@@ -44,7 +19,7 @@ def parse(arguments):
         "again: it continues where it stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for kind, settings in OFFICIAL.items():
+    for kind, settings in prepare.OFFICIAL.items():
         reader = DATASETS.get(kind)
         first = reader.__doc__.split("\n\n")[0].replace("``", "")
         text = f"{first} Checks their counts and packs them. DIR holds {reader.looks_for}."
@@ -54,7 +29,7 @@ def parse(arguments):
                 help="use SRN's crops and lists (Image_cropped/, wider_att/) instead of the "
                 "annotation's boxes: exactly the samples of VAA and most later papers")  # fmt: skip
         for name in settings:
-            command.add_argument(f"--{name}", **SETTINGS[name])
+            command.add_argument(f"--{name.replace('_', '-')}", **prepare.SETTINGS[name])
         command.set_defaults(reader_options=settings)
         packing_options(command)
     add_generators(commands)
@@ -64,16 +39,22 @@ def parse(arguments):
 def add_generators(commands):
     people = "draw pedestrians with the 14 attributes, in WIDER's on-disk format"
     digits = "compose scenes of handwritten digits, as lists"
+    single = "compose scenes of one handwritten digit among distractors, one folder per class"
     tiny = "write a few chequers in a data set's official format, to try things out"
-    for kind, text in (("synthetic", people), ("digits", digits), ("tiny", tiny)):
+    generators = {"synthetic": people, "digits": digits, "digits_single": single, "tiny": tiny}
+    for kind, text in generators.items():
         command = commands.add_parser(kind, help=text, description=text)
         if kind == "tiny":
-            names = [name for name in OFFICIAL if name not in ("wider", "list")]
+            names = [name for name in prepare.OFFICIAL if name not in prepare.OWN]
             command.add_argument("name", choices=names)
-            command.add_argument("--version", type=int, default=1, help="of RAP (default: 1)")
+            command.add_argument("--version", metavar="V",
+                help="of RAP: 1 (default) or 2; of CIFAR: python (default) or binary")  # fmt: skip
         else:
             command.add_argument("-j", "--workers", type=int, metavar="N",
                 help="default: all cores")  # fmt: skip
+        if kind == "digits_single":
+            command.add_argument("--side", type=int, default=128, metavar="PIXELS",
+                help="side of the pictures, 16 to 128 (default: 128)")  # fmt: skip
         command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
         for split in ("train", "val", "test"):
             command.add_argument(f"--{split}", type=int, metavar="N",

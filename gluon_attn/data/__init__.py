@@ -1,8 +1,9 @@
 """Data sets, transforms and the loader.
 
 ``open_dataset(root, split)`` recognises a packed folder, the official files of WIDER-Attribute (or
-SRN's crop lists), PETA, RAP, PA-100K, CelebA, Market-1501- and DukeMTMC-attribute and VOC, and a
-folder of plain lists; ``DATASETS`` holds the readers by name, all called as
+SRN's crop lists), PETA, RAP, PA-100K, CelebA, Market-1501- and DukeMTMC-attribute and VOC, a folder
+of plain lists, and of single-label data CIFAR-10 and -100, CUB-200-2011, Caltech-256, ImageNet and
+one folder per class; ``DATASETS`` holds the readers by name, all called as
 ``reader(root, split, policy=None, on_bad_image='error', **options)``.
 """
 
@@ -11,7 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gluon_attn.data.base import DATASETS, TRAINING_SPLITS, AttributeDataset
+from gluon_attn.data.caltech256 import Caltech256
 from gluon_attn.data.celeba import CelebA
+from gluon_attn.data.cifar import Cifar10, Cifar100
+from gluon_attn.data.classification import ClassificationDataset
+from gluon_attn.data.cub200 import Cub200
+from gluon_attn.data.folders import Folders
+from gluon_attn.data.garments import Garments
+from gluon_attn.data.imagenet import ImageNet
 from gluon_attn.data.images import BadImageError
 from gluon_attn.data.lists import ListDataset
 from gluon_attn.data.loader import Loader
@@ -20,6 +28,7 @@ from gluon_attn.data.packed import PackedDataset
 from gluon_attn.data.packing import pack
 from gluon_attn.data.peta import Peta
 from gluon_attn.data.rap import Rap
+from gluon_attn.data.reid import DukeReid, Market1501
 from gluon_attn.data.reid_attributes import DukeAttribute, MarketAttribute
 from gluon_attn.data.transforms import EvalTransform, TrainTransform
 from gluon_attn.data.voc import Voc
@@ -31,11 +40,21 @@ __all__ = [
     "TRAINING_SPLITS",
     "AttributeDataset",
     "BadImageError",
+    "Caltech256",
     "CelebA",
+    "Cifar10",
+    "Cifar100",
+    "ClassificationDataset",
+    "Cub200",
     "DukeAttribute",
+    "DukeReid",
     "EvalTransform",
+    "Folders",
+    "Garments",
+    "ImageNet",
     "ListDataset",
     "Loader",
+    "Market1501",
     "MarketAttribute",
     "Pa100k",
     "PackedDataset",
@@ -52,7 +71,7 @@ __all__ = [
 
 DETECTION_ORDER = (
     "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "pa100k",
-    "list",
+    "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
 )  # fmt: skip
 
 

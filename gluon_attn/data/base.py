@@ -12,6 +12,7 @@ from mxnet.gluon.data import Dataset
 
 from gluon_attn.batch import UNSPECIFIED, LabelPolicy
 from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.one_hot import OneHot
 from gluon_attn.registry import Registry
 from gluon_attn.schema import Schema
 
@@ -33,7 +34,9 @@ class AttributeDataset(Dataset):
         names: The A column names: attributes, or ``'attribute=class'`` (see ``schema``).
         split: 'train', 'val', 'test', ... The label policy for training applies to 'train' and
             'trainval'.
-        raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified.
+        raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified; or a
+            :class:`gluon_attn.data.one_hot.OneHot` (single-label classification), which then stays
+            unbuilt, and so do ``label`` and ``mask``.
         sample_ids: N distinct strings that name the samples in messages, reports and fingerprints.
         policy: LabelPolicy; None means the default one.
         on_bad_image: What ``dataset[i]`` does about an unreadable picture: 'error' raises, 'skip'
@@ -66,7 +69,8 @@ class AttributeDataset(Dataset):
                 f"{', '.join(self.names)}"
             )
         self.split = split
-        self.raw = np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        self._one_hot = isinstance(raw, OneHot)
+        self.raw = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
         self.sample_ids = list(sample_ids)
         self.policy = LabelPolicy() if policy is None else policy
         self.on_bad_image = check_policy(on_bad_image)
@@ -74,7 +78,12 @@ class AttributeDataset(Dataset):
             raise ValueError(f"split '{split}' is empty; looked for {self.looks_for}")
         if len(self.sample_ids) != len(self.raw):
             raise ValueError(f"{len(self.sample_ids)} sample ids but {len(self.raw)} label rows")
-        self.label, self.mask = self.policy.encode(self.raw, split in TRAINING_SPLITS)
+        if self.raw.shape[1] != len(self.names):
+            raise ValueError(f"{self.raw.shape[1]} label columns for {len(self.names)} names")
+        self.label, self.mask = (
+            self.raw.encode() if self._one_hot
+            else self.policy.encode(self.raw, split in TRAINING_SPLITS)
+        )  # fmt: skip
         self._skipped = {}
         self._lock = threading.Lock()
 
@@ -137,6 +146,8 @@ class AttributeDataset(Dataset):
             ValueError: If an attribute has no known label in this split, so that its fraction
                 would be 0/0.
         """
+        if self._one_hot:
+            return self.raw.class_counts() / len(self)
         known = self.mask.sum(0, dtype=np.float64)
         if not known.all():
             lost = [name for name, count in zip(self.names, known) if not count]
@@ -149,6 +160,9 @@ class AttributeDataset(Dataset):
 
     def counts(self):
         """Return ``(A, 3)`` int64: positive, negative and unspecified labels per attribute."""
+        if self._one_hot:
+            positive = self.raw.class_counts()
+            return np.stack([positive, len(self) - positive, 0 * positive], axis=1)
         return np.stack([(self.raw == v).sum(0) for v in (1, -1, UNSPECIFIED)], axis=1)
 
     def fingerprint(self, indices=None):
@@ -166,7 +180,10 @@ class AttributeDataset(Dataset):
         parts = [self.names, ids] + ([] if self.schema.is_binary else [self.schema.to_json()])
         text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode())
-        digest.update(np.ascontiguousarray(self.raw[indices], np.int8).tobytes())
+        if self._one_hot:
+            digest.update(self.raw.targets[indices].astype("<i4").tobytes())
+        else:
+            digest.update(np.ascontiguousarray(self.raw[indices], np.int8).tobytes())
         return digest.hexdigest()
 
     def __repr__(self):

@@ -26,7 +26,7 @@ class CachedDataset:
     def __init__(self, dataset, size):
         self.dataset, self.size, self.label = dataset, int(size), dataset.label
         self._images = np.empty((len(dataset), self.size, self.size, 3), np.uint8)
-        self._mask = np.empty_like(dataset.mask)
+        self._unread = np.zeros(len(dataset), bool)  # a picture that is skipped has mask 0
         self._known = np.zeros(len(dataset), bool)
         self._lock = threading.Lock()
         logger.info(
@@ -41,7 +41,10 @@ class CachedDataset:
     def __getitem__(self, i):
         if not self._known[i]:  # two threads may both decode it; they write the same
             image, _, mask, _ = self.dataset[i]
-            self._images[i], self._mask[i] = resize(image, self.size, self.size), mask
+            self._images[i] = resize(image, self.size, self.size)
+            self._unread[i] = not mask.any() and self.dataset.mask[i].any()
             with self._lock:
                 self._known[i] = True
-        return self._images[i], self.label[i], self._mask[i], i
+        mask = self.dataset.mask[i]
+        mask = np.zeros_like(mask) if self._unread[i] else mask
+        return self._images[i], self.label[i], mask, i

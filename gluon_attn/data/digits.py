@@ -69,8 +69,8 @@ def write_digits(
         ValueError: If ``images``, ``seed`` or ``unspecified`` is invalid.
         ImportError: If scikit-learn is missing.
     """
-    images, started = _check(images, seed, unspecified), time.perf_counter()
-    _load()
+    images, started = check_images(images, seed, unspecified), time.perf_counter()
+    load_samples()
     root = Path(root)
     outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
     claim_folder(root, "digits", outputs, "DIGITS.json", overwrite)
@@ -93,7 +93,8 @@ def write_digits(
     return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
 
 
-def _check(images, seed, unspecified):
+def check_images(images, seed, unspecified):
+    """Return images per split as plain numbers, refusing what no data set can be made of."""
     images = dict(IMAGES if images is None else images)
     if sorted(images) != sorted(SPLITS):
         raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
@@ -116,12 +117,17 @@ def class_odds(seed):
 
 def split_samples(split):
     """Return the indices into ``load_digits`` that ``split`` may use."""
-    total = len(_load()[1])
+    total = len(load_samples()[1])
     first, last = (int(round(share * total)) for share in CUTS[split])
     return np.arange(first, last)
 
 
-def _load():
+def load_samples():
+    """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
     global _digits
     if _digits is None:
         try:
@@ -157,12 +163,12 @@ def draw_scene(rng, samples, odds):
     Returns:
         ``picture`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
     """
-    pictures, targets = _load()
+    pictures, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)
-    _paper(canvas, rng, paper)
+    draw_paper(canvas, rng, paper)
     for _ in range(rng.integers(1, 5)):
-        _scribble(canvas, rng, _ink(rng))
+        draw_scribble(canvas, rng, random_ink(rng))
     present, taken = np.zeros(10, bool), []
     for _ in range(rng.integers(1, 6)):
         digit = rng.choice(10, p=odds)
@@ -172,18 +178,19 @@ def draw_scene(rng, samples, odds):
             continue
         taken.append((*place, size))
         sample = rng.choice(samples[targets[samples] == digit])
-        _write(canvas, rng, pictures[sample], place, size, _ink(rng))
+        write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
         present[digit] = True
-    return _scan(canvas.image(), rng), present
+    return scan(canvas.image(), rng), present
 
 
-def _ink(rng):
+def random_ink(rng):
     """Return a dark ink: black, blue, red, green or pencil grey."""
     inks = [(25, 25, 30), (30, 45, 130), (140, 30, 35), (30, 95, 55), (90, 90, 95)]
     return np.array(inks[rng.integers(5)]) + rng.uniform(-15, 20, 3)
 
 
-def _paper(canvas, rng, paper):
+def draw_paper(canvas, rng, paper):
+    """Paint a page of colour ``paper``: plain, ruled, squared or stained."""
     canvas.rgb[:] = paper[:, None, None]
     canvas.alpha[:] = 1.0
     kind = rng.integers(4)
@@ -200,7 +207,7 @@ def _paper(canvas, rng, paper):
             canvas.paint([ellipse(x, y, r, r * 0.8)], paper * rng.uniform(0.82, 0.97), opacity=0.7)
 
 
-def _scribble(canvas, rng, ink):
+def draw_scribble(canvas, rng, ink):
     """Paint something pen-like that is no digit: a wavy line, hatching, crossed strokes."""
     x, y = rng.uniform(10, SIDE - 10, 2)
     kind, size, width = rng.integers(4), rng.uniform(8, 22), rng.uniform(1.5, 4)
@@ -228,7 +235,7 @@ def _free_place(rng, size, taken):
     return None
 
 
-def _write(canvas, rng, grey, place, size, ink):
+def write_digit(canvas, rng, grey, place, size, ink):
     """Lay one handwritten sample ``(8, 8)`` on the paper, enlarged, turned and slanted."""
     side = 96
     large = cv2.resize(np.pad(grey, 1), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -245,7 +252,7 @@ def _write(canvas, rng, grey, place, size, ink):
     canvas.rgb += np.asarray(ink, np.float32)[:, None, None] * mask
 
 
-def _scan(rgb, rng):
+def scan(rgb, rng):
     """Return the page as scanned: uneven light, blur, grain."""
     t = np.linspace(-1, 1, SIDE, dtype=np.float32)
     slope = rng.uniform(-0.18, 0.18, 2)

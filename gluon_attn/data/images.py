@@ -117,6 +117,13 @@ def resize(image, width, height, dst=None):
     return cv2.resize(image, (width, height), dst=dst, interpolation=method)
 
 
+def resize_shorter(image, side):
+    """Return ``image`` with its shorter side at ``side`` pixels and its proportions kept."""
+    rows, columns = image.shape[:2]
+    scale = side / min(rows, columns)
+    return resize(image, max(side, round(columns * scale)), max(side, round(rows * scale)))
+
+
 def _reason(error):
     if isinstance(error, FileNotFoundError):
         return "does not exist"

@@ -8,10 +8,12 @@ A record is ``mx.recordio.pack(IRHeader(2A, labels, id, id2), jpeg)``:
 
 so it can be understood without the JSON, and ``mx.io.ImageRecordIter(label_width=2 * A)`` reads it.
 (Do not let that iterator make scaled crops of records that have the output size already: they come
-out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``tiles``.
+out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``tiles``. Single-label data
+have the class number as their only label, in the header, as ``im2rec`` writes it.
 
-The JSON adds names, schema (absent in older packs: binary attributes), sample ids, raw labels, the
-samples left out and the fingerprint. It is written last: without it a packed split is unfinished.
+The JSON adds names, schema (absent in older packs: binary attributes), sample ids, raw labels
+(``raw``, or class numbers in ``targets``), the samples left out and the fingerprint. It is written
+last: without it a packed split is unfinished.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.images import BadImageError, decode
+from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.tiles import window
 from gluon_attn.schema import Schema
 
@@ -69,7 +72,7 @@ class PackedDataset(AttributeDataset):
         super().__init__(
             self.info["names"],
             split,
-            self.info["raw"],
+            _read_rows(self.info, self.root / f"{split}.json"),
             self.info["sample_ids"],
             policy,
             on_bad_image,
@@ -107,7 +110,8 @@ class PackedDataset(AttributeDataset):
             return self._replace(i, error)[:3] + (None,)
 
     def record(self, i):
-        """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``.
+        """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``, or
+        ``(1,)``, the class number, of single-label data.
 
         Raises:
             BadImageError: If the record is not the one that was written.
@@ -115,13 +119,14 @@ class PackedDataset(AttributeDataset):
         if self._kept[i] is not None:
             return self._kept[i]
         payload = self._payload(i)
-        flag, _, position, checksum = _HEADER.unpack_from(payload)
-        if flag != 2 * len(self.names) or position != self._source[i]:
+        flag, number, position, checksum = _HEADER.unpack_from(payload)
+        if flag != (0 if self._one_hot else 2 * len(self.names)) or position != self._source[i]:
             raise self._bad(i, f"belongs to sample {position} with {flag} label values")
         jpeg = payload[_HEADER.size + 4 * flag :]
         if zlib.crc32(jpeg) != checksum:
             raise self._bad(i, "is damaged: its checksum differs")
-        record = jpeg, np.frombuffer(payload, np.float32, flag, _HEADER.size)
+        labels = np.frombuffer(payload, np.float32, flag, _HEADER.size)
+        record = jpeg, (labels if flag else np.array([number], np.float32))
         if self._keeps:
             self._kept[i] = record
         return record
@@ -133,7 +138,8 @@ class PackedDataset(AttributeDataset):
             BadImageError: At the first that differs.
         """
         for i in range(len(self)):
-            if not np.array_equal(self.record(i)[1], record_labels(self.raw[i])):
+            wanted = self.raw.targets[i] if self._one_hot else record_labels(self.raw[i])
+            if not np.array_equal(self.record(i)[1], np.atleast_1d(wanted)):
                 raise self._bad(i, "has other labels than the JSON")
             self.read(i)
 
@@ -198,6 +204,16 @@ def _read_schema(info, path):
     return schema
 
 
+def _read_rows(info, path):
+    """Return the raw labels of a packed split."""
+    if "targets" not in info:
+        return info["raw"]
+    try:
+        return OneHot(info["targets"], len(info["names"]))
+    except ValueError as error:
+        raise ValueError(f"{path}: field 'targets': {error}") from error
+
+
 def physical_memory():
     """Return the machine's memory in bytes; 0 where the system does not say."""
     try:
@@ -234,12 +250,13 @@ def load_info(root, split):
         info = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: malformed: {error}") from error
-    keys = ("names", "sample_ids", "raw", "size", "skipped", "rec_bytes", "fingerprint")
     known = isinstance(info, dict) and info.get("format") == FORMAT
+    rows = "targets" if known and "targets" in info else "raw"
+    keys = ("names", "sample_ids", rows, "size", "skipped", "rec_bytes", "fingerprint")
     if not known or any(key not in info for key in keys):
         raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(keys)}")
-    if len(info["raw"]) != len(info["sample_ids"]):
+    if len(info[rows]) != len(info["sample_ids"]):
         raise ValueError(
-            f"{path}: {len(info['raw'])} label rows, {len(info['sample_ids'])} sample ids"
+            f"{path}: {len(info[rows])} label rows, {len(info['sample_ids'])} sample ids"
         )
     return info

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
+from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
 from gluon_attn.files import atomic_path, first_line, write_text
 
@@ -180,7 +181,10 @@ class _Chunks:
         image = resize(self.dataset.read(i), self.size, self.size)
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         jpeg = tiles.encode(image, self.quality)
-        labels = record_labels(self.dataset.raw[i])
+        rows = self.dataset.raw
+        labels = (
+            float(rows.targets[i]) if isinstance(rows, OneHot) else record_labels(rows[i])
+        )  # fmt: skip
         header = mx.recordio.IRHeader(0, labels, i, zlib.crc32(jpeg))
         return mx.recordio.pack(header, jpeg)
 
@@ -252,5 +256,8 @@ def _describe(dataset, plan, kept, skipped, size):
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
     info["fingerprint"] = dataset.fingerprint(kept)
     info["sample_ids"] = [dataset.sample_ids[i] for i in kept]
-    info["raw"] = dataset.raw[kept].tolist()
+    if isinstance(dataset.raw, OneHot):
+        info["targets"] = dataset.raw.targets[kept].tolist()
+    else:
+        info["raw"] = dataset.raw[kept].tolist()
     return info

@@ -15,6 +15,43 @@ logger = logging.getLogger(__name__)
 
 
 GENERATED = ("train", "val", "test")
+# Official data sets, and folders of one's own, with the settings of their readers.
+OFFICIAL = {
+    "wider": (), "peta": ("partition", "uncertain"),
+    "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
+    "market": ("attributes", "holdout", "seed"),
+    "duke": ("attributes", "holdout", "seed", "repair"),
+    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"), "voc": ("difficult",),
+    "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
+    "cub200": ("holdout", "seed"),
+    "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
+    "imagenet": (), "list": ("coding",), "folders": (),
+}  # fmt: skip
+OWN = ("wider", "list", "folders")  # without a tiny tree
+SETTINGS = {
+    "partition": {"type": int, "default": 1, "metavar": "N",
+                  "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
+    "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
+                  "help": "what label value 2 becomes (default: negative)"},
+    "holdout": {"type": float, "default": 0.1, "metavar": "SHARE",
+                "help": "share of the training part that becomes the validation split where the "
+                "authors give none (default: 0.1)"},
+    "seed": {"type": int, "default": 0, "help": "seed of the choice of splits (default: 0)"},
+    "attributes": {"metavar": "FILE", "help": "the .mat file, if it is not in the folder"},
+    "repair": {"action": "store_true", "help": "fill in the two missing values of 'top'"},
+    "difficult": {"choices": ("masked", "negative", "positive"), "default": "masked",
+                  "help": "what difficult objects become (default: masked)"},
+    "coarse": {"action": "store_true", "help": "take the 20 superclasses as labels"},
+    "per_class": {"type": int, "default": 30, "metavar": "N",
+                  "help": "training pictures of a class, 30 or 60 in the papers (default: 30)"},
+    "test_per_class": {"type": int, "default": 25, "metavar": "N",
+                       "help": "test pictures of a class (default: 25)"},
+    "split_file": {"metavar": "FILE", "help": "JSON file of the split, read or written "
+                   "(default: beside the pictures)"},
+    "coding": {"choices": ("list", "wider"), "default": "list",
+               "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
+               "(default: list)"},
+}  # fmt: skip
 
 
 def run(options, say):
@@ -27,7 +64,7 @@ def run(options, say):
     Raises:
         OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
     """
-    if options.command in ("synthetic", "digits", "tiny"):
+    if options.command in ("synthetic", "digits", "digits_single", "tiny"):
         return generate(options, say)
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:
@@ -62,21 +99,28 @@ def generate(options, say):
         from gluon_attn.data.synthetic import write_synthetic as write
 
         kind = "wider"
+    elif options.command == "digits_single":
+        from gluon_attn.data.digits_single import IMAGES
+        from gluon_attn.data.digits_single import write_digits_single as write
+
+        kind = "folders"
     else:
         from gluon_attn.data.digits import IMAGES
         from gluon_attn.data.digits import write_digits as write
 
         kind = "list"
     images = dict(IMAGES, **{split: n for split, n in given.items() if n is not None})
+    extra = {"side": options.side} if options.command == "digits_single" else {}
     report = write(
         options.out,
         images=images,
         seed=options.seed,
         workers=options.workers,
         overwrite=options.overwrite,
+        **extra,
     )
     expected = report["expected"]  # a handful of scenes may happen to show nobody
-    filled = [s for s in GENERATED if kind == "list" or expected[s]["boxes"]]
+    filled = [s for s in GENERATED if kind != "wider" or expected[s]["boxes"]]
     say(open_splits(kind, options.out, filled)[1].text())
     say(f"written to {options.out}")
     return 0
@@ -86,12 +130,31 @@ def _generate_tiny(options, given, say):
     from gluon_attn.data.tiny import write_tiny
 
     images = {split: n for split, n in given.items() if n is not None}
-    extra = {"version": options.version} if options.name == "rap" else {}
+    extra = _version(options)
     write_tiny(options.name, options.out, images, options.seed, options.overwrite, **extra)
     splits = existing_splits(options.name, options.out)
     say(open_splits(options.name, options.out, splits)[1].text())
     say(f"written to {options.out}")
     return 0
+
+
+def _version(options):
+    """Return the version that a tiny tree is asked for, as an argument, if its format has some.
+
+    Raises:
+        ValueError: If it has none of that name.
+    """
+    versions = {"rap": {"1": 1, "2": 2}, "cifar10": {"python": "python", "binary": "binary"}}
+    versions["cifar100"] = versions["cifar10"]
+    known = versions.get(options.name, {})
+    if options.version is None:
+        return {}
+    if options.version not in known:
+        raise ValueError(
+            f"--version {options.version}: valid for {options.name} are "
+            f"{', '.join(known) or '(none)'}"
+        )
+    return {"version": known[options.version]}
 
 
 def existing_splits(kind, root):

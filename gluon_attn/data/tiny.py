@@ -1,4 +1,4 @@
-"""Tiny trees in the official formats of the person-attribute data sets.
+"""Tiny trees in the official formats of the data sets.
 
 They let readers, training and export run from end to end without the real data. Every picture is a
 chequer that shows its labels, one cell per column (light positive, dark negative, grey
@@ -26,12 +26,13 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
     """Write a tiny data set in an official format.
 
     Args:
-        name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke' or 'voc'.
+        name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
+            'cifar10', 'cifar100', 'cub200', 'caltech256' or 'imagenet'.
         root: Folder to write, created if needed.
         images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
         seed: Random seed.
         overwrite: Whether a finished tree of the same kind may be replaced.
-        options: Of the format: ``version`` of RAP (1 or 2).
+        options: Of the format: ``version`` of RAP (1 or 2) or of CIFAR ('python' or 'binary').
 
     Returns:
         ``{'generator', 'seed', 'expected'}``, as in the ``SYNTHETIC.json`` it writes, whose counts
@@ -41,7 +42,12 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
         FileExistsError: If something else is in the way.
         ValueError: If the name or a number of pictures is not valid.
     """
-    from gluon_attn.data import tiny_lists, tiny_mats  # noqa: F401 (they fill the registry)
+    from gluon_attn.data import (  # noqa: F401 (they fill the registry)
+        tiny_classes,
+        tiny_lists,
+        tiny_mats,
+        tiny_reid,
+    )
 
     images = dict(IMAGES, **(images or {}))
     wrong = {k: n for k, n in images.items() if k not in IMAGES or n < 4}

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from gluon_attn.data.images import resize as resize_image
+from gluon_attn.data.images import resize_shorter
 
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 IMAGENET_STD = (58.393, 57.12, 57.375)
@@ -131,17 +132,25 @@ class EvalTransform:
         crop: Side of the centre crop in pixels of that square; None takes the whole picture.
         size: Side of the result.
         mean, std: See :class:`Normalize`.
+        keep_aspect: Whether the *shorter* side is brought to ``resize`` and the picture keeps its
+            proportions, as ImageNet's evaluation has it. Needs a crop.
 
     Raises:
-        ValueError: If crop is larger than resize.
+        ValueError: If crop is larger than resize, or missing with ``keep_aspect``.
     """
 
     draws = 0
 
-    def __init__(self, resize=256, crop=224, size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(
+        self, resize=256, crop=224, size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        keep_aspect=False,
+    ):  # fmt: skip
         if size < 1 or not 1 <= (resize if crop is None else crop) <= resize:
             raise ValueError(f"crop={crop}, resize={resize}, size={size}: need crop <= resize")
+        if keep_aspect and crop is None:
+            raise ValueError("keep_aspect needs a crop: pictures would differ in shape")
         self.resize, self.crop, self.size = int(resize), crop, int(size)
+        self.keep_aspect = bool(keep_aspect)
         self.normalize = Normalize(mean, std)
         self.mean, self.std = self.normalize.mean, self.normalize.std
 
@@ -153,7 +162,11 @@ class EvalTransform:
 
     def __call__(self, image, random=None, out=None, corner=None):
         left, top, right, bottom = self.window()
-        if corner is None:
+        if corner is None and self.keep_aspect:
+            image = resize_shorter(image, self.resize)
+            rows, columns = image.shape[:2]  # move the window to the picture's own centre
+            corner = left - (columns - self.crop) // 2, top - (rows - self.crop) // 2
+        elif corner is None:
             image, corner = resize_image(image, self.resize, self.resize), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]

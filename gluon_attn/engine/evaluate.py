@@ -6,6 +6,7 @@ import collections
 import sys
 from typing import NamedTuple
 
+import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
@@ -26,8 +27,8 @@ class Predictions(NamedTuple):
     mask: np.ndarray
 
 
-def predict(net, loader, num_samples, ctx, progress=False):
-    """Return the sigmoid of the first output for every sample of ``loader``.
+def predict(net, loader, num_samples, ctx, progress=False, activation="sigmoid"):
+    """Return the probabilities that the first output stands for, for every sample of ``loader``.
 
     Args:
         net: Net whose first output is ``logits (B, A)``.
@@ -35,7 +36,10 @@ def predict(net, loader, num_samples, ctx, progress=False):
         num_samples: N.
         ctx: Device of the net.
         progress: Whether to show a bar on a terminal.
+        activation: What makes probabilities of logits: ``sigmoid``, or ``softmax`` over all columns
+            for single-label classification.
     """
+    probabilities = {"sigmoid": mx.nd.sigmoid, "softmax": mx.nd.softmax}[activation]
     arrays, queue = None, collections.deque()
     bar = tqdm(
         loader, total=len(loader), desc="evaluating", unit="batch", leave=False,
@@ -54,7 +58,7 @@ def predict(net, loader, num_samples, ctx, progress=False):
             shape = (num_samples, logits.shape[1])
             arrays = [np.full(shape, np.nan, np.float32)]
             arrays += [np.zeros(shape, np.float32) for _ in range(2)]
-        queue.append((logits.sigmoid(), batch))
+        queue.append((probabilities(logits), batch))
         if len(queue) > 1:  # read one batch behind, while the device works on the next
             store(*queue.popleft())
     if arrays is None:

@@ -36,7 +36,7 @@ class Run(NamedTuple):
         method: What is trained.
         loader: Training batches; has ``set_epoch`` and ``len``.
         validate: Function ``net -> dict`` with at least the key ``score_name``; higher is better.
-        schedule: Learning rate per epoch (:mod:`gluon_attn.engine.schedule`).
+        schedule: Learning rate per epoch or batch (:mod:`gluon_attn.engine.schedule`).
         epochs: Length of the run.
         folder: Where ``last.ckpt``, ``best.params``, ``best.json`` and ``log.jsonl`` go.
         seed: Seed of the run; every epoch derives its own.
@@ -46,6 +46,7 @@ class Run(NamedTuple):
         writers: Further objects with ``write(record)``.
         held_out: Loader like ``loader``, at least as long, of the validation images that the method
             sees in every step; None for methods that want none.
+        keep: ``best`` keeps the epoch of the best validation score, ``last`` always the last one.
     """
 
     method: Any
@@ -60,10 +61,11 @@ class Run(NamedTuple):
     log_interval: int = 50
     writers: tuple = ()
     held_out: Any = None
+    keep: str = "best"
 
 
 def fit(run, resume=False):
-    """Train, keeping the best epoch by validation score.
+    """Train, keeping the best epoch by validation score (or the last one).
 
     After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
     own seed, so a run that was killed at any moment and resumed repeats the interrupted epoch
@@ -95,7 +97,7 @@ def fit(run, resume=False):
         record = _one_epoch(run, epoch)
         score = record[f"val_{run.score_name}"]
         run.schedule.record(score)
-        if best is None or score > best[run.score_name]:
+        if best is None or run.keep == "last" or score > best[run.score_name]:
             best = {"epoch": epoch, **_scores(record)}
             _save_best(run, best)
         meta = {
@@ -152,6 +154,9 @@ def _train_batches(run, epoch, lr):
     )  # fmt: skip
     for number, batches in enumerate(zip(bar, *loaders[1:])):
         batch = batches[0]
+        if run.schedule.every_batch:
+            lr = run.schedule.lr_within(epoch, number / len(run.loader))
+            run.method.set_learning_rate(lr)
         sums = run.method.train_step(*batches)
         for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, one value per epoch.
+"""Learning-rate schedules, one value per epoch, or per batch where a paper asks for it.
 
 MXNet's own schedulers count updates and know nothing of the validation score; ``Plateau`` is the
 one the VAA supplement asks for.
@@ -29,6 +29,12 @@ class Schedule:
         self.base, self.epochs, self.warmup_epochs = lr, epochs, warmup_epochs
         self.factor, self.patience = lr_factor, lr_patience
         self.at, self.lowest = tuple(lr_epochs), lr_min
+
+    every_batch = False  # whether :meth:`lr_within` changes from batch to batch
+
+    def lr_within(self, epoch, done):
+        """Return the learning rate of a batch before which ``done`` (0 to below 1) of it passed."""
+        return self.lr(epoch)
 
     def lr(self, epoch):
         """Return the learning rate of ``epoch`` (from 0)."""
@@ -75,6 +81,34 @@ class Cosine(Schedule):
         length = max(self.epochs - self.warmup_epochs, 1)
         done = (epoch - self.warmup_epochs + 0.5) / length
         return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * done)) / 2
+
+
+@SCHEDULES.register("cyclic_cosine")
+class CyclicCosine(Schedule):
+    """Half a cosine from ``lr`` to ``lr_min`` in every cycle, from batch to batch.
+
+    Cycles begin at the epochs in ``lr_epochs``; without any there is one cycle, as in the ICASC
+    supplement ("cyclic cosine annealing with a cycle of one").
+
+    Reference: Huang et al., Snapshot Ensembles: Train 1, Get M for Free, ICLR 2017, Eq. 2, whose
+    cycles are all of one length; it counts batches from 1, so the first has the full rate.
+    """
+
+    every_batch = True
+
+    def lr_within(self, epoch, done):
+        """Return the learning rate at ``epoch + done`` epochs."""
+        if epoch < self.warmup_epochs:
+            return self.lr(epoch)
+        edges = [self.warmup_epochs, *sorted(self.at), self.epochs]
+        start = max(edge for edge in edges if edge <= epoch)
+        end = min((edge for edge in edges if edge > epoch), default=epoch + 1)
+        share = (epoch + done - start) / (end - start)
+        return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * share)) / 2
+
+    def after_warmup(self, epoch):
+        """Return the learning rate with which ``epoch`` begins."""
+        return self.lr_within(epoch, 0.0)
 
 
 @SCHEDULES.register("plateau")

@@ -1,9 +1,9 @@
 """From a picture to the net's input, as the sidecar of an export says.
 
-The steps are those of the evaluation transform, to the bit: resize to a square, centre crop, resize
-to the input size, subtract the mean, divide by the standard deviation; in 8 bits up to there. It is
-written again here because an export must be usable without the data layer; a test keeps the two
-equal.
+The steps are those of the evaluation transform, to the bit: resize to a square (or the shorter side
+to a length), centre crop, resize to the input size, subtract the mean, divide by the standard
+deviation; in 8 bits up to there. It is written again here because an export must be usable without
+the data layer; a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Preprocess:
     def __init__(self, entry):
         self.size = tuple(entry["shape"][2:])  # (H, W)
         self.resize, self.crop = entry.get("resize"), entry.get("crop")
+        self.keep_aspect = bool(entry.get("keep_aspect"))
         mean, std = np.array(entry["mean"], np.float64), np.array(entry["std"], np.float64)
         self._scale, self._shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
 
@@ -41,7 +42,7 @@ class Preprocess:
         """Return what the net sees of an image, before normalisation: ``(H, W, 3)`` uint8."""
         check_image(image)
         if self.resize is not None:
-            image = _resize(image, self.resize, self.resize)
+            image = _resize(image, *self._resized(*image.shape[:2]))
         if self.crop is not None:
             top, left, height, width = self._crop_window(*image.shape[:2])
             image = image[top : top + height, left : left + width]
@@ -56,11 +57,18 @@ class Preprocess:
         if self.crop is None:
             return image
         height, width = image.shape[:2]
-        square = (self.resize, self.resize) if self.resize is not None else (height, width)
-        top, left, tall, wide = self._crop_window(*square)
-        down, across = height / square[0], width / square[1]
+        resized = self._resized(height, width) if self.resize is not None else (height, width)
+        top, left, tall, wide = self._crop_window(*resized)
+        down, across = height / resized[0], width / resized[1]
         rows = slice(int(top * down), math.ceil((top + tall) * down))
         return image[rows, int(left * across) : math.ceil((left + wide) * across)]
+
+    def _resized(self, height, width):
+        """Return ``(height, width)`` to which an image is brought first."""
+        if not self.keep_aspect:
+            return self.resize, self.resize
+        scale = self.resize / min(height, width)
+        return tuple(max(self.resize, round(side * scale)) for side in (height, width))
 
     def _crop_window(self, height, width):
         """Return ``(top, left, height, width)`` of the centre crop; a small image stays whole."""

@@ -26,7 +26,7 @@ from gluon_attn.schema import Schema
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1
 ACTIVATIONS = ("sigmoid", "softmax", "none")
-PREPROCESS_KEYS = ("mean", "std", "resize", "crop")
+PREPROCESS_KEYS = ("mean", "std", "resize", "crop", "keep_aspect")
 REQUIRED = ("name", "classes", "thresholds", "activation", "input", "outputs", "files")
 
 
@@ -208,7 +208,8 @@ def input_entry(input_size, preprocess):
         input_size: Side of the square input in pixels, or ``(H, W)``.
         preprocess: ``mean`` and ``std``, three numbers each in RGB order on the 0–255 scale;
             optional ``resize`` and ``crop``, sides in pixels of the square the image is resized to
-            and of the centre crop taken from it, or None.
+            and of the centre crop taken from it, or None; with ``keep_aspect`` true, ``resize``
+            is the image's shorter side.
 
     Raises:
         ValueError: Unknown or missing key, or a value out of range.
@@ -233,6 +234,10 @@ def input_entry(input_size, preprocess):
     entry.update(layout="NCHW", color="RGB", mean=mean, std=std)
     entry["interpolation"] = "area if both sides shrink, else bilinear"
     entry.update({k: None if v is None else int(v) for k, v in sides.items()})
+    if preprocess.get("keep_aspect"):
+        if None in sides.values():
+            raise ValueError("preprocess keep_aspect needs resize and crop")
+        entry["keep_aspect"] = True
     return entry
 
 

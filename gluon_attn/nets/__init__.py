@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from gluon_attn.nets.attention import attention_blocks, attention_view
+from gluon_attn.nets.parts import Parts, split_net
 from gluon_attn.nets.resnet import DEPTHS, ResNet, resnet
+from gluon_attn.nets.resnet_cifar import CIFAR_DEPTHS, CifarResNet, cifar_resnet
+from gluon_attn.nets.resnet_wide import wide_resnet
 from gluon_attn.nets.taps import activation_shapes, name_outputs
+from gluon_attn.nets.vgg import VGG, VGG_DEPTHS, vgg
 
-__all__ = ["DEPTHS", "ResNet", "activation_shapes", "name_outputs", "resnet"]
+__all__ = [
+    "CIFAR_DEPTHS",
+    "DEPTHS",
+    "VGG",
+    "VGG_DEPTHS",
+    "CifarResNet",
+    "Parts",
+    "ResNet",
+    "activation_shapes",
+    "attention_blocks",
+    "attention_view",
+    "cifar_resnet",
+    "name_outputs",
+    "resnet",
+    "split_net",
+    "vgg",
+    "wide_resnet",
+]

@@ -24,12 +24,12 @@ from mxnet.gluon.model_zoo.vision.resnet import (
     resnet_spec,
 )
 
-from gluon_attn.blocks import BLOCKS
+from gluon_attn.blocks import Slot
+from gluon_attn.nets.attention import add_attention, attention_blocks
 from gluon_attn.nets.taps import TappedStage, parse_tap
 
 DEPTHS = tuple(sorted(resnet_spec))
 VERSIONS = ("v1", "v1b")
-STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 
 class BottleneckV1b(BottleneckV1):
@@ -38,9 +38,11 @@ class BottleneckV1b(BottleneckV1):
     Replaces the three convolutions of Gluon's ``BottleneckV1``; the positions in ``body`` stay.
     """
 
+    inner_width = 1  # factor on the filters of the 3x3 convolution
+
     def __init__(self, channels, stride, downsample=False, in_channels=0, **kwargs):
         super().__init__(channels, stride, downsample, in_channels, **kwargs)
-        inner = channels // 4
+        inner = channels // 4 * self.inner_width
         self.body = nn.HybridSequential(prefix="")
         for filters, kernel, strides, padding in (
             (inner, 1, 1, 0),
@@ -68,6 +70,8 @@ class ResNet(ResNetV1):
         attention: Name of a registered attention block for all stages, or a dict
             ``{'stage4': name}``, or None.
         thumbnail: Gluon's stem for small images (one 3x3 convolution).
+        structure: Name of this structure for blocks that have published settings per net, such
+            as ``resnet50``.
 
     Raises:
         ValueError: Unknown tap, attention block or stage.
@@ -82,9 +86,12 @@ class ResNet(ResNetV1):
         taps=(),
         attention=None,
         thumbnail=False,
+        structure="",
         **kwargs,
     ):
-        self._attention = _attention_per_stage(attention)
+        # Set first: Gluon's constructor calls _make_layer.
+        self._attention = _attention_per_stage(attention, len(layers))
+        self._structure = structure
         super().__init__(block, layers, channels, classes=classes, thumbnail=thumbnail, **kwargs)
         stages = [s for s in self.features if isinstance(s, TappedStage)]
         self.classes = classes
@@ -110,9 +117,14 @@ class ResNet(ResNetV1):
                     prefix="",
                 )
                 if attention is not None:
-                    unit.body.add(BLOCKS.get(attention)(channels))
+                    slot = Slot(self._structure, stage_index, number)
+                    add_attention(unit, attention, channels, slot)
                 layer.add(unit)
         return layer
+
+    def attention_blocks(self):
+        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit22``."""
+        return attention_blocks(self)
 
     def hybrid_forward(self, F, x):
         """Return the logits, followed by the tapped activations in the order of ``taps``."""
@@ -158,25 +170,27 @@ def resnet(depth, version="v1", classes=1000, width=64, taps=(), attention=None,
         taps = last_activations(layers)
     return ResNet(
         BasicBlockV1 if kind == "basic_block" else bottleneck,
-        layers, channels, classes=classes, taps=taps, attention=attention, **kwargs
+        layers, channels, classes=classes, taps=taps, attention=attention,
+        structure=f"resnet{depth}", **kwargs
     )  # fmt: skip
 
 
 def last_activations(layers):
-    """Return the names of the last activation of stages 3 and 4.
+    """Return the names of the last activation of the last two stages.
 
     For ResNet-101 these are ``stage3_activation22`` and ``stage4_activation2``, the two that the
     VAA supplement names.
     """
-    return (f"stage3_activation{layers[2] - 1}", f"stage4_activation{layers[3] - 1}")
+    return tuple(f"stage{s}_activation{layers[s - 1] - 1}" for s in (len(layers) - 1, len(layers)))
 
 
-def _attention_per_stage(attention):
+def _attention_per_stage(attention, count):
+    stages = [f"stage{number + 1}" for number in range(count)]
     if attention is None:
         return {}
     if isinstance(attention, str):
-        return dict.fromkeys(STAGES, attention)
+        return dict.fromkeys(stages, attention)
     for stage in attention:
-        if stage not in STAGES:
-            raise ValueError(f"attention stage {stage!r}: valid are {', '.join(STAGES)}")
+        if stage not in stages:
+            raise ValueError(f"attention stage {stage!r}: valid are {', '.join(stages)}")
     return dict(attention)

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from gluon_attn.papers import awmt, baseline, vaa, vaa_awmt
+from gluon_attn.papers import (
+    autola,
+    awmt,
+    baseline,
+    dreal,
+    dreal_reid,
+    icasc,
+    reid,
+    vaa,
+    vaa_awmt,
+)
 
-__all__ = ["awmt", "baseline", "vaa", "vaa_awmt"]
+__all__ = [
+    "autola", "awmt", "baseline", "dreal", "dreal_reid", "icasc", "reid", "vaa", "vaa_awmt",
+]  # fmt: skip

@@ -28,7 +28,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=(), variant=None,
-          attention=None):  # fmt: skip
+          attention=None, dropout=0.0):  # fmt: skip
     """Return a zoo network as a torch module, ``(B, 3, H, W)`` to logits.
 
     Args:
@@ -41,6 +41,7 @@ def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=()
         taps: Activations with an attention module; None means the last of stages 3 and 4.
         variant: ``'supplement'`` for VAA, None for the plain ResNet.
         attention: Attention slot of our ResNet; only None.
+        dropout: Before the classifier of our ResNet; only 0.
 
     Returns:
         A module in training mode. Plain: logits ``(B, A)``. VAA: ``(mean logits, backbone logits,
@@ -53,10 +54,10 @@ def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=()
     nn = _torch().nn
     if depth not in UNITS or version not in ("v1", "v1b"):
         raise ValueError(f"ResNet-{depth} {version}: valid are {sorted(UNITS)} with v1 or v1b")
-    if attention is not None or variant not in (None, "supplement"):
+    if attention is not None or dropout or variant not in (None, "supplement"):
         raise ValueError(
-            f"attention={attention}, variant={variant}: written for PyTorch are the plain ResNet "
-            "and VAA's supplement"
+            f"attention={attention}, dropout={dropout}, variant={variant}: written for PyTorch "
+            "are the plain ResNet and VAA's supplement"
         )
     units, bottleneck = UNITS[depth]
     if taps is None:

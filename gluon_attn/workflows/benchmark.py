@@ -198,3 +198,23 @@ def data_table(result):
     low, high = result["spread"]
     rows.append(["loader / opencv", f"{result['ratio']:.2f} ({low:.2f}–{high:.2f})"])
     return tabulate(rows, ["what", "img/s"], tablefmt="github", disable_numparse=True)
+
+
+def step_benchmark(name):
+    """Return ``(measure, table)`` of a benchmark of training steps.
+
+    Args:
+        name: ``'train'``, ``'awmt'``, ``'icasc'`` or ``'dreal'``.
+    """
+    # Imported here: these import this module.
+    from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
+    from gluon_attn.workflows.benchmark_dreal import benchmark_dreal, cost_table
+    from gluon_attn.workflows.benchmark_icasc import attention_table, benchmark_attention
+
+    ways = {
+        "train": (benchmark_training, training_table),
+        "awmt": (benchmark_weights, weights_table),
+        "icasc": (benchmark_attention, attention_table),
+        "dreal": (benchmark_dreal, cost_table),
+    }
+    return ways[name]

@@ -7,7 +7,8 @@ import logging
 import mxnet as mx
 
 from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import EvalTransform, Loader, TrainTransform, open_dataset
+from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, open_dataset
+from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
 from gluon_attn.engine import Stream, use_static_graph
 from gluon_attn.export.symbol import has_avx512
 from gluon_attn.method import METHODS, Optimization, Task
@@ -36,24 +37,34 @@ def load_recipe(name, overrides=(), folder=None):
 
 def open_split(recipe, data_dir, split, on_bad_image="error"):
     """Open one split of the recipe's data set, with its label policy and its attributes."""
+    kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
+    # What was packed is what these settings chose when it was packed.
+    options = {} if kind == "packed" else recipe.data_options
     dataset = open_dataset(
         data_dir, split, policy=LabelPolicy(train=recipe.unspecified), on_bad_image=on_bad_image,
-        kind=recipe.dataset,
+        kind=kind, **options,
     )  # fmt: skip
     return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
 
 
 def train_loader(recipe, dataset, workers, cache=False):
     """Return shuffled, augmented training batches, in epochs as long as the recipe says."""
-    transform = TrainTransform(
-        resize=recipe.resize, crop=(recipe.crop_min, recipe.crop_max), size=recipe.input_size,
-        mirror=recipe.mirror, mean=recipe.mean, std=recipe.std,
-    )  # fmt: skip
     loader = Loader(
-        dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
-        last="discard", cache=cache,
+        dataset, train_transform(recipe), recipe.batch_size, shuffle=True, seed=recipe.seed,
+        workers=workers, last="discard", cache=cache,
     )  # fmt: skip
     return Stream(loader, recipe.iterations_per_epoch) if recipe.iterations_per_epoch else loader
+
+
+def train_transform(recipe):
+    """Return the recipe's augmentation."""
+    common = {"size": recipe.input_size, "mirror": recipe.mirror, "mean": recipe.mean,
+              "std": recipe.std}  # fmt: skip
+    if recipe.augment == "pad":
+        return PadCropTransform(pad=recipe.pad, **common)
+    if recipe.augment == "inception":
+        return ResizedCropTransform(recipe.resize, area=(recipe.area_min, 1.0), **common)
+    return TrainTransform(recipe.resize, (recipe.crop_min, recipe.crop_max), **common)
 
 
 def held_out_loader(recipe, dataset, method, length, workers, cache=False):
@@ -79,7 +90,8 @@ def eval_loader(preprocess, dataset, batch_size, workers):
     """Return batches for evaluation, in order, the last one padded.
 
     Args:
-        preprocess: Dict with ``resize``, ``crop``, ``size``, ``mean``, ``std``.
+        preprocess: Dict with ``resize``, ``crop``, ``size``, ``mean``, ``std`` and perhaps
+            ``keep_aspect``.
     """
     transform = EvalTransform(**preprocess)
     return Loader(dataset, transform, batch_size, workers=workers, last="pad")
@@ -87,10 +99,11 @@ def eval_loader(preprocess, dataset, batch_size, workers):
 
 def eval_preprocess(recipe):
     """Return the evaluation pre-processing of a recipe."""
-    return {
+    values = {
         "resize": recipe.resize, "crop": recipe.eval_crop, "size": recipe.input_size,
         "mean": tuple(recipe.mean), "std": tuple(recipe.std),
     }  # fmt: skip
+    return dict(values, keep_aspect=True) if recipe.keep_aspect else values
 
 
 def build_net(recipe, num_attributes):
@@ -109,7 +122,8 @@ def initialize_net(recipe, net, ctx, base_params=None):
         ValueError: ``base_params`` does not fit the backbone.
     """
     seed_everything(recipe.seed)
-    net.initialize(xavier(), ctx=ctx)
+    msra = mx.init.MSRAPrelu("in", 0)
+    net.initialize(msra if recipe.init == "msra" else xavier(), ctx=ctx)
     if base_params:
         skipped = load_backbone(getattr(net, "backbone", net), base_params)
         logger.info("Backbone from %s%s", base_params, f"; not taken: {skipped}" if skipped else "")

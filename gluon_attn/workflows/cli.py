@@ -119,8 +119,8 @@ def recipe_folder():
 
 def train_from_flags(args):
     """Train what the flags of :func:`training_parser` say."""
-    from gluon_attn.metrics.report import to_console
     from gluon_attn.workflows.build import load_recipe
+    from gluon_attn.workflows.scores import text_of
     from gluon_attn.workflows.train import Settings, train
 
     recipe = load_recipe(args.recipe, overrides_of(args), recipe_folder())
@@ -130,6 +130,6 @@ def train_from_flags(args):
     )  # fmt: skip
     result = train(recipe, settings)
     if result["test"]:
-        print(to_console(result["test"]))
+        print(text_of(result["test"]))
     print(f"\nweights: {os.path.join(args.save_dir, 'best.params')}")
     print(f"next:    python tools/export.py --run {args.save_dir} --out EXPORT")

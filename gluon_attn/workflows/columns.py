@@ -28,7 +28,9 @@ class ChosenAttributes(AttributeDataset):
         chosen = [(a, c) for a, c in zip(dataset.schema.attributes, dataset.schema.slices())
                   if a.name in names]  # fmt: skip
         schema = Schema(attribute for attribute, _ in chosen)
-        raw = np.concatenate([dataset.raw[:, columns] for _, columns in chosen], axis=1)
+        raw = dataset.raw  # single-label rows stay unbuilt: nothing to choose from
+        if len(chosen) < len(known):
+            raw = np.concatenate([raw[:, columns] for _, columns in chosen], axis=1)
         super().__init__(
             schema.columns, dataset.split, raw, dataset.sample_ids, dataset.policy,
             dataset.on_bad_image, schema,

@@ -9,19 +9,22 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import open_dataset
+from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.images import resize
 from gluon_attn.engine import Predictions, predict
 from gluon_attn.export import Predictor
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
-from gluon_attn.files import save_arrays
 from gluon_attn.metrics.attribute_tables import write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
+from gluon_attn.metrics.classification import evaluate_classification
+from gluon_attn.metrics.classification_tables import write_classification
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.nets import name_outputs
+from gluon_attn.schema import Schema
+from gluon_attn.workflows import scores
 from gluon_attn.workflows.build import eval_loader
 from gluon_attn.workflows.columns import ChosenAttributes
 
@@ -34,7 +37,8 @@ class Evaluation(NamedTuple):
     """Result of :func:`evaluate`.
 
     Attributes:
-        result: What ``evaluate_multilabel`` returned.
+        result: What ``evaluate_multilabel`` returned, or ``evaluate_classification`` for
+            single-label data.
         predictions: Probabilities, labels and mask of every sample.
         files: Paths written.
         accuracy: What ``evaluate_attributes`` returned, or None if it was not asked for.
@@ -46,14 +50,22 @@ class Evaluation(NamedTuple):
     accuracy: dict = None
 
 
-def open_for_evaluation(data_dir, split, classes, on_bad_image="error", unspecified="masked"):
+def open_for_evaluation(
+    data_dir, split, classes, on_bad_image="error", unspecified="masked", data_options=None
+):  # fmt: skip
     """Open a split, refusing one whose attributes are not those of the net.
+
+    Args:
+        data_options: The recipe's settings of the data set's reader; a packed folder has been made
+            with some, so it takes none.
 
     Raises:
         ValueError: Names or order differ.
     """
     policy = LabelPolicy(train=unspecified, evaluate=unspecified)
-    dataset = open_dataset(data_dir, split, policy=policy, on_bad_image=on_bad_image)
+    kind = detect_kind(data_dir)
+    options = {} if kind == "packed" else data_options or {}
+    dataset = open_dataset(data_dir, split, policy, on_bad_image, kind, **options)
     trained_on = _attributes_of(dataset, classes)
     if trained_on:
         dataset = ChosenAttributes(dataset, trained_on)
@@ -75,7 +87,8 @@ def _attributes_of(dataset, classes):
 def predict_dataset(trained, dataset, ctx, batch_size=32, workers=2):
     """Return the :class:`Predictions` of a :class:`gluon_attn.workflows.load.Trained` net."""
     loader = eval_loader(trained.preprocess, dataset, batch_size, workers)
-    return predict(trained.net, loader, len(dataset), ctx, progress=True)
+    activation = scores.activation_of(dataset.schema)
+    return predict(trained.net, loader, len(dataset), ctx, True, activation)
 
 
 def predict_export(directory, dataset, ctx=None, batch_size=32):
@@ -88,7 +101,7 @@ def predict_export(directory, dataset, ctx=None, batch_size=32):
         items = [dataset[i] for i in rows]
         probs[rows.start : rows.stop] = predictor([image for image, _, _, _ in items])
         mask[rows.start : rows.stop] = [known for _, _, known, _ in items]
-    return Predictions(probs, dataset.label, mask)
+    return Predictions(probs, np.asarray(dataset.label), mask)
 
 
 def evaluate(
@@ -96,17 +109,25 @@ def evaluate(
 ):  # fmt: skip
     """Compute all metrics and write table, CSV, JSON, Markdown, predictions and PR curves.
 
-    With a ``schema`` also the accuracy per attribute, as ``<stem>_accuracy.*``.
+    With a ``schema`` also the accuracy per attribute, as ``<stem>_accuracy.*``; that of
+    single-label data gives top-k accuracy and confusions instead, and no curves.
     """
+    if schema is not None and scores.is_classification(schema):
+        result = evaluate_classification(*predictions, names=scores.class_names(schema))
+        files = list(write_classification(result, out_dir, stem).values())
+        files.append(scores.save_predictions(predictions, schema, out_dir, stem,
+                                             names=np.array(names)))  # fmt: skip
+        return Evaluation(result, predictions, files)
     result = evaluate_multilabel(*predictions, names=names, threshold=threshold)
     files = list(write_report(result, out_dir, stem).values())
     accuracy = None
     if schema is not None:
         accuracy = evaluate_attributes(*predictions, schema=schema, threshold=threshold)
         files += write_accuracy(accuracy, out_dir, f"{stem}_accuracy").values()
-    path = os.path.join(out_dir, f"{stem}_predictions.npz")
-    save_arrays(path, dict(predictions._asdict(), names=np.array(names)), compress=True)
-    files.append(path)
+    everything = schema or Schema.binary(names)
+    files.append(
+        scores.save_predictions(predictions, everything, out_dir, stem, names=np.array(names))
+    )
     if figures:
         files.append(pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png")))
         files.append(attribute_bars({stem: result}, os.path.join(out_dir, f"{stem}_ap.png")))

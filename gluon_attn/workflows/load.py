@@ -11,11 +11,15 @@ import mxnet as mx
 from gluon_attn.engine import use_static_graph
 from gluon_attn.files import sha256_of
 from gluon_attn.recipe import Recipe
+from gluon_attn.schema import Schema
+from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
+from gluon_attn.workflows.scores import activation_of
 from model_zoo import WIDER_ATTRIBUTES, get_model
 from model_zoo.params_io import load_into
 
-_KEPT = ("recipe", "epoch", "mAP", "data", "versions")  # what of best.json stays with the net
+_NEEDED = ("recipe", "epoch", "data", "versions")  # what of best.json stays with the net
+_KEPT = (*_NEEDED, "mAP", "top1", "accuracy", "schema")  # and this where it is there
 
 
 class Trained(NamedTuple):
@@ -41,6 +45,12 @@ class Trained(NamedTuple):
         return self.preprocess["size"]
 
     @property
+    def activation(self):
+        """What makes probabilities of logits: 'softmax' for single-label data, else 'sigmoid'."""
+        schema = self.extra.get("schema")
+        return activation_of(Schema.from_json(schema)) if schema else "sigmoid"
+
+    @property
     def export_preprocess(self):
         """``preprocess`` without the input size, as the export layer takes it."""
         return {key: value for key, value in self.preprocess.items() if key != "size"}
@@ -62,7 +72,7 @@ def from_run(folder, ctx):
         )
     recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
     net = build_net(recipe, len(best["classes"]))
-    extra = {key: best[key] for key in _KEPT}
+    extra = {key: best[key] for key in _KEPT if key in best}
     return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
 
 
@@ -95,7 +105,7 @@ def _read_record(folder):
     try:
         with open(path, encoding="utf-8") as file:
             best = json.load(file)
-        missing = [key for key in ("sha256", "classes", *_KEPT) if key not in best]
+        missing = [key for key in ("sha256", "classes", *_NEEDED) if key not in best]
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
     except (ValueError, TypeError) as error:
@@ -110,6 +120,8 @@ def _finish(name, net, path, classes, preprocess, extra, ctx):
         net.initialize(mx.init.Zero(), ctx=ctx)
         load_into(net, path)
     use_static_graph(net)
+    if reid.gives_embedding(net):
+        preprocess = reid.whole_pictures(net, preprocess)
     return Trained(name, net, tuple(classes), preprocess, extra)
 
 

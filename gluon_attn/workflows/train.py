@@ -11,12 +11,7 @@ from gluon_attn import runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
-from gluon_attn.files import save_arrays
-from gluon_attn.metrics.attribute_tables import write_accuracy
-from gluon_attn.metrics.attributes import evaluate_attributes
-from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import write_report
-from gluon_attn.workflows import build
+from gluon_attn.workflows import build, reid, scores
 from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.train")
@@ -80,11 +75,7 @@ def train(recipe, settings):
 
 
 def _train(recipe, settings, ctx):
-    data = {
-        split: build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
-        for split in ("train", "val")
-    }
-    _check_names(data)
+    data = _open_data(recipe, settings)
     net = build.build_net(recipe, len(data["train"].names))
     build.initialize_net(recipe, net, ctx, settings.base_params)
     method = build.build_method(recipe, net, ctx, data["train"])
@@ -103,37 +94,62 @@ def _train(recipe, settings, ctx):
         recipe.lr_epochs, recipe.lr_min,
     )  # fmt: skip
     _log_start(recipe, settings, data, method)
-    loader = build.train_loader(recipe, data["train"], settings.workers, settings.cache)
+    if reid.is_reid(data["train"]):
+        parts = recipe.accumulate * len(ctx)
+        loader = reid.train_loader(recipe, data["train"], method, settings.workers, parts)
+    else:
+        loader = build.train_loader(recipe, data["train"], settings.workers, settings.cache)
     held_out = build.held_out_loader(
         recipe, data["val"], method, len(loader), settings.workers, settings.cache
     )
     run = Run(
         method, loader, _validator(recipe, data["val"], ctx[0], settings), schedule, recipe.epochs,
         settings.save_dir, recipe.seed, record, recipe.score, recipe.log_interval,
-        _writers(settings), held_out,
+        _writers(settings), held_out, recipe.keep,
     )  # fmt: skip
     best = fit(run, settings.resume)
     write_json(described, record)
     _draw(method, settings.save_dir)
     _list_skipped(data)
     logger.info(
-        "Best epoch %d with validation %s %.4f", best["epoch"], recipe.score, best[recipe.score]
-    )
+        "%s epoch %d with validation %s %.4f", recipe.keep.capitalize(), best["epoch"],
+        recipe.score, best[recipe.score],
+    )  # fmt: skip
     result = _test(recipe, settings, net, ctx) if settings.test else None
     return {"best": best, "test": result}
 
 
+def _open_data(recipe, settings):
+    """Return the training and the validation split, as the recipe names them."""
+    names = recipe.splits
+    opened = {
+        split: build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
+        for split in names[:2]
+    }
+    data = {"train": opened[names[0]], "val": opened[names[1]]}
+    if not reid.is_reid(data["val"]):  # whose people are others than those of the training part
+        _check_names(data)
+    scores.check_score(recipe.score, data["train"].schema)
+    if names[1] == names[2] and recipe.keep == "best" and settings.test:
+        logger.warning(
+            "The best epoch is chosen on the split '%s' that is also reported: the result is "
+            "optimistic (keep=last chooses nothing)", names[2],
+        )  # fmt: skip
+    return data
+
+
 def _validator(recipe, dataset, ctx, settings):
+    if reid.is_reid(dataset):
+        return reid.validator(recipe, dataset, ctx, settings.workers)
     loader = build.eval_loader(
         build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
     )
 
     def validate(net):
-        found = predict(net, loader, len(dataset), ctx, progress=True)
-        result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
-        accuracy = evaluate_attributes(found.probs, found.label, found.mask, dataset.schema)
-        scores = {name: result["overall"][name] for name in ("mAP", "mA")}
-        return dict(scores, accuracy=accuracy["overall"]["accuracy"])
+        found = predict(
+            net, loader, len(dataset), ctx, True, scores.activation_of(dataset.schema)
+        )  # fmt: skip
+        return scores.validation_scores(found, dataset, recipe.score)
 
     return validate
 
@@ -152,21 +168,19 @@ def _test(recipe, settings, net, ctx):
     if os.path.exists(stem + ".json"):
         logger.info("The test split has been evaluated already: %s.json", stem)
         return None
-    dataset = build.open_split(recipe, settings.data_dir, "test", settings.on_bad_image)
+    dataset = build.open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
     load_into(net, os.path.join(settings.save_dir, "best.params"))
+    if reid.is_reid(dataset):
+        folder = settings.save_dir
+        return reid.final_scores(recipe, net, dataset, ctx[0], settings.workers, folder)
     loader = build.eval_loader(
         build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
     )
-    found = predict(net, loader, len(dataset), ctx[0], progress=True)
-    result = evaluate_multilabel(found.probs, found.label, found.mask, dataset.names)
-    save_arrays(stem + "_predictions.npz", found._asdict(), compress=True)
-    write_report(result, settings.save_dir, "test")
-    if build.reports_accuracy(recipe.to_dict(), dataset.schema):
-        accuracy = evaluate_attributes(found.probs, found.label, found.mask, dataset.schema)
-        write_accuracy(accuracy, settings.save_dir, "test_accuracy")
-        logger.info("Test accuracy %.4f, mean over attributes", accuracy["overall"]["accuracy"])
-    logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], stem)
-    return result
+    found = predict(
+        net, loader, len(dataset), ctx[0], True, scores.activation_of(dataset.schema)
+    )  # fmt: skip
+    with_accuracy = build.reports_accuracy(recipe.to_dict(), dataset.schema)
+    return scores.write_scores(found, dataset, settings.save_dir, "test", with_accuracy)
 
 
 def _check_names(data):
@@ -185,6 +199,10 @@ def _log_start(recipe, settings, data, method):
     )  # fmt: skip
     phases = collections.Counter(method.phase_of(epoch) for epoch in range(recipe.epochs))
     logger.info("Epochs: %s", ", ".join(f"{count} {phase}" for phase, count in phases.items()))
+    if scores.is_classification(data["train"].schema):
+        found = data["train"].prior * len(data["train"])
+        logger.info("%d classes of %d to %d training images", len(found), found.min(), found.max())
+        return
     priors = ", ".join(f"{n} {p:.3f}" for n, p in zip(data["train"].names, data["train"].prior))
     logger.info("Positive fraction in training: %s", priors)
 

@@ -1,0 +1,122 @@
+"""How much the attention for the true class and for the confusing class overlap, over a data set.
+
+The overlap that Sharpen Focus: Learning with Attention Separability and Consistency (Wang et al.,
+ICCV 2019) trains away, as a statistic: the intersection over union of the two maps' high regions,
+and the value of the loss L_AS (equation 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+THRESHOLD = 0.55  # share of a map's maximum: sigma of the paper's mask, equation 4
+
+
+def high_region(attention, threshold=THRESHOLD):
+    """Return where a map is at least ``threshold`` times its maximum.
+
+    Args:
+        attention: ``(N, h, w)``, >= 0.
+        threshold: Share in (0, 1].
+
+    Returns:
+        ``(N, h, w)`` bool; a map of zeros has no high region.
+
+    Raises:
+        ValueError: Wrong shape, negative or not finite values, threshold out of range.
+    """
+    attention = np.asarray(attention)
+    if attention.ndim != 3:
+        raise ValueError(f"attention {attention.shape}: must be (N, h, w)")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold}: must be in (0, 1]")
+    if not (np.isfinite(attention).all() and (attention >= 0).all()):
+        raise ValueError("attention must be finite and >= 0")
+    highest = attention.max(axis=(1, 2), keepdims=True)
+    return (attention >= threshold * highest) & (highest > 0)
+
+
+def attention_iou(one, other, threshold=THRESHOLD):
+    r"""Return the intersection over union of the high regions of two maps.
+
+    .. math:: IoU = \frac{|R \cap R'|}{|R \cup R'|}, \quad
+              R = \{ij : A_{ij} \ge t \max A\}
+
+    Args:
+        one: ``(N, h, w)``, >= 0.
+        other: Same shape.
+        threshold: t in (0, 1]; each map has its own maximum.
+
+    Returns:
+        ``(N,)`` in [0, 1]. Two maps of zeros share nothing: 0.
+
+    Raises:
+        ValueError: As :func:`high_region`, or the shapes differ.
+    """
+    if np.shape(one) != np.shape(other):
+        raise ValueError(f"maps {np.shape(one)} and {np.shape(other)}: shapes must be equal")
+    one, other = high_region(one, threshold), high_region(other, threshold)
+    shared = (one & other).sum(axis=(1, 2))
+    either = (one | other).sum(axis=(1, 2))
+    return np.divide(shared, either, out=np.zeros(len(one)), where=either > 0)
+
+
+class OverlapMeter:
+    """Collects per-image overlaps of a data set.
+
+    Args:
+        threshold: See :func:`attention_iou`.
+    """
+
+    def __init__(self, threshold=THRESHOLD):
+        self.threshold = threshold
+        self._rows = []
+
+    def update(self, a_true, a_conf, separation, right=None, valid=None):
+        """Add a batch.
+
+        Args:
+            a_true: Attention for the true class ``(B, h, w)``, >= 0.
+            a_conf: Attention for the confusing class, same shape.
+            separation: L_AS of each image, ``(B,)``.
+            right: ``(B,)`` bool, whether the prediction is right; None if that is not known.
+            valid: ``(B,)``; 0 leaves an image out: it has no true or no confusing class.
+        """
+        iou = attention_iou(a_true, a_conf, self.threshold)
+        right = np.full(len(iou), -1) if right is None else np.asarray(right).astype(int)
+        empty = (np.asarray(a_true).max(axis=(1, 2)) == 0) | (
+            np.asarray(a_conf).max(axis=(1, 2)) == 0
+        )
+        kept = np.ones(len(iou), bool) if valid is None else np.asarray(valid) != 0
+        self._rows.append(np.stack([iou, np.asarray(separation), right, empty], axis=1)[kept])
+
+    def values(self):
+        """Return ``iou``, ``separation``, ``right`` (-1: unknown), ``empty`` over images."""
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 4))
+        return dict(zip(("iou", "separation", "right", "empty"), rows.T))
+
+    def summary(self):
+        """Return the means over images, as a JSON-able dict.
+
+        Returns:
+            ``images``; ``empty``: images of which a map is 0 everywhere, whose overlap is 0;
+            ``threshold``; ``iou`` and ``separation``, each a dict of ``mean``, ``standard_error``
+            and, where predictions are known, ``right`` and ``wrong``: the means over the images
+            that were predicted rightly and wrongly. None stands for a mean of nothing.
+        """
+        values = self.values()
+        result = {"images": len(values["iou"]), "empty": int(values["empty"].sum())}
+        result["threshold"] = self.threshold
+        for name in ("iou", "separation"):
+            v = values[name]
+            found = {"mean": _mean(v), "standard_error": None}
+            if len(v) > 1:
+                found["standard_error"] = float(v.std(ddof=1) / np.sqrt(len(v)))
+            for key, flag in (("right", 1), ("wrong", 0)):
+                found[key] = _mean(v[values["right"] == flag])
+            result[name] = found
+        return result
+
+
+def _mean(values):
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,373 @@
+"""The super-network of AutoLA's search: all nine operations on all ten edges of every block.
+
+Auto Learning Attention, Ma, Zhang, Xia, Tao, NeurIPS 2020 ("paper"), with the authors' code
+("code").
+
+    edge output = sum over operations o of softmax(alpha)_o operation_o(source)
+
+with one alpha (10 edges x 9 operations) for all blocks. Numbers are those of the operations in
+:mod:`gluon_attn.blocks.primitives`, one by one (tested); how they are computed differs:
+
+* Edges that can be computed together are: the four that read the groups, then the three that read
+  node 1, the two that read node 2, and the last. Their channels lie side by side, so each of the
+  four passes has wide layers instead of many narrow ones.
+* Every operation but two is input times gate, so the *gates* are added, and the sum is multiplied
+  with the input once. Channel gates are added while they are vectors, spatial ones while they are
+  single maps.
+* What several operations or edges read is made once: channel pools, means and maxima.
+
+Legend: B batch, E edges of a pass, c channels of a group, H W map size.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
+
+from gluon_attn.blocks.genotype import EDGES, NODES, OPERATIONS
+from gluon_attn.blocks.hoga import SEARCH_REDUCTIONS, GroupAttention
+from gluon_attn.blocks.primitives import (
+    REDUCTION,
+    channel_pool,
+    global_max,
+    global_mean,
+    hidden_units,
+)
+from gluon_attn.nets.taps import TappedStage
+
+ALPHA_SCALE = 1e-3  # of the normal distribution that the code draws alpha from
+LANES = 8  # channels that oneDNN's depth-wise kernels take at once
+
+
+def side_by_side(F, arrays):
+    """Join maps ``(B, …, H, W)`` along the channels.
+
+    As a plain concat, but with H and W in one axis: then MXNet leaves it to its own code instead of
+    oneDNN's, whose gradient fails where channels are no multiples of 16.
+    """
+    flat = F.concat(*(F.reshape(a, shape=(0, 0, -1)) for a in arrays), dim=1)
+    return F.reshape_like(flat, arrays[0], lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4)
+
+
+class DepthWise(HybridBlock):
+    """Depth-wise convolution without bias that keeps the map's size.
+
+    Other numbers of channels than multiples of 8 make oneDNN fall back to kernels three times as
+    slow, so the input is filled up with copies of its channels and weights of 0.
+
+    Args:
+        channels: Of input and output.
+        kernel: Side.
+        dilation: Of the kernel.
+    """
+
+    def __init__(self, channels, kernel=3, dilation=1, **kwargs):
+        super().__init__(**kwargs)
+        self._channels, self._more = channels, -channels % LANES
+        if self._more > channels:
+            self._more = 0
+        reach = dilation * (kernel // 2)
+        self._options = {
+            "kernel": (kernel, kernel), "pad": (reach, reach), "dilate": (dilation, dilation),
+            "no_bias": True, "num_filter": channels + self._more,
+            "num_group": channels + self._more,
+        }  # fmt: skip
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(channels, 1, kernel, kernel))
+
+    def hybrid_forward(self, F, x, weight):
+        """Return ``(B, channels, H, W)``."""
+        if not self._more:
+            return F.Convolution(x, weight, **self._options)
+        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
+        kernel = F.reshape(weight, shape=(self._channels, -1))
+        zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
+        kernel = F.reshape(F.concat(kernel, zeros, dim=0), shape=(-1, 1, *self._options["kernel"]))
+        y = F.Convolution(x, kernel, **self._options)
+        return F.slice_axis(y, axis=1, begin=0, end=self._channels)
+
+
+class PairConv(HybridBlock):
+    """For each edge a convolution from its two channels to one: ``(B, 2 E, H, W) -> (B, E, H, W)``.
+
+    Computed as a depth-wise convolution whose outputs are added in pairs.
+    """
+
+    def __init__(self, edges, kernel, dilation=1, **kwargs):
+        super().__init__(**kwargs)
+        self._edges = edges
+        with self.name_scope():
+            self.each = DepthWise(2 * edges, kernel, dilation)
+
+    def hybrid_forward(self, F, x):
+        """Return one map per edge."""
+        pairs = F.reshape(self.each(x), shape=(-1, 2, -2))
+        first, second = F.split(pairs, num_outputs=2, axis=1)
+        return F.reshape(first + second, shape=(-1, self._edges, -2))
+
+
+def grouped(filters, channels, edges, use_bias=False):
+    """Return a 1x1 convolution of E edges, each from ``channels`` to ``filters``."""
+    return nn.Conv2D(
+        filters * edges, 1, groups=edges, use_bias=use_bias, in_channels=channels * edges
+    )
+
+
+def plain_norm(channels):
+    """Return a batch normalisation without scale and shift; code, while searching."""
+    return nn.BatchNorm(in_channels=channels, center=False, scale=False)
+
+
+def sequence(*layers):
+    """Return layers as one block."""
+    block = nn.HybridSequential()
+    block.add(*layers)
+    return block
+
+
+class ChannelGates(HybridBlock):
+    """The dense layers of a channel gate for E edges.
+
+    Inputs: one or two of mean and max, ``(B, E c, 1, 1)``. Output: gates of the same shape.
+    """
+
+    def __init__(self, channels, edges, use_bias=False, **kwargs):
+        super().__init__(**kwargs)
+        units = hidden_units(channels, REDUCTION)
+        with self.name_scope():
+            self.squeeze = grouped(units, channels, edges, use_bias)
+            self.excite = grouped(channels, units, edges, use_bias)
+
+    def hybrid_forward(self, F, mean, maximum=None):
+        """Return the gates."""
+        score = self.excite(F.relu(self.squeeze(mean)))
+        if maximum is not None:
+            score = score + self.excite(F.relu(self.squeeze(maximum)))
+        return F.sigmoid(score)
+
+
+class EdgePass(HybridBlock):
+    """All operations on E edges, mixed.
+
+    Inputs: x, the sources ``(B, E c, H, W)`` side by side, or the one source ``(B, c, H, W)`` that
+    all edges read; weight ``(E, 9)``, the softmax of alpha. Output: ``(B, E c, H, W)``.
+
+    Args:
+        channels: c.
+        edges: E.
+        shared: Whether all edges read one source.
+    """
+
+    def __init__(self, channels, edges, shared, **kwargs):
+        super().__init__(**kwargs)
+        self._channels, self._edges, self._copies = channels, edges, edges if shared else 1
+        c, wide = channels, channels * edges
+        with self.name_scope():
+            self.sep = sequence(
+                DepthWise(wide), grouped(c, c, edges), plain_norm(wide), nn.Activation("relu"),
+                DepthWise(wide), grouped(c, c, edges),
+            )  # fmt: skip
+            self.dil = sequence(DepthWise(wide, dilation=2), grouped(c, c, edges))
+            self.sep_spatial = sequence(
+                DepthWise(2 * edges), grouped(2, 2, edges), plain_norm(2 * edges),
+                nn.Activation("relu"), DepthWise(2 * edges), grouped(1, 2, edges),
+            )  # fmt: skip
+            self.dil_spatial = sequence(PairConv(edges, 3, dilation=2), grouped(1, 1, edges))
+            self.se, self.se_a_m = ChannelGates(c, edges), ChannelGates(c, edges)
+            self.cbam = ChannelGates(c, edges, use_bias=True)
+            self.cbam_spatial = sequence(PairConv(edges, 7), plain_norm(edges))
+            self.norm, self.spatial_norm = plain_norm(2 * wide), plain_norm(2 * edges)
+
+    def hybrid_forward(self, F, x, weight):
+        """Return the mixed edges."""
+        share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
+        pool = F.reshape(self._pool(F, x), shape=(-1, 2 * self._edges // self._copies, -2))
+        mean, maximum = global_mean(F, x), global_max(F, x)
+        x, pool, mean, maximum = (self._repeat(F, a) for a in (x, pool, mean, maximum))
+        deep = self._deep(F, x, share)
+        return x * (deep + self._low_rank(F, x, pool, mean, maximum, share))
+
+    def _repeat(self, F, x):
+        """Put copies of a shared source side by side, one for each edge."""
+        return side_by_side(F, [x] * self._copies) if self._copies > 1 else x
+
+    def _pool(self, F, x):
+        """Return the channel pools of each source or edge, ``(B times their number, 2, H, W)``."""
+        return channel_pool(F, F.reshape(x, shape=(-1, self._channels, -2)), self._channels)
+
+    def _deep(self, F, x, share):
+        """Return the weighted sum of the two gates that differ in every value."""
+        scores = self.norm(side_by_side(F, [self.sep(x), self.dil(x)]))
+        gates = F.Activation(scores, act_type="sigmoid")
+        # A 1x1 convolution weights and adds in one go; its gradients are matrix products.
+        mix = [
+            F.diag(F.repeat(F.reshape(share[name], shape=(-1,)), repeats=self._channels))
+            for name in ("sep_conv_3x3", "dil_conv_3x3")
+        ]
+        wide = self._edges * self._channels
+        kernel = F.reshape(F.concat(*mix, dim=1), shape=(wide, 2 * wide, 1, 1))
+        return F.Convolution(gates, kernel, kernel=(1, 1), num_filter=wide, no_bias=True)
+
+    def _low_rank(self, F, x, pool, mean, maximum, share):
+        """Return the weighted sum of all other gates.
+
+        For each edge it is a matrix (c, H W) of rank 3: the product of CBAM's two gates, the
+        channel gates the same everywhere, the spatial gates the same for all channels.
+        """
+        c, e = self._channels, self._edges
+        weights = {n: F.reshape(s, shape=(1, e, 1, 1)) for n, s in share.items()}
+        spread = {
+            n: F.reshape(F.repeat(s, repeats=c), shape=(1, e * c, 1, 1)) for n, s in share.items()
+        }
+        channel = self.cbam(mean, maximum)
+        ones = F.ones_like(F.slice_axis(x, axis=1, begin=0, end=e))  # (B, E, H, W)
+        spatial = self._cbam_spatial(F, x, channel, ones)
+        everywhere = F.broadcast_add(
+            F.broadcast_mul(self.se(mean), spread["SE"])
+            + F.broadcast_mul(self.se_a_m(mean, maximum), spread["SE_A_M"]),
+            spread["skip_connect"],
+        )
+        columns = (F.broadcast_mul(channel, spread["CBAM"]), everywhere, F.ones_like(channel))
+        rows = (spatial, ones, self._spatial(F, pool, weights))
+        left = F.concat(*(F.reshape(a, shape=(-1, c, 1)) for a in columns), dim=2)
+        right = F.concat(*(F.reshape(a, shape=(-3, 1, -1)) for a in rows), dim=1)
+        return F.reshape_like(F.batch_dot(left, right), x)
+
+    def _spatial(self, F, pool, weights):
+        """Return the weighted sum of the gates of the spatial operations, ``(B, E, H, W)``."""
+        scores = side_by_side(F, [self.sep_spatial(pool), self.dil_spatial(pool)])
+        gates = F.Activation(self.spatial_norm(scores), act_type="sigmoid")
+        first, second = F.split(gates, num_outputs=2, axis=1)
+        first = F.broadcast_mul(first, weights["sep_conv_3x3_spatial"])
+        return first + F.broadcast_mul(second, weights["dil_conv_3x3_spatial"])
+
+    def _cbam_spatial(self, F, x, channel, ones):
+        """Return CBAM's spatial gate, made of the input times the channel gate."""
+        # The gate as a full map, since MXNet is slow at summing gradients of what was broadcast.
+        left = F.reshape(channel, shape=(-1, self._channels, 1))
+        gate = F.reshape_like(F.batch_dot(left, F.reshape(ones, shape=(-3, 1, -1))), x)
+        pool = F.reshape(self._pool(F, x * gate), shape=(-1, 2 * self._edges, -2))
+        return F.Activation(self.cbam_spatial(pool), act_type="sigmoid")
+
+
+# The passes: positions in EDGES of those that read the groups, node 1, node 2 and node 3.
+PASSES = tuple(
+    tuple(k for k, (_, source) in enumerate(EDGES) if source == number) for number in range(NODES)
+)
+
+
+class SearchHOGA(GroupAttention):
+    """The attention block in which every edge is a mixture of all operations.
+
+    Inputs: x ``(B, C, H, W)``; four arrays ``(E, 9)``, the mixture weights of each pass.
+
+    Args:
+        channels: C, a multiple of 4.
+        reductions: r1 and r2 while searching.
+    """
+
+    def __init__(self, channels, reductions=SEARCH_REDUCTIONS, **kwargs):
+        super().__init__(channels, reductions, **kwargs)
+        with self.name_scope():
+            self.passes = nn.HybridSequential(prefix="pass_")
+            with self.passes.name_scope():
+                for source, edges in enumerate(PASSES):
+                    self.passes.add(EdgePass(self.group, len(edges), shared=source > 0))
+
+    def join(self, F, arrays):
+        """Return arrays side by side."""
+        return side_by_side(F, arrays)
+
+    def nodes(self, F, x, groups, *weights):
+        """Return the four nodes."""
+        terms = [[] for _ in range(NODES)]
+        nodes = []
+        for source, (edges, mixed) in enumerate(zip(PASSES, self.passes)):
+            given = nodes[source - 1] if source else x
+            outputs = mixed(given, weights[source])
+            outputs = (
+                list(F.split(outputs, num_outputs=len(edges), axis=1)) if source < 3 else [outputs]
+            )
+            for edge, output in zip(edges, outputs):
+                terms[EDGES[edge][0] - 1].append(output)
+            own = terms[source]
+            nodes.append(F.add_n(*own) if len(own) > 1 else own[0])
+        return nodes
+
+
+class SearchUnit(HybridBlock):
+    """A residual unit of two convolutions with the mixed block behind its last batch norm."""
+
+    def __init__(self, unit, channels, reductions, **kwargs):
+        super().__init__(**kwargs)
+        self.body, self.downsample = unit.body, unit.downsample
+        with self.name_scope():
+            self.attention = SearchHOGA(channels, reductions)
+
+    def hybrid_forward(self, F, x, *weights):
+        """Return the unit's output."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.attention(self.body(x), *weights) + shortcut)
+
+
+class SuperNet(HybridBlock):
+    """A ResNet in which every unit has the mixed block, and alpha.
+
+    Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``.
+
+    Args:
+        backbone: ResNet of units of two convolutions without attention; its layers are taken over.
+        reductions: r1 and r2 while searching.
+
+    Attributes:
+        alpha: Parameter ``(10, 9)``: edges in the order of ``EDGES``, operations in that of
+            ``OPERATIONS``.
+
+    Raises:
+        ValueError: The backbone has other units, taps, or an attention block.
+    """
+
+    output_names, attention_outputs = ("logits",), ()
+
+    def __init__(self, backbone, reductions=SEARCH_REDUCTIONS, **kwargs):
+        super().__init__(**kwargs)
+        _check_backbone(backbone)
+        self.classes = backbone.classes
+        stages = [k for k, layer in enumerate(backbone.features) if isinstance(layer, TappedStage)]
+        layers = list(backbone.features)
+        with self.name_scope():
+            self.alpha = self.params.get(
+                "alpha", shape=(len(EDGES), len(OPERATIONS)), init=mx.init.Normal(ALPHA_SCALE)
+            )
+            self.stem, self.tail = (nn.HybridSequential(prefix=f"{n}_") for n in ("stem", "tail"))
+            self.stem.add(*layers[: stages[0]])
+            self.units = nn.HybridSequential(prefix="units_")
+            with self.units.name_scope():
+                for unit in (u for k in stages for u in layers[k]):
+                    channels = list(unit.body)[-2].weight.shape[0]
+                    self.units.add(SearchUnit(unit, channels, reductions))
+            self.tail.add(*layers[stages[-1] + 1 :])
+            self.output = backbone.output
+
+    def hybrid_forward(self, F, x, alpha):
+        """Return the logits."""
+        share = F.softmax(alpha, axis=1)
+        rows = F.split(share, num_outputs=len(EDGES), axis=0)
+        weights = [F.concat(*(rows[k] for k in edges), dim=0) for edges in PASSES]
+        x = self.stem(x)
+        for unit in self.units._children.values():
+            x = unit(x, *weights)
+        return self.output(self.tail(x))
+
+
+def _check_backbone(backbone):
+    if backbone.taps or getattr(backbone, "attention_blocks", list)():
+        raise ValueError("the backbone of a search has neither taps nor attention blocks")
+    for stage in (s for s in backbone.features if isinstance(s, TappedStage)):
+        for unit in stage:
+            if not isinstance(unit, BasicBlockV1):
+                raise ValueError(
+                    f"{type(unit).__name__}: the search knows units of two convolutions, such as "
+                    "those of ResNet-18, -34 and the CIFAR ResNets"
+                )

@@ -1,0 +1,99 @@
+"""The person re-identification baseline: identities as classes, and distances between pictures.
+
+One net learns the training identities with a softmax and, from the same pooled features, distances
+with the batch-hard triplet loss (Hermans, Beyer, Leibe, arXiv:1703.07737, 2017). After training the
+features alone are used: pictures of new people are compared by distance.
+
+DREAL (Li and Chen, ECCV 2020) is added to such a baseline; the documents we have name the data sets
+but not the losses, so their combination here is an assumption (docs/reid.md).
+
+It is here and not in ``downstream`` because it is a training method like those of the papers:
+``downstream`` may use nets only.
+"""
+
+from __future__ import annotations
+
+from gluon_attn.losses.objective import objective
+from gluon_attn.losses.triplet import BatchHardTripletLoss, SoftTripletLoss
+from gluon_attn.method import METHODS, Method
+
+OPTIONS = {
+    "images_per_identity": 4,  # K of a batch of P K pictures; the loader asks for it
+    "margin": 0.3,
+    "soft_margin": False,  # True: log(1 + exp(.)) in place of a margin
+    "softmax_weight": 1.0,
+    "triplet_weight": 1.0,
+    "erase": 0.0,  # probability of random erasing; the loader asks for it
+}
+
+
+class IdentityLosses:
+    """Both losses of a batch of identities; hand one to any method whose net gives an embedding.
+
+    Args:
+        options: Dict with the names in ``OPTIONS``.
+        net: Its outputs must have the names 'logits' and 'embedding'.
+        schema: Of the data: one attribute whose classes are the identities.
+
+    Raises:
+        ValueError: A net without embedding, data that are no identities, or a bad setting.
+    """
+
+    def __init__(self, options, net, schema):
+        names = getattr(net, "output_names", ("logits",))
+        if "embedding" not in names:
+            raise ValueError(
+                f"{type(net).__name__} has the outputs {', '.join(names)}; the triplet loss needs "
+                "'embedding' (zoo models named reid_...)"
+            )
+        if schema is None or not schema.is_single_label:
+            raise ValueError(
+                "identities must be the classes of a single-label data set, such as dataset="
+                "reid_market; these data have attributes"
+            )
+        for name in ("softmax_weight", "triplet_weight"):
+            if options[name] < 0:
+                raise ValueError(f"{name}={options[name]}: must not be negative")
+        if options["images_per_identity"] < 2:
+            raise ValueError(
+                f"images_per_identity={options['images_per_identity']}: a triplet needs at least 2"
+            )
+        self._weights = {"softmax": options["softmax_weight"], "triplet": options["triplet_weight"]}
+        self._softmax = objective(schema)
+        soft = options["soft_margin"]
+        self._triplet = SoftTripletLoss() if soft else BatchHardTripletLoss(options["margin"])
+        self._triplet.hybridize()
+
+    def __call__(self, outputs, batch):
+        """Return ``{'softmax': (B,), 'triplet': (B,)}``, weighted; those of weight 0 are left out.
+
+        Args:
+            outputs: ``{name: NDArray}`` of the net.
+            batch: One device's share of a batch: whole identities, K rows each.
+        """
+        losses = {}
+        if self._weights["softmax"]:
+            loss = self._softmax(outputs["logits"], batch.label, batch.mask)
+            losses["softmax"] = loss * self._weights["softmax"]
+        if self._weights["triplet"]:
+            loss = self._triplet(outputs["embedding"], batch.label, batch.mask)
+            losses["triplet"] = loss * self._weights["triplet"]
+        return losses
+
+
+@METHODS.register("reid")
+class ReidBaseline(Method):
+    """Train all parameters on softmax and triplet loss; see :class:`IdentityLosses`.
+
+    The hardest pictures are looked for in one device's share of a batch.
+    """
+
+    OPTIONS = dict(OPTIONS)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._losses = IdentityLosses(self.options, self.net, self.task.schema)
+
+    def losses(self, outputs, batch):
+        """Return both losses, each ``(B,)``."""
+        return self._losses(outputs, batch)

@@ -1,0 +1,147 @@
+"""Searched genotypes against random ones and fixed operations, all trained in the same way."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from gluon_attn.blocks.genotype import load_genotype
+from gluon_attn.engine import read_json_lines
+from gluon_attn.files import write_text
+from gluon_attn.metrics.layout import mean_and_spread
+from gluon_attn.papers.autola.derive import random_genotype
+from gluon_attn.workflows.benchmark import machine
+from gluon_attn.workflows.search import search
+from gluon_attn.workflows.train import Settings, train
+
+SEARCHED, RANDOM = "searched", "random"
+FIXED = {"HOG-SE": "hog_se", "HOG-CBAM": "hog_cbam", "published": "hoga", "SE": "se",
+         "CBAM": "cbam", "none": None}  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    """Result of :func:`compare`.
+
+    Attributes:
+        rows: ``{way: [{"seed", "genotype", "score", "seconds"}, …]}``.
+        text: The tables as Markdown.
+    """
+
+    rows: dict
+    text: str
+
+
+def compare(make_search, make_training, data_dir, seeds, out, ways=None, workers=2, say=print):
+    """Search and draw at random once per seed; train everything with the same recipe and budget.
+
+    Seed s searches with seed s, draws its random genotype from s, and trains all ways with seed s,
+    so differences are taken seed by seed. What an earlier call has finished is kept.
+
+    Args:
+        make_search: Function ``overrides -> Recipe`` of the search.
+        make_training: Function ``overrides -> Recipe`` of the training; ``model_options.attention``
+            is overridden.
+        data_dir: The data of both.
+        seeds: Integers.
+        out: Folder of all runs and of ``results.md`` and ``.json``.
+        ways: Names of ``FIXED`` to train beside searched and random; None: HOG-SE and HOG-CBAM.
+        workers: Data-loading threads.
+        say: Called with lines for the reader.
+
+    Returns:
+        An :class:`Outcome`.
+
+    Raises:
+        ValueError: An unknown way, or no seed.
+    """
+    ways = list(ways if ways is not None else ("HOG-SE", "HOG-CBAM"))
+    unknown = [way for way in ways if way not in FIXED]
+    if unknown or not seeds:
+        raise ValueError(f"ways {unknown} and seeds {seeds}: valid ways are {', '.join(FIXED)}")
+    rows = {way: [] for way in (SEARCHED, RANDOM, *ways)}
+    for seed in seeds:
+        for way in rows:
+            attention, spent = _attention(way, seed, make_search, data_dir, out, workers)
+            row = _train(attention, way, seed, make_training, data_dir, out, workers)
+            row["seconds_of_search"] = spent
+            rows[way].append(row)
+            say(f"{way}, seed {seed}: {row['score']:.4f} in {row['seconds']:.0f} s, {attention}")
+    recipe = make_training([])
+    text = describe(rows, recipe.score)
+    write_text(os.path.join(out, "results.md"), text)
+    record = {
+        "seeds": list(seeds), "rows": rows, "training": recipe.to_dict(),
+        "search": make_search([]).to_dict(), "machine": machine(),
+    }  # fmt: skip
+    write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
+    return Outcome(rows, text)
+
+
+def _attention(way, seed, make_search, data_dir, out, workers):
+    """Return the slot's text of a way and the seconds that finding it took."""
+    if way == RANDOM:
+        return f"hoga:{random_genotype(seed)}", 0.0
+    if way != SEARCHED:
+        return FIXED[way], 0.0
+    folder = os.path.join(out, f"search-{seed}")
+    path = os.path.join(folder, "genotype.json")
+    if not os.path.exists(path):
+        settings = Settings(
+            data_dir, folder, resume=True, workers=workers, cache=True, console=False
+        )
+        search(make_search([f"seed={seed}"]), settings)
+    log = read_json_lines(os.path.join(folder, "log.jsonl"))
+    return f"hoga:{load_genotype(path)}", sum(record["seconds"] for record in log)
+
+
+def _train(attention, way, seed, make_training, data_dir, out, workers):
+    """Train unless it has been done; return the row of the result."""
+    folder = os.path.join(out, f"{way}-{seed}")
+    path = os.path.join(folder, "test.json")
+    recipe = make_training([f"seed={seed}"])
+    options = dict(recipe.model_options, attention=attention)
+    recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
+    if not os.path.exists(path):
+        settings = Settings(
+            data_dir, folder, resume=True, workers=workers, cache=True, console=False
+        )
+        train(recipe, settings)
+    with open(path, encoding="utf-8") as file:
+        overall = json.load(file)["overall"]
+    log = read_json_lines(os.path.join(folder, "log.jsonl"))
+    score = overall.get(recipe.score, overall.get("top1"))
+    seconds = sum(record["seconds"] for record in log)
+    return {"seed": seed, "genotype": attention, "score": score, "seconds": seconds}
+
+
+def describe(rows, score):
+    """Return the table and the paired differences to random genotypes as Markdown."""
+    from tabulate import tabulate
+
+    table = []
+    for way, found in rows.items():
+        mean, spread = mean_and_spread([100 * row["score"] for row in found])
+        text = f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        spent = [np.mean([row[key] for row in found]) for key in ("seconds_of_search", "seconds")]
+        table.append([way, text, *(f"{s:.0f}" for s in spent)])
+    heads = ["attention", f"{score}, % (test)", "search, s", "training, s"]
+    lines = [
+        f"Mean ± standard deviation over {len(rows[RANDOM])} seed(s).",
+        tabulate(table, heads, tablefmt="github", disable_numparse=True),
+    ]
+    chance = float(np.mean([row["score"] for row in rows[RANDOM]]))
+    wins = sum(row["score"] > chance for row in rows[SEARCHED])
+    lines.append(
+        f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
+        f"({100 * chance:.2f} %)."
+    )
+    differences = [
+        100 * (a["score"] - b["score"]) for a, b in zip(rows[SEARCHED], rows[RANDOM])
+    ]  # fmt: skip
+    mean, spread = mean_and_spread(differences)
+    more = "" if spread is None else f" ± {spread:.2f}"
+    lines.append(f"Searched minus random, seed by seed: {mean:+.2f}{more} points.")
+    return "\n\n".join(lines) + "\n"

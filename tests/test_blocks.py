@@ -1,0 +1,305 @@
+"""Attention blocks: laws, published starts, kernels and decay rules.
+
+The slot they sit in: test_attention_slot.py; PyTorch's numbers: test_blocks_torch.py.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+
+from gluon_attn.blocks import BLOCKS, CBAM, ECA, SE, SRM, AttentionBlock
+from gluon_attn.blocks.base import apply_map, hidden_size, spread
+from gluon_attn.blocks.cbam import ChannelPool, SpatialGate
+from gluon_attn.blocks.eca import ECAGate, rule_kernel
+from gluon_attn.blocks.srm import SRMGate
+from gluon_attn.nets import cifar_resnet, resnet, wide_resnet
+
+NAMES = ("cbam", "eca", "eca_rule", "se", "srm")
+
+
+def picture(*shape, seed=0):
+    return mx.nd.array(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def random_start(block, seed=0):
+    """Initialise with parameters that leave nothing constant; return the block."""
+    block.initialize(force_reinit=True)
+    rng = np.random.default_rng(seed)
+    for parameter in block.collect_params().values():
+        positive = parameter.name.endswith(("gamma", "running_var"))
+        values = rng.uniform(0.5, 1.5, parameter.shape) if positive else None
+        values = rng.normal(0, 0.5, parameter.shape) if values is None else values
+        parameter.set_data(mx.nd.array(values))
+    return block
+
+
+def grad_of(function, *arrays):
+    """Return the value of ``function`` and the gradients of its weighted sum."""
+    for array in arrays:
+        array.attach_grad()
+    with autograd.record():
+        value = function(*arrays)
+        total = (value * picture(*value.shape, seed=5)).sum()
+    total.backward()
+    return value.asnumpy(), [array.grad.asnumpy() for array in arrays]
+
+
+# ------------------------------------------------------------------------------ every block
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [5, 16, 48])
+def test_shape_gates_and_static_graph(name, channels):
+    block = random_start(BLOCKS.get(name)(channels))
+    assert isinstance(block, AttentionBlock) and block.channels == channels and block.gates
+    x = picture(3, channels, 6, 4)
+    expected = x
+    for kind, gate in block.gates:  # the contract: a chain of products
+        attention = gate(expected)
+        shapes = {"channel": (3, channels, 1, 1), "spatial": (3, 1, 6, 4)}
+        assert attention.shape == shapes[kind] and getattr(block, kind) is gate
+        assert 0 < attention.min().asscalar() and attention.max().asscalar() < 1
+        assert np.ptp(attention.asnumpy()) > 1e-3
+        expected = mx.nd.broadcast_mul(expected, attention)
+    np.testing.assert_allclose(block(x).asnumpy(), expected.asnumpy(), rtol=1e-6)
+    block.hybridize(static_alloc=True, static_shape=True)
+    for batch in (3, 1, 3):
+        np.testing.assert_allclose(
+            block(x[:batch]).asnumpy(), expected[:batch].asnumpy(), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hybrid_gradients_are_the_imperative_ones(name):
+    gradients = []
+    for hybrid in (False, True):
+        block = random_start(BLOCKS.get(name)(48))
+        block.hybridize(hybrid, **({"static_alloc": True, "static_shape": True} if hybrid else {}))
+        x = picture(2, 48, 5, 5)
+        _, (of_x,) = grad_of(block, x)
+        learnt = [p for p in block.collect_params().values() if p.grad_req != "null"]
+        gradients.append([of_x] + [p.grad().asnumpy() for p in learnt])
+    for found, expected in zip(*gradients):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_pixels_place_means(name):
+    """Channel maps ignore where a value is; a spatial map does not."""
+    block = random_start(BLOCKS.get(name)(8))
+    x = picture(2, 8, 6, 6)
+    turned = x[:, :, ::-1]
+    for kind, gate in block.gates:
+        same = np.allclose(gate(x).asnumpy(), gate(turned).asnumpy(), atol=1e-6)
+        assert same == (kind == "channel")
+
+
+@pytest.mark.parametrize("channels", [0, -1, 2.0, None])
+def test_channels_are_checked(channels):
+    with pytest.raises(ValueError, match="channels="):
+        SE(channels)
+
+
+def test_names_are_registered_once():
+    assert set(NAMES) <= set(BLOCKS.names())
+    with pytest.raises(ValueError, match="registered already"):
+        BLOCKS.register("se")(SE)
+
+
+@pytest.mark.parametrize("kind, shape", [("channel", (2, 6, 1, 1)), ("spatial", (2, 1, 5, 3))])
+def test_apply_map_is_the_broadcast_product_with_its_gradients(kind, shape):
+    found = grad_of(
+        lambda x, a: apply_map(mx.nd, kind, x, a), picture(2, 6, 5, 3), picture(*shape, seed=1)
+    )
+    expected = grad_of(mx.nd.broadcast_mul, picture(2, 6, 5, 3), picture(*shape, seed=1))
+    np.testing.assert_array_equal(found[0], expected[0])
+    for one, other in zip(found[1], expected[1]):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_spread_only_takes_the_shape_of_its_last_argument():
+    x = picture(2, 6, 5, 3)
+    x[:] = np.nan
+    values = picture(2, 6, 1, 1)
+    found = spread(mx.nd, "channel", values, x).asnumpy()
+    np.testing.assert_array_equal(found, np.broadcast_to(values.asnumpy(), (2, 6, 5, 3)))
+
+
+# ------------------------------------------------------------------------------ narrow nets
+
+
+@pytest.mark.parametrize("channels, reduction, hidden", [(64, 16, 4), (16, 16, 1), (8, 16, 1)])
+def test_hidden_layers_never_vanish(channels, reduction, hidden):
+    assert hidden_size(channels, reduction) == hidden
+    assert SE(channels).channel.reduce.weight.shape == (hidden, channels)
+    assert CBAM(channels).channel.reduce.weight.shape == (hidden, channels)
+
+
+@pytest.mark.parametrize("reduction", [0, -4, 2.5])
+def test_reduction_is_checked(reduction):
+    with pytest.raises(ValueError, match="reduction="):
+        SE(16, reduction=reduction)
+
+
+def test_se_without_biases_has_none():
+    keys = SE(32, bias=False)._collect_params_with_prefix()
+    assert set(keys) == {"channel.reduce.weight", "channel.expand.weight"}
+
+
+# ------------------------------------------------------------------------------ published starts
+
+
+def test_srm_starts_at_one_half_and_is_not_decayed():
+    block = SRM(6)
+    block.initialize(mx.init.Xavier())
+    assert set(block.channel.weight.data().asnumpy().ravel()) == {0.0}
+    with autograd.record():
+        attention = block.channel(picture(4, 6, 5, 5))
+    np.testing.assert_array_equal(attention.asnumpy(), np.full((4, 6, 1, 1), 0.5, np.float32))
+    block = random_start(block)
+    before = {k: p.data().asnumpy() for k, p in block._collect_params_with_prefix().items()}
+    trainer = gluon.Trainer(
+        block.collect_params(), "sgd", {"learning_rate": 1, "wd": 0.5}, kvstore=None
+    )
+    with autograd.record():
+        loss = block(picture(2, 6, 4, 4)).sum() * 0
+    loss.backward()
+    trainer.step(1)
+    for key, parameter in block._collect_params_with_prefix().items():
+        if "running" not in key:
+            np.testing.assert_array_equal(parameter.data().asnumpy(), before[key])
+
+
+def test_other_blocks_are_decayed():
+    for name in ("se", "cbam", "eca"):
+        assert all(p.wd_mult == 1 for p in BLOCKS.get(name)(16).collect_params().values())
+
+
+def test_cbam_spatial_gate_starts_at_one_half():
+    gate = SpatialGate(8)
+    gate.initialize(mx.init.Xavier())
+    assert set(gate(picture(2, 8, 9, 9)).asnumpy().ravel()) == {0.5}
+    assert gate.norm._kwargs["momentum"] == 0.99 and gate.norm._kwargs["eps"] == 1e-5
+
+
+def test_starts_do_not_depend_on_the_nets_initialiser():
+    for name, key, bound in (
+        ("se", "channel.reduce.weight", 64**-0.5), ("se", "channel.reduce.bias", 64**-0.5),
+        ("se", "channel.expand.weight", 0.5), ("cbam", "channel.reduce.weight", 64**-0.5),
+        ("eca", "channel.conv.weight", 3**-0.5),
+    ):  # fmt: skip
+        block = BLOCKS.get(name)(64)
+        block.initialize(mx.init.Constant(100))
+        values = block._collect_params_with_prefix()[key].data().asnumpy()
+        assert np.abs(values).max() <= bound and np.ptp(values) > bound / 4
+    block = CBAM(64)
+    block.initialize(mx.init.Constant(100))
+    assert not block.channel.reduce.bias.data().asnumpy().any()
+    values = np.concatenate([start_of_convolution(seed) for seed in range(20)])
+    assert abs(values.std() - (2 / 49) ** 0.5) < 0.02  # variance 2 / fan-out
+
+
+def start_of_convolution(seed):
+    mx.random.seed(seed)
+    gate = SpatialGate(4)
+    gate.initialize()
+    return gate.conv.weight.data().asnumpy().ravel()
+
+
+# ------------------------------------------------------------------------------ equations
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_srm_against_numpy_with_the_unbiased_variance():
+    gate = random_start(SRMGate(3))
+    x = picture(2, 3, 4, 5).asnumpy() + 3
+    weight, norm = gate.weight.data().asnumpy()[:, :, 0, 0], gate.norm
+    flat = x.reshape(2, 3, -1)
+    std = np.sqrt(flat.var(axis=2, ddof=1) + 1e-5)
+    z = weight[0] * flat.mean(axis=2) + weight[1] * std
+    mean, var, gamma, beta = (
+        p.data().asnumpy() for p in (norm.running_mean, norm.running_var, norm.gamma, norm.beta)
+    )
+    expected = sigmoid((z - mean) / np.sqrt(var + 1e-5) * gamma + beta)
+    np.testing.assert_allclose(gate(mx.nd.array(x)).asnumpy()[:, :, 0, 0], expected, atol=1e-5)
+    biased = np.sqrt(flat.var(axis=2) + 1e-5)  # the difference is large enough to be seen
+    assert np.abs(biased - std).max() > 1e-2
+
+
+def test_srm_of_constant_and_of_one_pixel_maps():
+    for shape in ((2, 3, 1, 1), (2, 3, 4, 4)):
+        block = random_start(SRM(3))
+        x = mx.nd.ones(shape) * 2
+        x.attach_grad()
+        with autograd.record():
+            y = block(x)
+        y.backward()
+        assert np.isfinite(y.asnumpy()).all() and np.isfinite(x.grad.asnumpy()).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 24, 64])
+def test_channel_pool_against_numpy(channels):
+    x = picture(2, channels, 3, 4)
+    found, (gradient,) = grad_of(ChannelPool(channels), x)
+    values = x.asnumpy()
+    expected = np.stack([values.max(axis=1), values.mean(axis=1)], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    weights = picture(2, 2, 3, 4, seed=5).asnumpy()
+    chosen = values == values.max(axis=1, keepdims=True)
+    expected = chosen * weights[:, :1] + weights[:, 1:] / channels
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_eca_is_a_local_correlation_across_channels():
+    gate = ECAGate(5)
+    gate.initialize()
+    kernel = gate.conv.weight.data().asnumpy().ravel()
+    x = picture(1, 9, 2, 2)
+    pooled = np.pad(x.asnumpy().mean(axis=(2, 3))[0], 2)
+    expected = sigmoid(np.array([pooled[c : c + 5] @ kernel for c in range(9)]))
+    np.testing.assert_allclose(gate(x).asnumpy().ravel(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [0, 2, 3.0])
+def test_even_kernels_are_refused(kernel):
+    for build in (lambda: ECA(8, kernel=kernel), lambda: CBAM(8, kernel=kernel)):
+        with pytest.raises(ValueError, match="odd numbers"):
+            build()
+
+
+# ------------------------------------------------------------------------------ kernels of ECA
+
+
+@pytest.mark.parametrize(
+    "channels, kernel", [(8, 3), (16, 3), (64, 3), (128, 5), (256, 5), (512, 5), (2048, 7)]
+)
+def test_rule_of_the_paper(channels, kernel):
+    # log2(C)/2 + 1/2: 2, 2.5, 3.5, 4, 4.5, 5, 6; even numbers after cutting are raised by one
+    assert rule_kernel(channels) == kernel
+
+
+@pytest.mark.parametrize(
+    "net, kernels",
+    [(resnet(18, attention="eca"), [3, 5, 7, 7]),
+     (resnet(34, attention="eca"), [3, 3, 5, 7]),
+     (resnet(50, attention="eca"), [3, 5, 5, 7]),
+     (resnet(101, attention="eca"), [3, 3, 5, 7]),
+     (resnet(152, attention="eca"), [3, 3, 5, 7]),
+     (resnet(50, attention="eca_rule"), [5, 5, 5, 7]),
+     (resnet(50, attention="eca", width=16), [3, 5, 5, 5]),
+     (wide_resnet(50, attention="eca"), [5, 5, 5, 7]),
+     (cifar_resnet(20, attention="eca"), [3, 3, 3])],
+    ids=lambda value: "".join(map(str, value)) if isinstance(value, list) else value._structure,
+)  # fmt: skip
+def test_kernels_of_the_released_models_and_elsewhere_the_rule(net, kernels):
+    found = {}
+    for name, block in net.attention_blocks():
+        found.setdefault(name[:6], set()).add(block.kernel)
+    assert [found[stage] for stage in sorted(found)] == [{kernel} for kernel in kernels]

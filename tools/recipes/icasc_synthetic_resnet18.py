@@ -1,0 +1,27 @@
+"""A small ICASC on the synthetic pedestrians, from scratch on a CPU.
+
+Command    python tools/train.py --recipe icasc_synthetic_resnet18 --data-dir SYNTHETIC
+Hardware   2 CPU cores
+Hours      not run
+Paper      none: neither this net nor this data is the paper's
+Ours       not run
+Deviates   no pre-trained backbone; Adam, cosine schedule; settings of baseline_synthetic_resnet18,
+           which is this recipe with method=baseline, but for epochs
+"""
+
+method = "icasc"
+model = "resnet18_w16_synthetic"
+unspecified = "masked"
+input_size = 112
+resize = 128
+crop_min = 96
+crop_max = 124
+eval_crop = 112
+epochs = 40
+batch_size = 32
+lr = 0.002
+optimizer = "adam"
+wd = 5e-4
+schedule = "cosine"
+lr_min = 0.0
+warmup_epochs = 1
