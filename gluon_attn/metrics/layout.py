@@ -37,6 +37,8 @@ def table_text(rows, header, style, rule_after=None):
         header = [cell.replace("|", "\\|") for cell in header]
         rows[rule_after:] = [[f"**{row[0]}**", *row[1:]] for row in rows[rule_after:]]
     align = ("left", *("right" for _ in header[1:]))
+    # tabulate 0.9 fails on the alignment of columns in a table without rows.
+    align = align if rows else None
     text = tabulate(rows, header, FORMATS[style], disable_numparse=True, colalign=align)
     if style == "console" and 0 < rule_after < len(rows):
         lines = text.split("\n")

@@ -144,4 +144,6 @@ def _precision_lines(name, entry):
             f"{entry['layers'] - count} of {entry['layers']} layers int8"
         )
         lines += [f"int8: left in float32: {', '.join(entry['excluded'])}"] if count else []
+        unsafe = entry.get("unsafe")  # exports of before have none
+        lines += [f"int8: always float32: {', '.join(unsafe)}"] if unsafe else []
     return lines
