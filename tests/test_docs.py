@@ -46,8 +46,8 @@ CALLABLES = (
 )  # fmt: skip
 
 PREPARE_COMMANDS = (
-    "wider peta rap pa100k celeba market duke reid_market reid_duke voc cifar10 cifar100 cub200 caltech256 "
-    "imagenet list folders synthetic digits digits_single tiny"
+    "wider peta rap pa100k celeba market duke reid_market reid_duke voc cifar10 cifar100 cub200 "
+    "caltech256 imagenet list folders synthetic digits digits_single tiny"
 ).split()
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
