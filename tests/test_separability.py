@@ -94,6 +94,21 @@ def test_resizing_with_aligned_corners_keeps_the_corners():
     assert np.abs(large - resize_like(a, mx.nd.zeros((3, 10, 8))).asnumpy()).max() > 0.01
 
 
+def test_resizing_gives_no_gradient_to_the_array_that_lends_its_size():
+    """On memory that was full of NaN, which an operator that does not write would let through."""
+    for _ in range(100):
+        used = [mx.nd.full(shape, np.nan) for shape in ((2, 4, 4), (2, 1, 4, 4)) for _ in range(4)]
+        mx.nd.waitall()
+        del used
+        a, like = mx.nd.zeros((2, 4, 4)), mx.nd.zeros((2, 4, 4))
+        for array in (a, like):
+            array.attach_grad()
+        with autograd.record():
+            loss = resize_like(a, like)
+        loss.backward()
+        assert (a.grad.asnumpy() == 1).all() and (like.grad.asnumpy() == 0).all()
+
+
 def test_normalized_maps_have_maximum_one():
     a = maps(1)[0]
     np.testing.assert_allclose(normalized(a).asnumpy().max((1, 2)), 1, rtol=1e-5)

@@ -14,7 +14,7 @@ def weighted_sum(features, weights):
     """
     F = mx.sym if isinstance(features, mx.sym.Symbol) else mx.nd
     flat = F.batch_dot(F.expand_dims(weights, axis=1), F.reshape(features, shape=(0, 0, -1)))
-    one = F.slice_axis(features, axis=1, begin=0, end=1)
+    one = F.BlockGrad(F.slice_axis(features, axis=1, begin=0, end=1))
     return F.squeeze(F.relu(F.reshape_like(flat, one)), axis=1)
 
 

@@ -39,6 +39,10 @@ class Node:
         """Add a node to the graph; return its entry."""
         return self.graph.add(op, *inputs, **attrs)
 
+    def shape_of(self, entry):
+        """Return ``entry`` for an input that only lends its shape: no gradient goes there."""
+        return self.graph.add("BlockGrad", entry)
+
     def like(self, *inputs, **changes):
         """Add a node with this node's operator and attributes."""
         return self.graph.add(self.op, *inputs, **dict(self.attrs, **changes))
@@ -85,7 +89,7 @@ def _rule(*names):
 def _linear(node, changes):
     if changes[0] is None:  # only the second input moves, which gives nothing but a shape
         return None
-    return node.like(changes[0], *node.inputs[1:])
+    return node.like(changes[0], *map(node.shape_of, node.inputs[1:]))
 
 
 @_rule("_plus_scalar", "_minus_scalar")
@@ -126,7 +130,7 @@ def _broadcast_sum(node, changes):
     change = left
     if left is None:
         change = right if node.op == "broadcast_add" else node.add("negative", right)
-    return node.add("broadcast_like", change, node.output)
+    return node.add("broadcast_like", change, node.shape_of(node.output))
 
 
 @_rule("Concat", "stack")
@@ -248,7 +252,7 @@ def _pooling(node, changes):
         return node.like(changes[0])
     everywhere = node.attrs.get("global_pool") in ("True", "1")
     if kind == "max" and everywhere:
-        largest = node.add("broadcast_like", node.output, node.inputs[0])
+        largest = node.add("broadcast_like", node.output, node.shape_of(node.inputs[0]))
         return _mean_where_largest(
             node, node.inputs[0], largest, changes[0], lambda x: node.like(x, pool_type="avg")
         )
@@ -271,7 +275,7 @@ def _first_of_largest(node, values, change, kernel):
     The first, because that is where pooling sends its gradient; behind a ReLU many windows hold
     nothing but zeros.
     """
-    best, found = None, None
+    best, found, size = None, None, node.shape_of(node.output)
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             piece = {
@@ -279,7 +283,7 @@ def _first_of_largest(node, values, change, kernel):
                 "step": f"(None, None, {kernel[0]}, {kernel[1]})",
             }  # fmt: skip
             value, moved = (
-                node.add("slice_like", node.add("slice", x, **piece), node.output, axes="(2, 3)")
+                node.add("slice_like", node.add("slice", x, **piece), size, axes="(2, 3)")
                 for x in (values, change)
             )
             if best is None:
@@ -315,7 +319,7 @@ def _maximum(node, changes):
     largest = node.inputs[0]
     over = {k: v for k, v in node.attrs.items() if k in ("axis", "exclude")}
     largest = node.add("max", node.inputs[0], **dict(over, keepdims=True))
-    largest = node.add("broadcast_like", largest, node.inputs[0])
+    largest = node.add("broadcast_like", largest, node.shape_of(node.inputs[0]))
 
     def mean(x):
         return node.add("mean", x, **node.attrs)

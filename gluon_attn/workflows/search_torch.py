@@ -186,6 +186,6 @@ def open_step(depth, batch, threads, side=32, classes=10):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 5.0)
         sgd.step()
-        return float(loss)
+        return loss.item()
 
     return step
