@@ -65,10 +65,7 @@ def benchmark_training(model="vaa_resnet101", size=224, batch=8, rounds=5, steps
             "rates": rates[name], "peak_memory_mb": memory / 1024,
         }  # fmt: skip
         if name != "static":
-            ratios = [a / b for a, b in zip(rates["static"], rates[name])]
-            result["ratios"][name] = {
-                "median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)
-            }  # fmt: skip
+            result["ratios"][name] = ratio_by_turns(rates["static"], rates[name])
     return result
 
 
@@ -179,14 +176,21 @@ def training_table(result):
         ratio = result["ratios"].get(name)
         rows.append([
             name, f"{values['images_per_second']:.2f}",
-            _with_spread(ratio) if ratio else "1",
+            spread_text(ratio) if ratio else "1",
             f"{values['peak_memory_mb']:.0f}",
         ])  # fmt: skip
     head = ["variant", "img/s (median)", "static is faster by", "peak memory MB"]
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
-def _with_spread(ratio):
+def ratio_by_turns(values, others):
+    """Return ``{median, lowest, highest}`` of the ratios of two series, turn by turn."""
+    ratios = [a / b for a, b in zip(values, others)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def spread_text(ratio):
+    """Return what :func:`ratio_by_turns` found as text."""
     return f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"
 
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from gluon_attn.workflows.benchmark import machine
+from gluon_attn.workflows.benchmark import machine, ratio_by_turns, spread_text
 
 
 def benchmark_weights(model="awmt_resnet50", size=224, images=20, rounds=5, steps=2, report=None):
@@ -47,8 +47,7 @@ def benchmark_weights(model="awmt_resnet50", size=224, images=20, rounds=5, step
         if report and turn >= 0:
             last = ", ".join(f"{n} {s[-1]:.3f} s" for n, s in seconds.items())
             report(f"round {turn + 1}/{rounds}: {last} per step")
-    ratios = [a / b for a, b in zip(seconds["awmt"], seconds["basic"])]
-    ratio = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    ratio = ratio_by_turns(seconds["awmt"], seconds["basic"])
     return dict(seconds, ratio=ratio, model=model, size=size, images=images, machine=machine())
 
 
@@ -103,8 +102,6 @@ def weights_table(result):
     """Return the figures as a Markdown table."""
     from tabulate import tabulate
 
-    ratio = result["ratio"]
-    spread = f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"
     rows = [[name, f"{statistics.median(result[name]):.3f}"] for name in ("basic", "awmt")]
-    rows.append(["awmt / basic", spread])
+    rows.append(["awmt / basic", spread_text(result["ratio"])])
     return tabulate(rows, ["step", "seconds (median)"], tablefmt="github", disable_numparse=True)

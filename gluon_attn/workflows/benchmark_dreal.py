@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from gluon_attn.workflows.bench_turns import Job, default_threads, take_turns, thread_variables
-from gluon_attn.workflows.benchmark import machine
+from gluon_attn.workflows.benchmark import machine, ratio_by_turns, spread_text
 
 VARIANTS = {
     "plain": "the net and its classification loss, no DREAL",
@@ -56,12 +56,10 @@ def benchmark_dreal(
     for item in measured:
         turns = [statistics.mean(turn) / item.facts["steps"] for turn in item.turns]
         against = [statistics.mean(turn) for turn in item.against]
-        ratios = [one / other for one, other in zip(turns, against)]
         variants[item.job.engine] = {
             "what": VARIANTS[item.job.engine], "seconds": statistics.median(turns),
             "peak_memory_mb": item.peak_mb,
-            "ratio": {"median": statistics.median(ratios), "lowest": min(ratios),
-                      "highest": max(ratios)},
+            "ratio": ratio_by_turns(turns, against),
         }  # fmt: skip
     return {
         "variants": variants, "left_out": left_out, "model": model, "size": size, "batch": batch,
@@ -75,8 +73,7 @@ def cost_table(result):
 
     rows = []
     for name, values in result["variants"].items():
-        ratio = values["ratio"]
-        spread = f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"
+        spread = spread_text(values["ratio"])
         rows.append([
             name, f"{values['seconds']:.3f}", "1" if name == "plain" else spread,
             f"{values['peak_memory_mb']:.0f}",

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from gluon_attn.workflows.benchmark import machine
+from gluon_attn.workflows.benchmark import machine, ratio_by_turns, spread_text
 
 VARIANTS = {
     "plain": {},
@@ -58,11 +58,9 @@ def benchmark_attention(model="resnet18_v1", size=224, batch=16, rounds=5, repor
             process.join()
     variants = {}
     for name, found in seconds.items():
-        ratios = [a / b for a, b in zip(found, seconds["plain"])]
-        ratio = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
         variants[name] = {
             "seconds": statistics.median(found), "peak_memory_mb": memory[name], "rounds": found,
-            "ratio": ratio,
+            "ratio": ratio_by_turns(found, seconds["plain"]),
         }  # fmt: skip
     return {"variants": variants, "model": model, "size": size, "batch": batch,
             "machine": machine()}  # fmt: skip
@@ -153,8 +151,7 @@ def attention_table(result):
 
     rows = []
     for name, found in result["variants"].items():
-        ratio = found["ratio"]
-        spread = f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"
+        spread = spread_text(found["ratio"])
         rows.append([name, f"{found['seconds']:.3f}", spread, f"{found['peak_memory_mb']:.0f}"])
     head = ["step", "seconds (median)", "times the plain step", "peak memory MB"]
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
