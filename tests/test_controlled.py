@@ -8,7 +8,8 @@ import pytest
 
 from gluon_attn.workflows import controlled
 from gluon_attn.workflows.build import load_recipe
-from gluon_attn.workflows.controlled import BASELINE, PRESETS, describe, run_preset
+from gluon_attn.workflows.controlled import describe, run_preset
+from gluon_attn.workflows.controlled_presets import BASELINE, PRESETS
 
 IMAGES = {"train": 40, "val": 20, "test": 24}
 FAST = ("epochs=1", "batch_size=20", "model_options.width=8", "input_size=32", "resize=36",
@@ -35,15 +36,21 @@ def test_every_arm_is_a_valid_recipe_and_the_baseline_comes_first(name, reposito
 
 def test_tables_by_hand():
     rows = {
-        BASELINE: [{"top1 %": 50.0, "seconds": 1.0}, {"top1 %": 54.0, "seconds": 3.0}],
-        "A": [{"top1 %": 53.0, "critic error": 0.25, "seconds": 2.0},
-              {"top1 %": 55.0, "critic error": 0.75, "seconds": 2.0}],
+        BASELINE: [{"score": {"top1 %": 50.0, "seconds": 1.0}, "diversity": {"d": 0.5}},
+                   {"score": {"top1 %": 54.0, "seconds": 3.0}, "diversity": {"d": 0.25}}],
+        "A": [{"score": {"top1 %": 53.0, "seconds": 2.0}, "diversity": {"d": 0.5},
+               "critic": {"error": 0.25, "by epoch": [1.0, 0.25]}},
+              {"score": {"top1 %": 55.0, "seconds": 2.0}, "diversity": {"d": 0.5},
+               "critic": {"error": 0.75, "by epoch": [2.0, 0.75]}}],
     }  # fmt: skip
     text = describe(PRESETS["dreal-digit"], rows)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert [BASELINE, "52.0 ± 2.8", "-", "2.00 ± 1.41"] in lines
-    assert ["A", "54.0 ± 1.4", "0.500 ± 0.354", "2.00 ± 0.00"] in lines
-    assert ["A", "+2.00 ± 1.41", "-"] in lines  # 3 and 1
+    assert ["arm", "error"] in lines  # no column for values by epoch
+    assert [BASELINE, "52.0 ± 2.8", "2.00 ± 1.41"] in lines and [BASELINE, "-"] in lines
+    assert ["A", "54.0 ± 1.4", "2.00 ± 0.00"] in lines and ["A", "0.500 ± 0.354"] in lines
+    assert ["A", "+2.00 ± 1.41"] in lines  # 3 and 1
+    assert ["A", "+0.125 ± 0.177"] in lines  # the baseline has no critic: no such table
+    assert sum(line == ["arm", "d"] for line in lines) == 2
 
 
 def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monkeypatch):
@@ -56,8 +63,8 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     for row in (rows[BASELINE][0], rows["A_ch, constant"][0]):
-        assert 0 < row["mAP %"] < 100
-        assert 0 <= row["L_AS, last"] <= 1 and 0 <= row["IoU, inner"] <= 1
+        assert 0 < row["score"]["mAP %"] < 100
+        assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
 
     def never(*arguments):
         raise AssertionError("trained again")
@@ -68,3 +75,19 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     )
     with pytest.raises(FileExistsError, match="holds other data"):
         run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, {**IMAGES, "val": 21})
+
+
+def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path, repository):
+    preset = PRESETS["dreal-digit"]
+    arms = {BASELINE: preset.arms[BASELINE], "all stages": ()}
+    fast = (*preset.common, *FAST, "epochs=2")
+    preset = preset._replace(arms=arms, common=fast)
+    run_preset(preset, maker(repository, preset), [1], str(tmp_path), 1, IMAGES, [].append)
+    rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert rows[BASELINE][0]["critic"] == {}
+    found = rows["all stages"][0]["critic"]
+    errors = found["critic error by epoch"]
+    assert len(errors) == 2 and min(errors) >= 0
+    assert [found["critic error, first epoch"], found["critic error, last"]] == errors
+    for row in (rows[BASELINE][0], rows["all stages"][0]):
+        assert 0 <= row["diversity"]["diversity over channels"] <= 0.5

@@ -35,7 +35,8 @@ def main():
     )
     args = parser.parse_args()
     from gluon_attn.workflows.build import load_recipe
-    from gluon_attn.workflows.controlled import PRESETS, run_preset
+    from gluon_attn.workflows.controlled import run_preset
+    from gluon_attn.workflows.controlled_presets import PRESETS
 
     preset = PRESETS[args.experiment]
     images = dict(zip(("train", "val", "test"), args.images)) if args.images else None

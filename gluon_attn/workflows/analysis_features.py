@@ -210,6 +210,33 @@ def shown_name(dataset, column):
     return name.partition("=")[2] if is_classification(dataset.schema) else name
 
 
+def channel_statistics(trained, dataset, settings):
+    """Return the statistics of every channel gate's attention over a data set.
+
+    Args:
+        trained: :class:`gluon_attn.workflows.load.Trained`.
+        dataset: The split.
+        settings: :class:`gluon_attn.workflows.analysis.Settings`.
+
+    Returns:
+        ``{gate: ChannelStatistics}`` in network order, such as ``stage3_unit0_channel``; empty for
+        a net without channel gates.
+    """
+    gates = [f"{block_name}_{kind}" for block_name, block in attention_blocks(trained.net)
+             for kind, _ in block.gates if kind == "channel"]  # fmt: skip
+    if not gates:
+        return {}
+    view, found = attention_view(trained.net), {}
+    for batch, rows in batches(trained, dataset, settings, f"{trained.name}: gates"):
+        outputs = dict(zip(view.output_names, view(batch.image.as_in_context(settings.ctx))))
+        for gate in gates:
+            attention = outputs[gate].asnumpy()[rows]
+            if gate not in found:
+                found[gate] = ChannelStatistics(attention.shape[1])
+            found[gate].update(attention)
+    return found
+
+
 def analyse_gates(models, dataset, settings):
     """Compute and draw the attention vectors of all channel gates.
 
@@ -221,20 +248,10 @@ def analyse_gates(models, dataset, settings):
     """
     drawn, values = {}, {}
     for name, trained in models.items():
-        gates = [f"{block_name}_{kind}" for block_name, block in attention_blocks(trained.net)
-                 for kind, _ in block.gates if kind == "channel"]  # fmt: skip
-        if not gates:
+        found = channel_statistics(trained, dataset, settings)
+        if not found:
             logger.warning("%s has no channel gate; it is left out", name)
             continue
-        view, found = attention_view(trained.net), {}
-        for batch, rows in batches(trained, dataset, settings, f"{name}: gates"):
-            outputs = view(batch.image.as_in_context(settings.ctx))
-            outputs = dict(zip(view.output_names, outputs))
-            for gate in gates:
-                attention = outputs[gate].asnumpy()[rows]
-                if gate not in found:
-                    found[gate] = ChannelStatistics(attention.shape[1])
-                found[gate].update(attention)
         values[name] = {gate: s.summary() for gate, s in found.items()}
         drawn[name] = {
             gate: (s.mean, s.deviation, values[name][gate]["diversity"])

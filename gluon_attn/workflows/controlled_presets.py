@@ -1,0 +1,72 @@
+"""What is compared on which drawn data: the presets of :mod:`gluon_attn.workflows.controlled`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BASELINE = "baseline"
+ICASC_ARMS = {
+    BASELINE: ("method=baseline",),
+    "Grad-CAM, constant": ("attention=grad_cam", "gradient=constant"),
+    "Grad-CAM, exact": ("attention=grad_cam", "gradient=exact"),
+    "A_ch, constant": ("attention=channel_weighted", "gradient=constant"),
+    "A_ch, exact": ("attention=channel_weighted", "gradient=exact"),
+}
+DREAL_ARMS = {
+    BASELINE: ("method=baseline",),
+    "all stages": (),
+    **{name: (f"stages={name}",) for name in ("conv2_x", "conv3_x", "conv4_x", "conv5_x")},
+}
+
+
+class Preset(NamedTuple):
+    """One experiment.
+
+    Attributes:
+        recipe: Name of the recipe.
+        data: Key of ``DATA``.
+        arms: ``{title: overrides}``, the baseline first.
+        score: Test score that is compared.
+        common: Overrides of all arms.
+        measures: What else is measured of every run: names of
+            ``gluon_attn.workflows.controlled_measures.MEASURES``.
+    """
+
+    recipe: str
+    data: str
+    arms: dict
+    score: str
+    common: tuple = ()
+    measures: tuple = ()
+
+
+# Digits of half to two thirds of a 36-pixel page, and maps of 16 x 16 and 8 x 8: with less, the net
+# learns its training scenes by heart (see docs/results.md).
+DIGIT = (
+    "model_options.width=8", "input_size=32", "resize=36", "crop_min=32", "crop_max=36",
+    "eval_crop=34", "epochs=12", "score=top1",
+)  # fmt: skip
+PRESETS = {
+    "icasc-digit": Preset(
+        "icasc_digits_resnet18", "digit", ICASC_ARMS, "top1",
+        ("model=cifar_resnet20_cifar10", *DIGIT), ("overlap",),
+    ),
+    "icasc-digits": Preset(
+        "icasc_digits_resnet18", "digits", ICASC_ARMS, "mAP", (), ("overlap",)
+    ),
+    "icasc-people": Preset(
+        "icasc_synthetic_resnet18", "people", ICASC_ARMS, "mAP", (), ("overlap",)
+    ),
+    "dreal-digit": Preset(
+        "dreal_digits_resnet18", "digit", dict(list(DREAL_ARMS.items())[:-1]), "top1",
+        ("model=se_resnet20_cifar10", *DIGIT), ("critic", "diversity"),
+    ),
+    "dreal-people": Preset(
+        "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", (), ("critic", "diversity")
+    ),
+}  # fmt: skip
+IMAGES = {
+    "digit": {"train": 2000, "val": 400, "test": 1000},
+    "digits": {"train": 2000, "val": 400, "test": 600},
+    "people": {"train": 150, "val": 120, "test": 300},
+}
