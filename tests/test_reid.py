@@ -20,6 +20,7 @@ from gluon_attn.data.reid import DUKE, MARKET, choose_queries
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.data.tiny import write_tiny
 from gluon_attn.engine import SCHEDULES, Run, fit
+from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.preprocess import Preprocess
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.method import METHODS
@@ -568,6 +569,21 @@ def test_embeddings_are_in_the_order_of_the_data(people):
     both, _ = reid.embed(net, loader, len(data["val"]), mx.cpu(), flip=True)
     mirrored = net(mx.nd.array(images[..., ::-1].copy()))[1].asnumpy()
     np.testing.assert_allclose(both, expected + mirrored, atol=1e-5)
+
+
+def test_an_export_gives_the_embedding(people, tmp_path):
+    recipe, data, net, _ = parts(people)
+    values = reid.whole_pictures(net, build.eval_preprocess(recipe))
+    size, classes = values.pop("size"), [f"person {n}" for n in range(net.classes)]
+    export_model(net, tmp_path / "x", "x", classes, size, values, activation="softmax")
+    predictor = Predictor(tmp_path / "x")
+    paths = [str(path) for path in sorted(people.rglob("query/*.jpg"))[:3]]
+    transform = ReidEvalTransform((32, 16), recipe.mean, recipe.std)
+    images = np.stack([transform(cv2.imread(path)[..., ::-1]) for path in paths])
+    expected = net(mx.nd.array(images))[1].asnumpy()
+    np.testing.assert_allclose(predictor.embedding(paths), expected, rtol=1e-4, atol=1e-4)
+    assert [out["kind"] for out in predictor.sidecar["outputs"]] == ["logits", "embedding"]
+    assert not predictor.attention_names
 
 
 def test_unreadable_pictures_neither_ask_nor_answer(market):

@@ -109,7 +109,10 @@ class Predictor:
         return self.probabilities(self.outputs(images, on_bad_image)["logits"])
 
     def outputs(self, images, on_bad_image="error"):
-        """Return all outputs of the export by name: logits ``(B, A)``, maps ``(B, A, h, w)``."""
+        """Return all outputs of the export by name.
+
+        Logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``.
+        """
         return self._run(self._people(images, None, on_bad_image))[1]
 
     def attention(self, images, on_bad_image="error"):
@@ -121,6 +124,19 @@ class Predictor:
         self.require_maps()
         outputs = self.outputs(images, on_bad_image)
         return {name: outputs[name] for name in self.attention_names}
+
+    def embedding(self, images, on_bad_image="error"):
+        """Return the vectors by which pictures are compared, ``(B, D)`` float32.
+
+        The smaller the Euclidean distance of two, the more alike the people (re-identification).
+
+        Raises:
+            ValueError: The export has none.
+        """
+        names = [out["name"] for out in self.sidecar["outputs"] if out["kind"] == "embedding"]
+        if not names:
+            raise ValueError(f"export '{self.name}' gives no embedding; nets such as reid_… do")
+        return self.outputs(images, on_bad_image)[names[0]]
 
     def predict(self, images, boxes=None, on_bad_image="error", with_maps=False):
         """Return one record per person.

@@ -34,17 +34,20 @@ def output_names(net):
 
 
 def select_outputs(net, with_maps):
-    """Return the names of the outputs to export: the logits, and the attention maps if asked.
+    """Return the names of the outputs to export: logits, embeddings, and attention maps if asked.
+
+    Embeddings (``net.embedding_outputs``) are always among them: they are what such a net is for.
 
     Raises:
         ExportError: The first output is not the logits, or maps are asked for and there are none.
     """
     names, maps = output_names(net), tuple(getattr(net, "attention_outputs", ()))
-    if names[0] != "logits" or not set(maps) <= set(names):
+    embeddings = tuple(getattr(net, "embedding_outputs", ()))
+    if names[0] != "logits" or not {*maps, *embeddings} <= set(names):
         raise ExportError(f"{type(net).__name__}: outputs {names}: 'logits' must come first")
     if with_maps and not maps:
         raise ExportError(f"{type(net).__name__} has no attention maps; export it without them")
-    return ("logits",) + (maps if with_maps else ())
+    return ("logits",) + embeddings + (maps if with_maps else ())
 
 
 def trace(net, names):

@@ -56,7 +56,8 @@ def export_model(
 
     Args:
         net: HybridBlock, ``(B, 3, H, W)`` float32 to the outputs in ``net.output_names``, logits
-            first; ``net.attention_outputs`` names the maps. Without these, one output: the logits.
+            first; ``net.attention_outputs`` names the maps, ``net.embedding_outputs`` the vectors
+            by which pictures are compared. Without these, one output: the logits.
         directory: Where to write; must not exist.
         name: What the files are called; letters, digits and ``_ . -``.
         classes: Names of the logits, in order.
@@ -93,7 +94,9 @@ def export_model(
     reference, ctx = _run_net(net, batch, names)
     if reference[0].shape[1:] != (len(sidecar["classes"]),):
         raise ValueError(f"{len(sidecar['classes'])} classes for logits {reference[0].shape}")
-    sidecar["outputs"] = _describe_outputs(names, reference, activation)
+    sidecar["outputs"] = _describe_outputs(
+        names, reference, activation, tuple(getattr(net, "embedding_outputs", ()))
+    )
     symbol, arrays = trace(net, names)
     check_shapes(symbol, arrays, sidecar, type(net).__name__)
     with sidecar_file.new_directory(directory, overwrite) as partial:
@@ -135,12 +138,12 @@ def _check_extra(extra):
         ) from error
 
 
-def _describe_outputs(names, reference, activation):
+def _describe_outputs(names, reference, activation, embeddings):
     outputs = []
     for name, value in zip(names, reference):
         logits = name == "logits"
         entry = {"name": name, "shape": ["batch", *value.shape[1:]]}
-        entry["kind"] = "logits" if logits else "attention"
+        entry["kind"] = "logits" if logits else "embedding" if name in embeddings else "attention"
         entry["activation"] = activation if logits else "none"
         outputs.append(entry)
     return outputs
