@@ -58,10 +58,12 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     arms = {BASELINE: preset.arms[BASELINE], "A_ch, constant": preset.arms["A_ch, constant"]}
     preset = preset._replace(arms=arms, common=(*preset.common, *FAST))
     said = []
-    text = run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append)
+    text, rows = run_preset(
+        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
+    )
     assert len(said) == 2 and "A_ch, constant, seed 3: mAP %" in said[1]
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
-    rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert rows == json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     for row in (rows[BASELINE][0], rows["A_ch, constant"][0]):
         assert 0 < row["score"]["mAP %"] < 100
         assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
@@ -70,9 +72,10 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
         raise AssertionError("trained again")
 
     monkeypatch.setattr(controlled, "train", never)
-    assert text == run_preset(
+    again = run_preset(
         preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
     )
+    assert again == (text, rows)
     with pytest.raises(FileExistsError, match="holds other data"):
         run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, {**IMAGES, "val": 21})
 

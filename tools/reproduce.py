@@ -1,9 +1,10 @@
-"""Run a controlled experiment: a method and its variants against the baseline, over seeds.
+"""Run the controlled experiments: every method against its baseline, over seeds.
 
-python tools/reproduce.py icasc-digit --out runs/icasc-digit
-python tools/reproduce.py dreal-people --out runs/dreal-people --seeds 0 1 2 3 4
+python tools/reproduce.py all --out runs/reproduce --quick        minutes: does everything run?
+python tools/reproduce.py icasc-digit dreal-digit --out runs/reproduce
+python tools/reproduce.py all --out runs/reproduce --page docs/results.md
 
-The data are drawn first, from a fixed seed. An interrupted experiment continues where it stopped.
+Data are drawn first, from a fixed seed. What an interrupted call left unfinished is continued.
 """
 
 from __future__ import annotations
@@ -15,37 +16,51 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.workflows import cli  # noqa: E402
 
-NAMES = ("icasc-digit", "icasc-digits", "icasc-people", "dreal-digit", "dreal-people")
+
+def flags():
+    """Return the command-line parser."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "experiments", nargs="*", metavar="NAME", help="experiments, or all; none: list them"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where data and runs go: DIR/NAME")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4; with --quick 0 1"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few pictures, two epochs, two arms; not for results"
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", help="Markdown page whose blocks of these results are replaced"
+    )
+    parser.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
+    return parser
 
 
 def main():
-    """Run the experiment and print its tables."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("experiment", choices=NAMES, help="what is compared on which data")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where data and runs go")
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4"
-    )
-    parser.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
-    parser.add_argument(
-        "--images", nargs=3, type=int, metavar=("TRAIN", "VAL", "TEST"), help="scenes, to try it"
-    )
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="key=value", help="overrides for all arms"
-    )
+    """Run the experiments and print the summary."""
+    parser = flags()
     args = parser.parse_args()
-    from gluon_attn.workflows.build import load_recipe
-    from gluon_attn.workflows.controlled import run_preset
-    from gluon_attn.workflows.controlled_presets import PRESETS
+    from gluon_attn.registry import unknown_name
+    from gluon_attn.workflows.experiments import EXPERIMENTS
+    from gluon_attn.workflows.reproduce import QUICK_SEEDS, SEEDS, Request, reproduce
 
-    preset = PRESETS[args.experiment]
-    images = dict(zip(("train", "val", "test"), args.images)) if args.images else None
-
-    def make_recipe(overrides):
-        return load_recipe(preset.recipe, [*overrides, *args.set], cli.recipe_folder())
-
-    text = run_preset(preset, make_recipe, args.seeds, args.out, args.num_workers, images)
-    print("\n" + text)
+    if not args.experiments:
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name:<14} {experiment.paper}: {experiment.data}")
+        return
+    if not args.out:
+        parser.error("--out DIR is needed")
+    names = list(EXPERIMENTS) if args.experiments == ["all"] else args.experiments
+    for name in names:
+        if name not in EXPERIMENTS:
+            raise ValueError(unknown_name("experiment", name, EXPERIMENTS))
+    seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
+    request = Request(
+        args.out, seeds, args.num_workers, args.quick, cli.recipe_folder(),
+        lambda line: print(line, flush=True),
+    )  # fmt: skip
+    print("\n" + reproduce(EXPERIMENTS, names, request, args.page))
 
 
 if __name__ == "__main__":

@@ -88,6 +88,22 @@ def mean_and_spread(values):
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
+def mean_interval(values, level=0.95):
+    """Return the ends of Student's confidence interval of the mean, or None for fewer than two.
+
+    Args:
+        values: Numbers that may be taken for normally distributed, such as differences by seed.
+        level: Share in (0, 1).
+    """
+    from scipy.stats import t
+
+    mean, spread = mean_and_spread(values)
+    if spread is None:
+        return None
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
 def side_by_side(values):
     """Return one cell per model from its runs' values, and the difference if there are two."""
     means = [mean_and_spread(runs)[0] for runs in values]

@@ -22,7 +22,7 @@ from gluon_attn.files import write_text
 from gluon_attn.metrics.layout import mean_and_spread
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_measures import MEASURES, Run
-from gluon_attn.workflows.controlled_presets import BASELINE, IMAGES
+from gluon_attn.workflows.controlled_presets import BASELINE, IMAGES, SIDES
 from gluon_attn.workflows.train import Settings, train
 
 
@@ -30,8 +30,9 @@ def make_data(kind, folder, images=None, workers=2):
     """Draw the data of an experiment from seed 0, unless they are there; return the folder.
 
     Args:
-        kind: ``'digit'`` (one handwritten digit a scene, single-label), ``'digits'`` (several,
-            multi-label) or ``'people'`` (synthetic pedestrians, 14 attributes).
+        kind: ``'digit'`` (one handwritten digit a scene, single-label; pages of 36 pixels),
+            ``'digit32'`` (the same, 32 pixels), ``'digits'`` (several, multi-label) or
+            ``'people'`` (synthetic pedestrians, 14 attributes).
         folder: Where they go.
         images: Scenes per split; by default ``IMAGES``.
         workers: Processes.
@@ -48,8 +49,8 @@ def make_data(kind, folder, images=None, workers=2):
                 raise FileExistsError(f"{folder} holds other data; choose another folder")
         return place
     common = {"images": images, "seed": 0, "workers": workers, "overwrite": True}
-    if kind == "digit":
-        write_digits_single(place, side=36, **common)
+    if kind in SIDES:
+        write_digits_single(place, side=SIDES[kind], **common)
     elif kind == "digits":
         write_digits(place, **common)
     else:
@@ -75,7 +76,8 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
         say: Called with lines for the reader.
 
     Returns:
-        The tables as Markdown; also in ``out/results.md``, with all numbers in ``results.json``.
+        ``(text, rows)``: the tables as Markdown, and ``{arm: [{'score' | measure: {name: number
+        or list by epoch}} of each seed]}``. Both are also in ``out/results.md`` and ``.json``.
     """
     data = make_data(preset.data, os.path.join(out, "data"), images, workers)
     rows = {arm: [] for arm in preset.arms}
@@ -93,7 +95,7 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
         "arms": preset.arms, "machine": machine(),
     }  # fmt: skip
     write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
-    return text
+    return text, rows
 
 
 def describe(preset, rows):

@@ -67,6 +67,8 @@ PRESETS = {
 }  # fmt: skip
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},
+    "digit32": {"train": 2000, "val": 400, "test": 1000},
     "digits": {"train": 2000, "val": 400, "test": 600},
     "people": {"train": 150, "val": 120, "test": 300},
 }
+SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit

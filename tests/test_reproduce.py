@@ -1,0 +1,133 @@
+"""The table of controlled experiments: intervals, blocks of a page, summary, figures."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from scipy import stats
+
+from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
+from gluon_attn.metrics.layout import mean_interval
+from gluon_attn.workflows.experiments import EXPERIMENTS
+from gluon_attn.workflows.reproduce import (
+    Experiment,
+    Outcome,
+    Published,
+    Request,
+    difference,
+    read_scores,
+    replace_block,
+    reproduce,
+    summary,
+)
+
+
+def request(tmp_path, **changes):
+    fields = dict(out=str(tmp_path), seeds=(0, 1), workers=1, quick=False, recipes="", say=len)
+    return Request(**dict(fields, **changes))
+
+
+def experiment(scores, calls=None):
+    def run(asked):
+        (calls if calls is not None else []).append(asked)
+        path = f"{asked.out}.png"
+        arms_by_seed(scores, "top-1 %", path)
+        return Outcome(scores, "| a |\n", {"seeds": path})
+
+    return Experiment(
+        "P", "ours", "top-1 %", ("base", "new"), Published("theirs", "9.1", "9.9"), run
+    )
+
+
+def test_the_interval_is_students():
+    values = [1.0, 2.5, 2.0, 4.0, 0.5]
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(mean_interval(values), expected, rtol=1e-12)
+    assert mean_interval([3.0]) is None
+    assert mean_interval([2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_differences_are_taken_seed_by_seed():
+    assert difference([2.0, 3.0], [1.0, 2.0]) == "+1.0 [+1.0, +1.0]"
+    assert difference([2.0], [3.5]) == "-1.5"
+
+
+def test_a_block_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# T\n\n<!-- begin a -->\nold\n<!-- end a -->\nverdict\n", encoding="utf-8")
+    replace_block(str(page), "a", r"new \1 \g<0>")
+    text = page.read_text(encoding="utf-8")
+    assert text == "# T\n\n<!-- begin a -->\nnew \\1 \\g<0>\n<!-- end a -->\nverdict\n"
+    replace_block(str(page), "b", "first")
+    replace_block(str(page), "b", "second")
+    text = page.read_text(encoding="utf-8")
+    assert text.count("second") == 1 and "first" not in text and "## b" in text
+
+
+def test_ours_and_the_papers_numbers_have_columns_of_their_own():
+    table = {"x": experiment({"base": [80.0, 82.0], "new": [81.0, 84.0]})}
+    row = summary(table, {"x": {"scores": {"base": [80.0, 82.0], "new": [81.0, 84.0]}}})
+    head, _, cells = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in row.strip().splitlines()
+    )
+    found = dict(zip(head, cells))
+    assert found["ours: baseline"] == "81.0 ± 1.4" and found["paper: method"] == "9.9"
+    assert found["**our** data and net"] == "ours" and found["**paper's** data and net"] == "theirs"
+    assert summary(table, {}).count("not run") == 3
+
+
+def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
+    calls = []
+    table = {
+        "x": experiment({"base": [80.0, 82.0], "new": [81.0, 84.0]}, calls),
+        "y": experiment({"base": [1.0, 2.0], "new": [1.0, 2.0]}, calls),
+    }
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("# Results\n<!-- begin summary -->\n<!-- end summary -->\n", encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    reproduce(table, ["x"], request(out), str(page))
+    reproduce(table, ["y"], request(out), str(page))
+    assert [asked.out for asked in calls] == [str(out / "x"), str(out / "y")]
+    text = page.read_text(encoding="utf-8")
+    assert "images/results-x.png" in text and "+2.0" not in text.partition("## x")[2]
+    assert "not run" not in text and (page.parent / "images" / "results-y.png").exists()
+    kept = read_scores(page.parent / "results.json")
+    assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
+    with pytest.raises(ValueError, match="quick"):
+        reproduce(table, ["x"], request(out, quick=True), str(page))
+
+
+def test_figures(tmp_path):
+    path = arms_by_seed({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "mAP %", tmp_path / "a.png")
+    assert cv2.imread(str(path)).shape[0] > 100
+    path = bands_by_epoch({"a": [[3.0, 2.0, np.nan], [4.0, 1.0, 0.5]]}, "error", tmp_path / "b.png")
+    assert cv2.imread(str(path)).std() > 5
+    with pytest.raises(ValueError, match="same number"):
+        arms_by_seed({"a": [1.0], "b": []}, "mAP %", tmp_path / "c.png")
+    with pytest.raises(ValueError, match="no values"):
+        bands_by_epoch({}, "error", tmp_path / "c.png")
+
+
+def test_every_experiment_says_what_the_paper_had():
+    assert {e.paper for e in EXPERIMENTS.values()} == {"VAA", "ICASC", "AWMT", "DREAL", "AutoLA"}
+    for experiment in EXPERIMENTS.values():
+        assert experiment.published.data and len(experiment.arms) == 2
+        assert "%" in experiment.score
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_quick_run(name, tmp_path, repository):
+    recipes = str(repository / "tools" / "recipes")
+    asked = request(tmp_path, quick=True, recipes=recipes, seeds=(0,))
+    text = reproduce(EXPERIMENTS, [name], asked)
+    (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
+    assert "not run" not in line
+    scores = read_scores(tmp_path / "summary.json")[name]["scores"]
+    assert set(EXPERIMENTS[name].arms) <= set(scores)
+    assert all(0 <= score <= 100 for values in scores.values() for score in values)
