@@ -5,13 +5,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASELINE = "baseline"
-ICASC_ARMS = {
-    BASELINE: ("method=baseline",),
+_KINDS = {
     "Grad-CAM, constant": ("attention=grad_cam", "gradient=constant"),
     "Grad-CAM, exact": ("attention=grad_cam", "gradient=exact"),
     "A_ch, constant": ("attention=channel_weighted", "gradient=constant"),
     "A_ch, exact": ("attention=channel_weighted", "gradient=exact"),
 }
+
+
+def icasc_arms(start, also):
+    """Return the arms of an ICASC experiment.
+
+    All four kinds from the epoch ``start`` on, when the net knows something that can be attended
+    to, and the kinds named in ``also`` from the first epoch, as the paper's silence suggests.
+    """
+    first = {f"{kind}, from the first epoch": _KINDS[kind] for kind in also}
+    late = {kind: (*changes, f"start_epoch={start}") for kind, changes in _KINDS.items()}
+    return {BASELINE: ("method=baseline",), **late, **first}
+
+
 DREAL_ARMS = {
     BASELINE: ("method=baseline",),
     "all stages": (),
@@ -48,27 +60,30 @@ DIGIT = (
 )  # fmt: skip
 PRESETS = {
     "icasc-digit": Preset(
-        "icasc_digits_resnet18", "digit", ICASC_ARMS, "top1",
+        "icasc_digits_resnet18", "digit", icasc_arms(6, _KINDS), "top1",
         ("model=cifar_resnet20_cifar10", *DIGIT), ("overlap",),
     ),
     "icasc-digits": Preset(
-        "icasc_digits_resnet18", "digits", ICASC_ARMS, "mAP", (), ("overlap",)
+        "icasc_digits_resnet18", "digits", icasc_arms(15, ["A_ch, constant"]), "mAP",
+        ("epochs=30",), ("overlap",),
     ),
     "icasc-people": Preset(
-        "icasc_synthetic_resnet18", "people", ICASC_ARMS, "mAP", (), ("overlap",)
+        "icasc_synthetic_resnet18", "people", icasc_arms(15, ["A_ch, constant"]), "mAP",
+        ("epochs=30",), ("overlap",),
     ),
     "dreal-digit": Preset(
         "dreal_digits_resnet18", "digit", dict(list(DREAL_ARMS.items())[:-1]), "top1",
         ("model=se_resnet20_cifar10", *DIGIT), ("critic", "diversity"),
     ),
     "dreal-people": Preset(
-        "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", (), ("critic", "diversity")
+        "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", ("epochs=20",),
+        ("critic", "diversity"),
     ),
 }  # fmt: skip
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},
     "digit32": {"train": 2000, "val": 400, "test": 1000},
-    "digits": {"train": 2000, "val": 400, "test": 600},
+    "digits": {"train": 1000, "val": 300, "test": 500},
     "people": {"train": 150, "val": 120, "test": 300},
 }
 SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit
