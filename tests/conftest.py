@@ -22,7 +22,7 @@ def _seeded():
     seed_everything(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository():
     """The root of the source tree."""
     return ROOT

@@ -1,0 +1,65 @@
+"""Show trained nets side by side: a static HTML page with scores, attention maps and curves.
+
+python tools/gallery.py plain=runs/demo/plain VAA=runs/demo/vaa --data-dir runs/demo/data \\
+    --out gallery
+
+Open gallery/index.html in a browser; no server is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gluon_attn.workflows import cli  # noqa: E402
+
+
+def flags():
+    """Return the command-line parser."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="[TITLE=]RUN", help="folders of training runs, baseline first"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the page goes")
+    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="default: 8")
+    cli.add_data_flags(parser)
+    cli.add_device_flags(parser)
+    return parser
+
+
+def titled(texts):
+    """Return ``{title: folder}`` of ``TITLE=FOLDER`` or ``FOLDER`` texts.
+
+    Raises:
+        ValueError: Two runs have the same title.
+    """
+    found = {}
+    for text in texts:
+        title, equals, folder = text.partition("=")
+        if not equals:
+            title, folder = os.path.basename(text.rstrip(os.sep)), text
+        if title in found:
+            raise ValueError(f"two runs are called '{title}'; name them: TITLE=FOLDER")
+        found[title] = folder
+    return found
+
+
+def main():
+    """Write the gallery and print where it is."""
+    args = flags().parse_args()
+    from gluon_attn.runtime import contexts
+    from gluon_attn.workflows.gallery import make_gallery
+
+    ctx = contexts(cli.device_of(args))[0]
+    page = make_gallery(
+        titled(args.runs), args.data_dir, args.out, args.split, args.images, ctx, args.num_workers
+    )
+    print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
