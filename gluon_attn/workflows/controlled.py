@@ -2,7 +2,8 @@
 
 Net, data, schedule and budget of epochs are the same for all arms of an experiment; an arm is the
 experiment's recipe with a few settings changed. Every run chooses its epoch on the validation split
-(or takes the last one, where the preset says so) and looks at the test split once. What an interrupted call left unfinished is continued.
+(or takes the last one, where the preset says so) and looks at the test split once. What an
+interrupted call left unfinished is continued.
 """
 
 from __future__ import annotations
