@@ -70,7 +70,7 @@ METADATA = {
     "long_description_content_type": "text/markdown",
     "license": "Apache-2.0",
     "packages": PACKAGES,
-    "package_data": {"model_zoo": ["*.json", "cards/*.md"]},
+    "package_data": {"model_zoo": ["*.json", "cards/*.md", "weights/*.params"]},
     "python_requires": ">=3.8,<3.13",
     "install_requires": CORE,
     "extras_require": {

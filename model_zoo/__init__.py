@@ -11,6 +11,7 @@ import model_zoo.factories  # noqa: F401  (these fill the registry)
 import model_zoo.factories_attention  # noqa: F401
 import model_zoo.factories_hoga  # noqa: F401
 import model_zoo.factories_reid  # noqa: F401
+import model_zoo.factories_trained  # noqa: F401
 import model_zoo.factories_vgg  # noqa: F401
 from model_zoo.names import MODELS, WIDER_ATTRIBUTES, get_model, list_models
 

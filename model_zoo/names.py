@@ -45,8 +45,10 @@ def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwarg
 
     Args:
         name: A name from :func:`list_models`, in any case.
-        pretrained: Load the published weights; the net then has the classes they were made for.
-            Without, the parameters are not initialised: call ``net.initialize()``.
+        pretrained: Load the published weights; the net then has the classes they were made for and
+            is built as it was trained. ``model_zoo.store.entries()`` tells of which there are
+            some, what they reach and on which data; small ones come with the package. Without,
+            the parameters are not initialised: call ``net.initialize()``.
         root: Folder that holds weight files; it goes before ``$MXNET_HOME/models`` and
             ``~/.mxnet/models``.
         classes: Number of outputs; each name has its own default.
@@ -72,7 +74,12 @@ def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwarg
         from model_zoo.store import entries, get_model_file
 
         path = get_model_file(name.lower(), root=root)
-        stored = entries(root)[name.lower()].classes
+        entry = entries(root)[name.lower()]
+        stored = entry.classes
+        for key, value in ((entry.recipe or {}).get("model_options") or {}).items():
+            kwargs.setdefault(key, value)  # the net that was trained
+        if entry.recipe and "input_size" in valid:
+            kwargs.setdefault("input_size", entry.recipe["input_size"])
         if stored and kwargs.setdefault("classes", len(stored)) != len(stored):
             raise ValueError(
                 f"the weights of {name} have {len(stored)} classes, classes={kwargs['classes']} "

@@ -1,7 +1,8 @@
 """Weight store: parameter files by model name, always verified, from a directory or a mirror.
 
-A file is looked for in ``root`` if given, then in ``$MXNET_HOME/models``, then in
-``~/.mxnet/models``. One that is nowhere is fetched into the first of these from the mirror named by
+A file is looked for in ``root`` if given, then in ``$MXNET_HOME/models``, in ``~/.mxnet/models``,
+and among the small ones that come with this package (``model_zoo/weights``, no network needed). One
+that is nowhere is fetched into the first of these from the mirror named by
 ``MXNET_GLUON_REPO``: an http(s) URL, a ``file://`` URL or a directory with this layout:
 
 * ``gluon_attn/models/weights.json``: optional table of the mirror's own weights, in the form of
@@ -32,6 +33,7 @@ from model_zoo.transfer import (
 )
 
 BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.json")
+PACKAGED = os.path.join(os.path.dirname(BUILTIN), "weights")
 INDEX = "gluon_attn/models/weights.json"
 INDEX_COPY = "gluon_attn-weights.json"
 GLUON_RESNETS = tuple(f"resnet{depth}_v1" for depth in (18, 34, 50, 101, 152))
@@ -42,7 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """What is known of one weight file; ``size`` in bytes, None where unknown."""
+    """What is known of one weight file; ``size`` in bytes, None where unknown.
+
+    ``recipe`` and ``schema`` are those of the training run, as dict and list; ``score`` says what
+    the weights reach: ``split`` and measures in 0..1.
+    """
 
     name: str
     file: str
@@ -50,7 +56,9 @@ class WeightEntry:
     algorithm: str = "sha256"
     size: int = None
     classes: tuple = None
-    recipe: str = None
+    recipe: dict = None
+    schema: list = None
+    data: dict = None
     score: object = None
     remote: str = ""  # path below the mirror
 
@@ -71,7 +79,7 @@ def get_model_file(name, root=None):
     directories = _directories(root)
     entry = _entry(name, directories[0])
     corrupt = []
-    for directory in directories:
+    for directory in (*directories, PACKAGED):
         path = os.path.join(directory, entry.file)
         if os.path.exists(path):
             problem = mismatch(path, entry)
@@ -247,9 +255,13 @@ def _parse_entry(name, record, where):
     check(type(size) is int and size > 0, f"size {size!r} is not a positive number of bytes")
     good = classes is None or isinstance(classes, list) and all(isinstance(c, str) for c in classes)
     check(good, "classes must be null or a list of names")
+    for key, kind in (("recipe", dict), ("schema", list), ("data", dict)):
+        good = isinstance(record.get(key), (kind, type(None)))
+        check(good, f"{key} must be null or {'an object' if kind is dict else 'a list'}")
     return WeightEntry(
         name, file, digest, size=size, classes=None if classes is None else tuple(classes),
-        recipe=record.get("recipe"), score=record.get("score"), remote=f"gluon_attn/models/{file}",
+        recipe=record.get("recipe"), schema=record.get("schema"), data=record.get("data"),
+        score=record.get("score"), remote=f"gluon_attn/models/{file}",
     )  # fmt: skip
 
 

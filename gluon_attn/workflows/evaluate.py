@@ -134,6 +134,13 @@ def evaluate(
     return Evaluation(result, predictions, files, accuracy)
 
 
+def result_of(predictions, dataset, threshold=0.5):
+    """Return the metrics of predictions on a data set: classification or attributes."""
+    if scores.is_classification(dataset.schema):
+        return evaluate_classification(*predictions, names=scores.class_names(dataset.schema))
+    return evaluate_multilabel(*predictions, names=dataset.names, threshold=threshold)
+
+
 def choose_samples(predictions, count=GRID_IMAGES):
     """Return ids of samples worth looking at: they show as many rare positives as possible."""
     positive = predictions.label * predictions.mask

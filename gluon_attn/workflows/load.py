@@ -17,6 +17,7 @@ from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
 from model_zoo import WIDER_ATTRIBUTES, get_model
 from model_zoo.params_io import load_into
+from model_zoo.store import entries
 
 _NEEDED = ("recipe", "epoch", "data", "versions")  # what of best.json stays with the net
 _KEPT = (*_NEEDED, "mAP", "top1", "accuracy", "schema")  # and this where it is there
@@ -87,16 +88,29 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
     Raises:
         ValueError: Neither weights nor ``pretrained``, or weights that do not fit.
     """
-    classes = tuple(classes or WIDER_ATTRIBUTES)
     if not params and not pretrained:
         raise ValueError("give --params FILE or --pretrained")
     if pretrained:
-        net = get_model(name, pretrained=True, root=root, classes=len(classes), ctx=ctx)
-    else:
-        net = get_model(name, classes=len(classes))
+        return _published(name, classes, ctx, root)
+    classes = tuple(classes or WIDER_ATTRIBUTES)
+    net = get_model(name, classes=len(classes))
     recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
-    extra = {"params": params or "pretrained"}
-    return _finish(name, net, params, classes, eval_preprocess(recipe), extra, ctx)
+    return _finish(name, net, params, classes, eval_preprocess(recipe), {"params": params}, ctx)
+
+
+def _published(name, classes, ctx, root):
+    """Return a model with published weights, fed as in the run that made them."""
+    net = get_model(name, pretrained=True, root=root, ctx=ctx)
+    entry = entries(root)[name.lower()]
+    classes = tuple(classes or entry.classes or WIDER_ATTRIBUTES)
+    extra = {"params": "pretrained"}
+    if not entry.recipe:
+        recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+    else:
+        recipe = Recipe.from_dict(entry.recipe, f"weights of {name}")
+        extra.update(recipe=entry.recipe, data=entry.data, score=entry.score)
+        extra.update({"schema": entry.schema} if entry.schema else {})
+    return _finish(name, net, None, classes, eval_preprocess(recipe), extra, ctx)
 
 
 def _read_record(folder):

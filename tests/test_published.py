@@ -1,0 +1,168 @@
+"""The weights that come with the package: whole, described, and as good as they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_attn.data.digits_single import write_digits_single
+from gluon_attn.files import sha256_of
+from gluon_attn.workflows import load, publish
+from gluon_attn.workflows.build import load_recipe
+from gluon_attn.workflows.evaluate import open_for_evaluation
+from gluon_attn.workflows.train import Settings, train
+from model_zoo import get_model, list_models, store
+
+FOLDER = os.path.dirname(store.BUILTIN)
+with open(store.BUILTIN, encoding="utf-8") as _file:
+    SHIPPED = json.load(_file)["weights"]
+TINY = {"train": 30, "val": 12, "test": 20}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, repository):
+    """A tiny run on single digits, and its data."""
+    root = tmp_path_factory.mktemp("run")
+    write_digits_single(root / "data", images=TINY, seed=1, side=36)
+    recipe = load_recipe("icasc_digits_resnet18", [
+        "method=baseline", "model=cifar_resnet20_cifar10", "model_options.width=8", "epochs=1",
+        "input_size=32", "resize=36", "crop_min=32", "crop_max=36", "eval_crop=34", "score=top1",
+        "warmup_epochs=0", "batch_size=10",
+    ], str(repository / "tools" / "recipes"))  # fmt: skip
+    settings = Settings(str(root / "data"), str(root / "run"), workers=1, console=False)
+    train(recipe, settings)
+    return root
+
+
+def source(root, **changes):
+    fields = dict(run=str(root / "run"), data_dir=str(root / "data"), made_with="python tools/draw",
+                  trained_with="python tools/run", summary="A tiny net.")  # fmt: skip
+    return publish.Source(**dict(fields, **changes))
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A zoo folder of its own, with an empty table, that the store takes for the package's."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    empty = json.dumps({"version": 1, "weights": {}})
+    (folder / "weights.json").write_text(empty, encoding="utf-8")
+    monkeypatch.setattr(store, "BUILTIN", str(folder / "weights.json"))
+    monkeypatch.setattr(store, "PACKAGED", str(folder / "weights"))
+    monkeypatch.delenv(store.MIRROR_VARIABLE, raising=False)
+    return folder
+
+
+def test_published_weights_load_offline_and_give_the_score_again(run, zoo, monkeypatch):
+    monkeypatch.setenv("HOME", str(zoo.parent))
+    entry = publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    overall = json.loads((run / "run" / "test.json").read_text(encoding="utf-8"))["overall"]
+    assert entry["score"] == {"split": "test", "samples": 20, "top1": overall["top1"]}
+    net = get_model("resnet20_w8_digits", pretrained=True)
+    image = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, 32, 32)))
+    own = load.from_run(str(run / "run"), [mx.cpu()])
+    np.testing.assert_allclose(net(image).asnumpy(), own.net(image).asnumpy(), atol=1e-5)
+    trained = load.from_zoo("resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
+    assert trained.preprocess == own.preprocess and trained.classes == own.classes
+    dataset = open_for_evaluation(str(run / "data"), "test", trained.classes)
+    assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
+    assert dataset.fingerprint() == entry["data"]["sha256"]["test"]
+    text = (zoo / "cards" / "resnet20_w8_digits.md").read_text(encoding="utf-8")
+    assert f"| top1 | {100 * overall['top1']:.1f} % |" in text and "A tiny net." in text
+
+
+def test_new_weights_replace_old_ones(run, zoo):
+    first = publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    publish.publish("icasc_resnet20_w8_digits", source(run, baseline="resnet20_w8_digits"),
+                    str(zoo))  # fmt: skip
+    copy = run / "copy"
+    shutil.copytree(run / "run", copy, dirs_exist_ok=True)
+    arrays = mx.nd.load(str(copy / "best.params"))
+    mx.nd.save(str(copy / "best.params"), {k: v * 0.5 for k, v in arrays.items()})
+    best = json.loads((copy / "best.json").read_text(encoding="utf-8"))
+    best["sha256"] = sha256_of(copy / "best.params")
+    (copy / "best.json").write_text(json.dumps(best), encoding="utf-8")
+    second = publish.publish("resnet20_w8_digits", source(run, run=str(copy)), str(zoo))
+    assert first["file"] != second["file"]
+    files = sorted(os.listdir(zoo / "weights"))
+    table = json.loads((zoo / "weights.json").read_text(encoding="utf-8"))["weights"]
+    assert files == sorted(entry["file"] for entry in table.values()) and len(files) == 2
+    assert "Its baseline `resnet20_w8_digits`" in (
+        zoo / "cards" / "icasc_resnet20_w8_digits.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_published_is_refused(run, zoo, monkeypatch):
+    with pytest.raises(ValueError, match="resnet20_w8_digitz"):
+        publish.publish("resnet20_w8_digitz", source(run), str(zoo))
+    monkeypatch.setattr(publish, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="at most 1000"):
+        publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    assert os.listdir(zoo) == ["weights.json"]
+
+
+# -- what is shipped -----------------------------------------------------------------------------
+
+
+def test_the_files_are_whole_small_and_described():
+    folder = os.path.join(FOLDER, "weights")
+    files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    assert files == sorted(entry["file"] for entry in SHIPPED.values())
+    sizes = [os.path.getsize(os.path.join(folder, file)) for file in files]
+    assert max(sizes, default=0) <= 4 << 20 and sum(sizes) <= 40 << 20
+    cards = os.path.join(FOLDER, "cards")
+    cards = sorted(os.listdir(cards)) if os.path.isdir(cards) else []
+    assert cards == [f"{name}.md" for name in sorted(SHIPPED)]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_entry(name):
+    entry = SHIPPED[name]
+    path = os.path.join(FOLDER, "weights", entry["file"])
+    assert sha256_of(path) == entry["sha256"] and os.path.getsize(path) == entry["size"]
+    assert name in list_models() and name.endswith(("_synthetic", "_digits"))
+    assert entry["baseline"] is None or entry["baseline"] in SHIPPED
+    assert entry["recipe"]["seed"] == entry["seed"] and "-dirty" not in entry["commit"]
+    with open(os.path.join(FOLDER, "cards", f"{name}.md"), encoding="utf-8") as file:
+        assert file.read() == publish.card(name, entry, SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Return a function from an entry's command to the folder with the test split it draws."""
+    folders = {}
+
+    def draw(command, repository):
+        if command not in folders:
+            folders[command] = tmp_path_factory.mktemp("drawn") / "data"
+            script, *words = shlex.split(command)[1:]
+            words[words.index("DATA")] = str(folders[command])
+            for split in ("--train", "--val"):  # splits are drawn one by one: not needed here
+                words[words.index(split) + 1] = "1"
+            call = [sys.executable, str(repository / script), *words]
+            subprocess.run(call, check=True, capture_output=True)
+        return folders[command]
+
+    return draw
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_reaches_its_score_to_the_digit(name, drawn, repository):
+    entry = SHIPPED[name]
+    data = drawn(entry["data"]["made_with"], repository)
+    trained = load.from_zoo(name, None, [mx.cpu()], pretrained=True)
+    dataset = open_for_evaluation(str(data), "test", trained.classes)
+    assert dataset.fingerprint() == entry["data"]["sha256"]["test"]
+    found = publish.measure(trained, dataset)
+    expected = {key: value for key, value in entry["score"].items() if key in publish.MEASURES}
+    assert {k: f"{100 * v:.1f}" for k, v in found.items()} == {
+        k: f"{100 * v:.1f}" for k, v in expected.items()
+    }

@@ -1,0 +1,39 @@
+"""Put the weights of a finished run into the package, with their entry and model card.
+
+python tools/publish.py icasc_resnet20_w8_digits --run runs/reproduce/icasc-digit/A_ch-constant-0 \\
+    --data-dir runs/reproduce/icasc-digit/data/data --made-with "…" --trained-with "…"
+
+For maintainers. Own weights need none of this: --params FILE takes any.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gluon_attn.workflows import cli  # noqa: E402
+
+
+def main():
+    """Publish and print the score."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("name", help="zoo name of the weights")
+    parser.add_argument("--run", required=True, metavar="DIR", help="training run")
+    parser.add_argument("--data-dir", required=True, metavar="DIR", help="its data")
+    parser.add_argument("--made-with", required=True, metavar="COMMAND", help="draws the data")
+    parser.add_argument("--trained-with", required=True, metavar="COMMAND", help="makes the run")
+    parser.add_argument("--baseline", metavar="NAME", help="zoo name of the baseline")
+    parser.add_argument("--summary", default="", metavar="TEXT", help="one sentence for the card")
+    args = parser.parse_args()
+    from gluon_attn.workflows.publish import Source, publish
+
+    entry = publish(args.name, Source(
+        args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary
+    ))  # fmt: skip
+    print(f"{entry['file']}: {entry['score']}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
