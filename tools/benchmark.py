@@ -2,9 +2,7 @@
 
 python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXNet, other engines
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
-python tools/benchmark.py train                               VAA training step, three ways
-python tools/benchmark.py awmt                                AWMT step against a basic-model one
-python tools/benchmark.py icasc                               ICASC step (dreal: DREAL step)
+python tools/benchmark.py train           VAA training step; awmt, icasc, dreal, search: theirs
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
 """
 
@@ -20,10 +18,11 @@ from gluon_attn.workflows import cli  # noqa: E402
 
 TITLES = {"infer": "Inference", "step": "Training step"}
 STEPS = {
-    "train": ("vaa_resnet101", 8, "one training step, three ways"),
-    "awmt": ("awmt_resnet50", 20, "a step with adaptive weights against fixed ones"),
-    "icasc": ("resnet18_v1", 8, "an ICASC step against the plain one"),
-    "dreal": ("se_resnet50", 8, "a DREAL step against the plain one"),
+    "train": ("vaa_resnet101", 224, 8, "one training step, three ways"),
+    "awmt": ("awmt_resnet50", 224, 20, "a step with adaptive weights against fixed ones"),
+    "icasc": ("resnet18_v1", 224, 8, "an ICASC step against the plain one"),
+    "dreal": ("se_resnet50", 224, 8, "a DREAL step against the plain one"),
+    "search": ("autola_search_resnet20", 32, 32, "a search step, against PyTorch"),
 }
 
 
@@ -33,27 +32,22 @@ def flags():
     commands = parser.add_subparsers(dest="command", required=True)
     infer = commands.add_parser("infer", help="inference, against other engines")
     infer.add_argument("--model", required=True, metavar="NAME", help="zoo model")
-    infer.add_argument("--batch-size", type=int, nargs="+", default=[8], metavar="B",
-                       help="one or more; default: 8")  # fmt: skip
-    infer.add_argument("--export", metavar="DIR",
-                       help="export of that model, for its weights, int8, … (default: random "
-                       "weights, kept there if DIR does not exist)")  # fmt: skip
+    infer.add_argument("--batch-size", type=int, nargs="+", default=[8], help="default: 8")
+    infer.add_argument("--export", metavar="DIR", help="for weights, int8, …; made if not there")
     step = commands.add_parser("step", help="one training step, against PyTorch")
-    step.add_argument("--model", default="vaa_resnet101_wider", metavar="NAME",
-                      help="zoo model; default: %(default)s")  # fmt: skip
+    step.add_argument("--model", default="vaa_resnet101_wider", help="default: %(default)s")
     step.add_argument("--batch-size", type=int, default=8, metavar="B", help="default: 8")
     for command in (infer, step):
         command.add_argument("--size", type=int, help="input side in pixels; default: the model's")
         command.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
         command.add_argument("--seconds", type=float, default=2.0, help="of a turn; default: 2")
         command.add_argument("--threads", type=int, metavar="N", help="default: one per core")
-        command.add_argument("--engines", nargs="+", metavar="E",
-                             help="only these, such as torch or onnxruntime:int8")  # fmt: skip
+        command.add_argument("--engines", nargs="+", metavar="E", help="only these: torch, …")
         command.add_argument("--out", metavar="DIR", help="write results.md, .json and .png")
-    for name, (model, batch, what) in STEPS.items():
+    for name, (model, size, batch, what) in STEPS.items():
         own = commands.add_parser(name, help=what)
         own.add_argument("--model", default=model, help="default: %(default)s")
-        own.add_argument("--size", type=int, default=224, help="input side; default: 224 pixels")
+        own.add_argument("--size", type=int, default=size, help="pixels; default: %(default)s")
         own.add_argument("--batch-size", type=int, default=batch, help="default: %(default)s")
         own.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
     data = commands.add_parser("data", help="data loading")
@@ -71,6 +65,12 @@ def report(line):
     print(line, file=sys.stderr, flush=True)
 
 
+def name_left_out(found):
+    """Say what could not be measured, and why."""
+    for label, reason in found.items():
+        report(f"left out: {label}: {reason}")
+
+
 def compare(args):
     """Measure engines against each other; print the table and return the rows."""
     from gluon_attn.workflows import bench_infer, bench_step
@@ -83,8 +83,7 @@ def compare(args):
         )
     else:
         result = bench_step.benchmark_step(args.model, args.size, args.batch_size, *common, **more)
-    for label, reason in result["left_out"].items():
-        report(f"left out: {label}: {reason}")
+    name_left_out(result["left_out"])
     print(f"{bench_infer.describe(result)}\n\n{bench_infer.table(result['rows'])}")
     if args.out:
         for path in bench_infer.write_results(result, args.out, TITLES[args.command]):
@@ -102,6 +101,7 @@ def main():
     elif args.command in STEPS:
         measure, table = work.step_benchmark(args.command)
         result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
+        name_left_out(result.get("left_out", {}))
         print(table(result))
     else:
         from gluon_attn.data import open_dataset

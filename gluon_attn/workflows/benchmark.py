@@ -208,17 +208,19 @@ def step_benchmark(name):
     """Return ``(measure, table)`` of a benchmark of training steps.
 
     Args:
-        name: ``'train'``, ``'awmt'``, ``'icasc'`` or ``'dreal'``.
+        name: ``'train'``, ``'awmt'``, ``'icasc'``, ``'dreal'`` or ``'search'``.
     """
     # Imported here: these import this module.
     from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
     from gluon_attn.workflows.benchmark_dreal import benchmark_dreal, cost_table
     from gluon_attn.workflows.benchmark_icasc import attention_table, benchmark_attention
+    from gluon_attn.workflows.benchmark_search import benchmark_search, search_table
 
     ways = {
         "train": (benchmark_training, training_table),
         "awmt": (benchmark_weights, weights_table),
         "icasc": (benchmark_attention, attention_table),
         "dreal": (benchmark_dreal, cost_table),
+        "search": (benchmark_search, search_table),
     }
     return ways[name]

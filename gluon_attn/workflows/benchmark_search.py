@@ -15,17 +15,20 @@ from gluon_attn.workflows.benchmark import machine
 
 
 def benchmark_search(
-    depth=20, batch=32, rounds=5, threads=None, seconds=2.0, torch=True, report=lambda line: None
+    model="autola_search_resnet20", size=32, batch=32, rounds=5, threads=None, seconds=2.0,
+    torch=True, depth=20, report=lambda line: None,
 ):  # fmt: skip
-    """Measure a first-order search step on a CIFAR ResNet of 32 pixels.
+    """Measure a first-order search step.
 
     Args:
-        depth: Of the ResNet.
+        model: Zoo name of a super-network.
+        size: Side of the images in pixels.
         batch: Images in each of the two batches.
         rounds: Turns of each.
         threads: Compute threads of each; None means one per core.
         seconds: Length of a turn, if a single step is not longer.
         torch: Whether PyTorch is measured too.
+        depth: Of the ResNet, for trying it out.
         report: Called with a line of text now and then.
 
     Returns:
@@ -38,10 +41,12 @@ def benchmark_search(
     """
     if min(depth, batch, rounds) < 1 or seconds <= 0:
         raise ValueError(f"depth={depth}, batch={batch}, rounds={rounds}, seconds={seconds}")
+    if not model.startswith("autola_search_"):
+        raise ValueError(f"{model} is no super-network; valid is autola_search_resnet20")
     threads = threads or default_threads()
-    jobs = [Job("mxnet", "fp32", open_mxnet, (depth, batch, threads))]
+    jobs = [Job("mxnet", "fp32", open_mxnet, (model, depth, batch, size))]
     if torch:
-        jobs.append(Job("torch", "fp32", open_torch, (depth, batch, threads)))
+        jobs.append(Job("torch", "fp32", open_torch, (depth, batch, threads, size)))
     with thread_variables(threads):
         measured, left_out = take_turns(jobs, rounds, seconds, f"batch {batch}", report)
     rows, ratio = {}, None
@@ -58,20 +63,20 @@ def benchmark_search(
             }  # fmt: skip
     return {
         "rows": rows, "ratio": ratio, "left_out": left_out, "depth": depth, "batch": batch,
-        "threads": threads, "machine": machine(),
+        "size": size, "threads": threads, "machine": machine(),
     }  # fmt: skip
 
 
-def open_torch(depth, batch, threads):
+def open_torch(depth, batch, threads, size):
     """Open PyTorch's step in this process; return ``(step, facts)``."""
     from gluon_attn.workflows import search_torch
 
-    step = search_torch.open_step(depth, batch, threads)
+    step = search_torch.open_step(depth, batch, threads, size)
     step()
     return step, {}
 
 
-def open_mxnet(depth, batch, threads):
+def open_mxnet(model, depth, batch, size):
     """Open our step in this process; return ``(step, facts)``."""
     import mxnet as mx
 
@@ -85,14 +90,14 @@ def open_mxnet(depth, batch, threads):
     from model_zoo import get_model
 
     seed_everything(0)
-    net = get_model("autola_search_resnet20", depth=depth)
+    net = get_model(model, depth=depth, input_size=size)
     net.initialize(xavier())
     use_static_graph(net)
     rng = np.random.default_rng(0)
 
     def draw():
         label = np.eye(10, dtype=np.float32)[rng.integers(10, size=batch)]
-        image = rng.normal(size=(batch, 3, 32, 32)).astype(np.float32)
+        image = rng.normal(size=(batch, 3, size, size)).astype(np.float32)
         return Batch(*map(mx.nd.array, (image, label, np.ones_like(label))), np.arange(batch))
 
     schema = Schema([Attribute("class", "multiclass", tuple("abcdefghij"))])
@@ -127,28 +132,3 @@ def search_table(result):
         rows.append([engine, f"{values['seconds']:.3f}", spread, f"{values['peak_memory_mb']:.0f}"])
     heads = ["search step", "seconds (median)", "mxnet is faster by", "peak memory MB"]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-
-
-def main(arguments=None):
-    """Measure and print: ``python -m gluon_attn.workflows.benchmark_search``."""
-    import argparse
-    import sys
-
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--depth", type=int, default=20, help="of the ResNet; default: 20")
-    flags.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    flags.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
-    flags.add_argument("--threads", type=int, help="default: one per core")
-    args = flags.parse_args(arguments)
-
-    def report(line):
-        sys.stderr.write(line + "\n")
-
-    result = benchmark_search(
-        args.depth, args.batch_size, args.rounds, args.threads, report=report
-    )  # fmt: skip
-    sys.stdout.write(search_table(result) + "\n")
-
-
-if __name__ == "__main__":
-    main()
