@@ -33,7 +33,8 @@ def make_data(kind, folder, images=None, workers=2):
     Args:
         kind: ``'digit'`` (one handwritten digit a scene, single-label; pages of 36 pixels),
             ``'digit32'`` (the same, 32 pixels), ``'digits'`` (several, multi-label) or
-            ``'people'`` (synthetic pedestrians, 14 attributes).
+            ``'people'`` (synthetic pedestrians, 14 attributes) or ``'garments'`` (the same by
+            their lower garment, single-label, 36 pixels).
         folder: Where they go.
         images: Scenes per split; by default ``IMAGES``.
         workers: Processes.
@@ -57,9 +58,10 @@ def make_data(kind, folder, images=None, workers=2):
     else:
         scenes = os.path.join(folder, "scenes")
         write_synthetic(scenes, **common)
+        reader, size, crop = ("garments", 36, 32) if kind == "garments" else ("wider", 128, 112)
         for split in ("train", "val", "test"):
-            people = open_dataset(scenes, split, kind="wider")
-            pack(people, os.path.join(place, split), size=128, train_size=112, overwrite=True)
+            people = open_dataset(scenes, split, kind=reader)
+            pack(people, os.path.join(place, split), size=size, train_size=crop, overwrite=True)
     write_text(note, json.dumps(settings, indent=1) + "\n")
     return place
 

@@ -87,5 +87,6 @@ IMAGES = {
     "digit32": {"train": 2000, "val": 400, "test": 1000},
     "digits": {"train": 1000, "val": 300, "test": 500},
     "people": {"train": 150, "val": 120, "test": 300},
+    "garments": {"train": 900, "val": 200, "test": 500},
 }
 SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit

@@ -20,6 +20,8 @@ from gluon_attn.workflows.search_compare import RANDOM, SEARCHED, compare
 
 FEW = {"train": 60, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
+# One unit a stage and half the width: twenty searches and trainings fit into an evening.
+SMALL_NET = ("model_options.depth=8", "model_options.width=8", "epochs=12")
 QUICK = ("epochs=2", "warmup_epochs=0")
 
 
@@ -99,12 +101,15 @@ def _awmt(request):
     return _outcome(scores, done.text, "mean accuracy %", request)
 
 
-def _autola(kind, request):
-    folder = os.path.join(request.out, "data")
-    data = make_data(kind, folder, FEW if request.quick else None, request.workers)
+def _autola(kind, ways, request):
+    few = FEW_PEOPLE if kind == "garments" else FEW
+    data = make_data(
+        kind, os.path.join(request.out, "data"), few if request.quick else None, request.workers
+    )
     done = compare(
-        _maker("hoga_search_digits", request), _maker("hoga_digits_resnet20", request),
-        data, request.seeds, request.out, workers=request.workers, say=request.say,
+        _maker("hoga_search_digits", request, SMALL_NET),
+        _maker("hoga_digits_resnet20", request, SMALL_NET),
+        data, request.seeds, request.out, ways, request.workers, request.say,
     )  # fmt: skip
     scores = {way: [100 * row["score"] for row in rows] for way, rows in done.rows.items()}
     scores = {RANDOM: scores.pop(RANDOM), **scores}
@@ -151,8 +156,15 @@ EXPERIMENTS = {
         functools.partial(_preset, "dreal-people"),
     ),
     "autola-digit": Experiment(
-        "AutoLA", "one digit a scene, 10 classes; ResNet-20 (CIFAR), 32 px; random genotypes "
-        "against searched ones", "test top-1 %", (RANDOM, SEARCHED),
-        Published("CIFAR-10, ResNet-20/32/56"), functools.partial(_autola, "digit32"),
+        "AutoLA", "one digit a scene, 10 classes; ResNet-8 (CIFAR), width 8, 32 px; random "
+        "genotypes against searched ones", "test top-1 %", (RANDOM, SEARCHED),
+        Published("CIFAR-10, ResNet-20/32/56"),
+        functools.partial(_autola, "digit32", ("HOG-SE", "HOG-CBAM")),
+    ),
+    "autola-people": Experiment(
+        "AutoLA", "synthetic people, lower garment, 4 classes; ResNet-8 (CIFAR), width 8, 32 px; "
+        "random genotypes against searched ones", "test top-1 %", (RANDOM, SEARCHED),
+        Published("none: no people in the paper", "-", "-"),
+        functools.partial(_autola, "garments", ()),
     ),
 }  # fmt: skip
