@@ -89,7 +89,7 @@ def test_attention_in_one_stage():
 
 @pytest.mark.parametrize(
     "call, message",
-    [(lambda: cifar_resnet(18), "depth 18: valid are 20, 32, 44, 56, 110"),
+    [(lambda: cifar_resnet(18), "depth 18: valid are 8, 14, 20, 32, 44, 56, 110"),
      (lambda: cifar_resnet(20, width=0), "width 0"),
      (lambda: cifar_resnet(20, taps=("stage4_activation0",)), "unknown tap 'stage4_activation0'"),
      (lambda: cifar_resnet(20, attention="sse"), "unknown attention block 'sse'"),

@@ -17,7 +17,7 @@ from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
 from gluon_attn.nets.resnet import ResNet, last_activations
 
-CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 8 and 14 are for small experiments
 
 
 class CifarResNet(ResNet):
@@ -46,7 +46,7 @@ def cifar_resnet(depth, classes=10, width=16, taps=(), attention=None, **kwargs)
     """Build a ResNet for small pictures.
 
     Args:
-        depth: 6n + 2 layers: 20, 32, 44, 56 or 110.
+        depth: 6n + 2 layers: 8, 14, 20, 32, 44, 56 or 110.
         classes: Length of the logits.
         width: Filters of the first stage; 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
         taps: Names such as ``stage3_activation2``; ``None`` means the last activation of the last

@@ -18,7 +18,7 @@ from gluon_attn.workflows.multitask import run_multitask
 from gluon_attn.workflows.reproduce import Experiment, Outcome, Published
 from gluon_attn.workflows.search_compare import RANDOM, SEARCHED, compare
 
-FEW = {"train": 60, "val": 30, "test": 40}  # scenes of a quick run
+FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
 # One unit a stage and half the width: twenty searches and trainings fit into an evening.
 SMALL_NET = ("model_options.depth=8", "model_options.width=8", "epochs=12")
@@ -102,7 +102,7 @@ def _awmt(request):
 
 
 def _autola(kind, ways, request):
-    few = FEW_PEOPLE if kind == "garments" else FEW
+    few = FEW  # scenes; of people, more than one a scene
     data = make_data(
         kind, os.path.join(request.out, "data"), few if request.quick else None, request.workers
     )
