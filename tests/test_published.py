@@ -13,17 +13,20 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from gluon_attn.data.digits import NAMES
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.files import sha256_of
 from gluon_attn.workflows import load, publish
 from gluon_attn.workflows.build import load_recipe
-from gluon_attn.workflows.evaluate import open_for_evaluation
+from gluon_attn.workflows.evaluate import open_for_evaluation, predict_dataset
+from gluon_attn.workflows.pretrained import load_predictor
 from gluon_attn.workflows.train import Settings, train
 from model_zoo import get_model, list_models, store
 
 FOLDER = os.path.dirname(store.BUILTIN)
 with open(store.BUILTIN, encoding="utf-8") as _file:
     SHIPPED = json.load(_file)["weights"]
+CLASSES = tuple(f"class={name}" for name in NAMES)
 TINY = {"train": 30, "val": 12, "test": 20}
 
 
@@ -77,6 +80,24 @@ def test_published_weights_load_offline_and_give_the_score_again(run, zoo, monke
     assert dataset.fingerprint() == entry["data"]["sha256"]["test"]
     text = (zoo / "cards" / "resnet20_w8_digits.md").read_text(encoding="utf-8")
     assert f"| top1 | {100 * overall['top1']:.1f} % |" in text and "A tiny net." in text
+
+
+def test_two_lines_give_predictions(run, zoo, monkeypatch):
+    monkeypatch.setenv("HOME", str(zoo.parent))
+    monkeypatch.delenv("MXNET_HOME", raising=False)
+    publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    dataset = open_for_evaluation(str(run / "data"), "test", CLASSES)
+    image = dataset.read(3)
+    (record,) = load_predictor("resnet20_w8_digits").predict([image])
+    own = load.from_run(str(run / "run"), [mx.cpu()])
+    expected = predict_dataset(own, dataset, mx.cpu(), workers=0).probs[3]
+    np.testing.assert_allclose(list(record["probabilities"].values()), expected, atol=1e-4)
+    (made,) = (zoo.parent / ".mxnet" / "models" / "exports").iterdir()
+    stamp = made.stat().st_mtime_ns
+    load_predictor("ResNet20_w8_digits")
+    assert made.stat().st_mtime_ns == stamp, "exported once"
+    with pytest.raises(ValueError, match="no weights are known"):
+        load_predictor("resnet101_wider")
 
 
 def test_new_weights_replace_old_ones(run, zoo):

@@ -271,7 +271,9 @@ def test_malformed_tables_are_refused_by_name(tmp_path, monkeypatch, content, me
 
 
 def test_entries_carry_classes_recipe_and_score(tmp_path, monkeypatch):
-    fields = dict(classes=["Male", "Hat"], recipe={"method": "vaa"}, score={"metric": "mAP", "value": 0.5})
+    fields = dict(
+        classes=["Male", "Hat"], recipe={"method": "vaa"}, score={"metric": "mAP", "value": 0.5}
+    )
     content = table(tiny=entry_for("tiny", **fields))
     directory_mirror(tmp_path, monkeypatch, {store.INDEX: content})
     entry = store.entries()["tiny"]
