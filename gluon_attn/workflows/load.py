@@ -15,6 +15,7 @@ from gluon_attn.schema import Schema
 from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
+from gluon_attn.workflows.tasks import default_names, task_of
 from model_zoo import WIDER_ATTRIBUTES, get_model
 from model_zoo.params_io import load_into
 
@@ -82,12 +83,12 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
     Args:
         name: Zoo name.
         params: Weight file of the whole net, or None with ``pretrained``.
-        classes: Attribute names; those of WIDER-Attribute by default.
+        classes: Class or attribute names; those of the model's data by default.
 
     Raises:
         ValueError: Neither weights nor ``pretrained``, or weights that do not fit.
     """
-    classes = tuple(classes or WIDER_ATTRIBUTES)
+    classes = tuple(classes or default_names(name) or WIDER_ATTRIBUTES)
     if not params and not pretrained:
         raise ValueError("give --params FILE or --pretrained")
     if pretrained:
@@ -122,6 +123,9 @@ def _finish(name, net, path, classes, preprocess, extra, ctx):
     use_static_graph(net)
     if reid.gives_embedding(net):
         preprocess = reid.whole_pictures(net, preprocess)
+    task = task_of(net)
+    if task:
+        preprocess = task.preprocess(net, preprocess)
     return Trained(name, net, tuple(classes), preprocess, extra)
 
 
