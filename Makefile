@@ -1,20 +1,21 @@
 # `make demo` and `make test` are all the set-up there is: the first call creates .venv.
 #   PYTHON=/path/to/python3.11   use this interpreter for it
 #   STACK=cu112                  install requirements-cu112.txt (NVIDIA GPU); STACK=cpu goes back
-#   ARGS='...'                   passed on to the demo or to pytest
+#   ARGS='...'                   passed on to the demo, to pytest or to the builder of the pages
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 # A process per core, each with one compute thread; a file's tests stay together, as they share nets.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: demo test test-all lint doctor venv clean
+.PHONY: demo test test-all docs lint doctor venv clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo 'make demo      synthetic data, training, evaluation, export, figures in runs/demo'
 	@echo 'make test      the default tests; make test-all adds the slow and the parity ones'
+	@echo 'make docs      the documentation as HTML, with the API, in build/docs'
 	@echo 'make doctor    check the environment; make lint: ruff; make clean: remove .venv and caches'
 
 # The script compares contents, so this costs nothing when nothing has changed.
@@ -32,6 +33,13 @@ test: $(READY)
 
 test-all: $(READY)
 	$(RUN) -m pytest -m '' $(PARALLEL) $(ARGS)
+
+# What it needs is installed at the first call, and again when the list of it changes.
+docs: $(READY)
+	@cmp -s requirements-docs.txt $(VENV)/.docs || { $(RUN) -m pip --disable-pip-version-check \
+	    install -q --only-binary :all: -r requirements-docs.txt \
+	    && cp requirements-docs.txt $(VENV)/.docs; }
+	$(RUN) docs/sphinx/build.py $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

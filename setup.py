@@ -12,6 +12,7 @@ PACKAGES = [
     "gluon_attn",
     "gluon_attn.blocks",
     "gluon_attn.data",
+    "gluon_attn.downstream",
     "gluon_attn.engine",
     "gluon_attn.export",
     "gluon_attn.figures",
@@ -23,6 +24,7 @@ PACKAGES = [
     "gluon_attn.papers.autola",
     "gluon_attn.workflows",
     "model_zoo",
+    "model_zoo.adapters",
 ]
 
 # Ranges around the pins of requirements-common.txt: as far as the versions were seen to work.
@@ -83,7 +85,12 @@ METADATA = {
         "test": pins("requirements-test.txt"),
         "tensorboard": ["tensorboardX"],
         # gluoncv itself requires opencv-python; below 4.12 because later ones want numpy 2.
-        "downstream": ["gluoncv==0.10.5.post0", "opencv-python<4.12"],
+        "downstream": [
+            "gluoncv==0.10.5.post0",
+            "opencv-python<4.12",
+            "portalocker",
+            "pycocotools>=2.0.6",
+        ],
     },
     "classifiers": [
         "License :: OSI Approved :: Apache Software License",

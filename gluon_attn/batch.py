@@ -35,13 +35,13 @@ class Batch(NamedTuple):
 class LabelPolicy:
     """How raw labels {1, -1, 0} become ``label`` and ``mask``, for training and for evaluation.
 
-    =============  ========================  ==========================================
-    raw            ``'negative'``            ``'masked'``
-    =============  ========================  ==========================================
-    1  positive    label 1, mask 1           label 1, mask 1
-    -1 negative    label 0, mask 1           label 0, mask 1
-    0  unspecified label 0, **mask 1**       label 0, **mask 0**
-    =============  ========================  ==========================================
+    ===  ===========  =======================  =======================
+    raw  meaning      ``'negative'``           ``'masked'``
+    ===  ===========  =======================  =======================
+    1    positive     label 1, mask 1          label 1, mask 1
+    -1   negative     label 0, mask 1          label 0, mask 1
+    0    unspecified  label 0, **mask 1**      label 0, **mask 0**
+    ===  ===========  =======================  =======================
 
     The default is what the VAA authors state (issue 1 of their repository): unspecified labels are
     negatives in training and are left out, attribute by attribute, in validation and test.

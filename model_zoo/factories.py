@@ -1,15 +1,15 @@
 """One factory per family; every model of the zoo is registered here.
 
-==========================  ========================================================
-``resnet50_v1``, ``_v1b``   ResNet for 1000 ImageNet classes (18, 34, 50, 101, 152)
-``resnet101_wider``         plain ResNet for the 14 WIDER attributes: the baseline
-``vaa_resnet101``           VAA as in the supplement, 14 outputs
-``vaa_resnet101_wider``     the same, under the data set's name
-``…_v1b…``                  the same on the bias-free backbone
-``vaa_resnet101_released…`` VAA as in the authors' repository (three taps, wider heads)
-``awmt_resnet50``           ResNet-50 with dropout 0.5 before the classifier, for any attributes
-``…_w16_synthetic``         a quarter-width ResNet-18 at 112 px: trains on a CPU in minutes
-==========================  ========================================================
+===========================  ===============================================================
+``resnet50_v1``, ``_v1b``    ResNet for 1000 ImageNet classes (18, 34, 50, 101, 152)
+``resnet101_wider``          plain ResNet for the 14 WIDER attributes: the baseline
+``vaa_resnet101``            VAA as in the supplement, 14 outputs
+``vaa_resnet101_wider``      the same, under the data set's name
+``…_v1b…``                   the same on the bias-free backbone
+``vaa_resnet101_released…``  VAA as in the authors' repository (three taps, wider heads)
+``awmt_resnet50``            ResNet-50 with dropout 0.5 before the classifier, for any attributes
+``…_w16_synthetic``          a quarter-width ResNet-18 at 112 px: trains on a CPU in minutes
+===========================  ===============================================================
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ MXNet has two kinds: ``save_parameters`` writes structural names (``features.0.w
 writes ``arg:``/``aux:`` and absolute names (``arg:resnetv10_conv0_weight``) whose prefix changes
 with every instance. Here both load into a Gluon block: everything is checked first, and then either
 all of it is assigned or nothing. ``mx.nd.load`` itself takes flipped or trailing bytes without a
-word; shapes, names and finite values are checked here, hashes by ``model_zoo.store``.
+word; shapes, names and finite values are checked here, hashes by ``model_zoo.store``. Files of
+other packages are opened and renamed by ``model_zoo.adapters``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ REMEDY = "copy or download it again and compare its sha256"
 
 log = logging.getLogger(__name__)
 
+# What of a file belongs to which parameter: `names` gives for each of the net's the key of `params`
+# (the file's, renamed by `table` if there is one, from `raw`), `outside` the keys beside the net.
+_Match = collections.namedtuple("_Match", "params names prefix outside raw table")
 Loaded = collections.namedtuple("Loaded", "assigned missing ignored")
 Loaded.__doc__ = "Structural names assigned and left as they were; names of the file not used."
 
@@ -56,13 +60,22 @@ def read_params(path):
     params = {re.sub("^(arg|aux):", "", name): data for name, data in arrays.items()}
     if len(params) != len(arrays):
         raise ValueError(f"{path}: the same name both as arg: and aux:; export it again")
+    check_finite(params, path)
+    return params
+
+
+def check_finite(params, path):
+    """Check that arrays by name hold neither NaN nor infinite values.
+
+    Raises:
+        ValueError: Names those that do.
+    """
     bad = [name for name, data in params.items() if not _finite(data)]
     if bad:
         raise ValueError(
             f"{path}: NaN or infinite values in {_some(bad)}. The training that wrote it "
             "diverged, or the file is damaged: take an earlier checkpoint, or " + REMEDY
         )
-    return params
 
 
 def _check_head(path):
@@ -79,17 +92,21 @@ def _check_head(path):
         )
 
 
-def load_into(block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None):
+def load_into(
+    block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None, scheme="auto"
+):  # fmt: skip
     """Load a parameter file into ``block``: all of it, or nothing.
 
     Args:
         block: Gluon block, initialized or not.
         path: File of ``save_parameters``, or ``-0000.params`` of ``export``. Absolute names are
-            matched whatever instance of the net wrote them.
+            matched whatever instance of the net wrote them. Also a weight file of another package,
+            see :func:`model_zoo.load_foreign`.
         allow_missing: Patterns (``heads.*``) of structural names that may stay as they are.
         ignore: Patterns of names in the file that are not to be used.
         prefix_map: ``{prefix in the file: prefix in the net}``; None as a target drops the names.
         ctx: Context or list of contexts to move the loaded parameters to.
+        scheme: Whose names these are, see :func:`model_zoo.load_foreign`.
 
     Returns:
         :class:`Loaded`.
@@ -99,24 +116,30 @@ def load_into(block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=Non
         ValueError: See :func:`read_params`; or missing, unexpected or wrong-shape parameters, all
             in one message. The block is unchanged.
     """
-    params, dropped = _rename(read_params(path), prefix_map or {}, path)
-    names, _ = _align(block, params, path)
-    loaded = _fit(block, params, names, path, allow_missing, ignore, ctx)
+    params, dropped = _rename(read_arrays(path), prefix_map or {}, path)
+    loaded = _fit(block, _match(block, params, path, scheme), path, allow_missing, ignore, ctx)
     return loaded._replace(ignored=sorted([*loaded.ignored, *dropped]))
 
 
-def load_backbone(backbone, path, allow_missing=(), ctx=None):
+def read_arrays(path):
+    """Return the arrays of a weight file of any known format; see ``model_zoo.adapters``."""
+    from model_zoo import adapters
+
+    return adapters.read_arrays(path)
+
+
+def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
     """Load the weights of a backbone from a file of that backbone or of a net around it.
 
     Takes Gluon zoo files with any number of classes, files of a plain backbone, and files of a net
     that holds the backbone (``backbone.features…``, ``heads.…``), saved or exported. A classifier
-    (``output.*``) of another shape is left as initialized.
+    (``output.*``) of another shape is left as initialized. Files of other packages will do too.
 
     Args:
         backbone: Block with ``features`` and ``output``.
-        path: Parameter file.
+        path: Parameter file; see :func:`load_into`.
         allow_missing: Patterns of further names that may be missing, e.g. of attention blocks.
-        ctx: As for :func:`load_into`.
+        ctx, scheme: As for :func:`load_into`.
 
     Returns:
         Sorted list of the names in the file that were not used.
@@ -124,9 +147,9 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None):
     Raises:
         FileNotFoundError, ValueError: As :func:`load_into`.
     """
-    params = read_params(path)
-    names, prefix = _align(backbone, params, path, inside=True)
-    skipped = {name for name in params if not name.startswith(prefix)}
+    match = _match(backbone, read_arrays(path), path, scheme, inside=True)
+    params, names, prefix = match.params, match.names, match.prefix
+    skipped = {name for name in params if not name.startswith(prefix)} | set(match.outside)
     targets = backbone._collect_params_with_prefix()
     head = [t for t in targets if _is_like(t, (CLASSIFIER,))]
     if not all(t in names and _fits(targets[t].shape, params[names[t]].shape) for t in head):
@@ -135,7 +158,8 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None):
     skipped.update(n for n in params if _is_like(n, (prefix + CLASSIFIER,)) and n not in names)
     skipped -= set(names.values())
     kept = {name: data for name, data in params.items() if name not in skipped}
-    _fit(backbone, kept, names, path, [CLASSIFIER, *_patterns(allow_missing)], (), ctx)
+    match = match._replace(params=kept)
+    _fit(backbone, match, path, [CLASSIFIER, *_patterns(allow_missing)], (), ctx)
     if skipped:
         log.info("%s: %d parameters not used: %s", path, len(skipped), _some(sorted(skipped)))
     return sorted(skipped)
@@ -155,9 +179,9 @@ def save_params(block_or_dict, path):
     save_parameters(block_or_dict, path)
 
 
-def _fit(block, params, names, path, allow_missing, ignore, ctx):
+def _fit(block, match, path, allow_missing, ignore, ctx):
     """Check everything, then assign ``params[names[target]]`` to every target."""
-    targets = block._collect_params_with_prefix()
+    targets, params, names = block._collect_params_with_prefix(), match.params, match.names
     ignore, allow_missing = _patterns(ignore), _patterns(allow_missing)
     names = {t: n for t, n in names.items() if not _is_like(t, ignore) and not _is_like(n, ignore)}
     used = set(names.values())
@@ -178,10 +202,12 @@ def _fit(block, params, names, path, allow_missing, ignore, ctx):
     )
     problems = [f"{len(items)} {text}: {_some(items)}" for items, text in found if items]
     if problems:
+        why = _explain(match, targets, missing, extra)
         raise ValueError(
             f"{path} does not fit {type(block).__name__}; nothing was loaded. Parameters "
-            f"{'; '.join(problems)}. Build the net with the name, version (v1, v1b), classes and "
-            "options with which the file was saved, or choose the file of this net"
+            f"{'; '.join(problems)}. {why}Build the net with the name, version (v1, v1b), classes "
+            "and options with which the file was saved, or choose the file of this net; the "
+            "backbone alone loads with --base-params, or model_zoo.params_io.load_backbone"
         )
     _assign([(targets[t], params[n]) for t, n in names.items()], ctx)
     return Loaded(sorted(names), sorted(absent), sorted(ignored))
@@ -193,6 +219,27 @@ def _assign(pairs, ctx):
         parameter._load_init(data, None, cast_dtype=True)
         if ctx is not None:
             parameter.reset_ctx(ctx)
+
+
+def _match(block, params, path, scheme, inside=False):
+    """Return a :class:`_Match`; if the names are foreign, its ``params`` come under ours."""
+    from model_zoo import adapters
+
+    targets = block._collect_params_with_prefix()
+    match = _Match(params, *_align(block, params, path, inside), [], params, None)
+    if scheme != "gluon" and (scheme != "auto" or len(match.names) < len(targets)):
+        known = len(match.names) if scheme == "auto" else 0
+        found = adapters.translate(targets, params, scheme, known)
+        if found is not None:
+            names = {target: target for target in targets if target in found.params}
+            return _Match(found.params, names, "", found.outside, params, found.table)
+    return match
+
+
+def _explain(match, targets, missing, extra):
+    from model_zoo import adapters
+
+    return adapters.explain(match.raw, targets, missing, extra, match.table)
 
 
 def _align(block, params, path, inside=False):

@@ -1,22 +1,18 @@
-"""The documentation against the code: links, commands, names, examples and the fidelity ledger.
+"""The documentation against the code: links, commands, names and the fidelity ledger.
 
-Marks in the pages: ``<!-- runnable -->`` before a Python block runs it, with all such blocks of a
-page in one namespace and in an empty folder; blocks with ``>>>`` are doctests. After
-``<!-- runnable: isolated -->`` the block runs in a Python that cannot import this package.
+What the code blocks of the pages do is tested in test_code_blocks.py.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import doctest
 import importlib
 import inspect
 import io
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +29,7 @@ from model_zoo import MODELS, list_models
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RECIPES = ROOT / "tools" / "recipes"
-FENCE = re.compile(r"(<!-- runnable(?::? ?(\w+))? -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
@@ -47,7 +43,7 @@ CALLABLES = (
 
 PREPARE_COMMANDS = (
     "wider peta rap pa100k celeba market duke reid_market reid_duke voc cifar10 cifar100 cub200 "
-    "caltech256 imagenet list folders synthetic digits digits_single tiny"
+    "caltech256 imagenet list folders coco coco_keypoints synthetic digits digits_single tiny"
 ).split()
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
@@ -195,61 +191,6 @@ def test_commands_are_checked_for_real():
     assert "gama" in problems_of("tools/train_wider.py", ["--save-dir", "x", "gama=1"])[0]
     assert problems_of("tools/train.py", ["--save-dir", "x", "--recipe", "none_such"])
     assert len(commands_of(ROOT / "docs" / "data.md")) > 10
-
-
-# -- examples ------------------------------------------------------------------------------------
-
-
-def blocks_of(page):
-    """Return ``(kind, source, line)`` of the blocks that are to be run."""
-    text, found = text_of(page), []
-    for match in FENCE.finditer(text):
-        if match.group(1):
-            assert match.group(3) == "python", f"{page.name}: a runnable block is not Python"
-            line = text[: match.start(4)].count("\n")
-            found.append((match.group(2) or "shared", match.group(4), line))
-    return found
-
-
-WITH_BLOCKS = [page for page in PAGES if blocks_of(page)]
-
-
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=[page.name for page in WITH_BLOCKS])
-def test_examples_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    for kind, source, line in blocks_of(page):
-        where = f"{page.name}:{line + 1}"
-        if kind == "isolated":
-            run_isolated(source, where, tmp_path)
-        elif ">>>" in source:
-            run_doctest(source, namespace, page, line)
-        else:
-            exec(compile(source, where, "exec"), namespace)
-
-
-def run_doctest(source, namespace, page, line):
-    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    test = doctest.DocTestParser().get_doctest(source, namespace, page.name, str(page), line)
-    assert test.examples
-    report = io.StringIO()
-    runner = doctest.DocTestRunner(verbose=False, optionflags=options)
-    failed, _ = runner.run(test, out=report.write, clear_globs=False)
-    assert not failed, report.getvalue()
-    namespace.update(test.globs)
-
-
-def run_isolated(source, where, folder):
-    """Run a block where importing our packages fails, wherever they are installed."""
-    block = "import sys\nsys.modules['gluon_attn'] = sys.modules['model_zoo'] = None\n"
-    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":  # plain MXNet needs this name back
-        block += "import numpy\nnumpy.bool = bool\n"
-    done = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", block + source],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{where}: {done.stderr}"
-    assert len(done.stdout.splitlines()) == 14, f"{where}: {done.stdout}"
 
 
 # -- the fidelity ledger -------------------------------------------------------------------------

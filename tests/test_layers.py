@@ -13,7 +13,9 @@ SOURCES = sorted(
     path for top in ("gluon_attn", "model_zoo", "tools") for path in (ROOT / top).rglob("*.py")
 )
 TOPS = ("gluon_attn", "model_zoo", "tools")
-OPTIONAL = ("gluoncv", "onnx", "onnxruntime", "openvino", "torch", "tensorboardX")
+OPTIONAL = (
+    "gluoncv", "onnx", "onnxruntime", "openvino", "pycocotools", "torch", "tensorboardX",
+)  # fmt: skip
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
@@ -32,7 +34,7 @@ ALLOWED = {
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
     "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
     "export": {"runtime", "files", "schema"},
-    "downstream": {"nets"},
+    "downstream": {"nets", "method", "registry", "batch"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
     "tools": {
         "workflows", "model_zoo", "engine", "data", "metrics", "export", "figures", "runtime",

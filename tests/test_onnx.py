@@ -12,11 +12,11 @@ import pytest
 from export_helpers import CLASSES, Net, export, images, make_net
 from mxnet import gluon
 from mxnet.gluon import nn
-from test_zoo import NOT_EXPORTED, SIZE, SMALL, pictures, run, small, traced
+from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, pictures, run, small, traced
 
 from gluon_attn.export import ExportError, export_model, sidecar
 from gluon_attn.export.variants import add_variants
-from model_zoo import get_model, list_models
+from model_zoo import get_model
 from model_zoo.factories_attention import small_resnet
 from model_zoo.names import MODELS
 
@@ -32,7 +32,7 @@ CASES += [(name, True) for name in sorted(SMALL) if name.startswith("vaa")]
 
 
 def exported_models():
-    return [name for name in list_models() if name not in NOT_EXPORTED]
+    return [n for n in CLASSIFIERS if n not in NOT_EXPORTED]
 
 
 def family(name):

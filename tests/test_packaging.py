@@ -25,7 +25,8 @@ FILES = ("requirements-common.txt", "requirements.txt", "requirements-cu112.txt"
 
 # Modules whose distribution has another name, and modules that only an extra brings.
 DISTRIBUTION = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow"}
-OPTIONAL = {"onnx", "onnxruntime", "gluoncv", "tensorboardX", "openvino", "torch", "torchvision"}
+OPTIONAL = {"onnx", "onnxruntime", "gluoncv", "tensorboardX", "openvino", "torch", "torchvision",
+            "pycocotools"}  # fmt: skip
 
 
 def _load_setup():
@@ -127,7 +128,9 @@ def test_pins_are_exact_and_lie_within_the_ranges(python):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("name", FILES[1:] + ("requirements-test.txt", "constraints.txt"))
+@pytest.mark.parametrize(
+    "name", FILES[1:] + ("requirements-test.txt", "requirements-docs.txt", "constraints.txt")
+)
 def test_other_files_are_pinned_exactly_and_repeat_nothing(name, python):
     pins = _pins(name, python)
     assert pins

@@ -192,7 +192,7 @@ def test_tiny_trees_are_reproducible_and_overwrite_nothing(tmp_path):
 
 
 # Other views of folders that are recognised as something else already: asked for by name.
-BY_NAME = {"garments", "reid_market", "reid_duke"}
+BY_NAME = {"coco", "coco_keypoints", "garments", "reid_market", "reid_duke"}
 
 
 def test_every_reader_is_looked_for_or_asked_for_by_name():

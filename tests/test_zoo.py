@@ -14,6 +14,7 @@ from gluon_attn.export import Predictor, export_model, load_exported
 from gluon_attn.files import save_parameters, sha256_of
 from gluon_attn.nets import name_outputs
 from gluon_attn.nets.attention import attention_blocks
+from gluon_attn.workflows.tasks import OF_MODEL
 from model_zoo import WIDER_ATTRIBUTES, get_model, list_models
 from model_zoo.store import INDEX, MIRROR_VARIABLE
 
@@ -40,6 +41,8 @@ SMALL = {
     "vgg11_w8_digits": {},
     "wide_resnet50_2": {"width": 8, "classes": 5},
 }
+# Detectors and keypoint nets give no logits, and need GluonCV: they have tests of their own.
+CLASSIFIERS = [n for n in list_models() if not n.startswith(tuple(OF_MODEL))]
 # Searched, then thrown away: no graph of it is ever exported.
 NOT_EXPORTED = {"autola_search_resnet20"}
 # Batch norms that no graph optimisation can fold: SRM's looks at channel statistics.
@@ -86,7 +89,7 @@ def deep_ones_marked_slow():
     """Names of the zoo; building the deepest nets with many parts takes seconds each."""
     slow = re.compile(r"(hoga|se|cbam|srm|eca|vaa)_resnet(101|110|152)_?(?!w|r)")
     mark = pytest.mark.slow
-    return [pytest.param(n, marks=mark) if slow.match(n) else n for n in list_models()]
+    return [pytest.param(n, marks=mark) if slow.match(n) else n for n in CLASSIFIERS]
 
 
 @pytest.mark.parametrize("name", deep_ones_marked_slow())
@@ -129,7 +132,7 @@ def expected_classes(name):
 
 
 # The others differ in depth alone, and building them takes time.
-@pytest.mark.parametrize("name", [n for n in list_models() if "18" in n or "50" in n])
+@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if "18" in n or "50" in n])
 def test_classes_are_those_of_the_data_set_or_as_asked_for(name):
     assert get_model(name).classes == expected_classes(name)
     net = get_model(name, classes=7)

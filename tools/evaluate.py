@@ -30,6 +30,7 @@ def flags():
     cli.add_data_flags(parser)
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
+    parser.add_argument("--boxes", metavar="FILE", help="people for keypoints: COCO results")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
     parser.add_argument(
         "--unspecified", choices=("masked", "negative"), default="masked",
@@ -67,19 +68,19 @@ def main():
     from gluon_attn.workflows import load, reid
     from gluon_attn.workflows.build import reports_accuracy
     from gluon_attn.workflows.scores import text_of
+    from gluon_attn.workflows.tasks import task_of, task_of_export
 
-    ctx = contexts(cli.device_of(args))
-    out = output_folder(args)
-    trained, names = None, None
+    ctx, out = contexts(cli.device_of(args)), output_folder(args)
+    trained = None
     if args.run:
         trained = load.from_run(args.run, ctx)
     elif args.model:
         classes = read_names(Path(args.names)) if args.names else None
         trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
-    else:
-        from gluon_attn.export import Predictor
-
-        names = Predictor(args.export).classes
+    task, sidecar = (task_of(trained.net), None) if trained else task_of_export(args.export)
+    if task:
+        print(task.run_evaluate(args, trained, ctx, out))
+        return
     if trained and reid.gives_embedding(trained.net):
         done = reid.evaluate_reid(
             trained, args.data_dir, out, args.split, ctx[0], args.batch_size, args.num_workers,
@@ -89,8 +90,8 @@ def main():
         return
     recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
-        args.data_dir, args.split, trained.classes if trained else names, args.on_bad_image,
-        args.unspecified, recipe.get("data_options"),
+        args.data_dir, args.split, trained.classes if trained else tuple(sidecar["classes"]),
+        args.on_bad_image, args.unspecified, recipe.get("data_options"),
     )  # fmt: skip
     if args.analyse or args.attention or args.compare:
         from gluon_attn.workflows.analysis import analyse_from_flags
@@ -101,10 +102,9 @@ def main():
         found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
     else:
         found = work.predict_export(args.export, dataset, ctx[0], args.batch_size)
-    wanted = reports_accuracy(recipe, dataset.schema)
     done = work.evaluate(
         found, dataset.names, out, args.split, args.threshold, not args.no_figures,
-        dataset.schema if wanted else None,
+        dataset.schema if reports_accuracy(recipe, dataset.schema) else None,
     )  # fmt: skip
     print(text_of(done.result, done.accuracy))
     files = list(done.files)

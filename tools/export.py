@@ -54,13 +54,13 @@ def flags():
 
 
 def export(args, forms):
-    """Export a run or a zoo model; return the directory."""
+    """Export a run or a zoo model; return the directory, or text for the console."""
     from gluon_attn.data.lists import read_names
     from gluon_attn.export import export_model
     from gluon_attn.export.sidecar import input_entry, refuse_existing
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import export as work
-    from gluon_attn.workflows import load
+    from gluon_attn.workflows import load, tasks
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
@@ -71,6 +71,9 @@ def export(args, forms):
         classes = read_names(Path(args.names)) if args.names else None
         trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
     refuse_existing(args.out, args.overwrite)
+    task = tasks.task_of(trained.net)
+    if task:
+        return task.run_export(args, trained)
     entry = input_entry(trained.input_size, trained.export_preprocess)
     return export_model(
         trained.net, args.out, args.name or trained.name, trained.classes,
@@ -94,8 +97,9 @@ def main():
         directory = work.extend(args.export, forms, args.out)
     else:
         directory = export(args, forms)
-    print("\n".join(work.summary(directory)))
-    print(f"next: python tools/predict.py {directory} IMAGE_OR_FOLDER")
+    lines = [directory] if isinstance(directory, str) else work.summary(directory)
+    print("\n".join(lines))
+    print(f"next: python tools/predict.py {args.out or args.export} IMAGE_OR_FOLDER")
 
 
 if __name__ == "__main__":

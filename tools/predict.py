@@ -33,6 +33,7 @@ def parse(arguments=None):
     parser.add_argument("--json", metavar="FILE|-", help="write JSON; - prints it, without table")
     parser.add_argument("--csv", metavar="FILE|-", help="write CSV; - prints it, without table")
     parser.add_argument("--heatmaps", metavar="DIR", help="draw attention maps over the persons")
+    parser.add_argument("--draw", metavar="DIR", help="draw what detectors and pose nets find")
     parser.add_argument("--threshold", type=float, metavar="T", help="instead of the export's own")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument("--ctx", default="cpu", help="cpu (default) or gpu:0")
@@ -56,7 +57,14 @@ def parse(arguments=None):
 def run(options):
     """Predict and write what was asked for."""
     from gluon_attn.export import Predictor
-    from gluon_attn.workflows import predict
+    from gluon_attn.workflows import predict, tasks
+
+    task, sidecar = tasks.task_of_export(options.export)
+    if task:
+        print(task.run_predict(options, sidecar))
+        return
+    if options.draw:
+        raise ValueError("--draw: this export finds no boxes; its maps are drawn by --heatmaps DIR")
 
     predictor = Predictor(
         options.export,

@@ -87,7 +87,7 @@ def main(arguments=None):
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return prepare.run(options, print)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ Zuo, Hu, CVPR 2020 (arXiv 1910.03151), and its released code.
 
     w = sigmoid(conv1d_k(mean_HW(x))),   one filter, no bias, zero padding (k - 1) / 2
 
-The paper's rule is k = |log2(C) / 2 + 1/2|_odd, the released models have one k per stage; for
+The paper's rule is ``k = |log2(C) / 2 + 1/2|_odd``, the released models have one k per stage; for
 ResNet-50 the two differ (5, 5, 5, 7 and 3, 5, 5, 7).
 """
 

@@ -16,6 +16,7 @@ from gluon_attn.data.caltech256 import Caltech256
 from gluon_attn.data.celeba import CelebA
 from gluon_attn.data.cifar import Cifar10, Cifar100
 from gluon_attn.data.classification import ClassificationDataset
+from gluon_attn.data.coco import CocoDetection, CocoKeypoints
 from gluon_attn.data.cub200 import Cub200
 from gluon_attn.data.folders import Folders
 from gluon_attn.data.garments import Garments
@@ -45,6 +46,8 @@ __all__ = [
     "Cifar10",
     "Cifar100",
     "ClassificationDataset",
+    "CocoDetection",
+    "CocoKeypoints",
     "Cub200",
     "DukeAttribute",
     "DukeReid",

@@ -25,9 +25,10 @@ OFFICIAL = {
     "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
     "cub200": ("holdout", "seed"),
     "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
-    "imagenet": (), "list": ("coding",), "folders": (),
+    "imagenet": (), "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (),
 }  # fmt: skip
-OWN = ("wider", "list", "folders")  # without a tiny tree
+OWN = ("wider", "list", "folders", "coco_keypoints")  # without a tiny tree of their own
+UNPACKED = ("coco", "coco_keypoints")  # pictures of any size, with boxes: nothing to pack
 SETTINGS = {
     "partition": {"type": int, "default": 1, "metavar": "N",
                   "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
@@ -69,6 +70,8 @@ def run(options, say):
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:
         raise ValueError("--root DIR is needed (or --check DIR)")
+    if options.command in UNPACKED and not options.check:
+        raise ValueError(f"{options.command} is read as it was published, not packed; --check it")
     if not options.check and not options.out:
         raise ValueError("--out DIR is needed, unless --check only checks")
     kind = "wider_srn" if getattr(options, "srn", False) else options.command

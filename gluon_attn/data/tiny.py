@@ -27,7 +27,7 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
 
     Args:
         name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
-            'cifar10', 'cifar100', 'cub200', 'caltech256' or 'imagenet'.
+            'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
         root: Folder to write, created if needed.
         images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
         seed: Random seed.
@@ -44,6 +44,7 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
     """
     from gluon_attn.data import (  # noqa: F401 (they fill the registry)
         tiny_classes,
+        tiny_coco,
         tiny_lists,
         tiny_mats,
         tiny_reid,

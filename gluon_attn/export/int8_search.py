@@ -4,11 +4,11 @@ The quantizer is MXNet's own (``mxnet.contrib.quantization``). This module gives
 fused float32 graph runs on calibration images, every operator's output is watched, and each way of
 calibrating (a mode) makes a range of what was seen.
 
-===========  ======================================================================================
-``naive``    smallest to largest value
-``entropy``  the clipping of least Kullback-Leibler divergence, by MXNet's ``calibrate_entropy``
+==============  ===================================================================================
+``naive``       smallest to largest value
+``entropy``     the clipping of least Kullback-Leibler divergence, by MXNet's ``calibrate_entropy``
 ``percentile``  the magnitude that all but 0.01 % of the values stay below
-===========  ======================================================================================
+==============  ===================================================================================
 
 Weights get one scale per output channel, which they do in MXNet only as numbers of the run: in the
 files they stay float32.

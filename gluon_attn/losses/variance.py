@@ -5,8 +5,8 @@ Kakadiaris, ECCV 2018: the loss of an attention module is (1 + std_s(H)) times c
 
     std_s(H) = sqrt( var(p_H) + var(p_H)^2 / (|H| - 1) )
 
-is taken per sample and attribute over the probabilities p_H of the last |H| epochs. var divides by
-|H|, as the authors' code does.
+is taken per sample and attribute over the probabilities p_H of the last ``|H|`` epochs. var divides
+by ``|H|``, as the authors' code does.
 
 Deviations from the released code: rows are found by sample id, so the data may be shuffled (that
 code indexes by batch position and must not shuffle), and only rows that were filled count (that
@@ -29,7 +29,7 @@ class PredictionHistory:
     Args:
         num_samples: Samples in the training set; ids are 0 … num_samples - 1.
         num_attributes: A.
-        length: How many epochs are kept, |H|; at least 2.
+        length: How many epochs are kept, ``|H|``; at least 2.
         ctx: Device.
 
     Raises:

@@ -6,6 +6,7 @@ import logging
 
 import mxnet as mx
 
+import gluon_attn.downstream  # noqa: F401  (registers its training methods)
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, open_dataset
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
@@ -17,6 +18,7 @@ from gluon_attn.recipe import Recipe
 from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import seed_everything
 from gluon_attn.workflows.columns import ChosenAttributes
+from gluon_attn.workflows.tasks import task_of_dataset
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone
 
@@ -37,6 +39,9 @@ def load_recipe(name, overrides=(), folder=None):
 
 def open_split(recipe, data_dir, split, on_bad_image="error"):
     """Open one split of the recipe's data set, with its label policy and its attributes."""
+    task = task_of_dataset(recipe.dataset)
+    if task:
+        return task.open_split(recipe, data_dir, split, on_bad_image)
     kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
     # What was packed is what these settings chose when it was packed.
     options = {} if kind == "packed" else recipe.data_options

@@ -15,6 +15,7 @@ from gluon_attn.schema import Schema
 from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
+from gluon_attn.workflows.tasks import default_names, task_of
 from model_zoo import WIDER_ATTRIBUTES, get_model
 from model_zoo.params_io import load_into
 from model_zoo.store import entries
@@ -83,7 +84,7 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
     Args:
         name: Zoo name.
         params: Weight file of the whole net, or None with ``pretrained``.
-        classes: Attribute names; those of WIDER-Attribute by default.
+        classes: Class or attribute names; those of the model's data by default.
 
     Raises:
         ValueError: Neither weights nor ``pretrained``, or weights that do not fit.
@@ -92,7 +93,7 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
         raise ValueError("give --params FILE or --pretrained")
     if pretrained:
         return _published(name, classes, ctx, root)
-    classes = tuple(classes or WIDER_ATTRIBUTES)
+    classes = tuple(classes or default_names(name) or WIDER_ATTRIBUTES)
     net = get_model(name, classes=len(classes))
     recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
     return _finish(name, net, params, classes, eval_preprocess(recipe), {"params": params}, ctx)
@@ -102,7 +103,7 @@ def _published(name, classes, ctx, root):
     """Return a model with published weights, fed as in the run that made them."""
     net = get_model(name, pretrained=True, root=root, ctx=ctx)
     entry = entries(root)[name.lower()]
-    classes = tuple(classes or entry.classes or WIDER_ATTRIBUTES)
+    classes = tuple(classes or entry.classes or default_names(name) or WIDER_ATTRIBUTES)
     extra = {"params": "pretrained"}
     if not entry.recipe:
         recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
@@ -136,6 +137,9 @@ def _finish(name, net, path, classes, preprocess, extra, ctx):
     use_static_graph(net)
     if reid.gives_embedding(net):
         preprocess = reid.whole_pictures(net, preprocess)
+    task = task_of(net)
+    if task:
+        preprocess = task.preprocess(net, preprocess)
     return Trained(name, net, tuple(classes), preprocess, extra)
 
 

@@ -124,7 +124,9 @@ def class_names(schema):
 
 
 def text_of(result, accuracy=None):
-    """Return results as text for the console."""
+    """Return results as text for the console; a downstream task brings its own."""
+    if "console" in result:
+        return result["console"]
     if "cmc" in result:
         return retrieval_text(result)
     if "confusions" in result:

@@ -12,6 +12,7 @@ from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict,
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.workflows import build, reid, scores
+from gluon_attn.workflows.tasks import task_of
 from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.train")
@@ -94,7 +95,10 @@ def _train(recipe, settings, ctx):
         recipe.lr_epochs, recipe.lr_min,
     )  # fmt: skip
     _log_start(recipe, settings, data, method)
-    if reid.is_reid(data["train"]):
+    task = task_of(data["train"])
+    if task:
+        loader = task.train_loader(recipe, data["train"], method, settings.workers)
+    elif reid.is_reid(data["train"]):
         parts = recipe.accumulate * len(ctx)
         loader = reid.train_loader(recipe, data["train"], method, settings.workers, parts)
     else:
@@ -139,6 +143,9 @@ def _open_data(recipe, settings):
 
 
 def _validator(recipe, dataset, ctx, settings):
+    task = task_of(dataset)
+    if task:
+        return task.validator(recipe, dataset, ctx, settings.workers)
     if reid.is_reid(dataset):
         return reid.validator(recipe, dataset, ctx, settings.workers)
     loader = build.eval_loader(
@@ -170,8 +177,10 @@ def _test(recipe, settings, net, ctx):
         return None
     dataset = build.open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
     load_into(net, os.path.join(settings.save_dir, "best.params"))
+    task, folder = task_of(dataset), settings.save_dir
+    if task:
+        return task.final_scores(recipe, net, dataset, ctx[0], settings.workers, folder)
     if reid.is_reid(dataset):
-        folder = settings.save_dir
         return reid.final_scores(recipe, net, dataset, ctx[0], settings.workers, folder)
     loader = build.eval_loader(
         build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers

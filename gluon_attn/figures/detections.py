@@ -1,0 +1,137 @@
+"""Boxes with their classes and scores, and people's keypoints, drawn into the picture itself."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from gluon_attn.figures.canvas import COLOURS
+
+# COCO's 17 keypoints: limbs as pairs from 0, and which keypoints are a person's left and right.
+SKELETON = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+LEFT, RIGHT, MIDDLE = (213, 94, 0), (0, 114, 178), (0, 158, 115)
+FIXED = 4  # binary places of OpenCV's fixed-point coordinates
+
+
+def draw_boxes(image, boxes, labels, scores=None, class_names=None, threshold=0.0):
+    """Draw boxes and, at their upper left corners, class and score.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        boxes: ``(N, 4)`` corners x1, y1, x2, y2 in pixels.
+        labels: ``(N,)`` whole numbers: the classes.
+        scores: ``(N,)`` in [0, 1], or None.
+        class_names: Names of the classes, or None for their numbers.
+        threshold: Boxes of lower score are left out.
+
+    Returns:
+        A new ``(H, W, 3)`` uint8 picture; the least certain boxes lie below.
+
+    Raises:
+        TypeError: If the image is not uint8.
+        ValueError: If a shape is wrong or a class has no name.
+    """
+    image, boxes = _checked_image(image).copy(), np.asarray(boxes, float).reshape(-1, 4)
+    labels = np.asarray(labels, int).ravel()
+    values = np.ones(len(boxes)) if scores is None else np.asarray(scores, float).ravel()
+    if not len(boxes) == len(labels) == len(values):
+        raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(values)} scores")
+    if class_names is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(
+        class_names
+    ):  # fmt: skip
+        raise ValueError(f"labels {sorted(set(labels))}: there are {len(class_names)} class names")
+    thick = _thickness(image)
+    for k in np.argsort(values, kind="stable"):
+        if values[k] < threshold or not np.isfinite(boxes[k]).all():
+            continue
+        shade = _rgb(COLOURS[labels[k] % len(COLOURS)])
+        corners = _fixed(boxes[k].reshape(2, 2))
+        cv2.rectangle(image, *corners, shade, thick, cv2.LINE_AA, FIXED)
+        name = str(labels[k]) if class_names is None else class_names[labels[k]]
+        text = name if scores is None else f"{name} {values[k]:.2f}"
+        _write(image, text, boxes[k][:2], shade)
+    return image
+
+
+def draw_keypoints(image, keypoints, scores=None, threshold=0.0, skeleton=SKELETON):
+    """Draw people's keypoints and limbs: left orange, right blue, the middle green.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        keypoints: ``(N, K, 2)`` or ``(N, K, 3)`` x, y in pixels (a third column is a score or
+            visibility: 0 leaves the keypoint out); a single person may come as ``(K, 2 or 3)``.
+        scores: ``(N, K)`` of the keypoints, or None to take the third column if there is one.
+        threshold: Keypoints whose score is not above it, and their limbs, are left out.
+        skeleton: Pairs of keypoints, from 0, that are joined.
+
+    Returns:
+        A new ``(H, W, 3)`` uint8 picture.
+
+    Raises:
+        TypeError: If the image is not uint8.
+        ValueError: If a shape is wrong.
+    """
+    image, people = _checked_image(image).copy(), np.asarray(keypoints, float)
+    people = people[None] if people.ndim == 2 else people
+    if people.ndim != 3 or people.shape[2] not in (2, 3):
+        raise ValueError(f"keypoints {people.shape}: must be (N, K, 2) or (N, K, 3)")
+    if scores is None:
+        shown = people[..., 2] > threshold if people.shape[2] == 3 else np.ones(people.shape[:2])
+    else:
+        shown = np.asarray(scores, float).reshape(people.shape[:2]) > threshold
+    shown = np.logical_and(shown, np.isfinite(people).all(-1))
+    thick = _thickness(image)
+    for points, known in zip(people[..., :2], shown):
+        for a, b in skeleton:
+            if max(a, b) < len(points) and known[a] and known[b]:
+                ends = _fixed(points[[a, b]])
+                cv2.line(image, *ends, _side(a, b), thick, cv2.LINE_AA, FIXED)
+        for k in np.flatnonzero(known):
+            (centre,) = _fixed(points[[k]])
+            radius = int(round((thick + 0.5) * 2**FIXED))
+            cv2.circle(image, centre, radius, (255, 255, 255), -1, cv2.LINE_AA, FIXED)
+            cv2.circle(image, centre, radius * 3 // 4, _side(k, k), -1, cv2.LINE_AA, FIXED)
+    return image
+
+
+def _side(a, b):
+    """Return the colour of a limb; keypoint 0 is the nose, then left and right alternate."""
+    if a == 0 and b == 0 or 0 not in (a, b) and a % 2 != b % 2:
+        return MIDDLE
+    return LEFT if max(a, b) % 2 else RIGHT
+
+
+def _thickness(image):
+    return max(1, round(min(image.shape[:2]) / 240))
+
+
+def _rgb(colour):
+    return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
+
+
+def _fixed(points):
+    return [tuple(int(v) for v in p) for p in np.round(np.asarray(points) * 2**FIXED)]
+
+
+def _write(image, text, corner, background):
+    """Write white text on a plate above ``corner``, or below it where the picture ends."""
+    height, width = image.shape[:2]
+    scale = max(0.3, min(height, width) / 900)
+    font, thick = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(scale * 1.5))
+    (w, h), below = cv2.getTextSize(text, font, scale, thick)
+    x = int(np.clip(corner[0], 0, max(0, width - w - 2)))
+    top = int(np.clip(corner[1] - h - below - 2, 0, max(0, height - h - below - 2)))
+    cv2.rectangle(image, (x, top), (x + w + 2, top + h + below + 2), background, -1)
+    cv2.putText(image, text, (x + 1, top + h + 1), font, scale, (255, 255, 255), thick, cv2.LINE_AA)
+
+
+def _checked_image(image):
+    image = np.ascontiguousarray(image)
+    if image.dtype != np.uint8:
+        raise TypeError(f"image must be uint8 in 0..255, is {image.dtype}")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"image {image.shape}: must be (H, W, 3)")
+    return image

@@ -1,0 +1,123 @@
+"""Boxes of people for keypoint nets: COCO's result files of detectors, and files of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from gluon_attn.data.keypoints_loader import People
+from gluon_attn.workflows.predict import match_boxes, read_boxes
+
+PERSON = 1  # COCO's category id
+
+
+def read_results(path):
+    """Return the person boxes of a result file: ``[(image id, [x, y, w, h], score), ...]``.
+
+    Args:
+        path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``; other categories are
+            passed over.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list; the message names the record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of boxes")
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON: {error}; it is damaged, copy it again") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: a result file is a list of records, this is none")
+    found = []
+    for number, record in enumerate(records):
+        where = f"{path}: record {number}"
+        keys = ("image_id", "category_id", "bbox", "score")
+        missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        if record["category_id"] != PERSON:
+            continue
+        box = record["bbox"]
+        numbers = [*box, record["score"]] if isinstance(box, list) else []
+        if len(numbers) != 5 or not all(
+            isinstance(v, (int, float)) and math.isfinite(v) for v in numbers
+        ):
+            raise ValueError(f"{where}: bbox {box!r} and score {record['score']!r} must be numbers")
+        if min(box[2:]) <= 0:
+            raise ValueError(f"{where}: bbox {box} has no area; a box is [x, y, width, height]")
+        found.append((record["image_id"], [float(v) for v in box], float(record["score"])))
+    return found
+
+
+def detected_people(dataset, path):
+    """Return the People that a detector found in the pictures of a split.
+
+    Args:
+        dataset: :class:`gluon_attn.data.coco.CocoKeypoints`.
+        path: Result file.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`read_results`; or a picture that the split does
+            not have.
+    """
+    found = read_results(path)
+    for number, (image_id, _, _) in enumerate(found):
+        if image_id not in dataset.coco.imgs:
+            raise ValueError(
+                f"{path}: person {number} is in image {image_id}, which {dataset.split} does not "
+                "have; take the detections of this split"
+            )
+    boxes = [(x, y, x + w, y + h) for _, (x, y, w, h), _ in found]
+    return People(
+        dataset.read_image_id, [number for number, _, _ in found], boxes,
+        [score for _, _, score in found], dataset.on_bad_image,
+    )  # fmt: skip
+
+
+def boxes_of_pictures(pictures, path):
+    """Return ``(pictures, boxes, scores)`` for those pictures that a file of boxes lists.
+
+    Args:
+        pictures: Of :func:`gluon_attn.workflows.predict.find_pictures`.
+        path: A result file, whose image ids are the numbers that COCO's pictures are named after,
+            or any file that :func:`gluon_attn.workflows.predict.read_boxes` knows.
+
+    Returns:
+        Pictures, for each a list of ``[x, y, w, h]``, and for each a list of scores or of 1.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is not usable, or lists none of the pictures.
+    """
+    if not _is_list(path):
+        pictures, boxes = match_boxes(pictures, read_boxes(path), path)
+        return pictures, boxes, [[1.0] * len(b) for b in boxes]
+    found = {}
+    for image_id, box, score in read_results(path):
+        boxes, scores = found.setdefault(image_id, ([], []))
+        boxes.append(box)
+        scores.append(score)
+    kept = [(p, found.get(_number(p.path))) for p in pictures]
+    kept = [(picture, entry) for picture, entry in kept if entry]
+    if not kept:
+        raise ValueError(
+            f"{path}: lists none of the {len(pictures)} pictures; its image ids are the numbers in "
+            "names such as 000000000139.jpg"
+        )
+    return [p for p, _ in kept], [entry[0] for _, entry in kept], [entry[1] for _, entry in kept]
+
+
+def _is_list(path):
+    path = Path(path)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(64).lstrip("\ufeff \n\r\t").startswith("[")
+
+
+def _number(path):
+    stem = Path(path).stem.rpartition("_")[2]  # of 2014's names, too
+    return int(stem) if stem.isdigit() else None

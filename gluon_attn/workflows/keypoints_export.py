@@ -1,0 +1,153 @@
+"""Exports of keypoint nets: the graph from picture to heat-maps for plain MXNet, and its settings.
+
+What is done around the graph (cutting out, flip test, reading of places) is plain NumPy; its
+settings stand in the sidecar under ``keypoints``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+
+from gluon_attn.export import load_exported
+from gluon_attn.export import sidecar as sidecar_file
+from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.symbol import check_shapes, trace
+from gluon_attn.export.writer import random_batch, run_elsewhere
+from gluon_attn.files import save_parameters, write_text
+from gluon_attn.runtime import versions
+from gluon_attn.workflows.keypoints import PoseFinder, Reading, options_of
+from gluon_attn.workflows.tasks import refuse_forms
+
+TOLERANCE = 1e-5  # of max(1, |output|)
+ROWS = {"batch1": slice(0, 1), "batch2": slice(1, 3), "batch3": slice(0, 3)}
+
+
+def export_from_flags(args, trained):
+    """Write an export and return its summary; see :func:`export_pose`.
+
+    Args:
+        args: Flags of ``tools/export.py``.
+        trained: :class:`gluon_attn.workflows.load.Trained`.
+    """
+    refuse_forms(args)
+    sidecar = export_pose(
+        trained.net, args.out, args.name or trained.name, trained.classes, trained.preprocess,
+        Reading.of(options_of(trained)), trained.extra, args.overwrite,
+    )  # fmt: skip
+    lines = [f"{entry['bytes'] / 1e6:9.2f} MB  {Path(args.out) / entry['file']}"
+             for entry in sidecar["files"].values()]  # fmt: skip
+    difference = sidecar["parity"]["max_abs_diff"]
+    lines.append(f"parity with plain MXNet: largest difference {difference:.2e}")
+    return "\n".join(lines)
+
+
+def export_pose(
+    net, directory, name, names, preprocess, reading=None, extra=None, overwrite=False
+):  # fmt: skip
+    """Write a keypoint net as an export directory and check its numbers in a separate process.
+
+    Args:
+        net: Net with its parameters; left as it is.
+        directory: Where to write.
+        name: What the files are called.
+        names: Keypoint names, in the order of the heat-maps.
+        preprocess: Dict with ``mean`` and ``std``.
+        reading: :class:`gluon_attn.workflows.keypoints.Reading` that users of the export get.
+        extra: Anything that JSON can hold.
+        overwrite: Whether an export that is there is replaced.
+
+    Returns:
+        The sidecar, a dict.
+
+    Raises:
+        FileExistsError: ``directory`` exists.
+        ValueError: Another number of names than of heat-maps.
+        ExportError: The numbers differ, or the net cannot be traced.
+    """
+    sidecar_file.refuse_existing(directory, overwrite)
+    names = sidecar_file.check_classes(names)
+    if len(names) != net.classes:
+        raise ValueError(f"{len(names)} keypoint names for {net.classes} heat-maps")
+    mx.nd.waitall()  # running statistics read right after a static training step can be stale
+    values = {"mean": preprocess["mean"], "std": preprocess["std"]}
+    entry = sidecar_file.input_entry(net.input_size, values)
+    images = random_batch(entry)
+    expected = _run(net, images)
+    symbol, arrays = trace(net, net.output_names)
+    sidecar = {
+        "format": sidecar_file.FORMAT, "format_version": sidecar_file.FORMAT_VERSION,
+        "task": "keypoints", "name": name, "classes": names, "thresholds": [0.2] * len(names),
+        "activation": "none", "input": entry, "extra": extra or {}, "created_with": versions(),
+        "keypoints": (reading or Reading())._asdict(),
+    }  # fmt: skip
+    sidecar["outputs"] = [{
+        "name": "heatmaps", "shape": ["batch", *expected.shape[1:]], "kind": "heatmaps",
+        "activation": "none",
+    }]  # fmt: skip
+    check_shapes(symbol, arrays, sidecar, type(net).__name__)
+    with sidecar_file.new_directory(directory, overwrite) as partial:
+        graph, params = partial / f"{name}-symbol.json", partial / f"{name}-0000.params"
+        write_text(graph, symbol.tojson())
+        save_parameters(arrays, params)
+        describe = sidecar_file.describe_file
+        sidecar["files"] = {"symbol": describe(graph), "params": describe(params)}
+        sidecar["parity"] = _check_parity((graph, params), images, expected)
+        sidecar_file.write_sidecar(partial, sidecar)
+    return sidecar
+
+
+def finder_of_export(directory, ctx=None):
+    """Return the :class:`gluon_attn.workflows.keypoints.PoseFinder` of an export directory.
+
+    Raises:
+        FileNotFoundError, ExportError: See :func:`gluon_attn.export.load_exported`; or it is no
+            export of a keypoint net.
+    """
+    sidecar = sidecar_file.read_sidecar(directory)
+    if sidecar.get("task") != "keypoints":
+        raise ExportError(
+            f"{directory} is no export of a keypoint net; its task is "
+            f"{sidecar.get('task', 'classification')}"
+        )
+    block, _ = load_exported(directory, ctx)
+    block.hybridize(static_alloc=True, static_shape=True)
+    entry = sidecar["input"]
+    return PoseFinder(
+        block, tuple(entry["shape"][2:]), sidecar["classes"], entry["mean"], entry["std"],
+        Reading(**sidecar["keypoints"]), ctx,
+    )  # fmt: skip
+
+
+def _run(net, images):
+    ctx = next(iter(net.collect_params().values())).list_ctx()[0]
+    with autograd.pause(train_mode=False):
+        value = net(mx.nd.array(images, ctx=ctx)).asnumpy()
+    if not np.isfinite(value).all():
+        raise ExportError(f"{type(net).__name__}: the heat-maps are not finite")
+    return value
+
+
+def _check_parity(files, images, expected):
+    with tempfile.TemporaryDirectory(prefix="parity-") as work:
+        inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
+        np.savez(inputs, **{key: images[rows] for key, rows in ROWS.items()})
+        report = run_elsewhere([*map(str, files), inputs, outputs, "cpu:0"])
+        with np.load(outputs) as results:
+            worst = max(
+                float((np.abs(results[f"{key}:0"] - expected[rows])
+                       / np.maximum(1.0, np.abs(expected[rows]))).max())
+                for key, rows in ROWS.items()
+            )  # fmt: skip
+    if not worst <= TOLERANCE:  # so that NaN fails as well
+        raise ExportError(
+            f"the export differs from the net by {worst:.3g} of max(1, |output|); at most "
+            f"{TOLERANCE:g} is allowed. Nothing was written"
+        )
+    return {"max_abs_diff": worst, "tolerance": TOLERANCE, "batch": [1, 2, 3],
+            "mxnet": report["mxnet"], "context": "cpu(0)"}  # fmt: skip

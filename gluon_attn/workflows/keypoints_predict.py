@@ -1,0 +1,169 @@
+"""Keypoints of people in picture files, with an export: table, JSON, CSV, and drawn skeletons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from gluon_attn.data.images import BadImageError, read_image
+from gluon_attn.data.keypoints_loader import People
+from gluon_attn.data.tiny import write_picture
+from gluon_attn.downstream.keypoints_decode import person_scores
+from gluon_attn.figures.detections import draw_boxes, draw_keypoints
+from gluon_attn.files import write_text
+from gluon_attn.workflows.keypoints_boxes import boxes_of_pictures
+from gluon_attn.workflows.keypoints_export import finder_of_export
+from gluon_attn.workflows.predict import find_pictures
+
+THRESHOLD = 0.2  # height from which a keypoint is drawn; that of Simple Baselines' scores
+
+
+def predict_from_flags(options, sidecar):
+    """Find keypoints, write what was asked for, and return the text for the console.
+
+    Args:
+        options: Flags of ``tools/predict.py``.
+        sidecar: Of the export.
+
+    Raises:
+        ValueError: A flag that says nothing about keypoints.
+    """
+    if options.heatmaps:
+        raise ValueError("--heatmaps: this export has no attention maps; draw keypoints: --draw")
+    if options.backend not in ("mxnet", "auto"):
+        raise ValueError(f"--backend {options.backend}: keypoint nets run on mxnet only")
+    kind, _, number = options.ctx.partition(":")
+    finder = finder_of_export(options.export, mx.Context(kind, int(number or 0)))
+    threshold = THRESHOLD if options.threshold is None else options.threshold
+    pictures, boxes, scores = find_pictures(options.images), None, None
+    if options.boxes:
+        pictures, boxes, scores = boxes_of_pictures(pictures, options.boxes)
+    records = find_in_files(
+        finder, pictures, boxes, scores, threshold, options.on_bad_image, options.draw,
+        options.batch_size,
+    )  # fmt: skip
+    texts = {"json": lambda: to_json(sidecar, records, threshold),
+             "csv": lambda: to_csv(records, finder.names)}  # fmt: skip
+    printed = None
+    for name, make in texts.items():
+        target = getattr(options, name)
+        if target == "-":
+            printed = make().rstrip("\n")
+        elif target:
+            write_text(target, make())
+    return format_table(records, finder.names, threshold) if printed is None else printed
+
+
+def find_in_files(
+    finder, pictures, boxes=None, scores=None, threshold=THRESHOLD, on_bad_image="error", draw=None,
+    batch_size=32,
+):  # fmt: skip
+    """Return one record per person.
+
+    Args:
+        finder: :class:`gluon_attn.workflows.keypoints.PoseFinder`.
+        pictures: Of :func:`gluon_attn.workflows.predict.find_pictures`.
+        boxes: For each picture a list of ``[x, y, w, h]`` in pixels; None: the whole picture is one
+            person.
+        scores: For each picture the scores of its boxes, or None.
+        threshold: Height from which a keypoint is drawn.
+        on_bad_image: 'error', or 'skip', which keeps a record with its ``error``.
+        draw: Folder for pictures with keypoints, and boxes if given, drawn in; or None.
+        batch_size: People in one run of the net.
+
+    Returns:
+        List of dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list
+        of ``[x, y, height]`` in pixels of the picture.
+
+    Raises:
+        OSError: A picture that cannot be read.
+        ValueError: A box that is not valid.
+    """
+    records = []
+    for number, picture in enumerate(tqdm(pictures, unit="img", disable=None)):
+        given = None if boxes is None else boxes[number]
+        try:
+            # Boxes of annotation files are in coordinates of the stored picture.
+            image = read_image(picture.path, picture.key, upright=given is None)
+        except BadImageError as error:
+            if on_bad_image == "error":
+                raise
+            records.append(_record(picture.path, None, None, None, str(error)))
+            continue
+        whole = [[0, 0, image.shape[1], image.shape[0]]]
+        corners = [_corners(box, picture.path) for box in (whole if given is None else given)]
+        weights = None if scores is None else scores[number]
+        people = People(lambda _, image=image: image, [0] * len(corners), corners, weights)
+        places, heights = finder(people, min(batch_size, max(1, len(corners))), workers=0)
+        totals = person_scores(heights, people.scores)
+        tables = np.concatenate([places, heights[..., None]], -1)
+        for k, table in enumerate(tables):
+            box = None if given is None else given[k]
+            records.append(_record(picture.path, box, totals[k], table, None))
+        if draw:
+            if given is not None:
+                image = draw_boxes(image, corners, [0] * len(corners), totals, ["person"])
+            drawn = draw_keypoints(image, tables, threshold=threshold)
+            write_picture(Path(draw) / f"{number:05d}_{Path(picture.path).stem}.png", drawn)
+    return records
+
+
+def format_table(records, names, threshold=THRESHOLD):
+    """Return a line per person: picture, box, score, number of clear keypoints."""
+    rows = []
+    for record in records:
+        if record["error"]:
+            continue
+        box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
+        clear = sum(height > threshold for _, _, height in record["keypoints"])
+        name = os.path.basename(record["image"])
+        rows.append([name, box, f"{record['score']:.3f}", f"{clear} of {len(names)}"])
+    head = ["image", "box", "score", f"keypoints above {threshold:g}"]
+    lines = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
+    lines += [f"skipped: {r['error']}" for r in records if r["error"]]
+    return "\n".join(lines)
+
+
+def to_json(sidecar, records, threshold):
+    """Return the records as JSON text."""
+    contents = {"export": sidecar["name"], "keypoints": sidecar["classes"]}
+    contents.update(threshold=threshold, people=records)
+    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(records, names):
+    """Return the records as CSV text: image, x, y, w, h, score, three columns per keypoint."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}_{what}" for name in names for what in ("x", "y", "height")]
+    writer.writerow(["image", "x", "y", "w", "h", "score", *columns, "error"])
+    for record in records:
+        box = record["box"] if record["box"] is not None else [""] * 4
+        if record["error"]:
+            empty = [""] * (1 + len(columns))
+            writer.writerow([record["image"], *box, *empty, record["error"]])
+            continue
+        values = [f"{v:.3f}" for row in record["keypoints"] for v in row]
+        writer.writerow([record["image"], *box, f"{record['score']:.6f}", *values, ""])
+    return text.getvalue()
+
+
+def _record(path, box, score, table, error):
+    points = [] if table is None else [[round(float(v), 3) for v in row] for row in table]
+    score = None if score is None else round(float(score), 6)
+    return {"image": path, "box": box, "score": score, "keypoints": points, "error": error}
+
+
+def _corners(box, path):
+    x, y, w, h = box
+    if not np.isfinite(box).all() or min(w, h) <= 0:
+        raise ValueError(f"{path}: box {list(box)}: must be x, y, width, height, both above 0")
+    return [x, y, x + w, y + h]

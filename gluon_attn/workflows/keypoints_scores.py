@@ -1,0 +1,50 @@
+"""Tables of keypoint results: the challenge's ten numbers as text, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+
+from gluon_attn.files import write_text
+from gluon_attn.metrics.coco import evaluate_keypoints
+
+logger = logging.getLogger("gluon_attn.keypoints")
+
+
+def write_scores(records, dataset, folder, stem, source="annotated boxes"):
+    """Evaluate records and write what was found.
+
+    ``stem.json`` has all numbers, ``stem.md`` the table, and ``stem_keypoints.json`` the records in
+    COCO's result format.
+
+    Args:
+        records: Official result records.
+        dataset: :class:`gluon_attn.data.coco.CocoKeypoints`.
+        folder: Where to write; created if needed.
+        stem: Of the file names.
+        source: Where the boxes of the people come from, for the tables.
+
+    Returns:
+        Dict with ``stats``, ``console`` and ``files``.
+
+    Raises:
+        OSError: A file could not be written.
+    """
+    found = evaluate_keypoints(dataset.coco, records)
+    stats = {name: None if math.isnan(v) else v for name, v in found.stats.items()}
+    result = {"stats": stats, "images": found.images, "people": found.records, "boxes": source}
+    ends = {"json": ".json", "md": ".md", "records": "_keypoints.json"}
+    paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in ends.items()}
+    write_text(paths["json"], json.dumps(result, indent=1) + "\n")
+    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
+    lines += ["| number | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
+    write_text(paths["md"], "\n".join(lines) + "\n")
+    write_text(paths["records"], json.dumps(records) + "\n")
+    logger.info(
+        "%s: AP %.4f, AP50 %.4f over %d pictures (%s); tables in %s.{md,json}", dataset.split,
+        found.stats["AP"], found.stats["AP50"], found.images, source, os.path.join(folder, stem),
+    )  # fmt: skip
+    return dict(result, console=f"{found.text}\n({source})", files=list(paths.values()))

@@ -1,0 +1,150 @@
+"""Loading, saving and converting weights of other packages.
+
+>>> from model_zoo import get_model, load_foreign, save_foreign
+>>> net = get_model("resnet50_v1b")
+>>> load_foreign(net, "resnet50-0676ba61.pth")         # doctest: +SKIP
+>>> save_foreign(net, "resnet50.safetensors")          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_attn.files import save_parameters
+from gluon_attn.registry import unknown_name
+from model_zoo.adapters.files import read_arrays
+from model_zoo.adapters.guess import guess_net
+from model_zoo.adapters.safe_tensors import write_safetensors
+from model_zoo.adapters.tables import SCHEMES, VAA_FILES
+from model_zoo.adapters.torch_write import write_torch
+from model_zoo.adapters.translate import to_foreign
+
+WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
+
+
+class Converted(NamedTuple):
+    """What was converted: the zoo's name and options, scheme read and written, arrays, numbers."""
+
+    model: str
+    options: dict
+    read: str
+    written: str
+    arrays: int
+    numbers: int
+
+
+def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None):
+    """Load weights of another package into a net: all of it, or nothing.
+
+    The same as :func:`model_zoo.params_io.load_into`, which also takes these files; for a backbone
+    with another classifier see :func:`model_zoo.params_io.load_backbone`.
+
+    Args:
+        net: Net of the zoo, initialised or not.
+        path: ``.pth``, ``.pt``, ``.safetensors``, ``.params``, or the folder with the files of
+            VAA's repository. A pickle inside is read, never executed.
+        scheme: Whose names they are, one of :data:`model_zoo.adapters.SCHEMES`; ``'auto'`` takes
+            the one that fits best.
+        allow_missing, ignore, ctx: As for :func:`model_zoo.params_io.load_into`.
+
+    Returns:
+        :class:`model_zoo.params_io.Loaded`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Unknown scheme; a file that is damaged, unsafe, or of another net. The message
+            names what is missing, unexpected or of another shape, and the net it seems to be.
+    """
+    from model_zoo.params_io import load_into
+
+    return load_into(net, path, allow_missing, ignore, ctx=ctx, scheme=scheme)
+
+
+def save_foreign(net, path, scheme="torchvision"):
+    """Write the parameters of a net as another package names them.
+
+    Args:
+        net: Net of the zoo with values, or a dict ``{our name: NDArray}``.
+        path: Its suffix gives the format: ``.pth``, ``.pt``, ``.safetensors`` or ``.params``;
+            with ``scheme='vaa_released'`` a folder.
+        scheme: ``'torchvision'``, ``'gluoncv'``, ``'gluoncv_exported'``, ``'vaa_released'``, or
+            ``'gluon'`` for our own names.
+
+    Raises:
+        ValueError: Unknown scheme or suffix, a net that the scheme cannot name, or without values.
+        OSError: The file could not be written; an older one is untouched.
+    """
+    path = os.fspath(path)
+    if scheme not in SCHEMES:
+        raise ValueError(unknown_name("naming scheme", scheme, SCHEMES))
+    arrays = to_foreign(_values(net), scheme)
+    if scheme == "vaa_released":
+        for part in VAA_FILES:
+            named = {n.partition("/")[2]: a for n, a in arrays.items() if n.startswith(part + "/")}
+            save_parameters(named, os.path.join(path, f"{part}.params"))
+        return
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".params":
+        save_parameters(arrays, path)
+    elif suffix in WRITERS:
+        WRITERS[suffix]({n: _contiguous(a.asnumpy()) for n, a in arrays.items()}, path)
+    else:
+        valid = ", ".join([".params", *WRITERS])
+        raise ValueError(f"cannot save {path}: suffix {suffix!r}; valid are {valid}")
+
+
+def convert(source, out, model=None, scheme="auto", to=None, options=None):
+    """Convert a weight file, by way of a net of the zoo, which checks names and shapes.
+
+    Args:
+        source: File or folder to read; see :func:`load_foreign`.
+        out: File or folder to write; see :func:`save_foreign`.
+        model: Name of the zoo; None: guessed from names and shapes.
+        scheme, to: Names to read and to write; ``to=None`` means ``'gluon'`` for ``.params`` and
+            ``'torchvision'`` otherwise.
+        options: Further arguments of the model.
+
+    Returns:
+        :class:`Converted`.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: As :func:`load_foreign` and :func:`save_foreign`;
+            also if the net cannot be guessed.
+    """
+    from model_zoo.names import get_model
+
+    guess = guess_net(read_arrays(source))
+    if model is None and (guess is None or guess.model is None):
+        what = f"looks like {guess.text}" if guess else "is of no net we know"
+        raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
+    found = guess.options if guess else {}
+    known = found if model is None else {k: v for k, v in found.items() if k == "classes"}
+    model, options = model or guess.model, {**known, **(options or {})}
+    net = get_model(model, **options)
+    net.initialize(mx.init.Zero())
+    load_foreign(net, source, scheme)
+    to = to or ("gluon" if str(out).endswith(".params") else "torchvision")
+    save_foreign(net, out, to)
+    values = _values(net)
+    read = guess.scheme if guess and scheme == "auto" else scheme
+    return Converted(
+        model, options, read, to, len(values), sum(int(np.prod(v.shape)) for v in values.values())
+    )
+
+
+def _values(net):
+    if isinstance(net, dict):
+        return net
+    try:
+        mx.nd.waitall()  # running statistics straight after a step can be stale
+        return {name: p.data() for name, p in net._collect_params_with_prefix().items()}
+    except RuntimeError as error:
+        raise ValueError("the net has no values yet: initialise it or load weights") from error
+
+
+def _contiguous(array):
+    return np.asarray(array, order="C")

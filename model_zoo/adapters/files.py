@@ -1,0 +1,107 @@
+"""Opening weight files of any kind, by their first bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import mxnet as mx
+import numpy as np
+
+from model_zoo.adapters.safe_tensors import is_safetensors, read_safetensors
+from model_zoo.adapters.tables import VAA_FILES
+from model_zoo.adapters.torch_read import is_torch, read_torch
+
+# What the repository and its users call the backbone's file; the prefix of saved names.
+BACKBONE = re.compile(r"backbone_resnet|base_resnet", re.I)
+OLD_PREFIX = re.compile(r"^(resnetv1\d+|(hybrid)?sequential\d+)_")
+COUNTED = {0: "conv", 1: "batchnorm", 2: "activation"}  # layers of the modules come in threes
+
+
+def read_arrays(path):
+    """Return the arrays of a weight file by name, as NDArrays on the CPU.
+
+    Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
+    files of VAA's repository. Floats of foreign formats become float32.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: None of these, damaged, unsafe, or with NaN or infinite values.
+    """
+    from model_zoo.params_io import check_finite, read_params
+
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return read_vaa_folder(path)
+    read = reader_of(path)
+    if read is None:
+        return read_params(path)
+    arrays = read(path)
+    if not arrays:
+        raise ValueError(f"{path}: holds no parameters")
+    params = {name: _to_mxnet(array) for name, array in arrays.items()}
+    check_finite(params, path)
+    return params
+
+
+def reader_of(path):
+    """Return the function that reads a foreign weight file, or None if it is none."""
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if is_torch(head):
+        return read_torch
+    if is_safetensors(head, os.path.getsize(path)) or path.endswith(".safetensors"):
+        return read_safetensors
+    return None
+
+
+def read_vaa_folder(folder):
+    """Return the parameters of VAA's repository, as ``fsr_stage_2/conv0_weight`` and so on.
+
+    They are ten files: the backbone, and for each attention module (stage 2, 3, 4) attention
+    (``fatt``), confidence (``fconv``) and classifier (``fsr``). Words in front of these names are
+    ignored.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: Two files for one part, or a damaged one.
+    """
+    from model_zoo.params_io import read_params
+
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".params"))
+    params = {}
+    for part in VAA_FILES:
+        word = BACKBONE if part == "backbone_resnet" else re.compile(re.escape(part))
+        found = [n for n in names if word.search(n)]
+        if len(found) != 1:
+            kind = FileNotFoundError if not found else ValueError
+            raise kind(
+                f"{folder}: expected one file *{part}.params, found {', '.join(found) or 'none'}. "
+                f"A folder is read as the files of VAA's repository: {', '.join(VAA_FILES)}"
+            )
+        for name, data in read_params(os.path.join(folder, found[0])).items():
+            name = _counted(OLD_PREFIX.sub("", name))
+            if part == "backbone_resnet":  # the net was built with a second classifier
+                name = re.sub("^dense0_", "dense1_", name)
+            params[f"{part}/{name}"] = data
+    return params
+
+
+def _counted(name):
+    """Return the counted name that MXNet gave until 1.3 for one of a later release."""
+    structural = re.fullmatch(r"(\d+)\.(\w+)", name)
+    if structural:
+        place, leaf = int(structural[1]), structural[2]
+        layer = "dense0" if place == 9 else f"{COUNTED[place % 3]}{place // 3}"
+        return f"{layer}_{leaf}"
+    return name
+
+
+def _to_mxnet(array):
+    """Return an NDArray; large ones share the memory."""
+    if array.dtype.name not in ("float32", "int64", "int32", "int8", "uint8"):
+        array = array.astype(np.float32)
+    plain = array.ndim and array.size
+    return mx.nd.from_numpy(array) if plain else mx.nd.array(array, dtype=array.dtype)

@@ -1,0 +1,193 @@
+"""How others name the parameters of our nets: one table per naming scheme and family.
+
+A row is ``(our layer, their layer, kind)``; the kind says which parameters the layer has. In a row
+stand ``{s}`` for the stage (1 to 4), ``{f}`` for its place among our ``features`` (4 to 7), ``{u}``
+for the unit in the stage (from 0), ``{i}`` for the place of a VGG's layer, and for names that count
+layers through a stage: ``{t0} {t1} {t2}`` the three convolutions of a bottleneck, ``{p0} {p1}`` the
+two of a basic unit, ``{g0} {g1} {g2}`` those of a bottleneck where the shortcut of unit 0 takes
+part in the count.
+
+A table is read in both directions, so it must be one to one for every net; a test checks that.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+UNITS = 36  # units of the longest stage, that of ResNet-152
+
+# Parameters of a layer: ours and theirs. PyTorch calls gamma and beta weight and bias.
+STATISTICS = (("running_mean", "running_mean"), ("running_var", "running_var"))
+CONV, AFFINE = (("weight", "weight"),), (("weight", "weight"), ("bias", "bias"))
+GLUON = {
+    "conv": CONV, "affine": AFFINE, "norm": (("gamma", "gamma"), ("beta", "beta"), *STATISTICS),
+}  # fmt: skip
+TORCH = {
+    "conv": CONV, "affine": AFFINE, "norm": (("gamma", "weight"), ("beta", "bias"), *STATISTICS),
+}  # fmt: skip
+
+
+class Table(NamedTuple):
+    """A naming scheme for one family of nets; see the module.
+
+    Attributes:
+        scheme: What users call it; several tables may share one.
+        rows: ``(our layer, their layer, kind)``.
+        leaves: Parameters of each kind, as pairs.
+        separator: Between their layer's and parameter's name.
+        unused: Last part of names of theirs that mean nothing to us.
+    """
+
+    scheme: str
+    rows: tuple
+    leaves: dict = GLUON
+    separator: str = "."
+    unused: tuple = ()
+
+
+RESNET_LAYERS = (
+    ("features.0", "conv1", "conv"),
+    ("features.1", "bn1", "norm"),
+    ("features.{f}.{u}.body.0", "layer{s}.{u}.conv1", "conv"),
+    ("features.{f}.{u}.body.1", "layer{s}.{u}.bn1", "norm"),
+    ("features.{f}.{u}.body.3", "layer{s}.{u}.conv2", "conv"),
+    ("features.{f}.{u}.body.4", "layer{s}.{u}.bn2", "norm"),
+    ("features.{f}.{u}.body.6", "layer{s}.{u}.conv3", "conv"),
+    ("features.{f}.{u}.body.7", "layer{s}.{u}.bn3", "norm"),
+    ("features.{f}.{u}.downsample.0", "layer{s}.{u}.downsample.0", "conv"),
+    ("features.{f}.{u}.downsample.1", "layer{s}.{u}.downsample.1", "norm"),
+    ("output", "fc", "affine"),
+)
+
+# GluonCV's v1b as an export or an old save_params names it, without the net's prefix.
+EXPORTED_STEM = (
+    ("features.0", "conv0", "conv"),
+    ("features.1", "batchnorm0", "norm"),
+    ("features.{f}.0.downsample.0", "down{s}_conv0", "conv"),
+    ("features.{f}.0.downsample.1", "down{s}_batchnorm0", "norm"),
+    ("output", "dense0", "affine"),
+)
+EXPORTED_BASIC = EXPORTED_STEM + (
+    ("features.{f}.{u}.body.0", "layers{s}_conv{p0}", "conv"),
+    ("features.{f}.{u}.body.1", "layers{s}_batchnorm{p0}", "norm"),
+    ("features.{f}.{u}.body.3", "layers{s}_conv{p1}", "conv"),
+    ("features.{f}.{u}.body.4", "layers{s}_batchnorm{p1}", "norm"),
+)
+EXPORTED_BOTTLENECK = EXPORTED_STEM + (
+    ("features.{f}.{u}.body.0", "layers{s}_conv{t0}", "conv"),
+    ("features.{f}.{u}.body.1", "layers{s}_batchnorm{t0}", "norm"),
+    ("features.{f}.{u}.body.3", "layers{s}_conv{t1}", "conv"),
+    ("features.{f}.{u}.body.4", "layers{s}_batchnorm{t1}", "norm"),
+    ("features.{f}.{u}.body.6", "layers{s}_conv{t2}", "conv"),
+    ("features.{f}.{u}.body.7", "layers{s}_batchnorm{t2}", "norm"),
+)
+
+# Files of VAA's repository: the backbone is Gluon's ResNet-101 v1 with a second dense layer; stages
+# 2, 3 and 4 are the attention modules on stage3_activation19, stage3_activation22 and
+# stage4_activation2. The parts before the slash are names of files.
+VAA_BACKBONE = (
+    ("backbone.features.0", "backbone_resnet/conv0", "conv"),
+    ("backbone.features.1", "backbone_resnet/batchnorm0", "norm"),
+    ("backbone.features.{f}.{u}.body.0", "backbone_resnet/stage{s}_conv{g0}", "affine"),
+    ("backbone.features.{f}.{u}.body.1", "backbone_resnet/stage{s}_batchnorm{g0}", "norm"),
+    ("backbone.features.{f}.{u}.body.3", "backbone_resnet/stage{s}_conv{g1}", "conv"),
+    ("backbone.features.{f}.{u}.body.4", "backbone_resnet/stage{s}_batchnorm{g1}", "norm"),
+    ("backbone.features.{f}.{u}.body.6", "backbone_resnet/stage{s}_conv{g2}", "affine"),
+    ("backbone.features.{f}.{u}.body.7", "backbone_resnet/stage{s}_batchnorm{g2}", "norm"),
+    ("backbone.features.{f}.0.downsample.0", "backbone_resnet/stage{s}_conv3", "conv"),
+    ("backbone.features.{f}.0.downsample.1", "backbone_resnet/stage{s}_batchnorm3", "norm"),
+    ("backbone.output", "backbone_resnet/dense1", "affine"),
+)
+# Our layer of a module, the repository's file, and there the layer's counted name.
+VAA_MODULE = (
+    ("mask.0", "fatt", "conv0", "affine"),
+    ("mask.1", "fatt", "batchnorm0", "norm"),
+    ("mask.3", "fatt", "conv1", "affine"),
+    ("mask.4", "fatt", "batchnorm1", "norm"),
+    ("mask.6", "fatt", "conv2", "affine"),
+    ("confidence", "fconv", "conv0", "affine"),
+    ("classifier.0", "fsr", "conv0", "affine"),
+    ("classifier.1", "fsr", "batchnorm0", "norm"),
+    ("classifier.3", "fsr", "conv1", "affine"),
+    ("classifier.4", "fsr", "batchnorm1", "norm"),
+    ("classifier.6", "fsr", "conv2", "affine"),
+    ("classifier.7", "fsr", "batchnorm2", "norm"),
+    ("classifier.10", "fsr", "dense0", "affine"),  # ours has a Flatten in front of it
+)
+VAA_HEADS = tuple(
+    (f"heads.attention.{module}.{ours}", f"{file}_stage_{module + 2}/{theirs}", kind)
+    for module in range(3)
+    for ours, file, theirs, kind in VAA_MODULE
+)
+VAA_FILES = ("backbone_resnet",) + tuple(
+    f"{part}_stage_{stage}" for stage in (2, 3, 4) for part in ("fconv", "fatt", "fsr")
+)
+
+# Place of the first dense layer among the features of VGG-11, 13, 16, 19, plain and batch-norm.
+VGG_DENSE = (21, 25, 31, 37, 29, 35, 44, 53)
+
+
+def _vgg(dense):
+    """Return the rows of torchvision's VGG whose convolutions end in front of layer ``dense``."""
+    layers = tuple(
+        (f"features.{i}", f"features.{i}", kind)
+        for i in range(dense - 2)
+        for kind in ("affine", "norm")
+    )
+    return layers + (
+        (f"features.{dense}", "classifier.0", "affine"),
+        (f"features.{dense + 2}", "classifier.3", "affine"),
+        ("output", "classifier.6", "affine"),
+    )
+
+
+def _same(rows, conv="affine"):
+    """Return rows that give our own names on both sides; v1 has biases where v1b has none."""
+    return tuple((ours, ours, conv if kind == "conv" else kind) for ours, _, kind in rows)
+
+
+COUNTER = {"unused": ("num_batches_tracked",)}  # of PyTorch's batch-norm since 0.4.1
+TABLES = (
+    Table("torchvision", RESNET_LAYERS, TORCH, **COUNTER),
+    *(Table("torchvision", _vgg(dense), TORCH, **COUNTER) for dense in VGG_DENSE),
+    Table("gluoncv", RESNET_LAYERS),
+    Table("gluoncv_exported", EXPORTED_BASIC, separator="_"),
+    Table("gluoncv_exported", EXPORTED_BOTTLENECK, separator="_"),
+    Table("vaa_released", VAA_BACKBONE + VAA_HEADS, separator="_"),
+)
+# Our own names, which are Gluon's; for recognising a file. Saving and loading need no table.
+OWN = (
+    Table("gluon", _same(RESNET_LAYERS)),
+    Table("gluon", _same((*_vgg(max(VGG_DENSE) + 4), ("output", "", "affine")))),
+)
+SCHEMES = tuple(dict.fromkeys(["gluon", *(table.scheme for table in TABLES)]))
+
+
+@lru_cache(maxsize=None)
+def _layers(rows):
+    """Return all ``(our layer, their layer, kind)`` of rows with their places filled in."""
+    places = [_places(stage, unit) for stage in range(1, 5) for unit in range(UNITS)]
+    return tuple(
+        dict.fromkeys(
+            (ours.format(**place), theirs.format(**place), kind)
+            for ours, theirs, kind in rows
+            for place in (places if "{" in ours else places[:1])
+        )
+    )
+
+
+def _places(stage, unit):
+    counted = {f"t{k}": 3 * unit + k for k in range(3)}
+    counted.update((f"p{k}", 2 * unit + k) for k in range(2))
+    counted.update((f"g{k}", 3 * unit + (unit > 0) + k) for k in range(3))
+    return {"s": stage, "f": stage + 3, "u": unit, **counted}
+
+
+def names_of(table):
+    """Return ``{our parameter: their parameter}`` for every net of the table's family."""
+    return {
+        f"{ours}.{leaf}": f"{theirs}{table.separator}{their_leaf}"
+        for ours, theirs, kind in _layers(table.rows)
+        for leaf, their_leaf in table.leaves[kind]
+    }

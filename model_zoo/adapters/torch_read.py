@@ -1,0 +1,258 @@
+"""Reading PyTorch's weight files (``.pth``, ``.pt``) without PyTorch and without running anything.
+
+Three formats are in use:
+
+* a zip archive with ``data.pkl`` and ``data/N`` (PyTorch 1.6 and later);
+* five pickles, one after another, then the numbers (0.1.9 to 1.5, or on demand);
+* a tar archive (before): the first files of torchvision, such as ``resnet18-5c106cde.pth``, which
+  newer PyTorch refuses to load safely.
+
+All of them hold a pickle, see :mod:`model_zoo.adapters.torch_pickle`. Nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import struct
+import tarfile
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from model_zoo.adapters.floats import from_bytes, item_size, to_float32
+from model_zoo.adapters.torch_pickle import (
+    MAX_PICKLE,
+    REMEDY,
+    Name,
+    Tensor,
+    UnsafePickleError,
+    run,
+)
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+MAX_NUMBERS = 1 << 30  # of all tensors of a file; the largest VGG has 0.14 * 2**30
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network")  # keys of checkpoints
+KINDS = {
+    "torch.FloatStorage": "float32", "torch.DoubleStorage": "float64",
+    "torch.HalfStorage": "float16", "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64", "torch.IntStorage": "int32", "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8", "torch.ByteStorage": "uint8", "torch.BoolStorage": "bool",
+}  # fmt: skip
+
+
+class Storage(NamedTuple):
+    """Numbers of a file: their format, their key there, how many, and where a view of it begins."""
+
+    kind: str
+    key: str
+    length: int
+    start: int = 0
+
+
+def is_torch(head):
+    """Tell by its first 512 bytes whether a file may be one of PyTorch's."""
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")  # protocols
+    return head[:4] == b"PK\x03\x04" or pickled or head[257:262] == b"ustar"
+
+
+def read_torch(path):
+    """Return the tensors of a state dict by name, in its order; all floats as float32.
+
+    A checkpoint that holds the state dict under a usual name (``state_dict``, ``model``) will do.
+
+    Raises:
+        ValueError: Damaged, no state dict, larger than any net of this package could be, or with a
+            pickle that asks for more than a state dict needs. Nothing of it has been executed.
+    """
+    with open(path, "rb") as file:
+        head = file.read(512)
+        file.seek(0)
+        read = _read_zip if head[:2] == b"PK" else _read_stream
+        read = _read_tar if head[257:262] == b"ustar" else read
+        try:
+            value, numbers = read(file)
+            return {n: _resolve(n, t, numbers) for n, t in _tensors_of(value).items()}
+        except UnsafePickleError as error:
+            raise ValueError(
+                f"{path}: refused: its pickle {error}; nothing was executed. {REMEDY}"
+            ) from error
+        except (ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # places in front of the file
+                raise
+            raise ValueError(f"{path}: truncated or damaged ({error})") from error
+        except (KeyError, EOFError, TypeError, struct.error, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"{path}: truncated or damaged ({type(error).__name__}: {str(error)[:100]})"
+            ) from error
+
+
+# ------------------------------------------------------------------------------------- containers
+
+
+def _read_zip(file):
+    """Return ``(value, {key: numbers})`` of a zip archive."""
+    storages = {}
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
+        if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
+            raise ValueError(f"is TorchScript, a program and not a state dict. {REMEDY}")
+        if len(pickles) != 1:
+            raise ValueError("a zip archive, but none of PyTorch's: it lacks data.pkl")
+        root = pickles[0][: -len("data.pkl")]
+        if members[pickles[0]].file_size > MAX_PICKLE:
+            raise ValueError(f"data.pkl is longer than {MAX_PICKLE} bytes")
+        # Packed members could unpack to any size; PyTorch does not pack.
+        packed = [n for n, info in members.items() if info.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise ValueError(f"{packed[0]} is compressed, which PyTorch never does")
+        order = f"{root}byteorder"
+        big = order in members and archive.read(order) == b"big"
+        value = run(io.BytesIO(archive.read(pickles[0])), lambda pid: _storage(pid, storages))
+        numbers, left = {}, os.fstat(file.fileno()).st_size
+        for key, storage in storages.items():
+            info = members.get(f"{root}data/{key}")
+            if info is None or info.file_size != storage.length * item_size(storage.kind):
+                raise ValueError(f"storage {key} is missing or has another length than expected")
+            left -= info.file_size  # several names of one member would multiply it
+            if left < 0:
+                raise ValueError("the storages are longer than the file")
+            numbers[key] = from_bytes(archive.read(info), storage.kind, big)  # checks the CRC
+    return value, numbers
+
+
+def _read_stream(file):
+    """Return ``(value, {key: numbers})`` of the format of PyTorch 0.1.9 to 1.5."""
+    storages = {}
+    try:
+        magic = run(file)
+    except UnsafePickleError as error:  # a bare pickle that is something else altogether
+        raise UnsafePickleError(f"is not PyTorch's and {error}") from error
+    if magic != MAGIC or run(file) != PROTOCOL:
+        raise ValueError("a pickle, but not one of PyTorch's state dicts")
+    run(file)  # sizes of C types on the machine that wrote it; the numbers are little-endian
+    value = run(file, lambda pid: _storage(pid, storages))
+    keys = run(file)
+    if not isinstance(keys, list) or set(map(_key, keys)) != set(storages):
+        raise ValueError("truncated or damaged: its list of storages is not that of its tensors")
+    numbers = {key: _next_numbers(file, storages[key]) for key in keys}
+    if file.read(1):
+        raise ValueError("bytes follow the last storage; damaged")
+    return value, numbers
+
+
+def _read_tar(file):
+    """Return ``(value, {key: numbers})`` of the format before PyTorch 0.1.9."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        stored = archive.extractfile("storages")
+        numbers, storages = {}, {}
+        for _ in range(_count(run(stored))):
+            key, _, kind = run(stored)
+            numbers[_key(key)] = _next_numbers(stored, Storage(_kind(kind), key, None))
+            storages[key] = Storage(_kind(kind), key, len(numbers[key]))
+        for key, root, start, length in run(stored):
+            storages[_key(key)] = Storage(storages[_key(root)].kind, root, length, start)
+        tensors, described = {}, archive.extractfile("tensors")
+        for _ in range(_count(run(described))):
+            key, storage, _ = run(described)
+            axes, _ = struct.unpack("<ii", described.read(8))
+            if not 0 <= axes <= 32:
+                raise ValueError(f"a tensor of {axes} axes; damaged")
+            sides = struct.unpack(f"<{2 * axes + 1}q", described.read(16 * axes + 8))
+            size, stride = sides[:axes], sides[axes:-1]
+            tensors[int(key)] = Tensor(storages[_key(storage)], sides[-1], size, stride)
+        # Containers of whole models are written as tuples.
+        value = run(archive.extractfile("pickle"), lambda pid: tensors[int(pid)])
+    return value, numbers
+
+
+def _next_numbers(file, storage):
+    """Return the storage at the file's position: how many numbers, then the numbers."""
+    (length,) = struct.unpack("<q", file.read(8))
+    if storage.length not in (None, length) or not 0 <= length <= MAX_NUMBERS:
+        raise ValueError(f"storage {storage.key} has {length} numbers; truncated or damaged")
+    size, here = length * item_size(storage.kind), file.tell()
+    if size > file.seek(0, os.SEEK_END) - here:
+        raise ValueError(f"truncated in storage {storage.key}")
+    file.seek(here)
+    return from_bytes(file.read(size), storage.kind)
+
+
+def _key(value):
+    # Taking the hash of a deeply nested tuple would end the process.
+    if type(value) not in (str, int):
+        raise ValueError("damaged: the key of a storage is neither text nor number")
+    return value
+
+
+def _count(value):
+    if type(value) is not int:
+        raise ValueError("damaged: no number of entries")
+    return value
+
+
+# ---------------------------------------------------------------------------------------- tensors
+
+
+def _storage(pid, storages):
+    """Return the storage that a persistent id names, and enter it into ``storages``."""
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+        what = pid[0] if isinstance(pid, tuple) and pid else pid
+        raise UnsafePickleError(f"refers to a {str(what)[:40]}, not only to storages")
+    kind, key, _, length = pid[1:5]
+    view = pid[5] if len(pid) > 5 else None
+    if type(length) is not int or length < 0:
+        raise ValueError("a damaged reference to a storage")
+    storage = storages.setdefault(_key(key), Storage(_kind(kind), key, length))
+    if storage != Storage(_kind(kind), key, length):
+        raise ValueError(f"storage {key} has two lengths or number formats; damaged")
+    if view is None:
+        return storage
+    _, start, length = view
+    return Storage(storage.kind, key, _count(length), _count(start))
+
+
+def _kind(name):
+    if not isinstance(name, Name) or name.text not in KINDS:
+        raise ValueError(f"a storage of unknown format; valid: {', '.join(KINDS)}")
+    return KINDS[name.text]
+
+
+def _tensors_of(value):
+    """Return the named tensors of a state dict or of a checkpoint around one."""
+    places = [value] + [value.get(key) for key in NESTED] if isinstance(value, dict) else []
+    for place in places:
+        if isinstance(place, dict):
+            found = {str(k): v for k, v in place.items() if isinstance(v, Tensor)}
+            if found:
+                if sum(math.prod(t.size) for t in found.values()) > MAX_NUMBERS:
+                    raise ValueError(f"more than {MAX_NUMBERS} numbers")
+                return found
+    held = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
+    raise ValueError(f"holds no state dict but {held[:200]}. {REMEDY}")
+
+
+def _resolve(name, tensor, numbers):
+    """Return a tensor's values as a contiguous array."""
+    storage, size = tensor.storage, tensor.size
+    if not isinstance(storage, Storage):
+        raise ValueError(f"'{name}' has no storage; damaged")
+    if min((tensor.offset, storage.start, *size, *tensor.stride)) < 0:
+        raise ValueError(f"'{name}' has a negative size, stride or offset; damaged")
+    array, count = numbers[storage.key][storage.start :][: storage.length], math.prod(size)
+    ends = sum((side - 1) * step for side, step in zip(size, tensor.stride))
+    # A stride of 0 would blow a single number up to any size.
+    if count and not (tensor.offset + ends < len(array) and count <= len(array)):
+        raise ValueError(f"'{name}' {size} reaches beyond its storage; damaged")
+    if not count:
+        return to_float32(array[:0].reshape(size), storage.kind)
+    steps = [step * array.itemsize for step in tensor.stride]
+    window = np.lib.stride_tricks.as_strided(array[tensor.offset :], size, steps, writeable=False)
+    return to_float32(window, storage.kind)

@@ -1,0 +1,157 @@
+"""From foreign names to ours and back, by the tables."""
+
+from __future__ import annotations
+
+import collections
+import difflib
+from typing import NamedTuple
+
+from gluon_attn.registry import unknown_name
+from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, names_of
+
+
+class Translation(NamedTuple):
+    """A file's parameters under our names.
+
+    Attributes:
+        params: By our name, or by theirs where the net has no such parameter.
+        outside: Names of the file that are not part of the net: other parts of a larger one.
+        table: The table that fits.
+    """
+
+    params: dict
+    outside: list
+    table: Table
+
+
+def tables_of(scheme):
+    """Return the tables of a naming scheme, or all with ``'auto'``.
+
+    Raises:
+        ValueError: Unknown scheme.
+    """
+    if scheme not in ("auto", *SCHEMES):
+        raise ValueError(unknown_name("naming scheme", scheme, ("auto", *SCHEMES)))
+    return [table for table in TABLES if scheme in ("auto", table.scheme)]
+
+
+def translate(targets, params, scheme="auto", known=0):
+    """Find the table under which most of a net's parameters are in a file, and apply it.
+
+    Args:
+        targets: Our names, of the net.
+        params: The file's parameters by name.
+        scheme: See :func:`tables_of`.
+        known: How many fit without any table; a table must do better.
+
+    Returns:
+        A :class:`Translation`, or None if no table fits even half of its layers.
+
+    Raises:
+        ValueError: Unknown scheme.
+    """
+    best, found, prefix = None, {}, ""
+    for table in tables_of(scheme):
+        wanted = {ours: theirs for ours, theirs in names_of(table).items() if ours in targets}
+        names, start = find_prefixed(params, wanted, table.separator)
+        if len(names) > max(known, len(found), len(wanted) // 2):
+            best, found, prefix = table, names, start
+    if best is None:
+        return None
+    renamed = {ours: params[theirs] for ours, theirs in found.items()}
+    used, outside = set(found.values()), []
+    for name, data in params.items():
+        if name in used or name.rpartition(".")[2] in best.unused:
+            continue
+        renamed[name] = data
+        if not name.startswith(prefix):
+            outside.append(name)
+    return Translation(renamed, outside, best)
+
+
+def to_foreign(params, scheme):
+    """Return our parameters under the names of a scheme.
+
+    Args:
+        params: ``{our name: anything}`` of one net.
+        scheme: One of ``SCHEMES``.
+
+    Raises:
+        ValueError: The scheme has no names for some parameter.
+    """
+    if scheme == "gluon":
+        return dict(params)
+    tables = [names_of(table) for table in tables_of(scheme)]
+
+    def fit(names):
+        # A table of a longer VGG has a name for everything, but takes the dense layers for
+        # convolutions, whose names are the same here and there.
+        named = [ours for ours in params if ours in names]
+        return len(named), sum(names[ours] != ours for ours in named)
+
+    best = max(tables, key=fit)
+    left = [ours for ours in params if ours not in best]
+    renamed = {best[ours]: data for ours, data in params.items() if ours in best}
+    if left or len(renamed) != len(params):
+        what = f"no name for {len(left)} of {len(params)} parameters ({', '.join(left[:3])}, …)"
+        raise ValueError(
+            f"scheme '{scheme}' has {what if left else 'the same name for two parameters'}. "
+            "torchvision and gluoncv name ResNet v1b and wide ResNets (bias-free; v1 of depth 18 "
+            "and 34 is the same net), torchvision also VGG; of a net with heads give its backbone"
+        )
+    return renamed
+
+
+def recognise(params):
+    """Return ``(scheme, {our name: shape})`` of a file, whatever net it belongs to, or None."""
+    best, scheme = {}, None
+    for table in (*OWN, *TABLES):
+        names, _ = find_prefixed(params, names_of(table), table.separator)
+        counted = {o.rpartition(".")[0] for o in names if o.endswith(".running_mean")}
+        # VGG's tables know every layer both as convolution and as batch-norm.
+        own = {
+            ours: tuple(params[theirs].shape)
+            for ours, theirs in names.items()
+            if (ours.rpartition(".")[0] in counted)
+            == ours.endswith((".gamma", ".beta", ".running_mean", ".running_var"))
+        }
+        if len(own) > len(best) and _plausible(own):
+            best, scheme = own, table.scheme
+    return (scheme, best) if best else None
+
+
+def _plausible(own):
+    """Tell whether the first unit has the kernels that its kind demands."""
+    first = own.get("features.4.0.body.0.weight")
+    middle = own.get("features.4.0.body.3.weight")
+    bottleneck = "features.4.0.body.6.weight" in own
+    # An exported basic unit, read as a bottleneck, has its 3x3 convolutions elsewhere.
+    kernels = [shape[2:] for shape in (first, middle) if shape]
+    return not kernels or kernels == [(1, 1) if bottleneck else (3, 3), (3, 3)][: len(kernels)]
+
+
+def nearest(missing, unused, limit=3):
+    """Return pairs of a missing name and the unused name that is most like it."""
+    pairs = []
+    for name in missing:
+        close = difflib.get_close_matches(name, unused, n=1, cutoff=0.85)
+        pairs += [(name, close[0])] if close else []
+        if len(pairs) == limit:
+            break
+    return pairs
+
+
+def find_prefixed(params, wanted, separator):
+    """Find the prefix under which most of the wanted names are in a file.
+
+    Returns:
+        ``({key of wanted: name in the file}, prefix)``; nothing if two prefixes do equally well.
+    """
+    counts, values = collections.Counter(), set(wanted.values())
+    for name in params:
+        cuts = [0] + [i + 1 for i, character in enumerate(name) if character == separator]
+        counts.update(name[:cut] for cut in cuts if name[cut:] in values)
+    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    if len(best) != 1:
+        return {}, ""
+    return {key: best[0] + w for key, w in wanted.items() if best[0] + w in params}, best[0]
