@@ -98,6 +98,8 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     assert "not run" not in text and (page.parent / "images" / "results-y.png").exists()
     kept = read_scores(page.parent / "results.json")
     assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
+    with pytest.raises(ValueError, match="'z'"):
+        reproduce(table, ["z"], request(out))
     with pytest.raises(ValueError, match="quick"):
         reproduce(table, ["x"], request(out, quick=True), str(page))
 

@@ -102,8 +102,11 @@ fi
 quiet=-q
 [ -t 1 ] && quiet=
 errors=$venv/install-errors.log
-if ! "$venv/bin/python" -m pip --disable-pip-version-check install $quiet --only-binary :all: \
-    -r "$requirements" -r requirements-test.txt 2>"$errors"; then
+install() {
+    "$venv/bin/python" -m pip --disable-pip-version-check install $quiet --only-binary :all: "$@"
+}
+if ! { install -r "$requirements" -r requirements-test.txt &&
+    install --no-deps -r requirements-downstream.txt; } 2>"$errors"; then
     grep '^ERROR' "$errors" >&2 || tail -n 5 "$errors" >&2
     die 1 "pip could not install $requirements. Without a network, point PIP_INDEX_URL at a mirror or PIP_FIND_LINKS at a folder of wheels; then run make again (all of pip's messages: $errors)."
 fi

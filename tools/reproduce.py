@@ -41,7 +41,6 @@ def main():
     """Run the experiments and print the summary."""
     parser = flags()
     args = parser.parse_args()
-    from gluon_attn.registry import unknown_name
     from gluon_attn.workflows.experiments import EXPERIMENTS
     from gluon_attn.workflows.reproduce import QUICK_SEEDS, SEEDS, Request, reproduce
 
@@ -52,9 +51,6 @@ def main():
     if not args.out:
         parser.error("--out DIR is needed")
     names = list(EXPERIMENTS) if args.experiments == ["all"] else args.experiments
-    for name in names:
-        if name not in EXPERIMENTS:
-            raise ValueError(unknown_name("experiment", name, EXPERIMENTS))
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     request = Request(
         args.out, seeds, args.num_workers, args.quick, cli.recipe_folder(),

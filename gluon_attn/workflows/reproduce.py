@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from gluon_attn.files import write_text
 from gluon_attn.metrics.layout import mean_and_spread, mean_interval
+from gluon_attn.registry import unknown_name
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
@@ -105,8 +106,11 @@ def reproduce(table, names, request, page=None):
         those of earlier calls.
 
     Raises:
-        ValueError: ``page`` with ``quick``: such numbers say nothing.
+        ValueError: An unknown name; ``page`` with ``quick``: such numbers say nothing.
     """
+    for name in names:
+        if name not in table:
+            raise ValueError(unknown_name("experiment", name, table))
     if page and request.quick:
         raise ValueError("a quick run only shows that everything runs; leave out --page")
     record = os.path.join(request.out, "summary.json")
