@@ -6,13 +6,12 @@ turns, so that a busy moment of the machine hits all of them.
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
-import resource
 import statistics
-import time
 
 import numpy as np
+
+from gluon_attn.workflows.bench_turns import Job, default_threads, take_turns, thread_variables
 
 VARIANTS = {
     "static": "this package: one static graph, losses included in the same trainer",
@@ -22,75 +21,64 @@ VARIANTS = {
 }
 
 
-def benchmark_training(model="vaa_resnet101", size=224, batch=8, rounds=5, steps=1, report=None):
-    """Measure training steps per second of each variant.
+def benchmark_training(
+    model="vaa_resnet101", size=224, batch=8, rounds=5, threads=None, seconds=4.0,
+    report=lambda line: None,
+):  # fmt: skip
+    """Measure training steps of each variant in turns, a process each.
 
     Args:
         model: Name of a VAA model.
         size: Input side in pixels.
         batch: Images per step.
-        rounds: Turns that each variant gets, behind two turns for warming up.
-        steps: Steps per turn.
-        report: Called with a line of text after each round.
+        rounds: Turns of each; a turn is as many steps as fit into ``seconds``, at least one.
+        threads: Compute threads; None means one per core.
+        seconds: Length of a turn.
+        report: Called with a line of text now and then.
 
     Returns:
-        ``{"variants": {name: {images_per_second, peak_memory_mb, rates}}, "ratios": {name: {median,
-        lowest, highest}}, "machine": …}``; a ratio is ``static`` over the variant, round by round.
+        ``{"variants": {name: {what, images_per_second, peak_memory_mb, rates}}, "ratios": {name:
+        {median, lowest, highest}}, "left_out": …}``; a ratio is ``static`` over the variant, round
+        by round.
+
+    Raises:
+        OSError: The static step does not run.
     """
-    context = multiprocessing.get_context("spawn")
-    workers = {}
-    for name in VARIANTS:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_train_worker, args=(theirs, name, model, size, batch))
-        process.start()
-        workers[name] = (process, ours)
-    rates = {name: [] for name in VARIANTS}
-    for turn in range(-2, rounds):
-        for name, (_, pipe) in workers.items():
-            pipe.send(steps)
-            rate = batch * steps / _receive(pipe, name)
-            if turn >= 0:
-                rates[name].append(rate)
-        if report and turn >= 0:
-            report(f"round {turn + 1}/{rounds}: "
-                   + ", ".join(f"{n} {r[-1]:.2f} img/s" for n, r in rates.items()))  # fmt: skip
-    result = {"variants": {}, "ratios": {}, "machine": machine(), "batch": batch, "size": size,
-              "model": model}  # fmt: skip
-    for name, (process, pipe) in workers.items():
-        pipe.send(0)
-        memory = _receive(pipe, name)
-        process.join()
+    threads = threads or default_threads()
+    jobs = [Job(name, "", _open, (name, model, size, batch)) for name in VARIANTS]
+    with thread_variables(threads):
+        measured, left_out = take_turns(jobs, rounds, seconds, model, report)
+    result = {
+        "variants": {}, "ratios": {}, "left_out": left_out, "batch": batch, "size": size,
+        "model": model, "threads": threads, "machine": machine(),
+    }  # fmt: skip
+    for item in measured:
+        name = item.job.engine
+        rates, static = (
+            [batch / statistics.mean(turn) for turn in t] for t in (item.turns, item.against)
+        )
         result["variants"][name] = {
-            "what": VARIANTS[name], "images_per_second": statistics.median(rates[name]),
-            "rates": rates[name], "peak_memory_mb": memory / 1024,
+            "what": VARIANTS[name], "images_per_second": statistics.median(rates), "rates": rates,
+            "peak_memory_mb": item.peak_mb,
         }  # fmt: skip
         if name != "static":
-            result["ratios"][name] = ratio_by_turns(rates["static"], rates[name])
+            result["ratios"][name] = ratio_by_turns(static, rates)
     return result
 
 
-def _receive(pipe, name):
-    try:
-        return pipe.recv()
-    except EOFError:
-        raise RuntimeError(f"the process of variant '{name}' has died (out of memory?)") from None
+def _open(variant, model, size, batch):
+    """Open a variant in its process; return ``(step, facts)``."""
+    import mxnet as mx
 
+    one = _make_step(variant, model, size, batch)
 
-def _train_worker(pipe, variant, model, size, batch):
-    """Run as many steps as asked for, answer with the seconds; 0 ends and answers peak memory."""
-    step = _make_step(variant, model, size, batch)
-    while True:
-        count = pipe.recv()
-        if not count:
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-            return
-        started = time.perf_counter()
-        for _ in range(count):
-            step()
-        import mxnet as mx
-
+    def step():
+        one()
         mx.nd.waitall()
-        pipe.send(time.perf_counter() - started)
+
+    for _ in range(2):  # memory is planned in the first, momentum exists from the second on
+        step()
+    return step, {}
 
 
 def _make_step(variant, model, size, batch):

@@ -6,13 +6,11 @@ turns, so that a busy moment of the machine hits all of them.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
-import time
 
 import numpy as np
 
+from gluon_attn.workflows.bench_turns import Job, default_threads, take_turns, thread_variables
 from gluon_attn.workflows.benchmark import machine, ratio_by_turns, spread_text
 
 VARIANTS = {
@@ -24,86 +22,49 @@ VARIANTS = {
 }
 
 
-def benchmark_attention(model="resnet18_v1", size=224, batch=16, rounds=5, report=None):
-    """Measure one training step of each variant.
+def benchmark_attention(
+    model="resnet18_v1", size=224, batch=16, rounds=5, threads=None, seconds=4.0,
+    report=lambda line: None,
+):  # fmt: skip
+    """Measure training steps of every variant in turns, a process each.
 
     Args:
         model: Zoo name.
         size: Input side in pixels.
         batch: Images per step.
-        rounds: Turns that each variant gets, behind two turns for warming up.
-        report: Called with a line of text after each round.
+        rounds: Turns of each; a turn is as many steps as fit into ``seconds``, at least one.
+        threads: Compute threads; None means one per core.
+        seconds: Length of a turn.
+        report: Called with a line of text now and then.
 
     Returns:
-        ``{"variants": {name: {seconds, peak_memory_mb, rounds, ratio}}, …}``; a ratio
+        ``{"variants": {name: {seconds, peak_memory_mb, rounds, ratio}}, "left_out": …}``; a ratio
         ``{median, lowest, highest}`` is the variant over ``plain``, round by round.
 
     Raises:
-        RuntimeError: A variant's process has died, as it does when memory runs out.
+        OSError: The plain step does not run.
     """
-    context = multiprocessing.get_context("spawn")
-    workers = {}
-    for name, options in VARIANTS.items():
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_worker, args=(theirs, options, model, size, batch))
-        process.start()
-        theirs.close()  # else a dead worker would never be noticed
-        workers[name] = (process, ours)
-    try:
-        seconds = _take_turns(workers, rounds, report)
-        memory = {name: _ask(worker, name, "memory") for name, worker in workers.items()}
-    finally:
-        for process, pipe in workers.values():
-            pipe.close()
-            process.join()
+    threads = threads or default_threads()
+    jobs = [Job(name, "", _open, (model, size, batch, options))
+            for name, options in VARIANTS.items()]  # fmt: skip
+    with thread_variables(threads):
+        measured, left_out = take_turns(jobs, rounds, seconds, model, report)
     variants = {}
-    for name, found in seconds.items():
-        variants[name] = {
-            "seconds": statistics.median(found), "peak_memory_mb": memory[name], "rounds": found,
-            "ratio": ratio_by_turns(found, seconds["plain"]),
+    for item in measured:
+        turns, against = ([statistics.mean(turn) for turn in t] for t in (item.turns, item.against))
+        variants[item.job.engine] = {
+            "seconds": statistics.median(turns), "peak_memory_mb": item.peak_mb, "rounds": turns,
+            "ratio": ratio_by_turns(turns, against),
         }  # fmt: skip
-    return {"variants": variants, "model": model, "size": size, "batch": batch,
-            "machine": machine()}  # fmt: skip
+    return {
+        "variants": variants, "left_out": left_out, "model": model, "size": size, "batch": batch,
+        "threads": threads, "machine": machine(),
+    }  # fmt: skip
 
 
-def _take_turns(workers, rounds, report):
-    seconds = {name: [] for name in workers}
-    for turn in range(-2, rounds):
-        for name, worker in workers.items():
-            spent = _ask(worker, name, "step")
-            if turn >= 0:
-                seconds[name].append(spent)
-        if report and turn >= 0:
-            last = ", ".join(f"{name} {found[-1]:.3f} s" for name, found in seconds.items())
-            report(f"round {turn + 1}/{rounds}: {last}")
-    return seconds
-
-
-def _ask(worker, name, question):
-    try:
-        worker[1].send(question)
-        return worker[1].recv()
-    except (EOFError, OSError):
-        raise RuntimeError(f"the process of variant '{name}' has died (out of memory?)") from None
-
-
-def _worker(pipe, options, model, size, batch):
-    """Answer 'step' with the seconds of a step and 'memory' with peak MB, until nobody asks."""
-    import mxnet as mx
-
-    step = make_step(model, size, batch, options)
-    while True:
-        try:
-            question = pipe.recv()
-        except EOFError:
-            return
-        if question == "memory":
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-            continue
-        started = time.perf_counter()
-        step()
-        mx.nd.waitall()
-        pipe.send(time.perf_counter() - started)
+def _open(model, size, batch, options):
+    """Open a variant in its process; return ``(step, facts)``."""
+    return make_step(model, size, batch, options), {}
 
 
 def make_step(model, size, batch, options):
@@ -142,7 +103,14 @@ def make_step(model, size, batch, options):
         net, [mx.cpu()], task, optimization, options
     )
     method.begin_epoch(0)
-    return lambda: method.train_step(data)
+
+    def step():
+        method.train_step(data)
+        mx.nd.waitall()
+
+    for _ in range(2):  # memory is planned in the first, momentum exists from the second on
+        step()
+    return step
 
 
 def attention_table(result):
