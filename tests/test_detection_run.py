@@ -29,6 +29,7 @@ from gluon_attn.export import ExportError  # noqa: E402
 from gluon_attn.recipe import Recipe  # noqa: E402
 from gluon_attn.workflows import detection, load  # noqa: E402
 from gluon_attn.workflows.detection_export import ExportedDetector, export_detector  # noqa: E402
+from gluon_attn.workflows.detection_predict import detect_files, find_pictures  # noqa: E402
 from gluon_attn.workflows.train import Settings, train  # noqa: E402
 
 RUNS = ("ssd", pytest.param("faster_rcnn", marks=pytest.mark.slow))
@@ -165,17 +166,21 @@ def tool(repository, name):
 
 def test_predict_writes_records_and_drawn_boxes(repository, exported, data, tmp_path):
     arguments = [
-        exported[0], data / "val2017", "--threshold", 0.06, "--json", tmp_path / "all.json",
+        exported[0], data / "val2017", "--threshold", 0.0, "--json", tmp_path / "all.json",
         "--draw", tmp_path / "drawn", "--csv", tmp_path / "all.csv",
     ]  # fmt: skip
     tool(repository, "predict").main([str(a) for a in arguments])
     contents = json.loads((tmp_path / "all.json").read_text())
     assert len(contents["pictures"]) == 4 == len(list((tmp_path / "drawn").iterdir()))
     boxes = [d for p in contents["pictures"] for d in p["detections"]]
-    assert boxes and all(d["score"] >= 0.06 and d["class"] in contents["classes"] for d in boxes)
+    assert boxes and all(d["class"] in contents["classes"] for d in boxes)
     assert all(d["box"][0] >= 0 and d["box"][0] + d["box"][2] <= 128.001 for d in boxes)
     rows = (tmp_path / "all.csv").read_text().splitlines()
     assert len(rows) == 1 + len(boxes)
+    best = max(d["score"] for d in boxes)
+    pictures = find_pictures([str(data / "val2017")])
+    few = detect_files(ExportedDetector(exported[0]), pictures, best - 1e-6)
+    assert 1 <= sum(len(p["detections"]) for p in few) < len(boxes)
 
 
 def test_predict_says_what_detectors_cannot_do(repository, exported, data):
@@ -227,7 +232,7 @@ def test_a_classifiers_export_is_no_detector(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method, epochs, least", [("ssd", 100, 0.95), ("faster_rcnn", 120, 0.9)])
+@pytest.mark.parametrize("method, epochs, least", [("ssd", 100, 0.95), ("faster_rcnn", 120, 0.8)])
 def test_eight_pictures_are_learnt_by_heart(method, epochs, least, data, tmp_path):
     options = {
         "ssd": {"warmup_epochs": 5.0, "expand": 1.0, "crop": False, "colour": False},
@@ -237,4 +242,4 @@ def test_eight_pictures_are_learnt_by_heart(method, epochs, least, data, tmp_pat
                                                          "lr_epochs": (100,)}}  # fmt: skip
     found = overfit(tmp_path / "run", data, method, epochs=epochs, options=options,
                     **changes[method])  # fmt: skip
-    assert found >= least
+    assert found["AP"] >= least and found["AP50"] > 0.99 and found["AP75"] > 0.95

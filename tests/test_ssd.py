@@ -221,6 +221,20 @@ def test_targets_against_numpy():
         assert not offsets.asnumpy()[b][best < 0].any()
 
 
+def test_decoding_undoes_the_encoding():
+    net, rng = tiny_net("ssd"), RNG(7)
+    anchors = net.raw(mx.nd.zeros((1, 3, 96, 96)))[2]
+    start = rng.uniform(0, 40, (1, 6, 2))
+    boxes = np.concatenate([start, start + rng.uniform(10, 50, (1, 6, 2))], 2).astype(np.float32)
+    labels, offsets = SsdTargets()(anchors, mx.nd.array(boxes), mx.nd.array([[0, 1, 2, 3, 4, 5]]))
+    found = net.decode(offsets, anchors).asnumpy()[0]
+    labels = labels.asnumpy()[0].astype(int)
+    assert set(labels) == set(range(7))
+    np.testing.assert_allclose(
+        found[labels > 0], boxes[0, labels[labels > 0] - 1], rtol=1e-4, atol=1e-3
+    )
+
+
 def loss_inputs(seed=4):
     rng = RNG(seed)
     labels = np.zeros((3, 30), np.float32)

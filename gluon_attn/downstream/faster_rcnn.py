@@ -15,13 +15,12 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.downstream.features import StageFeatures, fix_statistics
 from gluon_attn.downstream.gluoncv_parts import gluoncv_module
-from gluon_attn.downstream.nms import KEEP_ALL, ClasswiseNms
+from gluon_attn.downstream.nms import CLIP, KEEP_ALL, ClasswiseNms
 from gluon_attn.nets import attention_blocks
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's maps P2 … P6
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 STDS = (0.1, 0.1, 0.2, 0.2)  # of the offsets from proposals; those from anchors are not scaled
-CLIP = 4.135  # log(1000 / 16): most that a side may be stretched, as a logarithm
 RPN_OVERLAP = 0.7
 CANONICAL, CANONICAL_LEVEL = 224.0, 4  # a proposal of 224 x 224 pixels is looked at on P4
 ROI_SIZE, ROI_SAMPLES = (7, 7), 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mxnet.gluon import HybridBlock
 
+CLIP = 4.135  # log(1000 / 16): most that a side may be stretched, as a logarithm; keeps exp finite
 KEEP_ALL = 2.0  # an overlap that no two boxes reach: box_nms then only sorts
 
 

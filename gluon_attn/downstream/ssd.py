@@ -16,7 +16,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.downstream.features import StageFeatures
 from gluon_attn.downstream.gluoncv_parts import gluoncv_module
-from gluon_attn.downstream.nms import ClasswiseNms
+from gluon_attn.downstream.nms import CLIP, ClasswiseNms
 from gluon_attn.nets import attention_blocks
 
 STDS = (0.1, 0.1, 0.2, 0.2)  # of the offsets: centre x, y, width, height
@@ -147,7 +147,7 @@ class SSD(HybridBlock):
         self.output_names = ("classes", "scores", "boxes")
         self.output_names += ("candidate_scores", "candidate_boxes") if candidates else ()
         self.raw, self.nms = raw, nms
-        self.decode = gluoncv_module("nn.coder").NormalizedBoxCenterDecoder(STDS)
+        self.decode = gluoncv_module("nn.coder").NormalizedBoxCenterDecoder(STDS, clip=CLIP)
 
     @property
     def backbone(self):
