@@ -217,7 +217,7 @@ LEDGER_RECIPES = {
     "blocks": "srm_imagenet_resnet50", "dreal": "dreal_imagenet_srm_resnet101",
     "reid": "reid_market_resnet50", "icasc": "icasc_cifar100_resnet110",
     "autola#Block": "hoga_cifar10_resnet20", "autola#Search": "hoga_search_cifar10",
-    "autola#Training": "hoga_cifar10_resnet20",
+    "autola#Training": "hoga_cifar10_resnet20", "detection": "ssd300_coco_se_resnet50",
 }  # fmt: skip
 PARTIAL = {"autola#Block"}  # says nothing of training
 

@@ -16,6 +16,7 @@ from training_helpers import checkpoint_arrays
 from gluon_attn.data.coco_names import KEYPOINTS
 from gluon_attn.data.keypoints_loader import People
 from gluon_attn.data.tiny_coco import write_tiny_coco
+from gluon_attn.export import Predictor
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.recipe import Recipe
 from gluon_attn.workflows.keypoints import PoseFinder, Reading
@@ -173,6 +174,8 @@ def test_an_export_gives_the_net_s_heat_maps(exported):
     finder = finder_of_export(folder)
     np.testing.assert_allclose(finder.net(image).asnumpy(), net(image).asnumpy(), atol=1e-4)
     assert finder.names == KEYPOINTS and finder.reading == Reading()
+    with pytest.raises(ValueError, match="an export for keypoints"):
+        Predictor(folder)
     people, _ = square_people(2)
     own = finder_for(net)(people, workers=0)
     for a, b in zip(finder(people, workers=0), own):

@@ -21,6 +21,7 @@ from gluon_attn.files import save_parameters
 from gluon_attn.recipe import Recipe
 from gluon_attn.runtime import seed_everything
 from gluon_attn.workflows import build, evaluate, load
+from gluon_attn.workflows.tasks import OF_MODEL
 from gluon_attn.workflows.train import Settings, train
 from model_zoo import WIDER_ATTRIBUTES, get_model
 
@@ -63,9 +64,10 @@ def values(net):
 def test_recipes_of_the_repository_build(repository):
     for path in sorted((repository / ROOT_RECIPES).glob("*.py")):
         found = build.load_recipe(path.stem, folder=str(repository / ROOT_RECIPES))
-        net = build.build_net(found, 14)
-        assert net.output_names[0] == "logits"
-        assert net.input_size[0] == found.input_size  # people are half as wide
+        if not found.model.startswith(tuple(OF_MODEL)):  # their nets have tests of their own
+            net = build.build_net(found, 14)
+            assert net.output_names[0] == "logits"
+            assert net.input_size[0] == found.input_size  # people are half as wide
         unknown = set(found.options) - set(build.METHODS.get(found.method).OPTIONS)
         assert not unknown, (path, unknown)
 

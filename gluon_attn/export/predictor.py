@@ -77,6 +77,11 @@ class Predictor:
         _check_counts(warmup, "warmup")
         threads = None if threads is None else int(threads)
         self.sidecar = read_sidecar(directory)
+        if self.sidecar.get("task"):
+            raise ValueError(
+                f"{directory} is an export for {self.sidecar['task']}, which has a reader of its "
+                "own: tools/predict.py finds it; docs/detection.md and docs/keypoints.md name it"
+            )
         self.name, self.classes = self.sidecar["name"], tuple(self.sidecar["classes"])
         self.schema = check_schema(self.sidecar.get("schema"), self.classes)
         self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
