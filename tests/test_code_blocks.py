@@ -194,6 +194,27 @@ def give_analysis():
         Path(f"runs/{name}/best.json").write_text(json.dumps(best))
 
 
+def give_reid():
+    """An export of a re-identification net, and three pictures."""
+    import mxnet as mx
+
+    from gluon_attn.export import export_model
+    from gluon_attn.workflows.reid import whole_pictures
+    from model_zoo import get_model
+
+    net = get_model("reid_resnet18_w16_synthetic", width=8, input_size=64)
+    net.initialize(mx.init.Xavier())
+    values = {"mean": (120, 115, 100), "std": (60, 57, 58), "resize": 72, "crop": 64, "size": 64}
+    values = whole_pictures(net, values)
+    classes = [f"person {k}" for k in range(net.classes)]
+    export_model(
+        net, "exports/reid", "reid", classes, values.pop("size"), values, check=False
+    )  # fmt: skip
+    for k, name in enumerate(("query", "a", "b")):
+        picture = np.random.default_rng(k).integers(0, 256, (64, 32, 3), np.uint8)
+        cv2.imwrite(f"{name}.jpg", picture)
+
+
 def give_deployment():
     """An export of drawn people's attributes that has an int8 form."""
     run_tool("prepare_data.py synthetic --out data/people --train 4 --val 12 --test 4 -j 1")
@@ -202,7 +223,7 @@ def give_deployment():
 
 
 # What a page's blocks may take for granted, as its text says: made before its first or slow blocks.
-GIVEN = {"README.md": give_readme, "docs/analysis.md": give_analysis}
+GIVEN = {"README.md": give_readme, "docs/analysis.md": give_analysis, "docs/reid.md": give_reid}
 GIVEN_SLOW = {"docs/deployment.md": give_deployment}
 
 

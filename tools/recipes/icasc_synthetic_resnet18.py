@@ -4,7 +4,7 @@ Command    python tools/train.py --recipe icasc_synthetic_resnet18 --data-dir SY
 Hardware   2 CPU cores
 Hours      not run
 Paper      none: neither this net nor this data is the paper's
-Ours       not run
+Ours       docs/results.md
 Deviates   no pre-trained backbone; Adam, cosine schedule; settings of baseline_synthetic_resnet18,
            which is this recipe with method=baseline, but for epochs
 """
