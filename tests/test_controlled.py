@@ -48,8 +48,8 @@ def test_tables_by_hand():
     assert ["arm", "error"] in lines  # no column for values by epoch
     assert [BASELINE, "52.0 ± 2.8", "2.00 ± 1.41"] in lines and [BASELINE, "-"] in lines
     assert ["A", "54.0 ± 1.4", "2.00 ± 0.00"] in lines and ["A", "0.500 ± 0.354"] in lines
-    assert ["A", "+2.00 ± 1.41"] in lines  # 3 and 1
-    assert ["A", "+0.125 ± 0.177"] in lines  # the baseline has no critic: no such table
+    assert ["A", "+2.00 ± 1.41 [-10.71, +14.71]"] in lines  # 3 and 1; t of one degree 12.71
+    assert ["A", "+0.125 ± 0.177 [-1.463, +1.713]"] in lines
     assert sum(line == ["arm", "d"] for line in lines) == 2
 
 

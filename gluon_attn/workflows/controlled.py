@@ -20,7 +20,7 @@ from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_text
-from gluon_attn.metrics.layout import mean_and_spread
+from gluon_attn.metrics.layout import mean_and_spread, mean_interval
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_measures import MEASURES, Run
 from gluon_attn.workflows.controlled_presets import BASELINE, IMAGES, SIDES
@@ -111,7 +111,7 @@ def describe(preset, rows):
     seeds = len(rows[BASELINE])
     parts = [f"Test split, mean ± standard deviation over {seeds} seed(s):"]
     parts += [_table(rows, group) for group in ("score", *preset.measures)]
-    parts.append("Difference to the baseline, seed by seed:")
+    parts.append("Difference to the baseline, seed by seed, with Student's 95 % interval:")
     parts += [_table(rows, group, BASELINE) for group in ("score", *preset.measures)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -165,7 +165,12 @@ def _cell(values, sign=""):
     mean, spread = mean_and_spread(values)
     digits = 1 if abs(mean) >= 20 else 2 if abs(mean) >= 1 else 3
     text = f"{mean:{sign}.{digits}f}"
-    return text if spread is None or np.isnan(spread) else f"{text} ± {spread:.{digits}f}"
+    if spread is not None and not np.isnan(spread):
+        text += f" ± {spread:.{digits}f}"
+        if sign:  # a difference
+            low, high = mean_interval(values)
+            text += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return text
 
 
 def _slug(arm):
