@@ -199,7 +199,7 @@ def test_failed_replacement_keeps_the_old_export(tmp_path, monkeypatch):
     net, target = make_net(), tmp_path / "x"
     export(net, target)
     before = (target / "tiny.json").read_bytes()
-    monkeypatch.setattr(writer, "_write_files", lambda *a: 1 / 0)
+    monkeypatch.setattr(writer, "write_files", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(net, target, overwrite=True)
     assert (target / "tiny.json").read_bytes() == before and os.listdir(tmp_path) == ["x"]

@@ -28,6 +28,9 @@ from gluon_attn.files import first_line, save_parameters, write_text
 from gluon_attn.runtime import versions
 
 TOLERANCE = 1e-5  # of max(1, |output|)
+# Parts of a batch of three that are compared, and their sizes
+ROWS = {"batch3": slice(0, 3), "batch1": slice(0, 1), "batch2": slice(1, 3)}
+BATCHES = (1, 2, 3)
 PARITY_TIMEOUT = 900  # seconds, for the other process
 
 logger = logging.getLogger(__name__)
@@ -100,9 +103,14 @@ def export_model(
     symbol, arrays = trace(net, names)
     check_shapes(symbol, arrays, sidecar, type(net).__name__)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        sidecar["files"] = _write_files(partial, name, symbol, arrays)
+        sidecar["files"] = write_files(partial, name, symbol, arrays)
         if check:
-            sidecar["parity"] = _check_parity(partial, sidecar["files"], ctx, batch, reference)
+            paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+            sidecar["parity"] = check_parity(
+                paths, {key: batch[part] for key, part in ROWS.items()},
+                {key: [value[part] for value in reference] for key, part in ROWS.items()},
+                BATCHES, f"{ctx.device_type}:{ctx.device_id}",
+            )  # fmt: skip
         write_variants(partial, sidecar, variants)
         sidecar_file.write_sidecar(partial, sidecar)
     logger.info("exported %s to %s, parity %s", name, directory, sidecar.get("parity"))
@@ -181,7 +189,7 @@ def _run_net(net, batch, names):
     return values, ctx
 
 
-def _write_files(directory, name, symbol, arrays):
+def write_files(directory, name, symbol, arrays):
     """Write graph and parameters and return their sidecar entries."""
     graph, params = directory / f"{name}-symbol.json", directory / f"{name}-0000.params"
     write_text(graph, symbol.tojson())
@@ -190,34 +198,40 @@ def _write_files(directory, name, symbol, arrays):
     return {"symbol": describe(graph), "params": describe(params)}
 
 
-def _check_parity(directory, files, ctx, batch, reference):
-    """Run the files in another process; return the ``parity`` entry or raise ExportError."""
-    rows = {"batch3": slice(0, 3), "batch1": slice(0, 1), "batch2": slice(1, 3)}
+def check_parity(paths, inputs, expected, batches, context="cpu:0"):
+    """Run an export in another process; return the sidecar's ``parity`` entry.
+
+    Args:
+        paths: Of the symbol and the params.
+        inputs: ``{key: (B, 3, H, W) float32}``, run one after the other.
+        expected: ``{key: [the net's own outputs]}``.
+        batches: The batch sizes among them, for the record.
+        context: Device, such as ``'gpu:0'``.
+
+    Raises:
+        ExportError: A number differs by more than the tolerance.
+    """
     with tempfile.TemporaryDirectory(prefix="parity-") as work:
-        inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
-        np.savez(inputs, **{key: batch[part] for key, part in rows.items()})
-        paths = [str(directory / files[kind]["file"]) for kind in ("symbol", "params")]
-        report = run_elsewhere([*paths, inputs, outputs, f"{ctx.device_type}:{ctx.device_id}"])
+        given, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
+        np.savez(given, **inputs)
+        report = run_elsewhere([*map(str, paths), given, outputs, context])
         worst = 0.0
         with np.load(outputs) as results:
-            for key, part in rows.items():
-                for number, expected in enumerate(reference):
-                    difference = np.abs(results[f"{key}:{number}"] - expected[part])
-                    scaled = difference / np.maximum(1.0, np.abs(expected[part]))
+            for key, values in expected.items():
+                for number, value in enumerate(values):
+                    difference = np.abs(results[f"{key}:{number}"] - value)
+                    scaled = difference / np.maximum(1.0, np.abs(value))
                     worst = max(worst, float(scaled.max()))
     if not worst <= TOLERANCE:  # so that NaN fails as well
         raise ExportError(
             f"the export differs from the net by {worst:.3g} of max(1, |output|); at most "
             f"{TOLERANCE:g} is allowed. Nothing was written"
         )
-    sizes = sorted(part.stop - part.start for part in rows.values())
+    kind, number = context.split(":")
     return {
-        "max_abs_diff": worst,
-        "tolerance": TOLERANCE,
-        "batch": sizes,
-        "mxnet": report["mxnet"],
-        "context": str(ctx),
-    }
+        "max_abs_diff": worst, "tolerance": TOLERANCE, "batch": list(batches),
+        "mxnet": report["mxnet"], "context": f"{kind}({number})",
+    }  # fmt: skip
 
 
 def run_elsewhere(arguments):

@@ -7,8 +7,6 @@ batch says nothing about that of another, whose convolutions may differ in the l
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import mxnet as mx
@@ -19,12 +17,10 @@ from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import trace
-from gluon_attn.export.writer import random_batch, run_elsewhere
-from gluon_attn.files import save_parameters, write_text
+from gluon_attn.export.writer import check_parity, random_batch, write_files
 from gluon_attn.runtime import versions
 from gluon_attn.workflows.tasks import refuse_forms
 
-TOLERANCE = 1e-5  # of max(1, |output|)
 BATCHES = (1, 2)
 
 
@@ -84,12 +80,10 @@ def export_detector(
     ]
     symbol, arrays = trace(view, view.output_names)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        graph, params = partial / f"{name}-symbol.json", partial / f"{name}-0000.params"
-        write_text(graph, symbol.tojson())
-        save_parameters(arrays, params)
-        describe = sidecar_file.describe_file
-        sidecar["files"] = {"symbol": describe(graph), "params": describe(params)}
-        sidecar["parity"] = _check_parity((graph, params), images, expected)
+        sidecar["files"] = write_files(partial, name, symbol, arrays)
+        paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+        inputs = {f"batch{n}": images[:n] for n in BATCHES}
+        sidecar["parity"] = check_parity(paths, inputs, expected, BATCHES)
         sidecar_file.write_sidecar(partial, sidecar)
     return sidecar
 
@@ -145,24 +139,3 @@ def _run(view, images):
         if not np.isfinite(value).all():
             raise ExportError(f"{type(view).__name__}: output '{name}' is not finite")
     return outputs
-
-
-def _check_parity(files, images, expected):
-    with tempfile.TemporaryDirectory(prefix="parity-") as work:
-        inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
-        np.savez(inputs, **{f"batch{n}": images[:n] for n in BATCHES})
-        report = run_elsewhere([*map(str, files), inputs, outputs, "cpu:0"])
-        worst = 0.0
-        with np.load(outputs) as results:
-            for key, values in expected.items():
-                for number, value in enumerate(values):
-                    found = results[f"{key}:{number}"]
-                    difference = np.abs(found - value) / np.maximum(1.0, np.abs(value))
-                    worst = max(worst, float(difference.max()))
-    if not worst <= TOLERANCE:  # so that NaN fails as well
-        raise ExportError(
-            f"the export differs from the net by {worst:.3g} of max(1, |output|); at most "
-            f"{TOLERANCE:g} is allowed. Nothing was written"
-        )
-    return {"max_abs_diff": worst, "tolerance": TOLERANCE, "batch": list(BATCHES),
-            "mxnet": report["mxnet"], "context": "cpu(0)"}  # fmt: skip

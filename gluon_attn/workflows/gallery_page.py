@@ -5,8 +5,7 @@ from __future__ import annotations
 import html
 from typing import NamedTuple
 
-from gluon_attn.files import write_text
-from gluon_attn.workflows.summary import STYLE
+from gluon_attn.workflows.summary import STYLE, write_page
 
 MORE_STYLE = """
 body { max-width: 76rem; }
@@ -80,14 +79,8 @@ def write(path, contents):
         parts.append(
             f"<figure><img src='{html.escape(file)}' alt='{html.escape(caption)}'></figure>"
         )
-    body = "\n".join(parts)
-    write_text(
-        path,
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>gluon_attn gallery</title><style>{STYLE}{MORE_STYLE}</style></head>\n<body>\n"
-        f"{body}\n<script>{SCRIPT}</script>\n</body></html>\n",
-    )
+    parts.append(f"<script>{SCRIPT}</script>")
+    write_page(path, "gluon_attn gallery", STYLE + MORE_STYLE, parts)
 
 
 def _table(head, rows):

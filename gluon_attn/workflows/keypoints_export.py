@@ -6,8 +6,6 @@ settings stand in the sidecar under ``keypoints``.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import mxnet as mx
@@ -18,14 +16,10 @@ from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, trace
-from gluon_attn.export.writer import random_batch, run_elsewhere
-from gluon_attn.files import save_parameters, write_text
+from gluon_attn.export.writer import BATCHES, ROWS, check_parity, random_batch, write_files
 from gluon_attn.runtime import versions
 from gluon_attn.workflows.keypoints import PoseFinder, Reading, options_of
 from gluon_attn.workflows.tasks import refuse_forms
-
-TOLERANCE = 1e-5  # of max(1, |output|)
-ROWS = {"batch1": slice(0, 1), "batch2": slice(1, 3), "batch3": slice(0, 3)}
 
 
 def export_from_flags(args, trained):
@@ -92,12 +86,11 @@ def export_pose(
     }]  # fmt: skip
     check_shapes(symbol, arrays, sidecar, type(net).__name__)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        graph, params = partial / f"{name}-symbol.json", partial / f"{name}-0000.params"
-        write_text(graph, symbol.tojson())
-        save_parameters(arrays, params)
-        describe = sidecar_file.describe_file
-        sidecar["files"] = {"symbol": describe(graph), "params": describe(params)}
-        sidecar["parity"] = _check_parity((graph, params), images, expected)
+        sidecar["files"] = write_files(partial, name, symbol, arrays)
+        paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+        inputs = {key: images[rows] for key, rows in ROWS.items()}
+        outputs = {key: [expected[rows]] for key, rows in ROWS.items()}
+        sidecar["parity"] = check_parity(paths, inputs, outputs, BATCHES)
         sidecar_file.write_sidecar(partial, sidecar)
     return sidecar
 
@@ -131,23 +124,3 @@ def _run(net, images):
     if not np.isfinite(value).all():
         raise ExportError(f"{type(net).__name__}: the heat-maps are not finite")
     return value
-
-
-def _check_parity(files, images, expected):
-    with tempfile.TemporaryDirectory(prefix="parity-") as work:
-        inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
-        np.savez(inputs, **{key: images[rows] for key, rows in ROWS.items()})
-        report = run_elsewhere([*map(str, files), inputs, outputs, "cpu:0"])
-        with np.load(outputs) as results:
-            worst = max(
-                float((np.abs(results[f"{key}:0"] - expected[rows])
-                       / np.maximum(1.0, np.abs(expected[rows]))).max())
-                for key, rows in ROWS.items()
-            )  # fmt: skip
-    if not worst <= TOLERANCE:  # so that NaN fails as well
-        raise ExportError(
-            f"the export differs from the net by {worst:.3g} of max(1, |output|); at most "
-            f"{TOLERANCE:g} is allowed. Nothing was written"
-        )
-    return {"max_abs_diff": worst, "tolerance": TOLERANCE, "batch": [1, 2, 3],
-            "mxnet": report["mxnet"], "context": "cpu(0)"}  # fmt: skip

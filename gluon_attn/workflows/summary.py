@@ -59,15 +59,20 @@ def write(path, results, pictures, predicted, seconds, trained, export):
         "</code> as symbol, params and a sidecar. It runs on plain MXNet.</p>",
         f"<pre>python tools/predict.py {html.escape(export)} IMAGE_OR_FOLDER</pre>",
     ]
+    write_page(path, "gluon_attn demo", STYLE, parts)
+    return path
+
+
+def write_page(path, title, style, parts):
+    """Write a page of HTML parts, all in one file but for its pictures."""
     body = "\n".join(parts)
     write_text(
         path,
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>gluon_attn demo</title><style>{STYLE}</style></head>\n<body>\n{body}\n"
+        f"<title>{title}</title><style>{style}</style></head>\n<body>\n{body}\n"
         "</body></html>\n",
     )
-    return path
 
 
 def _table(results):
