@@ -218,16 +218,21 @@ LEDGER_RECIPES = {
     "reid": "reid_market_resnet50", "icasc": "icasc_cifar100_resnet110",
     "autola#Block": "hoga_cifar10_resnet20", "autola#Search": "hoga_search_cifar10",
     "autola#Training": "hoga_cifar10_resnet20", "detection": "ssd300_coco_se_resnet50",
+    "detection#Ledger of Faster R-CNN": "faster_rcnn_coco_se_resnet50",
+    "keypoints": "simple_pose_coco_resnet50",
 }  # fmt: skip
 PARTIAL = {"autola#Block"}  # says nothing of training
 
 
 def ledger_of(key):
-    """Return the rows of a page's ledger, or of one section of it (``page#Section``)."""
+    """Return the rows of a page's ledger, or of one section (``page#Heading``)."""
     page, _, section = key.partition("#")
-    text = text_of(ROOT / "docs" / f"{page}.md").partition("## Fidelity ledger")[2]
-    if section:
-        text = text.partition(f"\n### {section}\n")[2].partition("\n### ")[0]
+    text = text_of(ROOT / "docs" / f"{page}.md")
+    if section:  # its last occurrence: ledgers end a page
+        parts = re.split(r"^##+ ", text, flags=re.MULTILINE)
+        text = [part for part in parts if part.startswith(f"{section}\n")][-1]
+    else:
+        text = text.partition("## Fidelity ledger")[2].partition("\n## ")[0]
     return tables_of(text, ("What", "Value here", "Source and evidence", "Switch"))
 
 

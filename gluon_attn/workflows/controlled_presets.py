@@ -60,14 +60,20 @@ DIGIT = (
 )  # fmt: skip
 # The last epoch, not the best: the best may lie before the attention losses begin.
 LATE = ("epochs=30", "keep=last")
+# Scenes of 128 pixels shrunk to 46: the plain ResNet-14 has a
+# validation mAP of 51 % when the attention losses begin, and of 60 % at the end.
+DIGITS = (
+    "model_options.depth=14", "model_options.width=8", "input_size=40", "resize=46", "crop_min=40",
+    "crop_max=46", "eval_crop=43", "epochs=12", "batch_size=64", "lr=0.004", "keep=last",
+)  # fmt: skip
 PRESETS = {
     "icasc-digit": Preset(
         "icasc_digits_resnet18", "digit", icasc_arms(6, _KINDS), "top1",
         ("model=cifar_resnet20_cifar10", *DIGIT), ("overlap",),
     ),
     "icasc-digits": Preset(
-        "icasc_digits_resnet18", "digits", icasc_arms(15, ["A_ch, constant"]), "mAP",
-        LATE, ("overlap",),
+        "icasc_digits_resnet18", "digits", icasc_arms(6, ["A_ch, constant"]), "mAP",
+        ("model=cifar_resnet20_cifar10", *DIGITS), ("overlap",),
     ),
     "icasc-people": Preset(
         "icasc_synthetic_resnet18", "people", icasc_arms(15, ["A_ch, constant"]), "mAP",
@@ -85,7 +91,7 @@ PRESETS = {
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},
     "digit32": {"train": 2000, "val": 400, "test": 1000},
-    "digits": {"train": 1000, "val": 300, "test": 500},
+    "digits": {"train": 2000, "val": 300, "test": 500},
     "people": {"train": 150, "val": 120, "test": 300},
     "garments": {"train": 900, "val": 200, "test": 500},
 }
