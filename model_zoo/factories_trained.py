@@ -1,15 +1,16 @@
 """Small nets that come with weights: every method and its baseline, on data anyone can draw.
 
 =====================================  =============================================================
-``icasc_resnet18_w16_synthetic``       ``resnet18_w16_synthetic`` (14 attributes) trained with ICASC
+``short_resnet18_w16_synthetic``       ``resnet18_w16_synthetic`` (14 attributes), 30 epochs
+``icasc_resnet18_w16_synthetic``       the same 30 epochs with ICASC
 ``se_resnet18_w16_synthetic``          the same net with SE blocks
 ``dreal_se_resnet18_w16_synthetic``    trained with DREAL
 ``basic_resnet18_w16_synthetic``       5 attributes of people at 48 px, equal weights
 ``awmt_resnet18_w16_synthetic``        trained with AWMT's adaptive weights
 ``resnet20_w8_digits``                 CIFAR ResNet-20 of half the width, one digit of ten, 32 px
 ``icasc_resnet20_w8_digits``           trained with ICASC
-``se_resnet20_w8_digits``              with SE blocks
-``dreal_se_resnet20_w8_digits``        trained with DREAL
+``se_resnet14_w8_digits``              six units, with SE blocks
+``dreal_se_resnet14_w8_digits``        trained with DREAL
 =====================================  =============================================================
 
 The method leaves no trace in the net: names say how the weights were made.
@@ -26,7 +27,8 @@ TASKS = 5  # of the controlled experiment of AWMT
 
 def _register_all():
     people = {"depth": 18, "width": 16, "input_size": 112, "classes": len(WIDER_ATTRIBUTES)}
-    register("icasc_resnet18_w16_synthetic", plain_resnet, **people)
+    for name in ("short", "icasc"):
+        register(f"{name}_resnet18_w16_synthetic", plain_resnet, **people)
     for name in ("se", "dreal_se"):
         register(f"{name}_resnet18_w16_synthetic", plain_resnet, attention="se", **people)
     tasks = dict(people, input_size=48, classes=TASKS)
@@ -35,8 +37,9 @@ def _register_all():
     digits = {"depth": 20, "width": 8, "classes": 10}
     for name in ("", "icasc_"):
         register(f"{name}resnet20_w8_digits", small_resnet, **digits)
+    digits["depth"] = 14
     for name in ("se", "dreal_se"):
-        register(f"{name}_resnet20_w8_digits", small_resnet, attention="se", **digits)
+        register(f"{name}_resnet14_w8_digits", small_resnet, attention="se", **digits)
 
 
 _register_all()

@@ -120,17 +120,20 @@ def _table(rows, group, minus=None):
     """Return a table of one group of numbers, or of their differences to an arm; '' if empty."""
     names = [n for found in rows.values() for row in found
              for n, value in row.get(group, {}).items() if not isinstance(value, list)]  # fmt: skip
-    names, table = list(dict.fromkeys(names)), []
+    names = list(dict.fromkeys(names))
     if minus is not None:
         given = rows[minus][0].get(group, {})
         names = [n for n in names if n in given and n != "seconds"]
-    for arm, found in rows.items():
-        values = [row.get(group, {}) for row in found]
-        if minus is None:
-            table.append([arm, *(_cell([v[n] for v in values if n in v]) for n in names)])
-        elif arm != minus:
-            pairs = list(zip(values, (row.get(group, {}) for row in rows[minus])))
-            table.append([arm, *(_cell([a[n] - b[n] for a, b in pairs], "+") for n in names)])
+    values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
+    if minus is not None:
+        theirs = values.pop(minus)
+        values = {
+            arm: [{n: a[n] - b[n] for n in names} for a, b in zip(own, theirs)]
+            for arm, own in values.items()
+        }
+    columns = [_column([[v[n] for v in own if n in v] for own in values.values()], minus)
+               for n in names]  # fmt: skip
+    table = [[arm, *cells] for arm, *cells in zip(values, *columns)]
     if not names:
         return ""
     return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
@@ -158,12 +161,16 @@ def _run(preset, recipe, data, folder, workers):
     return found
 
 
-def _cell(values, sign=""):
-    values = [value for value in values if value is not None]
-    if not values:
-        return "-"
+def _column(lists, signed):
+    """Return the cells of a column, all with as many decimals; each list has a value per seed."""
+    lists = [[value for value in values if value is not None] for values in lists]
+    largest = max((abs(np.mean(values)) for values in lists if values), default=0.0)
+    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
+    return [_cell(values, digits, "+" if signed else "") if values else "-" for values in lists]
+
+
+def _cell(values, digits, sign):
     mean, spread = mean_and_spread(values)
-    digits = 1 if abs(mean) >= 20 else 2 if abs(mean) >= 1 else 3
     text = f"{mean:{sign}.{digits}f}"
     if spread is not None and not np.isnan(spread):
         text += f" ± {spread:.{digits}f}"

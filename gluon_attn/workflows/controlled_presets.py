@@ -13,15 +13,20 @@ _KINDS = {
 }
 
 
-def icasc_arms(start, also):
+def icasc_arms(start, also, later=()):
     """Return the arms of an ICASC experiment.
 
     All four kinds from the epoch ``start`` on, when the net knows something that can be attended
-    to, and the kinds named in ``also`` from the first epoch, as the paper's silence suggests.
+    to; the kinds named in ``also`` from the first epoch, as the paper's silence suggests; and
+    those of ``later``, pairs of kind and epoch, from that epoch, nearer to fine-tuning.
     """
-    first = {f"{kind}, from the first epoch": _KINDS[kind] for kind in also}
     late = {kind: (*changes, f"start_epoch={start}") for kind, changes in _KINDS.items()}
-    return {BASELINE: ("method=baseline",), **late, **first}
+    first = {f"{kind}, from the first epoch": _KINDS[kind] for kind in also}
+    last = {
+        f"{kind}, from epoch {epoch + 1}": (*_KINDS[kind], f"start_epoch={epoch}")
+        for kind, epoch in later
+    }
+    return {BASELINE: ("method=baseline",), **late, **first, **last}
 
 
 DREAL_ARMS = {
@@ -60,8 +65,8 @@ DIGIT = (
 )  # fmt: skip
 # The last epoch, not the best: the best may lie before the attention losses begin.
 LATE = ("epochs=30", "keep=last")
-# Scenes of 128 pixels shrunk to 46: the plain ResNet-14 has a
-# validation mAP of 51 % when the attention losses begin, and of 60 % at the end.
+# Scenes of 128 pixels shrunk to 46: the plain ResNet-14 has a validation mAP of 51 % when the
+# attention losses begin, and of 60 % at the end.
 DIGITS = (
     "model_options.depth=14", "model_options.width=8", "input_size=40", "resize=46", "crop_min=40",
     "crop_max=46", "eval_crop=43", "epochs=12", "batch_size=64", "lr=0.004", "keep=last",
@@ -76,12 +81,13 @@ PRESETS = {
         ("model=cifar_resnet20_cifar10", *DIGITS), ("overlap",),
     ),
     "icasc-people": Preset(
-        "icasc_synthetic_resnet18", "people", icasc_arms(15, ["A_ch, constant"]), "mAP",
+        "icasc_synthetic_resnet18", "people",
+        icasc_arms(15, ["A_ch, constant"], [("A_ch, constant", 20), ("A_ch, constant", 25)]), "mAP",
         LATE, ("overlap",),
     ),
     "dreal-digit": Preset(
         "dreal_digits_resnet18", "digit", dict(list(DREAL_ARMS.items())[:-1]), "top1",
-        ("model=se_resnet20_cifar10", *DIGIT), ("critic", "diversity"),
+        ("model=se_resnet20_cifar10", *DIGIT, "model_options.depth=14"), ("critic", "diversity"),
     ),
     "dreal-people": Preset(
         "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", ("epochs=20",),

@@ -146,7 +146,8 @@ EXPERIMENTS = {
         Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"), _awmt,
     ),
     "dreal-digit": Experiment(
-        "DREAL", f"{_DIGIT}, SE", "test top-1 %", (BASELINE, HEADLINE["dreal-digit"]),
+        "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
+        (BASELINE, HEADLINE["dreal-digit"]),
         Published("ImageNet, SRM-ResNet-101, top-1 error %", "21.404", "20.474"),
         functools.partial(_preset, "dreal-digit"),
     ),
