@@ -67,6 +67,7 @@ def bands_by_epoch(series, label, path):
                           alpha=0.15, lw=0)  # fmt: skip
         axes.plot(epochs, rows.mean(axis=0), color=colour(number), lw=1.6, label=arm)
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch", fontsize=MEDIUM)
     axes.set_ylabel(label, fontsize=MEDIUM)
     axes.legend(frameon=False, fontsize=SMALL)
