@@ -156,6 +156,14 @@ def test_a_shipped_entry(name):
         assert file.read() == publish.card(name, entry, SHIPPED)
 
 
+def test_the_page_has_the_table_of_all(repository, tmp_path):
+    page = repository / "docs" / "weights.md"
+    copy = shutil.copy(page, tmp_path / "weights.md")
+    publish.renew(copy)
+    assert page.read_bytes() == (tmp_path / "weights.md").read_bytes(), "run tools/publish.py"
+    assert all(f"`{name}`" in page.read_text(encoding="utf-8") for name in SHIPPED)
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Return a function from an entry's command to the folder with the test split it draws."""

@@ -183,6 +183,7 @@ def test_offline_message_names_file_hash_directory_and_ways_out(tmp_path, builti
 
 
 def test_a_name_without_weights(builtin):
+    builtin(table())
     with pytest.raises(ValueError, match=r"'nonsuch'. Models with weights: \(none\)"):
         store.get_model_file("nonsuch")
     builtin(table("tiny", "other"))

@@ -16,6 +16,7 @@ import mxnet as mx
 from gluon_attn.files import atomic_path, sha256_of, write_text
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
+from gluon_attn.workflows.reproduce import replace_block
 from model_zoo import MODELS, store
 
 LARGEST = 4 << 20  # bytes of a file that is shipped
@@ -156,9 +157,41 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 
 For trying out this package: loading, attention maps, export, tests. It has seen nothing but
 {"drawn people" if people else "digits of scikit-learn's `digits` in drawn scenes"} and knows
-nothing of photographs. {_LIMITS if people else ""}
+nothing of photographs.{" " + _LIMITS if people else ""}
 Licence: that of this package; its own generator draws the data{"" if people else _DIGITS}.
 """
+
+
+def table(known):
+    """Return the weights that come with the package as a Markdown table.
+
+    Args:
+        known: All entries of ``weights.json``.
+    """
+    from tabulate import tabulate
+
+    rows = []
+    for name, entry in known.items():
+        score = entry["score"]
+        main = next(m for m in MEASURES if m in score)
+        method, baseline = entry["recipe"]["method"], entry["baseline"]
+        beside = "-" if baseline is None else f"`{baseline}`"
+        card = f"[card](../model_zoo/cards/{name}.md)"
+        size = f"{entry['size'] / 1e6:.1f} MB"
+        rows.append([f"`{name}`", method, f"{main} {100 * score[main]:.1f} %", beside, size, card])
+    heads = ["name", "method", "test score", "baseline", "file", "what it is"]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+
+def renew(page, index=None):
+    """Write :func:`table` between the marks ``weights`` of a page.
+
+    Args:
+        page: Markdown file.
+        index: ``weights.json``; by default that of this package.
+    """
+    with open(index or store.BUILTIN, encoding="utf-8") as file:
+        replace_block(page, "weights", table(json.load(file)["weights"]))
 
 
 _LIMITS = (
