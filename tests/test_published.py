@@ -164,6 +164,16 @@ def test_the_page_has_the_table_of_all(repository, tmp_path):
     assert all(f"`{name}`" in page.read_text(encoding="utf-8") for name in SHIPPED)
 
 
+def test_cards_of_people_hold_the_text_on_their_use(repository):
+    page = (repository / "docs" / "responsible_use.md").read_text(encoding="utf-8")
+    quoted = [line[1:].strip() for line in page.splitlines() if line.startswith(">")]
+    text = " ".join(" ".join(quoted).split())
+    assert "Must not be used" in text
+    for name in (name for name in SHIPPED if name.endswith("_synthetic")):
+        with open(os.path.join(FOLDER, "cards", f"{name}.md"), encoding="utf-8") as file:
+            assert text in " ".join(file.read().split())
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Return a function from an entry's command to the folder with the test split it draws."""

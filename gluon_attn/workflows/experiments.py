@@ -12,7 +12,7 @@ from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
 from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.controlled import make_data, run_preset
-from gluon_attn.workflows.controlled_presets import BASELINE, PRESETS
+from gluon_attn.workflows.controlled_presets import BASELINE, MAIN, PRESETS
 from gluon_attn.workflows.experiment import run_experiment
 from gluon_attn.workflows.multitask import run_multitask
 from gluon_attn.workflows.reproduce import Experiment, Outcome, Published
@@ -116,7 +116,7 @@ def _autola(kind, ways, request):
     return _outcome(scores, done.text, "top1 %", request)
 
 
-HEADLINE = {name: "all stages" if "dreal" in name else "A_ch, constant" for name in PRESETS}
+HEADLINE = {name: "all stages" if "dreal" in name else MAIN for name in PRESETS}
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {

@@ -155,10 +155,7 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 
 ## Intended use, limits
 
-For trying out this package: loading, attention maps, export, tests. It has seen nothing but
-{"drawn people" if people else "digits of scikit-learn's `digits` in drawn scenes"} and knows
-nothing of photographs.{" " + _LIMITS if people else ""}
-Licence: that of this package; its own generator draws the data{"" if people else _DIGITS}.
+{_PEOPLE if people else _DIGITS}
 """
 
 
@@ -194,11 +191,25 @@ def renew(page, index=None):
         replace_block(page, "weights", table(json.load(file)["weights"]))
 
 
-_LIMITS = (
-    "It must not be used on pictures of real people, for any purpose: not to identify, rate, sort\n"
-    "or watch them, and not to infer sex, age or any other trait. See docs/responsible_use.md.\n"
-)
-_DIGITS = "\nfrom scikit-learn's digits (UCI, CC BY 4.0)"
+# As on docs/responsible_use.md.
+_PEOPLE = """**Intended use.** Research on methods of attribute recognition, and tests of this
+software.
+
+**Must not be used** for surveillance, for identifying or tracking persons, in law enforcement or
+border control, for decisions about employment, education, credit, insurance, housing or access, or
+to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
+of real people.
+
+**Limits.** Trained on generated pictures: scores say nothing about photographs. Labels are those of
+the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
+performance for groups of real people is unknown.
+
+Licence: that of this package, whose generator draws the data."""
+_DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
+nothing but scikit-learn's `digits` in drawn scenes.
+
+Licence: that of this package, whose generator draws the data from scikit-learn's digits (UCI, CC BY
+4.0)."""
 
 
 def _commit():
