@@ -144,7 +144,23 @@ def training_curves(records, path):
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, drawn) in zip(grid, panels.items()):
         _training_panel(axes, runs, drawn, title)
+    entries = max(_legend(axes) for axes in grid)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.16 * math.ceil(entries / 2))
     return save(figure, path)
+
+
+def _legend(axes, room=5):
+    """Name the lines inside the panel, or below it if they are many; return how many are below."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count <= room:
+        if count:
+            axes.legend(fontsize=SMALL, frameon=False)
+        return 0
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=SMALL, frameon=False
+    )
+    return count
 
 
 def _read(source):
@@ -193,7 +209,7 @@ def _training_panel(axes, runs, keys, title):
             # One run: a colour per key. Several: a colour per run and a line style per key.
             look = (r, k) if len(runs) > 1 else (k, 0)
             shown = "" if title == "learning rate" else _readable(key)
-            label = " ".join(part for part in (name, shown) if part)
+            label = " ".join(part for part in (name, shown) if part) or "_"  # none if "_"
             if key == "val_mAP":
                 best = int(np.nanargmax(values))
                 label += f", best {scale * values[best]:.1f}"
@@ -208,8 +224,6 @@ def _training_panel(axes, runs, keys, title):
     axes.set_title(title + (" (%)" if percent else ""), fontsize=LARGE, loc="left", pad=12)
     axes.set_xlabel("epoch", fontsize=MEDIUM)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if title != "learning rate" or len(runs) > 1:
-        axes.legend(fontsize=SMALL, frameon=False)
     if len(runs) == 1:
         _mark_phases(axes, next(iter(runs.values())))
 

@@ -216,7 +216,9 @@ def _table(models, results):
         parameters = sum(int(np.prod(p.shape)) for p in trained.net.collect_params().values()
                          if p.grad_req != "null")  # fmt: skip
         recipe = trained.extra["recipe"]
-        rows.append([title, recipe["method"], trained.name, f"{parameters / 1e6:.2f} M",
+        changes = ", ".join(f"{k} {v}" for k, v in recipe["model_options"].items())
+        net = f"{trained.name} ({changes})" if changes else trained.name
+        rows.append([title, recipe["method"], net, f"{parameters / 1e6:.2f} M",
                      *(f"{100 * scores[title][n]:.1f}" for n in names)])  # fmt: skip
     return ["", "method", "net", "parameters", *(f"{SCORES[n]} %" for n in names)], rows
 
