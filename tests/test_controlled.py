@@ -16,22 +16,25 @@ FAST = ("epochs=1", "batch_size=20", "model_options.width=8", "input_size=32", "
         "crop_min=32", "crop_max=36", "eval_crop=34", "warmup_epochs=0")  # fmt: skip
 
 
-def maker(repository, preset):
+FIRST = "A_ch, constant, from the first epoch"
+
+
+def maker(repository, preset, changes=()):
     folder = str(repository / "tools" / "recipes")
-    return lambda overrides: load_recipe(preset.recipe, list(overrides), folder)
+    return lambda overrides: load_recipe(preset.recipe, [*overrides, *changes], folder)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_arm_is_a_valid_recipe_and_the_baseline_comes_first(name, repository):
     preset = PRESETS[name]
     make = maker(repository, preset)
-    recipes = {arm: make([*preset.common, *c]) for arm, c in preset.arms.items()}
+    recipes = {arm: make(c) for arm, c in preset.arms.items()}
     assert next(iter(recipes)) == BASELINE and recipes.pop(BASELINE).method == "baseline"
     assert {recipe.method for recipe in recipes.values()} == {name.split("-")[0]}
     settings = [json.dumps(recipe.to_dict(), sort_keys=True) for recipe in recipes.values()]
     assert len(set(settings)) == len(settings)
     for recipe in recipes.values():  # the same budget for all
-        assert recipe.epochs == make([*preset.common, "method=baseline"]).epochs
+        assert recipe.epochs == make(["method=baseline"]).epochs
 
 
 def test_tables_by_hand():
@@ -55,16 +58,15 @@ def test_tables_by_hand():
 
 def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monkeypatch):
     preset = PRESETS["icasc-digits"]
-    arms = {BASELINE: preset.arms[BASELINE], "A_ch, constant": preset.arms["A_ch, constant"]}
-    preset = preset._replace(arms=arms, common=(*preset.common, *FAST))
+    arms = {BASELINE: preset.arms[BASELINE], FIRST: preset.arms[FIRST]}
+    preset = preset._replace(arms=arms)
+    make = maker(repository, preset, FAST)
     said = []
-    text, rows = run_preset(
-        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
-    )
-    assert len(said) == 2 and "A_ch, constant, seed 3: mAP %" in said[1]
+    text, rows = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
+    assert len(said) == 2 and f"{FIRST}, seed 3: mAP %" in said[1]
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
     assert rows == json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
-    for row in (rows[BASELINE][0], rows["A_ch, constant"][0]):
+    for row in (rows[BASELINE][0], rows[FIRST][0]):
         assert 0 < row["score"]["mAP %"] < 100
         assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
 
@@ -72,20 +74,17 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
         raise AssertionError("trained again")
 
     monkeypatch.setattr(controlled, "train", never)
-    again = run_preset(
-        preset, maker(repository, preset), [3], str(tmp_path), 1, IMAGES, said.append
-    )
+    again = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
     assert again == (text, rows)
     with pytest.raises(FileExistsError, match="holds other data"):
-        run_preset(preset, maker(repository, preset), [3], str(tmp_path), 1, {**IMAGES, "val": 21})
+        run_preset(preset, make, [3], str(tmp_path), 1, {**IMAGES, "val": 21})
 
 
 def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path, repository):
     preset = PRESETS["dreal-digit"]
     arms = {BASELINE: preset.arms[BASELINE], "all stages": ()}
-    fast = (*preset.common, *FAST, "epochs=2")
-    preset = preset._replace(arms=arms, common=fast)
-    run_preset(preset, maker(repository, preset), [1], str(tmp_path), 1, IMAGES, [].append)
+    preset, make = preset._replace(arms=arms), maker(repository, preset, (*FAST, "epochs=2"))
+    run_preset(preset, make, [1], str(tmp_path), 1, IMAGES, [].append)
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     assert rows[BASELINE][0]["critic"] == {}
     found = rows["all stages"][0]["critic"]
@@ -94,3 +93,12 @@ def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path, repository):
     assert [found["critic error, first epoch"], found["critic error, last"]] == errors
     for row in (rows[BASELINE][0], rows["all stages"][0]):
         assert 0 <= row["diversity"]["diversity over channels"] <= 0.5
+
+
+def test_another_method_needs_no_settings_of_the_recipes(repository):
+    folder = str(repository / "tools" / "recipes")
+    own = load_recipe("icasc_digits_resnet14", (), folder)
+    assert own.options == {"start_epoch": 6}
+    assert load_recipe("icasc_digits_resnet14", ["method=baseline"], folder).options == {}
+    with pytest.raises(ValueError, match="start_epoch"):
+        load_recipe("icasc_digits_resnet14", ["method=baseline", "start_epoch=2"], folder)

@@ -18,7 +18,7 @@ from gluon_attn.workflows.train import Settings, train
 IMAGES = {"train": 24, "val": 12, "test": 12}
 TINY = ("epochs=1", "batch_size=12", "model_options.width=8", "input_size=32", "resize=36",
         "crop_min=32", "crop_max=36", "eval_crop=34", "warmup_epochs=0")  # fmt: skip
-MULTI = {"plain": ("icasc_digits_resnet18", "method=baseline"),
+MULTI = {"plain": ("icasc_digits_resnet14", "method=baseline"),
          "VAA": ("vaa_synthetic_resnet18", "phase0_epochs=0", "mirror=false")}  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_nets_show_the_same_classes_in_the_same_order(folder):
 def test_one_class_per_image(tmp_path, repository):
     data = tmp_path / "data"
     write_digits_single(data, images=IMAGES, seed=1, side=36)
-    recipe = ("icasc_digits_resnet18", "method=baseline", "score=top1")
+    recipe = ("icasc_digits_resnet14", "method=baseline", "score=top1")
     runs = {"plain": run_of(recipe, repository, data, tmp_path / "run")}
     make_gallery(runs, str(data), str(tmp_path / "out"), images=3, workers=1)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

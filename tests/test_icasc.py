@@ -392,7 +392,7 @@ def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     assert {"loss_as_inner", "loss_as_last", "loss_ac", "loss_bce"} <= set(records[-1])
 
 
-@pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet18"])
+@pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet14"])
 def test_small_recipes_train(repository, tmp_path, name):
     found = Recipe.load(name, str(repository / "tools" / "recipes"))
     assert found.method == "icasc"

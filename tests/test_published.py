@@ -35,10 +35,8 @@ def run(tmp_path_factory, repository):
     """A tiny run on single digits, and its data."""
     root = tmp_path_factory.mktemp("run")
     write_digits_single(root / "data", images=TINY, seed=1, side=36)
-    recipe = load_recipe("icasc_digits_resnet18", [
-        "method=baseline", "model=cifar_resnet20_cifar10", "model_options.width=8", "epochs=1",
-        "input_size=32", "resize=36", "crop_min=32", "crop_max=36", "eval_crop=34", "score=top1",
-        "warmup_epochs=0", "batch_size=10",
+    recipe = load_recipe("icasc_digits_single_resnet20", [
+        "method=baseline", "epochs=1", "warmup_epochs=0", "batch_size=10",
     ], str(repository / "tools" / "recipes"))  # fmt: skip
     settings = Settings(str(root / "data"), str(root / "run"), workers=1, console=False)
     train(recipe, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import mxnet as mx
@@ -28,13 +29,20 @@ logger = logging.getLogger("gluon_attn.build")
 def load_recipe(name, overrides=(), folder=None):
     """Load a recipe and apply ``key=value`` overrides, including the method's own settings.
 
+    Where they name another method, settings of the recipe's that it does not know are left out, so
+    that ``method=baseline`` is enough for the baseline of any recipe.
+
     Raises:
         FileNotFoundError: No such recipe.
         ValueError: Unknown key, wrong type, unknown method.
     """
     recipe = Recipe.load(name, folder)
     method = dict(pair.partition("=")[::2] for pair in overrides).get("method", recipe.method)
-    return recipe.override(overrides, METHODS.get(method).OPTIONS)
+    known = METHODS.get(method).OPTIONS
+    if method != recipe.method:
+        options = {key: value for key, value in recipe.options.items() if key in known}
+        recipe = dataclasses.replace(recipe, options=options)
+    return recipe.override(overrides, known)
 
 
 def open_split(recipe, data_dir, split, on_bad_image="error"):

@@ -86,7 +86,7 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
     rows = {arm: [] for arm in preset.arms}
     for seed in seeds:
         for arm, changes in preset.arms.items():
-            recipe = make_recipe([*preset.common, *changes, f"seed={seed}"])
+            recipe = make_recipe([*changes, f"seed={seed}"])
             folder = os.path.join(out, f"{_slug(arm)}-{seed}")
             rows[arm].append(_run(preset, recipe, data, folder, workers))
             shown = ", ".join(f"{k} {v:.4f}" for k, v in rows[arm][-1]["score"].items())
@@ -94,7 +94,7 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
     text = describe(preset, rows)
     write_text(os.path.join(out, "results.md"), text)
     record = {
-        "seeds": list(seeds), "rows": rows, "recipe": make_recipe([*preset.common]).to_dict(),
+        "seeds": list(seeds), "rows": rows, "recipe": make_recipe([]).to_dict(),
         "arms": preset.arms, "machine": machine(),
     }  # fmt: skip
     write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")

@@ -24,7 +24,7 @@ def icasc_arms(start, also, later=None):
     under which the attention losses weigh less against cross-entropy.
     """
     late = {kind: (*changes, f"start_epoch={start}") for kind, changes in _KINDS.items()}
-    first = {f"{kind}, from the first epoch": _KINDS[kind] for kind in also}
+    first = {f"{kind}, from the first epoch": (*_KINDS[kind], "start_epoch=0") for kind in also}
     mild = {} if later is None else {
         f"{MAIN}, from epoch {later + 1}": (*_KINDS[MAIN], f"start_epoch={later}"),
         f"{MAIN}, weights 0.1": (*late[MAIN], *_LIGHT),
@@ -47,7 +47,6 @@ class Preset(NamedTuple):
         data: Key of ``DATA``.
         arms: ``{title: overrides}``, the baseline first.
         score: Test score that is compared.
-        common: Overrides of all arms.
         measures: What else is measured of every run: names of
             ``gluon_attn.workflows.controlled_measures.MEASURES``.
     """
@@ -56,43 +55,25 @@ class Preset(NamedTuple):
     data: str
     arms: dict
     score: str
-    common: tuple = ()
     measures: tuple = ()
 
 
-# Digits of half to two thirds of a 36-pixel page, and maps of 16 x 16 and 8 x 8: with less, the net
-# learns its training scenes by heart (see docs/results.md).
-DIGIT = (
-    "model_options.width=8", "input_size=32", "resize=36", "crop_min=32", "crop_max=36",
-    "eval_crop=34", "epochs=12", "score=top1",
-)  # fmt: skip
-# The last epoch, not the best: the best may lie before the attention losses begin.
-LATE = ("epochs=30", "keep=last")
-# Scenes of 128 pixels shrunk to 46: the plain ResNet-14 has a validation mAP of 51 % when the
-# attention losses begin, and of 60 % at the end.
-DIGITS = (
-    "model_options.depth=14", "model_options.width=8", "input_size=40", "resize=46", "crop_min=40",
-    "crop_max=46", "eval_crop=43", "epochs=12", "batch_size=64", "lr=0.004", "keep=last",
-)  # fmt: skip
 PRESETS = {
     "icasc-digit": Preset(
-        "icasc_digits_resnet18", "digit", icasc_arms(6, _KINDS), "top1",
-        ("model=cifar_resnet20_cifar10", *DIGIT), ("overlap",),
+        "icasc_digits_single_resnet20", "digit", icasc_arms(6, _KINDS), "top1", ("overlap",),
     ),
     "icasc-digits": Preset(
-        "icasc_digits_resnet18", "digits", icasc_arms(6, [MAIN], 9), "mAP",
-        ("model=cifar_resnet20_cifar10", *DIGITS), ("overlap",),
+        "icasc_digits_resnet14", "digits", icasc_arms(6, [MAIN], 9), "mAP", ("overlap",),
     ),
     "icasc-people": Preset(
-        "icasc_synthetic_resnet18", "people", icasc_arms(15, [MAIN], 20), "mAP", LATE, ("overlap",),
+        "icasc_synthetic_resnet18", "people", icasc_arms(15, [MAIN], 20), "mAP", ("overlap",),
     ),
     "dreal-digit": Preset(
-        "dreal_digits_resnet18", "digit", dict(list(DREAL_ARMS.items())[:-1]), "top1",
-        ("model=se_resnet20_cifar10", *DIGIT, "model_options.depth=14"), ("critic", "diversity"),
+        "dreal_digits_single_resnet14", "digit", dict(list(DREAL_ARMS.items())[:-1]), "top1",
+        ("critic", "diversity"),
     ),
     "dreal-people": Preset(
-        "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", ("epochs=20",),
-        ("critic", "diversity"),
+        "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", ("critic", "diversity"),
     ),
 }  # fmt: skip
 IMAGES = {
