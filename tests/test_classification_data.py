@@ -258,7 +258,7 @@ def test_folders(folders):
     assert len(train) == 9 and train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert train.read(0).mean() == 50 and train.read(3).mean() == 0
     assert val.targets.tolist() == [0] and val.sample_ids == ["val/a/x.jpeg"]
-    assert "train: 3 classes of 3 (a) to 3 (a) pictures" in train.report.text()
+    assert "train: 3 classes of 3 pictures each" in train.report.text()
     (folders / "classes.txt").write_text("c\nb\na\n")
     assert open_dataset(folders, "val").targets.tolist() == [2]
     (folders / "classes.txt").write_text("c\nb\n")

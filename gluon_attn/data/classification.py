@@ -112,7 +112,8 @@ class ClassificationDataset(AttributeDataset):
         """Return a line about how many classes there are and how many pictures they have."""
         counts = self.class_counts
         least, most = int(counts.argmin()), int(counts.argmax())
-        return (
-            f"\n{self.split}: {len(counts):,} classes of {counts[least]:,} "
-            f"({self.classes[least]}) to {counts[most]:,} ({self.classes[most]}) pictures"
-        )
+        size = f"{counts[least]:,} ({self.classes[least]}) to {counts[most]:,}"
+        size = f"{size} ({self.classes[most]}) pictures"
+        if counts[least] == counts[most]:
+            size = f"{counts[most]:,} pictures each"
+        return f"\n{self.split}: {len(counts):,} classes of {size}"
