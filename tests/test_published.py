@@ -119,6 +119,21 @@ def test_new_weights_replace_old_ones(run, zoo):
     ).read_text(encoding="utf-8")
 
 
+def test_half_precision_is_half_as_large_and_what_is_measured(run, zoo):
+    whole = publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    entry = publish.publish("icasc_resnet20_w8_digits", source(run, half=True), str(zoo))
+    assert entry["size"] < 0.6 * whole["size"]
+    kinds = {v.dtype for v in mx.nd.load(str(zoo / "weights" / entry["file"])).values()}
+    assert kinds == {np.float16, np.float32}  # batch-norm's vectors stay as they are
+    trained = load.from_zoo("icasc_resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
+    parameters = trained.net.collect_params().values()
+    assert {np.dtype(p.data().dtype) for p in parameters} == {np.dtype("float32")}
+    dataset = open_for_evaluation(str(run / "data"), "test", trained.classes)
+    assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
+    card = (zoo / "cards" / "icasc_resnet20_w8_digits.md").read_text(encoding="utf-8")
+    assert "half precision" in card
+
+
 def test_what_cannot_be_published_is_refused(run, zoo, monkeypatch):
     with pytest.raises(ValueError, match="resnet20_w8_digitz"):
         publish.publish("resnet20_w8_digitz", source(run), str(zoo))

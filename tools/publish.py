@@ -26,12 +26,14 @@ def main():
     parser.add_argument("--trained-with", required=True, metavar="COMMAND", help="makes the run")
     parser.add_argument("--baseline", metavar="NAME", help="zoo name of the baseline")
     parser.add_argument("--summary", default="", metavar="TEXT", help="one sentence for the card")
+    parser.add_argument("--half", action="store_true", help="store weights in half precision")
     parser.add_argument("--page", metavar="FILE", help="page whose table of weights is renewed")
     args = parser.parse_args()
     from gluon_attn.workflows.publish import Source, publish, renew
 
     entry = publish(args.name, Source(
-        args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary
+        args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary,
+        args.half,
     ))  # fmt: skip
     if args.page:
         renew(args.page)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from typing import NamedTuple
 
 import mxnet as mx
@@ -18,6 +19,7 @@ from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.reproduce import replace_block
 from model_zoo import MODELS, store
+from model_zoo.params_io import load_into
 
 LARGEST = 4 << 20  # bytes of a file that is shipped
 MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that there are
@@ -33,6 +35,7 @@ class Source(NamedTuple):
         trained_with: Command that makes the run.
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
+        half: Whether weights are stored in half precision; the score is that of the stored ones.
     """
 
     run: str
@@ -41,6 +44,7 @@ class Source(NamedTuple):
     trained_with: str
     baseline: str = None
     summary: str = ""
+    half: bool = False
 
 
 def publish(name, source, folder=None, split="test"):
@@ -65,22 +69,34 @@ def publish(name, source, folder=None, split="test"):
         source.data_dir, split, trained.classes,
         data_options=trained.extra["recipe"].get("data_options"),
     )  # fmt: skip
-    path = os.path.join(source.run, "best.params")
-    size, digest = os.path.getsize(path), sha256_of(path)
-    if size > LARGEST:
-        raise ValueError(f"{path} has {size} bytes; at most {LARGEST} are shipped")
-    data = dict(trained.extra["data"], **{split: dataset.fingerprint()})
-    entry = {
-        "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
-        "classes": list(trained.classes), "schema": trained.extra.get("schema"),
-        "recipe": trained.extra["recipe"], "seed": trained.extra["recipe"]["seed"],
-        "commit": _commit(), "trained_with": source.trained_with, "baseline": source.baseline,
-        "data": {"made_with": source.made_with, "sha256": data},
-        "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
-        "summary": source.summary,
-    }  # fmt: skip
-    _write(folder, name, entry, path)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = os.path.join(source.run, "best.params")
+        if source.half:
+            path = _halved(path, os.path.join(temporary, "half.params"))
+            load_into(trained.net, path)
+        size, digest = os.path.getsize(path), sha256_of(path)
+        if size > LARGEST:
+            raise ValueError(f"{path} has {size} bytes; at most {LARGEST} are shipped")
+        data = dict(trained.extra["data"], **{split: dataset.fingerprint()})
+        entry = {
+            "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
+            "classes": list(trained.classes), "schema": trained.extra.get("schema"),
+            "recipe": trained.extra["recipe"], "seed": trained.extra["recipe"]["seed"],
+            "commit": _commit(), "trained_with": source.trained_with,
+            "baseline": source.baseline,
+            "data": {"made_with": source.made_with, "sha256": data},
+            "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
+            "summary": source.summary, **({"half": True} if source.half else {}),
+        }  # fmt: skip
+        _write(folder, name, entry, path)
     return entry
+
+
+def _halved(path, target):
+    """Write a parameter file with its matrices and kernels as float16; return its path."""
+    arrays = mx.nd.load(path)
+    mx.nd.save(target, {k: a.astype("float16") if a.ndim > 1 else a for k, a in arrays.items()})
+    return target
 
 
 def measure(trained, dataset, ctx=None):
@@ -116,6 +132,7 @@ def card(name, entry, known):
     """
     recipe, score = entry["recipe"], entry["score"]
     rows = [f"| {m} | {100 * score[m]:.1f} % |" for m in MEASURES if m in score]
+    half = ", weights in half precision" if entry.get("half") else ""
     people = "people" in entry["data"]["made_with"] or "synthetic" in name
     baseline = entry["baseline"]
     beside = ""
@@ -144,7 +161,7 @@ net = get_model("{name}", pretrained=True)
   {recipe["epochs"]} epochs from scratch, seed {entry["seed"]}.
 * **Made with** `{entry["trained_with"]}` at commit `{entry["commit"]}`.
 * **Data** `{entry["data"]["made_with"]}`; sha256 of every split in `weights.json`.
-* **File** `{entry["file"]}`, {entry["size"]:,} bytes, sha256 `{entry["sha256"]}`.
+* **File** `{entry["file"]}`, {entry["size"]:,} bytes{half}, sha256 `{entry["sha256"]}`.
 * **Classes** {", ".join(c.partition("=")[2] or c for c in entry["classes"])}.
 
 ## Check it
