@@ -45,12 +45,16 @@ def write_recipe(path, **changes):
     return path
 
 
-def tiny_net(method, block=None, **options):
-    """Return an initialised tiny net; HOGA, which is large, in one stage only."""
+def model_of(method, block=None):
+    """Return name and options of a tiny net; HOGA, which is large, in one stage only."""
     name = NETS[method].replace("resnet18", f"{block}_resnet18" if block else "resnet18")
-    if block == "hoga":
-        options.setdefault("attention", {"stage3": "hoga"})
-    net = get_model(name, **{"width": 8, **options})
+    return name, {"width": 8, **({"attention": {"stage3": "hoga"}} if block == "hoga" else {})}
+
+
+def tiny_net(method, block=None, **options):
+    """Return an initialised tiny net."""
+    name, own = model_of(method, block)
+    net = get_model(name, **{**own, **options})
     net.initialize(mx.init.MSRAPrelu("in", 0))
     return net
 
@@ -60,13 +64,15 @@ def open_data(root, split="train2017"):
     return DetectionData.open(root, split)
 
 
-def overfit(folder, data, method, **changes):
+def overfit(folder, data, method, block=None, **changes):
     """Train on eight pictures without augmentation and return COCO's scores of these."""
     from gluon_attn.recipe import Recipe
     from gluon_attn.workflows.train import Settings, train
 
+    name, options = model_of(method, block)
     values = recipe(
-        method, splits=("train2017",) * 3, mirror=False, wd=0.0, log_interval=1000, **changes
-    )
+        method, model=name, model_options={**options, "score_threshold": 0.0},
+        splits=("train2017",) * 3, mirror=False, wd=0.0, log_interval=1000, **changes
+    )  # fmt: skip
     settings = Settings(str(data), str(folder), workers=0, console=False)
     return train(Recipe.from_dict(values), settings)["test"]["stats"]
