@@ -46,7 +46,7 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 }
-FENCE = re.compile(r"(?:^<!-- (.+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"(?:^<!-- ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 PYTHON = re.compile(r"runnable(: (isolated|slow|needs [\w, ]+))?")
 SHELLS = ("sh", "bash", "console")
 NOT_RUN = 0  # such blocks on all pages; raise it only if there is no other way

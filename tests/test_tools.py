@@ -390,7 +390,10 @@ def test_a_zoo_model_needs_weights(call, folder, tmp_path, monkeypatch):
     assert "does not fit ResNet; nothing was loaded" in line
     for variable in ("HOME", "MXNET_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    assert "no weights are known for" in error_line(*call(*given, "--pretrained"))
+    line = error_line(*call(*given, "--pretrained"))  # those of other attributes come along
+    assert "the model was made for Male, longHair" in line
+    others = (*given[:2], "srm_resnet18_w16_digits", *given[3:], "--pretrained")
+    assert "no weights are known for" in error_line(*call(*others))
 
 
 def test_a_zoo_model_evaluates_with_names_of_several_words(call, folder, tmp_path):
