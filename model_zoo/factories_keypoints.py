@@ -1,10 +1,10 @@
 """Keypoint nets: Simple Baselines on our ResNets, plain and with an attention block in every unit.
 
-===============================  ==============================================================
-``simple_pose_resnet50_coco``    ResNet-50, v1b, 17 heat-maps, input 256 x 192
-``simple_pose_se_resnet50_coco`` the same with SE; also ``_cbam_`` and ``_hoga_``
-``simple_pose_resnet18_w16_tiny`` a quarter-width ResNet-18 at 128 x 96, for trying things out
-===============================  ==============================================================
+=================================  ============================================================
+``simple_pose_resnet50_coco``      ResNet-50, v1b, 17 heat-maps, input 256 x 192
+``simple_pose_se_resnet50_coco``   the same with SE; also ``_cbam_`` and ``_hoga_``
+``simple_pose_resnet18_w16_tiny``  a quarter-width ResNet-18 at 128 x 96, for trying things out
+=================================  ============================================================
 
 They return heat-maps, no logits. Other blocks: ``get_model("simple_pose_resnet50_coco",
 attention="srm")``.

@@ -122,9 +122,12 @@ class Assembly:
     def _target(self, match, page):
         start, target, anchor, end = match.groups()
         path = (page.parent / target).resolve()
-        if re.match(r"[a-z]+:", target) or path.suffix in (".md", ".png"):
+        if re.match(r"[a-z]+:", target):
             return match.group(0)
         relative = path.relative_to(ROOT)
+        on_site = len(relative.parts) == 1 or relative.parts[0] == "docs"
+        if path.suffix in (".md", ".png") and on_site:
+            return match.group(0)
         if path.suffix == ".py" and relative.parts[0] in PACKAGES:
             goal = "api/" + ".".join(relative.with_suffix("").parts) + ".rst"
             goal = goal.replace(".__init__.rst", ".rst")
