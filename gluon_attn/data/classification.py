@@ -112,8 +112,8 @@ class ClassificationDataset(AttributeDataset):
         """Return a line about how many classes there are and how many pictures they have."""
         counts = self.class_counts
         least, most = int(counts.argmin()), int(counts.argmax())
-        size = f"{counts[least]:,} ({self.classes[least]}) to {counts[most]:,}"
-        size = f"{size} ({self.classes[most]}) pictures"
+        first = f"{counts[least]:,} ({self.classes[least]})"
+        size = f"{first} to {counts[most]:,} ({self.classes[most]}) pictures"
         if counts[least] == counts[most]:
             size = f"{counts[most]:,} pictures each"
         return f"\n{self.split}: {len(counts):,} classes of {size}"

@@ -124,6 +124,8 @@ def _table(rows, group, minus=None):
     if minus is not None:
         given = rows[minus][0].get(group, {})
         names = [n for n in names if n in given and n != "seconds"]
+    if not names:
+        return ""
     values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
     if minus is not None:
         theirs = values.pop(minus)
@@ -133,9 +135,7 @@ def _table(rows, group, minus=None):
         }
     columns = [_column([[v[n] for v in own if n in v] for own in values.values()], minus)
                for n in names]  # fmt: skip
-    table = [[arm, *cells] for arm, *cells in zip(values, *columns)]
-    if not names:
-        return ""
+    table = list(zip(values, *columns))
     return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
 
 

@@ -9,7 +9,7 @@ MAIN = "A_ch, constant"
 _KINDS = {
     "Grad-CAM, constant": ("attention=grad_cam", "gradient=constant"),
     "Grad-CAM, exact": ("attention=grad_cam", "gradient=exact"),
-    "A_ch, constant": ("attention=channel_weighted", "gradient=constant"),
+    MAIN: ("attention=channel_weighted", "gradient=constant"),
     "A_ch, exact": ("attention=channel_weighted", "gradient=exact"),
 }
 _LIGHT = tuple(f"weight_{term}=0.1" for term in ("as_inner", "as_last", "ac"))

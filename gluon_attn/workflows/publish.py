@@ -197,14 +197,9 @@ def table(known):
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
-def renew(page, index=None):
-    """Write :func:`table` between the marks ``weights`` of a page.
-
-    Args:
-        page: Markdown file.
-        index: ``weights.json``; by default that of this package.
-    """
-    with open(index or store.BUILTIN, encoding="utf-8") as file:
+def renew(page):
+    """Write :func:`table` of this package's weights between the marks ``weights`` of a page."""
+    with open(store.BUILTIN, encoding="utf-8") as file:
         replace_block(page, "weights", table(json.load(file)["weights"]))
 
 
