@@ -104,6 +104,18 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
         reproduce(table, ["x"], request(out, quick=True), str(page))
 
 
+def test_two_calls_at_a_time_lose_nothing(tmp_path):
+    scores = {"base": [1.0, 2.0], "new": [1.0, 2.0]}
+    inner = {"y": experiment(scores)}
+
+    def run(asked):
+        reproduce(inner, ["y"], request(tmp_path))
+        return Outcome(scores, "", {})
+
+    reproduce({"x": experiment(scores)._replace(run=run)}, ["x"], request(tmp_path))
+    assert set(read_scores(tmp_path / "summary.json")) == {"x", "y"}
+
+
 def test_figures(tmp_path):
     path = arms_by_seed({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "mAP %", tmp_path / "a.png")
     assert cv2.imread(str(path)).shape[0] > 100

@@ -2,7 +2,7 @@
 
 python tools/search.py --recipe hoga_search_cifar10 --data-dir CIFAR10 --save-dir runs/search
 python tools/search.py --recipe hoga_search_digits --data-dir DIGITS --save-dir runs/compare \\
-    --compare-with hoga_digits_resnet20 --seeds 0 1 2 3 4
+    --compare-with hoga_digits_resnet8 --seeds 0 1 2 3 4
 
 The first writes genotype.json, which trains with
 python tools/train.py --recipe hoga_cifar10_resnet20 --data-dir CIFAR10 --save-dir runs/found \\

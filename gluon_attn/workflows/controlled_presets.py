@@ -44,7 +44,7 @@ class Preset(NamedTuple):
 
     Attributes:
         recipe: Name of the recipe.
-        data: Key of ``DATA``.
+        data: Key of ``IMAGES``.
         arms: ``{title: overrides}``, the baseline first.
         score: Test score that is compared.
         measures: What else is measured of every run: names of

@@ -20,8 +20,6 @@ from gluon_attn.workflows.search_compare import RANDOM, SEARCHED, compare
 
 FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
-# One unit a stage and half the width: twenty searches and trainings fit into an evening.
-SMALL_NET = ("model_options.depth=8", "model_options.width=8", "epochs=12")
 QUICK = ("epochs=2", "warmup_epochs=0")
 
 
@@ -107,8 +105,7 @@ def _autola(kind, ways, request):
         kind, os.path.join(request.out, "data"), few if request.quick else None, request.workers
     )
     done = compare(
-        _maker("hoga_search_digits", request, SMALL_NET),
-        _maker("hoga_digits_resnet20", request, SMALL_NET),
+        _maker("hoga_search_digits", request), _maker("hoga_digits_resnet8", request),
         data, request.seeds, request.out, ways, request.workers, request.say,
     )  # fmt: skip
     scores = {way: [100 * row["score"] for row in rows] for way, rows in done.rows.items()}
@@ -160,12 +157,12 @@ EXPERIMENTS = {
         "AutoLA", "one digit a scene, 10 classes; ResNet-8 (CIFAR), width 8, 32 px; random "
         "genotypes against searched ones", "test top-1 %", (RANDOM, SEARCHED),
         Published("CIFAR-10, ResNet-20/32/56"),
-        functools.partial(_autola, "digit32", ("HOG-SE", "HOG-CBAM")),
+        functools.partial(_autola, "digit32", ("none", "SE", "CBAM", "HOG-SE", "HOG-CBAM")),
     ),
     "autola-people": Experiment(
         "AutoLA", "synthetic people, lower garment, 4 classes; ResNet-8 (CIFAR), width 8, 32 px; "
         "random genotypes against searched ones", "test top-1 %", (RANDOM, SEARCHED),
         Published("none: no people in the paper", "-", "-"),
-        functools.partial(_autola, "garments", ()),
+        functools.partial(_autola, "garments", ("none",)),
     ),
 }  # fmt: skip

@@ -118,6 +118,7 @@ def reproduce(table, names, request, page=None):
     for name in names:
         request.say(f"--- {name}: {table[name].paper}, {table[name].data}")
         outcome = table[name].run(request._replace(out=os.path.join(request.out, name)))
+        found = read_scores(record)  # another call may have ended meanwhile
         found[name] = {"seeds": list(request.seeds), "scores": outcome.scores}
         write_text(record, json.dumps(found, indent=1) + "\n")
         if page:

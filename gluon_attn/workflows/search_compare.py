@@ -11,9 +11,9 @@ import numpy as np
 from gluon_attn.blocks.genotype import load_genotype
 from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_text
-from gluon_attn.metrics.layout import mean_and_spread
 from gluon_attn.papers.autola.derive import random_genotype
 from gluon_attn.workflows.benchmark import machine
+from gluon_attn.workflows.reproduce import difference, with_spread
 from gluon_attn.workflows.search import search
 from gluon_attn.workflows.train import Settings, train
 
@@ -118,30 +118,30 @@ def _train(attention, way, seed, make_training, data_dir, out, workers):
 
 
 def describe(rows, score):
-    """Return the table and the paired differences to random genotypes as Markdown."""
+    """Return table, differences to random genotypes and the genotypes themselves as Markdown."""
     from tabulate import tabulate
 
+    chance = [100 * row["score"] for row in rows[RANDOM]]
     table = []
     for way, found in rows.items():
-        mean, spread = mean_and_spread([100 * row["score"] for row in found])
-        text = f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+        scores = [100 * row["score"] for row in found]
         spent = [np.mean([row[key] for row in found]) for key in ("seconds_of_search", "seconds")]
-        table.append([way, text, *(f"{s:.0f}" for s in spent)])
-    heads = ["attention", f"{score}, % (test)", "search, s", "training, s"]
-    lines = [
-        f"Mean ± standard deviation over {len(rows[RANDOM])} seed(s).",
-        tabulate(table, heads, tablefmt="github", disable_numparse=True),
-    ]
-    chance = float(np.mean([row["score"] for row in rows[RANDOM]]))
-    wins = sum(row["score"] > chance for row in rows[SEARCHED])
-    lines.append(
-        f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
-        f"({100 * chance:.2f} %)."
-    )
-    differences = [
-        100 * (a["score"] - b["score"]) for a, b in zip(rows[SEARCHED], rows[RANDOM])
+        gain = "" if way == RANDOM else difference(scores, chance)
+        table.append([way, with_spread(scores), gain, *(f"{s:.0f}" for s in spent)])
+    heads = ["attention", f"{score}, % (test)", "minus random, seed by seed [95 %]", "search, s",
+             "training, s"]  # fmt: skip
+    mean = sum(chance) / len(chance)
+    wins = sum(100 * row["score"] > mean for row in rows[SEARCHED])
+    listed = [
+        [way, row["seed"], f"{100 * row['score']:.1f}", f"`{row['genotype'].split(':')[-1]}`"]
+        for way in (SEARCHED, RANDOM) for row in rows[way]
     ]  # fmt: skip
-    mean, spread = mean_and_spread(differences)
-    more = "" if spread is None else f" ± {spread:.2f}"
-    lines.append(f"Searched minus random, seed by seed: {mean:+.2f}{more} points.")
+    lines = [
+        f"Mean ± standard deviation over {len(chance)} seed(s).",
+        tabulate(table, heads, tablefmt="github", disable_numparse=True),
+        f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
+        f"({mean:.1f} %).",
+        tabulate(listed, ["", "seed", f"{score}, %", "genotype"], tablefmt="github",
+                 disable_numparse=True),
+    ]  # fmt: skip
     return "\n\n".join(lines) + "\n"

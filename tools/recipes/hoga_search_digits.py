@@ -1,8 +1,8 @@
-"""A small search on single digits of 32 pixels, for a CPU.
+"""A small search on single digits of 32 pixels in ResNet-8 of half the width, for a CPU.
 
 Command    python tools/prepare_data.py digits_single --out DIGITS --side 32
            python tools/search.py --recipe hoga_search_digits --data-dir DIGITS --save-dir RUN
-               --compare-with hoga_digits_resnet20
+               --compare-with hoga_digits_resnet8
 Hardware   2 CPU cores
 Hours      see docs/results.md
 Paper      none: neither this net nor this data is the paper's
@@ -12,6 +12,7 @@ Deviates   12 epochs instead of 50, larger steps of alpha
 
 method = "autola"
 model = "autola_search_resnet20"
+model_options = {"depth": 8, "width": 8}  # one unit a stage
 dataset = "auto"
 score = "top1"
 input_size = 32
