@@ -11,11 +11,11 @@ import pytest
 
 from gluon_attn.data import EvalTransform, Loader, detect_kind, open_dataset, pack, packing
 from gluon_attn.data.classification import ClassificationDataset, class_schema, official_split
+from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.data.digits_single import draw_scene, write_digits_single
 from gluon_attn.data.garments import GARMENTS, choose
 from gluon_attn.data.images import BadImageError
 from gluon_attn.data.one_hot import Known, OneHot
-from gluon_attn.workflows.columns import ChosenAttributes
 
 CLASSES = ("cat", "dog", "cow")
 

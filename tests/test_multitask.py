@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_attn.data import open_dataset
+from gluon_attn.data.tasks import TASKS, flip_labels
 from gluon_attn.engine import read_json_lines
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.recipe import Recipe
@@ -15,6 +16,7 @@ from gluon_attn.schema import Schema
 from gluon_attn.workflows import multitask
 from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
 from gluon_attn.workflows.build import load_recipe
+from gluon_attn.workflows.controlled_data import make_data
 
 IMAGES = {"train": 8, "val": 6, "test": 6}
 QUICK = ["epochs=1", "iterations_per_epoch=3", "window=1", "batch_size=4", "val_batch_size=3",
@@ -39,26 +41,26 @@ def experiment(maker, tmp_path_factory, request):
 
 
 def test_flipped_share_is_as_said_and_unknown_labels_stay():
-    names = tuple(multitask.TASKS)
+    names = tuple(TASKS)
     raw = np.random.default_rng(0).choice([-1, 0, 1], (20000, len(names))).astype(np.int8)
-    found = multitask.flip_labels(raw, names, np.random.default_rng(1))
+    found = flip_labels(raw, names, np.random.default_rng(1))
     assert found.dtype == np.int8 and (found[raw == 0] == 0).all()
     known = raw != 0
     changed = (found != raw).sum(axis=0) / known.sum(axis=0)
-    np.testing.assert_allclose(changed, list(multitask.TASKS.values()), atol=0.01)
+    np.testing.assert_allclose(changed, list(TASKS.values()), atol=0.01)
 
 
 def test_data_have_noise_in_train_and_val_and_none_in_test(experiment):
     folder, _, _ = experiment
-    names = list(multitask.TASKS)
+    names = list(TASKS)
     for split in ("train", "val", "test"):
-        source = open_dataset(str(folder / "data" / "scenes"), split, kind="wider")
-        packed = open_dataset(str(folder / "data" / "people"), split)
+        source = open_dataset(str(folder / "data" / "data" / "scenes"), split)
+        packed = open_dataset(str(folder / "data" / "data"), split)
         assert list(packed.schema.names) == [n for n in source.names if n in names]
         kept = [list(source.sample_ids).index(s) for s in packed.sample_ids]
         columns = [source.names.index(n) for n in packed.names]
         changed = (packed.raw != source.raw[np.ix_(kept, columns)]).any(axis=0)
-        noisy = [multitask.TASKS[n] > 0 for n in packed.names]
+        noisy = [TASKS[n] > 0 for n in packed.names]
         assert not changed[~np.array(noisy)].any()
         assert changed.any() == (split != "test")
 
@@ -77,13 +79,13 @@ def test_all_methods_are_trained_with_every_seed(experiment):
         path.parent.relative_to(folder): json.loads(path.read_text())["recipe"]
         for path in folder.rglob("recipe.json")
     }
-    assert len(recipes) == 2 + len(multitask.TASKS)
+    assert len(recipes) == 2 + len(TASKS)
     for path, recipe in recipes.items():
         assert Recipe.from_dict(recipe).options.get("adaptive", True) == ("AWMT" in str(path))
         assert bool(recipe["attributes"]) == ("separate" in str(path))
         assert recipe["seed"] == 3 and "-3" in str(path)
     weights = read_json_lines(str(folder / "AWMT-3" / "log.jsonl"))[-1]["task_weights"]
-    assert set(weights) == set(multitask.TASKS)
+    assert set(weights) == set(TASKS)
 
 
 def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker, monkeypatch):
@@ -100,7 +102,7 @@ def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker,
     again = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lambda line: None)
     assert again.text == done.text
     with pytest.raises(FileExistsError, match="holds other data"):
-        multitask.make_data(str(folder / "data"), IMAGES, seed=5)
+        make_data("tasks", str(folder / "data"))
 
 
 def test_several_seeds_give_spread_and_paired_differences():

@@ -10,6 +10,7 @@ import pytest
 from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
 
 from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, open_dataset
+from gluon_attn.data.tasks import TASKS
 from gluon_attn.data.tiny import write_tiny
 
 
@@ -111,6 +112,10 @@ def test_generators(tool, tmp_path):
     assert code == 2 and error.startswith("error: ")
     code, text, _ = tool("digits", "--out", tmp_path / "digits", *numbers)
     assert code == 0 and len(open_dataset(tmp_path / "digits", "train")) == 5
+    code, text, _ = tool("tasks", "--out", tmp_path / "tasks", *numbers)
+    assert code == 0 and "all counts are as generated" in text
+    packed = open_dataset(tmp_path / "tasks", "train")
+    assert packed.size == 56 and packed.names == tuple(TASKS)
 
 
 def test_boxes_that_show_nothing_are_reported(tool, tmp_path):

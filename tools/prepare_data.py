@@ -38,10 +38,13 @@ def parse(arguments):
 
 def add_generators(commands):
     people = "draw pedestrians with the 14 attributes, in WIDER's on-disk format"
+    tasks = "draw the same people with 5 attributes, some of them with wrong labels; packed"
     digits = "compose scenes of handwritten digits, as lists"
     single = "compose scenes of one handwritten digit among distractors, one folder per class"
     tiny = "write a few chequers in a data set's official format, to try things out"
-    generators = {"synthetic": people, "digits": digits, "digits_single": single, "tiny": tiny}
+    generators = {
+        "synthetic": people, "tasks": tasks, "digits": digits, "digits_single": single, "tiny": tiny
+    }  # fmt: skip
     for kind, text in generators.items():
         command = commands.add_parser(kind, help=text, description=text)
         if kind == "tiny":

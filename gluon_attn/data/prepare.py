@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 
@@ -26,6 +27,11 @@ OFFICIAL = {
     "cub200": ("holdout", "seed"),
     "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
     "imagenet": (), "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (),
+}  # fmt: skip
+# Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
+GENERATORS = {
+    "synthetic": ("synthetic", "wider", "."), "tasks": ("tasks", "wider", "scenes"),
+    "digits": ("digits", "list", "."), "digits_single": ("digits_single", "folders", "."),
 }  # fmt: skip
 OWN = ("wider", "list", "folders", "coco_keypoints")  # without a tiny tree of their own
 UNPACKED = ("coco", "coco_keypoints")  # pictures of any size, with boxes: nothing to pack
@@ -65,7 +71,7 @@ def run(options, say):
     Raises:
         OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
     """
-    if options.command in ("synthetic", "digits", "digits_single", "tiny"):
+    if options.command in (*GENERATORS, "tiny"):
         return generate(options, say)
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:
@@ -97,22 +103,10 @@ def generate(options, say):
     given = {split: getattr(options, split) for split in GENERATED}
     if options.command == "tiny":
         return _generate_tiny(options, given, say)
-    if options.command == "synthetic":
-        from gluon_attn.data.synthetic import IMAGES
-        from gluon_attn.data.synthetic import write_synthetic as write
-
-        kind = "wider"
-    elif options.command == "digits_single":
-        from gluon_attn.data.digits_single import IMAGES
-        from gluon_attn.data.digits_single import write_digits_single as write
-
-        kind = "folders"
-    else:
-        from gluon_attn.data.digits import IMAGES
-        from gluon_attn.data.digits import write_digits as write
-
-        kind = "list"
-    images = dict(IMAGES, **{split: n for split, n in given.items() if n is not None})
+    module, kind, place = GENERATORS[options.command]
+    module = importlib.import_module(f"gluon_attn.data.{module}")
+    write = getattr(module, f"write_{options.command}")
+    images = dict(module.IMAGES, **{split: n for split, n in given.items() if n is not None})
     extra = {"side": options.side} if options.command == "digits_single" else {}
     report = write(
         options.out,
@@ -124,7 +118,7 @@ def generate(options, say):
     )
     expected = report["expected"]  # a handful of scenes may happen to show nobody
     filled = [s for s in GENERATED if kind != "wider" or expected[s]["boxes"]]
-    say(open_splits(kind, options.out, filled)[1].text())
+    say(open_splits(kind, Path(options.out) / place, filled)[1].text())
     say(f"written to {options.out}")
     return 0
 

@@ -11,6 +11,7 @@ import gluon_attn.downstream  # noqa: F401  (registers its training methods)
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, open_dataset
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
+from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.engine import Stream, use_static_graph
 from gluon_attn.export.symbol import has_avx512
 from gluon_attn.method import METHODS, Optimization, Task
@@ -18,7 +19,6 @@ from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
 from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import seed_everything
-from gluon_attn.workflows.columns import ChosenAttributes
 from gluon_attn.workflows.tasks import task_of_dataset
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone

@@ -44,7 +44,7 @@ class Preset(NamedTuple):
 
     Attributes:
         recipe: Name of the recipe.
-        data: Key of ``IMAGES``.
+        data: A kind of ``gluon_attn.workflows.controlled_data``.
         arms: ``{title: overrides}``, the baseline first.
         score: Test score that is compared.
         measures: What else is measured of every run: names of
@@ -76,11 +76,3 @@ PRESETS = {
         "dreal_synthetic_resnet18", "people", DREAL_ARMS, "mAP", ("critic", "diversity"),
     ),
 }  # fmt: skip
-IMAGES = {
-    "digit": {"train": 2000, "val": 400, "test": 1000},
-    "digit32": {"train": 2000, "val": 400, "test": 1000},
-    "digits": {"train": 2000, "val": 300, "test": 500},
-    "people": {"train": 150, "val": 120, "test": 300},
-    "garments": {"train": 900, "val": 200, "test": 500},
-}
-SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit

@@ -10,6 +10,7 @@ import numpy as np
 
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import detect_kind, open_dataset
+from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.data.images import resize
 from gluon_attn.engine import Predictions, predict
 from gluon_attn.export import Predictor
@@ -26,7 +27,6 @@ from gluon_attn.nets import name_outputs
 from gluon_attn.schema import Schema
 from gluon_attn.workflows import scores
 from gluon_attn.workflows.build import eval_loader
-from gluon_attn.workflows.columns import ChosenAttributes
 
 logger = logging.getLogger("gluon_attn.evaluate")
 

@@ -11,7 +11,8 @@ import os
 from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
 from gluon_attn.workflows.build import load_recipe
-from gluon_attn.workflows.controlled import make_data, run_preset
+from gluon_attn.workflows.controlled import run_preset
+from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.controlled_presets import BASELINE, MAIN, PRESETS
 from gluon_attn.workflows.experiment import run_experiment
 from gluon_attn.workflows.multitask import run_multitask

@@ -1,8 +1,7 @@
 """A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
 
-The data are synthetic people with tasks of clearly different difficulty: real imbalance (rates as
-in WIDER-Attribute), small and large details, and labels of which a share was flipped in the
-training and validation splits. The test split keeps its true labels.
+The data are those of :mod:`gluon_attn.data.tasks`: synthetic people with tasks of clearly different
+difficulty.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import open_dataset, pack
-from gluon_attn.data.synthetic import write_synthetic
+from gluon_attn.data.tasks import TASKS
 from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_text
 from gluon_attn.metrics.attribute_tables import (
@@ -27,14 +24,9 @@ from gluon_attn.metrics.attribute_tables import (
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import mean_and_spread
 from gluon_attn.workflows.benchmark import machine
-from gluon_attn.workflows.columns import ChosenAttributes
+from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.train import Settings, train
 
-# Task and share of flipped labels in train and val, in the data set's order. Positives: from 10 %
-# (skirt) to 55 % (Male); a logo is a few pixels wide, a sleeve is not.
-TASKS = {"Male": 0.2, "Hat": 0.1, "longSleeve": 0.0, "skirt": 0.0, "logo": 0.0}
-IMAGES = {"train": 500, "val": 150, "test": 300}
-SIZE = 56  # pixels of the packed people
 METHODS = ("separate models", "basic model", "AWMT")
 SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of both classes)"}
 
@@ -51,43 +43,6 @@ class Outcome(NamedTuple):
     results: dict
     seconds: dict
     text: str
-
-
-def make_data(folder, images=None, seed=0, workers=None):
-    """Draw, add label noise, pack; return the folder of the packed splits.
-
-    What is there already, from an earlier call with the same arguments, is kept.
-
-    Raises:
-        FileExistsError: The folder holds other data.
-    """
-    source, packed = os.path.join(folder, "scenes"), os.path.join(folder, "people")
-    images = dict(IMAGES if images is None else images)
-    settings = {"images": images, "seed": seed, "tasks": TASKS, "size": SIZE}
-    note = os.path.join(folder, "multitask.json")
-    if os.path.exists(note):
-        with open(note, encoding="utf-8") as file:
-            if json.load(file) != settings:
-                raise FileExistsError(f"{folder} holds other data; choose another folder")
-        return packed
-    write_synthetic(source, images=images, seed=seed, workers=workers, overwrite=True)
-    for number, split in enumerate(("train", "val", "test")):
-        people = ChosenAttributes(
-            open_dataset(source, split, policy=LabelPolicy("masked"), kind="wider"), list(TASKS)
-        )
-        if split != "test":
-            people.raw = flip_labels(
-                people.raw, people.names, np.random.default_rng([seed, number])
-            )
-        pack(people, os.path.join(packed, split), size=SIZE, train_size=SIZE - 2, overwrite=True)
-    write_text(note, json.dumps(settings, indent=1) + "\n")
-    return packed
-
-
-def flip_labels(raw, names, rng):
-    """Return raw labels of which each attribute's share in ``TASKS`` has changed sign."""
-    share = np.array([TASKS[name] for name in names])
-    return np.where(rng.random(raw.shape) < share, -raw, raw).astype(raw.dtype)
 
 
 def run_multitask(make_recipe, seeds, out, workers=2, images=None, say=print):
@@ -109,7 +64,7 @@ def run_multitask(make_recipe, seeds, out, workers=2, images=None, say=print):
     Returns:
         An :class:`Outcome`; ``out/results.md`` and ``.json`` hold the same.
     """
-    data = make_data(os.path.join(out, "data"), images, workers=workers)
+    data = make_data("tasks", os.path.join(out, "data"), images, workers)
     results = {method: [] for method in METHODS}
     seconds = {method: [] for method in METHODS}
     for seed in seeds:

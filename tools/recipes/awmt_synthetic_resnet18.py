@@ -1,6 +1,8 @@
-"""A small AWMT on synthetic people, from scratch on a CPU; for tools/multitask.py.
+"""A small AWMT on synthetic people, from scratch on a CPU.
 
-Command    python tools/multitask.py --out runs/multitask
+Command    python tools/reproduce.py awmt-people --out runs/reproduce, or
+           python tools/prepare_data.py tasks --out TASKS
+           python tools/train.py --recipe awmt_synthetic_resnet18 --data-dir TASKS --save-dir RUN
 Hardware   2 CPU cores
 Hours      see docs/results.md
 Paper      none: neither this net nor this data is the paper's

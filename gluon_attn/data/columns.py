@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.data import AttributeDataset
+from gluon_attn.data.base import AttributeDataset
 from gluon_attn.registry import unknown_name
 from gluon_attn.schema import Schema
 
