@@ -222,10 +222,10 @@ def kill_and_resume(runner, moments):
     assert_same_end(runner)
 
 
-def test_killed_at_random_moments(data, tmp_path):
-    draw = random.Random()  # not seeded: another pair of moments every time
-    moments = [(0, draw.uniform(0, 1.5)), (3, draw.uniform(0, 1.5))]
-    kill_and_resume(Runner(data, tmp_path, epochs=8), moments)
+def test_killed_at_a_random_moment(data, tmp_path):
+    draw = random.Random()  # not seeded: another moment every time
+    moments = [(draw.randint(0, 2), draw.uniform(0, 1.5))]
+    kill_and_resume(Runner(data, tmp_path, epochs=6), moments)
 
 
 @pytest.mark.slow

@@ -481,8 +481,7 @@ def stopped(data, folder):
 
 def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     def training(overrides):
-        values = dict(method="baseline", model="resnet18_w16_digits", epochs=1)
-        values["model_options"] = {"width": 16}
+        values = dict(method="baseline", model="hoga_resnet20_cifar10", epochs=1)
         return recipe_of(**values).override(overrides)
 
     def searching(overrides):
