@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -103,6 +104,16 @@ def write_text(path, text):
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
+
+
+def json_text(value, indent=1, **options):
+    """Return ``value`` as JSON with a line end; ``options`` are those of :func:`json.dumps`."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, **options) + "\n"
+
+
+def write_json(path, value, indent=1):
+    """Write ``value`` as JSON, atomically; see :func:`atomic_path`."""
+    write_text(path, json_text(value, indent))
 
 
 def write_bytes(path, content):

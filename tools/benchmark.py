@@ -8,7 +8,6 @@ python tools/benchmark.py data --data-dir PACKED              the loader against
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -111,9 +110,9 @@ def main():
         result = loader_rate(dataset, workers=args.num_workers, rounds=args.rounds)
         print(work.data_table(result))
     if args.json:
-        from gluon_attn.files import write_text
+        from gluon_attn.files import write_json
 
-        write_text(args.json, json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

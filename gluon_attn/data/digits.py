@@ -27,9 +27,8 @@ from gluon_attn.data.generate import (
     draw_all,
     release_folder,
     write_image,
-    write_json,
 )  # fmt: skip
-from gluon_attn.files import write_bytes
+from gluon_attn.files import write_bytes, write_json
 
 VERSION = 1
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -25,9 +25,8 @@ from gluon_attn.data.generate import (
     draw_all,
     release_folder,
     write_image,
-    write_json,
 )  # fmt: skip
-from gluon_attn.files import write_bytes
+from gluon_attn.files import write_bytes, write_json
 
 VERSION = 1
 IMAGES = {"train": 2000, "val": 400, "test": 600}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 
-from gluon_attn.files import write_bytes
+from gluon_attn.files import write_json
 
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 log = logging.getLogger(__name__)
@@ -34,11 +34,6 @@ def write_image(path, rgb, quality):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def write_json(path, value, indent=None):
-    """Write ``value`` as JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode("utf-8"))
 
 
 def claim_folder(root, generator, outputs, summary, overwrite):

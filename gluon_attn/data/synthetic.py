@@ -25,11 +25,11 @@ from gluon_attn.data.generate import (
     draw_all,
     release_folder,
     write_image,
-    write_json,
 )  # fmt: skip
 from gluon_attn.data.pedestrian import ATTRIBUTES, draw_person, sample_look
 from gluon_attn.data.population import Population
 from gluon_attn.data.scenery import paint_background, paint_occluder
+from gluon_attn.files import write_json
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -134,7 +134,7 @@ def _write_annotation(root, part, records):
         "attribute_id_map": {str(i): name for i, name in enumerate(ATTRIBUTES)},
         "scene_id_map": {str(i): name for i, name in SCENES.items()},
     }
-    write_json(root / "Anno" / f"wider_attribute_{part}.json", document)
+    write_json(root / "Anno" / f"wider_attribute_{part}.json", document, indent=None)
 
 
 def _rates(records):

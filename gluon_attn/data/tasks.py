@@ -14,9 +14,10 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.columns import ChosenAttributes
-from gluon_attn.data.generate import claim_folder, release_folder, write_json
+from gluon_attn.data.generate import claim_folder, release_folder
 from gluon_attn.data.packing import pack
 from gluon_attn.data.synthetic import SPLITS, write_synthetic
+from gluon_attn.files import write_json
 
 VERSION = 1
 # Task and share of flipped labels in train and val, in the data set's order. Positives: from 10 %

@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gluon_attn.data.generate import claim_folder, release_folder, write_image, write_json
+from gluon_attn.data.generate import claim_folder, release_folder, write_image
+from gluon_attn.files import write_json
 from gluon_attn.registry import Registry
 
 IMAGES = {"train": 24, "val": 8, "test": 16}

@@ -17,8 +17,9 @@ import numpy as np
 
 from gluon_attn.data.coco_names import CATEGORIES, KEYPOINTS, SKELETON
 from gluon_attn.data.drawing import ellipse, rect
-from gluon_attn.data.generate import claim_folder, release_folder, write_image, write_json
+from gluon_attn.data.generate import claim_folder, release_folder, write_image
 from gluon_attn.data.tiny import TINY
+from gluon_attn.files import write_json
 
 IMAGES = {"train2017": 8, "val2017": 4}
 SIZE = (96, 128)  # height and width
@@ -126,7 +127,7 @@ class _Writer:
             content = dict(head, images=self.images, annotations=records, categories=categories)
             path = self.root / "annotations" / f"{kind}_{self.split}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, content)
+            write_json(path, content, indent=None)
         return len(self.annotations)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.engine.evaluate import Predictions, predict
-from gluon_attn.engine.fit import Run, fit, use_static_graph, write_json
+from gluon_attn.engine.fit import Run, fit, use_static_graph
 from gluon_attn.engine.log import JsonLines, TensorBoard, log_to, read_json_lines
 from gluon_attn.engine.schedule import SCHEDULES
 from gluon_attn.engine.stream import Stream
@@ -12,5 +12,5 @@ from gluon_attn.engine.stream import Stream
 __all__ = [
     "SCHEDULES", "JsonLines", "Predictions", "Run", "Stream", "TensorBoard", "fit",
     "load_checkpoint", "log_to", "predict", "read_json_lines", "restore", "save_checkpoint",
-    "use_static_graph", "write_json",
+    "use_static_graph",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ It knows no paper, no metric and no data set: a :class:`gluon_attn.method.Method
 from __future__ import annotations
 
 import collections
-import json
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.engine.log import JsonLines
-from gluon_attn.files import save_parameters, sha256_of, write_text
+from gluon_attn.files import save_parameters, sha256_of, write_json
 from gluon_attn.recipe import Recipe
 from gluon_attn.runtime import seed_everything
 
@@ -201,11 +200,6 @@ def _save_best(run, best):
     save_parameters(run.method.net, path)
     text = dict(best, sha256=sha256_of(path), **run.record)
     write_json(os.path.join(run.folder, "best.json"), text)
-
-
-def write_json(path, value):
-    """Write ``value`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 
 def _check_same_run(run, meta, path):

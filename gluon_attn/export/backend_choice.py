@@ -28,7 +28,7 @@ from gluon_attn.export.backends import (
 )
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import has_vnni
-from gluon_attn.files import first_line, write_text
+from gluon_attn.files import first_line, write_json
 from gluon_attn.runtime import versions
 
 AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"
@@ -202,6 +202,6 @@ def _remember(path, record):
     others = [old for old in _read(path) if _find([old], key) is None]
     contents = {"format": FORMAT, "measured": [*others, record][-KEPT:]}
     try:
-        write_text(path, json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+        write_json(path, contents)
     except OSError as error:
         logger.warning("the measured speeds are not remembered: %s", first_line(error))

@@ -20,7 +20,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from gluon_attn.files import flush, is_running, sha256_of, sha256_of_bytes, write_text
+from gluon_attn.files import flush, is_running, json_text, sha256_of, sha256_of_bytes, write_text
 from gluon_attn.schema import Schema
 
 FORMAT = "gluon_attn export"
@@ -73,7 +73,7 @@ def write_sidecar(directory, sidecar):
     body = {k: v for k, v in sidecar.items() if k != "sidecar_sha256"}
     body["sidecar_sha256"] = _digest(body)
     path = Path(directory) / f"{sidecar['name']}.json"
-    write_text(path, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(body, allow_nan=False))
     return path
 
 

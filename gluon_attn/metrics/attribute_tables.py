@@ -11,6 +11,7 @@ import csv
 import io
 import json
 
+from gluon_attn.files import json_text
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import (
     field,
@@ -118,7 +119,7 @@ def accuracy_csv(result):
 def accuracy_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
     content = {**without_nan(result), "notes": accuracy_notes(result)}
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(content, 2, allow_nan=False)
 
 
 def accuracy_from_json(text):

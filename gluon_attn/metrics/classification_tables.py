@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 
+from gluon_attn.files import json_text
 from gluon_attn.metrics.layout import (
     field,
     notes_text,
@@ -84,7 +84,7 @@ def classification_csv(result):
 def classification_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
     content = {**without_nan(result), "notes": classification_notes(result)}
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(content, allow_nan=False)
 
 
 def write_classification(result, directory, stem):

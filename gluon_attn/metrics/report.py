@@ -11,6 +11,7 @@ import csv
 import io
 import json
 
+from gluon_attn.files import json_text
 from gluon_attn.metrics.layout import (
     field,
     notes_text,
@@ -95,7 +96,7 @@ def to_csv(result):
 def to_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
     content = {**without_nan(result), "notes": notes(result)}
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(content, 2, allow_nan=False)
 
 
 def from_json(text):

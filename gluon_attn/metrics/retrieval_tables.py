@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 
+from gluon_attn.files import json_text
 from gluon_attn.metrics.layout import field, notes_text, table_text, write_texts
 
 MAIN = ("mAP", "mAP_rectangle")
@@ -67,7 +67,7 @@ def retrieval_json(result):
     content = {name: result[name] for name in (*MAIN, *_ranks(result))}
     content.update({key: result[key] for key in ("queries", "unanswerable", "gallery", "metric")})
     content.update(cmc=list(map(float, result["cmc"])), notes=retrieval_notes(result))
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return json_text(content, allow_nan=False)
 
 
 def write_retrieval(result, directory, stem, names=None):

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from gluon_attn.batch import PADDING
-from gluon_attn.engine import write_json
 from gluon_attn.figures.distribution import channel_attention, selectivity_distributions
 from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
+from gluon_attn.files import write_json
 from gluon_attn.metrics.diversity import ChannelStatistics
 from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summarize_selectivity
 from gluon_attn.nets.attention import attention_blocks, attention_view

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from gluon_attn.engine import write_json
 from gluon_attn.figures.critic import critique_curves
+from gluon_attn.files import write_json
 
 KEYS = ("critique", "reward", "critic_error")
 

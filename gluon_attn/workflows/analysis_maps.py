@@ -8,7 +8,6 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.data import EvalTransform
-from gluon_attn.engine import write_json
 from gluon_attn.figures.attention_grid import (
     gradient_picture,
     map_pairs,
@@ -16,6 +15,7 @@ from gluon_attn.figures.attention_grid import (
     side_by_side,
     top_class_grid,
 )
+from gluon_attn.files import write_json
 from gluon_attn.losses.separability import attention_separation, resize_like, soft_mask
 from gluon_attn.maps import MAPS
 from gluon_attn.maps.guided_backprop import GuidedBackprop

@@ -9,7 +9,6 @@ out: it would run another network.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import statistics
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.workflows import bench_engines
 from gluon_attn.workflows.bench_turns import (
     Job,
@@ -320,6 +319,6 @@ def write_results(result, folder, title):
     parts += ["Left out:\n\n" + "\n".join(missing)] if missing else []
     parts += ["![images per second](results.png)"]
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
-    write_text(folder / "results.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "results.json", result)
     speed_bars(result["rows"], folder / "results.png", f"{title}: {result['model']}")
     return [folder / f"results.{suffix}" for suffix in ("md", "json", "png")]

@@ -15,7 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 from gluon_attn.engine import read_json_lines
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import mean_and_spread, mean_interval
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
@@ -55,7 +55,7 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
         "seeds": list(seeds), "rows": rows, "recipe": make_recipe([]).to_dict(),
         "arms": preset.arms, "machine": machine(),
     }  # fmt: skip
-    write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
+    write_json(os.path.join(out, "results.json"), record)
     return text, rows
 
 
@@ -115,7 +115,7 @@ def _run(preset, recipe, data, folder, workers):
     if missing or not os.path.exists(path):
         run = Run(folder, recipe, data, workers)
         found.update({name: MEASURES[name](run) for name in missing})
-        write_text(path, json.dumps(found, indent=1) + "\n")
+        write_json(path, found)
     return found
 
 

@@ -9,7 +9,7 @@ from gluon_attn.data import open_dataset, pack, tasks
 from gluon_attn.data.digits import write_digits
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic import write_synthetic
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json
 
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},
@@ -60,5 +60,5 @@ def make_data(kind, folder, images=None, workers=2):
         for split in ("train", "val", "test"):
             people = open_dataset(scenes, split, kind=reader)
             pack(people, os.path.join(place, split), size=size, train_size=crop, overwrite=True)
-    write_text(note, json.dumps(settings, indent=1) + "\n")
+    write_json(note, settings)
     return place

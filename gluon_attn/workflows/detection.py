@@ -7,7 +7,6 @@ shorter side of the picture; ``model_options.long_size`` then bounds the longer 
 from __future__ import annotations
 
 import collections
-import json
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from gluon_attn.batch import PADDING
 from gluon_attn.data.coco_names import CATEGORIES
 from gluon_attn.data.detection_loader import DetectionLoader
 from gluon_attn.data.detection_transforms import FitTransform, SsdTransform, StretchTransform
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.coco import evaluate_detections
 from gluon_attn.workflows.detection_data import DetectionData
 
@@ -153,9 +152,9 @@ def write_scores(records, dataset, folder, stem):
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in
              (("json", ".json"), ("md", ".md"), ("records", "_detections.json"))}  # fmt: skip
     os.makedirs(folder, exist_ok=True)
-    write_text(paths["json"], json.dumps(result, indent=1) + "\n")
+    write_json(paths["json"], result)
     write_text(paths["md"], _markdown(found, dataset.split))
-    write_text(paths["records"], json.dumps(records) + "\n")
+    write_json(paths["records"], records, indent=None)
     logger.info(
         "%s: AP %.4f, AP50 %.4f over %d pictures; tables in %s.{md,json}", dataset.split,
         found.stats["AP"], found.stats["AP50"], found.images, os.path.join(folder, stem),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.figures.detections import draw_boxes
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 from gluon_attn.workflows.detection import eval_transform, to_picture
 from gluon_attn.workflows.detection_export import ExportedDetector
 from gluon_attn.workflows.predict import find_pictures
@@ -111,7 +110,7 @@ def to_json(detector, records, threshold):
     """Return the records as JSON text."""
     contents = {"export": detector.name, "classes": list(detector.class_names)}
     contents.update(threshold=threshold, pictures=records)
-    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(contents, allow_nan=False)
 
 
 def to_csv(records):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
 from gluon_attn.engine import read_json_lines
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.report import compare, from_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.train import Settings, train
@@ -63,5 +62,5 @@ def run_experiment(recipes, seeds, data_dir, out, workers=2, say=print):
     write_text(os.path.join(out, "results.md"), table)
     record = {"seeds": list(seeds), "seconds": seconds, "machine": machine()}
     record["mAP"] = {t: [r["overall"]["mAP"] for r in rs] for t, rs in results.items()}
-    write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
+    write_json(os.path.join(out, "results.json"), record)
     return Experiment(results, seconds, table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from gluon_attn.data.keypoints_loader import People
 from gluon_attn.data.tiny import write_picture
 from gluon_attn.downstream.keypoints_decode import person_scores
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 from gluon_attn.workflows.keypoints_boxes import boxes_of_pictures
 from gluon_attn.workflows.keypoints_export import finder_of_export
 from gluon_attn.workflows.predict import find_pictures
@@ -136,7 +135,7 @@ def to_json(sidecar, records, threshold):
     """Return the records as JSON text."""
     contents = {"export": sidecar["name"], "keypoints": sidecar["classes"]}
     contents.update(threshold=threshold, people=records)
-    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(contents, allow_nan=False)
 
 
 def to_csv(records, names):

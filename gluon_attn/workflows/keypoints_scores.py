@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.coco import evaluate_keypoints
 
 logger = logging.getLogger("gluon_attn.keypoints")
@@ -37,12 +36,12 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
     result = {"stats": stats, "images": found.images, "people": found.records, "boxes": source}
     ends = {"json": ".json", "md": ".md", "records": "_keypoints.json"}
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in ends.items()}
-    write_text(paths["json"], json.dumps(result, indent=1) + "\n")
+    write_json(paths["json"], result)
     lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
     lines += ["| number | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
     write_text(paths["md"], "\n".join(lines) + "\n")
-    write_text(paths["records"], json.dumps(records) + "\n")
+    write_json(paths["records"], records, indent=None)
     logger.info(
         "%s: AP %.4f, AP50 %.4f over %d pictures (%s); tables in %s.{md,json}", dataset.split,
         found.stats["AP"], found.stats["AP50"], found.images, source, os.path.join(folder, stem),

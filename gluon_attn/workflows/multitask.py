@@ -6,7 +6,6 @@ difficulty.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from gluon_attn.data.tasks import TASKS
 from gluon_attn.engine import read_json_lines
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.attribute_tables import (
     accuracy_from_json,
     compare_accuracy,
@@ -82,7 +81,7 @@ def run_multitask(make_recipe, seeds, out, workers=2, images=None, say=print):
         "seeds": list(seeds), "seconds": seconds, "results": results, "tasks": TASKS,
         "recipe": make_recipe([]).to_dict(), "machine": machine(),
     }  # fmt: skip
-    write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
+    write_json(os.path.join(out, "results.json"), record)
     return Outcome(results, seconds, text)
 
 

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from gluon_attn.export.preprocess import crop_box, read_image
+from gluon_attn.files import json_text
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
@@ -181,7 +182,7 @@ def to_json(predictor, records):
     # int8 and bf16 give slightly other numbers: whoever reads them can see where they come from.
     contents.update(backend=predictor.backend, precision=predictor.precision)
     contents.update(thresholds=thresholds, people=records)
-    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(contents, allow_nan=False)
 
 
 def to_csv(records, classes):

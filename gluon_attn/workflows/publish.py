@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import mxnet as mx
 
-from gluon_attn.files import atomic_path, sha256_of, write_text
+from gluon_attn.files import atomic_path, sha256_of, write_json, write_text
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.reproduce import replace_block
@@ -115,7 +115,7 @@ def _write(folder, name, entry, path):
         table = json.load(file)
     old = table["weights"].get(name, entry)["file"]
     table["weights"] = dict(sorted({**table["weights"], name: entry}.items()))
-    write_text(index, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    write_json(index, table)
     if old != entry["file"]:
         os.remove(os.path.join(weights, old))
     os.makedirs(os.path.join(folder, "cards"), exist_ok=True)

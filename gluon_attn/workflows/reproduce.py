@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 from tabulate import tabulate
 
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import mean_and_spread, mean_interval
 from gluon_attn.registry import unknown_name
 
@@ -120,7 +120,7 @@ def reproduce(table, names, request, page=None):
         outcome = table[name].run(request._replace(out=os.path.join(request.out, name)))
         found = read_scores(record)  # another call may have ended meanwhile
         found[name] = {"seeds": list(request.seeds), "scores": outcome.scores}
-        write_text(record, json.dumps(found, indent=1) + "\n")
+        write_json(record, found)
         if page:
             _publish(page, name, outcome)
     text = summary(table, found)
@@ -128,7 +128,7 @@ def reproduce(table, names, request, page=None):
     if page:
         kept = os.path.join(os.path.dirname(page), "results.json")
         known = {**read_scores(kept), **{name: found[name] for name in names}}
-        write_text(kept, json.dumps(known, indent=1) + "\n")
+        write_json(kept, known)
         replace_block(page, "summary", summary(table, known))
     return text
 

@@ -11,10 +11,11 @@ from gluon_attn import runtime
 from gluon_attn.blocks.genotype import find_genotype, save_genotype
 from gluon_attn.data import Loader
 from gluon_attn.data.cache import CachedDataset
-from gluon_attn.engine import SCHEDULES, Run, fit, log_to, predict, read_json_lines, write_json
+from gluon_attn.engine import SCHEDULES, Run, fit, log_to, predict, read_json_lines
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
 from gluon_attn.figures.search import search_curves
+from gluon_attn.files import write_json
 from gluon_attn.workflows import build, scores
 
 logger = logging.getLogger("gluon_attn.search")

@@ -10,7 +10,7 @@ import numpy as np
 
 from gluon_attn.blocks.genotype import load_genotype
 from gluon_attn.engine import read_json_lines
-from gluon_attn.files import write_text
+from gluon_attn.files import write_json, write_text
 from gluon_attn.papers.autola.derive import random_genotype
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.reproduce import difference, with_spread
@@ -76,7 +76,7 @@ def compare(make_search, make_training, data_dir, seeds, out, ways=None, workers
         "seeds": list(seeds), "rows": rows, "training": recipe.to_dict(),
         "search": make_search([]).to_dict(), "machine": machine(),
     }  # fmt: skip
-    write_text(os.path.join(out, "results.json"), json.dumps(record, indent=1) + "\n")
+    write_json(os.path.join(out, "results.json"), record)
     return Outcome(rows, text)
 
 

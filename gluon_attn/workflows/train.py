@@ -8,9 +8,10 @@ import os
 from typing import NamedTuple
 
 from gluon_attn import runtime
-from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict, write_json
+from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
+from gluon_attn.files import write_json
 from gluon_attn.workflows import build, reid, scores
 from gluon_attn.workflows.tasks import task_of
 from model_zoo.params_io import load_into
