@@ -12,6 +12,7 @@ from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.data.images import resize
+from gluon_attn.data.subset import Subset
 from gluon_attn.engine import Predictions, predict
 from gluon_attn.export import Predictor
 from gluon_attn.figures.bars import attribute_bars
@@ -160,7 +161,7 @@ def draw_attention(trained, dataset, predictions, path, ctx, samples=None):
     if not names:
         return None
     samples = choose_samples(predictions) if samples is None else samples
-    loader = eval_loader(trained.preprocess, _Subset(dataset, samples), len(samples), 0)
+    loader = eval_loader(trained.preprocess, Subset(dataset, samples), len(samples), 0)
     (batch,) = list(loader)
     outputs = name_outputs(trained.net, trained.net(batch.image.as_in_context(ctx)))
     maps = {n.replace("attention_", ""): outputs[n].asnumpy() for n in names}
@@ -177,18 +178,3 @@ def _view(image, preprocess):
     image = resize(image, side, side)
     start = (side - crop) // 2
     return np.ascontiguousarray(image[start : start + crop, start : start + crop])
-
-
-class _Subset:
-    """Some samples of a data set, for a loader."""
-
-    def __init__(self, dataset, samples):
-        self._dataset, self._samples = dataset, samples
-        self.label, self.mask = dataset.label[samples], dataset.mask[samples]
-
-    def __len__(self):
-        return len(self._samples)
-
-    def __getitem__(self, i):
-        image, label, mask, _ = self._dataset[self._samples[i]]
-        return image, label, mask, i

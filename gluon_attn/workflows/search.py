@@ -11,6 +11,7 @@ from gluon_attn import runtime
 from gluon_attn.blocks.genotype import find_genotype, save_genotype
 from gluon_attn.data import Loader
 from gluon_attn.data.cache import CachedDataset
+from gluon_attn.data.subset import Subset
 from gluon_attn.engine import SCHEDULES, Run, fit, log_to, predict, read_json_lines
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
@@ -19,26 +20,6 @@ from gluon_attn.files import write_json
 from gluon_attn.workflows import build, scores
 
 logger = logging.getLogger("gluon_attn.search")
-
-
-class Part:
-    """Some samples of a data set, as a :class:`gluon_attn.data.Loader` wants them.
-
-    Args:
-        dataset: AttributeDataset or CachedDataset.
-        positions: ``(n,)`` positions in it.
-    """
-
-    def __init__(self, dataset, positions):
-        self._dataset, self._positions = dataset, np.asarray(positions)
-        self.label = dataset.label
-
-    def __len__(self):
-        return len(self._positions)
-
-    def __getitem__(self, i):
-        image, label, mask, _ = self._dataset[int(self._positions[i])]
-        return image, label, mask, i
 
 
 def halves(count, seed):
@@ -122,7 +103,7 @@ def half_loaders(recipe, dataset, settings):
     source = CachedDataset(dataset, transform.resize) if settings.cache else dataset
     return [
         Loader(
-            Part(source, positions), transform, recipe.batch_size, shuffle=True,
+            Subset(source, positions), transform, recipe.batch_size, shuffle=True,
             seed=recipe.seed + number, workers=settings.workers, last="discard",
         )
         for number, positions in enumerate(halves(len(dataset), recipe.seed))
