@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gluon_attn.data import open_dataset
-from gluon_attn.data.tasks import TASKS, flip_labels
+from gluon_attn.data.synthetic_tasks import TASKS, flip_labels
 from gluon_attn.engine import read_json_lines
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.recipe import Recipe

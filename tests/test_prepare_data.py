@@ -10,7 +10,7 @@ import pytest
 from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
 
 from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, open_dataset
-from gluon_attn.data.tasks import TASKS
+from gluon_attn.data.synthetic_tasks import TASKS
 from gluon_attn.data.tiny import write_tiny
 
 

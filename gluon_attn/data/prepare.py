@@ -30,7 +30,7 @@ OFFICIAL = {
 }  # fmt: skip
 # Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
 GENERATORS = {
-    "synthetic": ("synthetic", "wider", "."), "tasks": ("tasks", "wider", "scenes"),
+    "synthetic": ("synthetic", "wider", "."), "tasks": ("synthetic_tasks", "wider", "scenes"),
     "digits": ("digits", "list", "."), "digits_single": ("digits_single", "folders", "."),
 }  # fmt: skip
 OWN = ("wider", "list", "folders", "coco_keypoints")  # without a tiny tree of their own

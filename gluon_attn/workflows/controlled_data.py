@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from gluon_attn.data import open_dataset, pack, tasks
+from gluon_attn.data import open_dataset, pack, synthetic_tasks
 from gluon_attn.data.digits import write_digits
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic import write_synthetic
@@ -17,7 +17,7 @@ IMAGES = {
     "digits": {"train": 2000, "val": 300, "test": 500},
     "people": {"train": 150, "val": 120, "test": 300},
     "garments": {"train": 900, "val": 200, "test": 500},
-    "tasks": tasks.IMAGES,
+    "tasks": synthetic_tasks.IMAGES,
 }
 SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit
 
@@ -52,7 +52,7 @@ def make_data(kind, folder, images=None, workers=2):
     elif kind == "digits":
         write_digits(place, **common)
     elif kind == "tasks":
-        tasks.write_tasks(place, **common)
+        synthetic_tasks.write_tasks(place, **common)
     else:
         scenes = os.path.join(folder, "scenes")
         write_synthetic(scenes, **common)

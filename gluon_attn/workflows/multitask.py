@@ -1,6 +1,6 @@
 """A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
 
-The data are those of :mod:`gluon_attn.data.tasks`: synthetic people with tasks of clearly different
+The data are those of :mod:`gluon_attn.data.synthetic_tasks`: synthetic people with tasks of clearly different
 difficulty.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.data.tasks import TASKS
+from gluon_attn.data.synthetic_tasks import TASKS
 from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.attribute_tables import (
