@@ -1,7 +1,7 @@
 """A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
 
-The data are those of :mod:`gluon_attn.data.synthetic_tasks`: synthetic people with tasks of clearly different
-difficulty.
+The data are those of :mod:`gluon_attn.data.synthetic_tasks`: synthetic people with tasks of clearly
+different difficulty.
 """
 
 from __future__ import annotations
