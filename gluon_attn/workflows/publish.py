@@ -157,7 +157,7 @@ net = get_model("{name}", pretrained=True)
 |---|---|
 {chr(10).join(rows)}
 {beside}
-* **Method** `{recipe["method"]}`, net `{recipe["model"]}`, input {recipe["input_size"]} px,
+* **Method** `{_method(recipe)}`, net `{recipe["model"]}`, input {recipe["input_size"]} px,
   {recipe["epochs"]} epochs from scratch, seed {entry["seed"]}.
 * **Made with** `{entry["trained_with"]}` at commit `{entry["commit"]}`.
 * **Data** `{entry["data"]["made_with"]}`; sha256 of every split in `weights.json`.
@@ -176,6 +176,12 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 """
 
 
+def _method(recipe):
+    """Return the method's name; a searched genotype is AutoLA's, though it is trained plainly."""
+    attention = str((recipe.get("model_options") or {}).get("attention"))
+    return "autola" if attention.startswith("hoga:") else recipe["method"]
+
+
 def table(known):
     """Return the weights that come with the package as a Markdown table.
 
@@ -188,7 +194,7 @@ def table(known):
     for name, entry in known.items():
         score = entry["score"]
         main = next(m for m in MEASURES if m in score)
-        method, baseline = entry["recipe"]["method"], entry["baseline"]
+        method, baseline = _method(entry["recipe"]), entry["baseline"]
         beside = "-" if baseline is None else f"`{baseline}`"
         card = f"[card](../model_zoo/cards/{name}.md)"
         size = f"{entry['size'] / 1e6:.1f} MB"
