@@ -157,8 +157,8 @@ net = get_model("{name}", pretrained=True)
 |---|---|
 {chr(10).join(rows)}
 {beside}
-* **Method** `{_method(recipe)}`, net `{recipe["model"]}`, input {recipe["input_size"]} px,
-  {recipe["epochs"]} epochs from scratch, seed {entry["seed"]}.
+* **Method** `{_method(recipe)}`, input {recipe["input_size"]} px, {recipe["epochs"]} epochs from
+  scratch, seed {entry["seed"]}; the whole recipe in `weights.json`.
 * **Made with** `{entry["trained_with"]}` at commit `{entry["commit"]}`.
 * **Data** `{entry["data"]["made_with"]}`; sha256 of every split in `weights.json`.
 * **File** `{entry["file"]}`, {entry["size"]:,} bytes{half}, sha256 `{entry["sha256"]}`.
