@@ -447,7 +447,7 @@ def test_directory_that_cannot_be_written_costs_a_warning(copied, speeds, caplog
     def read_only(path, text):
         raise PermissionError(13, f"cannot write {path}: Permission denied")
 
-    monkeypatch.setattr(backend_choice, "write_text", read_only)
+    monkeypatch.setattr(backend_choice, "write_json", read_only)
     with caplog.at_level(logging.WARNING):
         assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-int8"
     assert "not remembered: " in caplog.text and "Permission denied" in caplog.text

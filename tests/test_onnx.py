@@ -48,7 +48,7 @@ def family(name):
     return (
         (factory.func.__name__, *map(options.get, ("version", "variant", "batch_norm"))),
         "three convolutions" if deep else "two convolutions",
-        options.get("attention"),
+        str(options.get("attention")).partition(":")[0],  # of HOGA any genotype
     )
 
 

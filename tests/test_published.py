@@ -15,6 +15,7 @@ import pytest
 
 from gluon_attn.data.digits import NAMES
 from gluon_attn.data.digits_single import write_digits_single
+from gluon_attn.data.synthetic_tasks import pack_split
 from gluon_attn.files import sha256_of
 from gluon_attn.workflows import load, publish
 from gluon_attn.workflows.build import load_recipe
@@ -193,15 +194,22 @@ def drawn(tmp_path_factory):
     folders = {}
 
     def draw(command, repository):
-        if command not in folders:
-            folders[command] = tmp_path_factory.mktemp("drawn") / "data"
-            script, *words = shlex.split(command)[1:]
-            words[words.index("DATA")] = str(folders[command])
-            for split in ("--train", "--val"):  # splits are drawn one by one: not needed here
-                words[words.index(split) + 1] = "1"
+        words = shlex.split(command)[1:]
+        for split in ("--train", "--val"):  # splits are drawn one by one: not needed here
+            words[words.index(split) + 1] = "1"
+        kind, key = words[1], tuple(words)
+        if key in folders:
+            return folders[key]
+        folders[key] = tmp_path_factory.mktemp("drawn") / "data"
+        if kind == "tasks":  # people of the same scenes
+            scenes = draw(command.replace(" tasks ", " synthetic "), repository)
+            pack_split(scenes, "test", folders[key])
+        else:
+            script, *words = words
+            words[words.index("DATA")] = str(folders[key])
             call = [sys.executable, str(repository / script), *words]
             subprocess.run(call, check=True, capture_output=True)
-        return folders[command]
+        return folders[key]
 
     return draw
 

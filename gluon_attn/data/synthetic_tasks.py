@@ -53,13 +53,8 @@ def write_tasks(root, images=None, seed=0, workers=None, overwrite=False, progre
     scenes = root / "scenes"
     images = dict(IMAGES, **(images or {}))
     expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
-    for number, split in enumerate(SPLITS):
-        people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
-        people = ChosenAttributes(people, list(TASKS))
-        if split != "test":
-            rng = np.random.default_rng([seed, number])
-            people.raw = flip_labels(people.raw, people.names, rng)
-        pack(people, root / split, size=SIZE, train_size=SIZE - 2, progress=progress)
+    for split in SPLITS:
+        pack_split(scenes, split, root, seed, progress)
     summary = {
         "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": SIZE,
         "expected": expected,
@@ -67,6 +62,24 @@ def write_tasks(root, images=None, seed=0, workers=None, overwrite=False, progre
     write_json(root / "SYNTHETIC.json", summary, indent=2)
     release_folder(root)
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+
+
+def pack_split(scenes, split, root, seed=0, progress=True):
+    """Pack the tasks of the people of one split, their labels flipped but in the test split.
+
+    Args:
+        scenes: Folder of a WIDER-Attribute tree.
+        split: One of ``SPLITS``.
+        root: Folder of the packed splits.
+        seed: Integer >= 0, of the flipped labels.
+        progress: Whether to show a progress bar on a terminal.
+    """
+    people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
+    people = ChosenAttributes(people, list(TASKS))
+    if split != "test":
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        people.raw = flip_labels(people.raw, people.names, rng)
+    pack(people, Path(root) / split, size=SIZE, train_size=SIZE - 2, progress=progress)
 
 
 def flip_labels(raw, names, rng):
