@@ -222,9 +222,15 @@ def kill_and_resume(runner, moments):
     assert_same_end(runner)
 
 
+def test_killed_at_random_moments(data, tmp_path):
+    draw = random.Random()  # not seeded: another pair of moments every time
+    moments = [(0, draw.uniform(0, 1.5)), (3, draw.uniform(0, 1.5))]
+    kill_and_resume(Runner(data, tmp_path, epochs=8), moments)
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(data, tmp_path):
-    draw = random.Random()  # not seeded: other moments every time
+    draw = random.Random()
     moments = [(k, draw.uniform(0, 1.8)) for k in range(0, 20, 2)]
     kill_and_resume(Runner(data, tmp_path, epochs=24), moments)
 

@@ -114,22 +114,19 @@ def reproduce(table, names, request, page=None):
     if page and request.quick:
         raise ValueError("a quick run only shows that everything runs; leave out --page")
     record = os.path.join(request.out, "summary.json")
-    found = read_scores(record)
+    found = {}
     for name in names:
         request.say(f"--- {name}: {table[name].paper}, {table[name].data}")
         outcome = table[name].run(request._replace(out=os.path.join(request.out, name)))
-        found = read_scores(record)  # another call may have ended meanwhile
         found[name] = {"seeds": list(request.seeds), "scores": outcome.scores}
-        write_json(record, found)
+        _add_scores(record, {name: found[name]})
         if page:
             _publish(page, name, outcome)
-    text = summary(table, found)
+    text = summary(table, read_scores(record))
     write_text(os.path.join(request.out, "summary.md"), text)
     if page:
         kept = os.path.join(os.path.dirname(page), "results.json")
-        known = {**read_scores(kept), **{name: found[name] for name in names}}
-        write_json(kept, known)
-        replace_block(page, "summary", summary(table, known))
+        replace_block(page, "summary", summary(table, _add_scores(kept, found)))
     return text
 
 
@@ -139,6 +136,13 @@ def read_scores(path):
         return {}
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def _add_scores(path, found):
+    """Add scores to what a file holds now, other calls' among it; return all of them."""
+    known = {**read_scores(path), **found}
+    write_json(path, known)
+    return known
 
 
 def summary(table, found):
