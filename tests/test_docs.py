@@ -43,7 +43,7 @@ CALLABLES = (
 
 PREPARE_COMMANDS = (
     "wider peta rap pa100k celeba market duke reid_market reid_duke voc cifar10 cifar100 cub200 "
-    "caltech256 imagenet list folders coco coco_keypoints synthetic digits digits_single tiny"
+    "caltech256 imagenet list folders coco coco_keypoints synthetic digits digits_single tasks tiny"
 ).split()
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
@@ -127,6 +127,12 @@ def resolve(dotted):
             found = getattr(found, name)
         return found
     raise ModuleNotFoundError(dotted)
+
+
+@every_page
+def test_no_page_has_a_place_to_be_filled_in(page):
+    left = re.findall(r"^[A-Z]{4,}$|\b(?:TODO|TBD|FIXME|XXX)\b", prose_of(page), re.M)
+    assert not left, f"{page.name} still says {left}"
 
 
 # -- links, commands, names ----------------------------------------------------------------------
