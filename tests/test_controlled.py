@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gluon_attn.workflows import controlled
+from gluon_attn.workflows import run_once
 from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.controlled import describe, run_preset
 from gluon_attn.workflows.controlled_presets import BASELINE, PRESETS
@@ -73,7 +73,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     def never(*arguments):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(controlled, "train", never)
+    monkeypatch.setattr(run_once, "train", never)
     again = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
     assert again == (text, rows)
     with pytest.raises(FileExistsError, match="holds other data"):

@@ -8,8 +8,9 @@ import json
 import mxnet as mx
 import numpy as np
 import pytest
+from gluoncv_helpers import gluoncv_or_skip
 
-pytest.importorskip("gluoncv")
+gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
 from detection_helpers import (  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from gluoncv_helpers import gluoncv_or_skip
 
 import gluon_attn  # noqa: F401  (mends the environment before GluonCV loads)
 from gluon_attn.data.coco_names import FLIP_PAIRS
@@ -14,7 +15,7 @@ from gluon_attn.downstream.keypoints_decode import decode, flip_back
 from model_zoo import get_model
 
 pytestmark = pytest.mark.parity
-pytest.importorskip("gluoncv")
+gluoncv_or_skip()
 
 
 def test_net():

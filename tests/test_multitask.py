@@ -13,7 +13,7 @@ from gluon_attn.engine import read_json_lines
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
-from gluon_attn.workflows import multitask
+from gluon_attn.workflows import multitask, run_once
 from gluon_attn.workflows.benchmark_awmt import benchmark_weights, weights_table
 from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.controlled_data import make_data
@@ -98,7 +98,7 @@ def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker,
     def never(*args):
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(multitask, "train", never)
+    monkeypatch.setattr(run_once, "train", never)
     again = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lambda line: None)
     assert again.text == done.text
     with pytest.raises(FileExistsError, match="holds other data"):
@@ -116,8 +116,8 @@ def test_several_seeds_give_spread_and_paired_differences():
     text = multitask._describe(results, {method: [1.0, 2.0] for method in multitask.METHODS})
     means = {m: [r["overall"]["accuracy"] for r in runs] for m, runs in results.items()}
     pairs = 100 * (np.array(means["AWMT"]) - means["basic model"])
-    expected = f"accuracy: mean over tasks {pairs.mean():+.2f} ± {pairs.std(ddof=1):.2f}"
-    assert f"AWMT minus basic model, seed by seed, {expected}" in text
+    expected = f"accuracy: mean over tasks {pairs.mean():+.1f} ± {pairs.std(ddof=1):.1f} ["
+    assert f"AWMT minus basic model, seed by seed [95 %], {expected}" in text
     assert f"{100 * np.mean(means['AWMT']):.1f} ± " in text and "over 2 seed(s)" in text
 
 

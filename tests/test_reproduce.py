@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import cv2
 import numpy as np
 import pytest
 from scipy import stats
 
+from gluon_attn.data import open_dataset
+from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
-from gluon_attn.metrics.layout import mean_interval
+from gluon_attn.files import write_json
+from gluon_attn.metrics.layout import difference_text, mean_interval, paired_differences
+from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.experiments import EXPERIMENTS
 from gluon_attn.workflows.reproduce import (
     Experiment,
     Outcome,
     Published,
     Request,
-    difference,
-    read_scores,
-    replace_block,
     reproduce,
     summary,
 )
+from gluon_attn.workflows.results_page import add_scores, read_scores, replace_block
+from gluon_attn.workflows.run_once import train_once
 
 
 def request(tmp_path, **changes):
@@ -51,8 +55,11 @@ def test_the_interval_is_students():
 
 
 def test_differences_are_taken_seed_by_seed():
-    assert difference([2.0, 3.0], [1.0, 2.0]) == "+1.0 [+1.0, +1.0]"
-    assert difference([2.0], [3.5]) == "-1.5"
+    assert difference_text(paired_differences([2.0, 3.0], [1.0, 2.0])) == "+1.0 [+1.0, +1.0]"
+    assert difference_text(paired_differences([2.0], [3.5])) == "-1.5"
+    assert difference_text([1.0, 3.0], 2, spread=True).startswith("+2.00 ± 1.41 [")
+    with pytest.raises(ValueError, match="2 and 1 numbers"):
+        paired_differences([2.0, 3.0], [1.0])
 
 
 def test_a_block_is_replaced_and_nothing_else(tmp_path):
@@ -76,7 +83,9 @@ def test_ours_and_the_papers_numbers_have_columns_of_their_own():
     found = dict(zip(head, cells))
     assert found["ours: baseline"] == "81.0 ± 1.4" and found["paper: method"] == "9.9"
     assert found["**our** data and net"] == "ours" and found["**paper's** data and net"] == "theirs"
-    assert summary(table, {}).count("not run") == 3
+    assert found["seeds"] == "2" and summary(table, {}).count("not run") == 3
+    with pytest.raises(ValueError, match="'new'.* are missing"):
+        summary(table, {"x": {"scores": {"base": [80.0]}}})
 
 
 def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
@@ -98,22 +107,78 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     assert "not run" not in text and (page.parent / "images" / "results-y.png").exists()
     kept = read_scores(page.parent / "results.json")
     assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
-    with pytest.raises(ValueError, match="'z'"):
-        reproduce(table, ["z"], request(out))
-    with pytest.raises(ValueError, match="quick"):
-        reproduce(table, ["x"], request(out, quick=True), str(page))
+    reproduce(table, ["y"], request(out, quick=True))
+    assert calls[-1].out == str(out / "quick" / "y")  # never taken for a finished full run
 
 
-def test_two_calls_at_a_time_lose_nothing(tmp_path):
-    scores = {"base": [1.0, 2.0], "new": [1.0, 2.0]}
-    inner = {"y": experiment(scores)}
+def test_what_cannot_be_right_is_said_before_anything_runs(tmp_path):
+    calls = []
+    table = {"x": experiment({"base": [80.0, 82.0], "new": [81.0, 84.0]}, calls)}
+    page, scores = tmp_path / "results.md", tmp_path / "results.json"
+    page.write_text("# Results\n", encoding="utf-8")
+    scores.write_text('{"x": {"seeds": [0, 1, 2], "scores": {"base": [1, 2, 3]}}}')
+    for message, names, changes, where in (
+        ("'z'", ["z"], {}, None),
+        ("each counts once", ["x"], {"seeds": (0, 0)}, None),
+        ("leave out --page", ["x"], {"quick": True}, page),
+        ("'x' over 3 seeds, which 2 must not replace", ["x"], {}, page),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reproduce(table, names, request(tmp_path / "out", **changes), where and str(where))
+    with pytest.raises(FileNotFoundError, match="no.md: --page"):
+        reproduce(table, ["x"], request(tmp_path / "out"), str(tmp_path / "no.md"))
+    for damaged in ('{"x"', '["x"]', '{"x": {"seeds": [0], "scores": {"base": [1, 2]}}}'):
+        scores.write_text(damaged)
+        with pytest.raises(ValueError, match="results.json does not hold the scores"):
+            reproduce(table, ["x"], request(tmp_path / "out"), str(page))
+    assert not calls
 
-    def run(asked):
-        reproduce(inner, ["y"], request(tmp_path))
-        return Outcome(scores, "", {})
 
-    reproduce({"x": experiment(scores)._replace(run=run)}, ["x"], request(tmp_path))
-    assert set(read_scores(tmp_path / "summary.json")) == {"x", "y"}
+def test_calls_at_a_time_lose_nothing(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# T\n", encoding="utf-8")
+
+    def one(number):
+        for turn in range(8):
+            add_scores(tmp_path / "s.json", {f"{number}-{turn}": {"seeds": [], "scores": {}}})
+            replace_block(str(page), f"{number}-{turn}", "text")
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_scores(tmp_path / "s.json")) == 32
+    assert page.read_text(encoding="utf-8").count("<!-- begin") == 32
+
+
+def test_a_finished_run_is_not_taken_for_another(tmp_path, repository):
+    """Of other settings or data: it would be published under their name."""
+    folder, data = tmp_path / "run", tmp_path / "data"
+    write_digits_single(data, images={"train": 20, "val": 10, "test": 10}, seed=0, side=36)
+    recipes = str(repository / "tools" / "recipes")
+    recipe = load_recipe("icasc_digits_single_resnet20", (), recipes)
+    trained = []
+
+    def run(recipe, settings):
+        trained.append(settings.save_dir)
+        fingerprints = {s: open_dataset(str(data), s).fingerprint() for s in ("train", "val")}
+        write_json(folder / "recipe.json", {"recipe": recipe.to_dict(), "data": fingerprints})
+        (folder / "log.jsonl").write_text('{"seconds": 2.0}\n{"seconds": 3.0}\n')
+        (folder / "test.json").write_text("{}")
+
+    folder.mkdir()
+    same = load_recipe("icasc_digits_single_resnet20", ["theta=0.8"], recipes)  # the default
+    for asked in (recipe, recipe, same):
+        assert train_once(asked, str(data), str(folder), 1, run=run) == 5.0
+    for change in ("lr=0.5", "epochs=3", "seed=7"):
+        with pytest.raises(FileExistsError, match=f"not of these settings: '{change[:2]}"):
+            train_once(recipe.override([change]), str(data), str(folder), 1, run=run)
+    other = tmp_path / "other"
+    write_digits_single(other, images={"train": 20, "val": 10, "test": 10}, seed=1, side=36)
+    with pytest.raises(FileExistsError, match="data of its split 'train' were others"):
+        train_once(recipe, str(other), str(folder), 1, run=run)
+    assert len(trained) == 1
 
 
 def test_figures(tmp_path):
@@ -142,6 +207,6 @@ def test_a_quick_run(name, tmp_path, repository):
     text = reproduce(EXPERIMENTS, [name], asked)
     (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
     assert "not run" not in line
-    scores = read_scores(tmp_path / "summary.json")[name]["scores"]
+    scores = read_scores(tmp_path / "quick" / "summary.json")[name]["scores"]
     assert set(EXPERIMENTS[name].arms) <= set(scores)
     assert all(0 <= score <= 100 for values in scores.values() for score in values)

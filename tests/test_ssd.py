@@ -5,8 +5,9 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from gluoncv_helpers import gluoncv_or_skip
 
-gluoncv = pytest.importorskip("gluoncv")
+gluoncv = gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
 from detection_helpers import BLOCKS, tiny_net  # noqa: E402

@@ -33,10 +33,11 @@ def main():
     def maker(name):
         return lambda seed: load_recipe(name, [*args.set, f"seed={seed}"], cli.recipe_folder())
 
-    done = run_experiment(
-        {name: maker(name) for name in args.recipes}, args.seeds, args.data_dir, args.out,
-        args.num_workers,
-    )  # fmt: skip
+    # A recipe may be given as a file; its runs are named after it and stay in --out.
+    makers = {Path(name).stem: maker(name) for name in args.recipes}
+    if len(makers) < len(args.recipes):
+        parser.error("--recipes: two of the same name")
+    done = run_experiment(makers, args.seeds, args.data_dir, args.out, args.num_workers)
     print("\n" + done.table)
 
 

@@ -23,7 +23,9 @@ def flags():
     parser.add_argument(
         "experiments", nargs="*", metavar="NAME", help="experiments, or all; none: list them"
     )
-    parser.add_argument("--out", metavar="DIR", help="where data and runs go: DIR/NAME")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where data and runs go: DIR/NAME, or DIR/quick/NAME"
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4; with --quick 0 1"
     )
@@ -50,7 +52,7 @@ def main():
         return
     if not args.out:
         parser.error("--out DIR is needed")
-    names = list(EXPERIMENTS) if args.experiments == ["all"] else args.experiments
+    names = list(EXPERIMENTS) if "all" in args.experiments else args.experiments
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     request = Request(
         args.out, seeds, args.num_workers, args.quick, cli.recipe_folder(),

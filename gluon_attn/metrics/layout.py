@@ -104,6 +104,39 @@ def mean_interval(values, level=0.95):
     return mean - half, mean + half
 
 
+def spread_text(values, digits=1):
+    """Return mean ± standard deviation (n - 1) of numbers as text."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def paired_differences(ours, base):
+    """Return ours minus base, seed by seed.
+
+    Raises:
+        ValueError: Not as many of one as of the other.
+    """
+    if len(ours) != len(base):
+        raise ValueError(f"{len(ours)} and {len(base)} numbers: differences are taken by seed")
+    return [a - b for a, b in zip(ours, base)]
+
+
+def difference_text(differences, digits=1, spread=False):
+    """Return the mean of paired differences with Student's 95 % interval as text.
+
+    Args:
+        differences: Numbers, as :func:`paired_differences` gives them.
+        digits: Decimals.
+        spread: Whether the standard deviation (n - 1) is shown as well.
+    """
+    mean, deviation = mean_and_spread(differences)
+    ends = mean_interval(differences)
+    text = f"{mean:+.{digits}f}"
+    if spread and deviation is not None:
+        text += f" ± {deviation:.{digits}f}"
+    return text + ("" if ends is None else f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]")
+
+
 def side_by_side(values):
     """Return one cell per model from its runs' values, and the difference if there are two."""
     means = [mean_and_spread(runs)[0] for runs in values]

@@ -8,20 +8,20 @@ interrupted call left unfinished is continued.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
 import numpy as np
 from tabulate import tabulate
 
-from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_json, write_text
-from gluon_attn.metrics.layout import mean_and_spread, mean_interval
+from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.controlled_measures import MEASURES, Run
 from gluon_attn.workflows.controlled_presets import BASELINE
-from gluon_attn.workflows.train import Settings, train
+from gluon_attn.workflows.run_once import train_once
 
 
 def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=print):
@@ -87,30 +87,31 @@ def _table(rows, group, minus=None):
     values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
     if minus is not None:
         theirs = values.pop(minus)
-        values = {
-            arm: [{n: a[n] - b[n] for n in names} for a, b in zip(own, theirs)]
-            for arm, own in values.items()
-        }
+        base = {n: [found[n] for found in theirs] for n in names}
+        values = {arm: _minus(own, base) for arm, own in values.items()}
     columns = [_column([[v[n] for v in own if n in v] for own in values.values()], minus)
                for n in names]  # fmt: skip
     table = list(zip(values, *columns))
     return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
 
 
+def _minus(found, base):
+    """Return ``[{name: number}]`` of one arm less those of another, seed by seed."""
+    columns = {n: paired_differences([row[n] for row in found], base[n]) for n in base}
+    return [dict(zip(columns, numbers)) for numbers in zip(*columns.values())]
+
+
 def _run(preset, recipe, data, folder, workers):
     """Train and measure one arm with one seed, or read what was measured before."""
     path = os.path.join(folder, "controlled.json")
-    found = {}
+    seconds = train_once(recipe, data, folder, workers)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     else:
-        settings = Settings(data, folder, resume=True, workers=workers, cache=True, console=False)
-        train(recipe, settings)
         with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-            found["score"] = {f"{preset.score} %": 100 * json.load(file)["overall"][preset.score]}
-        log = read_json_lines(os.path.join(folder, "log.jsonl"))
-        found["score"]["seconds"] = sum(record["seconds"] for record in log)
+            score = 100 * json.load(file)["overall"][preset.score]
+        found = {"score": {f"{preset.score} %": score, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):
         run = Run(folder, recipe, data, workers)
@@ -124,18 +125,8 @@ def _column(lists, signed):
     lists = [[value for value in values if value is not None] for values in lists]
     largest = max((abs(np.mean(values)) for values in lists if values), default=0.0)
     digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
-    return [_cell(values, digits, "+" if signed else "") if values else "-" for values in lists]
-
-
-def _cell(values, digits, sign):
-    mean, spread = mean_and_spread(values)
-    text = f"{mean:{sign}.{digits}f}"
-    if spread is not None and not np.isnan(spread):
-        text += f" ± {spread:.{digits}f}"
-        if sign:  # a difference
-            low, high = mean_interval(values)
-            text += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-    return text
+    cell = functools.partial(difference_text, spread=True) if signed else spread_text
+    return [cell(values, digits) if values else "-" for values in lists]
 
 
 def _slug(arm):

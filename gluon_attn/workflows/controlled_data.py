@@ -16,6 +16,7 @@ IMAGES = {
     "digit32": {"train": 2000, "val": 400, "test": 1000},
     "digits": {"train": 2000, "val": 300, "test": 500},
     "people": {"train": 150, "val": 120, "test": 300},
+    "scenes": {"train": 150, "val": 120, "test": 300},
     "garments": {"train": 900, "val": 200, "test": 500},
     "tasks": synthetic_tasks.IMAGES,
 }
@@ -28,7 +29,8 @@ def make_data(kind, folder, images=None, workers=2):
     Args:
         kind: ``'digit'`` (one handwritten digit a scene, single-label; pages of 36 pixels),
             ``'digit32'`` (the same, 32 pixels), ``'digits'`` (several, multi-label), ``'people'``
-            (synthetic pedestrians, 14 attributes), ``'garments'`` (the same by their lower garment,
+            (synthetic pedestrians, 14 attributes, packed), ``'scenes'`` (the same, not packed),
+            ``'garments'`` (the same by their lower garment,
             single-label, 36 pixels) or ``'tasks'`` (five of their attributes, some with wrong
             labels, 56 pixels).
         folder: Where they go.
@@ -44,13 +46,15 @@ def make_data(kind, folder, images=None, workers=2):
     if os.path.exists(note):
         with open(note, encoding="utf-8") as file:
             if json.load(file) != settings:
-                raise FileExistsError(f"{folder} holds other data; choose another folder")
+                raise FileExistsError(f"{folder} holds other data; choose another --out")
         return place
     common = {"images": images, "seed": 0, "workers": workers, "overwrite": True}
     if kind in SIDES:
         write_digits_single(place, side=SIDES[kind], **common)
     elif kind == "digits":
         write_digits(place, **common)
+    elif kind == "scenes":
+        write_synthetic(place, **common)
     elif kind == "tasks":
         synthetic_tasks.write_tasks(place, **common)
     else:

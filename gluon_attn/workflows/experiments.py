@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 
-from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
 from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.controlled import run_preset
@@ -65,10 +64,8 @@ def _curves(rows, out):
 
 
 def _vaa(request):
-    data = os.path.join(request.out, "data")
-    images = FEW_PEOPLE if request.quick else {"train": 150, "val": 120, "test": 300}
-    if not os.path.exists(os.path.join(data, "SYNTHETIC.json")):
-        write_synthetic(data, images=images, seed=0, workers=request.workers, overwrite=True)
+    few = FEW_PEOPLE if request.quick else None
+    data = make_data("scenes", os.path.join(request.out, "data"), few, request.workers)
     recipes = {"plain": "baseline_synthetic_resnet18", "VAA": "vaa_synthetic_resnet18"}
     quick = ("phase0_epochs=0",) if request.quick else ()
     makers = {
@@ -76,11 +73,7 @@ def _vaa(request):
         for title, name in recipes.items()
     }  # fmt: skip
     done = run_experiment(makers, request.seeds, data, request.out, request.workers, request.say)
-    scores = {
-        title: [100 * result["overall"]["mAP"] for result in results]
-        for title, results in done.results.items()
-    }  # fmt: skip
-    return _outcome(scores, done.table, "mAP %", request)
+    return _outcome(done.scores, done.table, f"{done.score} %", request)
 
 
 def _seeded(make, seed):
@@ -120,7 +113,9 @@ _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {
     "vaa-people": Experiment(
         "VAA", "synthetic people, 14 attributes; ResNet-18, width 16, 112 px", "test mAP %",
-        ("plain", "VAA"), Published("WIDER-Attribute, ResNet-101, mAP %", "83.7", "86.4"), _vaa,
+        ("plain", "VAA"),
+        Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4"),
+        _vaa,
     ),
     "icasc-digit": Experiment(
         "ICASC", _DIGIT, "test top-1 %", (BASELINE, HEADLINE["icasc-digit"]),
@@ -146,7 +141,7 @@ EXPERIMENTS = {
     "dreal-digit": Experiment(
         "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
         (BASELINE, HEADLINE["dreal-digit"]),
-        Published("ImageNet, SRM-ResNet-101, top-1 error %", "21.404", "20.474"),
+        Published("ImageNet, SRM-ResNet-101, top-1 error %: less is better", "21.404", "20.474"),
         functools.partial(_preset, "dreal-digit"),
     ),
     "dreal-people": Experiment(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.data.synthetic_tasks import TASKS
-from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.attribute_tables import (
     accuracy_from_json,
@@ -21,10 +20,10 @@ from gluon_attn.metrics.attribute_tables import (
     lowest,
 )
 from gluon_attn.metrics.attributes import MEASURES
-from gluon_attn.metrics.layout import mean_and_spread
+from gluon_attn.metrics.layout import difference_text, paired_differences
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
-from gluon_attn.workflows.train import Settings, train
+from gluon_attn.workflows.run_once import train_once
 
 METHODS = ("separate models", "basic model", "AWMT")
 SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of both classes)"}
@@ -102,13 +101,9 @@ def _run(method, seed, make_recipe, data, out, workers):
 
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
-    path = Path(folder) / "test_accuracy.json"
-    if not path.exists():
-        train(recipe, Settings(data, folder, resume=True, workers=workers, cache=True,
-                               console=False))  # fmt: skip
-    log = read_json_lines(os.path.join(folder, "log.jsonl"))
-    found = accuracy_from_json(path.read_text(encoding="utf-8"))
-    return found, sum(record["seconds"] for record in log)
+    seconds = train_once(recipe, data, folder, workers, "test_accuracy.json")
+    text = (Path(folder) / "test_accuracy.json").read_text(encoding="utf-8")
+    return accuracy_from_json(text), seconds
 
 
 def join_results(results):
@@ -136,7 +131,7 @@ def _describe(results, seconds):
             mean = [r["overall"][measure] for r in results["AWMT"]]
             worst = [lowest(r, measure) for r in results["AWMT"]]
             lines.append(
-                f"* AWMT minus {other}, seed by seed, {measure}: mean over tasks "
+                f"* AWMT minus {other}, seed by seed [95 %], {measure}: mean over tasks "
                 + _difference(mean, [r["overall"][measure] for r in results[other]])
                 + ", worst task "
                 + _difference(worst, [lowest(r, measure) for r in results[other]])
@@ -154,6 +149,5 @@ def _describe(results, seconds):
 
 
 def _difference(ours, theirs):
-    """Return mean and spread of paired differences in percentage points."""
-    mean, spread = mean_and_spread([100 * (a - b) for a, b in zip(ours, theirs)])
-    return f"{mean:+.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    """Return paired differences in percentage points as text."""
+    return difference_text([100 * d for d in paired_differences(ours, theirs)], 1, spread=True)

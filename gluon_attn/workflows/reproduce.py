@@ -7,20 +7,20 @@ summary of all, in which the paper's own numbers have columns of their own.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from typing import Any, Callable, NamedTuple
 
 from tabulate import tabulate
 
-from gluon_attn.files import write_json, write_text
-from gluon_attn.metrics.layout import mean_and_spread, mean_interval
+from gluon_attn.files import write_text
+from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.registry import unknown_name
+from gluon_attn.workflows.results_page import add_scores, read_scores, replace_block
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
+QUICK_FOLDER = "quick"  # a quick run must never be taken for a finished one
 NOT_KNOWN = "not known to us"
 
 
@@ -97,52 +97,65 @@ def reproduce(table, names, request, page=None):
 
     Args:
         table: ``{name: Experiment}``, all there are.
-        names: Those to run; each gets the folder ``out/<name>``.
+        names: Those to run; each gets the folder ``out/<name>``, in a quick run
+            ``out/quick/<name>``.
         request: :class:`Request`.
-        page: Markdown file in which the blocks of these experiments are replaced, or None.
+        page: Markdown file in which the blocks of these experiments are replaced, or None. The
+            scores behind it are kept beside it, in ``results.json``.
 
     Returns:
-        The summary of what has been run, as Markdown. ``out/summary.json`` keeps the scores, with
-        those of earlier calls.
+        The summary of what has been run, as Markdown. ``summary.json`` beside the experiments'
+        folders keeps the scores, with those of earlier calls.
 
     Raises:
-        ValueError: An unknown name; ``page`` with ``quick``: such numbers say nothing.
+        ValueError: An unknown name; a seed twice; ``page`` with ``quick``, as such numbers say
+            nothing, or with fewer seeds than it has; a damaged file of scores.
+        FileNotFoundError: No such page.
+        FileExistsError: A folder holds a finished run of other settings or data.
     """
     for name in names:
         if name not in table:
             raise ValueError(unknown_name("experiment", name, table))
-    if page and request.quick:
-        raise ValueError("a quick run only shows that everything runs; leave out --page")
+    if len(set(request.seeds)) < len(request.seeds):
+        raise ValueError(f"seeds {list(request.seeds)}: each counts once")
+    if request.quick:
+        request = request._replace(out=os.path.join(request.out, QUICK_FOLDER))
     record = os.path.join(request.out, "summary.json")
+    read_scores(record)  # whatever is wrong is said before hours are spent
+    if page:
+        _check_page(page, names, request)
     found = {}
     for name in names:
         request.say(f"--- {name}: {table[name].paper}, {table[name].data}")
         outcome = table[name].run(request._replace(out=os.path.join(request.out, name)))
         found[name] = {"seeds": list(request.seeds), "scores": outcome.scores}
-        _add_scores(record, {name: found[name]})
+        add_scores(record, {name: found[name]})
         if page:
             _publish(page, name, outcome)
     text = summary(table, read_scores(record))
     write_text(os.path.join(request.out, "summary.md"), text)
     if page:
-        kept = os.path.join(os.path.dirname(page), "results.json")
-        replace_block(page, "summary", summary(table, _add_scores(kept, found)))
+        replace_block(page, "summary", summary(table, add_scores(_kept(page), found)))
     return text
 
 
-def read_scores(path):
-    """Return ``{experiment: {'seeds', 'scores'}}`` of a file, empty if it is not there."""
-    if not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+def _kept(page):
+    return os.path.join(os.path.dirname(page), "results.json")
 
 
-def _add_scores(path, found):
-    """Add scores to what a file holds now, other calls' among it; return all of them."""
-    known = {**read_scores(path), **found}
-    write_json(path, known)
-    return known
+def _check_page(page, names, request):
+    """Refuse to write into a page what does not belong there."""
+    if request.quick:
+        raise ValueError("a quick run only shows that everything runs; leave out --page")
+    if not os.path.isfile(page):
+        raise FileNotFoundError(f"{page}: --page wants a Markdown file that is there")
+    for name, known in read_scores(_kept(page)).items():
+        if name in names and len(known["seeds"]) > len(request.seeds):
+            raise ValueError(
+                f"{page} has '{name}' over {len(known['seeds'])} seeds, which "
+                f"{len(request.seeds)} must not replace; add --seeds, leave out --page, or remove "
+                f"the entry from {_kept(page)}"
+            )
 
 
 def summary(table, found):
@@ -159,31 +172,22 @@ def summary(table, found):
             f"`{name}`", experiment.paper, experiment.data, experiment.score,
             *_ours(experiment, found.get(name)), printed.data, printed.baseline, printed.method,
         ])  # fmt: skip
-    heads = ["experiment", "method", "**our** data and net", "score", "ours: baseline",
-             "ours: method", "ours: difference [95 %]", "**paper's** data and net",
-             "paper: baseline", "paper: method"]  # fmt: skip
+    heads = [
+        "experiment", "method", "**our** data and net", "score", "seeds", "ours: baseline",
+        "ours: method", "ours: difference [95 %]", "**paper's** data and net", "paper: baseline",
+        "paper: method",
+    ]  # fmt: skip
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def _ours(experiment, found):
     if not found:
-        return ["not run"] * 3
+        return ["-", *["not run"] * 3]
+    if not set(experiment.arms) <= set(found["scores"]):
+        raise ValueError(f"scores of {', '.join(found['scores'])}: {experiment.arms} are missing")
     base, ours = (found["scores"][arm] for arm in experiment.arms)
-    return [with_spread(base), with_spread(ours), difference(ours, base)]
-
-
-def with_spread(values):
-    """Return mean and standard deviation of scores in percent as text."""
-    mean, spread = mean_and_spread(values)
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
-
-
-def difference(ours, base):
-    """Return the mean difference, seed by seed, with its 95 % interval, as text."""
-    pairs = [a - b for a, b in zip(ours, base)]
-    ends = mean_interval(pairs)
-    mean = sum(pairs) / len(pairs)
-    return f"{mean:+.1f}" + ("" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]")
+    gain = difference_text(paired_differences(ours, base))
+    return [str(len(base)), spread_text(base), spread_text(ours), gain]
 
 
 def _publish(page, name, outcome):
@@ -195,21 +199,3 @@ def _publish(page, name, outcome):
         shutil.copyfile(path, os.path.join(os.path.dirname(page), "images", file))
         parts.append(f"![{caption}](images/{file})")
     replace_block(page, name, "\n\n".join(parts))
-
-
-def replace_block(page, name, text):
-    """Replace what stands between the marks of a block in a page; append a block it lacks.
-
-    The marks are HTML comments, ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; everything else
-    in the page stays as it is.
-    """
-    with open(page, encoding="utf-8") as file:
-        content = file.read()
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    block = f"{begin}\n{text.strip()}\n{end}"
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
-    if pattern.search(content):
-        content = pattern.sub(lambda _: block, content)
-    else:
-        content = f"{content.rstrip()}\n\n## {name}\n\n{block}\n"
-    write_text(page, content)

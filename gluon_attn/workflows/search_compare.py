@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.blocks.genotype import load_genotype
-from gluon_attn.engine import read_json_lines
 from gluon_attn.files import write_json, write_text
+from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.papers.autola.derive import random_genotype
 from gluon_attn.workflows.benchmark import machine
-from gluon_attn.workflows.reproduce import difference, with_spread
+from gluon_attn.workflows.run_once import train_once
 from gluon_attn.workflows.search import search
-from gluon_attn.workflows.train import Settings, train
 
 SEARCHED, RANDOM = "searched", "random"
 FIXED = {"HOG-SE": "hog_se", "HOG-CBAM": "hog_cbam", "published": "hoga", "SE": "se",
@@ -87,33 +86,21 @@ def _attention(way, seed, make_search, data_dir, out, workers):
     if way != SEARCHED:
         return FIXED[way], 0.0
     folder = os.path.join(out, f"search-{seed}")
-    path = os.path.join(folder, "genotype.json")
-    if not os.path.exists(path):
-        settings = Settings(
-            data_dir, folder, resume=True, workers=workers, cache=True, console=False
-        )
-        search(make_search([f"seed={seed}"]), settings)
-    log = read_json_lines(os.path.join(folder, "log.jsonl"))
-    return f"hoga:{load_genotype(path)}", sum(record["seconds"] for record in log)
+    recipe = make_search([f"seed={seed}"])
+    seconds = train_once(recipe, data_dir, folder, workers, "genotype.json", search)
+    return f"hoga:{load_genotype(os.path.join(folder, 'genotype.json'))}", seconds
 
 
 def _train(attention, way, seed, make_training, data_dir, out, workers):
     """Train unless it has been done; return the row of the result."""
     folder = os.path.join(out, f"{way}-{seed}")
-    path = os.path.join(folder, "test.json")
     recipe = make_training([f"seed={seed}"])
     options = dict(recipe.model_options, attention=attention)
     recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
-    if not os.path.exists(path):
-        settings = Settings(
-            data_dir, folder, resume=True, workers=workers, cache=True, console=False
-        )
-        train(recipe, settings)
-    with open(path, encoding="utf-8") as file:
+    seconds = train_once(recipe, data_dir, folder, workers)
+    with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
         overall = json.load(file)["overall"]
-    log = read_json_lines(os.path.join(folder, "log.jsonl"))
     score = overall.get(recipe.score, overall.get("top1"))
-    seconds = sum(record["seconds"] for record in log)
     return {"seed": seed, "genotype": attention, "score": score, "seconds": seconds}
 
 
@@ -126,8 +113,8 @@ def describe(rows, score):
     for way, found in rows.items():
         scores = [100 * row["score"] for row in found]
         spent = [np.mean([row[key] for row in found]) for key in ("seconds_of_search", "seconds")]
-        gain = "" if way == RANDOM else difference(scores, chance)
-        table.append([way, with_spread(scores), gain, *(f"{s:.0f}" for s in spent)])
+        gain = "" if way == RANDOM else difference_text(paired_differences(scores, chance))
+        table.append([way, spread_text(scores), gain, *(f"{s:.0f}" for s in spent)])
     heads = ["attention", f"{score}, % (test)", "minus random, seed by seed [95 %]", "search, s",
              "training, s"]  # fmt: skip
     mean = sum(chance) / len(chance)

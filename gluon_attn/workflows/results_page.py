@@ -1,0 +1,75 @@
+"""A page of results and the scores behind it, changed piece by piece, by several calls at a time.
+
+A block of a page stands between two HTML comments, ``<!-- begin NAME -->`` and ``<!-- end NAME
+-->``; everything else in the page stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+
+import filelock
+
+from gluon_attn.files import write_json, write_text
+
+WAIT = 60  # seconds for another call, which holds a file for much less than one
+
+
+@contextlib.contextmanager
+def alone_with(path):
+    """Let no other call change a file meanwhile.
+
+    Raises:
+        TimeoutError: Another process keeps it for more than ``WAIT`` seconds.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    with filelock.FileLock(os.path.join(folder, f".{name}.lock"), timeout=WAIT):
+        yield
+
+
+def read_scores(path):
+    """Return ``{experiment: {'seeds', 'scores'}}`` of a file, empty if it is not there.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        for entry in found.values():
+            if not all(len(v) == len(entry["seeds"]) for v in entry["scores"].values()):
+                raise ValueError("not as many scores as seeds")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not hold the scores of experiments ({error!r}); mend or remove it"
+        ) from error
+    return found
+
+
+def add_scores(path, found):
+    """Add scores to what a file holds now, other calls' among it; return all of them."""
+    with alone_with(path):
+        known = {**read_scores(path), **found}
+        write_json(path, known)
+    return known
+
+
+def replace_block(page, name, text):
+    """Replace what stands between the marks of a block in a page; append a block it lacks."""
+    with alone_with(page):
+        with open(page, encoding="utf-8") as file:
+            content = file.read()
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        block = f"{begin}\n{text.strip()}\n{end}"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+        if pattern.search(content):
+            content = pattern.sub(lambda _: block, content)
+        else:
+            content = f"{content.rstrip()}\n\n## {name}\n\n{block}\n"
+        write_text(page, content)

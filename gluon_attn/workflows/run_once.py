@@ -1,0 +1,67 @@
+"""Runs of an experiment: trained once, and never taken for those of other settings or data."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from gluon_attn.engine import read_json_lines
+from gluon_attn.method import METHODS
+from gluon_attn.recipe import Recipe
+from gluon_attn.workflows import build
+from gluon_attn.workflows.train import Settings, train
+
+
+def train_once(recipe, data_dir, folder, workers=2, result="test.json", run=None):
+    """Train a recipe unless its finished run is there; continue an interrupted one.
+
+    Args:
+        recipe: :class:`~gluon_attn.recipe.Recipe`.
+        data_dir: The data set.
+        folder: Of this run alone.
+        workers: Data-loading threads.
+        result: The file that a finished run has.
+        run: Function ``(recipe, settings)``; :func:`~gluon_attn.workflows.train.train` if None.
+
+    Returns:
+        Seconds of training, over all calls that it took.
+
+    Raises:
+        FileExistsError: The folder holds a finished run of another recipe or other data.
+        ValueError: It holds an unfinished one.
+    """
+    if os.path.exists(os.path.join(folder, result)):
+        _check_same(recipe, data_dir, folder)
+    else:
+        settings = Settings(
+            data_dir, folder, resume=True, workers=workers, cache=True, console=False
+        )
+        (run or train)(recipe, settings)
+    return sum(record["seconds"] for record in read_json_lines(os.path.join(folder, "log.jsonl")))
+
+
+def _check_same(recipe, data_dir, folder):
+    """Refuse a finished run that is not the one asked for; here ``epochs`` counts, too."""
+    path = os.path.join(folder, "recipe.json")
+    with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+    before, now = (_complete(r) for r in (Recipe.from_dict(record["recipe"], path), recipe))
+    for key in now:
+        if before[key] != now[key] and key != "log_interval":
+            raise _other(folder, f"'{key}' was {before[key]!r}, now it is {now[key]!r}")
+    for split, known in zip(recipe.splits, record["data"].values()):
+        if build.open_split(recipe, data_dir, split).fingerprint() != known:
+            raise _other(folder, f"the data of its split '{split}' were others than {data_dir}")
+
+
+def _complete(recipe):
+    """Return a recipe as a dict in which options that it leaves open have their defaults."""
+    values = recipe.to_dict()
+    return {**values, "options": {**METHODS.get(recipe.method).OPTIONS, **values["options"]}}
+
+
+def _other(folder, difference):
+    return FileExistsError(
+        f"{folder} holds a finished run, not of these settings: {difference}; choose another "
+        "--out, or remove that folder to train it again"
+    )
