@@ -262,23 +262,17 @@ def _align(block, params, path, inside=False):
 
 
 def _with_prefix(params, wanted, separator, path):
-    """Find the prefix under which most of the ``wanted`` names are in the file."""
-    counts = collections.Counter()
+    """Return ``({target: name in the file}, prefix)``, see ``find_prefixed``; {} if two tie."""
+    from model_zoo.adapters.translate import find_prefixed
+
+    names, best = find_prefixed(params, wanted, separator)
     values = set(wanted.values())
-    for name in params:
-        cuts = [0]
-        if separator is not None:
-            cuts += [i + 1 for i, character in enumerate(name) if character == separator]
-        counts.update(name[:cut] for cut in cuts if name[cut:] in values)
-    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
-    if len(best) > 1 and 2 * counts[best[0]] > len(values):
+    if len(best) > 1 and 2 * sum(best[0] + value in params for value in values) > len(values):
         raise ValueError(
             f"{path}: the net fits in several places of the file: {_some(best)}; drop all but one "
             "with prefix_map={'…': None}"
         )
-    if len(best) != 1:
-        return {}, ""
-    return {t: best[0] + w for t, w in wanted.items() if best[0] + w in params}, best[0]
+    return names, best[0] if names else ""
 
 
 def _by_counter(targets, params):

@@ -121,7 +121,7 @@ def write_stream(path, value=None, protocol=2, program=None):
             file.write(struct.pack("<q", storages[key].length) + storages[key].data)
 
 
-def write_tar(path, tensors, program=None, parameters=True, hostile=None):
+def write_tar(path, tensors, program=None, parameters=True, hostile=None, storages=None):
     """Write the format before 0.1.9: a tar archive; tensors are named by numbers in the pickle.
 
     Args:
@@ -129,6 +129,7 @@ def write_tar(path, tensors, program=None, parameters=True, hostile=None):
         program: Pickle in place of the state dict's.
         hostile: Pickle in place of the first storage's description.
         parameters: Wrap the tensors as Python 2 and PyTorch 0.1.6 did: objects with a state.
+        storages: Attributes of the header of the storages' member.
     """
 
     def dump(*values):
@@ -167,6 +168,8 @@ def write_tar(path, tensors, program=None, parameters=True, hostile=None):
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
+            for key, value in ((storages or {}) if name == "storages" else {}).items():
+                setattr(info, key, value)
             archive.addfile(info, io.BytesIO(data))
 
 

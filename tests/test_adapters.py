@@ -12,6 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from adapters_helpers import Stored, filled, same, values, write_stream, write_zip
+from gluoncv_helpers import gluoncv_or_skip
 from mxnet.gluon import SymbolBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1, ResNetV1
 
@@ -20,7 +21,7 @@ from gluon_attn.nets.vgg import VGG_DEPTHS, vgg
 from gluon_attn.workflows.build import initialize_net, load_recipe
 from model_zoo import get_model
 from model_zoo.adapters import SCHEMES, guess_net, load_foreign, read_arrays, save_foreign
-from model_zoo.adapters.tables import TABLES, names_of
+from model_zoo.adapters.tables import TABLES, VAA_FILES, names_of
 from model_zoo.adapters.translate import to_foreign, translate
 from model_zoo.params_io import load_backbone, load_into, save_params
 
@@ -300,6 +301,38 @@ def test_the_repository_round_trip(tmp_path, repository):
         load_foreign(net, tmp_path / "ours")
 
 
+def write_parts(folder, **parts):
+    """Write the ten files with an array each, or with the shapes given by name."""
+    for part in VAA_FILES:
+        shapes = parts.get(part, {"conv0_weight": 1})
+        arrays = {name: mx.nd.zeros(shape) for name, shape in shapes.items()}
+        mx.nd.save(str(folder / f"{part}.params"), arrays)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("prefix", ["", "resnetv10_"])
+def test_the_second_classifier_of_the_repository_is_the_one_meant(tmp_path, prefix, order):
+    """The backbone may have both: dense0, Gluon's, and dense1 for the attributes."""
+    shapes = [(f"{prefix}dense0_weight", (10, 4)), (f"{prefix}dense1_weight", (14, 4))][::order]
+    write_parts(tmp_path, backbone_resnet=dict(shapes))
+    found = read_arrays(tmp_path)
+    assert found["backbone_resnet/dense0_weight"].shape == (10, 4)
+    assert found["backbone_resnet/dense1_weight"].shape == (14, 4)
+    write_parts(tmp_path, backbone_resnet={f"{prefix}dense0_weight": (10, 4)})
+    assert read_arrays(tmp_path)["backbone_resnet/dense1_weight"].shape == (10, 4)
+
+
+@pytest.mark.parametrize("first, second, name", [
+    ("hybridsequential0_conv0_weight", "hybridsequential1_conv0_weight", "conv0_weight"),
+    ("0.weight", "sequential3_conv0_weight", "conv0_weight"),
+])  # fmt: skip
+def test_two_parameters_for_one_layer_of_the_repository(tmp_path, first, second, name):
+    write_parts(tmp_path, fsr_stage_2={first: 3, second: 5})
+    message = rf"fsr_stage_2\.params: '{first}' and '{second}' both are {name}"
+    with pytest.raises(ValueError, match=message):
+        read_arrays(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 
@@ -470,7 +503,7 @@ def test_the_commands_errors_are_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1b", "resnet50_v1", "vgg11_bn"])
 @pytest.mark.parametrize("kind", ["saved", "stripped", "exported"])
 def test_files_of_gluoncv_give_its_numbers(tmp_path, name, kind):
-    zoo = pytest.importorskip("gluoncv").model_zoo
+    zoo = gluoncv_or_skip().model_zoo
     theirs = zoo.get_model(name, pretrained=False, classes=10)
     image = mx.nd.random.normal(shape=(2, 3, 64, 64))
     theirs.initialize()

@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import struct
+import tarfile
 import zipfile
 import zlib
 
@@ -17,6 +18,7 @@ import pytest
 from adapters_helpers import Stored, fake_torch, pickled, write_stream, write_tar, write_zip
 
 from model_zoo.adapters import read_arrays
+from model_zoo.adapters.files import reader_of
 from model_zoo.adapters.safe_tensors import read_safetensors, write_safetensors
 from model_zoo.adapters.torch_read import read_torch
 from model_zoo.adapters.torch_write import write_torch
@@ -67,6 +69,31 @@ def test_checkpoint_around_a_state_dict(tmp_path, kind, key):
     value = {"epoch": 3, key: state, "optimizer": optimizer, "best": None, "done": True}
     WRITERS[kind](tmp_path / "a.pth", value)
     assert equal(read_torch(tmp_path / "a.pth"), arrays())
+
+
+@pytest.mark.parametrize("key", ["state_dict", "net"])
+def test_tensors_beside_a_state_dict_do_not_hide_it(tmp_path, key):
+    """PyTorch's ImageNet example saves the best accuracy as a tensor."""
+    state = {n: Stored(a) for n, a in arrays().items()}
+    best = {"best_acc1": Stored(np.array([71.2], "f4")), "loss": Stored(np.array(0.5, "f4"))}
+    for value in ({"epoch": 3, key: state, **best}, {**best, key: state}, {**state, key: best}):
+        write_zip(tmp_path / "a.pth", value)
+        assert equal(read_torch(tmp_path / "a.pth"), arrays())
+
+
+def test_which_of_several_state_dicts_is_meant_is_not_guessed(tmp_path):
+    state, other = ({n: Stored(a) for n, a in arrays().items()} for _ in range(2))
+    write_zip(tmp_path / "a.pth", {"state_dict": state, "model": state})
+    assert equal(read_torch(tmp_path / "a.pth"), arrays())  # one, under two names
+    averaged = {n: t for n, t in other.items() if "tracked" not in n}
+    strangers = {f"other.{n}": t for n, t in other.items()}
+    for rival in (other, averaged, strangers):
+        write_zip(tmp_path / "a.pth", {"state_dict": state, "model": rival})
+        with pytest.raises(ValueError, match=r"a\.pth: .*dicts \(state_dict, model\)"):
+            read_torch(tmp_path / "a.pth")
+        write_zip(tmp_path / "a.pth", {**state, "net": rival})
+        with pytest.raises(ValueError, match=r"a\.pth: .*dicts \(top level, net\)"):
+            read_torch(tmp_path / "a.pth")
 
 
 def test_views_of_one_storage(tmp_path):
@@ -205,6 +232,8 @@ def tensor(size, stride, length=4, offset=0):
         (tensor((4,), (1,), offset=1), "reaches beyond"),
         (tensor((4,), (-1,), offset=3), "whole numbers from 0"),
         (tensor((2,) * 40, (0,) * 40), "short list"),
+        (tensor((0, 1 << 31), (1, 1)), "'w' has 2 axes, or sides too long"),
+        (tensor((0, 1 << 70), (1, 1)), "'w' has 2 axes, or sides too long"),
         (tensor((2, 2), (1,)), "differ in length"),
         ({}, "holds no state dict"),
         ([1, 2], "holds no state dict but list"),
@@ -290,6 +319,40 @@ def test_members_that_lie_in_one_another_are_refused(tmp_path):
             archive.NameToInfo[info.filename] = info
         archive.start_dir = archive.fp.tell()
     with pytest.raises(ValueError, match="longer than the file|Overlapped"):
+        read_torch(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"type": tarfile.DIRTYPE, "size": 0}, "no plain file"),
+        ({"type": tarfile.CHRTYPE, "size": 0}, "no plain file"),
+        ({"type": tarfile.SYMTYPE, "size": 0, "linkname": "tensors"}, "no plain file"),
+        ({"type": tarfile.LNKTYPE, "size": 0, "linkname": "tensors"}, "no plain file"),
+        # Both would read as ever more zeros.
+        ({"pax_headers": {"GNU.sparse.map": "0,99", "GNU.sparse.size": f"{1 << 40}"}}, "no plain"),
+        ({"pax_headers": {"GNU.sparse.realsize": f"{1 << 40}"}}, "'storages' is longer than the"),
+        ({"pax_headers": {"GNU.sparse.realsize": "-1"}}, "'storages' is longer than the file"),
+    ],
+)
+def test_members_of_a_tar_that_are_no_plain_files(tmp_path, header, message):
+    write_tar(tmp_path / "a.pth", {"w": np.ones(2, "float32")}, storages=header)
+    with pytest.raises(ValueError, match=rf"a\.pth: .*{message}"):
+        read_torch(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "kind, size, extended", [(tarfile.XHDTYPE, 1 << 60, 0), (tarfile.GNUTYPE_SPARSE, 0, 1)]
+)
+def test_headers_of_a_tar_that_python_itself_falls_over(tmp_path, kind, size, extended):
+    """A header of more bytes than there is memory; a list of blocks without an end."""
+    info = tarfile.TarInfo("storages")
+    info.type, info.size = kind, size
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    head[482] = extended
+    head[148:155] = b"%06o\0" % tarfile.calc_chksums(bytes(head))[0]
+    (tmp_path / "a.pth").write_bytes(head)
+    with pytest.raises(ValueError, match=r"a\.pth: truncated or damaged"):
         read_torch(tmp_path / "a.pth")
 
 
@@ -384,6 +447,35 @@ def test_safetensors_round_trip_is_reproducible(tmp_path):
     assert json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 632, 640 + 65536])
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path, length):
+    """640 is 80 02 in hexadecimal, how a pickle of protocol 2 begins."""
+    write_raw(tmp_path / "a.bin", {}, entry().ljust(length), np.ones(2, "f4").tobytes())
+    assert np.array_equal(read_arrays(tmp_path / "a.bin")["w"].asnumpy(), [1, 1])
+    data = (tmp_path / "a.bin").read_bytes()
+    (tmp_path / "cut.bin").write_bytes(data[:100])
+    with pytest.raises(ValueError, match=f"not a sound safetensors file: a header of {length}"):
+        read_arrays(tmp_path / "cut.bin")
+
+
+def test_our_own_file_whose_header_looks_like_a_pickle(tmp_path):
+    wanted = {f"layer{i}.bias": np.ones((2, 2), "float32") for i in range(9)}
+    write_safetensors(wanted, tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes()[:8] == struct.pack("<Q", 640)
+    assert list(read_arrays(tmp_path / "a.safetensors")) == list(wanted)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_never_taken_for_safetensors(tmp_path, protocol):
+    path = tmp_path / "a.safetensors"  # not even under this name
+    write_stream(path, {"{": Stored(np.ones(2, "float32"))}, protocol)
+    assert reader_of(str(path)) is read_torch
+    assert list(read_torch(path)) == ["{"]
+    for value in ({"{": 1}, ["{"], "{", {}, 640, Evil(tmp_path)):
+        path.write_bytes(pickle.dumps(value, protocol))
+        assert reader_of(str(path)) is read_torch
+
+
 def entry(kind="F32", shape=(2,), offsets=(0, 8)):
     return json.dumps({"w": {"dtype": kind, "shape": shape, "data_offsets": offsets}}).encode()
 
@@ -398,7 +490,12 @@ def entry(kind="F32", shape=(2,), offsets=(0, 8)):
         (entry(shape=(True, 2)), b"12345678", "do not go together"),
         (entry(offsets=(0, 8, 9)), b"12345678", "do not go together"),
         (entry(offsets=(4, 12)), b"0" * 12, "predecessor ends"),
-        (entry(shape=(1 << 62, 4), offsets=(0, 1 << 66)), b"", "predecessor ends"),
+        (entry(shape=(1 << 29,), offsets=(0, 1 << 31)), b"", "predecessor ends"),
+        (entry(shape=(1 << 62, 4), offsets=(0, 1 << 66)), b"", "'w' has 2 axes, or sides too long"),
+        (entry(shape=(0, 1 << 70), offsets=(0, 0)), b"", "'w' has 2 axes, or sides too long"),
+        (entry(shape=(0, 1 << 31), offsets=(0, 0)), b"", "'w' has 2 axes, or sides too long"),
+        (entry(shape=(1,) * 40, offsets=(0, 4)), b"1234", "'w' has 40 axes"),
+        (entry(["F32"]), b"12345678", "'w' has the number format"),
         (entry("F8_E4M3", (8,)), b"12345678", "number format 'F8_E4M3'"),
         (b'{"w": 3}', b"", "number format None"),
         (b'{"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "w": 1}', b"", "twice"),
@@ -480,4 +577,7 @@ def test_written_pickle_is_what_python_reads(tmp_path):
 def test_types_without_a_storage_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'w' is complex64; valid are float32"):
         write_torch({"w": np.ones(2, "complex64")}, tmp_path / "a.pth")
+    for kind in ("bool", "complex64"):
+        with pytest.raises(ValueError, match=f"a.safetensors: 'w' is {kind}; valid are float64"):
+            write_safetensors({"w": np.ones(2, kind)}, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

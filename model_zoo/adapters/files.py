@@ -50,11 +50,12 @@ def reader_of(path):
         return None
     with open(path, "rb") as file:
         head = file.read(512)
+    # First, because the length that such a file begins with can look like the head of a pickle.
+    if is_safetensors(head):
+        return read_safetensors
     if is_torch(head):
         return read_torch
-    if is_safetensors(head, os.path.getsize(path)) or path.endswith(".safetensors"):
-        return read_safetensors
-    return None
+    return read_safetensors if path.endswith(".safetensors") else None
 
 
 def read_vaa_folder(folder):
@@ -66,10 +67,8 @@ def read_vaa_folder(folder):
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: Two files for one part, or a damaged one.
+        ValueError: Two files for one part, two parameters for one layer, or a damaged file.
     """
-    from model_zoo.params_io import read_params
-
     names = sorted(n for n in os.listdir(folder) if n.endswith(".params"))
     params = {}
     for part in VAA_FILES:
@@ -81,12 +80,28 @@ def read_vaa_folder(folder):
                 f"{folder}: expected one file *{part}.params, found {', '.join(found) or 'none'}. "
                 f"A folder is read as the files of VAA's repository: {', '.join(VAA_FILES)}"
             )
-        for name, data in read_params(os.path.join(folder, found[0])).items():
-            name = _counted(OLD_PREFIX.sub("", name))
-            if part == "backbone_resnet":  # the net was built with a second classifier
-                name = re.sub("^dense0_", "dense1_", name)
-            params[f"{part}/{name}"] = data
+        params.update(_read_vaa_part(os.path.join(folder, found[0]), part))
     return params
+
+
+def _read_vaa_part(path, part):
+    """Return the parameters of one of the repository's files, as ``part/conv0_weight``."""
+    from model_zoo.params_io import read_params
+
+    arrays = read_params(path)
+    names = {name: _counted(OLD_PREFIX.sub("", name)) for name in arrays}
+    if part == "backbone_resnet" and not any(n.startswith("dense1_") for n in names.values()):
+        # The net was built with a second classifier; in a file of it alone it may be the first.
+        names = {name: re.sub("^dense0_", "dense1_", short) for name, short in names.items()}
+    origins = {}
+    for name, short in names.items():
+        first = origins.setdefault(short, name)
+        if first != name:
+            raise ValueError(
+                f"{path}: '{first}' and '{name}' both are {short} of one net; save each net of the "
+                "repository in a file of its own"
+            )
+    return {f"{part}/{names[name]}": data for name, data in arrays.items()}
 
 
 def _counted(name):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+MAX_NUMBERS = 1 << 30  # of all tensors of a file; the largest VGG has 0.14 * 2**30
+MAX_AXES = 32  # of an array, NumPy's limit
 
 # Format -> NumPy type in the file. NumPy has no bfloat16: its 16 bits are read as a number.
 FORMATS = {
@@ -15,6 +20,15 @@ FORMATS = {
 def item_size(kind):
     """Return the bytes of one number of a format."""
     return np.dtype(FORMATS[kind]).itemsize
+
+
+def is_possible(shape):
+    """Tell whether NumPy and MXNet can make an array of a shape, a tuple of whole numbers from 0.
+
+    An empty array needs no bytes in the file that its other sides could be held against, and
+    beyond these limits either of the two would raise an error that names no file.
+    """
+    return len(shape) <= MAX_AXES and math.prod(side or 1 for side in shape) <= MAX_NUMBERS
 
 
 def from_bytes(data, kind, big_endian=False):

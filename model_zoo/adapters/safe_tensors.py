@@ -15,7 +15,7 @@ import struct
 import numpy as np
 
 from gluon_attn.files import atomic_path
-from model_zoo.adapters.floats import from_bytes, item_size, to_float32
+from model_zoo.adapters.floats import from_bytes, is_possible, item_size, to_float32
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 KINDS = {
@@ -26,17 +26,22 @@ KINDS = {
 NAMES = {np.dtype(name): key for key, name in KINDS.items() if name not in ("bfloat16", "bool")}
 
 
-def is_safetensors(head, size):
-    """Tell by a file's first 16 bytes and its length whether it is a safetensors file."""
-    length = struct.unpack("<Q", head[:8])[0] if len(head) >= 9 else 0
-    return 2 <= length <= size - 8 and head[8:9] == b"{"
+def is_safetensors(head):
+    """Tell by a file's first 16 bytes whether it is a safetensors file, be it a damaged one.
+
+    The format demands ``{`` after the header's length, whose upper four bytes are zero. In a zip
+    archive they are not, and tar and MXNet files have a zero in place of ``{``. A pickle can have
+    all this only if it begins with an odd number or text, as none of PyTorch's does.
+    """
+    length = struct.unpack("<Q", head[:8])[0] if len(head) >= 10 else 0
+    return 2 <= length <= MAX_HEADER and head[8:9] == b"{" and head[9:10] in b'"} \t\r\n'
 
 
 def read_safetensors(path):
     """Return the arrays of a safetensors file by name; all floats as float32.
 
     Raises:
-        ValueError: It is damaged, or holds a number format that is not known.
+        ValueError: It is damaged, or holds a number format or a shape that is not known here.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -67,17 +72,21 @@ def write_safetensors(arrays, path):
     """Write arrays, atomically; the same arrays always give the same bytes.
 
     Args:
-        arrays: ``{name: NumPy array}`` of float or whole numbers.
+        arrays: ``{name: NumPy array}``; formats as in ``NAMES``: floats and whole numbers.
         path: Destination.
 
     Raises:
+        ValueError: Another format, such as bool or complex numbers.
         OSError: It could not be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     table, end = {"__metadata__": {"format": "pt"}}, 0  # without it some readers refuse the file
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        kind = NAMES[array.dtype.newbyteorder("=")]
+        kind = NAMES.get(array.dtype.newbyteorder("="))
+        if kind is None:
+            valid = ", ".join(dtype.name for dtype in NAMES)
+            raise ValueError(f"cannot save {path}: '{name}' is {array.dtype}; valid are {valid}")
         table[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
     header = json.dumps(table, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % 8)  # so that the numbers are aligned
@@ -107,12 +116,14 @@ def _entry(name, entry, path):
     """Return ``(kind, shape, begin, end)`` of a checked entry."""
     entry = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"{path}: '{name}' has the number format {kind!r}; valid: {', '.join(KINDS)}"
         )
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
     good = all(type(n) is int and n >= 0 for n in numbers) and len(offsets) == 2
+    if good and not is_possible(shape):
+        raise ValueError(f"{path}: '{name}' has {len(shape)} axes, or sides too long for an array")
     if good:
         good = math.prod(shape) * item_size(KINDS[kind]) == offsets[1] - offsets[0]
     if not good:

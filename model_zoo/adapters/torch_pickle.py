@@ -13,9 +13,10 @@ import collections
 import pickletools
 from typing import Any, NamedTuple
 
+from model_zoo.adapters.floats import MAX_AXES
+
 MAX_PICKLE = 8 << 20  # bytes; that of a ResNet-152's state dict has 0.15 MB
 MAX_LINE = 1024  # bytes of a name; pickles write names as lines
-MAX_AXES = 32  # of a tensor
 KEYS = (str, int, float, bool, type(None))  # hashing a deeply nested tuple would end the process
 STORAGES = (
     "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",

@@ -23,7 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_zoo.adapters.floats import from_bytes, item_size, to_float32
+from model_zoo.adapters.floats import (
+    MAX_AXES,
+    MAX_NUMBERS,
+    from_bytes,
+    is_possible,
+    item_size,
+    to_float32,
+)
 from model_zoo.adapters.torch_pickle import (
     MAX_PICKLE,
     REMEDY,
@@ -35,8 +42,12 @@ from model_zoo.adapters.torch_pickle import (
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-MAX_NUMBERS = 1 << 30  # of all tensors of a file; the largest VGG has 0.14 * 2**30
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")  # keys of checkpoints
+# What Python's readers of archives and the arithmetic raise on nonsense; a length beyond all memory
+# is among it.
+DAMAGE = (
+    LookupError, EOFError, TypeError, struct.error, RuntimeError, OverflowError, MemoryError,
+)  # fmt: skip
 KINDS = {
     "torch.FloatStorage": "float32", "torch.DoubleStorage": "float64",
     "torch.HalfStorage": "float16", "torch.BFloat16Storage": "bfloat16",
@@ -63,11 +74,13 @@ def is_torch(head):
 def read_torch(path):
     """Return the tensors of a state dict by name, in its order; all floats as float32.
 
-    A checkpoint that holds the state dict under a usual name (``state_dict``, ``model``) will do.
+    A checkpoint that holds the state dict under a usual name (``state_dict``, ``model``) will do,
+    also with a few tensors beside it, such as the best accuracy.
 
     Raises:
-        ValueError: Damaged, no state dict, larger than any net of this package could be, or with a
-            pickle that asks for more than a state dict needs. Nothing of it has been executed.
+        ValueError: Damaged, no state dict or several, larger than any net of this package could
+            be, or with a pickle that asks for more than a state dict needs. Nothing of it has been
+            executed.
     """
     with open(path, "rb") as file:
         head = file.read(512)
@@ -87,7 +100,7 @@ def read_torch(path):
             if error.errno != errno.EINVAL:  # places in front of the file
                 raise
             raise ValueError(f"{path}: truncated or damaged ({error})") from error
-        except (KeyError, EOFError, TypeError, struct.error, RuntimeError, OverflowError) as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"{path}: truncated or damaged ({type(error).__name__}: {str(error)[:100]})"
             ) from error
@@ -151,7 +164,7 @@ def _read_stream(file):
 def _read_tar(file):
     """Return ``(value, {key: numbers})`` of the format before PyTorch 0.1.9."""
     with tarfile.open(fileobj=file, mode="r:") as archive:
-        stored = archive.extractfile("storages")
+        stored = _member(archive, "storages")
         numbers, storages = {}, {}
         for _ in range(_count(run(stored))):
             key, _, kind = run(stored)
@@ -159,18 +172,30 @@ def _read_tar(file):
             storages[key] = Storage(_kind(kind), key, len(numbers[key]))
         for key, root, start, length in run(stored):
             storages[_key(key)] = Storage(storages[_key(root)].kind, root, length, start)
-        tensors, described = {}, archive.extractfile("tensors")
+        tensors, described = {}, _member(archive, "tensors")
         for _ in range(_count(run(described))):
             key, storage, _ = run(described)
             axes, _ = struct.unpack("<ii", described.read(8))
-            if not 0 <= axes <= 32:
+            if not 0 <= axes <= MAX_AXES:
                 raise ValueError(f"a tensor of {axes} axes; damaged")
             sides = struct.unpack(f"<{2 * axes + 1}q", described.read(16 * axes + 8))
             size, stride = sides[:axes], sides[axes:-1]
             tensors[int(key)] = Tensor(storages[_key(storage)], sides[-1], size, stride)
         # Containers of whole models are written as tuples.
-        value = run(archive.extractfile("pickle"), lambda pid: tensors[int(pid)])
+        value = run(_member(archive, "pickle"), lambda pid: tensors[int(pid)])
     return value, numbers
+
+
+def _member(archive, name):
+    """Return a member of a tar archive as an open file."""
+    info = archive.getmember(name)
+    # A sparse member has not the bytes that its length promises: zeros are made up for the rest.
+    if not info.isreg() or info.issparse():
+        raise ValueError(f"'{name}' in the archive is no plain file, as PyTorch writes it")
+    # Extended headers may give any length.
+    if not 0 <= info.size <= os.fstat(archive.fileobj.fileno()).st_size - info.offset_data:
+        raise ValueError(f"truncated or damaged: '{name}' is longer than the file")
+    return archive.extractfile(info)
 
 
 def _next_numbers(file, storage):
@@ -227,16 +252,29 @@ def _kind(name):
 
 def _tensors_of(value):
     """Return the named tensors of a state dict or of a checkpoint around one."""
-    places = [value] + [value.get(key) for key in NESTED] if isinstance(value, dict) else []
-    for place in places:
-        if isinstance(place, dict):
-            found = {str(k): v for k, v in place.items() if isinstance(v, Tensor)}
-            if found:
-                if sum(math.prod(t.size) for t in found.values()) > MAX_NUMBERS:
-                    raise ValueError(f"more than {MAX_NUMBERS} numbers")
-                return found
-    held = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
-    raise ValueError(f"holds no state dict but {held[:200]}. {REMEDY}")
+    places = {}
+    if isinstance(value, dict):
+        for key, place in (("top level", value), *((key, value.get(key)) for key in NESTED)):
+            items = place.items() if isinstance(place, dict) else ()
+            found = {str(k): v for k, v in items if isinstance(v, Tensor)}
+            if found and found not in places.values():  # one state dict may have two names
+                places[key] = found
+    if not places:
+        keys = list(value)[:6] if isinstance(value, dict) else [type(value).__name__]
+        raise ValueError(f"holds no state dict but {', '.join(map(str, keys))[:200]}. {REMEDY}")
+    # A checkpoint may have tensors beside its state dict, such as the best accuracy.
+    best = max(places, key=lambda key: len(places[key]))
+    rivals = [key for key, other in places.items() if _rival(other, places[best])]
+    if len(rivals) > 1:
+        raise ValueError(f"holds several state dicts ({', '.join(rivals)}). {REMEDY}")
+    if sum(math.prod(t.size) for t in places[best].values()) > MAX_NUMBERS:
+        raise ValueError(f"more than {MAX_NUMBERS} numbers")
+    return places[best]
+
+
+def _rival(tensors, most):
+    """Tell whether tensors may be meant as well as the most: as many, or the same net's."""
+    return len(tensors) == len(most) or 2 * len(tensors.keys() & most.keys()) > len(most)
 
 
 def _resolve(name, tensor, numbers):
@@ -251,6 +289,8 @@ def _resolve(name, tensor, numbers):
     # A stride of 0 would blow a single number up to any size.
     if count and not (tensor.offset + ends < len(array) and count <= len(array)):
         raise ValueError(f"'{name}' {size} reaches beyond its storage; damaged")
+    if not is_possible(size):
+        raise ValueError(f"'{name}' has {len(size)} axes, or sides too long for an array")
     if not count:
         return to_float32(array[:0].reshape(size), storage.kind)
     steps = [step * array.itemsize for step in tensor.stride]

@@ -50,12 +50,12 @@ def translate(targets, params, scheme="auto", known=0):
     Raises:
         ValueError: Unknown scheme.
     """
-    best, found, prefix = None, {}, ""
+    best, found, prefixes = None, {}, [""]
     for table in tables_of(scheme):
         wanted = {ours: theirs for ours, theirs in names_of(table).items() if ours in targets}
-        names, start = find_prefixed(params, wanted, table.separator)
+        names, starts = find_prefixed(params, wanted, table.separator)
         if len(names) > max(known, len(found), len(wanted) // 2):
-            best, found, prefix = table, names, start
+            best, found, prefixes = table, names, starts
     if best is None:
         return None
     renamed = {ours: params[theirs] for ours, theirs in found.items()}
@@ -64,7 +64,7 @@ def translate(targets, params, scheme="auto", known=0):
         if name in used or name.rpartition(".")[2] in best.unused:
             continue
         renamed[name] = data
-        if not name.startswith(prefix):
+        if not name.startswith(prefixes[0]):
             outside.append(name)
     return Translation(renamed, outside, best)
 
@@ -141,11 +141,17 @@ def nearest(missing, unused, limit=3):
     return pairs
 
 
-def find_prefixed(params, wanted, separator):
+def find_prefixed(params, wanted, separator=None):
     """Find the prefix under which most of the wanted names are in a file.
 
+    Args:
+        params: The file's parameters by name.
+        wanted: ``{key: name without the prefix}``.
+        separator: Character that a prefix ends in; None: only the empty prefix counts.
+
     Returns:
-        ``({key of wanted: name in the file}, prefix)``; nothing if two prefixes do equally well.
+        ``({key of wanted: name in the file}, prefixes)``: the prefixes under which most names are.
+        If there are several, which is meant cannot be told, and there are no names.
     """
     counts, values = collections.Counter(), set(wanted.values())
     for name in params:
@@ -153,5 +159,5 @@ def find_prefixed(params, wanted, separator):
         counts.update(name[:cut] for cut in cuts if name[cut:] in values)
     best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
     if len(best) != 1:
-        return {}, ""
-    return {key: best[0] + w for key, w in wanted.items() if best[0] + w in params}, best[0]
+        return {}, best
+    return {key: best[0] + w for key, w in wanted.items() if best[0] + w in params}, best
