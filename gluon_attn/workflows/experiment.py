@@ -25,7 +25,8 @@ class Comparison(NamedTuple):
     Attributes:
         results: ``{title: [test result of each seed]}``.
         scores: ``{title: [percent of each seed]}`` of the measure ``score``.
-        score: The recipes' own score where the test result has it, else ``top1`` or ``mAP``.
+        score: The recipes' own score where the test result has it, else ``top1`` or ``mAP``;
+            ``accuracy`` of attributes is the mean over them.
         table: The comparison as Markdown: mean and standard deviation (n - 1) over seeds, and
             differences to the first recipe, seed by seed, with Student's 95 % interval.
     """
