@@ -16,6 +16,7 @@ from gluon_attn.metrics.classification import (
     confusion_matrix,
     evaluate_classification,
     top_k_accuracy,
+    true_class_margin,
     true_rank,
 )
 from gluon_attn.metrics.classification_tables import (
@@ -104,6 +105,34 @@ def test_any_of_several_labels_is_right():
     scores = np.array([[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]])
     np.testing.assert_array_equal(true_rank(scores, labels), [0, 1])
     assert confusion_matrix(scores, labels)[2, 2] == 1
+
+
+def test_margin_of_the_right_class_by_hand(data):
+    scores, targets = data
+    found = true_class_margin(scores, targets)
+    right = scores[np.arange(len(scores)), targets]
+    others = scores.copy()
+    others[np.arange(len(scores)), targets] = -np.inf
+    at = np.sort(scores.ravel())
+    apart = (others.max(1) <= at[:, None]).mean(1) - (right <= at[:, None]).mean(1)
+    largest = apart[np.abs(apart).argmax()]
+    assert found["distance"] == pytest.approx(largest) and found["at"] in at
+    (there,) = np.flatnonzero(at == found["at"])[:1]
+    assert apart[there] == pytest.approx(largest)
+
+
+def test_margin_has_its_limits():
+    targets = np.array([0, 1, 2, 0])
+    sure = np.eye(3)[targets] * 0.8 + 0.05
+    assert true_class_margin(sure, targets) == {"distance": 1.0, "at": pytest.approx(0.05)}
+    assert true_class_margin(1 - sure, targets)["distance"] == -1.0
+    assert true_class_margin(np.full((4, 3), 1 / 3), targets)["distance"] == 0.0
+    several = np.array([[0, 1, 1], [1, 1, 1]])  # the highest right one; no wrong one: left out
+    scores = np.array([[0.2, 0.1, 0.7], [0.9, 0.0, 0.1]])
+    assert true_class_margin(scores, several) == {"distance": 1.0, "at": 0.2}
+    assert math.isnan(true_class_margin(sure, targets, np.zeros(4))["distance"])
+    shown = classification_text(evaluate_classification(sure, targets))
+    assert "most probable wrong class: 1.00, at 0.05." in " ".join(shown.split())
 
 
 def test_a_k_that_says_nothing_is_left_out():

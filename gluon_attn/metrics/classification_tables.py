@@ -61,6 +61,12 @@ def classification_notes(result):
         '"balanced" is the mean recall of the classes that occur; "majority" is the accuracy of '
         "always predicting the commonest class.",
     ]
+    margin = result.get("margin", {"distance": float("nan")})  # absent in older files
+    if margin["distance"] == margin["distance"]:
+        lines.append(
+            "Kolmogorov-Smirnov distance between the probabilities of the right and of the most "
+            f"probable wrong class: {margin['distance']:.2f}, at {margin['at']:.2f}."
+        )
     if result["left_out"]:
         lines.append(f"{result['left_out']} samples without a known class are left out.")
     return lines
