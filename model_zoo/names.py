@@ -45,10 +45,9 @@ def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwarg
 
     Args:
         name: A name from :func:`list_models`, in any case.
-        pretrained: Load the published weights; the net then has the classes they were made for and
-            is built as it was trained. ``model_zoo.store.entries()`` tells of which there are
-            some, what they reach and on which data; small ones come with the package. Without,
-            the parameters are not initialised: call ``net.initialize()``.
+        pretrained: Load the published weights (``model_zoo.store.entries()`` lists them; small ones
+            come with the package); the net has their classes and is built as it was trained.
+            Without, the parameters are not initialised: call ``net.initialize()``.
         root: Folder that holds weight files; it goes before ``$MXNET_HOME/models`` and
             ``~/.mxnet/models``.
         classes: Number of outputs; each name has its own default.
@@ -59,34 +58,63 @@ def get_model(name, pretrained=False, root=None, classes=None, ctx=None, **kwarg
         A HybridBlock; ``net.output_names`` names its outputs.
 
     Raises:
-        ValueError: Unknown name, argument, tap or variant; the message lists the valid ones.
+        ValueError: Unknown name, argument, tap or variant; the message lists the valid ones. Or no
+            weights are known, or they do not fit ``kwargs``.
         FileNotFoundError: ``pretrained`` weights are not at hand; says where to put them.
+        OSError: They could not be fetched.
     """
-    factory = MODELS.get(name.lower())
-    valid = list(inspect.signature(factory).parameters)
+    valid = _arguments_of(name)
     if classes is not None:
         kwargs["classes"] = classes
     for key in kwargs:
         if key not in valid:
             raise ValueError(unknown_name(f"argument of {name}", key, valid))
-    if pretrained:
-        from model_zoo.params_io import load_into
-        from model_zoo.store import entries, get_model_file
+    factory = MODELS.get(name.lower())
+    if not pretrained:
+        return factory(**kwargs)
+    from model_zoo.params_io import load_into
+    from model_zoo.store import find
 
-        path = get_model_file(name.lower(), root=root)
-        entry = entries(root)[name.lower()]
-        stored = entry.classes
-        for key, value in ((entry.recipe or {}).get("model_options") or {}).items():
-            kwargs.setdefault(key, value)  # the net that was trained
-        if entry.recipe and "input_size" in valid:
-            kwargs.setdefault("input_size", entry.recipe["input_size"])
-        if stored and kwargs.setdefault("classes", len(stored)) != len(stored):
-            raise ValueError(
-                f"the weights of {name} have {len(stored)} classes, classes={kwargs['classes']} "
-                "was asked for; leave classes out, or load the backbone only"
-            )
-    net = factory(**kwargs)
-    if pretrained:
-        net.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
-        load_into(net, path)
+    path, entry = find(name.lower(), root)
+    net = factory(**trained_options(name, entry, kwargs))
+    net.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
+    load_into(net, path)
     return net
+
+
+def trained_options(name, entry, given=None):
+    """Return the arguments of :func:`get_model` that build the net which weights were made for.
+
+    Args:
+        name: Zoo name, in any case.
+        entry: :class:`model_zoo.weight_table.WeightEntry` of the weights.
+        given: Arguments that are to stay as they are, or None.
+
+    Returns:
+        ``given`` and, where it lacks them, the model arguments, input size and number of classes of
+        the training run.
+
+    Raises:
+        ValueError: The entry has an argument that the model has not, or another number of classes
+            was asked for.
+    """
+    valid, options, recipe = _arguments_of(name), dict(given or {}), entry.recipe or {}
+    for key, value in recipe.get("model_options", {}).items():
+        if key not in valid:
+            raise ValueError(
+                f"{entry.where}: recipe: {unknown_name(f'argument of {name}', key, valid)}"
+            )
+        options.setdefault(key, value)  # the net that was trained
+    if recipe and "input_size" in valid:
+        options.setdefault("input_size", recipe["input_size"])
+    stored = len(entry.classes or ())
+    if stored and options.setdefault("classes", stored) != stored:
+        raise ValueError(
+            f"the weights of {name} have {stored} classes, classes={options['classes']} "
+            "was asked for; leave classes out, or load the backbone only"
+        )
+    return options
+
+
+def _arguments_of(name):
+    return list(inspect.signature(MODELS.get(name.lower())).parameters)

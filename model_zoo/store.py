@@ -16,11 +16,9 @@ checked against its hash before use, because ``mx.nd.load`` takes flipped bytes 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-from dataclasses import dataclass
 
 from gluon_attn.files import write_bytes
 from model_zoo.transfer import (
@@ -31,36 +29,15 @@ from model_zoo.transfer import (
     read_small,
     shown,
 )
+from model_zoo.weight_table import WeightEntry, parse_table
 
 BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.json")
 PACKAGED = os.path.join(os.path.dirname(BUILTIN), "weights")
 INDEX = "gluon_attn/models/weights.json"
 INDEX_COPY = "gluon_attn-weights.json"
 GLUON_RESNETS = tuple(f"resnet{depth}_v1" for depth in (18, 34, 50, 101, 152))
-SCHEMA_VERSION = 1
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WeightEntry:
-    """What is known of one weight file; ``size`` in bytes, None where unknown.
-
-    ``recipe`` and ``schema`` are those of the training run, as dict and list; ``score`` says what
-    the weights reach: ``split`` and measures in 0..1.
-    """
-
-    name: str
-    file: str
-    digest: str
-    algorithm: str = "sha256"
-    size: int = None
-    classes: tuple = None
-    recipe: dict = None
-    schema: list = None
-    data: dict = None
-    score: object = None
-    remote: str = ""  # path below the mirror
 
 
 def get_model_file(name, root=None):
@@ -71,31 +48,85 @@ def get_model_file(name, root=None):
         root: Directory to look in first and to fetch into.
 
     Raises:
-        ValueError: No weights are known for ``name``, or the file is not the expected one.
+        ValueError, FileNotFoundError, OSError: See :func:`find`.
+    """
+    return find(name, root)[0]
+
+
+def find(name, root=None):
+    """Return the verified weight file of model ``name`` and what is known of it.
+
+    A built-in name whose file is at hand never asks a mirror, whatever state that is in.
+
+    Args:
+        name: One of :func:`pretrained_model_list`.
+        root: Directory to look in first and to fetch into.
+
+    Returns:
+        ``(path, WeightEntry)``.
+
+    Raises:
+        ValueError: No weights are known for ``name``, or the file is not the expected one; or the
+            mirror that was asked has a malformed table.
         FileNotFoundError: The file is neither in the directories nor on the mirror; the message
             says what to do offline.
         OSError: Transfer or disk failed (TimeoutError: another process holds the lock).
     """
-    directories = _directories(root)
-    entry = _entry(name, directories[0])
+    searched = directories(root)
+    entry = _entry(name, searched[0])
     corrupt = []
-    for directory in (*directories, PACKAGED):
+    for directory in (*searched, PACKAGED):
         path = os.path.join(directory, entry.file)
         if os.path.exists(path):
             problem = mismatch(path, entry)
             if problem is None:
-                return path
+                return path, entry
             log.warning("%s", problem)
             corrupt.append(problem)
     mirror = mirror_location()
     if mirror is None and corrupt:
-        raise ValueError("; ".join(corrupt) + ". " + _offline_help(entry, directories[0]))
+        raise ValueError("; ".join(corrupt) + ". " + _offline_help(entry, searched[0]))
     if mirror is None:
         raise FileNotFoundError(
-            f"weights of '{name}' are not in {' or '.join(directories)}, and no mirror is set. "
-            + _offline_help(entry, directories[0])
+            f"weights of '{name}' are not in {' or '.join(searched)}, and no mirror is set. "
+            + _offline_help(entry, searched[0])
         )
-    return fetch(entry, mirror, directories[0])
+    return fetch(entry, mirror, searched[0]), entry
+
+
+def entry_of_file(path, root=None):
+    """Return what is known of a weight file that lies anywhere under any name, or None.
+
+    It is recognised by its sha256 among the built-in entries and those of the mirror's table that
+    was kept; no mirror is asked.
+
+    Args:
+        path: A file; for a folder, or nothing at all, None is returned.
+        root: See :func:`directories`.
+    """
+    if not os.path.isfile(path):
+        return None
+    known = {**_index_copy(directories(root)[0]), **_builtin_entries()}
+    same = [e for e in known.values() if e.size == os.path.getsize(path)]
+    return next((e for e in same if mismatch(path, e) is None), None)
+
+
+def builtin(name):
+    """Return the built-in entry of model ``name``, or None; no mirror is asked."""
+    return _builtin_entries().get(name)
+
+
+def directories(root=None):
+    """Return the lookup order, absolute; the first one is where fetched files go.
+
+    Args:
+        root: Directory that comes first, or None; ``~`` is the home folder.
+    """
+    home = os.path.join(os.path.expanduser("~"), ".mxnet")
+    listed = [root, os.path.join(os.environ.get("MXNET_HOME") or home, "models")]
+    listed.append(os.path.join(home, "models"))
+    absolute = (os.path.abspath(os.path.expanduser(d)) for d in listed if d)
+    return list(dict.fromkeys(absolute))
 
 
 def entries(root=None):
@@ -104,10 +135,14 @@ def entries(root=None):
     A mirror that cannot be reached is replaced by the copy of its table kept in the first
     directory, with a warning.
 
+    Args:
+        root: See :func:`directories`; that copy lies in the first of them.
+
     Raises:
-        ValueError: A table is malformed.
+        ValueError: The mirror's table is malformed, or its address is.
+        FileNotFoundError: The mirror is a directory that does not exist.
     """
-    return _with_mirror(_builtin_entries(), _directories(root)[0])
+    return _with_mirror(_builtin_entries(), directories(root)[0])
 
 
 def pretrained_model_list():
@@ -116,14 +151,20 @@ def pretrained_model_list():
 
 
 def purge(root=None):
-    """Delete this store's files from ``root`` (default: the first directory of the lookup).
+    """Delete this store's files from the first directory of the lookup.
 
     Gluon's own weight files, and files under any other name, stay.
 
+    Args:
+        root: See :func:`directories`: the first is ``root`` where one is given.
+
     Returns:
         The paths deleted.
+
+    Raises:
+        OSError: A file could not be deleted.
     """
-    directory = _directories(root)[0]
+    directory = directories(root)[0]
     known = {**_builtin_entries(), **_index_copy(directory)}
     own = "|".join(re.escape(n) for n in known if n not in GLUON_RESNETS) or "(?!)"
     any_name = "|".join(map(re.escape, known))
@@ -143,15 +184,6 @@ def purge(root=None):
 # ---------------------------------------------------------------------------------------- tables
 
 
-def _directories(root):
-    """Return the lookup order; the first one is where fetched files go."""
-    home = os.path.join(os.path.expanduser("~"), ".mxnet")
-    listed = [root, os.path.join(os.environ.get("MXNET_HOME") or home, "models")]
-    listed.append(os.path.join(home, "models"))
-    absolute = (os.path.abspath(os.path.expanduser(d)) for d in listed if d)
-    return list(dict.fromkeys(absolute))
-
-
 def _entry(name, directory):
     table = _builtin_entries()
     if name not in table:
@@ -162,7 +194,7 @@ def _entry(name, directory):
     raise ValueError(
         f"no weights are known for '{name}'. Models with weights: {', '.join(own) or '(none)'}; "
         f"Gluon's ImageNet backbones: {', '.join(GLUON_RESNETS)}. Train it "
-        "(tools/train_wider.py), start from a backbone file (--base-params FILE), or set "
+        f"({_trainer(name)}), start from a backbone file (--base-params FILE), or set "
         f"{MIRROR_VARIABLE} to a mirror that lists '{name}' in {INDEX}"
     )
 
@@ -179,7 +211,7 @@ def _builtin_entries():
             name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip"
         )
     with open(BUILTIN, "rb") as file:
-        table.update(_parse(file.read(), BUILTIN))
+        table.update(parse_table(file.read(), BUILTIN))
     return table
 
 
@@ -206,7 +238,7 @@ def _mirror_entries(directory):
         return _index_copy(directory)
     if text is None:
         return {}
-    found = _parse(text, f"{shown(mirror)}/{INDEX}")
+    found = parse_table(text, f"{shown(mirror)}/{INDEX}")
     try:
         write_bytes(os.path.join(directory, INDEX_COPY), text)
     except OSError as error:
@@ -215,61 +247,34 @@ def _mirror_entries(directory):
 
 
 def _index_copy(directory):
+    """Read the copy of the mirror's table; a damaged one counts as none, with a warning."""
     path = os.path.join(directory, INDEX_COPY)
     if not os.path.isfile(path):
         return {}
-    with open(path, "rb") as file:
-        return _parse(file.read(), path)
-
-
-def _parse(text, where):
-    """Return the entries of a table; every field is checked, since a mirror's is foreign input."""
     try:
-        table = json.loads(text.decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
-    weights = table.get("weights") if isinstance(table, dict) else None
-    if not isinstance(weights, dict):
-        raise ValueError(f"{where}: expected an object with 'version' and 'weights'")
-    if table.get("version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{where}: version {table.get('version')!r}, this release reads {SCHEMA_VERSION}; "
-            "update gluon_attn or the table"
-        )
-    return {name: _parse_entry(name, record, where) for name, record in weights.items()}
-
-
-def _parse_entry(name, record, where):
-    def check(good, text):
-        if not good:
-            raise ValueError(f"{where}: entry '{name}': {text}")
-
-    check(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name), "not a model name")
-    check(isinstance(record, dict), "expected an object")
-    digest = record.get("sha256")
-    good = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
-    check(good, f"sha256 {digest!r} is not 64 lower-case hexadecimal digits")
-    file, size, classes = (record.get(k) for k in ("file", "size", "classes"))
-    # This also keeps a mirror from naming a file outside the store's directory.
-    check(file == f"{name}-{digest[:8]}.params", f"file must be {name}-{digest[:8]}.params")
-    check(type(size) is int and size > 0, f"size {size!r} is not a positive number of bytes")
-    good = classes is None or isinstance(classes, list) and all(isinstance(c, str) for c in classes)
-    check(good, "classes must be null or a list of names")
-    for key, kind in (("recipe", dict), ("schema", list), ("data", dict)):
-        good = isinstance(record.get(key), (kind, type(None)))
-        check(good, f"{key} must be null or {'an object' if kind is dict else 'a list'}")
-    return WeightEntry(
-        name, file, digest, size=size, classes=None if classes is None else tuple(classes),
-        recipe=record.get("recipe"), schema=record.get("schema"), data=record.get("data"),
-        score=record.get("score"), remote=f"gluon_attn/models/{file}",
-    )  # fmt: skip
+        with open(path, "rb") as file:
+            return parse_table(file.read(), path)
+    except (OSError, ValueError) as error:
+        log.warning("%s; it is not used: delete it, or ask the mirror again", error)
+        return {}
 
 
 def _offline_help(entry, directory):
-    text = (
-        f"What to do: put {entry.file} with {entry.algorithm} {entry.digest} into {directory}; or "
-        f"set {MIRROR_VARIABLE} to a URL or directory that holds {entry.remote}; or give "
-        "the weights of a backbone with --base-params FILE"
-    )
-    own = entry.name not in GLUON_RESNETS
-    return text + ("; or train it with tools/train_wider.py" if own else "; or start without")
+    ways = [
+        f"put {entry.file} with {entry.algorithm} {entry.digest} into {directory}",
+        f"set {MIRROR_VARIABLE} to a URL or directory that holds {entry.remote}",
+    ]
+    if entry.name in GLUON_RESNETS:
+        ways += ["give the weights of a backbone with --base-params FILE", "start without"]
+    else:
+        if entry.source == BUILTIN:
+            ways.append("install gluon_attn again: the file comes with it")
+        ways.append(f"train it: {entry.trained_with or _trainer(entry.name)}")
+    return "What to do: " + "; or ".join(ways)
+
+
+def _trainer(name):
+    """Return the command that trains a model of this name."""
+    if name.endswith("_wider"):
+        return "tools/train_wider.py"
+    return f"tools/train.py --recipe RECIPE model={name}, recipes in tools/recipes"

@@ -98,7 +98,12 @@ def mismatch(path, entry):
 
 
 def fetch(entry, mirror, directory):
-    """Bring the file of a :class:`model_zoo.store.WeightEntry` into ``directory``; return its path.
+    """Bring the file of an entry into ``directory``; return its path.
+
+    Args:
+        entry: :class:`model_zoo.weight_table.WeightEntry`.
+        mirror: URL or directory, see :func:`mirror_location`.
+        directory: Where it goes; created.
 
     Raises:
         ValueError: What the mirror has is not the expected file.

@@ -26,6 +26,7 @@ import contextlib
 import doctest
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import os
@@ -47,6 +48,7 @@ PAGES = {
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 }
 FENCE = re.compile(r"(?:^<!-- ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+SETTING = re.compile(r"[A-Z_]+=")  # of a variable, before the command
 PYTHON = re.compile(r"runnable(: (isolated|slow|needs [\w, ]+))?")
 SHELLS = ("sh", "bash", "console")
 NOT_RUN = 0  # such blocks on all pages; raise it only if there is no other way
@@ -88,6 +90,7 @@ def commands_of(block):
     if block.language == "console":
         lines = [line[2:] for line in lines if line.startswith("$ ")]
     words = [shlex.split(line, comments=True) for line in lines]
+    words = [list(itertools.dropwhile(SETTING.match, found)) for found in words]
     return [found for found in words if found]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -65,9 +66,67 @@ def test_every_page_is_in_the_side_bar(build):
         assert f"\ndocs/{page.stem}\n" in text
 
 
+def test_cards_of_weights_are_pages_below_that_of_the_weights(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SOURCE", tmp_path)
+    assembly = build.Assembly()
+    assembly.pages()
+    cards = sorted((ROOT / "model_zoo" / "cards").glob("*.md"))
+    weights = (tmp_path / "docs" / "weights.md").read_text(encoding="utf-8")
+    assert cards
+    for card in cards:
+        assert f"[card](../model_zoo/cards/{card.name})" in weights
+        assert f"\n/model_zoo/cards/{card.stem}\n" in weights
+        assert (tmp_path / card.relative_to(ROOT)).read_text(encoding="utf-8").startswith("# ")
+    assert not [path for path in assembly.linked if path.suffix == ".md"]
+
+
+def test_readme_is_the_start_page(build):
+    text = "[a](../README.md#b) [c](vaa.md)"
+    made = build.Assembly().relink(text, ROOT / "docs" / "data.md")
+    assert made == "[a](../index.md#b) [c](vaa.md)"
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("../../../etc/passwd", "not in the repository"),
+        ("/etc/passwd", "not in the repository"),
+        ("../gluon_attn/papers/none.py", "does not exist"),
+        ("none.md", "does not exist"),
+    ],
+)
+def test_a_link_that_leads_nowhere_names_page_and_remedy(build, target, problem):
+    with pytest.raises(ValueError, match=rf"vaa\.md: the link to {target} .*{problem}.*https:"):
+        build.Assembly().relink(f"[x]({target})", ROOT / "docs" / "vaa.md")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import sys; print('no mxnet', file=sys.stderr); sys.exit(2)", "exit status 2.*no mxnet"),
+        ("raise SystemExit('no mxnet')", "exit status no mxnet"),
+        ("", "no help text"),
+    ],
+)
+def test_a_tool_that_gives_no_help_is_an_error(build, tmp_path, body, said):
+    (tmp_path / "tool.py").write_text(body)
+    with pytest.raises(ValueError, match=f"tool.py --help: .*{said}"):
+        build.help_of(tmp_path / "tool.py")
+    (tmp_path / "tool.py").write_text("print('usage'); raise SystemExit(0)")
+    assert build.help_of(tmp_path / "tool.py") == "usage\n"
+
+
+def test_what_is_not_installed_is_named_with_the_remedy(build, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="furo, .*: not installed; .*-r requirements-docs.txt"):
+        build.main([])
+    with pytest.raises(ImportError, match="mathjax-offline is not .*-r requirements-docs.txt"):
+        runpy.run_path(str(BUILD.with_name("conf.py")))
+
+
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path):
-    for name in ("sphinx", "myst_parser", "furo", "sphinx-mathjax-offline"):
+def test_the_site_is_built_without_a_warning(build, tmp_path):
+    for name in build.NEEDED:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: make docs installs it")
     done = subprocess.run(
@@ -78,3 +137,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert "../api/gluon_attn.papers.vaa.html" in page and "mathjax/tex-chtml.js" in page
     assert (tmp_path / "_static" / "mathjax" / "tex-chtml.js").is_file()
     assert "https://cdn" not in page  # nothing is fetched from elsewhere
+    link = "model_zoo/cards/vaa_resnet18_w16_synthetic.html"
+    assert "<h2>Intended use, limits" in (tmp_path / link).read_text(encoding="utf-8")
+    weights = (tmp_path / "docs" / "weights.html").read_text(encoding="utf-8")
+    assert f'<li class="toctree-l2"><a class="reference internal" href="../{link}">' in weights
+    assert not list((tmp_path / "files").rglob("*.md.html"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ from gluon_attn.data.digits import NAMES
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic_tasks import pack_split
 from gluon_attn.files import sha256_of
-from gluon_attn.workflows import load, publish
+from gluon_attn.workflows import cards, load, publish
 from gluon_attn.workflows.build import load_recipe
 from gluon_attn.workflows.evaluate import open_for_evaluation, predict_dataset
 from gluon_attn.workflows.pretrained import load_predictor
@@ -29,6 +30,7 @@ with open(store.BUILTIN, encoding="utf-8") as _file:
     SHIPPED = json.load(_file)["weights"]
 CLASSES = tuple(f"class={name}" for name in NAMES)
 TINY = {"train": 30, "val": 12, "test": 20}
+DRAWN = "python tools/prepare_data.py digits_single --out DATA"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def run(tmp_path_factory, repository):
 
 
 def source(root, **changes):
-    fields = dict(run=str(root / "run"), data_dir=str(root / "data"), made_with="python tools/draw",
+    fields = dict(run=str(root / "run"), data_dir=str(root / "data"), made_with=DRAWN,
                   trained_with="python tools/run", summary="A tiny net.")  # fmt: skip
     return publish.Source(**dict(fields, **changes))
 
@@ -59,8 +61,14 @@ def zoo(tmp_path, monkeypatch):
     (folder / "weights.json").write_text(empty, encoding="utf-8")
     monkeypatch.setattr(store, "BUILTIN", str(folder / "weights.json"))
     monkeypatch.setattr(store, "PACKAGED", str(folder / "weights"))
+    monkeypatch.setattr(publish, "_commit", lambda: "0123456789")
     monkeypatch.delenv(store.MIRROR_VARIABLE, raising=False)
     return folder
+
+
+def contents(folder):
+    """Return the contents of every file of a folder."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_published_weights_load_offline_and_give_the_score_again(run, zoo, monkeypatch):
@@ -115,9 +123,9 @@ def test_new_weights_replace_old_ones(run, zoo):
     files = sorted(os.listdir(zoo / "weights"))
     table = json.loads((zoo / "weights.json").read_text(encoding="utf-8"))["weights"]
     assert files == sorted(entry["file"] for entry in table.values()) and len(files) == 2
-    assert "Its baseline `resnet20_w8_digits`" in (
-        zoo / "cards" / "icasc_resnet20_w8_digits.md"
-    ).read_text(encoding="utf-8")
+    for name in table:  # the other net's card too, which quotes this one's score
+        text = (zoo / "cards" / f"{name}.md").read_text(encoding="utf-8")
+        assert text == cards.card(name, table[name], table)
 
 
 def test_half_precision_is_half_as_large_and_what_is_measured(run, zoo):
@@ -131,8 +139,8 @@ def test_half_precision_is_half_as_large_and_what_is_measured(run, zoo):
     assert {np.dtype(p.data().dtype) for p in parameters} == {np.dtype("float32")}
     dataset = open_for_evaluation(str(run / "data"), "test", trained.classes)
     assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
-    card = (zoo / "cards" / "icasc_resnet20_w8_digits.md").read_text(encoding="utf-8")
-    assert "half precision" in card
+    text = (zoo / "cards" / "icasc_resnet20_w8_digits.md").read_text(encoding="utf-8")
+    assert "half precision" in text
 
 
 def test_what_cannot_be_published_is_refused(run, zoo, monkeypatch):
@@ -144,6 +152,103 @@ def test_what_cannot_be_published_is_refused(run, zoo, monkeypatch):
     assert os.listdir(zoo) == ["weights.json"]
 
 
+def test_nothing_changes_where_something_does_not_fit(run, zoo, monkeypatch):
+    """Another net, another net with the same shapes, baselines and data of which one knows less."""
+    publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    before = contents(zoo)
+
+    def refused(message, name="icasc_resnet20_w8_digits", **changes):
+        with pytest.raises(ValueError, match=message):
+            publish.publish(name, source(run, **changes), str(zoo))
+        assert contents(zoo) == before
+
+    refused("'resnet8_w8_digits' is another net than that of the run: .*", "resnet8_w8_digits")
+    refused("did you mean 'resnet20_w8_digits'", baseline="resnet20_w8_digitz")
+    refused("its own baseline", "resnet20_w8_digits", baseline="resnet20_w8_digits")
+    refused("tools/prepare_data.py synthetic", made_with="prepare_data.py rap --out people")
+    refused("tools/prepare_data.py synthetic", made_with="python draw_people.py")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "measure", lambda *_: {"mAP": 0.5})
+        refused("'top1' was not measured; measured: mAP")
+    path = zoo / "weights.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for part, message in (("score", "has no top1"), ("data", "trained or tested on other data")):
+        other = json.loads(json.dumps(table))
+        entry = other["weights"]["resnet20_w8_digits"]
+        entry["score"].pop("top1") if part == "score" else entry["data"]["sha256"].pop("train")
+        path.write_text(json.dumps(other), encoding="utf-8")
+        before = contents(zoo)
+        refused(message, baseline="resnet20_w8_digits")
+    numbers = itertools.count()
+    monkeypatch.setattr(publish, "_logits", lambda *_: np.array(next(numbers)))
+    refused("takes the weights of the run but gives other logits")
+
+
+def test_the_old_file_goes_last(run, zoo, monkeypatch):
+    publish.publish("resnet20_w8_digits", source(run), str(zoo))
+    before = contents(zoo)
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(publish, "write_json", full)
+    with pytest.raises(OSError, match="disk full"):
+        publish.publish("resnet20_w8_digits", source(run, half=True), str(zoo))
+    after = contents(zoo)
+    assert all(after[path] == old for path, old in before.items() if path.suffix != ".md")
+    get_model("resnet20_w8_digits", pretrained=True)
+
+
+def test_the_commit_is_that_of_committed_code(monkeypatch):
+    answers = {"describe": "0123456789", "status": ""}
+    monkeypatch.setattr(publish, "_git", lambda command, *_: answers[command])
+    assert publish._commit() == "0123456789"
+    answers["status"] = " M gluon_attn/batch.py\n?? tools/new.py"
+    with pytest.raises(ValueError, match="gluon_attn/batch.py, tools/new.py. Commit them, then"):
+        publish._commit()
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="git is needed; it is not installed"):
+        publish._commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "__file__", os.path.abspath(os.sep) + "x.py")
+        patch.setenv("PATH", os.defpath + ":/usr/local/bin")
+        with pytest.raises(ValueError, match="published from a git checkout; of / git says"):
+            publish._commit()
+
+
+# -- cards ---------------------------------------------------------------------------------------
+
+
+def test_the_headline_is_the_measure_that_the_recipe_judges_by():
+    assert cards.headline(SHIPPED["awmt_resnet18_w16_synthetic"]) == "accuracy"
+    single = {"recipe": {"score": "accuracy"}, "score": {"top1": 0.5}}
+    assert cards.headline(single) == "top1"
+    with pytest.raises(ValueError, match="'top5' was not measured; measured: none"):
+        cards.headline({"recipe": {"score": "top5"}, "score": {"top5": 0.5}})
+
+
+def test_the_table_says_which_nets_are_below_their_baseline():
+    lines = cards.table(SHIPPED).splitlines()
+    rows = {row[1].strip("` "): row for row in (line.split("|") for line in lines) if len(row) > 2}
+    awmt, basic = rows["awmt_resnet18_w16_synthetic"], rows["basic_resnet18_w16_synthetic"]
+    assert [cell.strip() for cell in awmt[2:5]] == ["awmt", "accuracy 75.3 %", "-0.1"]
+    assert [cell.strip() for cell in basic[2:5]] == ["baseline", "accuracy 75.4 %", "-"]
+    below = [name for name, row in rows.items() if row[4].strip()[:2].strip("-").isdigit()]
+    assert len(below) == 5 and lines[-1].startswith("5 of the 7 nets with a baseline")
+
+
+def test_a_card_says_in_what_net_and_baseline_differ():
+    name, known = "hoga_resnet8_w8_digits", json.loads(json.dumps(SHIPPED))
+    assert "same data, budget and seed: top1 85.2 %; this net is 4.1 points below" in cards.card(
+        name, known[name], known
+    )
+    known["resnet8_w8_digits"]["recipe"]["epochs"] = 99
+    known["resnet8_w8_digits"]["data"]["packed_with"] = "pack"
+    text = cards.card(name, known[name], known)
+    assert "which differs in epochs, data: top1" in text and "same data" not in text
+
+
 # -- what is shipped -----------------------------------------------------------------------------
 
 
@@ -153,9 +258,9 @@ def test_the_files_are_whole_small_and_described():
     assert files == sorted(entry["file"] for entry in SHIPPED.values())
     sizes = [os.path.getsize(os.path.join(folder, file)) for file in files]
     assert max(sizes, default=0) <= 4 << 20 and sum(sizes) <= 40 << 20
-    cards = os.path.join(FOLDER, "cards")
-    cards = sorted(os.listdir(cards)) if os.path.isdir(cards) else []
-    assert cards == [f"{name}.md" for name in sorted(SHIPPED)]
+    found = os.path.join(FOLDER, "cards")
+    found = sorted(os.listdir(found)) if os.path.isdir(found) else []
+    assert found == [f"{name}.md" for name in sorted(SHIPPED)]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -167,7 +272,7 @@ def test_a_shipped_entry(name):
     assert entry["baseline"] is None or entry["baseline"] in SHIPPED
     assert entry["recipe"]["seed"] == entry["seed"] and "-dirty" not in entry["commit"]
     with open(os.path.join(FOLDER, "cards", f"{name}.md"), encoding="utf-8") as file:
-        assert file.read() == publish.card(name, entry, SHIPPED)
+        assert file.read() == cards.card(name, entry, SHIPPED)
 
 
 def test_the_page_has_the_table_of_all(repository, tmp_path):

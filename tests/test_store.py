@@ -176,10 +176,25 @@ def test_offline_message_names_file_hash_directory_and_ways_out(tmp_path, builti
     with pytest.raises(FileNotFoundError) as caught:
         store.get_model_file("tiny", root=str(tmp_path / "root"))
     text = str(caught.value)
-    ways = ("MXNET_GLUON_REPO", "tools/train_wider.py", "--base-params", "no mirror is set")
+    ways = ("MXNET_GLUON_REPO", "install gluon_attn again", "tools/train.py", "no mirror is set")
     for part in (FILE, entry_for("tiny")["sha256"], str(tmp_path / "root"), *ways):
         assert part in text
+    assert "train_wider" not in text and "--base-params" not in text
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    "name, fields, remedy",
+    [
+        ("tiny", {"trained_with": "python tools/run tiny"}, "train it: python tools/run tiny"),
+        ("tiny_digits", {}, "train it: tools/train.py --recipe RECIPE model=tiny_digits"),
+        ("vaa_tiny_wider", {}, "train it: tools/train_wider.py"),
+    ],
+)
+def test_what_to_do_is_what_fits_the_model(builtin, name, fields, remedy):
+    builtin(table(**{name: entry_for(name, **fields)}))
+    with pytest.raises(FileNotFoundError, match=re.escape(remedy)):
+        store.get_model_file(name)
 
 
 def test_a_name_without_weights(builtin):
@@ -227,6 +242,39 @@ def test_corrupt_cached_file_offline(tmp_path, builtin, spoilt):
     assert path.read_bytes() == spoilt
 
 
+@pytest.mark.parametrize("state", ["no folder", "a login page", "bad scheme", "damaged copy"])
+def test_what_is_at_hand_asks_no_mirror(tmp_path, builtin, server, monkeypatch, state):
+    builtin(table("tiny"))
+    (tmp_path / FILE).write_bytes(PAYLOAD)
+    server.files[store.INDEX] = b"<html>login</html>"
+    values = {"no folder": str(tmp_path / "gone"), "bad scheme": "s3://bucket/x"}
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, values.get(state, server.url))
+    (tmp_path / store.INDEX_COPY).write_text('{"version": 1, "wei', encoding="utf-8")
+    path, entry = store.find("tiny", root=str(tmp_path))
+    assert path == str(tmp_path / FILE) and entry.file == FILE and server.seen == []
+    assert store.entry_of_file(path, str(tmp_path)) == entry == store.builtin("tiny")
+
+
+def test_a_damaged_copy_of_the_mirrors_table_is_none(tmp_path, monkeypatch, caplog):
+    for content in (b'{"version": 1, "wei', table(tiny=3), b""):
+        (tmp_path / store.INDEX_COPY).write_bytes(content)
+        caplog.clear()
+        assert "tiny" not in store.entries(str(tmp_path))
+        assert store.INDEX_COPY in caplog.text and "not used" in caplog.text
+    monkeypatch.setenv(transfer.MIRROR_VARIABLE, "http://127.0.0.1:9")  # nobody listens
+    assert "tiny" not in store.entries(str(tmp_path))
+    assert store.purge(str(tmp_path)) == [str(tmp_path / store.INDEX_COPY)]
+
+
+def test_a_file_is_recognised_by_its_contents(tmp_path, builtin):
+    builtin(table("tiny", other=entry_for("other", b"x" * len(PAYLOAD))))
+    (tmp_path / "mine").write_bytes(PAYLOAD)
+    assert store.entry_of_file(str(tmp_path / "mine")).name == "tiny"
+    (tmp_path / "mine").write_bytes(PAYLOAD[::-1])
+    for path in ("mine", "none", ""):
+        assert store.entry_of_file(str(tmp_path / path)) is None
+
+
 def test_corrupt_file_in_root_does_not_hide_a_good_one(tmp_path, builtin, caplog):
     builtin(table("tiny"))
     good = tmp_path / "mxnet_home/models"
@@ -238,6 +286,9 @@ def test_corrupt_file_in_root_does_not_hide_a_good_one(tmp_path, builtin, caplog
 
 
 # -------------------------------------------------------------------------------------- tables
+
+
+RECIPE = {"method": "vaa", "model": "tiny", "input_size": 32}
 
 
 def bad_entry(**fields):
@@ -263,22 +314,38 @@ def bad_entry(**fields):
         (bad_entry(size=True), "size True"),
         (bad_entry(classes="Male"), "classes"),
         (bad_entry(classes=[1]), "classes"),
+        (bad_entry(classes=["a", "a"]), "classes must be distinct"),
+        (bad_entry(classes=[]), "classes"),
+        (bad_entry(recipe=[]), "recipe must be null or an object"),
+        (bad_entry(recipe={"method": "vaa", "input_size": 32}), "recipe: model None"),
+        (bad_entry(recipe={"method": "vaa", "model": "tiny"}), "recipe: input_size None"),
+        (bad_entry(recipe=dict(RECIPE, input_size="x")), "recipe: input_size 'x'"),
+        (bad_entry(recipe=dict(RECIPE, model_options=[1])), r"recipe: model_options \[1\]"),
+        (bad_entry(schema=["x"]), "schema must be null or a list of objects"),
+        (bad_entry(data=[]), "data must be null or an object"),
+        (bad_entry(trained_with=3), "trained_with"),
+        (bad_entry(score="excellent"), "score must be null or an object"),
+        (bad_entry(score={"mAP": "excellent"}), "score: mAP 'excellent' is not a number"),
+        (bad_entry(score={"mAP": 47.2}), "score: mAP 47.2 is not a number in 0..1"),
+        (bad_entry(score={"samples": 0}), "score: samples 0"),
+        (bad_entry(score={"split": 1}), "score: split 1"),
     ],
 )
 def test_malformed_tables_are_refused_by_name(tmp_path, monkeypatch, content, message):
     directory_mirror(tmp_path, monkeypatch, {store.INDEX: content})
-    with pytest.raises(ValueError, match=r"gluon_attn/models/weights\.json: .*" + message):
+    message = r"gluon_attn/models/weights\.json: .*" + message
+    with pytest.raises(ValueError, match=message) as caught:
         store.get_model_file("tiny")
+    assert b'"sha256"' not in content or "entry '" in str(caught.value)
 
 
 def test_entries_carry_classes_recipe_and_score(tmp_path, monkeypatch):
-    fields = dict(
-        classes=["Male", "Hat"], recipe={"method": "vaa"}, score={"metric": "mAP", "value": 0.5}
-    )
+    score = {"split": "test", "samples": 20, "mAP": 0.5}
+    fields = dict(classes=["Male", "Hat"], recipe=RECIPE, score=score)
     content = table(tiny=entry_for("tiny", **fields))
     directory_mirror(tmp_path, monkeypatch, {store.INDEX: content})
     entry = store.entries()["tiny"]
-    assert entry.classes == ("Male", "Hat") and entry.recipe == {"method": "vaa"}
+    assert entry.classes == ("Male", "Hat") and entry.recipe == RECIPE
     assert entry.score == fields["score"] and entry.size == len(PAYLOAD)
 
 

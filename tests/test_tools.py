@@ -512,4 +512,4 @@ def test_missing_arguments_are_told_by_argparse(call):
     code, out, err = call("train.py", "--data-dir", "somewhere")
     assert code == 2 and "--recipe" in err and "--save-dir" in err and "usage:" in err
     code, out, err = call("evaluate.py", "--data-dir", "somewhere")
-    assert code == 2 and "one of the arguments --run --export --model is required" in err
+    assert code == 2 and "one of the arguments --run --model --export is required" in err

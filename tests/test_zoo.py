@@ -300,7 +300,7 @@ def no_weights_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
 
 
-def publish(mirror, name, classes, **options):
+def publish(mirror, name, classes, recipe=None, **options):
     """Put random weights of a model on a directory mirror; return the net."""
     net = get_model(name, classes=len(classes), **options)
     net.initialize(mx.init.Xavier())
@@ -312,7 +312,7 @@ def publish(mirror, name, classes, **options):
     file = f"{name}-{digest[:8]}.params"
     path.rename(folder / file)
     record = {"file": file, "sha256": digest, "size": (folder / file).stat().st_size}
-    record.update(classes=list(classes), recipe=None, score=None)
+    record.update(classes=list(classes), recipe=recipe, score=None)
     table = {"version": 1, "weights": {name: record}}
     (mirror / INDEX).write_text(json.dumps(table))
     return net
@@ -325,7 +325,7 @@ def test_without_weights_it_says_what_to_do(tmp_path):
     with pytest.raises(ValueError) as caught:
         get_model(UNPUBLISHED, pretrained=True)
     for hint in (f"no weights are known for '{UNPUBLISHED}'", "--base-params",
-                 MIRROR_VARIABLE, "tools/train_wider.py"):  # fmt: skip
+                 MIRROR_VARIABLE, "tools/train.py --recipe"):  # fmt: skip
         assert hint in str(caught.value)
     with pytest.raises(FileNotFoundError) as caught:  # known, but not at hand
         get_model("resnet18_v1", pretrained=True, root=str(tmp_path / "weights"))
@@ -370,6 +370,23 @@ def test_pretrained_that_does_not_fit_other_arguments_is_refused(tmp_path, monke
     monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
     with pytest.raises(ValueError, match="nothing was loaded"):
         get_model(name, pretrained=True, width=8)
+
+
+def test_packaged_weights_load_whatever_the_mirror_is(tmp_path, monkeypatch):
+    net = get_model("resnet8_w8_digits", pretrained=True)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "gone"))
+    found = get_model("ResNet8_w8_digits", pretrained=True)
+    image = mx.nd.ones((1, 3, 32, 32))
+    np.testing.assert_array_equal(found(image).asnumpy(), net(image).asnumpy())
+
+
+def test_a_mirrors_recipe_for_another_model_is_refused_by_file_and_entry(tmp_path, monkeypatch):
+    recipe = {"method": "baseline", "model": UNPUBLISHED, "input_size": 64}
+    recipe["model_options"] = {"wdth": 8}
+    publish(tmp_path / "mirror", UNPUBLISHED, ("hat", "bag"), recipe)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
+    with pytest.raises(ValueError, match=rf"weights.json: entry '{UNPUBLISHED}': .*'wdth'; did"):
+        get_model(UNPUBLISHED, pretrained=True)
 
 
 def test_pretrained_goes_to_the_devices_asked_for(tmp_path, monkeypatch):

@@ -30,13 +30,13 @@ def main():
     from gluon_attn.workflows import demo
     from gluon_attn.workflows.build import load_recipe
 
-    if args.fresh:
-        demo.forget(args.out)
     plain, vaa = (
         load_recipe(f"{name}_synthetic_resnet18", [f"seed={args.seed}", *args.overrides],
                     cli.recipe_folder())
         for name in ("baseline", "vaa")
     )  # fmt: skip
+    if args.fresh:  # only now: a wrong override must not cost the earlier demo
+        demo.forget(args.out, plain, vaa)
     demo.run_demo(args.out, plain, vaa, args.seed)
 
 

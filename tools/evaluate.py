@@ -20,13 +20,7 @@ from gluon_attn.workflows import cli  # noqa: E402
 def flags():
     """Return the command's flags."""
     parser = cli.parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
-    source.add_argument("--export", metavar="DIR", help="export directory")
-    source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
-    parser.add_argument("--params", metavar="FILE", help="weights of --model")
-    parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
-    parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+    cli.add_source_flags(parser, export="export directory")
     cli.add_data_flags(parser)
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
@@ -61,22 +55,13 @@ def output_folder(args):
 
 def main():
     """Predict the split, print the table and write the files."""
-    args = flags().parse_args()
-    from gluon_attn.data.lists import read_names
+    args = cli.parse_source(flags())
     from gluon_attn.runtime import contexts
-    from gluon_attn.workflows import evaluate as work
     from gluon_attn.workflows import load, reid
-    from gluon_attn.workflows.build import reports_accuracy
-    from gluon_attn.workflows.scores import text_of
     from gluon_attn.workflows.tasks import task_of, task_of_export
 
     ctx, out = contexts(cli.device_of(args)), output_folder(args)
-    trained = None
-    if args.run:
-        trained = load.from_run(args.run, ctx)
-    elif args.model:
-        classes = read_names(Path(args.names)) if args.names else None
-        trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
+    trained = load.from_flags(args, ctx)
     task, sidecar = (task_of(trained.net), None) if trained else task_of_export(args.export)
     if task:
         print(task.run_evaluate(args, trained, ctx, out))
@@ -88,6 +73,15 @@ def main():
         )  # fmt: skip
         print(done.text + "\n" + "\n".join(f"wrote {path}" for path in done.files))
         return
+    evaluate_labels(args, trained, sidecar, ctx, out)
+
+
+def evaluate_labels(args, trained, sidecar, ctx, out):
+    """Evaluate attributes or classes, of a net or of the export with this sidecar."""
+    from gluon_attn.workflows import evaluate as work
+    from gluon_attn.workflows.build import reports_accuracy
+    from gluon_attn.workflows.scores import text_of
+
     recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else tuple(sidecar["classes"]),

@@ -24,13 +24,7 @@ from gluon_attn.workflows import cli  # noqa: E402
 def flags():
     """Return the command's flags."""
     parser = cli.parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
-    source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
-    source.add_argument("--export", metavar="DIR", help="export directory to which forms are added")
-    parser.add_argument("--params", metavar="FILE", help="weights of --model")
-    parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
-    parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+    cli.add_source_flags(parser, export="export directory to which forms are added")
     parser.add_argument("--out", metavar="DIR", help="directory to create")
     parser.add_argument("--name", help="name of the files (default: the model's)")
     parser.add_argument("--with-maps", action="store_true", help="export the attention maps too")
@@ -55,7 +49,6 @@ def flags():
 
 def export(args, forms):
     """Export a run or a zoo model; return the directory, or text for the console."""
-    from gluon_attn.data.lists import read_names
     from gluon_attn.export import export_model
     from gluon_attn.export.sidecar import input_entry, refuse_existing
     from gluon_attn.runtime import contexts
@@ -64,12 +57,7 @@ def export(args, forms):
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
-    ctx = contexts("cpu")
-    if args.run:
-        trained = load.from_run(args.run, ctx)
-    else:
-        classes = read_names(Path(args.names)) if args.names else None
-        trained = load.from_zoo(args.model, args.params, ctx, classes, args.pretrained)
+    trained = load.from_flags(args, contexts("cpu"))
     refuse_existing(args.out, args.overwrite)
     task = tasks.task_of(trained.net)
     if task:
@@ -86,7 +74,7 @@ def export(args, forms):
 
 def main():
     """Make the export or add to it, and report sizes, parity and drops."""
-    args = flags().parse_args()
+    args = cli.parse_source(flags())
     from gluon_attn.workflows import export as work
 
     forms = work.Forms(**{name: getattr(args, name) for name in work.Forms._fields})

@@ -3,7 +3,8 @@
 python tools/gallery.py plain=runs/demo/plain VAA=runs/demo/vaa --data-dir runs/demo/data \\
     --out gallery
 
-Open gallery/index.html in a browser; no server is needed.
+The folder of a search (tools/search.py) adds its curves and its genotype, but no net. Open
+gallery/index.html in a browser; no server is needed.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ def flags():
 def titled(texts):
     """Return ``{title: folder}`` of ``TITLE=FOLDER`` or ``FOLDER`` texts.
 
+    A text that is a folder is taken as one, as folders may be called ``lr=0.1``.
+
     Raises:
-        ValueError: Two runs have the same title.
+        ValueError: Two runs have the same title, or one has none.
+        FileNotFoundError: There is no such folder.
     """
     found = {}
     for text in texts:
         title, equals, folder = text.partition("=")
-        if not equals:
-            title, folder = os.path.basename(text.rstrip(os.sep)), text
+        if os.path.isdir(text) or not equals:
+            title, folder = os.path.basename(os.path.abspath(text)), text
+        if not title.strip():
+            raise ValueError(f"'{text}' has no title; give TITLE=FOLDER, or FOLDER alone")
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"'{text}': there is no folder '{folder}'")
         if title in found:
             raise ValueError(f"two runs are called '{title}'; name them: TITLE=FOLDER")
         found[title] = folder

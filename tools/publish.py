@@ -3,7 +3,8 @@
 python tools/publish.py icasc_resnet20_w8_digits --run runs/reproduce/icasc-digit/A_ch-constant-0 \\
     --data-dir runs/reproduce/icasc-digit/data/data --made-with "…" --trained-with "…"
 
-For maintainers. Own weights need none of this: --params FILE takes any.
+For maintainers, from a checkout whose code is committed. Own weights need none of this: --params
+FILE takes any.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ def main():
     parser = cli.parser(__doc__)
     parser.add_argument("name", help="zoo name of the weights")
     parser.add_argument("--run", required=True, metavar="DIR", help="training run")
-    parser.add_argument("--data-dir", required=True, metavar="DIR", help="its data")
-    parser.add_argument("--made-with", required=True, metavar="COMMAND", help="draws the data")
+    parser.add_argument("--data-dir", required=True, metavar="DIR", help="data of the score")
+    parser.add_argument("--made-with", required=True, metavar="COMMAND",
+        help="draws the data of the score: tools/prepare_data.py …")  # fmt: skip
+    parser.add_argument("--packed-with", default="", metavar="COMMAND",
+        help="packs them for training, if they were")  # fmt: skip
     parser.add_argument("--trained-with", required=True, metavar="COMMAND", help="makes the run")
     parser.add_argument("--baseline", metavar="NAME", help="zoo name of the baseline")
     parser.add_argument("--summary", default="", metavar="TEXT", help="one sentence for the card")
@@ -33,7 +37,7 @@ def main():
 
     entry = publish(args.name, Source(
         args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary,
-        args.half,
+        args.half, args.packed_with,
     ))  # fmt: skip
     if args.page:
         renew(args.page)

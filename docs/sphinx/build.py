@@ -1,16 +1,18 @@
-"""Build the documentation site: ``python docs/sphinx/build.py [OUT]``, by default build/docs.
+"""Build the documentation site: python docs/sphinx/build.py [OUT], by default build/docs.
 
-1. build/docs-source is made anew: the Markdown pages at the places they have in the repository, a
-   page for each module (from its docstrings), for each tool (its ``--help``), and for each file
-   that a page links to.
+1. build/docs-source is made anew: the Markdown pages at the places they have in the repository,
+   cards of weights among them, a page for each module (from its docstrings), for each tool (its
+   ``--help``), and for each file that a page links to.
 2. Sphinx turns it into HTML. A warning is an error: a docstring that does not parse, a link or an
    anchor that leads nowhere.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -23,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SOURCE = ROOT / "build" / "docs-source"
 PACKAGES = ("gluon_attn", "model_zoo")
+CARDS = ROOT / "model_zoo" / "cards"
+NEEDED = ("sphinx", "myst_parser", "furo", "sphinx-mathjax-offline")
 GUIDES = (
     ("Methods", "vaa awmt icasc dreal autola blocks reid detection keypoints"),
     ("Using it", "data deployment analysis weights responsible_use"),
@@ -32,6 +36,10 @@ GUIDES = (
 FENCE = re.compile(r"^(```.*?^```)", re.M | re.S)
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 NAME = re.compile(r"`((?:gluon_attn|model_zoo)(?:\.\w+)+)`")
+
+
+class SiteError(ValueError):
+    """What is to be mended before the site can be built."""
 
 
 def modules():
@@ -82,14 +90,24 @@ def api_page(name, path, names):
 
 
 def help_of(tool):
-    """Return what ``python tool --help`` prints."""
-    out, argv, path = io.StringIO(), sys.argv, list(sys.path)
+    """Return what ``python tool --help`` prints.
+
+    Raises:
+        SiteError: The tool fails, or prints nothing.
+    """
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv, path = sys.argv, list(sys.path)
     sys.argv = [str(tool), "--help"]
     try:
-        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:  # a text instead of a number is an error message
+        code = stop.code or 0
     finally:
         sys.argv, sys.path[:] = argv, path
+    if code or not out.getvalue().strip():
+        said = err.getvalue().strip()
+        raise SiteError(f"{tool} --help: exit status {code}, no help text. {said}".strip())
     return out.getvalue()
 
 
@@ -102,6 +120,25 @@ def help_page():
         title = f"tools/{tool.name}"
         parts.append(f"{title}\n{'-' * len(title)}\n\n.. code-block:: none\n\n{text}\n")
     return headed("Command-line tools", "".join(parts))
+
+
+def is_on_site(path):
+    """Return whether a page or picture has on the site the place that it has in the repository."""
+    relative = path.relative_to(ROOT)
+    return len(relative.parts) == 1 or relative.parts[0] == "docs" or path.parent == CARDS
+
+
+def hidden_tree(entries, caption=""):
+    """Return a Markdown table of contents that a page hides and the side bar shows."""
+    lines = "".join(f"{entry}\n" for entry in entries)
+    caption = f":caption: {caption}\n" if caption else ""
+    return f"```{{toctree}}\n:hidden:\n{caption}\n{lines}```\n"
+
+
+def card_contents():
+    """Return the table of contents of the cards."""
+    names = sorted(card.stem for card in CARDS.glob("*.md"))
+    return "\n" + hidden_tree(f"/model_zoo/cards/{name}" for name in names)
 
 
 class Assembly:
@@ -121,37 +158,51 @@ class Assembly:
 
     def _target(self, match, page):
         start, target, anchor, end = match.groups()
-        path = (page.parent / target).resolve()
         if re.match(r"[a-z]+:", target):
             return match.group(0)
+        up = "../" * len(page.relative_to(ROOT).parent.parts)
+        return f"{start}{self._goal(target, page, up)}{anchor or ''}{end}"
+
+    def _goal(self, target, page, up):
+        """Return where a link of a page leads on the site; ``up`` leads from the page to its top.
+
+        Raises:
+            SiteError: It leads nowhere, or out of the repository.
+        """
+        path = (page.parent / target).resolve()
+        if ROOT not in (path, *path.parents) or not path.exists():
+            where = "does not exist" if ROOT in path.parents else "is not in the repository"
+            raise SiteError(
+                f"{page}: the link to {target} leads to {path}, which {where}; link to a file of "
+                "the repository, or give the whole address with https:"
+            )
         relative = path.relative_to(ROOT)
-        on_site = len(relative.parts) == 1 or relative.parts[0] == "docs"
-        if path.suffix in (".md", ".png") and on_site:
-            return match.group(0)
+        if path == ROOT / "README.md":
+            return f"{up}index.md"  # the start page
+        if path.suffix in (".md", ".png") and is_on_site(path):
+            return target
         if path.suffix == ".py" and relative.parts[0] in PACKAGES:
             goal = "api/" + ".".join(relative.with_suffix("").parts) + ".rst"
-            goal = goal.replace(".__init__.rst", ".rst")
-        elif path.is_dir() and relative.parts[0] in PACKAGES:
-            goal = "api/" + ".".join(relative.parts) + ".rst"
-        else:
-            self.linked.add(relative)
-            goal = f"files/{relative.as_posix()}.rst"
-        up = "../" * len(page.relative_to(ROOT).parent.parts)
-        return f"{start}{up}{goal}{anchor or ''}{end}"
+            return up + goal.replace(".__init__.rst", ".rst")
+        if path.is_dir() and relative.parts[:1] and relative.parts[0] in PACKAGES:
+            return f"{up}api/{'.'.join(relative.parts)}.rst"
+        self.linked.add(relative)
+        return f"{up}files/{relative.as_posix()}.rst"
 
     def pages(self):
         """Write the Markdown pages, README.md as the start page, and what they show."""
-        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *CARDS.glob("*.md")]:
             text = self.relink(page.read_text(encoding="utf-8"), page)
             target = SOURCE / page.relative_to(ROOT)
             if page.name == "README.md":
                 target, text = SOURCE / "index.md", text + self.contents()
-            # Links to README.md lead to the start page, which has another name here.
-            write(target, text.replace("](../README.md", "](../index.md"))
+            elif page == ROOT / "docs" / "weights.md":
+                text += card_contents()
+            write(target, text)
         shutil.copytree(ROOT / "docs" / "images", SOURCE / "docs" / "images")
 
     def contents(self):
-        """Return the table of contents that the start page hides and the side bar shows."""
+        """Return the tables of contents of the start page."""
         pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
         listed = set()
         text = "\n"
@@ -160,10 +211,8 @@ class Assembly:
             listed.update(chosen)
             if caption == GUIDES[-1][0]:
                 chosen += sorted(pages - listed)  # pages that are new
-            entries = "".join(f"docs/{name}\n" for name in chosen)
-            text += f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}```\n\n"
-        reference = "api/index\ntools\nCHANGELOG\n"
-        return f"{text}```{{toctree}}\n:hidden:\n:caption: Reference\n\n{reference}```\n"
+            text += hidden_tree((f"docs/{name}" for name in chosen), caption) + "\n"
+        return text + hidden_tree(("api/index", "tools", "CHANGELOG"), "Reference")
 
     def api(self):
         """Write a page for each module, one of all of them, and one of the tools."""
@@ -186,11 +235,30 @@ class Assembly:
             write(page, ":orphan:\n\n" + headed(str(path), body))
 
 
+def check_packages():
+    """Check that what builds the site is installed.
+
+    Raises:
+        SiteError: It is not.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SiteError(
+            f"{', '.join(missing)}: not installed; `make docs` does that, or "
+            "`python -m pip install -r requirements-docs.txt`"
+        )
+
+
 def main(arguments):
     """Assemble, build, return Sphinx's exit code."""
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("out", nargs="?", default=ROOT / "build" / "docs", metavar="OUT", type=Path)
+    out = flags.parse_args(arguments).out
+    check_packages()
     from sphinx.cmd.build import main as sphinx_build
 
-    out = Path(arguments[0]) if arguments else ROOT / "build" / "docs"
     shutil.rmtree(SOURCE, ignore_errors=True)
     assembly = Assembly()
     assembly.pages()
@@ -207,4 +275,7 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SiteError as error:
+        sys.exit(f"error: {error}")

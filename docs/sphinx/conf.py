@@ -42,6 +42,10 @@ suppress_warnings = ["myst.header"]  # pages whose first heading comes from an i
 
 # MathJax from its Python package, and of it only what is needed: pages work without a network.
 _package = importlib.util.find_spec("sphinx-mathjax-offline")
+if _package is None:
+    raise ImportError(
+        "sphinx-mathjax-offline is not installed: python -m pip install -r requirements-docs.txt"
+    )
 _mathjax = Path(_package.origin).parent / "static" / "mathjax"
 mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {"tex": {"inlineMath": [["\\(", "\\)"]], "displayMath": [["\\[", "\\]"]]}}

@@ -63,6 +63,32 @@ def add_device_flags(flags):
     )  # fmt: skip
 
 
+def add_source_flags(parser, export):
+    """Add where a trained net comes from: ``--run``, ``--model`` with its weights, ``--export``.
+
+    Args:
+        parser: Argument parser.
+        export: Help text of ``--export``.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
+    source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
+    source.add_argument("--export", metavar="DIR", help=export)
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--params", metavar="FILE", help="weights of --model")
+    weights.add_argument("--pretrained", action="store_true", help="published weights of --model")
+    parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+
+
+def parse_source(parser):
+    """Return the parsed flags; those of ``--model`` beside another source end the program."""
+    args = parser.parse_args()
+    stray = [f"--{name}" for name in ("params", "pretrained", "names") if getattr(args, name)]
+    if stray and not args.model:
+        parser.error(f"{', '.join(stray)}: only with --model")
+    return args
+
+
 def device_of(args):
     """Return the device specification that the flags give."""
     return f"gpu:{args.gpus}" if args.gpus else args.device

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.export import Predictor, export_model
+from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
@@ -26,6 +27,7 @@ from gluon_attn.workflows.train import Settings, train
 logger = logging.getLogger("gluon_attn.demo")
 
 IMAGES = {"train": 150, "val": 120, "test": 300}
+DRAWN = {"Anno", "Image", "SYNTHETIC.json", "GENERATING.json"}  # what the folder of data holds
 SCENES = 2  # test scenes that are predicted from the export and drawn
 
 
@@ -39,15 +41,9 @@ class Model(NamedTuple):
 
 def make_data(folder, seed, say):
     """Draw the synthetic data unless the same data is there already."""
-    manifest = os.path.join(folder, "SYNTHETIC.json")
-    if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file:
-            found = json.load(file)
-        if found["seed"] == seed and all(
-            found["expected"][s]["images"] == n for s, n in IMAGES.items()
-        ):
-            say(f"data: {folder} is there already")
-            return
+    if _is_of_size(folder) and _read_json(folder, "SYNTHETIC.json")["seed"] == seed:
+        say(f"data: {folder} is there already")
+        return
     started = time.time()
     write_synthetic(folder, images=IMAGES, seed=seed, overwrite=True)
     say(f"data: {sum(IMAGES.values())} scenes drawn in {time.time() - started:.0f} s")
@@ -62,8 +58,12 @@ def run_demo(out, plain, vaa, seed=0, say=print):
         vaa: Recipe of VAA, of the same budget.
         seed: Seed of data and training.
         say: Called with each line of text for the reader.
+
+    Raises:
+        FileExistsError: See :func:`claim`.
     """
     started = time.time()
+    claim(out, plain, vaa)
     data = os.path.join(out, "data")
     make_data(data, seed, say)
     models = [
@@ -164,8 +164,71 @@ def _read(path):
     return read_image(path, upright=False)
 
 
-def forget(out):
-    """Remove an earlier demo, and nothing else, from ``out``."""
-    for name in ("data", "plain", "vaa", "export"):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(os.path.join(out, name))
+def claim(out, plain, vaa):
+    """Check that what is in the demo's folders of ``out`` comes from a demo with these recipes.
+
+    Returns:
+        Paths of the folders that are there.
+
+    Raises:
+        FileExistsError: One is somebody else's; nothing was touched.
+    """
+    checks = {
+        "data": _is_drawn, "plain": partial(_is_run, recipe=plain),
+        "vaa": partial(_is_run, recipe=vaa), "export": partial(_is_exported, recipe=vaa),
+    }  # fmt: skip
+    found = {n: os.path.join(out, n) for n in checks if os.path.lexists(os.path.join(out, n))}
+    for name, path in found.items():
+        if not os.path.isdir(path) or (os.listdir(path) and not checks[name](path)):
+            raise FileExistsError(
+                f"{path} was not made by a demo with these settings; nothing was touched. Give "
+                "another --out, or move it away"
+            )
+    return list(found.values())
+
+
+def forget(out, plain, vaa):
+    """Remove the folders of an earlier demo with these recipes, and nothing else, from ``out``.
+
+    Raises:
+        FileExistsError: See :func:`claim`; nothing was removed.
+    """
+    for path in claim(out, plain, vaa):
+        os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
+
+
+def _is_drawn(folder):
+    """Return whether a folder holds the demo's data, finished or interrupted, and no more."""
+    if {name for name in os.listdir(folder) if name[0] != "."} - DRAWN:
+        return False
+    begun = _read_json(folder, "GENERATING.json").get("generator") == "synthetic"
+    return begun or _is_of_size(folder)  # synthetic people in other numbers are somebody's
+
+
+def _is_of_size(folder):
+    done = _read_json(folder, "SYNTHETIC.json")
+    if done.get("generator") != "synthetic":
+        return False
+    return all(done["expected"][split]["images"] == count for split, count in IMAGES.items())
+
+
+def _is_run(folder, recipe):
+    """Return whether a folder holds a run of the recipe's method and model, with any budget."""
+    if os.listdir(folder) == ["train.log"]:  # stopped before the run described itself
+        return True
+    found = _read_json(folder, "recipe.json").get("recipe", {})
+    return (found.get("method"), found.get("model")) == (recipe.method, recipe.model)
+
+
+def _is_exported(folder, recipe):
+    return is_export(folder) and os.path.isfile(os.path.join(folder, f"{recipe.model}.json"))
+
+
+def _read_json(folder, name):
+    """Return an object from a JSON file, empty where there is none."""
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            found = json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

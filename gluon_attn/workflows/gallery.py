@@ -1,7 +1,8 @@
 """A gallery of trained nets: what they score, where they look, how they were trained.
 
 Static files: ``index.html`` beside its pictures, to be opened from the disk. Nets are compared on
-one split of one data set; runs of AWMT, DREAL and of the search of AutoLA add their own curves.
+one split of one data set; runs of AWMT and DREAL add their own curves. A search of AutoLA adds only
+its curves and genotype: its super-network is no net to compare.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from gluon_attn.workflows.analysis_maps import (
     score_pass,
     varied_samples,
 )
+from gluon_attn.workflows.gallery_files import Files
 from gluon_attn.workflows.scores import class_names, is_classification
 
 logger = logging.getLogger("gluon_attn.gallery")
@@ -39,6 +41,12 @@ QUALITY = 88  # of its JPEG
 # Of the table, those that there are
 SCORES = {"mAP": "mAP", "mA": "mA", "instance_f1": "instance F1", "top1": "top-1", "top5": "top-5"}
 OWN_MAP, CLASS_MAP = "attention module", "Grad-CAM"
+# Drawn by the runs of some methods; taken over as they are.
+OWN_PICTURES = {
+    "weights.png": "Weights of the tasks over training",
+    "search.png": "Entropy and strength of the edges over the search",
+    "genotype.png": "Genotype of the search",
+}
 
 
 class Look(NamedTuple):
@@ -77,92 +85,113 @@ def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, wor
     """Write a gallery of training runs; return the path of its page.
 
     Args:
-        runs: ``{title: run folder}``, the baseline first.
+        runs: ``{title: run folder}``, the baseline first; searches of AutoLA anywhere.
         data_dir: Data set with the attributes of all runs.
-        out: Folder; files of an earlier gallery there are replaced.
+        out: Folder; what an earlier gallery wrote there is replaced.
         split: Split that is shown.
         images: How many images to show maps of; chosen without a look at any prediction.
         ctx: MXNet context; the CPU by default.
         workers: Data-loading threads.
 
     Raises:
-        ValueError: The runs have different classes, or none is given.
-        FileNotFoundError: A run has no trained weights.
+        ValueError: The runs have different classes, none is given, or no image is to be shown.
+        FileNotFoundError: A run has no trained weights, or a search is not finished.
     """
-    if not runs:
-        raise ValueError("a gallery needs at least one training run")
+    if images < 1:
+        raise ValueError(f"images={images}: a gallery shows at least one image")
     ctx = ctx or mx.cpu()
-    models = {title: load.from_run(folder, [ctx]) for title, folder in runs.items()}
+    models = _open(runs, ctx)
     first = next(iter(models.values()))
-    for title, trained in models.items():
-        if trained.classes != first.classes:
-            raise ValueError(f"{title} has other classes than {next(iter(models))}")
     options = first.extra["recipe"].get("data_options")
     dataset = evaluation.open_for_evaluation(data_dir, split, first.classes, data_options=options)
-    os.makedirs(os.path.join(out, "maps"), exist_ok=True)
-    results, found = _evaluate(models, dataset, out, split, ctx, workers)
-    pictures = _figures(runs, results, found, dataset, out)
-    shown = _looks(models, dataset, images, out, ctx)
-    page = os.path.join(out, "index.html")
-    gallery_page.write(page, gallery_page.Contents(
-        split, len(dataset), _short_names(dataset), _table(models, results), shown, pictures,
-        is_classification(dataset.schema),
-    ))  # fmt: skip
+    with Files(out, runs) as files:
+        results, found = _evaluate(models, dataset, files, split, ctx, workers)
+        logs = {title: os.path.join(runs[title], "log.jsonl") for title in models}
+        pictures = _figures(logs, results, found, dataset, files)
+        for title, folder in runs.items():
+            pictures.update(_own_curves(title, folder, files))
+        pictures = {caption: os.path.basename(path) for caption, path in pictures.items()}
+        shown = _looks(models, dataset, images, files, ctx)
+        page = files.path("index.html")
+        gallery_page.write(page, gallery_page.Contents(
+            split, len(dataset), _short_names(dataset), _table(models, results), shown, pictures,
+            is_classification(dataset.schema),
+        ))  # fmt: skip
     logger.info("gallery: %s", page)
     return page
 
 
-def _evaluate(models, dataset, out, split, ctx, workers):
+def _open(runs, ctx):
+    """Return the nets to compare, ``{title: Trained}``."""
+    models = {}
+    for title, folder in runs.items():
+        trained = load.from_run(folder, [ctx])
+        if trained.extra["recipe"]["method"] != "autola":
+            models[title] = trained
+        elif not os.path.exists(os.path.join(folder, "search.png")):
+            raise FileNotFoundError(
+                f"{folder} is a search without search.png; finish it: tools/search.py --resume"
+            )
+    if not models:
+        raise ValueError("a gallery needs at least one training run; a search is none")
+    baseline, first = next(iter(models.items()))
+    for title, trained in models.items():
+        if trained.classes != first.classes:
+            raise ValueError(f"{title} has other classes than {baseline}")
+    return models
+
+
+def _evaluate(models, dataset, files, split, ctx, workers):
     """Return ``({title: metrics}, {title: Predictions})`` and write the tables."""
     results, found = {}, {}
     for title, trained in models.items():
         found[title] = evaluation.predict_dataset(trained, dataset, ctx, workers=workers)
         schema = dataset.schema if is_classification(dataset.schema) else None
-        folder = os.path.join(out, "tables", file_name(title))
-        results[title] = evaluation.evaluate(
+        folder = os.path.join(files.out, "tables", files.stem(title))
+        done = evaluation.evaluate(
             found[title], dataset.names, folder, split, figures=False, schema=schema
-        ).result
+        )
+        files.add(done.files)
+        results[title] = done.result
     return results, found
 
 
-def _figures(runs, results, found, dataset, out):
-    """Draw what compares the nets; return ``{caption: file name}``."""
+def _figures(logs, results, found, dataset, files):
+    """Draw what compares the nets; return ``{caption: path}``."""
     drawn = {}
     if not is_classification(dataset.schema):
-        drawn["Average precision by attribute"] = attribute_bars(
-            results, os.path.join(out, "ap.png")
-        )
+        drawn["Average precision by attribute"] = attribute_bars(results, files.path("ap.png"))
         one = next(iter(found.values()))
         drawn["Precision and recall"] = pr_curves(
             {title: f.probs for title, f in found.items()}, one.label, one.mask, dataset.names,
-            os.path.join(out, "pr_curves.png"),
+            files.path("pr_curves.png"),
         )  # fmt: skip
-    logs = {title: os.path.join(folder, "log.jsonl") for title, folder in runs.items()}
-    drawn["Training"] = training_curves(logs, os.path.join(out, "training.png"))
-    for title, folder in runs.items():
-        drawn.update(_own_curves(title, folder, out))
-    return {caption: os.path.basename(path) for caption, path in drawn.items()}
-
-
-def _own_curves(title, folder, out):
-    """Return the curves that only runs of some methods have, ``{caption: path}``."""
-    drawn = {}
-    weights = os.path.join(folder, "weights.png")
-    if os.path.exists(weights):
-        path = os.path.join(out, f"weights_{file_name(title)}.png")
-        with open(weights, "rb") as file:
-            write_bytes(path, file.read())
-        drawn[f"Weights of the tasks over training: {title}"] = path
-    settings = Settings(out, f"critic_{file_name(title)}", mx.cpu(), 1, 0, runs={title: folder})
-    try:
-        _, files, _ = analyse_critic({}, None, settings)
-        drawn[f"Critique and reward over training: {title}"] = files[0]
-    except ValueError:  # the method has no critic
-        pass
+    drawn["Training"] = training_curves(logs, files.path("training.png"))
     return drawn
 
 
-def _looks(models, dataset, count, out, ctx):
+def _own_curves(title, folder, files):
+    """Return the curves that only runs of some methods have, ``{caption: path}``."""
+    drawn = {}
+    for name, caption in OWN_PICTURES.items():
+        picture = os.path.join(folder, name)
+        if os.path.exists(picture):
+            path = files.path(name.replace(".", f"_{files.stem(title)}."))
+            with open(picture, "rb") as file:
+                write_bytes(path, file.read())
+            drawn[f"{caption}: {title}"] = path
+    stem = f"critic_{files.stem(title)}"
+    settings = Settings(files.out, stem, mx.cpu(), 1, 0, runs={title: folder})
+    try:
+        _, made, _ = analyse_critic({}, None, settings)
+    except ValueError:  # the method has no critic
+        return drawn
+    files.add(made)
+    drawn[f"Critique and reward over training: {title}"] = made[0]
+    return drawn
+
+
+def _looks(models, dataset, count, files, ctx):
     """Draw the maps of every chosen image, net and class; return the :class:`Image` list."""
     positions = varied_samples(dataset, count)
     label, mask = (np.asarray(a)[positions] for a in (dataset.label, dataset.mask))
@@ -176,11 +205,11 @@ def _looks(models, dataset, count, out, ctx):
         probabilities = probabilities.asnumpy()
         for n, (image, view) in enumerate(zip(images, seen.views)):
             if number == 0:
-                _write(os.path.join(out, image.file), view)
-            files = [f"maps/{n}_{number}_{k}.jpg" for k in range(len(dataset.names))]
-            for file, attention in zip(files, maps[n]):
-                _write(os.path.join(out, file), heatmap_overlay(view, attention))
-            image.looks.append(Look(title, kind, probabilities[n], files))
+                _write(files.path(image.file), view)
+            names = [f"maps/{n}_{number}_{k}.jpg" for k in range(len(dataset.names))]
+            for name, attention in zip(names, maps[n]):
+                _write(files.path(name), heatmap_overlay(view, attention))
+            image.looks.append(Look(title, kind, probabilities[n], names))
     return images
 
 
@@ -216,18 +245,20 @@ def _table(models, results):
         parameters = sum(int(np.prod(p.shape)) for p in trained.net.collect_params().values()
                          if p.grad_req != "null")  # fmt: skip
         recipe = trained.extra["recipe"]
-        changes = ", ".join(f"{k} {v}" for k, v in recipe["model_options"].items())
+        changes = _readable(recipe["model_options"])
         net = f"{trained.name} ({changes})" if changes else trained.name
         rows.append([title, recipe["method"], net, f"{parameters / 1e6:.2f} M",
                      *(f"{100 * scores[title][n]:.1f}" for n in names)])  # fmt: skip
     return ["", "method", "net", "parameters", *(f"{SCORES[n]} %" for n in names)], rows
 
 
+def _readable(value):
+    """Return a model option as text without the marks of Python."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_readable(part)}" for key, part in value.items())
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _short_names(dataset):
     single = is_classification(dataset.schema)
     return list(class_names(dataset.schema) if single else dataset.names)
-
-
-def file_name(title):
-    """Return a title as a part of a file name."""
-    return "".join(c if c.isalnum() else "_" for c in title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import NamedTuple
 
 from gluon_attn.workflows.summary import STYLE, write_page
@@ -10,12 +11,16 @@ from gluon_attn.workflows.summary import STYLE, write_page
 MORE_STYLE = """
 body { max-width: 76rem; }
 nav a { margin-right: 1.2rem; }
+.scroll { overflow-x: auto; }
+.scores th, .scores td { white-space: nowrap; }
+.scores th:nth-child(-n+3), .scores td:nth-child(-n+3) { text-align: left; }
+.scores td:nth-child(3) { white-space: normal; min-width: 14rem; }
 .controls { position: sticky; top: 0; background: #fff; padding: .6rem 0; z-index: 1;
             border-bottom: 1px solid #e3e7ee; }
 .controls select { font: inherit; padding: .15rem .4rem; }
 .person { display: grid; grid-template-columns: 9.5rem 1fr; gap: 1rem; padding: 1rem 0;
           border-bottom: 1px solid #e3e7ee; }
-.person > figure { margin: 0; } .person .id { word-break: break-all; }
+.person > figure { margin: 0; } .person .id { overflow-wrap: anywhere; }
 .net { margin-bottom: .6rem; } .net h4 { margin: 0 0 .2rem; font-weight: 600; font-size: .95rem; }
 .net h4 span { font-weight: 400; color: #5b6675; }
 .maps { display: flex; flex-wrap: wrap; gap: .5rem; }
@@ -88,7 +93,8 @@ def _table(head, rows):
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table class='scores'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class='scroll'>{table}</div>"
 
 
 def _explanation(contents):
@@ -123,9 +129,10 @@ def _person(image, contents):
         f"<div class='maps'>{_maps(look, image.truth, contents, order, first)}</div></div>"
         for look in image.looks
     )
+    sample = re.sub("([/_])", r"\1<wbr>", html.escape(image.sample))  # where a long one may break
     return (
         f"<div class='person'><figure><img src='{html.escape(image.file)}' alt=''>"
-        f"<figcaption class='small id'>{html.escape(image.sample)}</figcaption></figure>"
+        f"<figcaption class='small id'>{sample}</figcaption></figure>"
         f"<div>{nets}</div></div>"
     )
 
@@ -146,5 +153,5 @@ def _map(look, truth, k, name, shown, decided):
         f"<figure class='map' data-attribute='{k}' data-shown='{int(shown)}'>"
         f"<img loading='lazy' src='{html.escape(look.files[k])}' alt='{html.escape(name)}'>"
         f"<figcaption class='{kind.strip()}'>{html.escape(name)} "
-        f"{100 * look.probabilities[k]:.0f} % {mark}</figcaption></figure>"
+        f"{100 * look.probabilities[k]:.0f}&nbsp;%&nbsp;{mark}</figcaption></figure>"
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mxnet as mx
 
+from gluon_attn.data.lists import read_names
 from gluon_attn.engine import use_static_graph
 from gluon_attn.files import sha256_of
 from gluon_attn.recipe import Recipe
@@ -16,9 +19,11 @@ from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
 from gluon_attn.workflows.tasks import default_names, task_of
-from model_zoo import WIDER_ATTRIBUTES, get_model
+from model_zoo import MODELS, WIDER_ATTRIBUTES, get_model, store
+from model_zoo.names import trained_options
 from model_zoo.params_io import load_into
-from model_zoo.store import entries
+
+logger = logging.getLogger("gluon_attn.load")
 
 _NEEDED = ("recipe", "epoch", "data", "versions")  # what of best.json stays with the net
 _KEPT = (*_NEEDED, "mAP", "top1", "accuracy", "schema")  # and this where it is there
@@ -58,6 +63,24 @@ class Trained(NamedTuple):
         return {key: value for key, value in self.preprocess.items() if key != "size"}
 
 
+def from_flags(args, ctx):
+    """Load what the flags ``--run`` or ``--model`` of a tool name; None without either.
+
+    Args:
+        args: Parsed flags, with ``run``, ``model``, ``params``, ``pretrained`` and ``names``.
+        ctx: List of contexts.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: See :func:`from_run` and :func:`from_zoo`.
+    """
+    if args.run:
+        return from_run(args.run, ctx)
+    if not args.model:
+        return None
+    classes = read_names(Path(args.names)) if args.names else None
+    return from_zoo(args.model, args.params, ctx, classes, args.pretrained)
+
+
 def from_run(folder, ctx):
     """Load the best epoch of a training run.
 
@@ -81,37 +104,120 @@ def from_run(folder, ctx):
 def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
     """Load a zoo model with its published weights or with weights from a file.
 
+    Published weights, and files that are recognised as such, are fed as in the run that made them.
+    Of any other file this is not known: it gets the paper's proportions and ImageNet's mean, and a
+    warning says so.
+
     Args:
-        name: Zoo name.
+        name: Zoo name, in any case.
         params: Weight file of the whole net, or None with ``pretrained``.
-        classes: Class or attribute names; those of the model's data by default.
+        ctx: List of contexts.
+        classes: Names of the logits, in order; by default those of the weights, else those of the
+            model's data.
+        pretrained: Whether to take the published weights.
+        root: Folder of weight files, see :func:`model_zoo.store.directories`.
+
+    Returns:
+        :class:`Trained`.
 
     Raises:
-        ValueError: Neither weights nor ``pretrained``, or weights that do not fit.
+        ValueError: Neither weights nor ``pretrained``, or both; weights that do not fit or are not
+            known; names that are not those of the weights, or not as many as the net has logits.
+        FileNotFoundError: The weights are not at hand.
+        OSError: They could not be fetched.
     """
+    if params and pretrained:
+        raise ValueError(f"--params {params} and --pretrained: give one of the two")
     if not params and not pretrained:
         raise ValueError("give --params FILE or --pretrained")
+    MODELS.get(name.lower())  # an unknown model is told so, not that it has no weights
     if pretrained:
-        return _published(name, classes, ctx, root)
-    classes = tuple(classes or default_names(name) or WIDER_ATTRIBUTES)
-    net = get_model(name, classes=len(classes))
-    recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
-    return _finish(name, net, params, classes, eval_preprocess(recipe), {"params": params}, ctx)
-
-
-def _published(name, classes, ctx, root):
-    """Return a model with published weights, fed as in the run that made them."""
-    net = get_model(name, pretrained=True, root=root, ctx=ctx)
-    entry = entries(root)[name.lower()]
-    classes = tuple(classes or entry.classes or default_names(name) or WIDER_ATTRIBUTES)
-    extra = {"params": "pretrained"}
-    if not entry.recipe:
-        recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+        path, entry = store.find(name.lower(), root)
     else:
-        recipe = Recipe.from_dict(entry.recipe, f"weights of {name}")
+        path, entry = params, store.entry_of_file(params, root)
+    if entry is None:
+        return _from_file(name, params, classes, ctx)
+    return _from_entry(name, path, entry, classes, ctx, params or "pretrained")
+
+
+def _from_entry(name, path, entry, classes, ctx, params):
+    """Return a net with weights of which all is known, fed as in the run that made them."""
+    net = get_model(name, **trained_options(name, entry))
+    extra, schema = {"params": params}, None
+    if entry.recipe:
+        recipe = Recipe.from_dict(entry.recipe, f"{entry.where}: recipe")
         extra.update(recipe=entry.recipe, data=entry.data, score=entry.score)
-        extra.update({"schema": entry.schema} if entry.schema else {})
-    return _finish(name, net, None, classes, eval_preprocess(recipe), extra, ctx)
+        schema = entry.schema
+    else:
+        recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+    wanted = classes if classes or entry.classes else default_names(name)
+    names = _names(name, net, wanted, entry.classes)
+    if schema and Schema.from_json(schema).columns != names:
+        raise ValueError(f"{entry.where}: the schema has other columns than the classes")
+    extra.update({"schema": schema} if schema else {})
+    found = _finish(name, net, path, names, eval_preprocess(recipe), extra, ctx)
+    if not entry.recipe:
+        _warn_assumed(found, path)
+    return found
+
+
+def _from_file(name, params, classes, ctx):
+    """Return a net with weights of unknown origin, with a warning on how it is fed."""
+    published = store.builtin(name.lower())
+    known = published.classes if published else None
+    names = classes or known or default_names(name)
+    net = get_model(name, **({"classes": len(names)} if names else {}))
+    names, extra = _names(name, net, names), {"params": params}
+    if published and published.schema and names == known:
+        extra["schema"] = published.schema
+    recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+    try:
+        found = _finish(name, net, params, names, eval_preprocess(recipe), extra, ctx)
+    except ValueError as error:
+        if classes:
+            raise
+        raise ValueError(
+            f"{error} (no names were given: the net has its {len(names)} classes; --names FILE "
+            "gives others)"
+        ) from error
+    _warn_assumed(found, params)
+    return found
+
+
+def _names(name, net, given, known=None):
+    """Return the names of the logits.
+
+    Args:
+        name: Zoo name, for messages.
+        net: The net.
+        given: Those asked for, or None.
+        known: Those of the weights, or None.
+
+    Raises:
+        ValueError: ``given`` are others than ``known``, or not as many as there are logits.
+    """
+    count = net.classes
+    given, known = tuple(given or ()), tuple(known or ())
+    if given and known and given != known:
+        raise ValueError(
+            f"the weights of {name} were made for {', '.join(known)}; the names given are "
+            f"{', '.join(given)}: leave them out"
+        )
+    names = given or known
+    if not names and count == len(WIDER_ATTRIBUTES):
+        return WIDER_ATTRIBUTES
+    names = names or tuple(f"class{number}" for number in range(count))
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for the {count} logits of {name}")
+    return names
+
+
+def _warn_assumed(trained, path):
+    pixels = ", ".join(f"{key} {value}" for key, value in trained.preprocess.items())
+    logger.warning(
+        "%s does not say how its net was fed in training. Assumed: %s; %s of the logits. A run "
+        "folder (--run) and published weights know theirs", path, pixels, trained.activation,
+    )  # fmt: skip
 
 
 def _read_record(folder):

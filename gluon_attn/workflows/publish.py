@@ -5,6 +5,7 @@ For the maintainers of this package: users' own weights need none of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,16 +14,24 @@ import tempfile
 from typing import NamedTuple
 
 import mxnet as mx
+import numpy as np
 
-from gluon_attn.files import atomic_path, sha256_of, write_json, write_text
+from gluon_attn.files import atomic_path, first_line, json_text, sha256_of, write_json, write_text
+from gluon_attn.registry import unknown_name
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
-from gluon_attn.workflows.reproduce import replace_block
-from model_zoo import MODELS, store
+from gluon_attn.workflows.cards import MEASURES, card, headline, table, use_of
+from gluon_attn.workflows.results_page import replace_block
+from model_zoo import MODELS, get_model, store
+from model_zoo.names import trained_options
 from model_zoo.params_io import load_into
+from model_zoo.weight_table import SCHEMA_VERSION, WeightEntry, parse_table
 
 LARGEST = 4 << 20  # bytes of a file that is shipped
-MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that there are
+TOLERANCE = 1e-4  # between the logits of the run's net and of the published one
+CODE = (":(top)gluon_attn", ":(top)model_zoo", ":(top)tools")
+# What publishing itself writes: several nets may be published one after the other.
+WRITTEN = tuple(f":(top,exclude)model_zoo/{name}" for name in ("weights.json", "weights", "cards"))
 
 
 class Source(NamedTuple):
@@ -30,12 +39,14 @@ class Source(NamedTuple):
 
     Attributes:
         run: Folder of the training run.
-        data_dir: Data it was trained and is tested on.
-        made_with: Command that draws these data.
+        data_dir: Data that it is tested on.
+        made_with: Command that draws these data: ``tools/prepare_data.py`` with one of
+            ``gluon_attn.workflows.cards.USES``.
         trained_with: Command that makes the run.
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
         half: Whether weights are stored in half precision; the score is that of the stored ones.
+        packed_with: Command that packs the data for training, or '' if they are used as drawn.
     """
 
     run: str
@@ -45,10 +56,14 @@ class Source(NamedTuple):
     baseline: str = None
     summary: str = ""
     half: bool = False
+    packed_with: str = ""
 
 
 def publish(name, source, folder=None, split="test"):
     """Write the weights of a run into the zoo, with everything needed to check them.
+
+    Nothing is written before the weights have been loaded as users will load them. Then come file,
+    cards and table, in this order, and what they replace is deleted last.
 
     Args:
         name: Zoo name under which ``get_model(name, pretrained=True)`` gives them.
@@ -60,36 +75,48 @@ def publish(name, source, folder=None, split="test"):
         The entry, as in ``weights.json``.
 
     Raises:
-        ValueError: No such model, or a file larger than 4 MB.
+        ValueError: No such model, or one that is another net than the run's; a file larger than
+            4 MB; data that this package does not draw; a baseline that is not there, has other
+            data or lacks the measure; code with changes that no commit holds.
+        FileNotFoundError: No such run or data.
+        OSError: The disk failed.
     """
-    MODELS.get(name)  # an unknown name is refused here
     folder = folder or os.path.dirname(store.BUILTIN)
-    trained = load.from_run(source.run, [mx.cpu()])
-    dataset = evaluation.open_for_evaluation(
-        source.data_dir, split, trained.classes,
-        data_options=trained.extra["recipe"].get("data_options"),
-    )  # fmt: skip
+    with open(os.path.join(folder, "weights.json"), encoding="utf-8") as file:
+        known = json.load(file)["weights"]
+    _check_named(name, source, known)
+    commit, trained = _commit(), load.from_run(source.run, [mx.cpu()])
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(source.run, "best.params")
         if source.half:
             path = _halved(path, os.path.join(temporary, "half.params"))
             load_into(trained.net, path)
-        size, digest = os.path.getsize(path), sha256_of(path)
-        if size > LARGEST:
-            raise ValueError(f"{path} has {size} bytes; at most {LARGEST} are shipped")
-        data = dict(trained.extra["data"], **{split: dataset.fingerprint()})
-        entry = {
-            "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
-            "classes": list(trained.classes), "schema": trained.extra.get("schema"),
-            "recipe": trained.extra["recipe"], "seed": trained.extra["recipe"]["seed"],
-            "commit": _commit(), "trained_with": source.trained_with,
-            "baseline": source.baseline,
-            "data": {"made_with": source.made_with, "sha256": data},
-            "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
-            "summary": source.summary, **({"half": True} if source.half else {}),
-        }  # fmt: skip
-        _write(folder, name, entry, path)
+        _check_fits(name, trained, path)
+        entry = dict(_entry(name, source, trained, path, split), commit=commit)
+        _check_entry(name, entry, known)
+        known = dict(sorted({**known, name: entry}.items()))
+        _write(folder, name, known, cards_of(known), path)
     return entry
+
+
+def _entry(name, source, trained, path, split):
+    """Return the entry of ``weights.json``, but for the commit."""
+    recipe = trained.extra["recipe"]
+    dataset = evaluation.open_for_evaluation(
+        source.data_dir, split, trained.classes, data_options=recipe.get("data_options")
+    )
+    size, digest = os.path.getsize(path), sha256_of(path)
+    packed = {"packed_with": source.packed_with} if source.packed_with else {}
+    hashes = dict(trained.extra["data"], **{split: dataset.fingerprint()})
+    return {
+        "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
+        "classes": list(trained.classes), "schema": trained.extra.get("schema"),
+        "recipe": recipe, "seed": recipe["seed"], "commit": None,
+        "trained_with": source.trained_with, "baseline": source.baseline,
+        "data": {"made_with": source.made_with, **packed, "sha256": hashes},
+        "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
+        "summary": source.summary, **({"half": True} if source.half else {}),
+    }  # fmt: skip
 
 
 def _halved(path, target):
@@ -106,135 +133,128 @@ def measure(trained, dataset, ctx=None):
     return {name: float(overall[name]) for name in MEASURES if name in overall}
 
 
-def _write(folder, name, entry, path):
-    weights, index = os.path.join(folder, "weights"), os.path.join(folder, "weights.json")
-    os.makedirs(weights, exist_ok=True)
-    with atomic_path(os.path.join(weights, entry["file"])) as temporary:
-        shutil.copyfile(path, temporary)
-    with open(index, encoding="utf-8") as file:
-        table = json.load(file)
-    old = table["weights"].get(name, entry)["file"]
-    table["weights"] = dict(sorted({**table["weights"], name: entry}.items()))
-    write_json(index, table)
-    if old != entry["file"]:
-        os.remove(os.path.join(weights, old))
-    os.makedirs(os.path.join(folder, "cards"), exist_ok=True)
-    write_text(os.path.join(folder, "cards", f"{name}.md"), card(name, entry, table["weights"]))
+def _check_named(name, source, known):
+    """Refuse, before anything is computed, names and data that there are none of."""
+    MODELS.get(name)
+    use_of(source.made_with)
+    baseline = source.baseline
+    if baseline == name:
+        raise ValueError(f"'{name}' cannot be its own baseline")
+    if baseline is not None and baseline not in known:
+        raise ValueError(unknown_name("baseline with weights", baseline, known))
 
 
-def card(name, entry, known):
-    """Return the model card as Markdown.
-
-    Args:
-        name: Zoo name.
-        entry: Its entry of ``weights.json``.
-        known: All entries, for the baseline's score.
-    """
-    recipe, score = entry["recipe"], entry["score"]
-    rows = [f"| {m} | {100 * score[m]:.1f} % |" for m in MEASURES if m in score]
-    half = ", weights in half precision" if entry.get("half") else ""
-    people = "people" in entry["data"]["made_with"] or "synthetic" in name
-    baseline = entry["baseline"]
-    beside = ""
-    if baseline in known:
-        main = next(m for m in MEASURES if m in score)
-        theirs = known[baseline]["score"].get(main)
-        beside = (
-            f"\nIts baseline `{baseline}`, same data, budget and seed: {main} "
-            f"{100 * theirs:.1f} %. One seed each; docs/results.md compares over several.\n"
+def _check_fits(name, trained, path):
+    """Load the file as ``get_model(name, pretrained=True)`` will, and compare the outputs."""
+    size = os.path.getsize(path)
+    if size > LARGEST:
+        raise ValueError(f"{path} has {size} bytes; at most {LARGEST} are shipped")
+    entry = WeightEntry(
+        name, os.path.basename(path), "", classes=trained.classes, recipe=trained.extra["recipe"],
+        source=path,
+    )  # fmt: skip
+    try:
+        net = get_model(name, **trained_options(name, entry))
+        net.initialize(mx.init.Zero())
+        load_into(net, path)
+    except ValueError as error:
+        raise ValueError(f"'{name}' is another net than that of the run: {error}") from error
+    height, width = net.input_size
+    batch = mx.nd.array(np.random.default_rng(0).normal(size=(2, 3, height, width)))
+    ours, theirs = (_logits(each, batch) for each in (net, trained.net))
+    if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
+        raise ValueError(
+            f"'{name}' takes the weights of the run but gives other logits, by up to "
+            f"{np.abs(ours - theirs).max():.3g}: it is another net"
         )
-    return f"""# {name}
-
-{entry["summary"]}
-
-```python
-from model_zoo import get_model
-
-net = get_model("{name}", pretrained=True)
-```
-
-| {score["split"]} split, {score["samples"]} samples | |
-|---|---|
-{chr(10).join(rows)}
-{beside}
-* **Method** `{_method(recipe)}`, input {recipe["input_size"]} px, {recipe["epochs"]} epochs from
-  scratch, seed {entry["seed"]}; the whole recipe in `weights.json`.
-* **Made with** `{entry["trained_with"]}` at commit `{entry["commit"]}`.
-* **Data** `{entry["data"]["made_with"]}`; sha256 of every split in `weights.json`.
-* **File** `{entry["file"]}`, {entry["size"]:,} bytes{half}, sha256 `{entry["sha256"]}`.
-* **Classes** {", ".join(c.partition("=")[2] or c for c in entry["classes"])}.
-
-## Check it
-
-```sh
-python tools/evaluate.py --model {name} --pretrained --data-dir DATA
-```
-
-## Intended use, limits
-
-{_PEOPLE if people else _DIGITS}
-"""
 
 
-def _method(recipe):
-    """Return the method's name; a searched genotype is AutoLA's, though it is trained plainly."""
-    attention = str((recipe.get("model_options") or {}).get("attention"))
-    return "autola" if attention.startswith("hoga:") else recipe["method"]
+def _logits(net, batch):
+    outputs = net(batch)
+    return (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).asnumpy()
 
 
-def table(known):
-    """Return the weights that come with the package as a Markdown table.
+def _check_entry(name, entry, known):
+    """Refuse an entry that the store could not read, without a headline, or of other data."""
+    text = json_text({"version": SCHEMA_VERSION, "weights": {name: entry}})
+    parse_table(text.encode("utf-8"), "new weights.json")
+    headline(entry)
+    other = known.get(entry["baseline"])
+    if other and other["data"]["sha256"] != entry["data"]["sha256"]:
+        raise ValueError(f"baseline '{entry['baseline']}' was trained or tested on other data")
+
+
+def _write(folder, name, known, cards, path):
+    """Write file, cards and table; only then is the file removed that they replace."""
+    weights, index = os.path.join(folder, "weights"), os.path.join(folder, "weights.json")
+    with open(index, encoding="utf-8") as file:
+        contents = json.load(file)
+    new = known[name]["file"]
+    old = contents["weights"].get(name, known[name])["file"]
+    with atomic_path(os.path.join(weights, new)) as temporary:
+        shutil.copyfile(path, temporary)
+    write_cards(cards, folder)
+    write_json(index, dict(contents, weights=known))
+    if old != new:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(weights, old))
+
+
+def cards_of(known):
+    """Return the model cards of all weights, ``{name: text}``; one's score is on others' cards.
 
     Args:
         known: All entries of ``weights.json``.
-    """
-    from tabulate import tabulate
 
-    rows = []
-    for name, entry in known.items():
-        score = entry["score"]
-        main = next(m for m in MEASURES if m in score)
-        method, baseline = _method(entry["recipe"]), entry["baseline"]
-        beside = "-" if baseline is None else f"`{baseline}`"
-        card = f"[card](../model_zoo/cards/{name}.md)"
-        size = f"{entry['size'] / 1e6:.1f} MB"
-        rows.append([f"`{name}`", method, f"{main} {100 * score[main]:.1f} %", beside, size, card])
-    heads = ["name", "method", "test score", "baseline", "file", "what it is"]
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    Raises:
+        ValueError: See :func:`gluon_attn.workflows.cards.card`.
+    """
+    return {name: card(name, entry, known) for name, entry in known.items()}
+
+
+def write_cards(cards, folder):
+    """Write model cards, ``{name: text}``, into ``cards`` of a ``model_zoo`` folder."""
+    for name, text in cards.items():
+        write_text(os.path.join(folder, "cards", f"{name}.md"), text)
 
 
 def renew(page):
-    """Write :func:`table` of this package's weights between the marks ``weights`` of a page."""
+    """Write the table of this package's weights between the marks ``weights`` of a page."""
     with open(store.BUILTIN, encoding="utf-8") as file:
         replace_block(page, "weights", table(json.load(file)["weights"]))
 
 
-# As on docs/responsible_use.md.
-_PEOPLE = """**Intended use.** Research on methods of attribute recognition, and tests of this
-software.
-
-**Must not be used** for surveillance, for identifying or tracking persons, in law enforcement or
-border control, for decisions about employment, education, credit, insurance, housing or access, or
-to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
-of real people.
-
-**Limits.** Trained on generated pictures: scores say nothing about photographs. Labels are those of
-the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
-performance for groups of real people is unknown.
-
-Licence: that of this package, whose generator draws the data."""
-_DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
-nothing but scikit-learn's `digits` in drawn scenes.
-
-Licence: that of this package, whose generator draws the data from scikit-learn's digits (UCI, CC BY
-4.0)."""
-
-
 def _commit():
-    """Return the checkout's commit, with a mark where files differ from it."""
+    """Return the commit of the code that publishes.
+
+    Raises:
+        ValueError: There is no git or no checkout, or its code differs from the commit.
+    """
+    name = _git("describe", "--always", "--abbrev=10")
+    changed = _git("status", "--porcelain", "--", *CODE, *WRITTEN).splitlines()
+    if changed:
+        raise ValueError(
+            "the code has changes that no commit holds, so that nobody could get it back: "
+            f"{', '.join(line[3:] for line in changed[:5])}. Commit them, then publish again"
+        )
+    return name
+
+
+def _git(*arguments):
+    """Return what git says of the checkout that this file belongs to."""
     here = os.path.dirname(os.path.abspath(__file__))
-    found = subprocess.run(
-        ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=10"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return found.stdout.strip() or "unknown"
+    try:
+        found = subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ValueError(
+            "weights are published with the commit of the code, for which git is needed; it is "
+            "not installed or not in PATH"
+        ) from None
+    if found.returncode:
+        raise ValueError(
+            f"weights are published from a git checkout; of {here} git says: "
+            f"{first_line(found.stderr)}"
+        )
+    return found.stdout.rstrip()

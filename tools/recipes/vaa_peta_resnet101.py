@@ -8,8 +8,8 @@ Paper      84.59 mA, 78.56 accuracy, 86.79 precision, 86.12 recall, 86.46 F1 (as
            papers)
 Ours       not run
 Deviates   focal loss from the start, where the author advises cost-sensitive cross-entropy
-           first; ImageNet mean and std; phase1_epochs, epochs, gamma and the plateau's score (mA) are
-           assumptions (docs/vaa.md)
+           first; ImageNet mean and std; phase1_epochs, epochs, gamma and the plateau's score (mA)
+           are assumptions (docs/vaa.md)
 """
 
 method = "vaa"

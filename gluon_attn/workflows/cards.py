@@ -1,0 +1,220 @@
+"""Model cards and the table of the weights that come with the package, from weights.json alone."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that there are
+METHOD_FIELDS = ("method", "model", "model_options", "options")  # in which arms may differ
+
+# As on docs/responsible_use.md.
+_PEOPLE = """**Intended use.** Research on methods of attribute recognition, and tests of this
+software.
+
+**Must not be used** for surveillance, for identifying or tracking persons, in law enforcement or
+border control, for decisions about employment, education, credit, insurance, housing or access, or
+to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
+of real people.
+
+**Limits.** Trained on generated pictures: scores say nothing about photographs. Labels are those of
+the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
+performance for groups of real people is unknown.
+
+Licence: that of this package, whose generator draws the data."""
+_DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
+nothing but scikit-learn's `digits` in drawn scenes.
+
+Licence: that of this package, whose generator draws the data from scikit-learn's digits (UCI, CC BY
+4.0)."""
+_CARD = """# {name}
+
+{summary}
+
+```python
+from model_zoo import get_model
+
+net = get_model("{name}", pretrained=True)
+```
+
+| {split} split, {samples} samples | |
+|---|---|
+{rows}
+{beside}
+* **Method** `{method}`, input {input} px, {epochs} epochs from scratch, seed {seed}; {chosen}.
+* **Net** `{net}`{options}; the whole recipe in
+  [weights.json](../weights.json).
+* **Made with** `{trained}`; the code when it was published: commit `{commit}`.
+* **Data** `{made}`; sha256 of every split's names and labels in
+  weights.json.{packed}
+* **File** `{file}`, {size:,} bytes{half}, sha256 `{sha256}`.
+* **Classes** {classes}.
+
+## Check it
+
+```sh
+python tools/evaluate.py --model {name} --pretrained --data-dir DATA
+```
+
+## Intended use, limits
+
+{use}
+"""
+# What a net may be used for, by the command of tools/prepare_data.py that draws its data.
+USES = {"synthetic": _PEOPLE, "tasks": _PEOPLE, "digits": _DIGITS, "digits_single": _DIGITS}
+
+
+def use_of(made_with):
+    """Return the text on intended use and limits of a net.
+
+    Args:
+        made_with: Command that draws its data.
+
+    Raises:
+        ValueError: The data are none of those that this package draws: nothing is known of what a
+            net trained on them is for, nor whether it may be passed on.
+    """
+    words = shlex.split(made_with)
+    tools = [k for k, word in enumerate(words[:-1]) if os.path.basename(word) == "prepare_data.py"]
+    kind = words[tools[0] + 1] if tools else None
+    if kind not in USES:
+        raise ValueError(
+            f"data made with '{made_with}': weights come along only for data that anybody can "
+            f"draw, with tools/prepare_data.py {', '.join(USES)}"
+        )
+    return USES[kind]
+
+
+def headline(entry):
+    """Return the measure by which a run's best epoch was chosen, under its name in the score.
+
+    Raises:
+        ValueError: It was not measured.
+    """
+    wanted, score = entry["recipe"]["score"], entry["score"]
+    # On single-label data both are the same.
+    names = [wanted, "top1"] if wanted == "accuracy" else [wanted]
+    for name in names:
+        if name in score and name in MEASURES:
+            return name
+    found = ", ".join(name for name in MEASURES if name in score) or "none"
+    raise ValueError(f"the recipe's score '{wanted}' was not measured; measured: {found}")
+
+
+def minus_baseline(entry, known):
+    """Return by how much an entry's headline exceeds its baseline's; None without a baseline.
+
+    Args:
+        entry: Entry of ``weights.json``.
+        known: All entries by name.
+
+    Raises:
+        ValueError: The baseline is not among them, or lacks the measure.
+    """
+    baseline = entry["baseline"]
+    if baseline is None:
+        return None
+    if baseline not in known:
+        raise ValueError(f"baseline '{baseline}' is not among {', '.join(known) or '(none)'}")
+    measure, theirs = headline(entry), known[baseline]["score"]
+    if measure not in theirs:
+        raise ValueError(f"the score of baseline '{baseline}' has no {measure}")
+    return entry["score"][measure] - theirs[measure]
+
+
+def differences(entry, other):
+    """Return in what two entries differ beside the method: recipe fields, and 'data'."""
+    ours, theirs = entry["recipe"], other["recipe"]
+    fields = [key for key in {**ours, **theirs} if key not in METHOD_FIELDS]
+    found = [key for key in fields if ours.get(key) != theirs.get(key)]
+    same = all(entry["data"].get(k) == other["data"].get(k) for k in ("sha256", "packed_with"))
+    return found + ([] if same else ["data"])
+
+
+def card(name, entry, known):
+    """Return the model card as Markdown.
+
+    Args:
+        name: Zoo name.
+        entry: Its entry of ``weights.json``.
+        known: All entries, for the baseline's score.
+
+    Raises:
+        ValueError: See :func:`use_of`, :func:`headline` and :func:`minus_baseline`.
+    """
+    recipe, score, data = entry["recipe"], entry["score"], entry["data"]
+    packed = data.get("packed_with")
+    packed = packed and (
+        f"\n  For training they were packed, `{packed}`; the score is on the pictures as drawn."
+    )
+    chosen = f"of its epochs the best {recipe['score']} on `{recipe['splits'][1]}`"
+    return _CARD.format(
+        **{key: entry[key] for key in ("summary", "seed", "commit", "file", "size", "sha256")},
+        name=name, split=score["split"], samples=score["samples"], input=recipe["input_size"],
+        rows="\n".join(f"| {m} | {100 * score[m]:.1f} % |" for m in MEASURES if m in score),
+        beside=_beside(entry, known), method=method_of(recipe), epochs=recipe["epochs"],
+        chosen=chosen if recipe["keep"] == "best" else "the last epoch's weights",
+        net=recipe["model"], trained=entry["trained_with"], made=data["made_with"],
+        options="".join(f", {key} `{value}`" for key, value in recipe["model_options"].items()),
+        packed=packed or "", half=", weights in half precision" if entry.get("half") else "",
+        classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
+        use=use_of(data["made_with"]),
+    )  # fmt: skip
+
+
+def _beside(entry, known):
+    """Return the sentence that compares a net with its baseline, or nothing."""
+    more = minus_baseline(entry, known)
+    if more is None:
+        return ""
+    measure, other = headline(entry), known[entry["baseline"]]
+    differing = differences(entry, other)
+    how = f"which differs in {', '.join(differing)}" if differing else "same data, budget and seed"
+    side = "below" if more < 0 else "above"
+    return (
+        f"\nIts baseline `{entry['baseline']}`, {how}: {measure} "
+        f"{100 * other['score'][measure]:.1f} %; this net is {100 * abs(more):.1f} points {side}. "
+        "One seed each; [results.md](../../docs/results.md) compares over five.\n"
+    )
+
+
+def _points(share):
+    return f"{100 * share:+.1f}"
+
+
+def method_of(recipe):
+    """Return the method's name as readers know it.
+
+    A searched genotype is AutoLA's, though it is trained plainly; AWMT with equal weights is its
+    paper's basic model, though AWMT's code trains it.
+    """
+    attention = str((recipe.get("model_options") or {}).get("attention"))
+    if attention.startswith("hoga:"):
+        return "autola"
+    equal = recipe["method"] == "awmt" and recipe["options"].get("adaptive") is False
+    return "baseline" if equal else recipe["method"]
+
+
+def table(known):
+    """Return the weights that come with the package as a Markdown table and a sentence on it.
+
+    Args:
+        known: All entries of ``weights.json``.
+    """
+    from tabulate import tabulate
+
+    rows, more = [], {name: minus_baseline(entry, known) for name, entry in known.items()}
+    for name, entry in known.items():
+        main, plain = headline(entry), more[name] is None
+        rows.append([
+            f"`{name}`", method_of(entry["recipe"]), f"{main} {100 * entry['score'][main]:.1f} %",
+            "-" if plain else _points(more[name]), "-" if plain else f"`{entry['baseline']}`",
+            f"{entry['size'] / 1e6:.1f} MB", f"[card](../model_zoo/cards/{name}.md)",
+        ])  # fmt: skip
+    heads = ["name", "method", "test score", "minus baseline", "baseline", "file", "what it is"]
+    found = [value for value in more.values() if value is not None]
+    below = sum(value < 0 for value in found)
+    return (
+        tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+        + f"\n\n{below} of the {len(found)} nets with a baseline score below it, one seed each."
+    )
