@@ -128,14 +128,14 @@ def test_nets_show_the_same_classes_in_the_same_order(folder):
     assert (positive[:, :-1] >= positive[:, 1:]).all(), "what is there comes first"
 
 
-def test_one_class_per_image(tmp_path, repository):
+def test_one_class_per_image_and_nets_that_come_along(tmp_path):
     data = tmp_path / "data"
-    write_digits_single(data, images=IMAGES, seed=1, side=36)
-    recipe = ("icasc_digits_resnet14", "method=baseline", "score=top1")
-    runs = {"plain": run_of(recipe, repository, data, tmp_path / "run")}
+    write_digits_single(data, images={"train": 1, "val": 1, "test": 12}, seed=1, side=36)
+    runs = {"plain": "resnet20_w8_digits"}
     make_gallery(runs, str(data), str(tmp_path / "out"), images=3, workers=1)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "top-1 %" in text and "Average precision by attribute" not in text
+    assert "Training" not in text, "there is no log of it"
     captions = Page(text).captions
     assert len(captions) == 30
     for start in range(0, 30, 10):
@@ -237,12 +237,13 @@ def command(repository, monkeypatch, tmp_path):
 
 def test_the_tool_takes_folders_with_and_without_titles(command, capsys):
     status, ((runs, data, out, split, images, ctx, workers),) = command(
-        "runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "--images=3", "-j1"
-    )
+        "runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "y=resnet20_w8_digits",
+        "--images=3", "-j1",
+    )  # fmt: skip
     assert status == 0 and capsys.readouterr().out == "wrote PAGE\n"
     assert list(runs.items()) == [
         ("plain", "runs/plain/"), ("A b", "runs/vaa"), ("lr=0.1", "runs/lr=0.1"),
-        ("x", "runs/lr=0.1"),
+        ("x", "runs/lr=0.1"), ("y", "resnet20_w8_digits"),
     ]  # fmt: skip
     assert (data, out, split, images, str(ctx), workers) == ("D", "O", "test", 3, "cpu(0)", 1)
 

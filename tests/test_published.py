@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 
 import mxnet as mx
@@ -310,10 +310,11 @@ def drawn(tmp_path_factory):
             scenes = draw(command.replace(" tasks ", " synthetic "), repository)
             pack_split(scenes, "test", folders[key])
         else:
-            script, *words = words
             words[words.index("DATA")] = str(folders[key])
-            call = [sys.executable, str(repository / script), *words]
-            subprocess.run(call, check=True, capture_output=True)
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+                patch.setattr(sys, "argv", [*words, "--workers", "1"])
+                runpy.run_path(str(repository / words[0]), run_name="__main__")
+            assert not end.value.code
         return folders[key]
 
     return draw

@@ -2,6 +2,8 @@
 
 python tools/gallery.py plain=runs/demo/plain VAA=runs/demo/vaa --data-dir runs/demo/data \\
     --out gallery
+python tools/gallery.py plain=resnet18_w16_synthetic VAA=vaa_resnet18_w16_synthetic \\
+    --data-dir runs/demo/data --out gallery        nets whose weights come with the package
 
 The folder of a search (tools/search.py) adds its curves and its genotype, but no net. Open
 gallery/index.html in a browser; no server is needed.
@@ -22,7 +24,10 @@ def flags():
     """Return the command-line parser."""
     parser = cli.parser(__doc__)
     parser.add_argument(
-        "runs", nargs="+", metavar="[TITLE=]RUN", help="folders of training runs, baseline first"
+        "runs",
+        nargs="+",
+        metavar="[TITLE=]RUN",
+        help="folders of training runs, or names of zoo models with weights; baseline first",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the page goes")
     parser.add_argument("--split", default="test", help="default: test")
@@ -33,25 +38,29 @@ def flags():
 
 
 def titled(texts):
-    """Return ``{title: folder}`` of ``TITLE=FOLDER`` or ``FOLDER`` texts.
+    """Return ``{title: run}`` of ``TITLE=RUN`` or ``RUN`` texts, RUN a folder or a zoo name.
 
     A text that is a folder is taken as one, as folders may be called ``lr=0.1``.
 
     Raises:
         ValueError: Two runs have the same title, or one has none.
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: There is no such folder, nor a model of that name with weights.
     """
-    found = {}
+    from model_zoo.store import pretrained_model_list
+
+    found, known = {}, pretrained_model_list()
     for text in texts:
         title, equals, folder = text.partition("=")
         if os.path.isdir(text) or not equals:
             title, folder = os.path.basename(os.path.abspath(text)), text
         if not title.strip():
-            raise ValueError(f"'{text}' has no title; give TITLE=FOLDER, or FOLDER alone")
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f"'{text}': there is no folder '{folder}'")
+            raise ValueError(f"'{text}' has no title; give TITLE=RUN, or RUN alone")
+        if not os.path.isdir(folder) and folder.lower() not in known:
+            raise FileNotFoundError(
+                f"'{text}': there is no folder '{folder}', nor weights of a model of that name"
+            )
         if title in found:
-            raise ValueError(f"two runs are called '{title}'; name them: TITLE=FOLDER")
+            raise ValueError(f"two runs are called '{title}'; name them: TITLE=RUN")
         found[title] = folder
     return found
 

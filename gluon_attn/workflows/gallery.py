@@ -85,7 +85,8 @@ def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, wor
     """Write a gallery of training runs; return the path of its page.
 
     Args:
-        runs: ``{title: run folder}``, the baseline first; searches of AutoLA anywhere.
+        runs: ``{title: run folder, or zoo name of a net with published weights}``, the baseline
+            first; searches of AutoLA anywhere.
         data_dir: Data set with the attributes of all runs.
         out: Folder; what an earlier gallery wrote there is replaced.
         split: Split that is shown.
@@ -95,6 +96,7 @@ def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, wor
 
     Raises:
         ValueError: The runs have different classes, none is given, or no image is to be shown.
+            A name is neither a folder nor that of a model with weights.
         FileNotFoundError: A run has no trained weights, or a search is not finished.
     """
     if images < 1:
@@ -106,9 +108,10 @@ def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, wor
     dataset = evaluation.open_for_evaluation(data_dir, split, first.classes, data_options=options)
     with Files(out, runs) as files:
         results, found = _evaluate(models, dataset, files, split, ctx, workers)
-        logs = {title: os.path.join(runs[title], "log.jsonl") for title in models}
+        folders = {title: run for title, run in runs.items() if os.path.isdir(run)}
+        logs = {t: os.path.join(folders[t], "log.jsonl") for t in models if t in folders}
         pictures = _figures(logs, results, found, dataset, files)
-        for title, folder in runs.items():
+        for title, folder in folders.items():
             pictures.update(_own_curves(title, folder, files))
         pictures = {caption: os.path.basename(path) for caption, path in pictures.items()}
         shown = _looks(models, dataset, images, files, ctx)
@@ -125,7 +128,12 @@ def _open(runs, ctx):
     """Return the nets to compare, ``{title: Trained}``."""
     models = {}
     for title, folder in runs.items():
-        trained = load.from_run(folder, [ctx])
+        if os.path.isdir(folder):
+            trained = load.from_run(folder, [ctx])
+        else:
+            trained = load.from_zoo(folder, None, [ctx], pretrained=True)
+        if "recipe" not in trained.extra:
+            raise ValueError(f"{title}: nothing is recorded of how {folder} was trained")
         if trained.extra["recipe"]["method"] != "autola":
             models[title] = trained
         elif not os.path.exists(os.path.join(folder, "search.png")):
@@ -166,7 +174,8 @@ def _figures(logs, results, found, dataset, files):
             {title: f.probs for title, f in found.items()}, one.label, one.mask, dataset.names,
             files.path("pr_curves.png"),
         )  # fmt: skip
-    drawn["Training"] = training_curves(logs, files.path("training.png"))
+    if logs:
+        drawn["Training"] = training_curves(logs, files.path("training.png"))
     return drawn
 
 
