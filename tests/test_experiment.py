@@ -10,7 +10,7 @@ import pytest
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.recipe import Recipe
-from gluon_attn.workflows import experiment
+from gluon_attn.workflows import experiment, train
 from gluon_attn.workflows.experiment import run_experiment
 
 
@@ -79,3 +79,11 @@ def test_what_compares_nothing_is_refused(tmp_path):
     mixed = {**makers("mAP", "a"), **makers("top1", "b")}
     with pytest.raises(ValueError, match="different scores: mAP, top1"):
         run_experiment(mixed, [1], "DATA", str(tmp_path))
+
+
+def test_a_finished_run_that_is_called_again_keeps_what_its_test_split_was(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"recipe": {}, "data": {"train": "a", "val": "b", "test": "c"}}')
+    train._describe(str(path), {"recipe": {"seed": 1}, "data": {"train": "a", "val": "b"}})
+    found = json.loads(path.read_text())
+    assert found["recipe"] == {"seed": 1} and list(found["data"].values()) == ["a", "b", "c"]

@@ -235,7 +235,8 @@ def command(repository, monkeypatch, tmp_path):
     return call
 
 
-def test_the_tool_takes_folders_with_and_without_titles(command, capsys):
+def test_the_tool_takes_folders_with_and_without_titles(command, capsys, monkeypatch):
+    monkeypatch.setenv("MXNET_GLUON_REPO", "/none")  # no mirror is asked
     status, ((runs, data, out, split, images, ctx, workers),) = command(
         "runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "y=resnet20_w8_digits",
         "--images=3", "-j1",

@@ -84,7 +84,7 @@ def test_ours_and_the_papers_numbers_have_columns_of_their_own():
     assert found["ours: baseline"] == "81.0 ± 1.4" and found["paper: method"] == "9.9"
     assert found["**our** data and net"] == "ours" and found["**paper's** data and net"] == "theirs"
     assert found["seeds"] == "2" and summary(table, {}).count("not run") == 3
-    with pytest.raises(ValueError, match="'new'.* are missing"):
+    with pytest.raises(KeyError, match="the scores of 'x' are those of base, not of base, new"):
         summary(table, {"x": {"scores": {"base": [80.0]}}})
 
 
@@ -131,6 +131,9 @@ def test_what_cannot_be_right_is_said_before_anything_runs(tmp_path):
         scores.write_text(damaged)
         with pytest.raises(ValueError, match="results.json does not hold the scores"):
             reproduce(table, ["x"], request(tmp_path / "out"), str(page))
+    scores.write_text('{"x": {"seeds": [0], "scores": {"base": [1], "old": [2]}}}')
+    with pytest.raises(ValueError, match="results.json: the scores of 'x' .* remove that entry"):
+        reproduce(table, ["x"], request(tmp_path / "out"), str(page))
     assert not calls
 
 
@@ -148,6 +151,9 @@ def test_calls_at_a_time_lose_nothing(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    with pytest.raises(FileNotFoundError, match="no such page"):
+        replace_block(str(tmp_path / "typo" / "page.md"), "a", "text")
+    assert not (tmp_path / "typo").exists()
     assert len(read_scores(tmp_path / "s.json")) == 32
     assert page.read_text(encoding="utf-8").count("<!-- begin") == 32
 
@@ -162,7 +168,8 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path, repository):
 
     def run(recipe, settings):
         trained.append(settings.save_dir)
-        fingerprints = {s: open_dataset(str(data), s).fingerprint() for s in ("train", "val")}
+        splits = ("train", "val", "test")
+        fingerprints = {s: open_dataset(str(data), s).fingerprint() for s in splits}
         write_json(folder / "recipe.json", {"recipe": recipe.to_dict(), "data": fingerprints})
         (folder / "log.jsonl").write_text('{"seconds": 2.0}\n{"seconds": 3.0}\n')
         (folder / "test.json").write_text("{}")
@@ -175,9 +182,12 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path, repository):
         with pytest.raises(FileExistsError, match=f"not of these settings: '{change[:2]}"):
             train_once(recipe.override([change]), str(data), str(folder), 1, run=run)
     other = tmp_path / "other"
-    write_digits_single(other, images={"train": 20, "val": 10, "test": 10}, seed=1, side=36)
-    with pytest.raises(FileExistsError, match="data of its split 'train' were others"):
+    write_digits_single(other, images={"train": 20, "val": 10, "test": 11}, seed=0, side=36)
+    with pytest.raises(FileExistsError, match="data of its split 'test' were others"):
         train_once(recipe, str(other), str(folder), 1, run=run)
+    (folder / "recipe.json").write_text('{"recipe": ')
+    with pytest.raises(FileExistsError, match="recipe.json does not say what it is"):
+        train_once(recipe, str(data), str(folder), 1, run=run)
     assert len(trained) == 1
 
 

@@ -124,7 +124,9 @@ def test_training_writes_a_run(flow, folder):
     wanted += " test.json test.csv test.md test_predictions.npz"
     assert set(wanted.split()) <= names
     assert not [name for name in names if name.startswith(".")]
-    recipe = read_json(folder / "run" / "recipe.json")["recipe"]
+    record = read_json(folder / "run" / "recipe.json")
+    recipe = record["recipe"]
+    assert list(record["data"]) == ["train", "val", "test"]
     assert (recipe["lr"], recipe["options"]["gamma"]) == (0.01, 1.5)  # flag and key=value
     assert "Epoch[0] Batch [2]\tSpeed: " in flow["train"]
     assert "mean over attributes" in flow["train"] and "best.params" in flow["train"]

@@ -46,16 +46,17 @@ def titled(texts):
         ValueError: Two runs have the same title, or one has none.
         FileNotFoundError: There is no such folder, nor a model of that name with weights.
     """
-    from model_zoo.store import pretrained_model_list
+    from model_zoo import store
 
-    found, known = {}, pretrained_model_list()
+    found = {}
     for text in texts:
         title, equals, folder = text.partition("=")
         if os.path.isdir(text) or not equals:
             title, folder = os.path.basename(os.path.abspath(text)), text
         if not title.strip():
             raise ValueError(f"'{text}' has no title; give TITLE=RUN, or RUN alone")
-        if not os.path.isdir(folder) and folder.lower() not in known:
+        known = os.path.isdir(folder) or store.builtin(folder.lower())
+        if not known and folder.lower() not in store.entries():  # which may ask a mirror
             raise FileNotFoundError(
                 f"'{text}': there is no folder '{folder}', nor weights of a model of that name"
             )

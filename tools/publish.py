@@ -35,6 +35,8 @@ def main():
     args = parser.parse_args()
     from gluon_attn.workflows.publish import Source, publish, renew
 
+    if args.page and not Path(args.page).is_file():
+        raise FileNotFoundError(f"--page {args.page}: there is no such page")
     entry = publish(args.name, Source(
         args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary,
         args.half, args.packed_with,

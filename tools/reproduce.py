@@ -52,7 +52,8 @@ def main():
         return
     if not args.out:
         parser.error("--out DIR is needed")
-    names = list(EXPERIMENTS) if "all" in args.experiments else args.experiments
+    lists = [list(EXPERIMENTS) if name == "all" else [name] for name in args.experiments]
+    names = list(dict.fromkeys(name for names in lists for name in names))
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     request = Request(
         args.out, seeds, args.num_workers, args.quick, cli.recipe_folder(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 from gluon_attn.files import json_text
 from gluon_attn.metrics.layout import (
@@ -61,8 +62,8 @@ def classification_notes(result):
         '"balanced" is the mean recall of the classes that occur; "majority" is the accuracy of '
         "always predicting the commonest class.",
     ]
-    margin = result.get("margin", {"distance": float("nan")})  # absent in older files
-    if margin["distance"] == margin["distance"]:
+    margin = result.get("margin", {"distance": None})  # absent in older files
+    if margin["distance"] is not None and not math.isnan(margin["distance"]):
         lines.append(
             "Kolmogorov-Smirnov distance between the probabilities of the right and of the most "
             f"probable wrong class: {margin['distance']:.2f}, at {margin['at']:.2f}."

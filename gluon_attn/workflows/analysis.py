@@ -22,6 +22,7 @@ from gluon_attn.workflows import load
 from gluon_attn.workflows.analysis_features import analyse_gates, analyse_selectivity, analyse_tsne
 from gluon_attn.workflows.analysis_log import analyse_critic
 from gluon_attn.workflows.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
+from model_zoo import store
 
 KINDS = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
@@ -182,7 +183,7 @@ def load_models(main, main_run, others, ctx):
     for text in others:
         name, equals, path = text.partition("=")
         if equals and not os.path.isdir(text):
-            found.append((name, load.from_zoo(name, path, ctx, main.classes), None))
+            found.append((name, _same_classes(name, path, main, ctx), None))
         else:
             found.append((_base(text), load.from_run(text, ctx), text))
     found.append((_base(main_run) if main_run else main.name, main, main_run))
@@ -195,6 +196,15 @@ def load_models(main, main_run, others, ctx):
         if run:
             runs[free] = run
     return models, runs
+
+
+def _same_classes(name, path, main, ctx):
+    """Return a zoo net with weights of its own data if these are known, else of ``main``'s."""
+    known = store.entry_of_file(path)
+    trained = load.from_zoo(name, path, ctx, None if known else main.classes)
+    if trained.classes != main.classes:
+        raise ValueError(f"{path} was made for other classes than {main.name}")
+    return trained
 
 
 def _base(folder):

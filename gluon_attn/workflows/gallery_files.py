@@ -52,12 +52,15 @@ class Files:
 
     def __exit__(self, kind, error, trace):
         kept = self._written
+        listed = os.path.join(self.out, LIST)
         if kind is None:
             for name in self._earlier - kept:
                 _remove(self.out, name)
-        else:  # the next gallery replaces them
-            kept = kept | self._earlier
-        write_json(os.path.join(self.out, LIST), {"files": sorted(kept)})
+            write_json(listed, {"files": sorted(kept)})
+            return
+        with contextlib.suppress(OSError):  # what went wrong first is what is told
+            # The next gallery replaces them.
+            write_json(listed, {"files": sorted(kept | self._earlier)})
 
 
 def _listed(out):

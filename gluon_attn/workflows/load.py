@@ -142,11 +142,16 @@ def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
 
 def _from_entry(name, path, entry, classes, ctx, params):
     """Return a net with weights of which all is known, fed as in the run that made them."""
-    net = get_model(name, **trained_options(name, entry))
+    try:
+        net = get_model(name, **trained_options(name, entry))
+    except ValueError as error:
+        if entry.name == name.lower():
+            raise
+        raise ValueError(f"{path} holds the weights of {entry.name}, not of {name}") from error
     extra, schema = {"params": params}, None
     if entry.recipe:
-        recipe = Recipe.from_dict(entry.recipe, f"{entry.where}: recipe")
-        extra.update(recipe=entry.recipe, data=entry.data, score=entry.score)
+        recipe = _recipe_of(entry)
+        extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
         schema = entry.schema
     else:
         recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
@@ -159,6 +164,14 @@ def _from_entry(name, path, entry, classes, ctx, params):
     if not entry.recipe:
         _warn_assumed(found, path)
     return found
+
+
+def _recipe_of(entry):
+    """Return the recipe of published weights; what it leaves out has its default."""
+    try:
+        return Recipe.from_dict(entry.recipe, "recipe")
+    except ValueError as error:
+        raise ValueError(f"{entry.where}: {error}") from error
 
 
 def _from_file(name, params, classes, ctx):

@@ -16,7 +16,12 @@ from tabulate import tabulate
 from gluon_attn.files import write_text
 from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.registry import unknown_name
-from gluon_attn.workflows.results_page import add_scores, read_scores, replace_block
+from gluon_attn.workflows.results_page import (
+    add_scores,
+    alone_with,
+    read_scores,
+    replace_block,
+)
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
@@ -121,9 +126,10 @@ def reproduce(table, names, request, page=None):
     if request.quick:
         request = request._replace(out=os.path.join(request.out, QUICK_FOLDER))
     record = os.path.join(request.out, "summary.json")
-    read_scores(record)  # whatever is wrong is said before hours are spent
+    _summary_of(table, record)  # whatever is wrong is said before hours are spent
     if page:
         _check_page(page, names, request)
+        _summary_of(table, _kept(page))
     found = {}
     for name in names:
         request.say(f"--- {name}: {table[name].paper}, {table[name].data}")
@@ -132,11 +138,21 @@ def reproduce(table, names, request, page=None):
         add_scores(record, {name: found[name]})
         if page:
             _publish(page, name, outcome)
-    text = summary(table, read_scores(record))
-    write_text(os.path.join(request.out, "summary.md"), text)
+    with alone_with(record):  # another call may have ended meanwhile
+        text = _summary_of(table, record)
+        write_text(os.path.join(request.out, "summary.md"), text)
     if page:
-        replace_block(page, "summary", summary(table, add_scores(_kept(page), found)))
+        add_scores(_kept(page), found)
+        replace_block(page, "summary", lambda: _summary_of(table, _kept(page)))
     return text
+
+
+def _summary_of(table, path):
+    """Return the summary of the scores in a file."""
+    try:
+        return summary(table, read_scores(path))
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}; remove that entry") from error
 
 
 def _kept(page):
@@ -164,13 +180,17 @@ def summary(table, found):
     Args:
         table: ``{name: Experiment}``.
         found: ``{name: {'seeds', 'scores'}}``; those that are missing are shown as not run.
+
+    Raises:
+        KeyError: Scores of other arms than an experiment's.
     """
     rows = []
     for name, experiment in table.items():
         printed = experiment.published
         rows.append([
             f"`{name}`", experiment.paper, experiment.data, experiment.score,
-            *_ours(experiment, found.get(name)), printed.data, printed.baseline, printed.method,
+            *_ours(name, experiment, found.get(name)),
+            printed.data, printed.baseline, printed.method,
         ])  # fmt: skip
     heads = [
         "experiment", "method", "**our** data and net", "score", "seeds", "ours: baseline",
@@ -180,11 +200,12 @@ def summary(table, found):
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
 
 
-def _ours(experiment, found):
+def _ours(name, experiment, found):
     if not found:
         return ["-", *["not run"] * 3]
     if not set(experiment.arms) <= set(found["scores"]):
-        raise ValueError(f"scores of {', '.join(found['scores'])}: {experiment.arms} are missing")
+        wanted, there = (", ".join(arms) for arms in (experiment.arms, found["scores"]))
+        raise KeyError(f"the scores of '{name}' are those of {there}, not of {wanted}")
     base, ours = (found["scores"][arm] for arm in experiment.arms)
     gain = difference_text(paired_differences(ours, base))
     return [str(len(base)), spread_text(base), spread_text(ours), gain]

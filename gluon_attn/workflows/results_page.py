@@ -27,8 +27,18 @@ def alone_with(path):
     """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    with filelock.FileLock(os.path.join(folder, f".{name}.lock"), timeout=WAIT):
+    lock = filelock.FileLock(os.path.join(folder, f".{name}.lock"))
+    try:
+        lock.acquire(timeout=WAIT)
+    except filelock.Timeout as error:
+        raise TimeoutError(
+            f"waited {WAIT} s for {path}, which another call keeps locked; end that one and call "
+            "again: what has been trained is used again"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def read_scores(path):
@@ -61,8 +71,20 @@ def add_scores(path, found):
 
 
 def replace_block(page, name, text):
-    """Replace what stands between the marks of a block in a page; append a block it lacks."""
+    """Replace what stands between the marks of a block in a page; append a block it lacks.
+
+    Args:
+        page: Markdown file.
+        name: Of the block.
+        text: Its new text, or a function that gives it while no other call changes the page.
+
+    Raises:
+        FileNotFoundError: No such page.
+    """
+    if not os.path.isfile(page):
+        raise FileNotFoundError(f"{page}: there is no such page")
     with alone_with(page):
+        text = text() if callable(text) else text
         with open(page, encoding="utf-8") as file:
             content = file.read()
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"

@@ -43,14 +43,22 @@ def train_once(recipe, data_dir, folder, workers=2, result="test.json", run=None
 def _check_same(recipe, data_dir, folder):
     """Refuse a finished run that is not the one asked for; here ``epochs`` counts, too."""
     path = os.path.join(folder, "recipe.json")
-    with open(path, encoding="utf-8") as file:
-        record = json.load(file)
-    before, now = (_complete(r) for r in (Recipe.from_dict(record["recipe"], path), recipe))
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        known, splits = Recipe.from_dict(record["recipe"], path), record["data"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileExistsError(
+            f"{folder} holds a finished run of which {path} does not say what it is ({error!r}); "
+            "remove that folder to train it again"
+        ) from error
+    before, now = _complete(known), _complete(recipe)
     for key in now:
         if before[key] != now[key] and key != "log_interval":
             raise _other(folder, f"'{key}' was {before[key]!r}, now it is {now[key]!r}")
-    for split, known in zip(recipe.splits, record["data"].values()):
-        if build.open_split(recipe, data_dir, split).fingerprint() != known:
+    # In the order of the recipe's; a search looks at two, and older runs did not note the third.
+    for split, fingerprint in zip(recipe.splits, splits):
+        if build.open_split(recipe, data_dir, split).fingerprint() != fingerprint:
             raise _other(folder, f"the data of its split '{split}' were others than {data_dir}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import logging
 import os
 from typing import NamedTuple
@@ -113,14 +114,14 @@ def _train(recipe, settings, ctx):
         _writers(settings), held_out, recipe.keep,
     )  # fmt: skip
     best = fit(run, settings.resume)
-    write_json(described, record)
+    _describe(described, record)
     _draw(method, settings.save_dir)
     _list_skipped(data)
     logger.info(
         "%s epoch %d with validation %s %.4f", recipe.keep.capitalize(), best["epoch"],
         recipe.score, best[recipe.score],
     )  # fmt: skip
-    result = _test(recipe, settings, net, ctx) if settings.test else None
+    result = _test(recipe, settings, net, ctx, record) if settings.test else None
     return {"best": best, "test": result}
 
 
@@ -170,13 +171,22 @@ def _draw(method, folder):
         weight_curves(**history, path=os.path.join(folder, "weights.png"))
 
 
-def _test(recipe, settings, net, ctx):
+def _describe(path, record):
+    """Write ``recipe.json``; what an earlier call noted of the test split stays."""
+    with open(path, encoding="utf-8") as file:
+        known = json.load(file)["data"]
+    write_json(path, dict(record, data={**known, **record["data"]}))
+
+
+def _test(recipe, settings, net, ctx, record):
     """Evaluate the best epoch on the test split, once per run."""
     stem = os.path.join(settings.save_dir, "test")
     if os.path.exists(stem + ".json"):
         logger.info("The test split has been evaluated already: %s.json", stem)
         return None
     dataset = build.open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
+    record = dict(record, data={**record["data"], recipe.splits[2]: dataset.fingerprint()})
+    write_json(os.path.join(settings.save_dir, "recipe.json"), record)
     load_into(net, os.path.join(settings.save_dir, "best.params"))
     task, folder = task_of(dataset), settings.save_dir
     if task:
