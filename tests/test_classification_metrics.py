@@ -15,6 +15,7 @@ from sklearn import metrics as reference
 from gluon_attn.metrics.classification import (
     confusion_matrix,
     evaluate_classification,
+    top_accuracies,
     top_k_accuracy,
     true_class_margin,
     true_rank,
@@ -142,6 +143,7 @@ def test_a_k_that_says_nothing_is_left_out():
     scores, targets = np.eye(5), np.arange(5)
     overall = evaluate_classification(scores, targets)["overall"]
     assert overall["top1"] == 1 and "top5" not in overall
+    assert top_accuracies(scores, targets) == {"top1": 1.0, "top1_error": 0.0}
     two = evaluate_classification(np.eye(2), [0, 0])["overall"]
     assert two["top1"] == 0.5 and two["balanced"] == 0.5 and two["majority"] == 1.0
 

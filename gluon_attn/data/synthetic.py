@@ -33,6 +33,7 @@ from gluon_attn.files import write_json
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
+OUTPUTS = ("Anno", "Image", "SYNTHETIC.json")  # what the folder of a finished data set holds
 IMAGES = {"train": 1000, "val": 200, "test": 300}
 # The 30 scenes of WIDER-Attribute keep the numbers they have among the 61 events of WIDER
 SCENES = {
@@ -94,9 +95,7 @@ def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, pr
     """
     images = _check(images, seed)
     root, started = Path(root), time.perf_counter()
-    claim_folder(
-        root, "synthetic", ("Anno", "Image", "SYNTHETIC.json"), "SYNTHETIC.json", overwrite
-    )
+    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite)
     jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
     records = list(draw_all(_write_scene, jobs, workers, progress, "drawing pedestrians"))
     by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}

@@ -54,6 +54,19 @@ def top_k_accuracy(scores, labels, k=1, mask=None):
     return _share(true_rank(scores, labels, mask), k)
 
 
+def top_accuracies(scores, labels, mask=None, top=TOP):
+    """Return ``{"top1": share, "top1_error": share, "top5": …}``, nan if no row counts.
+
+    Args:
+        scores, labels, mask: See :func:`true_rank`.
+        top: The k of top-k accuracy; one that is not below K says nothing and is left out.
+
+    Raises:
+        ValueError: As :func:`true_rank`.
+    """
+    return _top(true_rank(scores, labels, mask), np.shape(scores)[1], top)
+
+
 def confusion_matrix(scores, labels, mask=None):
     """Return ``(K, K)`` int64: rows are true classes, columns the predicted ones.
 
@@ -128,11 +141,7 @@ def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
     ranks = true_rank(scores, labels, mask)
     matrix = confusion_matrix(scores, labels, mask)
     names = checked_names(names, len(matrix))
-    overall = {}
-    for k in top:
-        if k < len(matrix) or k == 1:
-            overall[f"top{k}"] = _share(ranks, k)
-            overall[f"top{k}_error"] = 1 - overall[f"top{k}"]
+    overall = _top(ranks, len(matrix), top)
     classes = [_class_row(matrix, k, names) for k in range(len(matrix))]
     recalls = [row["recall"] for row in classes if row["images"]]
     overall["balanced"] = float(np.mean(recalls)) if recalls else float("nan")
@@ -146,6 +155,15 @@ def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
         "samples": len(ranks),
         "left_out": int((ranks < 0).sum()),
     }
+
+
+def _top(ranks, classes, top):
+    found = {}
+    for k in top:
+        if k < classes or k == 1:
+            found[f"top{k}"] = _share(ranks, k)
+            found[f"top{k}_error"] = 1 - found[f"top{k}"]
+    return found
 
 
 def _class_row(matrix, k, names):

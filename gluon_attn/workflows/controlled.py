@@ -85,20 +85,15 @@ def _table(rows, group, minus=None):
     if not names:
         return ""
     values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
-    if minus is not None:
-        theirs = values.pop(minus)
-        base = {n: [found[n] for found in theirs] for n in names}
-        values = {arm: _minus(own, base) for arm, own in values.items()}
-    columns = [_column([[v[n] for v in own if n in v] for own in values.values()], minus)
-               for n in names]  # fmt: skip
+    base = None if minus is None else values.pop(minus)
+    columns = []
+    for n in names:
+        lists = [[v[n] for v in own if n in v] for own in values.values()]
+        if base is not None:
+            lists = [paired_differences(own, [v[n] for v in base]) for own in lists]
+        columns.append(_column(lists, minus))
     table = list(zip(values, *columns))
     return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
-
-
-def _minus(found, base):
-    """Return ``[{name: number}]`` of one arm less those of another, seed by seed."""
-    columns = {n: paired_differences([row[n] for row in found], base[n]) for n in base}
-    return [dict(zip(columns, numbers)) for numbers in zip(*columns.values())]
 
 
 def _run(preset, recipe, data, folder, workers):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.data.synthetic import write_synthetic
+from gluon_attn.data.generate import MARKER
+from gluon_attn.data.synthetic import OUTPUTS, write_synthetic
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
@@ -27,7 +28,6 @@ from gluon_attn.workflows.train import Settings, train
 logger = logging.getLogger("gluon_attn.demo")
 
 IMAGES = {"train": 150, "val": 120, "test": 300}
-DRAWN = {"Anno", "Image", "SYNTHETIC.json", "GENERATING.json"}  # what the folder of data holds
 SCENES = 2  # test scenes that are predicted from the export and drawn
 
 
@@ -199,9 +199,9 @@ def forget(out, plain, vaa):
 
 def _is_drawn(folder):
     """Return whether a folder holds the demo's data, finished or interrupted, and no more."""
-    if {name for name in os.listdir(folder) if name[0] != "."} - DRAWN:
+    if {name for name in os.listdir(folder) if name[0] != "."} - {*OUTPUTS, MARKER}:
         return False
-    begun = _read_json(folder, "GENERATING.json").get("generator") == "synthetic"
+    begun = _read_json(folder, MARKER).get("generator") == "synthetic"
     return begun or _is_of_size(folder)  # synthetic people in other numbers are somebody's
 
 

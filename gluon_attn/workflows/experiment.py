@@ -16,7 +16,7 @@ from gluon_attn.metrics.layout import (
 )
 from gluon_attn.metrics.report import compare, from_json
 from gluon_attn.workflows.benchmark import machine
-from gluon_attn.workflows.run_once import train_once
+from gluon_attn.workflows.run_once import check_seeds, train_once
 
 
 class Comparison(NamedTuple):
@@ -58,8 +58,7 @@ def run_experiment(recipes, seeds, data_dir, out, workers=2, say=print):
         ValueError: A seed twice, or recipes with different scores.
         FileExistsError: ``out`` holds a finished run of other settings or data.
     """
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {list(seeds)}: each counts once")
+    check_seeds(seeds)
     wanted = {make(seeds[0]).score for make in recipes.values()}
     if len(wanted) > 1:
         raise ValueError(f"the recipes have different scores: {', '.join(sorted(wanted))}")

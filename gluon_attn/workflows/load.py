@@ -154,7 +154,7 @@ def _from_entry(name, path, entry, classes, ctx, params):
         extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
         schema = entry.schema
     else:
-        recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+        recipe = _assumed_recipe(name, net)
     wanted = classes if classes or entry.classes else default_names(name)
     names = _names(name, net, wanted, entry.classes)
     if schema and Schema.from_json(schema).columns != names:
@@ -183,7 +183,7 @@ def _from_file(name, params, classes, ctx):
     names, extra = _names(name, net, names), {"params": params}
     if published and published.schema and names == known:
         extra["schema"] = published.schema
-    recipe = Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
+    recipe = _assumed_recipe(name, net)
     try:
         found = _finish(name, net, params, names, eval_preprocess(recipe), extra, ctx)
     except ValueError as error:
@@ -195,6 +195,11 @@ def _from_file(name, params, classes, ctx):
         ) from error
     _warn_assumed(found, params)
     return found
+
+
+def _assumed_recipe(name, net):
+    """Return the recipe by which a net is fed of which nothing else is known."""
+    return Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
 
 
 def _names(name, net, given, known=None):

@@ -22,6 +22,7 @@ from gluon_attn.workflows.results_page import (
     read_scores,
     replace_block,
 )
+from gluon_attn.workflows.run_once import check_seeds
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
@@ -121,8 +122,7 @@ def reproduce(table, names, request, page=None):
     for name in names:
         if name not in table:
             raise ValueError(unknown_name("experiment", name, table))
-    if len(set(request.seeds)) < len(request.seeds):
-        raise ValueError(f"seeds {list(request.seeds)}: each counts once")
+    check_seeds(request.seeds)
     if request.quick:
         request = request._replace(out=os.path.join(request.out, QUICK_FOLDER))
     record = os.path.join(request.out, "summary.json")

@@ -63,11 +63,9 @@ def read_scores(path):
 
 
 def add_scores(path, found):
-    """Add scores to what a file holds now, other calls' among it; return all of them."""
+    """Add scores to what a file holds now, other calls' among it."""
     with alone_with(path):
-        known = {**read_scores(path), **found}
-        write_json(path, known)
-    return known
+        write_json(path, {**read_scores(path), **found})
 
 
 def replace_block(page, name, text):

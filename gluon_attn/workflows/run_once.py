@@ -12,6 +12,16 @@ from gluon_attn.workflows import build
 from gluon_attn.workflows.train import Settings, train
 
 
+def check_seeds(seeds):
+    """Refuse a seed that is given twice: its run would count as two.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {list(seeds)}: each counts once")
+
+
 def train_once(recipe, data_dir, folder, workers=2, result="test.json", run=None):
     """Train a recipe unless its finished run is there; continue an interrupted one.
 

@@ -11,7 +11,7 @@ from gluon_attn.data.classification import ATTRIBUTE
 from gluon_attn.files import save_arrays
 from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
-from gluon_attn.metrics.classification import TOP, evaluate_classification
+from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies
 from gluon_attn.metrics.classification_tables import classification_text, write_classification
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import to_console, write_report
@@ -65,7 +65,7 @@ def validation_scores(found, dataset, wanted):
     if not is_classification(dataset.schema):
         accuracy = evaluate_attributes(*arrays, dataset.schema)
         return dict(_multilabel(arrays, dataset), accuracy=accuracy["overall"]["accuracy"])
-    overall = evaluate_classification(*arrays)["overall"]
+    overall = top_accuracies(*arrays)
     scores = {name: overall[name] for name in OF_CLASSES if name in overall}
     scores["accuracy"] = overall["top1"]
     if wanted in ("mAP", "mA"):

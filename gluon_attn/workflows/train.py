@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import logging
 import os
@@ -173,8 +174,10 @@ def _draw(method, folder):
 
 def _describe(path, record):
     """Write ``recipe.json``; what an earlier call noted of the test split stays."""
-    with open(path, encoding="utf-8") as file:
-        known = json.load(file)["data"]
+    known = {}  # also where somebody has removed or damaged the file of a resumed run
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        with open(path, encoding="utf-8") as file:
+            known = dict(json.load(file)["data"])
     write_json(path, dict(record, data={**known, **record["data"]}))
 
 
