@@ -44,9 +44,13 @@ def plain_efficientnet(
 def vaa_efficientnet(
     number: int = 0, classes: int = ATTRIBUTES, input_size: int = 224,
     taps: Sequence[str] | None = None, variant: str = "supplement", attention: Any = None,
-    scale: float = 1.0,
+    scale: float = 0.25,
 ) -> HybridBlock:  # fmt: skip
-    """Build VAA on an EfficientNet-Lite; ``scale`` is the factor on the modules' filters."""
+    """Build VAA on an EfficientNet-Lite.
+
+    ``scale`` is the factor on the filters of the attention modules. At 1, as in the paper, their last
+    convolution alone (512 x 512 x 14 x 14) would have eleven times the parameters of the backbone.
+    """
     size = (input_size, input_size)
     backbone = efficientnet_lite(number, size, classes=classes, taps=taps, attention=attention)
     return infer_shapes(VAA(backbone, size, variant, scale))

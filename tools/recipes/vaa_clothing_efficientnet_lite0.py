@@ -12,7 +12,6 @@ Deviates   another backbone and data set; whole photographs are kept (resize = e
 
 method = "vaa"
 model = "vaa_efficientnet_lite0"
-model_options = {"scale": 0.25}
 backbone = "efficientnet_lite0"
 dataset = "clothing_co_parsing"
 input_size = 192
