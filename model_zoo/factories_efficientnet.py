@@ -48,8 +48,8 @@ def vaa_efficientnet(
 ) -> HybridBlock:  # fmt: skip
     """Build VAA on an EfficientNet-Lite.
 
-    ``scale`` is the factor on the filters of the attention modules. At 1, as in the paper, their last
-    convolution alone (512 x 512 x 14 x 14) would have eleven times the parameters of the backbone.
+    ``scale`` is the factor on the filters of the attention modules. At 1, as in the paper, their
+    last convolution alone (512 x 512 x 14 x 14) has eleven times the backbone's parameters.
     """
     size = (input_size, input_size)
     backbone = efficientnet_lite(number, size, classes=classes, taps=taps, attention=attention)
