@@ -22,6 +22,23 @@ def _seeded():
     seed_everything(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _oldest_matplotlib():
+    """What the newest matplotlib for Python 3.8 lacks is refused on every Python."""
+    from matplotlib.spines import SpinesProxy
+
+    found = SpinesProxy.__getattr__
+
+    def get(self, name):
+        if name == "set":
+            raise AttributeError("axes.spines[...].set: not in matplotlib 3.7; use set_...")
+        return found(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpinesProxy, "__getattr__", get)
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository():
     """The root of the source tree."""

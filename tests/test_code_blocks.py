@@ -33,7 +33,6 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +40,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from process_helpers import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -284,14 +284,10 @@ def run_doctest(block, namespace):
 def run_isolated(block, folder):
     """Run a block where importing our packages fails, wherever they are installed."""
     head = "import sys\nsys.modules['gluon_attn'] = sys.modules['model_zoo'] = None\n"
-    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":  # plain MXNet needs this name back
-        head += "import numpy\nnumpy.bool = bool\n"
-    done = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", head + block.source],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{block.place}: {done.stderr}"
-    assert len(done.stdout.splitlines()) == 14, f"{block.place}: {done.stdout}"
+    command = [sys.executable, "-I", "-W", "ignore", "-c", head + block.source]
+    code, out, err = run(command, cwd=folder)
+    assert code == 0, f"{block.place}: {err}"
+    assert len(out.splitlines()) == 14, f"{block.place}: {out}"
 
 
 # -- commands --------------------------------------------------------------------------------------

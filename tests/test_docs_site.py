@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_helpers import run
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "docs" / "sphinx" / "build.py"
@@ -129,10 +129,8 @@ def test_the_site_is_built_without_a_warning(build, tmp_path):
     for name in build.NEEDED:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: make docs installs it")
-    done = subprocess.run(
-        [sys.executable, str(BUILD), str(tmp_path)], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    code, _, err = run([sys.executable, BUILD, tmp_path], cwd=ROOT)
+    assert code == 0, err
     page = (tmp_path / "docs" / "vaa.html").read_text(encoding="utf-8")
     assert "../api/gluon_attn.papers.vaa.html" in page and "mathjax/tex-chtml.js" in page
     assert (tmp_path / "_static" / "mathjax" / "tex-chtml.js").is_file()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from process_helpers import run_python
 
 from gluon_attn.figures import bars, canvas, curves, heatmaps
 from gluon_attn.metrics.multilabel import average_precision, evaluate_multilabel
@@ -365,8 +364,6 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 assert "gluon_attn.metrics" not in sys.modules, "figures import metrics"
 """
         environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120, env=environment,
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        )  # fmt: skip
+        code, _, err = run_python(script, tmp_path, env=environment)
+        assert code == 0, err
         assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]

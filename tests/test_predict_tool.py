@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, init
 from mxnet.gluon import nn
+from process_helpers import run
 
 from gluon_attn.export import Predictor, backend_choice, export_model
 from gluon_attn.workflows import cli, predict
@@ -151,12 +151,10 @@ def test_as_a_program_from_a_clone(exports, images, tmp_path):
     """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
     command = [sys.executable, str(ROOT / "tools/predict.py")]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
-    done = subprocess.run([*command, exports / "plain", images, "--json", "-"], **options)
-    assert done.returncode == 0 and len(json.loads(done.stdout)["people"]) == 3
-    done = subprocess.run([*command, tmp_path / "none", images], **options)
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+    code, out, err = run([*command, exports / "plain", images, "--json", "-"], env=environment)
+    assert code == 0 and len(json.loads(out)["people"]) == 3, err
+    code, out, err = run([*command, tmp_path / "none", images], env=environment)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_overlays(exports, images, tmp_path):

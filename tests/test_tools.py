@@ -14,14 +14,15 @@ import os
 import resource
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import mxnet as mx
 import numpy as np
+import process_helpers as processes
 import pytest
+from process_helpers import finish
 from training_helpers import NAMES, write_data, write_recipe
 
 from gluon_attn.files import save_parameters
@@ -34,17 +35,8 @@ ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1")
 
 def start(tool, *arguments, **options):
     """Start a tool in a process of its own, from a folder that is not the source tree."""
-    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=os.path.abspath(os.sep), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, **options
-    )  # fmt: skip
-
-
-def finish(process):
-    """Return ``(exit code, standard output, standard error)``."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    command = [sys.executable, TOOLS / tool, *arguments]
+    return processes.start(command, env=ENVIRONMENT, **options)
 
 
 def succeed(process):
