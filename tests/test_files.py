@@ -125,7 +125,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 @posix
-def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path, run_python):
+def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path):
     script = """
         import resource, sys
         from gluon_attn import files
@@ -138,8 +138,9 @@ def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path, run_py
     """
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
-    lines = run_python(script, path).stdout.decode().splitlines()
-    assert len(lines) == 2
+    _, out, err = run_python(script, path)
+    lines = out.splitlines()
+    assert len(lines) == 2, err
     for line in lines:
         for part in (f"cannot write {path}: ", "disk full", "bytes free", "free some space"):
             assert part in line
@@ -226,7 +227,7 @@ def test_threads_do_not_change_the_umask_for_each_other(tmp_path):
 
 
 @posix
-def test_a_write_protected_file_is_not_replaced(run_python):
+def test_a_write_protected_file_is_not_replaced():
     script = """
         import os, sys
         from gluon_attn import files
@@ -243,8 +244,8 @@ def test_a_write_protected_file_is_not_replaced(run_python):
         path = Path(folder, "a")
         path.write_text("old")
         path.chmod(0o444)
-        done = run_python(script, folder)
-        assert b"cannot write a: " in done.stdout and b"write-protected" in done.stdout, done.stderr
+        _, out, err = run_python(script, folder)
+        assert "cannot write a: " in out and "write-protected" in out, err
         assert path.read_text() == "old" and os.listdir(folder) == ["a"]
 
 
@@ -388,14 +389,14 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
 # --- the rest -----------------------------------------------------------------------------------
 
 
-def test_mxnet_is_not_imported(run_python, tmp_path):
+def test_mxnet_is_not_imported(tmp_path):
     script = """
         import sys
         from gluon_attn import files
         files.write_text(sys.argv[1], "x")
         sys.exit("mxnet" in sys.modules)
     """
-    assert run_python(script, tmp_path / "a").returncode == 0
+    assert run_python(script, tmp_path / "a")[0] == 0
 
 
 def test_digests(tmp_path):
