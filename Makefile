@@ -14,7 +14,7 @@ PARALLEL := -n auto --dist loadfile
 .PHONY: help
 help:
 	@echo 'make demo      synthetic data, training, evaluation, export, figures in runs/demo'
-	@echo 'make test      the default tests; make test-all adds the slow and the parity ones'
+	@echo 'make test      the default tests; make test-all adds the nightly and the parity ones'
 	@echo 'make test-matrix   the default tests on every CPython 3.8 to 3.12 that is found'
 	@echo 'make docs      the documentation as HTML, with the API, in build/docs'
 	@echo 'make doctor    check the environment; make lint: ruff; make clean: remove .venv and caches'

@@ -39,6 +39,16 @@ def _oldest_matplotlib():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_curves():
+    """Leave out a third of a tiny run's time, its figure: test_figures and the tools draw it."""
+    training = sys.modules.get("gluon_attn.workflows.train")
+    with pytest.MonkeyPatch.context() as patch:
+        if training is not None:
+            patch.setattr(training, "training_curves", lambda log, path: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository():
     """The root of the source tree."""

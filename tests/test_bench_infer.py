@@ -338,6 +338,7 @@ def run(tmp_path_factory):
     return folder, out, err
 
 
+@pytest.mark.nightly
 def test_rows_of_a_run(run):
     folder, _, _ = run
     rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
@@ -355,6 +356,7 @@ def test_rows_of_a_run(run):
         assert row["file_mb"] > 2 or row["precision"] == "int8"
 
 
+@pytest.mark.nightly
 def test_output_of_a_run(run):
     folder, out, err = run
     lines = out.strip().splitlines()
@@ -366,6 +368,7 @@ def test_output_of_a_run(run):
     assert (folder / "out" / "results.png").stat().st_size > 5000
 
 
+@pytest.mark.nightly
 def test_the_export_that_was_made_is_kept_and_used_again(run):
     folder, _, _ = run
     before = {p.name: p.read_bytes() for p in (folder / "export").iterdir()}

@@ -1,4 +1,4 @@
-"""The documentation site: what it is made of; the build itself is a slow test (needs Sphinx)."""
+"""The documentation site: what it is made of; the build itself is a nightly test (needs Sphinx)."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_is_not_installed_is_named_with_the_remedy(build, monkeypatch):
         runpy.run_path(str(BUILD.with_name("conf.py")))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_site_is_built_without_a_warning(build, tmp_path):
     for name in build.NEEDED:
         if importlib.util.find_spec(name) is None:

@@ -278,7 +278,7 @@ def test_from_training_to_evaluation_by_the_tools(data, tool, tmp_path):
 
 
 @needs_coco
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("block", [None, "se", "cbam", "hoga"])
 def test_eight_people_are_learnt_by_heart(data, tmp_path, block):
     """AP over 0.95 on the people it was trained on, without augmentation and flip test."""

@@ -182,7 +182,7 @@ def assert_same_end(runner):
     assert load.from_run(str(runner.cut), [mx.cpu()]).extra["epoch"] == bests[0]["epoch"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_any_moment(data, tmp_path):
     runner, draw = Runner(data, tmp_path, epochs=24), random.Random()
     for _ in range(10):

@@ -27,9 +27,9 @@ from gluon_attn.export import onnx_model  # noqa: E402
 from gluon_attn.export.onnx_model import OnnxVariant  # noqa: E402
 
 PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60)}
-# With maps the logits are there too: without them is left to the slow tests, but for one net.
+# With maps the logits are there too: without them is left to the nightly tests, but for one net.
 CASES = [
-    pytest.param(name, False, marks=[pytest.mark.slow] * (name.startswith("vaa_resnet")))
+    pytest.param(name, False, marks=[pytest.mark.nightly] * (name.startswith("vaa_resnet")))
     if name != "vaa_resnet50_wider" else (name, False)
     for name in sorted(SMALL)
 ]  # fmt: skip

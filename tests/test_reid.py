@@ -629,7 +629,7 @@ def test_recipes(data):
         assert getattr(dreal, key) == getattr(recipe, key), "compared with the baseline on the rest"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_drawn_people_are_found_again(tmp_path):
     """A few hundred updates on a narrow net must beat its random weights by far."""
     write_tiny("reid_market", tmp_path / "data", images={"train": 240, "val": 40, "test": 120})

@@ -206,7 +206,7 @@ def test_every_experiment_says_what_the_paper_had():
         assert "%" in experiment.score
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_quick_run(name, tmp_path, repository):
     recipes = str(repository / "tools" / "recipes")

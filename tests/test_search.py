@@ -368,7 +368,7 @@ def test_second_order_step_against_differences(momentum):
     assert np.abs(architect.alpha.grad().asnumpy() - expected).max() > 0.01  # first order differs
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_second_order_runs_on_the_super_network():
     net = super_net()
     net.hybridize(static_alloc=True, static_shape=True)

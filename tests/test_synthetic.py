@@ -152,7 +152,7 @@ def test_outfits_have_the_wanted_rates_and_no_contradictions():
     assert 0.3 < np.mean([o.attributes()[9] for o in jeans]) < 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recorded_rates_are_widers_within_three_points(tmp_path):
     report = write_synthetic(tmp_path, {"train": 900, "val": 1, "test": 1}, seed=3, progress=False)
     for name, rate in report["positive_rate"].items():

@@ -486,14 +486,12 @@ FLAGS = {
 }
 
 
-def test_help_of_every_tool():
+def test_help_of_every_tool(call):
     tools = sorted(path.name for path in TOOLS.glob("*.py"))
     assert set(FLAGS) <= set(tools)
-    processes = {name: start(name, "--help") for name in tools}
-    processes["prepare_data.py wider"] = start("prepare_data.py", "wider", "--help")
-    for name, process in processes.items():
-        out = succeed(process)
-        assert out.startswith("usage: "), name
+    for name in (*tools, "prepare_data.py wider"):
+        code, out, _ = call(*name.split(), "--help")
+        assert code == 0 and out.startswith("usage: "), name
         missing = [flag for flag in FLAGS.get(name, ()) if flag not in out]
         assert not missing, (name, missing)
     for flag in ("--root", "--out", "--on-bad-image", "--overwrite", "--srn"):
