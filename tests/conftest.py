@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gluon_attn.files import write_bytes  # noqa: E402
 from gluon_attn.runtime import seed_everything  # noqa: E402
 
 
@@ -45,7 +46,7 @@ def _no_curves():
     training = sys.modules.get("gluon_attn.workflows.train")
     with pytest.MonkeyPatch.context() as patch:
         if training is not None:
-            patch.setattr(training, "training_curves", lambda log, path: None)
+            patch.setattr(training, "training_curves", lambda log, path: write_bytes(path, b""))
         yield
 
 

@@ -140,7 +140,9 @@ def expected_classes(name):
 
 
 # Every family once, at its smallest depth: the numbers in a name are depth and width.
-FAMILIES = {re.sub(r"\d+", "", n): n for n in sorted(CLASSIFIERS, key=len, reverse=True)}
+FAMILIES = {
+    re.sub(r"\d+", "", n): n for n in sorted(CLASSIFIERS, key=lambda n: (len(n), n), reverse=True)
+}
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES.values()))
