@@ -63,7 +63,8 @@ _MAGIC = (
     (0, b"FUJIFILMCCD-RAW", _RAW), (0, b"IIRO", _RAW), (0, b"IIU\x00", _RAW),
     (8, b"CR\x02", _RAW), (8, b"crx ", _RAW),
     (0, b"\x1aE\xdf\xa3", _VIDEO), (0, b"\x00\x00\x01\xba", _VIDEO),
-    (0, b"\x00\x00\x01\xb3", _VIDEO), (0, b"FLV\x01", _VIDEO), (8, b"AVI ", _VIDEO), (0, b"0&\xb2u\x8ef\xcf\x11", _VIDEO),
+    (0, b"\x00\x00\x01\xb3", _VIDEO), (0, b"FLV\x01", _VIDEO), (8, b"AVI ", _VIDEO),
+    (0, b"0&\xb2u\x8ef\xcf\x11", _VIDEO),
     (0, b"PK\x03\x04", _ARCHIVE), (0, b"\x1f\x8b", _ARCHIVE), (0, b"7z\xbc\xaf", _ARCHIVE),
     (0, b"Rar!", _ARCHIVE), (0, b"BZh", _ARCHIVE), (0, b"\xfd7zXZ", _ARCHIVE),
     (257, b"ustar", _ARCHIVE),
@@ -128,10 +129,11 @@ def decode(data: bytes | memoryview, upright: bool = True) -> np.ndarray:
     if not len(data):
         raise ImageError("is empty")
     header = read_header(io.BytesIO(data))
-    if header is None:
+    if header is None or header.kind == "TIFF":  # as which raw files of cameras come
         known = what_is(bytes(data[:_HEAD]))
         if known:
             raise ImageError(known)
+    if header is None:
         return _decode(data, _RGB if upright else _STORED, "is truncated or no image")
     _check_mode(header.mode)
     if header.kind == "TIFF":
@@ -282,9 +284,39 @@ def clip_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, i
     x, y, w, h = box
     if w <= 0 or h <= 0:
         return None
-    x0, y0 = max(0, math.floor(x)), max(0, math.floor(y))
-    x1, y1 = min(width, math.ceil(x + w)), min(height, math.ceil(y + h))
+    x0, y0 = math.floor(max(0, x)), math.floor(max(0, y))
+    x1, y1 = math.ceil(min(width, x + w)), math.ceil(min(height, y + h))
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def box_window(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return :func:`clip_box`'s pixels of a box that somebody typed or measured.
+
+    Raises:
+        ValueError: It is not four finite numbers, is empty, or shows nothing of the image.
+    """
+    try:
+        values = [] if isinstance(box, (str, bytes)) else [float(v) for v in box]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        raise ValueError(f"box {box!r}: must be four numbers x, y, width, height in pixels")
+    if min(values[2:]) <= 0:
+        raise ValueError(f"box {box!r}: x, y, width, height need a width and height above 0")
+    window = clip_box(values, width, height)
+    if window is None:
+        raise ValueError(f"box {box!r} lies outside the image of {width}x{height} pixels")
+    return window
+
+
+def unit_doubt(box: Sequence[float], name: object) -> str | None:
+    """Return what to warn of if a box is at most one pixel large: it may be in fractions."""
+    if max(box[2:]) > 1:
+        return None
+    return (
+        f"image {name}: box {list(box)} is at most one pixel wide and high: boxes are x, y, width, "
+        "height in pixels, not fractions of the image"
+    )
 
 
 def _decode(
@@ -317,18 +349,24 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise ImageError("is no ordinary file")
         with open(path, "rb") as file:
             yield file
+    except ImageError:
+        raise
     except FileNotFoundError as error:
-        raise MissingImageError(_missing(os.fspath(path))) from error
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+        raise MissingImageError(_absence(os.fspath(path))) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(_url(os.fspath(path)) or f"cannot be read: {reason}") from error
 
 
-def _missing(path: str) -> str:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
-        return "is a URL: download the image and give the file"
-    if os.path.isabs(path):
-        return "does not exist"
-    return f"does not exist (looked for in {os.getcwd()})"
+def _absence(path: str) -> str:
+    found = "does not exist"
+    return _url(path) or (found if os.path.isabs(path) else f"{found} in {os.getcwd()}")
+
+
+def _url(path: str) -> str | None:
+    """Return what to say of a URL; it may have lost a slash, and have a folder before it."""
+    found = re.search(r"(^|[/\\])[A-Za-z][A-Za-z0-9+.-]+:/|^data:", path)
+    return "is a URL: download the image and give the file" if found else None
 
 
 def _png_exif(stream: BinaryIO) -> bytes | None:

@@ -108,7 +108,7 @@ def read_annotated(
             "it may have lost its EXIF orientation since its boxes were made: take the original "
             "file, or turn it by 90 degrees"
         )
-    reason = f"is {found}, its annotation says {width} x {height}; {hint}"
+    reason = f"is {found}, the annotation says {width} x {height}; {hint}"
     raise BadImageError(path, sample_id, reason)
 
 
