@@ -181,10 +181,10 @@ def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, 
     half = tmp_path / "half.jpg"
     half.write_bytes(good.read_bytes()[:300])
     assert "half.jpg" in error_of(capsys, exports, good, half)
-    assert "gone.jpg: no such image" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    assert "gone.jpg: does not exist" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
     out = tmp_path / "r.csv"
     assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
-    assert f"skipped: {half}: truncated" in capsys.readouterr().out
+    assert f"skipped: {half}: is truncated" in capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
     assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0

@@ -112,7 +112,7 @@ def crop_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
 def check_image(image: object) -> None:
     """Raise ValueError unless ``image`` is ``(h, w, 3)`` uint8 and not empty."""
     if not isinstance(image, np.ndarray):
-        given = "None" if image is None else f"a {type(image).__name__}"
+        given = "None" if image is None else type(image).__name__
         raise ValueError(
             f"{given} is no image: give a path, the bytes of a file, a PIL image, or a NumPy "
             "array, uint8 RGB (h, w, 3)"
