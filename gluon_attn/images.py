@@ -3,7 +3,8 @@
 **Images are seen upright, as viewers show them.** The EXIF orientation is obeyed in every format
 that has one (JPEG, PNG, WebP, TIFF), by every reader, unless a reader's boxes say that they belong
 to the stored pixels. OpenCV alone would not do: it overlooks the tag of WebP and cannot overlook
-that of TIFF. So Pillow reads the header, OpenCV the pixels, and the turning is done here.
+that of TIFF. So the header is read first, OpenCV decodes the pixels as they are stored, and they
+are turned here.
 
 **Pixels are uint8 RGB.** Grey and one-bit images become three equal channels, palettes their
 colours, CMYK is converted, transparency is dropped, 16 bits become 8 (the upper ones).
@@ -11,30 +12,33 @@ colours, CMYK is converted, transparency is dropped, 16 bits become 8 (the upper
 OpenCV refuses what other readers accept in silence: ``cv2.imdecode`` returns None for half a JPEG,
 where ``cv2.imread``, ``mx.image`` and ``ImageRecordIter`` hand back an image that is grey below the
 break. Hence bytes are always read first and decoded from memory.
-
-Errors here are reasons, with the remedy and without the file's name: callers know the name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
-import re
-import stat
-import struct
 import threading
-from typing import BinaryIO, Iterator, NamedTuple, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # headers that Pillow reads for us
-ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-MAX_BYTES = 1 << 31  # of a file; the largest image that is decoded needs less
-_HEAD = 512  # bytes that tell what a file is
+from gluon_attn.image_files import (
+    HEAD,
+    Header,
+    ImageError,
+    exif_of,
+    opened,
+    orientation_of,
+    read_bytes,
+    read_header,
+    what_is,
+    which_text,
+)
+
 _DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # since OpenCV 4.11
 _RGB = cv2.IMREAD_COLOR_RGB if _DECODES_RGB else cv2.IMREAD_COLOR
 _STORED = _RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -44,76 +48,6 @@ _TURNS = {
     5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0),
 }  # fmt: skip
 _loading = threading.Lock()  # Pillow decodes on first use; two threads may hold the same object
-
-# What is given in place of an image: (offset, first bytes, what it is and what to do).
-_RAW = "is a camera's raw file: export it as JPEG or PNG"
-_ARCHIVE = "is an archive: unpack it and give the images in it"
-_VIDEO = "is a video: extract its frames first (ffmpeg -i VIDEO frame%06d.png)"
-_HEIC = "is a HEIC or HEIF photo, which cannot be read here: convert it to JPEG or PNG"
-_MAGIC = (
-    (0, b"GIF8", "is a GIF, perhaps with many frames: save the one that is meant as PNG or JPEG"),
-    (0, b"%PDF", "is a PDF document: export its pages or figures as PNG or JPEG"),
-    (0, b"%!PS", "is a PostScript file: export it as PNG or JPEG"),
-    (0, b"8BPS", "is a Photoshop document: export it as PNG or JPEG"),
-    (0, b"\x00\x00\x01\x00", "is a Windows icon: save it as PNG"),
-    (0, b"\xff\x0a", "is a JPEG XL image, which cannot be read here: convert it to JPEG or PNG"),
-    (4, b"JXL \r\n", "is a JPEG XL image, which cannot be read here: convert it to JPEG or PNG"),
-    (0, b"v/1\x01", "is an OpenEXR image: convert it to 8 bits, as JPEG or PNG"),
-    (128, b"DICM", "is a DICOM file: export it as PNG"),
-    (0, b"FUJIFILMCCD-RAW", _RAW), (0, b"IIRO", _RAW), (0, b"IIU\x00", _RAW),
-    (8, b"CR\x02", _RAW), (8, b"crx ", _RAW),
-    (0, b"\x1aE\xdf\xa3", _VIDEO), (0, b"\x00\x00\x01\xba", _VIDEO),
-    (0, b"\x00\x00\x01\xb3", _VIDEO), (0, b"FLV\x01", _VIDEO), (8, b"AVI ", _VIDEO),
-    (0, b"0&\xb2u\x8ef\xcf\x11", _VIDEO),
-    (0, b"PK\x03\x04", _ARCHIVE), (0, b"\x1f\x8b", _ARCHIVE), (0, b"7z\xbc\xaf", _ARCHIVE),
-    (0, b"Rar!", _ARCHIVE), (0, b"BZh", _ARCHIVE), (0, b"\xfd7zXZ", _ARCHIVE),
-    (257, b"ustar", _ARCHIVE),
-    (0, b"\x93NUMPY", "is a NumPy file: give the array in it (numpy.load), or save it as PNG"),
-)  # fmt: skip
-_TEXTS = (
-    ("version https://git-lfs", "is a Git LFS pointer, the file itself is missing: git lfs pull"),
-    ("<svg", "is an SVG drawing: export it as PNG"),
-    ("<!doctype html", "is a web page, perhaps in place of a download that failed: fetch it again"),
-    ("<html", "is a web page, perhaps in place of a download that failed: fetch it again"),
-)
-
-
-class ImageError(ValueError):
-    """Why something is no image that can be used."""
-
-
-class MissingImageError(FileNotFoundError, ImageError):
-    """There is no such file."""
-
-
-class Header(NamedTuple):
-    """What the header of an image file says."""
-
-    kind: str  # Pillow's name of the format
-    mode: str  # Pillow's name of the kind of pixels
-    width: int  # as stored
-    height: int
-    orientation: int  # 1 to 8, as in EXIF; 1: stored upright
-    image: Image.Image | None  # not decoded yet
-
-    def size(self, upright: bool = True) -> tuple[int, int]:
-        """Return ``(width, height)``."""
-        lies = upright and self.orientation >= 5
-        return (self.height, self.width) if lies else (self.width, self.height)
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return the contents of a file that should be an image.
-
-    Raises:
-        MissingImageError: There is no such file.
-        ImageError: It is a URL, a folder or no ordinary file, cannot be read, or is too large.
-    """
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:  # a film, for instance, which must not be read as a whole
-            raise ImageError(what_is(file.read(_HEAD)) or f"is no image ({size:,} bytes)")
-        return file.read()
 
 
 def decode(data: bytes | memoryview, upright: bool = True) -> np.ndarray:
@@ -129,12 +63,13 @@ def decode(data: bytes | memoryview, upright: bool = True) -> np.ndarray:
     if not len(data):
         raise ImageError("is empty")
     header = read_header(io.BytesIO(data))
-    if header is None or header.kind == "TIFF":  # as which raw files of cameras come
-        known = what_is(bytes(data[:_HEAD]))
+    if header is None:
+        head = bytes(data[:HEAD])
+        known = what_is(head)
         if known:
             raise ImageError(known)
-    if header is None:
-        return _decode(data, _RGB if upright else _STORED, "is truncated or no image")
+        fault = which_text(head) or "is truncated or no image"
+        return _decode(data, _RGB if upright else _STORED, fault)
     _check_mode(header.mode)
     if header.kind == "TIFF":
         # OpenCV multiplies colours by transparency here; both libraries turn whatever they read.
@@ -159,41 +94,12 @@ def file_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         MissingImageError, ImageError: As :func:`read_bytes` and :func:`decode` raise it.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         header = read_header(file)
     if header is None:
         height, width = decode(read_bytes(path)).shape[:2]
         return Header("", "RGB", width, height, 1, None)
     return header
-
-
-def read_header(stream: BinaryIO) -> Header | None:
-    """Return the header of an image, or None if Pillow does not know it.
-
-    Raises:
-        ImageError: More pixels than are bearable, or only a preview of a camera's raw file.
-    """
-    try:
-        image = Image.open(stream, formats=FORMATS)
-        width, height = image.size
-        if image.format == "TIFF":
-            if image.tag_v2.get(254, 0) & 1:  # the first image is a smaller copy of another
-                raise ImageError(_RAW)
-            width, height = image.tag_v2[256], image.tag_v2[257]  # Pillow 11 turns its size
-            orientation = _valid(image.tag_v2.get(ORIENTATION))
-        else:
-            exif = _png_exif(stream) if image.format == "PNG" else image.info.get("exif")
-            orientation = _orientation(exif or image.info.get("Raw profile type exif"))
-        return Header(image.format, image.mode, int(width), int(height), orientation, image)
-    except Image.DecompressionBombError:
-        raise ImageError(
-            f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: reduce it, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if there is memory for it"
-        ) from None
-    except ImageError:
-        raise
-    except Exception:  # foreign bytes: parsers stumble in many ways, and OpenCV may not
-        return None
 
 
 def from_pil(image: Image.Image) -> np.ndarray:
@@ -204,11 +110,13 @@ def from_pil(image: Image.Image) -> np.ndarray:
     """
     if 0 in image.size:
         raise ImageError(f"is empty: {image.size[0]} x {image.size[1]} pixels")
-    _check_mode(image.mode)
+    # Old versions of Pillow call 16-bit PNG "I".
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    _check_mode("I;16" if deep else image.mode)
     try:
         with _loading:
             image.load()
-        if image.mode.startswith("I;16"):
+        if deep:
             pixels = np.dstack([(np.asarray(image) >> 8).astype(np.uint8)] * 3)
         else:
             # By way of RGBA: without it Pillow warns of palettes with transparency.
@@ -218,8 +126,7 @@ def from_pil(image: Image.Image) -> np.ndarray:
         raise ImageError(f"cannot be used, as Pillow says: {error}") from error
     if image.format == "TIFF":  # turned by Pillow
         return pixels
-    exif = image.info.get("exif") or image.info.get("Raw profile type exif")
-    return turn(pixels, _orientation(exif))
+    return turn(pixels, orientation_of(exif_of(image)))
 
 
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -227,34 +134,6 @@ def turn(image: np.ndarray, orientation: int) -> np.ndarray:
     transposed, flip = _TURNS.get(orientation, (False, None))
     image = cv2.transpose(image) if transposed else image
     return image if flip is None else cv2.flip(image, flip)
-
-
-def what_is(data: bytes) -> str | None:
-    """Return what a file is that is no image for us, and what to do, from its first bytes.
-
-    None if it may be an image, or is nothing known.
-    """
-    for offset, magic, words in _MAGIC:
-        if data[offset : offset + len(magic)] == magic:
-            return words
-    if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "is an AVIF image, which cannot be read here: convert it to JPEG or PNG"
-        photo = brand in (b"mif1", b"msf1") or brand[:3] in (b"hei", b"hev")
-        return _HEIC if photo else _VIDEO
-    if data[4:8] in (b"moov", b"mdat", b"wide"):
-        return _VIDEO
-    if data and not any(data):
-        return "holds zeros only: it was not copied completely"
-    text = data.decode("utf-8", "ignore").lstrip("\ufeff").lower()
-    printable = sum(c.isprintable() or c.isspace() for c in text)
-    if printable < len(data.decode("utf-8", "replace")) * 0.95:
-        return None
-    for start, words in _TEXTS:
-        if text.lstrip().startswith(start) or (text.lstrip().startswith("<?xml") and start in text):
-            return words
-    return "is a text file, no image"
 
 
 def resize(image: np.ndarray, width: int, height: int, dst: np.ndarray | None = None) -> np.ndarray:
@@ -337,64 +216,3 @@ def _check_mode(mode: str) -> None:
     if mode in ("I", "F"):
         kind = "integers" if mode == "I" else "floating-point numbers"
         raise ImageError(f"holds 32-bit {kind}, whose range is not known: convert it to 8 bits")
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError("is a folder: give the images in it")
-        if not stat.S_ISREG(mode):
-            raise ImageError("is no ordinary file")
-        with open(path, "rb") as file:
-            yield file
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise MissingImageError(_absence(os.fspath(path))) from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(_url(os.fspath(path)) or f"cannot be read: {reason}") from error
-
-
-def _absence(path: str) -> str:
-    found = "does not exist"
-    return _url(path) or (found if os.path.isabs(path) else f"{found} in {os.getcwd()}")
-
-
-def _url(path: str) -> str | None:
-    """Return what to say of a URL; it may have lost a slash, and have a folder before it."""
-    found = re.search(r"(^|[/\\])[A-Za-z][A-Za-z0-9+.-]+:/|^data:", path)
-    return "is a URL: download the image and give the file" if found else None
-
-
-def _png_exif(stream: BinaryIO) -> bytes | None:
-    """Return the eXIf chunk of a PNG, which may also stand behind the pixels."""
-    stream.seek(8)
-    while True:
-        head = stream.read(8)
-        if len(head) < 8:
-            return None
-        length, name = struct.unpack(">I4s", head)
-        if name == b"eXIf":
-            return stream.read(length)
-        stream.seek(length + 4, os.SEEK_CUR)
-
-
-def _orientation(exif: bytes | str | None) -> int:
-    """Return the orientation in EXIF bytes, or in the hexadecimal text of them; 1 if none."""
-    if not exif:
-        return 1
-    try:
-        if isinstance(exif, str):  # "\nexif\n  length\nhexadecimal lines", as ImageMagick writes it
-            exif = bytes.fromhex("".join(exif.split("\n")[3:]))
-        table = Image.Exif()
-        table.load(exif)
-        return _valid(table.get(ORIENTATION))
-    except Exception:  # damaged EXIF is no EXIF, as for viewers
-        return 1
-
-
-def _valid(value: object) -> int:
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1

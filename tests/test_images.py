@@ -12,9 +12,10 @@ import pytest
 from images_helpers import LOSSLESS, ORIENTATIONS, encoded, scene, stored
 from PIL import Image, ImageOps
 
-from gluon_attn import images
+from gluon_attn import image_files, images
 from gluon_attn.data.images import BadImageError, image_size, read_image
-from gluon_attn.images import ImageError, MissingImageError, box_window, decode, from_pil
+from gluon_attn.image_files import ImageError, MissingImageError
+from gluon_attn.images import box_window, decode, from_pil
 
 
 def chunk(name, data):
@@ -131,6 +132,12 @@ def test_pixels_of_unknown_range_are_refused(mode, words):
             read()
 
 
+def test_sixteen_bits_as_old_versions_of_pillow_have_them():
+    image = Image.new("I", (4, 3), 200 * 256 + 7)
+    image.format = "PNG"
+    np.testing.assert_array_equal(from_pil(image), np.full((3, 4, 3), 200))
+
+
 def test_pillow_images_that_cannot_be_loaded(tmp_path):
     (tmp_path / "x.png").write_bytes(encoded(scene(), "PNG")[:-200])
     closed = Image.open(io.BytesIO(encoded(scene(), "PNG")))
@@ -196,30 +203,30 @@ def test_half_a_file_is_refused(kind):
 def test_paths_that_are_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingImageError, match=f"does not exist in {tmp_path}"):
-        images.read_bytes("no.jpg")
+        image_files.read_bytes("no.jpg")
     with pytest.raises(FileNotFoundError, match="does not exist$"):
-        images.read_bytes(tmp_path / "no.jpg")
+        image_files.read_bytes(tmp_path / "no.jpg")
     urls = ["https://host/a.jpg", "https:/host/a.jpg", "s3://b/a.jpg", "file:///tmp/a.jpg"]
     for url in (*urls, "data:image/png;base64," + "A" * 5000, tmp_path / "https://host/a.jpg"):
         with pytest.raises(ImageError, match="is a URL: download the image"):
-            images.read_bytes(url)
+            image_files.read_bytes(url)
     with pytest.raises(ImageError, match="is a folder: give the images in it"):
-        images.read_bytes(tmp_path)
+        image_files.read_bytes(tmp_path)
     with pytest.raises(ImageError, match="is no ordinary file"):
-        images.read_bytes("/dev/null")
+        image_files.read_bytes("/dev/null")
     for path in ("a\0b", "x" * 5000):
         with pytest.raises(ImageError, match="cannot be read: "):
-            images.read_bytes(path)
+            image_files.read_bytes(path)
 
 
 def test_a_huge_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
     (tmp_path / "film.jpg").write_bytes(b"\0\0\0\x18ftypisom" + bytes(2000))
     (tmp_path / "noise.jpg").write_bytes(b"\x80" * 2000)
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
     with pytest.raises(ImageError, match="is a video"):
-        images.read_bytes(tmp_path / "film.jpg")
+        image_files.read_bytes(tmp_path / "film.jpg")
     with pytest.raises(ImageError, match="is no image .2,000 bytes"):
-        images.read_bytes(tmp_path / "noise.jpg")
+        image_files.read_bytes(tmp_path / "noise.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -243,6 +250,16 @@ def test_formats_that_only_opencv_knows():
     image = scene()
     data = cv2.imencode(".ppm", image[..., ::-1])[1].tobytes()
     np.testing.assert_array_equal(decode(data), image)
+    text = b"P3 2 1 255\n10 20 30  40 50 60\n"  # an image that is a text
+    assert decode(text).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_previews_of_raw_files_are_not_taken_for_them(tmp_path):
+    grey = Image.new("L", (40, 24), ord("A"))  # whose file looks like text
+    assert decode(encoded(grey, "TIFF")).shape == (24, 40, 3)
+    for tags in ({254: 1}, {50706: (1, 4, 0, 0)}):
+        with pytest.raises(ImageError, match="raw file: export it"):
+            decode(encoded(grey, "TIFF", tiffinfo=tags))
 
 
 # ------------------------------------------------------------------------------- boxes

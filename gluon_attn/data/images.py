@@ -9,8 +9,9 @@ import os
 
 import numpy as np
 
-from gluon_attn import images
-from gluon_attn.images import ImageError, resize
+from gluon_attn import image_files, images
+from gluon_attn.image_files import Header, ImageError
+from gluon_attn.images import resize
 
 __all__ = [
     "ON_BAD_IMAGE", "BadImageError", "NoOverlapError", "check_policy", "decode", "decode_own",
@@ -79,7 +80,7 @@ def read_image(path: str | os.PathLike[str], sample_id: str, upright: bool = Tru
     Raises:
         BadImageError: The file is missing, unreadable, truncated or no image.
     """
-    return decode(_named(path, sample_id, images.read_bytes, path), path, sample_id, upright)
+    return decode(_named(path, sample_id, image_files.read_bytes, path), path, sample_id, upright)
 
 
 def read_annotated(
@@ -112,7 +113,7 @@ def read_annotated(
     raise BadImageError(path, sample_id, reason)
 
 
-def image_header(path: str | os.PathLike[str], sample_id: str) -> images.Header:
+def image_header(path: str | os.PathLike[str], sample_id: str) -> Header:
     """Return sizes and EXIF orientation of an image file without decoding it.
 
     Raises:

@@ -15,7 +15,8 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from gluon_attn.images import ImageError, box_window, decode, read_bytes, resize
+from gluon_attn.image_files import ImageError, read_bytes
+from gluon_attn.images import box_window, decode, resize
 
 
 class Preprocess:
