@@ -201,7 +201,9 @@ def which_text(data: bytes) -> str | None:
 
 
 def _absence(path: str) -> str:
-    found = "does not exist"
+    if path.startswith("~"):
+        return "does not exist: '~' is not expanded here (os.path.expanduser)"
+    found = "does not exist" if path else "is no path"
     return _url(path) or (found if os.path.isabs(path) else f"{found} in {os.getcwd()}")
 
 

@@ -119,9 +119,9 @@ def from_pil(image: Image.Image) -> np.ndarray:
         if deep:
             pixels = np.dstack([(np.asarray(image) >> 8).astype(np.uint8)] * 3)
         else:
-            # By way of RGBA: without it Pillow warns of palettes with transparency.
-            wide = image.convert("RGBA") if image.mode in ("P", "PA", "La", "RGBa") else image
-            pixels = np.array(wide.convert("RGB"))
+            # On the way Pillow needs steps, or warns of palettes with transparency.
+            step = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}.get(image.mode)
+            pixels = np.array((image.convert(step) if step else image).convert("RGB"))
     except Exception as error:  # a closed or broken file, a mode without a way to RGB, ...
         raise ImageError(f"cannot be used, as Pillow says: {error}") from error
     if image.format == "TIFF":  # turned by Pillow
@@ -175,7 +175,7 @@ def box_window(box: Sequence[float], width: int, height: int) -> tuple[int, int,
         ValueError: It is not four finite numbers, is empty, or shows nothing of the image.
     """
     try:
-        values = [] if isinstance(box, (str, bytes)) else [float(v) for v in box]
+        values = [float(v) for v in box if not isinstance(v, (str, bytes))]
     except (TypeError, ValueError):
         values = []
     if len(values) != 4 or not all(map(math.isfinite, values)):

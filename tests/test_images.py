@@ -138,6 +138,15 @@ def test_sixteen_bits_as_old_versions_of_pillow_have_them():
     np.testing.assert_array_equal(from_pil(image), np.full((3, 4, 3), 200))
 
 
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "HSV", "YCbCr", "RGBX"])
+def test_kinds_of_pixels_that_only_pillow_has(mode):
+    grey = Image.new("RGB", (4, 3), (102, 102, 102))
+    steps = {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA")}.get(mode, (mode,))
+    for step in steps:
+        grey = grey.convert(step)
+    assert np.abs(from_pil(grey).astype(int) - 102).max() <= 2 and grey.mode == mode
+
+
 def test_pillow_images_that_cannot_be_loaded(tmp_path):
     (tmp_path / "x.png").write_bytes(encoded(scene(), "PNG")[:-200])
     closed = Image.open(io.BytesIO(encoded(scene(), "PNG")))
@@ -204,6 +213,10 @@ def test_paths_that_are_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingImageError, match=f"does not exist in {tmp_path}"):
         image_files.read_bytes("no.jpg")
+    with pytest.raises(MissingImageError, match="'~' is not expanded here"):
+        image_files.read_bytes("~/no.jpg")
+    with pytest.raises(MissingImageError, match="is no path"):
+        image_files.read_bytes("")
     with pytest.raises(FileNotFoundError, match="does not exist$"):
         image_files.read_bytes(tmp_path / "no.jpg")
     urls = ["https://host/a.jpg", "https:/host/a.jpg", "s3://b/a.jpg", "file:///tmp/a.jpg"]
@@ -271,7 +284,7 @@ def test_previews_of_raw_files_are_not_taken_for_them(tmp_path):
         ([1, 2, 3], "must be four numbers x, y, width, height in pixels"),
         ([1, 2, 3, 4, 5], "must be four numbers"), ("1,2,3,4", "must be four numbers"),
         (5, "must be four numbers"), (None, "must be four numbers"),
-        ([1, 2, "wide", 4], "must be four numbers"), ([1, 2, None, 4], "must be four numbers"),
+        ([1, 2, "wide", 4], "must be four numbers"), ("1234", "must be four numbers"), ([1, 2, None, 4], "must be four numbers"),
         ([1, 2, float("nan"), 4], "must be four numbers"),
         ([1, 2, float("inf"), 4], "must be four numbers"),
         ([1, 2, 0, 4], "width and height above 0"), ([1, 2, 3, -4], "width and height above 0"),

@@ -331,6 +331,8 @@ def test_bad_boxes_name_the_image(predictor, paths, folder):
     for wrong in ([[1, 2, 3, 4]], [5], ["1,2,3,4"], [["1,2,3,4"]], [np.arange(4)]):
         with pytest.raises(ValueError, match=r"0\.png: boxes are .*give a list of boxes for each"):
             predictor.predict(paths[:1], wrong)
+    with pytest.raises(ValueError, match="boxes are 5: give a list of boxes per image"):
+        predictor.predict(paths[:1], 5)
     with pytest.raises(ValueError, match="boxes are 'b.json': give lists"):
         predictor.predict(paths[:1], "b.json")
 

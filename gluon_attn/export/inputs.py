@@ -84,7 +84,10 @@ def boxes_per_image(items: list, boxes: Any) -> list:
         boxes = [by_name.get(name) for name in names]
     elif isinstance(boxes, (str, os.PathLike)):
         raise ValueError(f"boxes are '{boxes}': give lists (tools/predict.py --boxes reads files)")
-    boxes = list(boxes)
+    try:
+        boxes = list(boxes)
+    except TypeError:
+        raise ValueError(f"boxes are {boxes!r}: give a list of boxes per image") from None
     if len(boxes) != len(items):
         raise ValueError(
             f"{len(boxes)} lists of boxes for {len(items)} images: give one list per image, "
