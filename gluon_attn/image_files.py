@@ -147,6 +147,7 @@ def _quick_header(stream: BinaryIO) -> Header | None:
 
 
 def _pillow_header(stream: BinaryIO) -> Header | None:
+    """Return what Pillow says of a header, or None."""
     stream.seek(8)
     is_cr2 = stream.read(2) == b"CR"
     stream.seek(0)
@@ -164,7 +165,7 @@ def _pillow_header(stream: BinaryIO) -> Header | None:
         return Header(image.format, image.mode, int(width), int(height), orientation, image)
     except (ImageError, Image.DecompressionBombError):
         raise
-    except Exception:  # foreign bytes: parsers stumble in many ways, and OpenCV may not
+    except Exception:  # damaged bytes: parsers stumble in many ways, and OpenCV may not
         return None
 
 

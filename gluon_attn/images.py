@@ -169,7 +169,7 @@ def clip_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, i
 
 
 def box_window(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Return :func:`clip_box`'s pixels of a box that somebody typed or measured.
+    """Return :func:`clip_box`'s pixels of a box that was typed or measured.
 
     Raises:
         ValueError: It is not four finite numbers, is empty, or shows nothing of the image.

@@ -43,6 +43,7 @@ from gluon_attn.data.counts import (
     rate_note,
 )
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
+from gluon_attn.image_files import Header
 from gluon_attn.images import clip_box
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,9 @@ class WiderAttribute(AttributeDataset):
         x0, y0, x1, y1 = window
         return image[y0:y1, x0:x1]
 
-    def _headers(self, records, on_bad_image, progress):
+    def _headers(
+        self, records: list[tuple], on_bad_image: str, progress: bool
+    ) -> dict[str, Header | None]:
         """Return ``{file name: Header or None}``, in parallel: it is mostly waiting."""
         first = {}
         for name, j, _, _ in records:

@@ -283,14 +283,17 @@ class Predictor:
         if waiting:
             yield from self._rows(waiting, self.batch_size if padded else _padded(count))
 
-    def _rows(self, people, size):
+    def _rows(
+        self, people: Sequence[Person], size: int
+    ) -> Iterator[tuple[Person, Sequence[np.ndarray]]]:
+        """Yield the same of one batch, which is padded to ``size``."""
         batch = [person.data for person in people if person.error is None]
         found = zip(*self._forward(batch, size)) if batch else iter(())
         for person in people:
             row = next(found) if person.error is None else self._nothing()
             yield person._replace(data=None), row
 
-    def _nothing(self):
+    def _nothing(self) -> list[np.ndarray]:
         """Return the outputs of an image that could not be read."""
         shapes = (entry["shape"][1:] for entry in self.sidecar["outputs"])
         return [np.full(shape, np.nan, np.float32) for shape in shapes]

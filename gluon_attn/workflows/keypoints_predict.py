@@ -7,6 +7,7 @@ import io
 import logging
 import os
 from pathlib import Path
+from typing import Sequence
 
 import mxnet as mx
 import numpy as np
@@ -175,7 +176,7 @@ def _record(path, box, score, table, error):
     return {"image": path, "box": box, "score": score, "keypoints": points, "error": error}
 
 
-def _fault(box, image, path):
+def _fault(box: Sequence[float], image: np.ndarray, path: str) -> str | None:
     """Return why a box cannot be used, or None."""
     try:
         box_window(box, image.shape[1], image.shape[0])
@@ -184,7 +185,7 @@ def _fault(box, image, path):
     return None
 
 
-def _warn_of_units(pictures, boxes):
+def _warn_of_units(pictures: Sequence, boxes: Sequence | None) -> None:
     """Warn of the first box that is so small that it may be in fractions."""
     for picture, given in zip(pictures, boxes or ()):
         for box in given:

@@ -12,13 +12,18 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from gluon_attn.export.preprocess import crop_box, read_image
 from gluon_attn.files import json_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gluon_attn.export import Predictor
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
@@ -235,7 +240,9 @@ def _box(value: Any, where):
     return box
 
 
-def _draw(predictor, record, maps, folder, number):
+def _draw(
+    predictor: Predictor, record: dict, maps: dict[str, np.ndarray], folder: Path, number: int
+) -> None:
     """Draw a person: every map of the positive attributes over what the net saw."""
     from gluon_attn.figures.heatmaps import heatmap_grid
 
