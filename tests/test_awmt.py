@@ -134,6 +134,8 @@ def test_tasks_that_were_not_measured():
     )
     assert weights[1] == 1 and weights.mean() == pytest.approx(1)
     assert trend.history()["losses"][1].tolist() == [1, 2, 2]
+    unknown = np.array([nan, 1.0])
+    assert update_weights(unknown, unknown[::-1]).tolist() == [1, 1], "nothing to compare"
 
 
 nan = float("nan")
