@@ -247,10 +247,10 @@ def test_bad_files_and_pictures(root):
     path = root / "annotations/instances_val2017.json"
     good = path.read_bytes()
     path.write_bytes(good[:-30])
-    with pytest.raises(ValueError, match="is no JSON: .*damaged"):
+    with pytest.raises(ValueError, match="val2017.json:1: not valid JSON: .*damaged"):
         CocoDetection(root, "val2017")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is UTF-16 text"):
         CocoDetection(root, "val2017")
     path.write_bytes(good)
     (root / "annotations/person_keypoints_val2017.json").write_bytes(good)

@@ -169,7 +169,7 @@ def test_what_is_missing_is_named(market):
         open_dataset(market, "gallerie", kind="reid_market")
     for path in (market / "query").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match="query holds no pictures like 0002_c1s1"):
+    with pytest.raises(ValueError, match="query holds no images like 0002_c1s1"):
         open_dataset(market, "test", kind="reid_market")
     (market / "query").rmdir()
     with pytest.raises(FileNotFoundError, match="query is missing; looked for bounding_box_train"):

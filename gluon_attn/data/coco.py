@@ -29,6 +29,8 @@ from gluon_attn.data.base import DATASETS
 from gluon_attn.data.coco_file import load_coco
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.layout import Located, Part, file_part, folder_part
+from gluon_attn.data.scan import files, stored_name
 from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ PUBLISHED_PERSONS = {"train2017": 149813, "val2017": 6352}
 NOTE = "published counts of COCO 2017: from memory"
 
 
-class CocoDataset(Dataset):
+class CocoDataset(Located, Dataset):
     """What both views of COCO share; the sub-classes say what a sample is.
 
     Args:
@@ -65,10 +67,9 @@ class CocoDataset(Dataset):
     kind = None  # the annotation file's first word
     task = None  # what is learnt from it: 'detection' or 'keypoints'
     splits = ("train2017", "val2017")
-    looks_for = "(nothing: abstract)"
 
     def __init__(self, root, split, on_bad_image):
-        self.root, self.split = Path(root), split
+        self.root, self.split = self.home(root, split), split
         self.on_bad_image = check_policy(on_bad_image)
         self.annotation = self.root / "annotations" / f"{self.kind}_{split}.json"
         self.coco, self._clipped, self._useless = load_coco(
@@ -85,18 +86,23 @@ class CocoDataset(Dataset):
         self._skipped, self._lock = {}, threading.Lock()
 
     @classmethod
-    def detect(cls, root):
-        """Return whether ``root`` looks like a folder of this kind."""
-        return any(cls.has_split(root, split) for split in cls.splits)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        annotation = file_part(f"annotations/{cls.kind}_{split}.json")
+        return annotation, folder_part(split, images=True)
 
     @classmethod
-    def has_split(cls, root, split):
-        """Return whether the annotation of a split exists."""
-        return (Path(root) / "annotations" / f"{cls.kind}_{split}.json").is_file()
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        named = (path.name.startswith(f"{cls.kind}_") for path in files(folder / "annotations"))
+        return any(named)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / self.split / self.coco.imgs[self.image_of(i)]["file_name"]
+        return self._file(self.coco.imgs[self.image_of(i)])
+
+    def _file(self, record):
+        """Return the file of an image's record."""
+        folder = self.root / self.split
+        return folder / stored_name(folder, record["file_name"])
 
     def image_of(self, i):
         """Return the COCO id of sample ``i``'s picture."""
@@ -122,7 +128,7 @@ class CocoDataset(Dataset):
             BadImageError: If there is none, or its size is not the annotation's.
         """
         record = self.coco.imgs[image_id]
-        path, sample_id = self.root / self.split / record["file_name"], sample_id or f"{image_id}"
+        path, sample_id = self._file(record), sample_id or f"{image_id}"
         image = read_image(path, sample_id)
         if image.shape[:2] != (record["height"], record["width"]):
             raise BadImageError(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
-from pathlib import Path
+
+from gluon_attn.reading import read_json
 
 HINT = "pip install pycocotools"
 ARCHIVE = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
@@ -41,7 +41,8 @@ def load_coco(path, keypoints=False):
         ValueError: It is no COCO annotation, or a record of it is wrong.
     """
     coco = quietly(_new_coco)
-    content = read_json(path)
+    content = read_json(path, f"unpack {ARCHIVE} beside the folders of images, so that "
+                        "ROOT/annotations/*.json and ROOT/train2017/*.jpg exist")  # fmt: skip
     check_structure(content, path)
     images = _by_id(content, "images", path)
     categories = _by_id(content, "categories", path)
@@ -76,30 +77,6 @@ def quietly(function, *arguments):
     """Return ``function(*arguments)`` with what pycocotools prints thrown away."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function(*arguments)
-
-
-def read_json(path):
-    """Return the content of a JSON file.
-
-    Raises:
-        FileNotFoundError, ValueError: The message names the remedy.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} does not exist; unpack {ARCHIVE} beside the folders of pictures, so that "
-            "ROOT/annotations/*.json and ROOT/train2017/*.jpg exist"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text ({error}); unpack the archive again") from error
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: is no JSON: {error} ({len(text):,} characters); it is damaged or only partly "
-            "there, unpack or download it again"
-        ) from error
 
 
 def check_structure(content, path):

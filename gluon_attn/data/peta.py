@@ -20,12 +20,11 @@ Reference: Deng, Luo, Loy, Tang, "Pedestrian Attribute Recognition At Far Distan
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import (
     SPLITS,
@@ -37,6 +36,7 @@ from gluon_attn.data.protocol import (
     pick_partition,
     warn_of_other_names,
 )
+from gluon_attn.data.scan import ImageFolder
 
 ATTRIBUTES = (
     "personalLess30", "personalLess45", "personalLess60", "personalLarger60", "carryingBackpack",
@@ -85,33 +85,34 @@ class Peta(AttributeDataset):
     """
 
     looks_for = "PETA.mat beside images/00001.png, 00002.png, ..."
+    valid = SPLITS
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", partition=1, uncertain="negative"
     ):
         check_split(split, "PETA")
         check_uncertain(uncertain)
-        self.root = Path(root)
-        path = self.root / "PETA.mat"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; looked for {self.looks_for}")
+        found = self.require(root, split)
+        self.root = found.home
+        path, images = (found.path(part) for part in self.parts(split))
         peta = load_mat(path, "peta")
         names, raw = _labels(peta, uncertain)
         warn_of_other_names(names, ATTRIBUTES, path)
         chosen = _positions(peta.field(3), partition, split, len(raw))
         ids = [f"{k + 1:05d}.png" for k in chosen]
         super().__init__(names, split, raw[chosen], ids, policy, on_bad_image)
+        self.images = ImageFolder(images, ids[0])
         expected, source = expected_counts(self.root, PUBLISHED)
         rates = RATES if source == "published" else None
         notes = [label_note(self, rates, "public list")] if split == "train" else []
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and (Path(root) / "PETA.mat").is_file()
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return file_part("PETA.mat"), folder_part("images", apart=True, images=True)
 
     def path(self, i):
-        return self.root / "images" / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
 def _labels(peta, uncertain):

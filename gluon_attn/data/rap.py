@@ -25,13 +25,13 @@ Retrieval in Real Surveillance Scenarios", TIP 2019.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
 from gluon_attn.data.protocol import (
     HOLDOUT,
@@ -44,6 +44,7 @@ from gluon_attn.data.protocol import (
     one_based,
     pick_partition,
 )
+from gluon_attn.data.scan import ImageFolder
 
 ANNOTATION = "RAP_annotation/RAP_annotation.mat"
 EVALUATED = 51  # of version 1; version 2 lists its own
@@ -92,6 +93,7 @@ class Rap(AttributeDataset):
     """
 
     looks_for = f"{ANNOTATION} beside RAP_dataset/"
+    valid = SPLITS
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", partition=1, uncertain="negative",
@@ -99,10 +101,9 @@ class Rap(AttributeDataset):
     ):  # fmt: skip
         check_split(split, "RAP")
         check_uncertain(uncertain)
-        self.root = Path(root)
-        path = self.root / ANNOTATION
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; looked for {self.looks_for}")
+        found = self.require(root, split)
+        self.root = found.home
+        path, folder = (found.path(part) for part in self.parts(split))
         tables = _find_tables(load_mat(path, "RAP_annotation"))
         self.version = tables.version
         images, names, raw = _read_labels(tables, uncertain)
@@ -110,16 +111,18 @@ class Rap(AttributeDataset):
         chosen = parts[split]
         ids = [images[k] for k in chosen]
         super().__init__(names, split, raw[chosen], ids, policy, on_bad_image)
+        self.images = ImageFolder(folder, ids[0])
         expected, source = expected_counts(self.root, PUBLISHED[self.version])
         notes = [f"\nRAP version {self.version}", label_note(self)] if split == "train" else []
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and (Path(root) / ANNOTATION).is_file()
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        annotation = file_part("RAP_annotation.mat", ANNOTATION, "RAP_annotation.mat")
+        return annotation, folder_part("RAP_dataset", apart=True, images=True)
 
     def path(self, i):
-        return self.root / "RAP_dataset" / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
 def _find_tables(rap):

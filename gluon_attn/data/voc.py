@@ -23,7 +23,10 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import check_split
+from gluon_attn.data.scan import ImageFolder
+from gluon_attn.reading import read_lines
 from gluon_attn.registry import unknown_name
 
 CLASSES = (
@@ -64,14 +67,16 @@ class Voc(AttributeDataset):
         "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC2012/ or "
         "VOCdevkit/VOC2012/"
     )
+    valid, optional = SPLITS, ("test",)
 
     def __init__(self, root, split, policy=None, on_bad_image="error", difficult="masked"):
         check_split(split, "VOC", SPLITS)
         if difficult not in DIFFICULT:
             raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
-        self.root = _find(Path(root), split)
-        if self.root is None:
+        found = self.locate(root, split)
+        if _lists(split).name not in found.paths:
             raise FileNotFoundError(f"{root}: no lists of '{split}'; looked for {self.looks_for}")
+        self.root = found.path(_lists(split)).parents[2]
         lists = {name: _read_list(_list_path(self.root, name, split)) for name in CLASSES}
         ids = _common_ids(lists, self.root, split)
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
@@ -79,41 +84,37 @@ class Voc(AttributeDataset):
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         policy = LabelPolicy(train="masked") if policy is None else policy
         super().__init__(CLASSES, split, raw, ids, policy, on_bad_image)
+        self.images = ImageFolder(self.root / "JPEGImages", f"{ids[0]}.jpg")
         published = None if self.root.resolve().name == "VOC2007" else PUBLISHED
-        expected, source = expected_counts(root, published)
+        expected, source = expected_counts(found.home, published)
         notes = [label_note(self)] if split == "train" else []
         notes += [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and _find(Path(root), split) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        folders = (f"{place}/JPEGImages" for place in PLACES)
+        return _lists(split), folder_part("JPEGImages", *folders, images=True)
 
     def path(self, i):
-        return self.root / "JPEGImages" / f"{self.sample_ids[i]}.jpg"
+        return self.images / f"{self.sample_ids[i]}.jpg"
 
 
-def _find(root, split):
-    """Return the folder that holds the lists of a split, or None."""
-    for place in PLACES:
-        if _list_path(root / place, CLASSES[0], split).is_file():
-            return root / place
-    return None
+def _lists(split: str) -> Part:
+    """Return the lists of a split as a part; its place is that of the first class."""
+    places = (f"{place}/ImageSets/Main/{CLASSES[0]}_{split}.txt" for place in PLACES)
+    return file_part(f"ImageSets/Main/*_{split}.txt", *places)
 
 
 def _list_path(root, name, split):
     return root / "ImageSets" / "Main" / f"{name}_{split}.txt"
 
 
-def _read_list(path):
-    """Return ``{picture: 1, -1 or 0}`` of a class."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {Voc.looks_for}")
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+def _read_list(path: Path) -> dict[str, int]:
+    """Return ``{image: 1, -1 or 0}`` of a class."""
+    rows: dict[str, int] = {}
+    for number, line in read_lines(path, f"looked for {Voc.looks_for}"):
         words = line.split()
-        if not words:
-            continue
         if len(words) != 2 or words[1] not in ("1", "-1", "0"):
             raise ValueError(f"{path}:{number}: expected a picture and 1, -1 or 0, found {line!r}")
         if words[0] in rows:
