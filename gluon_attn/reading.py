@@ -91,6 +91,26 @@ def read_json(path: PathLike, hint: str = "") -> Any:
     return json_of(read_text(path, hint), path)
 
 
+def read_json_lines(path: PathLike) -> list[tuple[int, Any]]:
+    """Return ``(number from 1, record)`` of the lines of a JSON-lines file that are not blank.
+
+    Of a line that is no JSON the record is the ValueError that says so: a killed process may have
+    left half a line, a crashed machine zeros.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    records: list[tuple[int, Any]] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file.read().split(b"\n"), 1):
+            if line.strip():
+                try:
+                    records.append((number, json_of(text_of(line, path), path)))
+                except ValueError as error:
+                    records.append((number, error))
+    return records
+
+
 def json_of(text: str, where: object) -> Any:
     """Return the contents of a JSON text.
 

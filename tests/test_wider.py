@@ -171,7 +171,7 @@ def test_malformed_json_is_named_with_line_and_column(tree):
     path = tree / "Annotations" / "wider_attribute_trainval.json"
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match=r"l\.json:\d+: not valid JSON: .*\(column \d+\); .*damaged"):
+    with pytest.raises(ValueError, match=r"l\.json:\d+: not valid JSON: .*\(column \d+\)"):
         open_dataset(tree, "train")
     path.write_text('{"images": [],\n  "attribute_id_map": }')
     with pytest.raises(ValueError, match=r"json:2: .*\(column 23\)"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Union
 
 from gluon_attn.data.scan import subfolders
+from gluon_attn.registry import unknown_name
 
 DEPTH = 2  # levels of sub-folders that are searched
 MOST = 64  # a folder with more sub-folders is data, not what unpacking left
@@ -85,6 +86,11 @@ class Located:
         return ()
 
     @classmethod
+    def expected_splits(cls, root: PathLike) -> tuple[str, ...]:
+        """Return the splits that a complete copy in a folder has."""
+        return tuple(split for split in cls.splits if split not in cls.optional)
+
+    @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
         """Return whether the first part of any split (``others`` too) is right in a folder."""
         splits = [s for s in (*cls.splits, *others) if cls.valid is None or s in cls.valid]
@@ -112,8 +118,11 @@ class Located:
             options: The reader's settings; those of ``Part.option`` count, others are ignored.
 
         Raises:
-            ValueError: Something is found in two places that are equally near.
+            ValueError: Something is found in two places that are equally near, or there is no such
+            split.
         """
+        if cls.valid is not None and split not in cls.valid:
+            raise ValueError(unknown_name("split", split, cls.valid))
         home = cls.home(root, split) if depth else Path(root)
         is_home = cls.is_home(home, split)
         paths: dict[str, Path] = {}

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
+from gluon_attn.data.counts import CountReport, SplitCount
 from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
@@ -60,6 +61,7 @@ class PackedDataset(AttributeDataset):
         size: Side of the square pictures.
         info: The contents of the JSON.
         left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
+        report: CountReport of this split; nothing to compare with.
 
     Raises:
         FileNotFoundError: If the split is not there or not finished.
@@ -90,6 +92,7 @@ class PackedDataset(AttributeDataset):
         self._file = open(self._rec, "rb")  # noqa: SIM115 (open as long as the data set lives)
         self._keeps = self.info["rec_bytes"] <= KEPT_SHARE * physical_memory()
         self._kept = [None] * len(self)
+        self.report = CountReport([SplitCount(split, len(self))])
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

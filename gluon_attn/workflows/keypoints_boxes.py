@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from gluon_attn.data.keypoints_loader import People
+from gluon_attn.reading import read_json
 from gluon_attn.workflows.predict import match_boxes, read_boxes
 
 PERSON = 1  # COCO's category id
@@ -26,10 +26,7 @@ def read_results(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON: {error}; it is damaged, copy it again") from error
+    records = read_json(path)
     if not isinstance(records, list):
         raise ValueError(f"{path}: a result file is a list of records, this is none")
     found = []
@@ -114,8 +111,8 @@ def _is_list(path):
     path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(64).lstrip("\ufeff \n\r\t").startswith("[")
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"[")
 
 
 def _number(path):
