@@ -86,6 +86,8 @@ def packed(root):
 MAKERS = {
     "wider": wider, "garments": wider, "wider_srn": wider_srn, "list": lists, "folders": folders,
     "packed": packed, "coco_keypoints": lambda root: write_tiny("coco", root, IMAGES),
+    "reid_market": lambda root: write_tiny("reid_market", root, IMAGES, cameras=2, each=2),
+    "reid_duke": lambda root: write_tiny("reid_duke", root, IMAGES, cameras=2, each=2),
 }  # fmt: skip
 
 
