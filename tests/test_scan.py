@@ -50,10 +50,10 @@ def litter(folder):
 
 @pytest.mark.parametrize("suffix", scan.SUFFIXES)
 def test_every_suffix_is_decoded(suffix, tmp_path):
-    pixels = np.full((40, 30, 3), 200, np.uint8)
+    pixels = np.full((48, 32, 3), 200, np.uint8)
     path = tmp_path / f"a{suffix.upper()}"
     path.write_bytes(encoded(suffix, pixels))
-    assert read_image(path, "a").shape == (40, 30, 3) and image_size(path, "a") == (30, 40)
+    assert read_image(path, "a").shape == (48, 32, 3) and image_size(path, "a") == (32, 48)
     assert list_images(tmp_path) == [path.name]
     for name in (f"{suffix[1:]}", f"a{suffix}.part", f"a{suffix}~"):
         assert not scan.is_image_name(name)
