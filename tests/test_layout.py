@@ -156,6 +156,12 @@ def test_what_is_lacking_is_named(kind, gone, message, trees, tmp_path):
         detect_kind(root)
 
 
+def test_a_file_of_a_common_name_stands_in_no_way(trees, tmp_path):
+    trees.copy("folders", tmp_path / "photos")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert detect_kind(tmp_path) == "folders"
+
+
 def test_a_folder_with_many_folders_is_not_searched(tmp_path):
     for k in range(layout.MOST + 1):
         (tmp_path / "many" / f"{k}").mkdir(parents=True)
@@ -164,6 +170,16 @@ def test_a_folder_with_many_folders_is_not_searched(tmp_path):
     assert levels == [[tmp_path], [tmp_path / "many"], []]
     with pytest.raises(FileNotFoundError, match="no data set recognised"):
         detect_kind(tmp_path)
+
+
+def test_folders_of_others_in_the_parent_are_passed_over(trees, tmp_path, monkeypatch):
+    trees.copy("list", tmp_path / "mine")
+    trees.copy("list", tmp_path / "theirs")
+    allowed = layout.os.access
+    monkeypatch.setattr(
+        layout.os, "access", lambda path, mode: path.name != "theirs" and allowed(path, mode)
+    )
+    assert detect_kind(tmp_path) == "list" and len(open_dataset(tmp_path, "train")) == 2
 
 
 # -- records of other programs -------------------------------------------------------------------

@@ -131,11 +131,11 @@ def _refuse_incomplete(root):
     lacking = {}
     for kind in DETECTION_ORDER:
         reader = DATASETS.get(kind)
-        for split in reader.splits:
+        for split in reader.splits if reader.is_home(root) else ():
             found = reader.locate(root, split, depth=0)
-            needed = [part.name for part in found.missing if not part.images]
-            if needed and any(not p.images for p in reader.parts(split) if p.name in found.paths):
-                lacking.setdefault(kind, needed)
+            first = reader.parts(split)[0].name
+            if first in found.paths:
+                lacking[kind] = [part.name for part in found.missing if not part.images]
     if lacking:
         told = ", or ".join(f"{kind} without {', '.join(n)}" for kind, n in lacking.items())
         wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in lacking)

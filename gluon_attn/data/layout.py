@@ -197,12 +197,13 @@ def nearest(root: PathLike, test: Callable[[Path], Any]) -> dict[Path, Any]:
 
 
 def levels(root: PathLike) -> Iterator[list[Path]]:
-    """Yield the folder itself, then its sub-folders, then theirs."""
+    """Yield the folder itself, then its sub-folders, then theirs; closed ones are passed over."""
     level = [Path(root)]
     for _ in range(DEPTH + 1):
         yield level
         inside = [(folder, subfolders(folder)) for folder in level]
         level = [folder / n for folder, names in inside if len(names) <= MOST for n in names]
+        level = [folder for folder in level if os.access(folder, os.R_OK | os.X_OK)]
 
 
 def _find(folder: Path, part: Part) -> Path | None:

@@ -79,11 +79,7 @@ class Passed:
 
 def entries(folder: PathLike) -> list[os.DirEntry[str]]:
     """Return what is in a folder and not hidden, sorted by name; nothing if it is no folder."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted((e for e in found if not is_hidden(e.name)), key=lambda e: e.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return sorted(_visible(folder), key=lambda entry: entry.name)
 
 
 def subfolders(folder: PathLike) -> list[str]:
@@ -111,15 +107,14 @@ def list_images(folder: PathLike, passed: Passed | None = None, deep: bool = Tru
     found = []
     passed = Passed() if passed is None else passed
     for name, entry in _walk(folder, deep):
-        if entry.is_dir():
-            passed.add(name, "folder")
-        elif not is_image_name(entry.name):
-            passed.add(name)
-        elif entry.is_file() or _is_broken_link(entry):
+        is_image = is_image_name(entry.name)
+        if is_image and (entry.is_file() or _is_broken_link(entry)):
             found.append(name)
-        else:
-            passed.add(name, "special file")  # a pipe would be waited for
-    return sorted(found, key=lambda name: name.split("/"))
+        elif entry.is_dir():
+            passed.add(name, "folder")
+        else:  # a pipe that is called like an image would be waited for
+            passed.add(name, "special file" if is_image else None)
+    return sorted(found, key=lambda name: name.split("/")) if deep else sorted(found)
 
 
 def has_images(folder: PathLike) -> bool:
@@ -135,11 +130,20 @@ def _walk(
     With ``deep`` folders are entered instead of yielded; links that lead back up are not followed.
     """
     above = (*above, os.path.realpath(folder))
-    for entry in entries(folder):
+    for entry in _visible(folder):
         if not (deep and entry.is_dir()):
             yield start + entry.name, entry
         elif not (entry.is_symlink() and os.path.realpath(entry.path) in above):
             yield from _walk(entry.path, deep, f"{start}{entry.name}/", above)
+
+
+def _visible(folder: PathLike) -> list[os.DirEntry[str]]:
+    """Return what is in a folder and not hidden, in any order; nothing if it is no folder."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not is_hidden(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
