@@ -11,8 +11,8 @@ import dataclasses
 import json
 import os
 
-from gluon_attn.reading import json_of, read_text
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import json_of, read_text
 
 AUGMENT = ("crop", "pad", "inception")
 INIT = ("xavier", "msra")

@@ -19,26 +19,26 @@ OPTIONAL = (
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "schema", "files", "reading"}
+BASE = {"registry", "batch", "schema", "files", "text"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
-    "registry": set(), "batch": set(), "schema": set(), "files": set(), "reading": set(),
+    "registry": set(), "batch": set(), "schema": set(), "files": set(), "text": set(),
     "method": {"batch", "registry"},
-    "recipe": {"registry", "reading"},
+    "recipe": {"registry", "text"},
     "runtime": PRIVATE,
     "gluon_attn": PRIVATE | {"runtime"},
     "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
-    "engine": {"method", "recipe", "batch", "registry", "files", "reading", "runtime"},
-    "export": {"runtime", "files", "reading", "schema"},
+    "engine": {"method", "recipe", "batch", "registry", "files", "text", "runtime"},
+    "export": {"runtime", "files", "text", "schema"},
     "downstream": {"nets", "method", "registry", "batch"},
-    "model_zoo": {"papers", "nets", "downstream", "registry", "files", "reading"},
+    "model_zoo": {"papers", "nets", "downstream", "registry", "files", "text"},
     "tools": {
         "workflows", "model_zoo", "engine", "data", "metrics", "export", "figures", "runtime",
-        "files", "reading",
+        "files", "text",
     },
 }  # fmt: skip
 ALLOWED["workflows"] = set(ALLOWED) - {"tools"}
@@ -98,7 +98,7 @@ def complaints(source, module, is_package=False, exists=lambda name: True):
         where, package = f"{module}:{line}", name.split(".")[0]
         if package in OPTIONAL and top:
             found.append(f"{where}: optional package {package} at module level")
-        if package == "mxnet" and top and own in ("registry", "files", "reading"):
+        if package == "mxnet" and top and own in ("registry", "files", "text"):
             found.append(f"{where}: {own} must not load mxnet")
         name = name if exists(name) else name.rpartition(".")[0]
         other = layer_of(name)

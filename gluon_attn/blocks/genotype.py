@@ -20,8 +20,8 @@ import json
 from typing import NamedTuple
 
 from gluon_attn.files import write_text
-from gluon_attn.reading import read_json
 from gluon_attn.registry import Registry, unknown_name
+from gluon_attn.text import read_json
 
 # In the order of the columns of the architecture parameters.
 OPERATIONS = (

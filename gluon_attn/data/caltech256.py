@@ -38,7 +38,7 @@ from gluon_attn.data.layout import Part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
 from gluon_attn.files import write_text
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 

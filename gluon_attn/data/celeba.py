@@ -29,7 +29,7 @@ from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, lab
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.data.scan import ImageFolder
-from gluon_attn.reading import read_lines
+from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.safe_pickle import load_pickle
-from gluon_attn.reading import text_of
+from gluon_attn.text import text_of
 
 PIXELS = 3 * 32 * 32
 PUBLISHED = {"trainval": {"images": 50000}, "test": {"images": 10000}}

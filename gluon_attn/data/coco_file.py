@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 HINT = "pip install pycocotools"
 ARCHIVE = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gluon_attn.data.scan import shortened
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 PUBLISHED = {
     "train": {"images": 5509},

@@ -31,7 +31,7 @@ from gluon_attn.data.scan import (
     list_images,
     subfolders,
 )
-from gluon_attn.reading import read_lines
+from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

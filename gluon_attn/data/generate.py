@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from gluon_attn.files import write_json
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from gluon_attn.data.layout import Part, file_part, search
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import check_split
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
-from gluon_attn.reading import read_lines, read_text
+from gluon_attn.text import read_lines, read_text
 
 PUBLISHED = {"train": {"images": 1281167}, "val": {"images": 50000}}
 SPLITS = ("train", "val")

@@ -26,8 +26,8 @@ from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.scan import files, stored_name
-from gluon_attn.reading import read_lines
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_lines
 
 CODINGS = {
     "list": {"1": 1, "+1": 1, "0": -1, "-1": 0},

@@ -32,8 +32,8 @@ from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.scan import files, subfolders
 from gluon_attn.data.tiles import window
-from gluon_attn.reading import read_json, read_lines
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json, read_lines
 
 FORMAT = "gluon_attn packed images, version 1"
 KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there

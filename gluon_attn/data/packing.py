@@ -26,7 +26,7 @@ from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, 
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
 from gluon_attn.files import atomic_path, first_line, write_text
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 CHUNK = 128
 

@@ -26,8 +26,8 @@ from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, lab
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import check_split
 from gluon_attn.data.scan import ImageFolder
-from gluon_attn.reading import read_lines
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_lines
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

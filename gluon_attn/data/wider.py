@@ -38,7 +38,7 @@ from gluon_attn.data.counts import (
 )
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_size, read_image
 from gluon_attn.data.layout import Part, file_part, folder_part
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.scan import stored_name
 from gluon_attn.data.wider import ATTRIBUTES
-from gluon_attn.reading import read_lines
+from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

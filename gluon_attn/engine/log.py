@@ -7,7 +7,7 @@ import logging
 import math
 import os
 
-from gluon_attn import reading
+from gluon_attn import text
 from gluon_attn.files import write_text
 
 logger = logging.getLogger("gluon_attn")
@@ -77,7 +77,7 @@ def read_json_lines(path):
     if not os.path.exists(path):
         return []
     records = []
-    for _, record in reading.read_json_lines(path):
+    for _, record in text.read_json_lines(path):
         if isinstance(record, ValueError):
             break
         records.append(record)

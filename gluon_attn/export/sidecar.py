@@ -21,8 +21,8 @@ import uuid
 from pathlib import Path
 
 from gluon_attn.files import flush, is_running, json_text, sha256_of, sha256_of_bytes, write_text
-from gluon_attn.reading import read_json
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1

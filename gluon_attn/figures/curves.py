@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
 from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, new_figure, quiet, save
-from gluon_attn.reading import read_json_lines
+from gluon_attn.text import read_json_lines
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 
 from gluon_attn.figures.critic import critique_curves
 from gluon_attn.files import write_json
-from gluon_attn.reading import read_json_lines
+from gluon_attn.text import read_json_lines
 
 KEYS = ("critique", "reward", "critic_error")
 

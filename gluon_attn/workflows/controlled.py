@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.controlled_measures import MEASURES, Run

@@ -9,7 +9,7 @@ from gluon_attn.data.digits import write_digits
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.files import write_json
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},

@@ -21,8 +21,8 @@ from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
 from gluon_attn.metrics.report import compare
-from gluon_attn.reading import read_json
 from gluon_attn.runtime import contexts
+from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load, summary
 from gluon_attn.workflows.train import Settings, train

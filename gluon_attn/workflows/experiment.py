@@ -14,7 +14,7 @@ from gluon_attn.metrics.layout import (
     table_text,
 )
 from gluon_attn.metrics.report import compare, from_json
-from gluon_attn.reading import json_of, read_text
+from gluon_attn.text import json_of, read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import check_seeds, train_once
 

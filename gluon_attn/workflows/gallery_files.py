@@ -7,7 +7,7 @@ import logging
 import os
 
 from gluon_attn.files import write_json
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 
 logger = logging.getLogger("gluon_attn.gallery")
 

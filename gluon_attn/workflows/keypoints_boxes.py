@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from gluon_attn.data.keypoints_loader import People
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 from gluon_attn.workflows.predict import match_boxes, read_boxes
 
 PERSON = 1  # COCO's category id

@@ -12,9 +12,9 @@ import mxnet as mx
 from gluon_attn.data.lists import read_names
 from gluon_attn.engine import use_static_graph
 from gluon_attn.files import sha256_of
-from gluon_attn.reading import read_json
 from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of

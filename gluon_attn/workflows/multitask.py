@@ -21,7 +21,7 @@ from gluon_attn.metrics.attribute_tables import (
 )
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import difference_text, paired_differences
-from gluon_attn.reading import read_text
+from gluon_attn.text import read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.run_once import train_once

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export.preprocess import crop_box, read_image
 from gluon_attn.files import json_text
-from gluon_attn.reading import json_of, read_text
+from gluon_attn.text import json_of, read_text
 
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
 CHUNK = 4  # batches of images handed to the predictor at once

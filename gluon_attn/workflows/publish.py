@@ -16,8 +16,8 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.files import atomic_path, first_line, json_text, sha256_of, write_json, write_text
-from gluon_attn.reading import read_json
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.cards import MEASURES, card, headline, table, use_of

@@ -13,7 +13,7 @@ import re
 import filelock
 
 from gluon_attn.files import write_json, write_text
-from gluon_attn.reading import read_json, read_text
+from gluon_attn.text import read_json, read_text
 
 WAIT = 60  # seconds for another call, which holds a file for much less than one
 

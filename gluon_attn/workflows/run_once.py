@@ -6,8 +6,8 @@ import os
 
 from gluon_attn.engine import read_json_lines
 from gluon_attn.method import METHODS
-from gluon_attn.reading import read_json
 from gluon_attn.recipe import Recipe
+from gluon_attn.text import read_json
 from gluon_attn.workflows import build
 from gluon_attn.workflows.train import Settings, train
 

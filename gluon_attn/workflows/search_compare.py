@@ -11,7 +11,7 @@ from gluon_attn.blocks.genotype import load_genotype
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.papers.autola.derive import random_genotype
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import train_once
 from gluon_attn.workflows.search import search

@@ -13,7 +13,7 @@ from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
-from gluon_attn.reading import read_json
+from gluon_attn.text import read_json
 from gluon_attn.workflows import build, reid, scores
 from gluon_attn.workflows.tasks import task_of
 from model_zoo.params_io import load_into

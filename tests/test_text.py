@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kinds_helpers import KINDS, fingerprints, opened, rewrite
 
-from gluon_attn import reading
+from gluon_attn import text as reading
 from gluon_attn.blocks.genotype import find_genotype
 from gluon_attn.data.counts import expected_counts
 from gluon_attn.data.folders import read_classes
