@@ -268,7 +268,7 @@ def test_bad_files_and_pictures(root):
     assert not image.any() and not len(boxes) and len(skipping.skipped) == 1
     (root / "elsewhere").rename(root / "val2017")
     cv2.imwrite(str(data.path(0)), np.zeros((50, 60, 3), np.uint8))
-    with pytest.raises(BadImageError, match="is 60 x 50, the annotation of image"):
+    with pytest.raises(BadImageError, match="is 60 x 50, the annotation says 128 x 96; its boxes"):
         data[0]
 
 
@@ -303,7 +303,7 @@ def test_prepare_data_checks_and_makes_coco(repository, tmp_path, capsys):
     assert "all counts are as generated" in capsys.readouterr().out
     for kind in ("coco", "coco_keypoints"):
         assert tool.main([kind, "--check", str(root)]) == 0
-        assert "0 pictures cannot be read" in capsys.readouterr().out
+        assert "images read, 0 cannot be read" in capsys.readouterr().out
     assert tool.main(["coco", "--root", str(root), "--out", str(tmp_path / "packed")]) == 2
     assert "not packed; --check it" in capsys.readouterr().err
     (root / "SYNTHETIC.json").unlink()
