@@ -4,8 +4,14 @@
     annotations/person_keypoints_train2017.json   persons with keypoints
     train2017/000000000009.jpg                    pictures
 
+Own files are read in the same layout under any split name, and as Roboflow
+(``train/_annotations.coco.json`` beside the images) and CVAT (``images/`` or ``images/<split>/``)
+export them. A ``file_name`` may have folders, back-slashes, or the path of another machine, whose
+last part then counts.
+
 Files are read through pycocotools, whose object (``dataset.coco``) the evaluation needs as well,
-after every record has been checked. Crowds are left out of the samples; the evaluation sees them.
+after every record has been checked (``coco_file``). Crowds are left out of the samples; the
+evaluation sees them.
 
 Published counts (from memory, not verified here): 118,287 training and 5,000 validation pictures,
 860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
@@ -26,9 +32,11 @@ import numpy as np
 from mxnet.gluon.data import Dataset
 
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.coco_file import load_coco
+from gluon_attn.data.coco_file import ARCHIVE, load_coco
+from gluon_attn.data.coco_layout import ImageFinder, available, find_annotation
+from gluon_attn.data.coco_names import limbs_of, mirror_pairs
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.images import BadImageError, check_policy, image_size, read_image
 from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -64,24 +72,32 @@ class CocoDataset(Dataset):
 
     kind = None  # the annotation file's first word
     task = None  # what is learnt from it: 'detection' or 'keypoints'
-    splits = ("train2017", "val2017")
+    # Names under which tools look for splits; any other works if it is asked for.
+    splits = (
+        "train2017", "val2017", "train2014", "val2014", "train", "val", "valid", "test", "default",
+    )  # fmt: skip
     looks_for = "(nothing: abstract)"
 
-    def __init__(self, root, split, on_bad_image):
+    def __init__(self, root: str | Path, split: str, on_bad_image: str) -> None:
         self.root, self.split = Path(root), split
         self.on_bad_image = check_policy(on_bad_image)
-        self.annotation = self.root / "annotations" / f"{self.kind}_{split}.json"
-        self.coco, self._clipped, self._useless = load_coco(
-            self.annotation, keypoints=self.kind == "person_keypoints"
-        )
-        if not (self.root / split).is_dir():
+        self.annotation = find_annotation(self.root, self.kind, split)
+        if not self.annotation.is_file() and available(self.root):
             raise FileNotFoundError(
-                f"{self.root / split} does not exist; unpack {split}.zip there, so that "
-                f"{self.root / split}/*.jpg exist"
+                f"{self.annotation} does not exist; {self.root} has {available(self.root)}. "
+                f"Official ones: unpack {ARCHIVE}"
             )
-        self._no_area = {number for number, _ in self._useless}
-        for number, reason in self._useless:
-            logger.warning("%s: annotation %s left out: %s", self.annotation, number, reason)
+        if self.annotation.is_file():
+            self._find = ImageFinder(self.root, split)
+        self._content = load_coco(
+            self.annotation, self.kind == "person_keypoints",
+            lambda name: image_size(self._find(name), name), on_bad_image == "skip",
+        )  # fmt: skip
+        self.coco = self._content.coco
+        for line in self._content.warnings:
+            logger.warning("%s: %s", self.annotation, line)
+        for line in self._content.notes:
+            logger.info("%s: %s", self.annotation, line)
         self._skipped, self._lock = {}, threading.Lock()
 
     @classmethod
@@ -92,11 +108,11 @@ class CocoDataset(Dataset):
     @classmethod
     def has_split(cls, root, split):
         """Return whether the annotation of a split exists."""
-        return (Path(root) / "annotations" / f"{cls.kind}_{split}.json").is_file()
+        return find_annotation(Path(root), cls.kind, split).is_file()
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / self.split / self.coco.imgs[self.image_of(i)]["file_name"]
+        return self._find(self.coco.imgs[self.image_of(i)]["file_name"])
 
     def image_of(self, i):
         """Return the COCO id of sample ``i``'s picture."""
@@ -122,7 +138,7 @@ class CocoDataset(Dataset):
             BadImageError: If there is none, or its size is not the annotation's.
         """
         record = self.coco.imgs[image_id]
-        path, sample_id = self.root / self.split / record["file_name"], sample_id or f"{image_id}"
+        path, sample_id = self._find(record["file_name"]), sample_id or f"{image_id}"
         image = read_image(path, sample_id)
         if image.shape[:2] != (record["height"], record["width"]):
             raise BadImageError(
@@ -188,10 +204,13 @@ class CocoDataset(Dataset):
 
     def _count(self, boxes, published, unit):
         """Return the CountReport; ``unit`` says what its boxes are."""
-        dropped = [(f"annotation {number}", reason) for number, reason in self._useless]
-        count = SplitCount(self.split, len(self.coco.imgs), boxes, self._clipped, dropped)
+        found = self._content
+        dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
+        count = SplitCount(self.split, len(self.coco.imgs), boxes, found.clipped, dropped)
+        published = published if self.split in published else None
         expected, source = expected_counts(self.root, published)
         notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
+        notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
         return CountReport([count], expected, source, notes)
 
@@ -242,7 +261,15 @@ class CocoDetection(CocoDataset):
         self.sample_ids = [
             f"{split}/{self.coco.imgs[i]['file_name']} (image {i})" for i in self.image_ids
         ]
-        self.report = self._count(len(self.coco.anns), PUBLISHED, "annotations, crowds included")
+        self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
+
+    def check_scored(self) -> None:
+        """Raise ValueError if the evaluation has nothing to compare detections with."""
+        if all(a["iscrowd"] for n in self.image_ids for a in self.coco.imgToAnns.get(n, ())):
+            raise ValueError(
+                f"{self.annotation}: split '{self.split}' has no box that is no crowd: no score "
+                "can be computed; take a split with annotations"
+            )
 
     def image_of(self, i):
         return self.image_ids[i]
@@ -276,9 +303,7 @@ class CocoDetection(CocoDataset):
         return [
             a
             for a in self.coco.imgToAnns.get(image_id, ())
-            if a["id"] not in self._no_area
-            and (self.use_crowd or not a.get("iscrowd"))
-            and a.get("area", a["bbox"][2] * a["bbox"][3]) >= self.min_area
+            if (self.use_crowd or not a["iscrowd"]) and a["area"] >= self.min_area
         ]
 
 
@@ -314,16 +339,12 @@ class CocoKeypoints(CocoDataset):
         (category,) = self.coco.cats.values()
         self.category_id = category["id"]
         self.names = self.keypoint_names = tuple(category["keypoints"])
-        self.skeleton = tuple((a - 1, b - 1) for a, b in category.get("skeleton", ()))
+        self.skeleton = limbs_of(category.get("skeleton"), len(self.names))
         self.flip_pairs = mirror_pairs(self.keypoint_names)
         persons = [self.coco.anns[number] for number in sorted(self.coco.anns)]
-        persons = [
-            a
-            for a in persons
-            if a["num_keypoints"] and not a.get("iscrowd") and a["id"] not in self._no_area
-        ]
+        persons = [a for a in persons if a["num_keypoints"] and not a["iscrowd"]]
         if not persons:
-            raise ValueError(f"{self.annotation}: nobody has labelled keypoints")
+            raise ValueError(f"{self.annotation}: no person has labelled keypoints")
         self.image_ids = [a["image_id"] for a in persons]
         self.annotation_ids = [a["id"] for a in persons]
         self.sample_ids = [
@@ -359,10 +380,3 @@ class CocoKeypoints(CocoDataset):
         image, readable = self._read_or_skip(i)
         box, keypoints = self.person(i)
         return image, box, keypoints if readable else np.zeros_like(keypoints), i
-
-
-def mirror_pairs(names):
-    """Return pairs of positions whose names differ only in 'left' and 'right'."""
-    at = {name: k for k, name in enumerate(names)}
-    pairs = ((k, at.get(name.replace("left", "right"))) for name, k in at.items() if "left" in name)
-    return tuple((a, b) for a, b in pairs if b is not None)

@@ -40,10 +40,12 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
     lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
     lines += ["| number | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
+    lines += [line for note in found.notes for line in ("", note)]
     write_text(paths["md"], "\n".join(lines) + "\n")
     write_json(paths["records"], records, indent=None)
     logger.info(
         "%s: AP %.4f, AP50 %.4f over %d pictures (%s); tables in %s.{md,json}", dataset.split,
         found.stats["AP"], found.stats["AP50"], found.images, source, os.path.join(folder, stem),
     )  # fmt: skip
-    return dict(result, console=f"{found.text}\n({source})", files=list(paths.values()))
+    console = "\n".join([found.text, f"({source})", *found.notes])
+    return dict(result, console=console, files=list(paths.values()))
