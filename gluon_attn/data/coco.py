@@ -267,8 +267,8 @@ class CocoDetection(CocoDataset):
         """Raise ValueError if the evaluation has nothing to compare detections with."""
         if all(a["iscrowd"] for n in self.image_ids for a in self.coco.imgToAnns.get(n, ())):
             raise ValueError(
-                f"{self.annotation}: split '{self.split}' has no box that is no crowd: no score "
-                "can be computed; take a split with annotations"
+                f"{self.annotation}: split '{self.split}' has no annotated box (crowds do not "
+                "count): no score can be computed; take a split with annotations"
             )
 
     def image_of(self, i):

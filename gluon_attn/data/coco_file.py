@@ -124,7 +124,9 @@ class _Annotations:
         self.kept: list[Record] = []
         self.left_out: list[tuple[Any, str]] = []
         self.total, self.clipped, self.passed = 0, 0, 0
-        self._left, self._taken, self._unknown = Tally(), Tally(), Tally()
+        self._left, self._unknown = Tally(), Tally()
+        self._taken: Counter = Counter()
+        self._renumbered = False
         self._largest = 0.0
 
     def read(self, records: list[Record]) -> None:
@@ -143,7 +145,7 @@ class _Annotations:
                 whole.setdefault(str(name), dict(record))
             self._read(name, record)
         if not numbered or not distinct:  # pycocotools takes an annotation 0 for none
-            self._taken.add("ids of annotations from 1 on", "theirs are not distinct and above 0")
+            self._renumbered = True
             for number, record in enumerate(self.kept, 1):
                 record["id"] = number
 
@@ -215,7 +217,12 @@ class _Annotations:
 
     def notes(self) -> list[str]:
         """Return lines about what was taken for missing values, and passed over."""
-        lines = [f"taken for missing values: {self._taken}"] if self._taken.total else []
+        lines = []
+        if self._taken:
+            counts = ", ".join(f"{what} ({n:,} times)" for what, n in self._taken.items())
+            lines.append(f"taken for missing values: {counts}")
+        if self._renumbered:
+            lines.append("annotations numbered from 1: their ids are not distinct and above 0")
         if self.passed:
             lines.append(f"{self.passed:,} annotations of categories without keypoints passed over")
         return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from typing import Any, Callable, Sequence
 
 Record = dict  # one JSON object
@@ -138,7 +139,7 @@ def _mask_box(mask: Record) -> Box | None:
     return box if box[2] > 0 and box[3] > 0 else None
 
 
-def set_crowd_and_area(record: Record, taken: Tally) -> None:
+def set_crowd_and_area(record: Record, taken: Counter) -> None:
     """Give an annotation ``iscrowd`` 0 or 1 and a positive ``area``; its box must be set.
 
     Missing, empty and impossible values become 0 and width x height.
@@ -148,17 +149,17 @@ def set_crowd_and_area(record: Record, taken: Tally) -> None:
         number = numbers_of([crowd if crowd.__class__ is not bool else int(crowd)], 1)
         record["iscrowd"] = int(bool(number and number[0]))
         if crowd is None:
-            taken.add("iscrowd = 0", f"annotation {record.get('id', '?')}")
+            taken["iscrowd = 0"] += 1
     area = record.get("area")
     if area.__class__ not in (int, float) or not (math.isfinite(area) and area > 0):
         number = numbers_of([area], 1)
         if not number or number[0] <= 0:
             number = [record["bbox"][2] * record["bbox"][3]]
-            taken.add("area = width x height", f"annotation {record.get('id', '?')}")
+            taken["area = width x height"] += 1
         record["area"] = number[0]
 
 
-def set_keypoints(record: Record, joints: int, taken: Tally) -> str | None:
+def set_keypoints(record: Record, joints: int, taken: Counter) -> str | None:
     """Give an annotation ``3 * joints`` keypoint numbers and their count ``num_keypoints``.
 
     An annotation without keypoints, or with unusable ones, becomes one without labelled keypoints:
@@ -172,13 +173,13 @@ def set_keypoints(record: Record, joints: int, taken: Tally) -> str | None:
     if values is None and given:
         wrong = f"whose keypoints are not {3 * joints} finite numbers (x, y, visibility of each)"
     elif values is None:
-        taken.add("no labelled keypoints", f"annotation {record.get('id', '?')}")
+        taken["no labelled keypoints"] += 1
     elif any(v not in (0, 1, 2) for v in values[2::3]):
         values, wrong = None, "with a visibility that is not 0, 1 or 2"
     record["keypoints"] = [0] * (3 * joints) if values is None else values
     labelled = sum(v > 0 for v in record["keypoints"][2::3])
     if record.get("num_keypoints") != labelled:
         if values is not None:
-            taken.add("num_keypoints counted anew", f"annotation {record.get('id', '?')}")
+            taken["num_keypoints counted"] += 1
         record["num_keypoints"] = labelled
     return wrong
