@@ -28,7 +28,7 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
 
     Args:
         name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
-            'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
+            'voc2007', 'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
         root: Folder to write, created if needed.
         images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
         seed: Random seed.

@@ -1,11 +1,12 @@
-"""PASCAL VOC 2012 as a multi-label data set, from the official image sets.
+"""PASCAL VOC 2012 and 2007 as multi-label data sets, from the official image sets.
 
     ImageSets/Main/<class>_{train,val,trainval}.txt    ``2008_000008  1``: 1 shown, -1 not shown,
                                                        0 shown, but difficult (small, hidden)
     JPEGImages/2008_000008.jpg
 
-in ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``. Every class lists every picture of the
-split. The test labels are not public; the ``val`` part serves as test set in most papers.
+in ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; likewise ``VOC2007``, whose images are
+called ``000005``. Every class lists every image of the split. The test labels of 2012 are not
+public, and its ``val`` part serves as test set in most papers; those of 2007 are.
 
 A difficult object is left out by default (raw label 0, as VOC's own evaluation does it), and can be
 read as 'negative' or 'positive', as some toolkits do. Say which when you publish a number.
@@ -16,6 +17,7 @@ Challenge", IJCV 2010.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +38,18 @@ PUBLISHED = {
     "val": {"images": 5823},
     "trainval": {"images": 11540},
 }
+PUBLISHED_2007 = {
+    "train": {"images": 2501},
+    "val": {"images": 2510},
+    "trainval": {"images": 5011},
+    "test": {"images": 4952},
+}
 SPLITS = ("train", "val", "trainval", "test")
-PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+PLACES = (".", "VOC{}", "VOCdevkit/VOC{}")
+LOOKS_FOR = (
+    "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC{0}/ or "
+    "VOCdevkit/VOC{0}/"
+)
 DIFFICULT = {"masked": 0, "negative": -1, "positive": 1}
 
 
@@ -60,18 +72,29 @@ class Voc(AttributeDataset):
         ValueError: If one is malformed; the message names file and line.
     """
 
-    looks_for = (
-        "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC2012/ or "
-        "VOCdevkit/VOC2012/"
-    )
+    year, published = 2012, PUBLISHED
+    looks_for = LOOKS_FOR.format(2012)
 
-    def __init__(self, root, split, policy=None, on_bad_image="error", difficult="masked"):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+        difficult: str = "masked",
+    ) -> None:
         check_split(split, "VOC", SPLITS)
         if difficult not in DIFFICULT:
             raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
-        self.root = _find(Path(root), split)
+        self.root = _find(Path(root), split, self.year)
         if self.root is None:
-            raise FileNotFoundError(f"{root}: no lists of '{split}'; looked for {self.looks_for}")
+            others = {2007: "voc2007", 2012: "voc"}
+            there = [name for year, name in others.items() if _find(Path(root), split, year)]
+            hint = f"; it holds those of kind '{there[0]}'" if there else ""
+            raise FileNotFoundError(
+                f"{root}: no lists of '{split}' of VOC {self.year}{hint}; looked for "
+                f"{self.looks_for}"
+            )
         lists = {name: _read_list(_list_path(self.root, name, split)) for name in CLASSES}
         ids = _common_ids(lists, self.root, split)
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
@@ -79,26 +102,55 @@ class Voc(AttributeDataset):
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         policy = LabelPolicy(train="masked") if policy is None else policy
         super().__init__(CLASSES, split, raw, ids, policy, on_bad_image)
-        published = None if self.root.resolve().name == "VOC2007" else PUBLISHED
-        expected, source = expected_counts(root, published)
+        expected, source = expected_counts(root, self.published)
         notes = [label_note(self)] if split == "train" else []
         notes += [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
     def has_split(cls, root, split):
-        return split in SPLITS and _find(Path(root), split) is not None
+        return split in SPLITS and _find(Path(root), split, cls.year) is not None
 
     def path(self, i):
         return self.root / "JPEGImages" / f"{self.sample_ids[i]}.jpg"
 
 
-def _find(root, split):
-    """Return the folder that holds the lists of a split, or None."""
+@DATASETS.register("voc2007")
+class Voc2007(Voc):
+    """Pictures of VOC 2007, 20 classes of objects; its test labels are public.
+
+    Args:
+        root, split, policy, on_bad_image, difficult: See :class:`Voc`.
+
+    Attributes:
+        report: CountReport of this split.
+
+    Raises:
+        FileNotFoundError, ValueError: See :class:`Voc`.
+    """
+
+    year, published = 2007, PUBLISHED_2007
+    looks_for = LOOKS_FOR.format(2007)
+
+
+def _find(root: Path, split: str, year: int) -> Path | None:
+    """Return the folder that holds the lists of a split of a year, or None."""
     for place in PLACES:
-        if _list_path(root / place, CLASSES[0], split).is_file():
-            return root / place
+        folder = root / place.format(year)
+        path = _list_path(folder, CLASSES[0], split)
+        if path.is_file() and _year_of(folder, path) == year:
+            return folder
     return None
+
+
+def _year_of(folder: Path, path: Path) -> int:
+    """Return the year of a folder: as it is called, or 2007 if its images have plain numbers."""
+    named = re.fullmatch(r"VOC(2007|2012)", folder.resolve().name)
+    if named:
+        return int(named.group(1))
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        words = next((line.split() for line in file if line.strip()), ["?"])
+    return 2007 if re.fullmatch(r"\d{6}", words[0]) else 2012
 
 
 def _list_path(root, name, split):
