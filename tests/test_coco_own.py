@@ -525,6 +525,21 @@ def test_a_failing_library_becomes_one_line_with_the_file(root, monkeypatch, fai
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
+def test_a_pycocotools_that_cannot_be_loaded_is_named(root, monkeypatch):
+    write(root, content())
+    data = CocoDetection(root, "train")
+
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            raise ValueError("numpy.dtype size changed, may indicate binary incompatibility")
+
+    for name in ("pycocotools.coco", "pycocotools.cocoeval"):
+        monkeypatch.setitem(sys.modules, name, Broken(name))
+    for call in (lambda: CocoDetection(root, "train"), lambda: evaluate_detections(data.coco, [])):
+        with pytest.raises(ImportError, match="pip install pycocotools .numpy.dtype size changed"):
+            call()
+
+
 def test_a_gluoncv_that_cannot_be_loaded_is_one_line_too(monkeypatch):
     class Broken(types.ModuleType):
         def __getattr__(self, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.io import loadmat, savemat
 from test_peta import cell
 
 from gluon_attn.data import DATASETS, detect_kind, open_dataset
+from gluon_attn.data.protocol import hold_out
 from gluon_attn.data.tiny import write_tiny
 
 
@@ -137,6 +139,21 @@ def test_version_1_holds_out_whole_persons(tmp_path, written):
         in open_dataset(tmp_path, "test").report.text()
     )
     assert open_dataset(tmp_path, "val", holdout=0.25, seed=3).sample_ids != val.sample_ids
+
+
+def test_groups_are_held_out_whole_and_never_too_many():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        sizes = Counter(rng.integers(0, 30, 100).tolist())
+        held = hold_out(list(sizes), 0.3, seed, sizes)
+        assert 20 <= sum(sizes[group] for group in held) <= 30
+        assert held == hold_out(sorted(sizes, reverse=True), 0.3, seed, sizes)
+        one_each = Counter(range(40))
+        assert hold_out(range(40), 0.3, seed, one_each) == hold_out(range(40), 0.3, seed)
+    assert hold_out("ab", 0.1, 0, Counter(a=50, b=20)) == {"b"}, "one group at least, the smallest"
+    assert len(hold_out(range(40), 0.3)) == 12
+    with pytest.raises(ValueError, match="too few to hold any out"):
+        hold_out("a", 0.1, 0, Counter(a=50))
 
 
 def test_official_partitions_that_share_persons_say_so(tmp_path):

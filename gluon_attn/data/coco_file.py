@@ -366,6 +366,6 @@ def _categories(
 def _new_coco() -> Any:
     try:
         from pycocotools.coco import COCO
-    except ImportError as error:
+    except Exception as error:  # built for another NumPy, it raises other errors as well
         raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
     return COCO()

@@ -133,7 +133,7 @@ def _evaluate(
 ) -> CocoResult:
     try:
         from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
+    except Exception as error:  # built for another NumPy, it raises other errors as well
         raise ImportError(f"COCO's evaluation needs pycocotools: pip install pycocotools "
                           f"({error})") from error  # fmt: skip
     records = list(records)
