@@ -162,7 +162,7 @@ def test_official_files_of_boxes(tmp_path, caplog):
     with pytest.raises(ValueError, match="lists none of the 3 pictures"):
         boxes_of_pictures(pictures, path)
     path.write_text("[{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="boxes.json:1: not valid JSON"):
         read_results(path)
     with pytest.raises(FileNotFoundError):
         read_results(tmp_path / "none.json")

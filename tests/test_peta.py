@@ -365,7 +365,7 @@ def test_the_folders_with_a_split_file(folders, tmp_path):
         ('{"train": ["CUHK/7.png"]}', "1 images of train are not there: CUHK/7.png"),
         ('{"train": ["CUHK/0002.png"], "val": ["CUHK/0002.png"]}', "1 images come twice"),
         ("[]", "a split file is"),
-        ("{", "a split file is"),
+        ("{", "not valid JSON"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

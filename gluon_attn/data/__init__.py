@@ -22,10 +22,11 @@ from gluon_attn.data.folders import Folders
 from gluon_attn.data.garments import Garments
 from gluon_attn.data.imagenet import ImageNet
 from gluon_attn.data.images import BadImageError
+from gluon_attn.data.layout import DEPTH, levels
 from gluon_attn.data.lists import ListDataset
 from gluon_attn.data.loader import Loader
 from gluon_attn.data.pa100k import Pa100k
-from gluon_attn.data.packed import PackedDataset
+from gluon_attn.data.packed import PackedDataset, explain_records, records_of_others
 from gluon_attn.data.packing import pack
 from gluon_attn.data.peta import Peta
 from gluon_attn.data.rap import Rap
@@ -80,19 +81,66 @@ DETECTION_ORDER = (
 
 
 def detect_kind(root):
-    """Return the name in ``DATASETS`` of the kind of data set in a folder.
+    """Return the name in ``DATASETS`` of the kind of data set in a folder, or just below it.
 
     Raises:
         FileNotFoundError: If there is no such folder, or nothing known is in it; the message lists
             what was looked for.
+        ValueError: If it holds several data sets.
     """
-    if not Path(root).is_dir():
+    root = Path(root)
+    if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    for kind in DETECTION_ORDER:
-        if DATASETS.get(kind).detect(root):
-            return kind
+    for level in levels(root):
+        kinds = {folder: _kind_at(folder, root) for folder in level}
+        found = [f"{folder} ({kind})" for folder, kind in kinds.items() if kind]
+        if len(found) > 1:
+            raise ValueError(f"{root} holds several data sets: {', '.join(found)}; give one")
+        if found:
+            return next(filter(None, kinds.values()))
+        if level == [root]:
+            _refuse_incomplete(root)
+    # Images and annotation may have been unpacked side by side.
+    beside = (kind for kind in DETECTION_ORDER if DATASETS.get(kind).detect(root, DEPTH))
+    kind = next(beside, None)
+    if kind:
+        return kind
+    others = records_of_others(root)
+    if others:
+        raise FileNotFoundError(explain_records(others))
     wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in DETECTION_ORDER)
     raise FileNotFoundError(f"no data set recognised in {root}; looked for {wanted}")
+
+
+def _kind_at(folder, root):
+    """Return the kind of the data set right in a folder, or None.
+
+    Folders of images of another kind may look like one folder per class (WIDER-Attribute's
+    ``Image/train/<event>/``); without their annotation they are none.
+    """
+    kind = next((kind for kind in DETECTION_ORDER if DATASETS.get(kind).detect(folder)), None)
+    if kind == "folders" and folder != root:
+        readers = (DATASETS.get(other) for other in DETECTION_ORDER)
+        parts = (part for reader in readers for part in reader.parts(reader.splits[0]))
+        if any(folder.parent / place == folder for p in parts if p.images for place in p.places):
+            return None
+    return kind
+
+
+def _refuse_incomplete(root):
+    """Raise FileNotFoundError if what describes a data set is there in part."""
+    lacking = {}
+    for kind in DETECTION_ORDER:
+        reader = DATASETS.get(kind)
+        for split in reader.splits:
+            found = reader.locate(root, split, depth=0)
+            needed = [part.name for part in found.missing if not part.images]
+            if needed and any(not p.images for p in reader.parts(split) if p.name in found.paths):
+                lacking.setdefault(kind, needed)
+    if lacking:
+        told = ", or ".join(f"{kind} without {', '.join(n)}" for kind, n in lacking.items())
+        wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in lacking)
+        raise FileNotFoundError(f"{root} looks like {told}; looked for {wanted}")
 
 
 def open_dataset(

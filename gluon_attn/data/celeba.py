@@ -3,9 +3,10 @@
     list_attr_celeba.txt       line 1: number of pictures; line 2: the 40 attributes;
                                then ``000001.jpg -1  1 ...`` with uneven blanks; 1 yes, -1 no
     list_eval_partition.txt    ``000001.jpg 0``: 0 training, 1 validation, 2 test
-    img_align_celeba/          aligned pictures, 178 x 218
+    img_align_celeba/          aligned images, 178 x 218
 
-in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The CSV copies have a heading line
+in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The images may be the PNG files of
+``img_align_celeba_png/``, though the lists say ``.jpg``. The CSV copies have a heading line
 ``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``, also ``id,partition``) instead of the
 first one or two, some quotes, and perhaps a column of row numbers in front.
 
@@ -27,7 +28,10 @@ import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
-from gluon_attn.data.protocol import SPLITS, check_split, find_folder
+from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.data.protocol import SPLITS, check_split
+from gluon_attn.data.scan import ImageFolder
+from gluon_attn.reading import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +45,12 @@ PUBLISHED = {
 }
 CODES = {"train": ("0",), "val": ("1",), "trainval": ("0", "1"), "test": ("2",)}
 PLACES = (".", "Anno", "Eval", "anno", "eval")
-FOLDERS = (
-    "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba",
-)  # fmt: skip
+LABELS, PARTITION = "list_attr_celeba", "list_eval_partition"
+FOLDERS = tuple(
+    f"{place}{name}"
+    for name in ("img_align_celeba", "img_align_celeba_png")
+    for place in (f"{name}/", "Img/", f"Img/{name}/", f"Img/{name}.7z/", "")
+)  # the archives unpack into folders of their own
 
 
 @DATASETS.register("celeba")
@@ -67,57 +74,43 @@ class CelebA(AttributeDataset):
         "list_attr_celeba.txt and list_eval_partition.txt (or .csv) in the folder itself, Anno/ "
         "or Eval/, beside img_align_celeba/ or Img/img_align_celeba/"
     )
+    valid = SPLITS
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         check_split(split, "CelebA")
-        self.root = Path(root)
-        paths = [_find(self.root, stem) for stem in ("list_attr_celeba", "list_eval_partition")]
-        for path, stem in zip(paths, ("list_attr_celeba", "list_eval_partition")):
-            if path is None:
-                raise FileNotFoundError(f"{self.root}: no {stem}.txt; looked for {self.looks_for}")
-        names, rows = _read_labels(paths[0])
-        chosen = _read_split(paths[1], split, rows, paths[0])
+        found = self.require(root, split)
+        self.root = found.home
+        labels, partition, images = (found.path(part) for part in self.parts(split))
+        names, rows = _read_labels(labels)
+        chosen = _read_split(partition, split, rows, labels)
         raw = np.array([rows[name] for name in chosen], np.int8)
-        self.folder = find_folder(self.root, FOLDERS)
         super().__init__(names, split, raw, chosen, policy, on_bad_image)
+        self.images = ImageFolder(images, chosen[0])
         expected, source = expected_counts(self.root, PUBLISHED)
         notes = [label_note(self)] if split == "train" else []
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        stems = ("list_attr_celeba", "list_eval_partition")
-        return split in SPLITS and all(_find(Path(root), stem) for stem in stems)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        lists = (
+            file_part(f"{stem}.txt", *(f"{p}/{stem}{s}" for p in PLACES for s in (".txt", ".csv")))
+            for stem in (LABELS, PARTITION)
+        )
+        return (*lists, folder_part("img_align_celeba", *FOLDERS, apart=True, images=True))
 
     def path(self, i):
-        return self.folder / self.sample_ids[i]
-
-
-def _find(root, stem):
-    """Return the path of a list, or None."""
-    for place in PLACES:
-        for suffix in (".txt", ".csv"):
-            path = root / place / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-    return None
+        return self.images / self.sample_ids[i]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line number, words)`` of the lines that are not blank."""
     numbered = False
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                words = line.split()
-                if "," in line:
-                    words = [word.strip() for word in next(csv.reader([line.strip()]))]
-                    numbered |= number == 1 and not words[0]  # a table was saved with its index
-                yield number, words[1:] if numbered else words
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    for number, line in read_lines(path):
+        words = line.split()
+        if "," in line:
+            words = [word.strip() for word in next(csv.reader([line]))]
+            numbered |= number == 1 and not words[0]  # a table was saved with its index
+        yield number, words[1:] if numbered else words
 
 
 def _is_heading(words: list[str]) -> bool:

@@ -33,10 +33,11 @@ from mxnet.gluon.data import Dataset
 
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.coco_file import ARCHIVE, load_coco
-from gluon_attn.data.coco_layout import ImageFinder, available, find_annotation
+from gluon_attn.data.coco_layout import ImageFinder, available, coco_parts, has_annotations
 from gluon_attn.data.coco_names import limbs_of, mirror_pairs
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_image
+from gluon_attn.data.layout import Located, Part
 from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ PUBLISHED_PERSONS = {"train2017": 149813, "val2017": 6352}
 NOTE = "published counts of COCO 2017: from memory"
 
 
-class CocoDataset(Dataset):
+class CocoDataset(Located, Dataset):
     """What both views of COCO share; the sub-classes say what a sample is.
 
     Args:
@@ -76,12 +77,12 @@ class CocoDataset(Dataset):
     splits = (
         "train2017", "val2017", "train2014", "val2014", "train", "val", "valid", "test", "default",
     )  # fmt: skip
-    looks_for = "(nothing: abstract)"
 
     def __init__(self, root: str | Path, split: str, on_bad_image: str) -> None:
-        self.root, self.split = Path(root), split
+        found = self.locate(root, split)
+        self.root, self.split = found.home, split
         self.on_bad_image = check_policy(on_bad_image)
-        self.annotation = find_annotation(self.root, self.kind, split)
+        self.annotation = found.path(self.parts(split)[0])
         if not self.annotation.is_file() and available(self.root):
             raise FileNotFoundError(
                 f"{self.annotation} does not exist; {self.root} has {available(self.root)}. "
@@ -101,14 +102,19 @@ class CocoDataset(Dataset):
         self._skipped, self._lock = {}, threading.Lock()
 
     @classmethod
-    def detect(cls, root):
-        """Return whether ``root`` looks like a folder of this kind."""
-        return any(cls.has_split(root, split) for split in cls.splits)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return coco_parts(cls.kind, split)
 
     @classmethod
-    def has_split(cls, root, split):
-        """Return whether the annotation of a split exists."""
-        return find_annotation(Path(root), cls.kind, split).is_file()
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        return has_annotations(folder, cls.kind)
+
+    @classmethod
+    def expected_splits(cls, root: str | Path) -> tuple[str, ...]:
+        """Return the official splits if one of them is there, else those that are there."""
+        there = [split for split in cls.splits if cls.has_split(root, split)]
+        official = cls.splits[:2]
+        return official if not there or set(official) & set(there) else tuple(there)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""

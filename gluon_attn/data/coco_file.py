@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -25,6 +24,7 @@ from gluon_attn.data.coco_records import (
     whole_number,
 )
 from gluon_attn.data.images import BadImageError
+from gluon_attn.reading import read_json
 
 HINT = "pip install pycocotools"
 ARCHIVE = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
@@ -81,7 +81,8 @@ def load_coco(
         ValueError: It is no COCO annotation, or its records do not fit together.
     """
     coco = quietly(_new_coco)
-    content = read_json(path)
+    content = read_json(path, f"unpack {ARCHIVE} beside the folders of images, so that "
+                        "ROOT/annotations/*.json and ROOT/train2017/*.jpg exist")  # fmt: skip
     check_structure(content, path)
     images, image_key, warnings = _images(content, path, size_of, skip_unreadable)
     categories, category_key = _categories(content, path, keypoints)
@@ -232,30 +233,6 @@ def quietly(function: Callable, *arguments: Any) -> Any:
     """Return ``function(*arguments)`` with what pycocotools prints thrown away."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function(*arguments)
-
-
-def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        FileNotFoundError, ValueError: The message names the remedy.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} does not exist; unpack {ARCHIVE} beside the folders of pictures, so that "
-            "ROOT/annotations/*.json and ROOT/train2017/*.jpg exist"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text ({error}); unpack the archive again") from error
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: is no JSON: {error} ({len(text):,} characters); it is damaged or only partly "
-            "there, unpack or download it again"
-        ) from error
 
 
 def check_structure(content: Any, path: str | Path) -> None:

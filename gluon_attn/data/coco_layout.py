@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.data.scan import files, stored_name, subfolders
+
 # COCO's own place, and that of Roboflow's exports.
-ANNOTATIONS = ("annotations/{kind}_{split}.json", "{split}/_annotations.coco.json")
+ROBOFLOW = "_annotations.coco.json"
+ANNOTATIONS = ("annotations/{kind}_{split}.json", "{split}/" + ROBOFLOW)
 IMAGES = ("{split}", "images/{split}", "images")  # the second and the third as CVAT exports them
 
 
-def find_annotation(root: Path, kind: str, split: str) -> Path:
-    """Return the annotation file of a split; where there is none, its official place."""
-    paths = [root / name.format(kind=kind, split=split) for name in ANNOTATIONS]
-    return next((path for path in paths if path.is_file()), paths[0])
+def coco_parts(kind: str, split: str) -> tuple[Part, ...]:
+    """Return the annotation file and the folder of images of a split."""
+    places = [name.format(kind=kind, split=split) for name in ANNOTATIONS]
+    folders = [name.format(split=split) for name in IMAGES]
+    return file_part(places[0], *places), folder_part(split, *folders, images=True)
+
+
+def has_annotations(folder: Path, kind: str) -> bool:
+    """Return whether a folder holds annotations of a kind, of any split."""
+    named = (path.name.startswith(f"{kind}_") for path in files(folder / "annotations"))
+    return any(named) or any((folder / name / ROBOFLOW).is_file() for name in subfolders(folder))
 
 
 def available(root: Path) -> str:
     """Return the annotation files in a folder, for a message; empty if there are none."""
-    found = [*(root / "annotations").glob("*.json"), *root.glob("*/_annotations.coco.json")]
+    found = [*(root / "annotations").glob("*.json"), *root.glob(f"*/{ROBOFLOW}")]
     return ", ".join(sorted(path.relative_to(root).as_posix() for path in found)[:8])
 
 
@@ -46,10 +57,12 @@ class ImageFinder:
     def __call__(self, name: str) -> Path:
         """Return the file of a ``file_name``; if there is none, the place it should be at."""
         for folder in self._folders:
-            if (folder / name).is_file():
-                return folder / name
+            path = folder / stored_name(folder, name)
+            if path.is_file():
+                return path
         last = PurePosixPath(name).name
         for folder in self._folders:
-            if (folder / last).is_file() and self._owners.setdefault(last, name) == name:
-                return folder / last
+            path = folder / stored_name(folder, last)
+            if path.is_file() and self._owners.setdefault(last, name) == name:
+                return path
         return self._folders[0] / name

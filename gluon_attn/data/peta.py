@@ -32,6 +32,7 @@ from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import peta_folders
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
 from gluon_attn.data.peta_folders import SUBSETS, Archive
 from gluon_attn.data.protocol import (
@@ -46,6 +47,7 @@ from gluon_attn.data.protocol import (
     shared_persons,
     warn_of_other_names,
 )
+from gluon_attn.data.scan import ImageFolder
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ class Peta(AttributeDataset):
     """
 
     looks_for = "PETA.mat beside images/00001.png, 00002.png, ..." + FOLDERS
+    valid = SPLITS
 
     def __init__(
         self,
@@ -127,16 +130,18 @@ class Peta(AttributeDataset):
     ) -> None:
         check_split(split, "PETA")
         check_uncertain(uncertain)
-        self.root = Path(root)
+        located = self.require(root, split)
+        self.root = located.home
         base = _find_folders(self.root)
         if base is not None:
             found = _read_folders(self.root, base, partition, uncertain, seed, split_file)
         else:
-            found = _read_mat(self.root, partition, uncertain)
+            path, images = (located.path(part) for part in self.parts(split))
+            found = _read_mat(path, images, partition, uncertain)
         chosen = _positions(found.parts, split)
-        self.folder, self.persons = found.folder, found.persons[chosen]
-        ids = [found.ids[k] for k in chosen]
+        self.persons, ids = found.persons[chosen], [found.ids[k] for k in chosen]
         super().__init__(found.names, split, found.raw[chosen], ids, policy, on_bad_image)
+        self.images = ImageFolder(found.folder, ids[0])
         self.report = self._report(found, base is not None)
 
     def _report(self, found: _Samples, folders: bool) -> CountReport:
@@ -156,34 +161,33 @@ class Peta(AttributeDataset):
         return CountReport(counts, expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        root = Path(root)
-        return split in SPLITS and (
-            (root / "PETA.mat").is_file() or _find_folders(root) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return (
+            file_part("PETA.mat", "PETA.mat", *peta_folders.places("archive/Label.txt")),
+            folder_part(
+                "images", "images", *peta_folders.places("archive"), apart=True, images=True
+            ),
         )
 
     def path(self, i):
-        return self.folder / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
-def _find_folders(root: Path) -> Path | None:
+def _find_folders(home: Path) -> Path | None:
     """Return the folder of the authors' sub-sets, unless the renamed images are there."""
-    named = (root / "PETA.mat").is_file() and (root / "images").is_dir()
-    return None if named else peta_folders.find_base(root)
+    named = (home / "PETA.mat").is_file() and (home / "images").is_dir()
+    return None if named else peta_folders.find_base(home)
 
 
-def _read_mat(root: Path, partition: int, uncertain: str) -> _Samples:
+def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Samples:
     """Read ``PETA.mat``, whose images are ``images/00001.png`` and so on."""
-    path = root / "PETA.mat"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {Peta.looks_for}")
     peta = load_mat(path, "peta")
     names, raw = _labels(peta, uncertain)
     warn_of_other_names(names, ATTRIBUTES, path)
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
     parts = _partition(peta.field(3), partition, len(raw))
-    return _Samples(root / "images", ids, names, raw, persons, parts, [])
+    return _Samples(images, ids, names, raw, persons, parts, [])
 
 
 def _read_folders(

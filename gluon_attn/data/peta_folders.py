@@ -20,7 +20,6 @@ discarded); public readers of the same files. The archive itself was not at hand
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -28,8 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.data.folders import ENDINGS
 from gluon_attn.data.protocol import SPLITS, hold_out
+from gluon_attn.data.scan import is_image_name, list_images
+from gluon_attn.reading import read_json, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,15 @@ class Archive(NamedTuple):
         return self.subsets * 1_000_000 + self.persons
 
 
+def places(name: str) -> list[str]:
+    """Return where an ``archive/`` or what is in it may be, as paths from the data set's folder."""
+    return [f"{place}/{subset}/{name}" for place in PLACES for subset in SUBSETS]
+
+
 def find_base(root: Path) -> Path | None:
     """Return the folder that holds sub-sets with ``archive/Label.txt``, or None."""
-    for place in PLACES:
-        if any((root / place / name / "archive" / "Label.txt").is_file() for name in SUBSETS):
-            return root / place
-    return None
+    found = (root / place for place in places("archive/Label.txt"))
+    return next((path.parents[2] for path in found if path.is_file()), None)
 
 
 def read_archive(base: Path, names: tuple[str, ...]) -> Archive:
@@ -107,11 +110,7 @@ def read_archive(base: Path, names: tuple[str, ...]) -> Archive:
             notes.append(f"{subset} is missing: no {path}")
             continue
         labels = _read_labels(path, column)
-        images = sorted(
-            entry.name
-            for entry in path.parent.iterdir()
-            if entry.suffix.lower() in ENDINGS and entry.name[:1] != "." and entry.is_file()
-        )
+        images = list_images(path.parent, deep=False)
         for name in images:
             person = _person(name)
             if person not in labels:
@@ -131,7 +130,7 @@ def read_archive(base: Path, names: tuple[str, ...]) -> Archive:
 
 def _person(name: str) -> str:
     """Return the person of an image or a line: without folder, ending, and what follows ``_``."""
-    stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in ENDINGS else name
+    stem = Path(name).stem if is_image_name(name) else name
     word = stem.partition("_")[0]
     return str(int(word)) if word.isdigit() else word
 
@@ -149,15 +148,10 @@ def _read_labels(path: Path, column: dict[str, int]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     unknown: Counter = Counter()
     other = 0
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in read_lines(path):
         words = line.split()
-        if not words:
-            continue
         if len(words) == 1 or words[0] in column or words[0] in OTHERS:
-            raise ValueError(
-                f"{path}:{number}: expected a person and attributes, found {line.strip()!r}"
-            )
+            raise ValueError(f"{path}:{number}: expected a person and attributes, found {line!r}")
         row = [-1] * len(column)
         for word in words[1:]:
             word = SPELLINGS.get(word, word)
@@ -206,10 +200,10 @@ def read_split(path: Path, ids: list[str]) -> dict[str, np.ndarray]:
         ValueError: It is no such file, or an image is not there or in it twice.
     """
     place = {(name.split("/")[0], name.split("/")[-1]): k for k, name in enumerate(ids)}
+    content = read_json(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         lists = {part: list(content.get(part, ())) for part in SPLITS if part != "trainval"}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(
             f'{path}: a split file is {{"train": [images], "val": [...], "test": [...]}}: {error!r}'
         ) from error

@@ -33,13 +33,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
 from gluon_attn.data.protocol import (
     HOLDOUT,
@@ -53,6 +53,7 @@ from gluon_attn.data.protocol import (
     pick_partition,
     shared_persons,
 )
+from gluon_attn.data.scan import ImageFolder
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Rap(AttributeDataset):
     """
 
     looks_for = f"{ANNOTATION} beside RAP_dataset/"
+    valid = SPLITS
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", partition=1, uncertain="negative",
@@ -116,10 +118,9 @@ class Rap(AttributeDataset):
     ):  # fmt: skip
         check_split(split, "RAP")
         check_uncertain(uncertain)
-        self.root = Path(root)
-        path = self.root / ANNOTATION
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; looked for {self.looks_for}")
+        found = self.require(root, split)
+        self.root = found.home
+        path, folder = (found.path(part) for part in self.parts(split))
         rap = load_mat(path, "RAP_annotation")
         tables = _find_tables(rap)
         self.version = tables.version
@@ -130,6 +131,7 @@ class Rap(AttributeDataset):
         self.persons = None if persons is None else persons[chosen]
         ids = [images[k] for k in chosen]
         super().__init__(names, split, raw[chosen], ids, policy, on_bad_image)
+        self.images = ImageFolder(folder, ids[0])
         expected, source = expected_counts(self.root, PUBLISHED[self.version])
         notes = [f"\nRAP version {self.version}", label_note(self)] if split == "train" else []
         if split in EARLIER:
@@ -137,11 +139,12 @@ class Rap(AttributeDataset):
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and (Path(root) / ANNOTATION).is_file()
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        annotation = file_part("RAP_annotation.mat", ANNOTATION, "RAP_annotation.mat")
+        return annotation, folder_part("RAP_dataset", apart=True, images=True)
 
     def path(self, i):
-        return self.root / "RAP_dataset" / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
 def _find_tables(rap):

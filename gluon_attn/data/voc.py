@@ -25,7 +25,10 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import check_split
+from gluon_attn.data.scan import ImageFolder
+from gluon_attn.reading import read_lines
 from gluon_attn.registry import unknown_name
 
 CLASSES = (
@@ -74,6 +77,7 @@ class Voc(AttributeDataset):
 
     year, published = 2012, PUBLISHED
     looks_for = LOOKS_FOR.format(2012)
+    valid, optional = SPLITS, ("test",)
 
     def __init__(
         self,
@@ -86,15 +90,16 @@ class Voc(AttributeDataset):
         check_split(split, "VOC", SPLITS)
         if difficult not in DIFFICULT:
             raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
-        self.root = _find(Path(root), split, self.year)
-        if self.root is None:
-            others = {2007: "voc2007", 2012: "voc"}
-            there = [name for year, name in others.items() if _find(Path(root), split, year)]
-            hint = f"; it holds those of kind '{there[0]}'" if there else ""
+        found, lists = self.locate(root, split), self.parts(split)[0]
+        if lists.name not in found.paths:
+            other = "voc" if self.year == 2007 else "voc2007"
+            is_other = DATASETS.get(other).has_split(root, split)
+            hint = f"; it holds those of kind '{other}'" if is_other else ""
             raise FileNotFoundError(
                 f"{root}: no lists of '{split}' of VOC {self.year}{hint}; looked for "
                 f"{self.looks_for}"
             )
+        self.root = found.path(lists).parents[2]
         lists = {name: _read_list(_list_path(self.root, name, split)) for name in CLASSES}
         ids = _common_ids(lists, self.root, split)
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
@@ -102,17 +107,25 @@ class Voc(AttributeDataset):
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         policy = LabelPolicy(train="masked") if policy is None else policy
         super().__init__(CLASSES, split, raw, ids, policy, on_bad_image)
-        expected, source = expected_counts(root, self.published)
+        self.images = ImageFolder(self.root / "JPEGImages", f"{ids[0]}.jpg")
+        expected, source = expected_counts(found.home, self.published)
         notes = [label_note(self)] if split == "train" else []
         notes += [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and _find(Path(root), split, cls.year) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        places = [place.format(cls.year) for place in PLACES]
+        lists = (f"{place}/ImageSets/Main/{CLASSES[0]}_{split}.txt" for place in places)
+        folders = (f"{place}/JPEGImages" for place in places)
+        fits = _is_2007 if cls.year == 2007 else _is_not_2007
+        return (
+            Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), fits),
+            folder_part("JPEGImages", *folders, images=True),
+        )
 
     def path(self, i):
-        return self.root / "JPEGImages" / f"{self.sample_ids[i]}.jpg"
+        return self.images / f"{self.sample_ids[i]}.jpg"
 
 
 @DATASETS.register("voc2007")
@@ -129,43 +142,35 @@ class Voc2007(Voc):
         FileNotFoundError, ValueError: See :class:`Voc`.
     """
 
-    year, published = 2007, PUBLISHED_2007
+    year, published, optional = 2007, PUBLISHED_2007, ()
     looks_for = LOOKS_FOR.format(2007)
 
 
-def _find(root: Path, split: str, year: int) -> Path | None:
-    """Return the folder that holds the lists of a split of a year, or None."""
-    for place in PLACES:
-        folder = root / place.format(year)
-        path = _list_path(folder, CLASSES[0], split)
-        if path.is_file() and _year_of(folder, path) == year:
-            return folder
-    return None
-
-
-def _year_of(folder: Path, path: Path) -> int:
-    """Return the year of a folder: as it is called, or 2007 if its images have plain numbers."""
-    named = re.fullmatch(r"VOC(2007|2012)", folder.resolve().name)
+def _is_2007(path: Path) -> bool:
+    """Return whether a list is one of VOC 2007: by its folder, or as its images have numbers."""
+    if not path.is_file():
+        return False
+    named = re.fullmatch(r"VOC(20\d\d)", path.resolve().parents[2].name)
     if named:
-        return int(named.group(1))
+        return named.group(1) == "2007"
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         words = next((line.split() for line in file if line.strip()), ["?"])
-    return 2007 if re.fullmatch(r"\d{6}", words[0]) else 2012
+    return re.fullmatch(r"\d{6}", words[0]) is not None
+
+
+def _is_not_2007(path: Path) -> bool:
+    return path.is_file() and not _is_2007(path)
 
 
 def _list_path(root, name, split):
     return root / "ImageSets" / "Main" / f"{name}_{split}.txt"
 
 
-def _read_list(path):
-    """Return ``{picture: 1, -1 or 0}`` of a class."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {Voc.looks_for}")
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+def _read_list(path: Path) -> dict[str, int]:
+    """Return ``{image: 1, -1 or 0}`` of a class."""
+    rows: dict[str, int] = {}
+    for number, line in read_lines(path, f"looked for {Voc.looks_for}"):
         words = line.split()
-        if not words:
-            continue
         if len(words) != 2 or words[1] not in ("1", "-1", "0"):
             raise ValueError(f"{path}:{number}: expected a picture and 1, -1 or 0, found {line!r}")
         if words[0] in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from gluon_attn.data.coco import CocoKeypoints
 from gluon_attn.data.coco_records import Tally, numbers_of
 from gluon_attn.data.keypoints_loader import People
+from gluon_attn.reading import read_json
 from gluon_attn.workflows.predict import match_boxes, read_boxes
 
 logger = logging.getLogger("gluon_attn.keypoints")
@@ -33,10 +33,7 @@ def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any,
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON: {error}; it is damaged, copy it again") from error
+    records = read_json(path)
     if not isinstance(records, list):
         raise ValueError(f"{path}: a result file is a list of records, this is none")
     found, left, others = [], Tally(), set()
@@ -129,8 +126,8 @@ def _is_list(path):
     path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(64).lstrip("\ufeff \n\r\t").startswith("[")
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"[")
 
 
 def _number(path):
