@@ -501,6 +501,8 @@ def test_validation_without_annotations_is_refused_before_training(root, annotat
     path = write(root, found, split="val")
     data = DetectionData.open(root, "val")
     assert len(data) == 3, "they can be looked at, and be detected in"
+    told = "val: no annotations: no score can be computed" in data.reader.report.text()
+    assert told == (annotations != "crowds")
     with pytest.raises(ValueError, match="split 'val' has no annotated box") as error:
         detection.validator(None, data, None, 0)
     assert str(path) in str(error.value)

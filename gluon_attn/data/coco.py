@@ -216,6 +216,8 @@ class CocoDataset(Located, Dataset):
         published = published if self.split in published else None
         expected, source = expected_counts(self.root, published)
         notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
+        if not found.total:
+            notes.append(f"{self.split}: no annotations: no score can be computed on it")
         notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
         return CountReport([count], expected, source, notes)
