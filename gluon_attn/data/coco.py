@@ -271,14 +271,6 @@ class CocoDetection(CocoDataset):
         ]
         self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
 
-    def check_scored(self) -> None:
-        """Raise ValueError if the evaluation has nothing to compare detections with."""
-        if all(a["iscrowd"] for n in self.image_ids for a in self.coco.imgToAnns.get(n, ())):
-            raise ValueError(
-                f"{self.annotation}: split '{self.split}' has no annotated box (crowds do not "
-                "count): no score can be computed; take a split with annotations"
-            )
-
     def image_of(self, i):
         return self.image_ids[i]
 

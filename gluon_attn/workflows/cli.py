@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 
-LIBRARIES = ("gluoncv", "pycocotools")  # whose exceptions are no faults of this package
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, OSError, ImportError)
 
 # GluonCV's flag names, and the recipe keys they stand for
@@ -29,21 +27,6 @@ def run(main):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except Exception as error:
-        library = library_of(error)
-        if library is None or os.environ.get("GLUON_ATTN_TRACEBACK"):
-            raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: {library} failed ({text}); GLUON_ATTN_TRACEBACK=1 shows where",
-              file=sys.stderr)  # fmt: skip
-        sys.exit(2)
-
-
-def library_of(error: BaseException) -> str | None:
-    """Return which of ``LIBRARIES`` an exception went through, or None."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    passed = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
-    return next((name for name in LIBRARIES if name in passed), None)
 
 
 def parser(description, epilog=""):

@@ -118,12 +118,7 @@ def _records(outputs, index, dataset, transform):
 
 
 def validator(recipe, dataset, ctx, workers):
-    """Return a function ``net -> scores`` for the training loop; ``mAP`` is COCO's AP.
-
-    Raises:
-        ValueError: The split has no boxes to compare with.
-    """
-    dataset.reader.check_scored()
+    """Return a function ``net -> scores`` for the training loop; ``mAP`` is COCO's AP."""
 
     def validate(net):
         transform = eval_transform(net, recipe.mean, recipe.std)
@@ -135,12 +130,7 @@ def validator(recipe, dataset, ctx, workers):
 
 
 def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):
-    """Evaluate a split, write ``folder/stem.*`` and return the result as a dict.
-
-    Raises:
-        ValueError: The split has no boxes to compare with.
-    """
-    dataset.reader.check_scored()
+    """Evaluate a split, write ``folder/stem.*`` and return the result as a dict."""
     transform = eval_transform(net, recipe.mean, recipe.std)
     records = detect(net, dataset, transform, ctx, recipe.batch_size, workers, progress=True)
     return write_scores(records, dataset, folder, stem)
@@ -195,7 +185,6 @@ def run_evaluate(args, trained, ctx, out):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
     dataset = DetectionData.open(args.data_dir, split, args.on_bad_image)
-    dataset.reader.check_scored()
     if trained:
         net, classes, values = trained.net, trained.classes, trained.preprocess
     else:

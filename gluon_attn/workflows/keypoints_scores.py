@@ -37,10 +37,10 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
     ends = {"json": ".json", "md": ".md", "records": "_keypoints.json"}
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in ends.items()}
     write_json(paths["json"], result)
-    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
+    notes = [line for note in found.notes for line in (note, "")]
+    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", "", *notes]
     lines += ["| number | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
-    lines += [line for note in found.notes for line in ("", note)]
     write_text(paths["md"], "\n".join(lines) + "\n")
     write_json(paths["records"], records, indent=None)
     logger.info(
