@@ -245,7 +245,7 @@ def test_repeated_records(root, caplog):
     data = CocoDetection(root, "train")
     assert samples(data) == EXPECTED and data.class_names == ("cat", "dog")
     text = caplog.text
-    assert "1 of 5 annotations left out: 1 that repeat another one word for word" in text
+    assert "1 of 5 annotations left out: 1 that are exact copies of another one" in text
     assert "1 images listed twice" in text
     found["images"].append({"id": 9, "file_name": "a.jpg"})
     write(root, found)

@@ -293,7 +293,7 @@ def test_the_authors_folders(folders):
         "3DPeS is missing" in report.text()
         and "1 lines of Label.txt have no image" in report.text()
     )
-    assert "split drawn by persons, seed 0: not that of papers" in report.text()
+    assert "split chosen by persons, seed 0: not that of papers" in report.text()
 
 
 def test_the_folders_split_keeps_persons_together(tmp_path):

@@ -141,7 +141,7 @@ class _Annotations:
             name = f"number {position}" if name is None else name
             if not distinct:
                 if whole.get(str(name)) == record:
-                    self._leave(name, "that repeat another one word for word", record)
+                    self._leave(name, "that are exact copies of another one", record)
                     continue
                 whole.setdefault(str(name), dict(record))
             self._read(name, record)

@@ -198,7 +198,7 @@ def _read_folders(
     seed: int,
     split_file: str | Path | None,
 ) -> _Samples:
-    """Read the authors' folders; the split is that of a file, of PETA.mat, or drawn."""
+    """Read the authors' folders; the split is that of a file, of PETA.mat, or chosen here."""
     archive, path = peta_folders.read_archive(base, ATTRIBUTES), root / "PETA.mat"
     announce_uncertain(uncertain, False, base)
     if split_file:
@@ -208,8 +208,8 @@ def _read_folders(
         parts = _parts_of_rows(load_mat(path, "peta"), partition, archive, path)
         source = f"partition {partition} of {path}"
     else:
-        parts = peta_folders.draw_split(archive.people, archive.subsets, seed)
-        source = f"split drawn by persons, seed {seed}: not that of papers"
+        parts = peta_folders.choose_split(archive.people, archive.subsets, seed)
+        source = f"split chosen by persons, seed {seed}: not that of papers"
     return _Samples(
         base, archive.ids, ATTRIBUTES, archive.raw, archive.people, parts, [*archive.notes, source]
     )
@@ -228,7 +228,7 @@ def _parts_of_rows(peta: Node, partition: int, archive: Archive, path: Path) -> 
         raise ValueError(
             f"{path}: its {len(theirs):,} rows are not the {len(ours):,} images of {archive.base}: "
             f"row {at + 1} is person {theirs[at, 1]} of {subset}, the image is {archive.ids[at]}. "
-            "Complete the folders, or take PETA.mat away: then the split is drawn by persons"
+            "Complete the folders, or take PETA.mat away: then the split is chosen by persons"
         )
     names, raw = _labels(peta, "negative")
     differ = int((raw != archive.raw).any(1).sum()) if names == ATTRIBUTES else 0

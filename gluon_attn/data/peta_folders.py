@@ -11,8 +11,8 @@ the whole name. Attributes are called as in ``PETA.mat`` but for ``footwearSneak
 
 The authors' download has no partitions. With ``PETA.mat`` beside the folders its five are used: its
 rows are the images sub-set by sub-set, in the order of their names, which is checked person by
-person. A split file rules, too. Otherwise persons are drawn: in every sub-set 40 % of the images
-are for testing and 10 % for validation, nobody in two parts.
+person. A split file goes before both. Otherwise persons are chosen at random: in every sub-set
+40 % of the images are for testing and 10 % for validation, no person in two parts.
 
 Sources: the authors' ReadMe.txt (names, "the prefix of the image files", four attributes that were
 discarded); public readers of the same files. The archive itself was not at hand.
@@ -172,8 +172,8 @@ def _read_labels(path: Path, column: dict[str, int]) -> dict[str, list[int]]:
     return found
 
 
-def draw_split(people: np.ndarray, subsets: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Return ``{'train', 'val', 'test': positions}``, drawn by persons within every sub-set."""
+def choose_split(people: np.ndarray, subsets: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return ``{'train', 'val', 'test': positions}``, chosen by persons within every sub-set."""
     held = {"test": set(), "val": set()}
     for number in np.unique(subsets):
         sizes = Counter(people[subsets == number].tolist())

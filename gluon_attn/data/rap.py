@@ -15,8 +15,8 @@ Version 2 (84,928 pictures, 54 attributes), by name: ``name``, ``data`` (84,928 
 ``person_identity``, likewise.
 
 Version 1 has no validation part. 'train' and 'val' are then made here: a tenth of its training
-images, drawn with a seed, is held out (an assumption); 'trainval' is the file's training part. All
-images of a known person go to the same side. (Drawn image by image, 974 of the 1,008 known persons
+images, chosen with a seed, is held out (an assumption); 'trainval' is the file's training part. All
+images of a known person go to the same side. (Chosen image by image, 974 of the 1,008 known persons
 of the validation part would be in training, too.) The files' own partitions are random over images
 and do share persons.
 

@@ -130,7 +130,7 @@ class Voc(AttributeDataset):
 
 @DATASETS.register("voc2007")
 class Voc2007(Voc):
-    """Pictures of VOC 2007, 20 classes of objects; its test labels are public.
+    """Images of VOC 2007, 20 classes of objects; its test labels are public.
 
     Args:
         root, split, policy, on_bad_image, difficult: See :class:`Voc`.
