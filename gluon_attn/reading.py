@@ -19,6 +19,7 @@ OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
 )  # fmt: skip
+LINE_END = re.compile(b"\r\n|\r|\n")
 
 
 def text_of(content: bytes, where: object) -> str:
@@ -102,7 +103,7 @@ def read_json_lines(path: PathLike) -> list[tuple[int, Any]]:
     """
     records: list[tuple[int, Any]] = []
     with open(path, "rb") as file:
-        for number, line in enumerate(file.read().split(b"\n"), 1):
+        for number, line in enumerate(LINE_END.split(file.read()), 1):
             if line.strip():
                 try:
                     records.append((number, json_of(text_of(line, path), path)))
@@ -135,4 +136,4 @@ def json_of(text: str, where: object) -> Any:
 
 def _line_at(content: bytes, at: int) -> int:
     """Return the number of the line, from 1, in which byte ``at`` lies."""
-    return len(re.findall(b"\r\n|\r|\n", content[:at])) + 1
+    return len(LINE_END.findall(content, 0, at)) + 1

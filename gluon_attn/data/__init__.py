@@ -100,11 +100,11 @@ def detect_kind(root):
             return next(filter(None, kinds.values()))
         if level == [root]:
             _refuse_incomplete(root)
-    # Images and annotation may have been unpacked side by side.
-    beside = (kind for kind in DETECTION_ORDER if DATASETS.get(kind).detect(root, DEPTH))
-    kind = next(beside, None)
-    if kind:
-        return kind
+    for kind in DETECTION_ORDER:  # of two downloads that were unpacked side by side
+        reader = DATASETS.get(kind)
+        apart = any(part.apart for part in reader.parts(reader.splits[0]))
+        if apart and reader.detect(root, DEPTH):
+            return kind
     others = records_of_others(root)
     if others:
         raise FileNotFoundError(explain_records(others))

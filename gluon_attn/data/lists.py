@@ -34,7 +34,7 @@ CODINGS = {
     "wider": {"1": 1, "+1": 1, "0": 0, "-1": -1},
 }
 # A path, blanks, and values up to the end of the line, where an editor has replaced the tab.
-BLANKS = re.compile(r"(.*\S)\s+([+-]?\d(?:\s*,\s*[+-]?\d)*)")
+BLANKS = re.compile(r"(.*?\S)\s+([+-]?\d(?:\s*,\s*[+-]?\d)*)")
 
 
 @DATASETS.register("list")

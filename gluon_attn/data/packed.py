@@ -96,14 +96,13 @@ class PackedDataset(AttributeDataset):
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        return tuple(file_part(f"{split}.{kind}") for kind in ("rec", "idx", "json"))
+        names = (f"{split}.{kind}" for kind in ("rec", "idx"))
+        return (*(Part(name, (name,), _is_ours) for name in names), file_part(f"{split}.json"))
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
-        # A record file without the JSON is another program's, unless packing is unfinished.
-        return any(name.endswith(".rec.parts") for name in subfolders(folder)) or any(
-            path.with_suffix(".json").is_file() or _is_ours(path) for path in files(folder, ".rec")
-        )
+        unfinished = (name.endswith(".rec.parts") for name in subfolders(folder))
+        return any(unfinished) or any(map(_is_ours, files(folder, ".rec")))
 
     @classmethod
     def detect(cls, root, depth=0):
@@ -260,7 +259,8 @@ def load_info(root, split):
         records = path.with_suffix(".rec")
         if records.exists():
             raise FileNotFoundError(
-                f"{path} is missing: copy it, too, or pack the images again" if _is_ours(records)
+                f"{path} is missing: copy it, too, or pack the images again"
+                if _has_checksum(records)
                 else explain_records(records)
             )  # fmt: skip
         found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
@@ -296,10 +296,18 @@ def records_of_others(root: Path) -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether the first record ends in the checksum that only our packing gives it.
+    """Return whether a file belongs to a split that this package packed, perhaps without its JSON.
 
-    Its JSON was not copied, then. A file that starts otherwise is read no further.
+    MXNet's own tools write files of the same names, and no JSON.
     """
+    records = path.with_suffix(".rec")
+    return path.is_file() and (
+        path.with_suffix(".json").is_file() or records.is_file() and _has_checksum(records)
+    )
+
+
+def _has_checksum(path: Path) -> bool:
+    """Return whether the first record has the checksum that only our packing gives it."""
     with open(path, "rb") as file:
         start = file.read(_FRAME.size + _HEADER.size)
         if len(start) < _FRAME.size + _HEADER.size:

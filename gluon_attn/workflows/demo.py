@@ -216,9 +216,8 @@ def _is_of_size(folder):
 
 def _is_run(folder, recipe):
     """Return whether a folder holds a run of the recipe's method and model, with any budget."""
-    if [entry.name for entry in entries(folder)] == [
-        "train.log"
-    ]:  # stopped before the run described itself
+    names = [entry.name for entry in entries(folder)]
+    if names == ["train.log"]:  # stopped before the run described itself
         return True
     found = _read_json(folder, "recipe.json").get("recipe", {})
     return (found.get("method"), found.get("model")) == (recipe.method, recipe.model)
