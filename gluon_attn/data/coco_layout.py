@@ -28,8 +28,9 @@ def has_annotations(folder: Path, kind: str) -> bool:
 
 def available(root: Path) -> str:
     """Return the annotation files in a folder, for a message; empty if there are none."""
-    found = [*(root / "annotations").glob("*.json"), *root.glob(f"*/{ROBOFLOW}")]
-    return ", ".join(sorted(path.relative_to(root).as_posix() for path in found)[:8])
+    found = [f"annotations/{path.name}" for path in files(root / "annotations", ".json")]
+    found += [f"{n}/{ROBOFLOW}" for n in subfolders(root) if (root / n / ROBOFLOW).is_file()]
+    return ", ".join(found[:8])
 
 
 class ImageFinder:

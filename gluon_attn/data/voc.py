@@ -153,9 +153,11 @@ def _is_2007(path: Path) -> bool:
     named = re.fullmatch(r"VOC(20\d\d)", path.resolve().parents[2].name)
     if named:
         return named.group(1) == "2007"
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        words = next((line.split() for line in file if line.strip()), ["?"])
-    return re.fullmatch(r"\d{6}", words[0]) is not None
+    try:
+        first = next((line.split()[0] for _, line in read_lines(path)), "")
+    except ValueError:
+        return False  # no text: the reader says so
+    return re.fullmatch(r"\d{6}", first) is not None
 
 
 def _is_not_2007(path: Path) -> bool:
