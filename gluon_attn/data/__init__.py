@@ -33,7 +33,7 @@ from gluon_attn.data.rap import Rap
 from gluon_attn.data.reid import DukeReid, Market1501
 from gluon_attn.data.reid_attributes import DukeAttribute, MarketAttribute
 from gluon_attn.data.transforms import EvalTransform, TrainTransform
-from gluon_attn.data.voc import Voc
+from gluon_attn.data.voc import Voc, Voc2007
 from gluon_attn.data.wider import WiderAttribute
 from gluon_attn.data.wider_srn import WiderCrops
 
@@ -66,6 +66,7 @@ __all__ = [
     "Rap",
     "TrainTransform",
     "Voc",
+    "Voc2007",
     "WiderAttribute",
     "WiderCrops",
     "detect_kind",
@@ -74,8 +75,8 @@ __all__ = [
 ]
 
 DETECTION_ORDER = (
-    "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "pa100k",
-    "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
+    "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "voc2007",
+    "pa100k", "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
 )  # fmt: skip
 
 

@@ -7,7 +7,8 @@
 
 in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The images may be the PNG files of
 ``img_align_celeba_png/``, though the lists say ``.jpg``. The CSV copies have a heading line
-``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``) instead of the first one or two.
+``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``, also ``id,partition``) instead of the
+first one or two, some quotes, and perhaps a column of row numbers in front.
 
 The two files are joined by name, not by line. 162,770 / 19,867 / 19,962 pictures; papers round to
 160k / 20k / 20k.
@@ -17,6 +18,7 @@ Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", IC
 
 from __future__ import annotations
 
+import csv
 import logging
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,7 @@ from gluon_attn.text import read_lines
 logger = logging.getLogger(__name__)
 
 COUNT = 40
+HEADINGS = ("image_id", "id", "image", "image_name", "file_name", "filename", "name")
 PUBLISHED = {
     "train": {"images": 162770},
     "val": {"images": 19867},
@@ -101,9 +104,18 @@ class CelebA(AttributeDataset):
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line number, words)`` of the lines that are not blank."""
-    is_csv = path.suffix == ".csv"
+    numbered = False
     for number, line in read_lines(path):
-        yield number, (line.replace(",", " ") if is_csv else line).split()
+        words = line.split()
+        if "," in line:
+            words = [word.strip() for word in next(csv.reader([line]))]
+            numbered |= number == 1 and not words[0]  # a table was saved with its index
+        yield number, words[1:] if numbered else words
+
+
+def _is_heading(words: list[str]) -> bool:
+    """Return whether a line of a CSV names columns: no image, and words in every column."""
+    return len(words) > 1 and words[0].lower() in HEADINGS and not set(words[1:]) & {"1", "-1"}
 
 
 def _read_labels(path):
@@ -136,7 +148,7 @@ def _read_heading(path, lines):
     """Return the attribute names and the number of pictures announced (None in a CSV)."""
     heading = [words for _, words in islice(lines, 1 if path.suffix == ".csv" else 2)]
     if path.suffix == ".csv":
-        if not heading or heading[0][0] != "image_id":
+        if not heading or not _is_heading(heading[0]):
             raise ValueError(f"{path}:1: expected the heading image_id,<attribute>,...")
         names, announced = tuple(heading[0][1:]), None
     else:
@@ -155,7 +167,7 @@ def _read_split(path, split, rows, labels_path):
     """Return the pictures of a split, in the order of the partition file."""
     chosen, seen = [], set()
     for number, words in _lines(path):
-        if number == 1 and words == ["image_id", "partition"]:
+        if number == 1 and _is_heading(words):
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise ValueError(f"{path}:{number}: expected a picture and 0, 1 or 2, found {words}")

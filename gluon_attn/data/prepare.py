@@ -19,11 +19,12 @@ logger = logging.getLogger(__name__)
 GENERATED = ("train", "val", "test")
 # Official data sets, and folders of one's own, with the settings of their readers.
 OFFICIAL = {
-    "wider": (), "peta": ("partition", "uncertain"),
+    "wider": (), "peta": ("partition", "uncertain", "seed", "split_file"),
     "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
     "market": ("attributes", "holdout", "seed"),
     "duke": ("attributes", "holdout", "seed", "repair"),
-    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"), "voc": ("difficult",),
+    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"),
+    "voc": ("difficult",), "voc2007": ("difficult",),
     "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
     "cub200": ("holdout", "seed"),
     "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
@@ -41,7 +42,8 @@ SETTINGS = {
     "partition": {"type": int, "default": 1, "metavar": "N",
                   "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
     "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
-                  "help": "what label value 2 becomes (default: negative)"},
+                  "help": "what label value 2 becomes, where the file has some: RAP does, PETA.mat "
+                  "and PA-100K do not (default: negative)"},
     "holdout": {"type": float, "default": 0.1, "metavar": "SHARE",
                 "help": "share of the training part that becomes the validation split where the "
                 "authors give none (default: 0.1)"},
@@ -55,8 +57,8 @@ SETTINGS = {
                   "help": "training pictures of a class, 30 or 60 in the papers (default: 30)"},
     "test_per_class": {"type": int, "default": 25, "metavar": "N",
                        "help": "test pictures of a class (default: 25)"},
-    "split_file": {"metavar": "FILE", "help": "JSON file of the split, read or written "
-                   "(default: beside the pictures)"},
+    "split_file": {"metavar": "FILE", "help": "JSON file of the split; Caltech-256's is written "
+                   "beside the images if there is none"},
     "coding": {"choices": ("list", "wider"), "default": "list",
                "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
                "(default: list)"},
@@ -149,7 +151,11 @@ def _version(options):
     Raises:
         ValueError: If it has none of that name.
     """
-    versions = {"rap": {"1": 1, "2": 2}, "cifar10": {"python": "python", "binary": "binary"}}
+    versions = {
+        "rap": {"1": 1, "2": 2},
+        "peta": {"mat": "mat", "folders": "folders"},
+        "cifar10": {"python": "python", "binary": "binary"},
+    }
     versions["cifar100"] = versions["cifar10"]
     known = versions.get(options.name, {})
     if options.version is None:
