@@ -51,6 +51,14 @@ def _no_curves():
 
 
 @pytest.fixture(scope="session")
+def trees(tmp_path_factory):
+    """Miniatures of all kinds of data sets, made once."""
+    from kinds_helpers import Trees
+
+    return Trees(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.fixture(scope="session")
 def repository():
     """The root of the source tree."""
     return ROOT

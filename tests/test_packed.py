@@ -289,7 +289,7 @@ def test_files_that_do_not_fit_together(tmp_path):
     with pytest.raises(ValueError, match="train.idx: malformed"):
         open_dataset(tmp_path, "train")
     note.write_text(text[:50])
-    with pytest.raises(ValueError, match="train.json: malformed"):
+    with pytest.raises(ValueError, match="train.json:1: not valid JSON"):
         open_dataset(tmp_path, "train")
     note.write_text(json.dumps({**info, "format": "other"}))
     with pytest.raises(ValueError, match="train.json: not of the format"):

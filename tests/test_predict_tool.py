@@ -331,7 +331,7 @@ def test_boxes_of_other_images(exports, images, tmp_path, capsys):
     [
         ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
         ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
-        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json, line 2: not valid JSON"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json:2: not valid JSON"),
         ("b.json", "[]", "a list; expected an object"),
         ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
@@ -356,7 +356,7 @@ def test_missing_or_binary_file_of_boxes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of boxes"):
         predict.read_boxes(tmp_path / "b.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not a text file"):
+    with pytest.raises(ValueError, match="b.json:1: not UTF-8 text"):
         predict.read_boxes(tmp_path / "b.json")
 
 

@@ -294,8 +294,8 @@ def bad_entry(**fields):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "is UTF-16 text"),
         (b"[]", "expected an object"),
         (b'{"version": 1, "weights": []}', "expected an object"),
         (b'{"version": 2, "weights": {}}', "version 2"),
@@ -329,7 +329,7 @@ def bad_entry(**fields):
 )
 def test_malformed_tables_are_refused_by_name(tmp_path, monkeypatch, content, message):
     directory_mirror(tmp_path, monkeypatch, {store.INDEX: content})
-    message = r"gluon_attn/models/weights\.json: .*" + message
+    message = r"gluon_attn/models/weights\.json:.*" + message
     with pytest.raises(ValueError, match=message) as caught:
         store.get_model_file("tiny")
     assert b'"sha256"' not in content or "entry '" in str(caught.value)

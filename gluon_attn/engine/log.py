@@ -7,6 +7,7 @@ import logging
 import math
 import os
 
+from gluon_attn import text
 from gluon_attn.files import write_text
 
 logger = logging.getLogger("gluon_attn")
@@ -76,12 +77,10 @@ def read_json_lines(path):
     if not os.path.exists(path):
         return []
     records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for _, record in text.read_json_lines(path):
+        if isinstance(record, ValueError):
+            break
+        records.append(record)
     return records
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from gluon_attn.blocks.genotype import load_genotype
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
 from gluon_attn.papers.autola.derive import random_genotype
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import train_once
 from gluon_attn.workflows.search import search
@@ -98,8 +98,7 @@ def _train(attention, way, seed, make_training, data_dir, out, workers):
     options = dict(recipe.model_options, attention=attention)
     recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
     seconds = train_once(recipe, data_dir, folder, workers)
-    with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-        overall = json.load(file)["overall"]
+    overall = read_json(os.path.join(folder, "test.json"))["overall"]
     score = overall.get(recipe.score, overall.get("top1"))
     return {"seed": seed, "genotype": attention, "score": score, "seconds": seconds}
 

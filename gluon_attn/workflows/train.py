@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import logging
 import os
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
+from gluon_attn.text import read_json
 from gluon_attn.workflows import build, reid, scores
 from gluon_attn.workflows.tasks import task_of
 from model_zoo.params_io import load_into
@@ -176,8 +176,7 @@ def _describe(path, record):
     """Write ``recipe.json``; what an earlier call noted of the test split stays."""
     known = {}  # also where somebody has removed or damaged the file of a resumed run
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        with open(path, encoding="utf-8") as file:
-            known = dict(json.load(file)["data"])
+        known = dict(read_json(path)["data"])
     write_json(path, dict(record, data={**known, **record["data"]}))
 
 
