@@ -17,6 +17,8 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
+from gluon_attn.export.onnx_plain import make_plain
+from gluon_attn.export.onnx_rules import RULES
 from gluon_attn.export.sidecar import ExportError, read_verified
 from gluon_attn.export.symbol import INPUT, make_block
 from gluon_attn.export.variants import Variant
@@ -119,6 +121,7 @@ def convert(symbol, arrays, sidecar, opset=13):
         stamp = onnx.helper.make_opsetid("", opset)
         model = onnx.helper.make_model(graph, opset_imports=[stamp], producer_name="gluon_attn")
         model.ir_version = IR_VERSION
+        make_plain(onnx, model, {name.split(":", 1)[-1] for name in arrays}, RULES)
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise
@@ -136,6 +139,8 @@ def _import_onnx():
         import onnx
         import onnx.checker
         import onnx.helper
+        import onnx.numpy_helper
+        import onnx.shape_inference
     except ImportError as error:
         raise ExportError(
             f'ONNX export needs onnx ({error}): pip install "gluon_attn[onnx]"'
