@@ -209,6 +209,11 @@ def _mend(onnx, graph, sidecar):
     used = {name for node in graph.node for name in node.input}
     weights = [weight for weight in graph.initializer if weight.name in used]
     inputs = [value for value in graph.input if value.name == INPUT]
+    targets = {node.input[1] for node in graph.node if node.op_type == "Expand"}
+    for weight in weights:
+        if weight.name in targets:  # 0 is "as it is" to MXNet, and 1 to ONNX
+            sizes = np.maximum(onnx.numpy_helper.to_array(weight), 1)
+            weight.CopyFrom(onnx.numpy_helper.from_array(sizes, weight.name))
     for field, values in (("output", outputs), ("initializer", weights), ("input", inputs)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)

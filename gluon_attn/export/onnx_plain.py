@@ -30,6 +30,7 @@ BATCHES = (1, 2)  # sizes at which the net is looked at
 END = 2**31 - 1  # end of a slice: wherever the tensor ends
 
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # their inputs are broadcast
+BROADCASTING = ELEMENTWISE | {"Sum", "Where", "Equal", "Less", "Greater", "And", "Or", "PRelu"}
 SHAPE_READERS = {"Shape", "Size"}
 RANDOM = {"RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial"}
 
@@ -50,6 +51,7 @@ class Graph:
         constants: Numbers of the initializers that are no weights, by name.
         weights: Names of the weights and of constants that were computed from weights.
         shapes: Of all tensors, by name.
+        types: Element types of the tensors, as far as onnx infers them.
         opset: Version of the operator set.
     """
 
@@ -65,6 +67,8 @@ class Graph:
         }
         self.shapes: Dict[str, Shape] = {name: tuple(i.dims) for name, i in initializers.items()}
         self.opset = model.opset_import[0].version
+        known = [*model.graph.input, *infer(onnx, model).graph.value_info]
+        self.types = {value.name: value.type.tensor_type.elem_type for value in known}
         self._known: Dict[Any, str] = {}
         self._taken = {name for node in self.nodes for name in node.output} | set(initializers)
 
@@ -93,20 +97,25 @@ class Graph:
                 self.weights.add(name)
         return self._known[key]
 
-    def write(self, nodes: Sequence[Any]) -> None:
-        """Put nodes into the model, without those that nothing needs, and their initializers."""
-        graph, needed, kept = self.model.graph, {o.name for o in self.model.graph.output}, []
-        for node in reversed(nodes):
+    def prune(self) -> None:
+        """Leave out nodes that no output needs."""
+        needed, kept = {output.name for output in self.model.graph.output}, []
+        for node in reversed(self.nodes):
             if needed & set(node.output):
                 needed.update(node.input)
                 kept.append(node)
+        self.nodes = kept[::-1]
+
+    def write(self) -> None:
+        """Put nodes and initializers into the model, without what nothing needs."""
+        self.prune()
+        graph, needed = self.model.graph, {name for node in self.nodes for name in node.input}
         arrays = [i for i in graph.initializer if i.name in needed]
         old = {i.name for i in arrays}
         for name, value in self.constants.items():
             if name in needed and name not in old:
                 arrays.append(self.onnx.numpy_helper.from_array(value, name))
-        for field, values in (("node", reversed(kept)), ("initializer", arrays)):
-            values = list(values)  # before the field that they may come from is cleared
+        for field, values in (("node", self.nodes), ("initializer", arrays)):
             graph.ClearField(field)
             getattr(graph, field).extend(values)
 
@@ -129,7 +138,9 @@ def make_plain(onnx: Any, model: Any, weights: Iterable[str], rules: Sequence[Ru
         return  # the body of a loop may read any tensor by its name
     graph = Graph(onnx, model, weights)
     fold(graph)
-    graph.write(Rewriter(graph, rules).run())
+    graph.prune()
+    graph.nodes = Rewriter(graph, rules).run()
+    graph.write()
     record_shapes(onnx, model)
 
 
@@ -155,6 +166,8 @@ def fold(graph: Graph) -> None:
             value = _for_all_batches(graph, node, position, *found[name])
             if value is not None:
                 node.input[position] = graph.constant(value, f"{name}_value", name in derived)
+            elif _same_rows(*found[name]):
+                _fill(graph, node, position, found[name][0], fixed, name in derived)
 
 
 def _fixed(graph: Graph) -> Tuple[Set[str], Set[str]]:
@@ -210,12 +223,11 @@ def _for_all_batches(
     if first.shape == second.shape and np.array_equal(first, second):
         return first
     shapes = [graph.shapes.get(name, ()) for name in node.input]
-    if node.op_type in ELEMENTWISE or (node.op_type == "MatMul" and first.ndim > 2):
+    if node.op_type in BROADCASTING or (node.op_type == "MatMul" and first.ndim > 2):
         # The rows of a batch are all the same, and another operand gives their number.
         others = shapes[:position] + shapes[position + 1 :]
         given = any(len(shape) == first.ndim and shape[0] == BATCH for shape in others)
-        same = first.shape == (1, *second.shape[1:]) and (first == second).all()
-        return first if given and same else None
+        return first if given and _same_rows(first, second) else None
     if first.shape != second.shape or first.ndim != 1:
         return None
     (places,) = np.nonzero(first != second)
@@ -233,6 +245,37 @@ def _for_all_batches(
         return value
     # Expanded to one row a batch stays as it is; for sizes see the rule for Resize.
     return value if role in (("Expand", 1), ("Resize", 3)) else None
+
+
+def _same_rows(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == (1, *second.shape[1:]) and bool((first == second).all())
+
+
+def _fill(
+    graph: Graph, node: Any, position: int, rows: np.ndarray, fixed: Set[str], weight: bool
+) -> None:
+    """Let a node read a batch of equal rows: some tensor of that shape clipped to 0, plus a row.
+
+    Args:
+        graph: The graph.
+        node, position: Who reads it, and as which input.
+        rows: ``(1, …)``, the row.
+        fixed: Names of tensors that no image changes.
+        weight: Whether the row was computed from weights.
+    """
+    at = next(k for k, other in enumerate(graph.nodes) if other is node)
+    names = (name for other in graph.nodes[:at] for name in other.output if name not in fixed)
+    shape = (BATCH, *rows.shape[1:])
+    anchor = next((name for name in names if graph.shapes[name] == shape), None)
+    if anchor is None:
+        return
+    make, zero = graph.onnx.helper.make_node, graph.constant(np.float32(0), "zero")
+    made = [make("Clip", [anchor, zero, zero], [graph.name(f"{node.input[position]}_zeros")])]
+    row = graph.constant(rows, f"{node.input[position]}_row", weight)
+    made.append(make("Add", [*made[0].output, row], [graph.name(f"{node.input[position]}_rows")]))
+    graph.shapes.update({new.output[0]: shape for new in made})
+    graph.nodes[at:at] = made
+    node.input[position] = made[-1].output[0]
 
 
 def _axes_of_entries(graph: Graph, node: Any, count: int, shape: Shape) -> List[int]:
@@ -280,7 +323,7 @@ class Rewriter:
     def _place(self, node: Any) -> None:
         for position, name in enumerate(node.input):
             node.input[position] = self._same.get(name, name)
-        for rule in self._rules:
+        for rule in self._rules if node.input else ():
             result = rule(self, node)
             if isinstance(result, str):
                 self._same[node.output[0]] = result
@@ -338,18 +381,22 @@ class Rewriter:
         return self.graph.onnx.helper.make_node(op, inputs, [output], name=output, **attributes)
 
 
-def record_shapes(onnx: Any, model: Any) -> None:
-    """Enter type and shape of every tensor, so that a reader need not infer them."""
+def infer(onnx: Any, model: Any, **options: Any) -> Any:
+    """Return a model without weights in which onnx has entered types and shapes of the tensors."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
-    known = {i.name: i for i in light.graph.initializer}
     light.graph.ClearField("initializer")
-    for name, weight in known.items():
+    for weight in model.graph.initializer:
         if weight.data_type == onnx.TensorProto.INT64:  # what shapes are made from
             light.graph.initializer.append(weight)
         else:
-            info = onnx.helper.make_tensor_value_info(name, weight.data_type, weight.dims)
-            light.graph.input.append(info)
-    light = onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True)
+            value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            light.graph.input.append(value)
+    return onnx.shape_inference.infer_shapes(light, **options)
+
+
+def record_shapes(onnx: Any, model: Any) -> None:
+    """Enter type and shape of every tensor, so that a reader need not infer them."""
+    inferred = infer(onnx, model, strict_mode=True, data_prop=True)
     model.graph.ClearField("value_info")
-    model.graph.value_info.extend(light.graph.value_info)
+    model.graph.value_info.extend(inferred.graph.value_info)

@@ -8,7 +8,7 @@ Legend: B batch, C channels, H W map size.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, List, Optional, Set, Tuple, Union
 
 import numpy as np
 
@@ -25,8 +25,12 @@ Result = Union[None, str, List[Any]]
 
 def identity(graph: Rewriter, node: Any) -> Result:
     """Leave out what does nothing."""
-    single = node.op_type in ("Concat", "Max", "Min", "Sum") and len(node.input) == 1
-    return node.input[0] if node.op_type == "Identity" or single else None
+    x, single = node.input[0], len(node.input) == 1
+    if node.op_type == "Cast":
+        same = graph.attribute(node, "to") == graph.graph.types.get(x)
+    else:
+        same = node.op_type == "Identity" or (single and node.op_type in ("Concat", *PAIRED))
+    return x if same else None
 
 
 def pairs(graph: Rewriter, node: Any) -> Result:
@@ -35,6 +39,9 @@ def pairs(graph: Rewriter, node: Any) -> Result:
     if op is None or (len(terms) == 2 and op == node.op_type):
         return None
     shape, made = graph.shape(node.output[0]), []
+    terms.sort(key=lambda term: graph.shape(term) != shape)  # those that are broadcast come last
+    if graph.shape(terms[0]) != shape:
+        return None
     total = terms[0]
     for number, term in enumerate(terms[1:], 2):
         output = node.output[0] if number == len(terms) else ""
@@ -58,9 +65,11 @@ def view(graph: Rewriter, node: Any) -> Result:
 
 
 def _root(graph: Rewriter, name: str) -> str:
-    """Return the tensor that views were taken of."""
-    while graph.producer(name).op_type in VIEWS:
-        name = graph.producer(name).input[0]
+    """Return the tensor that views were taken of, as far as its first axis is the batch."""
+    made = graph.producer(name)
+    while made.op_type in VIEWS and graph.shape(made.input[0])[:1] == (BATCH,):
+        name = made.input[0]
+        made = graph.producer(name)
     return name
 
 
@@ -77,43 +86,44 @@ def _viewed(graph: Rewriter, name: str, shape: Shape, output: str = "") -> Any:
 
 
 def global_pool(graph: Rewriter, node: Any) -> Result:
-    """Write the mean or the maximum of each channel, (B, C, H, W) to (B, C, 1, 1), as pooling."""
+    """Write the mean or the maximum of each channel as pooling; see :func:`_pooled`."""
     op = GLOBAL_POOLS.get(node.op_type)
-    if op is None or len(graph.shape(node.input[0])) != 4 or len(node.input) > 1:
+    axes, rank = graph.attribute(node, "axes"), len(graph.shape(node.input[0]))
+    if op is None or axes is None or rank not in (3, 4):
         return None
-    axes = graph.attribute(node, "axes", ())
-    if sorted(axis % 4 for axis in axes) != [2, 3]:
+    if sorted(axis % rank for axis in axes) != list(range(2, rank)):
         return None
-    pooled = (*graph.shape(node.input[0])[:2], 1, 1)
-    if graph.attribute(node, "keepdims", 1):
-        return [graph.make(op, node.input, pooled, node.output[0])]
-    pool = graph.make(op, node.input, pooled)
-    flat = _viewed(graph, pool.output[0], pooled[:2], node.output[0])
-    return None if flat is None else [pool, flat]
+    return _pooled(graph, op, node)
 
 
 def mean_as_product(graph: Rewriter, node: Any) -> Result:
     """Write (B, C, HW) times (HW, 1), all elements the same, as global average pooling."""
     if node.op_type != "MatMul":
         return None
-    x, share = node.input[0], graph.uniform(node.input[1])
-    shape = graph.shape(x)
-    count = shape[-1]
-    if share is None or len(shape) != 3 or graph.shape(node.input[1])[-2:] != (count, 1):
+    share, shape = graph.uniform(node.input[1]), graph.shape(node.input[0])
+    if share is None or len(shape) != 3 or graph.shape(node.input[1])[-2:] != (shape[2], 1):
         return None
-    root, made = _root(graph, x), []
-    if len(graph.shape(root)) != 4 or graph.shape(root)[:2] != shape[:2]:
-        made.append(_viewed(graph, x, (*shape, 1)))
-        if made[0] is None:
-            return None
-        root = made[0].output[0]
-    pooled = (*shape[:2], 1, 1)
-    made.append(graph.make("GlobalAveragePool", [root], pooled))
-    if abs(share * count - 1) > ROUNDING:
-        factor = graph.graph.constant(np.array([share * count], np.float32), "factor")
-        made.append(graph.make("Mul", [made[-1].output[0], factor], pooled))
-    last = _viewed(graph, made[-1].output[0], (*shape[:2], 1), node.output[0])
-    return None if last is None else [*made, last]
+    return _pooled(graph, "GlobalAveragePool", node, share * shape[2])
+
+
+def _pooled(graph: Rewriter, op: str, node: Any, factor: float = 1.0) -> Result:
+    """Return nodes that pool (B, C, H, W) or a view (B, C, HW) of it, and give that a shape."""
+    x, shape, made = node.input[0], graph.shape(node.input[0]), []
+    if len(shape) == 3:
+        x = _root(graph, x)
+        if len(graph.shape(x)) != 4 or graph.shape(x)[:2] != shape[:2]:
+            made.append(_viewed(graph, x, (*shape, 1)))
+            x = made[0].output[0] if made[0] is not None else x
+    wanted, pooled = graph.shape(node.output[0]), (*shape[:2], 1, 1)
+    scaled = abs(factor - 1) > ROUNDING
+    last = node.output[0] if wanted == pooled else ""
+    made.append(graph.make(op, [x], pooled, "" if scaled else last))
+    if scaled:
+        factor = graph.graph.constant(np.array([factor], np.float32), "factor")
+        made.append(graph.make("Mul", [*made[-1].output, factor], pooled, last))
+    if not last:
+        made.append(_viewed(graph, made[-1].output[0], wanted, node.output[0]))
+    return None if None in made else made
 
 
 def repetition(graph: Rewriter, node: Any) -> Result:
@@ -146,6 +156,10 @@ def _unrepeated(graph: Rewriter, name: str) -> Tuple[Optional[str], Shape]:
     made = graph.producer(name)
     if made.op_type == "Expand":
         return made.input[0], graph.shape(made.input[0])
+    if made.op_type == "Tile":
+        sizes, times = graph.shape(made.input[0]), graph.numbers(made.input[1])
+        if times is not None and all(n == 1 or size == 1 for n, size in zip(times, sizes)):
+            return made.input[0], sizes
     product = graph.producer(_root(graph, name))
     if product.op_type != "MatMul":
         return None, ()
@@ -177,6 +191,89 @@ def uniform_operand(graph: Rewriter, node: Any) -> Result:
             inputs[position] = graph.graph.constant(array.reshape(-1)[:1], f"{name}_scalar")
             return [graph.make(node.op_type, inputs, graph.shape(other), node.output[0])]
     return None
+
+
+def channel_reduction(graph: Rewriter, node: Any) -> Result:
+    """Write sums and maxima over the parts of a split, which are what trains fast, as reductions.
+
+    Of (B, C, H, W) to (B, 1, H, W): the parts may have several channels, which a reduction then
+    joins, and sums may be divided on the way.
+    """
+    if node.op_type in ("Add", "Max"):
+        x, count = _whole(graph, node.output[0], node.op_type, node)
+        if count == 1 or graph.shape(node.output[0])[1] != 1:
+            return None
+        return [_reduced(graph, "Sum" if node.op_type == "Add" else "Max", x, node.output[0])]
+    if node.op_type in ("Mul", "Div"):
+        total, factor = _scaled(graph, node)
+        made = graph.producer(total)
+        if made.op_type != "ReduceSum" or not _over_channels(graph, made):
+            return None
+        if abs(factor * graph.shape(made.input[0])[1] - 1) > ROUNDING:
+            return None
+        return [_reduced(graph, "Mean", made.input[0], node.output[0])]
+    kind = node.op_type[len("Reduce") :]
+    if node.op_type not in ("ReduceMax", "ReduceMean", "ReduceSum") or not _over_channels(graph, node):
+        return None
+    name, factor = node.input[0], 1.0
+    if graph.shape(name)[1] == 1:
+        return name
+    if kind == "Mean":
+        name, factor = _scaled(graph, graph.producer(name), name)
+    x, count = _whole(graph, name, "Max" if kind == "Max" else "Add")
+    if count == 1 or (kind == "Mean" and abs(factor * count - 1) > ROUNDING):
+        return None
+    return [_reduced(graph, kind, x, node.output[0])]
+
+
+def _over_channels(graph: Rewriter, node: Any) -> bool:
+    """Return whether a reduction is one over the channels that keeps the axis."""
+    axes = graph.attribute(node, "axes")
+    if axes is None:
+        axes = graph.numbers(node.input[1]) if len(node.input) > 1 else None
+    return axes is not None and list(axes) == [1] and graph.attribute(node, "keepdims", 1) == 1
+
+
+def _scaled(graph: Rewriter, node: Any, name: str = "") -> Tuple[str, float]:
+    """Return ``(tensor, factor)`` of a product or quotient with a number; else the name and 1."""
+    if node.op_type == "Mul":
+        for position in (0, 1):
+            factor = graph.uniform(node.input[position])
+            if factor is not None:
+                return node.input[1 - position], factor
+    if node.op_type == "Div" and graph.uniform(node.input[1]):
+        return node.input[0], 1 / graph.uniform(node.input[1])
+    return name, 1.0
+
+
+def _whole(graph: Rewriter, name: str, op: str, node: Any = None) -> Tuple[str, int]:
+    """Return ``(x, count)``: the tensor is ``op`` of all ``count`` parts of ``x`` along axis 1."""
+    whole = 1
+    x, parts, count = _parts(graph, name, op, node)
+    while parts and len(parts) == count:
+        whole, name = whole * count, x
+        x, parts, count = _parts(graph, name, op)
+    return name, whole
+
+
+def _parts(graph: Rewriter, name: str, op: str, node: Any = None) -> Tuple[str, Set[int], int]:
+    """Return ``(x, numbers, count)``: the tensor is ``op`` of these of ``count`` parts of ``x``."""
+    node = graph.producer(name) if node is None else node
+    if node.op_type == "Split" and graph.attribute(node, "axis", 0) == 1 and len(node.input) == 1:
+        return node.input[0], {list(node.output).index(name)}, len(node.output)
+    if node.op_type != op or len(node.input) != 2:
+        return "", set(), 0
+    (x, left, count), (y, right, _) = (_parts(graph, term, op) for term in node.input)
+    return (x, left | right, count) if x == y and not left & right else ("", set(), 0)
+
+
+def _reduced(graph: Rewriter, kind: str, x: str, output: str) -> Any:
+    """Return the node that reduces the channels of ``x``."""
+    inputs, axes = [x], {"axes": [1]}
+    if kind == "Sum" and graph.graph.opset >= 13:
+        inputs, axes = [x, graph.graph.constant(np.array([1], np.int64), "channels")], {}
+    shape = graph.shape(x)
+    return graph.make(f"Reduce{kind}", inputs, (shape[0], 1, *shape[2:]), output, keepdims=1, **axes)
 
 
 def square(graph: Rewriter, node: Any) -> Result:
@@ -264,5 +361,5 @@ def resize(graph: Rewriter, node: Any) -> Result:
 
 RULES = (
     identity, pairs, view, global_pool, mean_as_product, repetition, uniform_operand, square,
-    softmax, whole_slice, resize,
+    channel_reduction, softmax, whole_slice, resize,
 )  # fmt: skip
