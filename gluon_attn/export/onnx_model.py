@@ -18,7 +18,6 @@ import numpy as np
 
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
 from gluon_attn.export.onnx_plain import make_plain
-from gluon_attn.export.onnx_rules import RULES
 from gluon_attn.export.sidecar import ExportError, read_verified
 from gluon_attn.export.symbol import INPUT, make_block
 from gluon_attn.export.variants import Variant
@@ -121,7 +120,7 @@ def convert(symbol, arrays, sidecar, opset=13):
         stamp = onnx.helper.make_opsetid("", opset)
         model = onnx.helper.make_model(graph, opset_imports=[stamp], producer_name="gluon_attn")
         model.ir_version = IR_VERSION
-        make_plain(onnx, model, {name.split(":", 1)[-1] for name in arrays}, RULES)
+        make_plain(onnx, model, {name.split(":", 1)[-1] for name in arrays})
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise

@@ -3,131 +3,43 @@
 MXNet's exporter writes what MXNet computes, operator by operator. Some of that runs in few engines:
 shapes that are read from tensors while the net runs, sums of many terms, means and repetitions as
 matrix products with ones (which is how the blocks of this package train fast), exponentials that
-overflow in place of a softmax. Here the graph is rewritten, in two steps:
-
-1. :func:`fold`: the net is run in ONNX Runtime at two batch sizes. What no image changes becomes a
-   constant, and every shape is known but for the batch size.
-2. :class:`Rewriter`: small rules, each of which replaces one node by plainer ones
-   (:mod:`gluon_attn.export.onnx_rules`).
+overflow in place of a softmax. So the graph is rewritten in two steps: what no image changes
+becomes a constant (:func:`gluon_attn.export.onnx_fold.fold`), then small rules replace nodes by
+plainer ones (:func:`gluon_attn.export.onnx_graph.Graph.rewrite`). They are here.
 
 Weights keep their names and numbers, and no rule looks at the numbers of a weight: the graph
 depends on the net's structure alone. General simplifiers (onnxsim, onnxoptimizer) do neither step:
 with a free batch size shapes are no constants to them, and they do not know such means.
+
+Legend: B batch, C channels, H W map size.
 """
 
 from __future__ import annotations
 
-import collections
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Iterable, List, Union
 
 import numpy as np
 
-from gluon_attn.export.backends import open_onnx_session
-from gluon_attn.export.symbol import INPUT
+from gluon_attn.export.onnx_fold import END, fold
+from gluon_attn.export.onnx_graph import BATCH, Graph, Shape, infer
 
-BATCH = "batch"  # name of the free dimension
-BATCHES = (1, 2)  # sizes at which the net is looked at
-END = 2**31 - 1  # end of a slice: wherever the tensor ends
+ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
+VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same numbers in another shape
+PAIRED = {"Sum": "Add", "Max": "Max", "Min": "Min"}
+GLOBAL_POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+ROUNDING = 1e-6  # of a factor
 
-ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # their inputs are broadcast
-BROADCASTING = ELEMENTWISE | {"Sum", "Where", "Equal", "Less", "Greater", "And", "Or", "PRelu"}
-SHAPE_READERS = {"Shape", "Size"}
-RANDOM = {"RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial"}
-
-Shape = Tuple[Union[int, str, None], ...]  # BATCH; None: depends on the batch size otherwise
-Rule = Callable[["Rewriter", Any], Union[None, str, List[Any]]]
+Result = Union[None, str, List[Any]]
 
 
-class Graph:
-    """A model that is being changed, and what is known of its tensors.
-
-    Args:
-        onnx: The onnx package.
-        model: ModelProto.
-        weights: Names of the initializers that are parameters of the net.
-
-    Attributes:
-        nodes: List of NodeProto, in topological order.
-        constants: Numbers of the initializers that are no weights, by name.
-        weights: Names of the weights and of constants that were computed from weights.
-        shapes: Of all tensors, by name.
-        types: Element types of the tensors, as far as onnx infers them.
-        opset: Version of the operator set.
-    """
-
-    def __init__(self, onnx: Any, model: Any, weights: Iterable[str]):
-        self.onnx, self.model = onnx, model
-        self.nodes = list(model.graph.node)
-        initializers = {i.name: i for i in model.graph.initializer}
-        self.weights: Set[str] = set(weights) & set(initializers)
-        self.constants: Dict[str, np.ndarray] = {
-            name: onnx.numpy_helper.to_array(initializer)
-            for name, initializer in initializers.items()
-            if name not in self.weights
-        }
-        self.shapes: Dict[str, Shape] = {name: tuple(i.dims) for name, i in initializers.items()}
-        self.opset = model.opset_import[0].version
-        known = [*model.graph.input, *infer(onnx, model).graph.value_info]
-        self.types = {value.name: value.type.tensor_type.elem_type for value in known}
-        self._known: Dict[Any, str] = {}
-        self._taken = {name for node in self.nodes for name in node.output} | set(initializers)
-
-    def name(self, hint: str) -> str:
-        """Return a name that no tensor has."""
-        name, number = hint, 0
-        while name in self._taken:
-            number += 1
-            name = f"{hint}_{number}"
-        self._taken.add(name)
-        return name
-
-    def constant(self, value: np.ndarray, hint: str, weight: bool = False) -> str:
-        """Return the name of a constant; the same numbers are kept once.
-
-        Args:
-            value: The numbers.
-            hint: What it may be called.
-            weight: Whether it was computed from weights.
-        """
-        key = value.dtype.str, value.shape, value.tobytes(), weight
-        if key not in self._known:
-            name = self._known[key] = self.name(hint)
-            self.constants[name], self.shapes[name] = value, value.shape
-            if weight:
-                self.weights.add(name)
-        return self._known[key]
-
-    def prune(self) -> None:
-        """Leave out nodes that no output needs."""
-        needed, kept = {output.name for output in self.model.graph.output}, []
-        for node in reversed(self.nodes):
-            if needed & set(node.output):
-                needed.update(node.input)
-                kept.append(node)
-        self.nodes = kept[::-1]
-
-    def write(self) -> None:
-        """Put nodes and initializers into the model, without what nothing needs."""
-        self.prune()
-        graph, needed = self.model.graph, {name for node in self.nodes for name in node.input}
-        arrays = [i for i in graph.initializer if i.name in needed]
-        old = {i.name for i in arrays}
-        for name, value in self.constants.items():
-            if name in needed and name not in old:
-                arrays.append(self.onnx.numpy_helper.from_array(value, name))
-        for field, values in (("node", self.nodes), ("initializer", arrays)):
-            graph.ClearField(field)
-            getattr(graph, field).extend(values)
-
-
-def make_plain(onnx: Any, model: Any, weights: Iterable[str], rules: Sequence[Rule]) -> None:
-    """Rewrite a model in place.
+def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
+    """Rewrite a model in place, and enter the shapes of its tensors.
 
     Args:
         onnx: The onnx package.
         model: ModelProto that ONNX Runtime takes; its input ``data`` has a free batch size.
         weights: Names of the initializers that are parameters of the net.
-        rules: See :class:`Rewriter`.
 
     Raises:
         ExportError: ONNX Runtime does not take the model.
@@ -139,264 +51,336 @@ def make_plain(onnx: Any, model: Any, weights: Iterable[str], rules: Sequence[Ru
     graph = Graph(onnx, model, weights)
     fold(graph)
     graph.prune()
-    graph.nodes = Rewriter(graph, rules).run()
+    graph.rewrite(RULES)
     graph.write()
-    record_shapes(onnx, model)
-
-
-# --- what no image changes ----------------------------------------------------------------------
-
-
-def fold(graph: Graph) -> None:
-    """Let nodes read constants in place of computed values that are the same for all images.
-
-    Also enters the shapes of all tensors. Values that depend on the batch size become constants
-    where the reading node allows for that, as a reshape does.
-    """
-    fixed, derived = _fixed(graph)
-    users = collections.defaultdict(list)
-    for node in graph.nodes:
-        if not fixed & set(node.output):
-            for position, name in enumerate(node.input):
-                if name in fixed:
-                    users[name].append((node, position))
-    found = _run(graph, list(users))
-    for name, readers in users.items():
-        for node, position in readers:
-            value = _for_all_batches(graph, node, position, *found[name])
-            if value is not None:
-                node.input[position] = graph.constant(value, f"{name}_value", name in derived)
-            elif _same_rows(*found[name]):
-                _fill(graph, node, position, found[name][0], fixed, name in derived)
-
-
-def _fixed(graph: Graph) -> Tuple[Set[str], Set[str]]:
-    """Return the names of tensors that no image changes, and of those computed from weights."""
-    varying, fixed, derived = {INPUT}, set(), set()
-    for node in graph.nodes:
-        read = set(node.input)
-        shape_only = node.op_type in SHAPE_READERS
-        if node.op_type in RANDOM or (varying & read and not shape_only):
-            varying.update(node.output)
-            continue
-        fixed.update(node.output)
-        if (graph.weights | derived) & read and not shape_only:
-            derived.update(node.output)
-    return fixed, derived
-
-
-def _run(graph: Graph, wanted: Sequence[str]) -> Dict[str, List[np.ndarray]]:
-    """Return the values of ``wanted`` at both batch sizes, and enter all shapes."""
-    probe = graph.onnx.ModelProto()
-    probe.CopyFrom(graph.model)
-    tensors = [INPUT, *(name for node in graph.nodes for name in node.output if name)]
-    readers = {graph.name(f"{name}_shape"): name for name in tensors}
-    for output, name in readers.items():
-        probe.graph.node.append(graph.onnx.helper.make_node("Shape", [name], [output]))
-    names = [*wanted, *readers]
-    probe.graph.ClearField("output")
-    probe.graph.output.extend(graph.onnx.ValueInfoProto(name=name) for name in names)
-    session = open_onnx_session(probe.SerializeToString())
-    image = [d.dim_value for d in graph.model.graph.input[0].type.tensor_type.shape.dim[1:]]
-    runs = [session.run(names, {INPUT: np.zeros((b, *image), np.float32)}) for b in BATCHES]
-    found = {name: [run[k] for run in runs] for k, name in enumerate(names)}
-    for output, name in readers.items():
-        first, second = (value.tolist() for value in found.pop(output))
-        graph.shapes[name] = tuple(map(_dimension, first, second))
-    return found
-
-
-def _dimension(first: int, second: int) -> Union[int, str, None]:
-    return first if first == second else BATCH if (first, second) == BATCHES else None
-
-
-def _for_all_batches(
-    graph: Graph, node: Any, position: int, first: np.ndarray, second: np.ndarray
-) -> Optional[np.ndarray]:
-    """Return what a node may read in place of a value at any batch size, or None.
-
-    Args:
-        graph: The graph.
-        node, position: Who reads it, and as which input.
-        first, second: The value at the two batch sizes.
-    """
-    if first.shape == second.shape and np.array_equal(first, second):
-        return first
-    shapes = [graph.shapes.get(name, ()) for name in node.input]
-    if node.op_type in BROADCASTING or (node.op_type == "MatMul" and first.ndim > 2):
-        # The rows of a batch are all the same, and another operand gives their number.
-        others = shapes[:position] + shapes[position + 1 :]
-        given = any(len(shape) == first.ndim and shape[0] == BATCH for shape in others)
-        return first if given and _same_rows(first, second) else None
-    if first.shape != second.shape or first.ndim != 1:
-        return None
-    (places,) = np.nonzero(first != second)
-    axes = _axes_of_entries(graph, node, len(first), shapes[0])
-    batch = [k for k in places if axes and shapes[0][axes[k]] == BATCH]
-    batch = [k for k in batch if (first[k], second[k]) == BATCHES]
-    value, role = first.copy(), (node.op_type, position)
-    if role == ("Reshape", 1) and len(places) == 1 and -1 not in first:
-        value[places] = 0 if len(batch) == 1 else -1  # 0: as in the input
-        return value
-    if len(batch) < len(places):
-        return None
-    if role == ("Slice", 2):
-        value[places] = END
-        return value
-    # Expanded to one row a batch stays as it is; for sizes see the rule for Resize.
-    return value if role in (("Expand", 1), ("Resize", 3)) else None
-
-
-def _same_rows(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.shape == (1, *second.shape[1:]) and bool((first == second).all())
-
-
-def _fill(
-    graph: Graph, node: Any, position: int, rows: np.ndarray, fixed: Set[str], weight: bool
-) -> None:
-    """Let a node read a batch of equal rows: some tensor of that shape clipped to 0, plus a row.
-
-    Args:
-        graph: The graph.
-        node, position: Who reads it, and as which input.
-        rows: ``(1, …)``, the row.
-        fixed: Names of tensors that no image changes.
-        weight: Whether the row was computed from weights.
-    """
-    at = next(k for k, other in enumerate(graph.nodes) if other is node)
-    names = (name for other in graph.nodes[:at] for name in other.output if name not in fixed)
-    shape = (BATCH, *rows.shape[1:])
-    anchor = next((name for name in names if graph.shapes[name] == shape), None)
-    if anchor is None:
-        return
-    make, zero = graph.onnx.helper.make_node, graph.constant(np.float32(0), "zero")
-    made = [make("Clip", [anchor, zero, zero], [graph.name(f"{node.input[position]}_zeros")])]
-    row = graph.constant(rows, f"{node.input[position]}_row", weight)
-    made.append(make("Add", [*made[0].output, row], [graph.name(f"{node.input[position]}_rows")]))
-    graph.shapes.update({new.output[0]: shape for new in made})
-    graph.nodes[at:at] = made
-    node.input[position] = made[-1].output[0]
-
-
-def _axes_of_entries(graph: Graph, node: Any, count: int, shape: Shape) -> List[int]:
-    """Return which axis of ``shape`` each entry of a vector of sizes is about; [] if unknown."""
-    axes = list(range(count))
-    if node.op_type == "Slice" and len(node.input) > 3:
-        given = graph.constants.get(node.input[3])
-        axes = [] if given is None else [int(axis) for axis in given]
-    elif node.op_type == "Expand":
-        axes = [axis - count + len(shape) for axis in axes]
-        axes = [axis if axis >= 0 else len(shape) for axis in axes]
-    return axes if all(-len(shape) <= axis < len(shape) for axis in axes) else []
-
-
-# --- rules --------------------------------------------------------------------------------------
-
-
-class Rewriter:
-    """One pass over the nodes of a graph, in order.
-
-    A rule is a function of the rewriter and a node, whose inputs are plain already. It returns None
-    (the node is none of its business), the name of a tensor that is the node's output as it is, or
-    the nodes that take its place, the last of which has its output; the rules then look at those.
-
-    Args:
-        graph: The graph, shapes known.
-        rules: The rules.
-    """
-
-    def __init__(self, graph: Graph, rules: Sequence[Rule]):
-        self.graph, self._rules = graph, rules
-        self._producers: Dict[str, Any] = {}
-        self._same: Dict[str, str] = {}
-        self._done: List[Any] = []
-
-    def run(self) -> List[Any]:
-        """Return the new nodes; the graph's outputs keep their names."""
-        for node in self.graph.nodes:
-            self._place(node)
-        for output in self.graph.model.graph.output:
-            if output.name in self._same:
-                self._rename(self._same[output.name], output.name)
-        return self._done
-
-    def _place(self, node: Any) -> None:
-        for position, name in enumerate(node.input):
-            node.input[position] = self._same.get(name, name)
-        for rule in self._rules if node.input else ():
-            result = rule(self, node)
-            if isinstance(result, str):
-                self._same[node.output[0]] = result
-                return
-            if result is not None:
-                for new in result:
-                    self._place(new)
-                return
-        self._done.append(node)
-        self._producers.update(dict.fromkeys(node.output, node))
-
-    def _rename(self, old: str, new: str) -> None:
-        """Give a tensor the name of a graph output, or an identity of that name if it has one."""
-        outputs = {output.name for output in self.graph.model.graph.output}
-        if old in outputs or old not in self._producers:
-            self._done.append(self.make("Identity", [old], self.graph.shapes[old], new))
-            return
-        for node in self._done:
-            for names in (node.input, node.output):
-                for position, name in enumerate(names):
-                    if name == old:
-                        names[position] = new
-
-    def producer(self, name: str) -> Any:
-        """Return the node that a tensor comes from; one without operator for an input."""
-        return self._producers.get(name) or self.graph.onnx.NodeProto()
-
-    def shape(self, name: str) -> Shape:
-        """Return the shape of a tensor."""
-        return self.graph.shapes[name]
-
-    def attribute(self, node: Any, name: str, default: Any = None) -> Any:
-        """Return the value of an attribute."""
-        for attribute in node.attribute:
-            if attribute.name == name:
-                return self.graph.onnx.helper.get_attribute_value(attribute)
-        return default
-
-    def numbers(self, name: str) -> Optional[np.ndarray]:
-        """Return the numbers of a constant; None if it is computed, or a weight."""
-        return None if name in self.graph.weights else self.graph.constants.get(name)
-
-    def uniform(self, name: str) -> Optional[float]:
-        """Return the number that a constant consists of, or None."""
-        values = self.numbers(name)
-        same = values is not None and values.size and (values == values.flat[0]).all()
-        return float(values.flat[0]) if same else None
-
-    def make(
-        self, op: str, inputs: Sequence[str], shape: Shape, output: str = "", **attributes: Any
-    ) -> Any:
-        """Return a new node with one output, called ``output`` or after its first input."""
-        output = output or self.graph.name(f"{inputs[0]}_{op.lower()}")
-        self.graph.shapes[output] = shape
-        return self.graph.onnx.helper.make_node(op, inputs, [output], name=output, **attributes)
-
-
-def infer(onnx: Any, model: Any, **options: Any) -> Any:
-    """Return a model without weights in which onnx has entered types and shapes of the tensors."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    light.graph.ClearField("initializer")
-    for weight in model.graph.initializer:
-        if weight.data_type == onnx.TensorProto.INT64:  # what shapes are made from
-            light.graph.initializer.append(weight)
-        else:
-            value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-            light.graph.input.append(value)
-    return onnx.shape_inference.infer_shapes(light, **options)
-
-
-def record_shapes(onnx: Any, model: Any) -> None:
-    """Enter type and shape of every tensor, so that a reader need not infer them."""
     inferred = infer(onnx, model, strict_mode=True, data_prop=True)
     model.graph.ClearField("value_info")
     model.graph.value_info.extend(inferred.graph.value_info)
+
+
+def leave_out(graph: Graph, node: Any) -> Result:
+    """Leave out what does nothing."""
+    x, single = node.input[0], len(node.input) == 1
+    if node.op_type == "Cast":
+        nothing = graph.attribute(node, "to") == graph.types.get(x)
+    else:
+        nothing = node.op_type == "Identity" or (single and node.op_type in ("Concat", *PAIRED))
+    return x if nothing else None
+
+
+def pairs(graph: Graph, node: Any) -> Result:
+    """Write sums and maxima of many terms as those of two: some engines read no more."""
+    op, terms = PAIRED.get(node.op_type), list(node.input)
+    if op is None or (len(terms) == 2 and op == node.op_type):
+        return None
+    shape, made = graph.shape(node.output[0]), []
+    terms.sort(key=lambda term: graph.shape(term) != shape)  # those that are broadcast come last
+    if graph.shape(terms[0]) != shape:
+        return None
+    for number, term in enumerate(terms[1:], 2):
+        total = made[-1].output[0] if made else terms[0]
+        output = node.output[0] if number == len(terms) else ""
+        made.append(graph.node(op, [total, term], shape, output))
+    return made
+
+
+def join_views(graph: Graph, node: Any) -> Result:
+    """Write a chain of reshapes as one Flatten or Reshape with fixed sizes, or as none."""
+    if node.op_type not in VIEWS:
+        return None
+    shape, chain = graph.shape(node.output[0]), _chain(graph, node.input[0])
+    same = next((name for name in chain if graph.shape(name) == shape), None)
+    if same and None not in shape:
+        return same
+    new = _view(graph, chain[-1], shape, node.output[0])
+    if new is None or (new.op_type == node.op_type and new.input == node.input):
+        return None
+    return [new]
+
+
+def _chain(graph: Graph, name: str) -> list[str]:
+    """Return a tensor and those that it is a view of, as far as their first axis is the batch."""
+    names, made = [name], graph.producer(name)
+    while made.op_type in VIEWS and graph.shape(made.input[0])[:1] == (BATCH,):
+        names.append(made.input[0])
+        made = graph.producer(names[-1])
+    return names
+
+
+def _view(graph: Graph, name: str, shape: Shape, output: str = "") -> Any:
+    """Return a node that gives a tensor another shape; None if the batch is not its first axis."""
+    rows, sizes = shape[:1], shape[1:]
+    if rows != (BATCH,) or graph.shape(name)[:1] != rows:
+        return None
+    if any(not isinstance(size, int) for size in sizes):
+        return None
+    if len(sizes) == 1:
+        return graph.node("Flatten", [name], shape, output)
+    target = graph.constant(np.array([0, *sizes], np.int64), "shape")
+    return graph.node("Reshape", [name, target], shape, output)
+
+
+def pool_globally(graph: Graph, node: Any) -> Result:
+    """Write the mean or the maximum of each channel as pooling."""
+    op = GLOBAL_POOLS.get(node.op_type)
+    axes, rank = graph.attribute(node, "axes"), len(graph.shape(node.input[0]))
+    if op is None or axes is None or rank not in (3, 4):
+        return None
+    whole = sorted(axis % rank for axis in axes) == list(range(2, rank))
+    return _pooled(graph, op, node) if whole else None
+
+
+def mean_as_product(graph: Graph, node: Any) -> Result:
+    """Write (B, C, HW) times (HW, 1), all elements the same, as global average pooling."""
+    if node.op_type != "MatMul":
+        return None
+    share, shape = graph.uniform(node.input[1]), graph.shape(node.input[0])
+    if share is None or len(shape) != 3 or graph.shape(node.input[1])[-2:] != (shape[2], 1):
+        return None
+    return _pooled(graph, "GlobalAveragePool", node, share * shape[2])
+
+
+def _pooled(graph: Graph, op: str, node: Any, factor: float = 1.0) -> Result:
+    """Return nodes that pool (B, C, H, W), or a view (B, C, HW) of it, in place of ``node``."""
+    x, output, shape = node.input[0], node.output[0], graph.shape(node.input[0])
+    made: list[Any] = []
+    if len(shape) == 3:
+        x = _chain(graph, x)[-1]
+        if len(graph.shape(x)) != 4 or graph.shape(x)[:2] != shape[:2]:
+            made.append(_view(graph, x, (*shape, 1)))
+            x = "" if made[0] is None else made[0].output[0]
+    wanted, pooled = graph.shape(output), (*shape[:2], 1, 1)
+    scaled, last = abs(factor - 1) > ROUNDING, output if wanted == pooled else ""
+    made.append(graph.node(op, [x], pooled, "" if scaled else last))
+    if scaled:
+        number = graph.constant(np.array([factor], np.float32), "factor")
+        made.append(graph.node("Mul", [made[-1].output[0], number], pooled, last))
+    if not last:
+        made.append(_view(graph, made[-1].output[0], wanted, output))
+    return None if None in made else made
+
+
+def broadcast(graph: Graph, node: Any) -> Result:
+    """Let an elementwise operator broadcast, in place of repeating its operand before it."""
+    if node.op_type not in ELEMENTWISE or len(node.input) != 2:
+        return None
+    whole = graph.shape(node.output[0])
+    for position, name in enumerate(node.input):
+        other = node.input[1 - position]
+        small, shape = _unrepeated(graph, name)
+        if small is None or graph.shape(other) != whole or None in whole:
+            continue
+        small, made = _chain(graph, small)[-1], []
+        if graph.shape(small) != shape:
+            made.append(_view(graph, small, shape))
+            if made[0] is None:
+                continue
+            small = made[0].output[0]
+        inputs = [small, other] if position == 0 else [other, small]
+        return [*made, graph.node(node.op_type, inputs, whole, node.output[0])]
+    return None
+
+
+def _unrepeated(graph: Graph, name: str) -> tuple[str | None, Shape]:
+    """Return the tensor that ``name`` repeats, and the shape in which it broadcasts to it."""
+    shape, made = graph.shape(name), graph.producer(name)
+    if made.op_type in ("Expand", "Tile"):
+        sizes, times = graph.shape(made.input[0]), graph.numbers(made.input[1])
+        if made.op_type == "Expand" or (
+            times is not None and all(1 in pair for pair in zip(times, sizes))
+        ):
+            return made.input[0], sizes
+    product = graph.producer(_chain(graph, name)[-1])
+    if product.op_type != "MatMul":
+        return None, ()
+    whole = graph.shape(product.output[0])  # (B, C, n), of (B, C, 1) and ones or ones and (B, 1, n)
+    if len(whole) != 3 or len(shape) < 3 or whole[:2] != shape[:2]:
+        return None, ()
+    left, right = product.input
+    if graph.uniform(right) == 1 and graph.shape(left) == (*whole[:2], 1):
+        return left, (*whole[:2], *[1] * (len(shape) - 2))
+    if graph.uniform(left) == 1 and graph.shape(right) == (whole[0], 1, whole[2]):
+        return right, (whole[0], 1, *shape[2:])
+    return None, ()
+
+
+def shrink_constant(graph: Graph, node: Any) -> Result:
+    """Write a constant all of whose numbers are the same as one number; leave out + 0 and * 1."""
+    if node.op_type not in ELEMENTWISE or len(node.input) != 2:
+        return None
+    for position, name in enumerate(node.input):
+        value, other = graph.uniform(name), node.input[1 - position]
+        if value is None or graph.shape(other) != graph.shape(node.output[0]):
+            continue
+        commutes = node.op_type in ("Add", "Mul")
+        if value == NEUTRAL.get(node.op_type) and (commutes or position == 1):
+            return other
+        array = graph.constants[name]
+        if array.size > 1:
+            number = graph.constant(array.reshape(-1)[:1], f"{name}_number")
+            inputs = [number, other] if position == 0 else [other, number]
+            return [graph.node(node.op_type, inputs, graph.shape(other), node.output[0])]
+    return None
+
+
+def square(graph: Graph, node: Any) -> Result:
+    """Write a square as a product: few engines take the exporter's exponent, an integer."""
+    if node.op_type != "Pow" or graph.uniform(node.input[1]) != 2:
+        return None
+    x, shape = node.input[0], graph.shape(node.output[0])
+    return [graph.node("Mul", [x, x], shape, node.output[0])] if graph.shape(x) == shape else None
+
+
+def softmax(graph: Graph, node: Any) -> Result:
+    """Write exp(x) / sum(exp(x)), which overflows, as a softmax."""
+    if node.op_type != "Div":
+        return None
+    power, total = (graph.producer(name) for name in node.input)
+    if power.op_type != "Exp" or total.op_type != "ReduceSum" or total.input[0] != node.input[0]:
+        return None
+    axes = _axes(graph, total)
+    if axes is None or len(axes) != 1 or not graph.attribute(total, "keepdims", 1):
+        return None
+    x, output = power.input[0], node.output[0]
+    shape = graph.shape(x)
+    axis, last = axes[0] % len(shape), len(shape) - 1
+    if axis == last or graph.opset >= 13:
+        return [graph.node("Softmax", [x], shape, output, axis=axis)]
+    order = list(range(len(shape)))  # before operator set 13 a softmax takes all axes from one on
+    order[axis], order[last] = last, axis
+    turned = tuple(shape[k] for k in order)
+    before = graph.node("Transpose", [x], turned, perm=order)
+    middle = graph.node("Softmax", before.output, turned, axis=last)
+    return [before, middle, graph.node("Transpose", middle.output, shape, output, perm=order)]
+
+
+def _axes(graph: Graph, node: Any) -> list[int] | None:
+    """Return the axes of a reduction, an attribute or an input; None if it has none."""
+    axes = graph.attribute(node, "axes")
+    if axes is None and len(node.input) > 1:
+        axes = graph.numbers(node.input[1])
+    return None if axes is None else [int(axis) for axis in axes]
+
+
+def reduce_channels(graph: Graph, node: Any) -> Result:
+    """Write sums and maxima over the parts of a split, which train fast, as reductions.
+
+    Parts of several channels are followed by a reduction of their own, and sums may be divided.
+    """
+    output, op = node.output[0], node.op_type
+    if op in ("Add", "Max"):
+        x, count = _whole(graph, output, op, node)
+        alone = count > 1 and graph.shape(output)[1] == 1
+        return [_reduced(graph, "Sum" if op == "Add" else "Max", x, output)] if alone else None
+    if op in ("Mul", "Div"):
+        total, factor = _scaled(graph, node)
+        made = graph.producer(total)
+        if made.op_type != "ReduceSum" or not _over_channels(graph, made):
+            return None
+        x = made.input[0]
+        is_mean = abs(factor * graph.shape(x)[1] - 1) < ROUNDING
+        return [_reduced(graph, "Mean", x, output)] if is_mean else None
+    if op not in ("ReduceMax", "ReduceMean", "ReduceSum") or not _over_channels(graph, node):
+        return None
+    name, factor = node.input[0], 1.0
+    if graph.shape(name)[1] == 1:
+        return name
+    if op == "ReduceMean":
+        name, factor = _scaled(graph, graph.producer(name), name)
+    x, count = _whole(graph, name, "Max" if op == "ReduceMax" else "Add")
+    if count == 1 or (op == "ReduceMean" and abs(factor * count - 1) > ROUNDING):
+        return None
+    return [_reduced(graph, op[len("Reduce") :], x, output)]
+
+
+def _over_channels(graph: Graph, node: Any) -> bool:
+    """Return whether a reduction is one over the channels that keeps their axis."""
+    return _axes(graph, node) == [1] and graph.attribute(node, "keepdims", 1) == 1
+
+
+def _scaled(graph: Graph, node: Any, name: str = "") -> tuple[str, float]:
+    """Return ``(tensor, factor)`` of a product or quotient with a number; else ``(name, 1)``."""
+    if node.op_type not in ("Mul", "Div"):
+        return name, 1.0
+    left, right = (graph.uniform(term) for term in node.input)
+    if right is not None:
+        return node.input[0], right if node.op_type == "Mul" else 1 / (right or np.inf)
+    return (node.input[1], left) if left is not None and node.op_type == "Mul" else (name, 1.0)
+
+
+def _whole(graph: Graph, name: str, op: str, node: Any = None) -> tuple[str, int]:
+    """Return ``(x, count)``: the tensor is ``op`` of all ``count`` parts of ``x`` along axis 1."""
+    whole = 1
+    x, parts, count = _parts(graph, name, op, node)
+    while parts and len(parts) == count:
+        whole, name = whole * count, x
+        x, parts, count = _parts(graph, name, op)
+    return name, whole
+
+
+def _parts(graph: Graph, name: str, op: str, node: Any = None) -> tuple[str, set[int], int]:
+    """Return ``(x, numbers, count)``: the tensor is ``op`` of these of ``count`` parts of ``x``."""
+    node = graph.producer(name) if node is None else node
+    if node.op_type == "Split" and graph.attribute(node, "axis", 0) == 1 and len(node.input) == 1:
+        return node.input[0], {list(node.output).index(name)}, len(node.output)
+    if node.op_type != op or len(node.input) != 2:
+        return "", set(), 0
+    (x, left, count), (y, right, _) = (_parts(graph, term, op) for term in node.input)
+    return (x, left | right, count) if x == y and not left & right else ("", set(), 0)
+
+
+def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
+    """Return the node that reduces the channels of ``x``."""
+    shape = (graph.shape(x)[0], 1, *graph.shape(x)[2:])
+    if kind == "Sum" and graph.opset >= 13:
+        axes = graph.constant(np.array([1], np.int64), "channels")
+        return graph.node("ReduceSum", [x, axes], shape, output, keepdims=1)
+    return graph.node(f"Reduce{kind}", [x], shape, output, keepdims=1, axes=[1])
+
+
+def shorten_slice(graph: Graph, node: Any) -> Result:
+    """Leave out the axes of which a slice takes everything."""
+    if node.op_type != "Slice":
+        return None
+    vectors = [graph.numbers(name) for name in node.input[1:]]
+    if any(vector is None for vector in vectors):
+        return None
+    count = len(vectors[0])
+    vectors += [np.arange(count), np.ones(count, np.int64)][len(vectors) - 2 :]
+    kept = []
+    for entry in np.stack(vectors, axis=1).astype(np.int64).tolist():
+        start, end, axis, step = entry
+        size = graph.shape(node.input[0])[axis]
+        if start or step != 1 or end < (size if isinstance(size, int) else END):
+            kept.append(entry)
+    if not kept:
+        return node.input[0]
+    if len(kept) == count:
+        return None
+    inputs = [graph.constant(np.array(vector), "slice") for vector in zip(*kept)]
+    shape = graph.shape(node.output[0])
+    return [graph.node("Slice", [node.input[0], *inputs], shape, node.output[0])]
+
+
+def resize_by_scales(graph: Graph, node: Any) -> Result:
+    """Give a Resize its scales in place of sizes, among which would be the batch size."""
+    if node.op_type != "Resize" or len(node.input) < 4:
+        return None
+    sizes, shape = graph.numbers(node.input[3]), graph.shape(node.input[0])
+    if sizes is None or shape[0] != BATCH or None in shape:
+        return None
+    scales = np.ones(len(shape), np.float32)
+    for axis in range(1, len(shape)):
+        scales[axis] = sizes[axis] / shape[axis]
+        if int(scales[axis] * np.float32(shape[axis])) < sizes[axis]:  # engines cut off as well
+            scales[axis] = np.nextafter(scales[axis], np.float32(np.inf))
+    inputs = [*node.input[:2], graph.constant(scales, "scales")]
+    new = graph.node("Resize", inputs, graph.shape(node.output[0]), node.output[0])
+    new.attribute.extend(node.attribute)
+    return [new]
+
+
+RULES = (
+    leave_out, pairs, join_views, pool_globally, mean_as_product, broadcast, shrink_constant,
+    square, softmax, reduce_channels, shorten_slice, resize_by_scales,
+)  # fmt: skip
