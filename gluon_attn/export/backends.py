@@ -234,9 +234,10 @@ def import_onnxruntime():
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except Exception as error:  # beside ImportError what an unsuited NumPy makes it raise
         hint = 'pip install "gluon_attn[onnx]"'
-        raise ImportError(f"onnxruntime cannot be imported ({error}): {hint}") from error
+        message = f"onnxruntime cannot be imported ({first_line(error)}): {hint}"
+        raise ImportError(message) from error
     return onnxruntime
 
 
