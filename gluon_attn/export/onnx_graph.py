@@ -9,7 +9,8 @@ import numpy as np
 BATCH = "batch"  # name of the free dimension
 
 Shape = Tuple[Union[int, str, None], ...]  # BATCH; None: depends on the batch size otherwise
-Rule = Callable[["Graph", Any], Union[None, str, List[Any]]]
+Result = Union[None, str, List[Any]]  # of a rule, see Graph.rewrite
+Rule = Callable[["Graph", Any], Result]
 
 
 class Graph:
@@ -27,6 +28,7 @@ class Graph:
         shapes: Of the tensors, by name; see :func:`gluon_attn.export.onnx_fold.fold`.
         types: Element types of the tensors, as far as onnx infers them.
         opset: Version of the operator set.
+        notes: What rules remember of tensors, by name.
     """
 
     def __init__(self, onnx: Any, model: Any, weights: Iterable[str]):
@@ -45,6 +47,7 @@ class Graph:
         values = [*model.graph.input, *infer(onnx, model).graph.value_info]
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._taken = {name for node in self.nodes for name in node.output} | set(initializers)
+        self.notes: dict[str, Any] = {}
         self._made: dict[Any, str] = {}
         self._producers: dict[str, Any] = {}
 

@@ -16,21 +16,19 @@ Legend: B batch, C channels, H W map size.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, List, Union
+from typing import Any, Iterable
 
 import numpy as np
 
 from gluon_attn.export.onnx_fold import END, fold
-from gluon_attn.export.onnx_graph import BATCH, Graph, Shape, infer
+from gluon_attn.export.onnx_graph import BATCH, Graph, Result, Shape, infer
+from gluon_attn.export.onnx_reductions import ROUNDING, axes_of, reduce_channels
 
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same numbers in another shape
 PAIRED = {"Sum": "Add", "Max": "Max", "Min": "Min"}
 GLOBAL_POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
-ROUNDING = 1e-6  # of a factor
-
-Result = Union[None, str, List[Any]]
 
 
 def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
@@ -53,9 +51,18 @@ def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
     graph.prune()
     graph.rewrite(RULES)
     graph.write()
-    inferred = infer(onnx, model, strict_mode=True, data_prop=True)
-    model.graph.ClearField("value_info")
-    model.graph.value_info.extend(inferred.graph.value_info)
+    _record_shapes(graph)
+
+
+def _record_shapes(graph: Graph) -> None:
+    """Enter type and shape of every tensor, so that a reader need not infer them."""
+    values = infer(graph.onnx, graph.model, strict_mode=True, data_prop=True).graph.value_info
+    for value in values:
+        shape, kind = graph.shape(value.name), value.type.tensor_type.elem_type
+        if None not in shape:  # onnx itself does not know the sizes behind some operators
+            value.CopyFrom(graph.onnx.helper.make_tensor_value_info(value.name, kind, shape))
+    graph.model.graph.ClearField("value_info")
+    graph.model.graph.value_info.extend(values)
 
 
 def leave_out(graph: Graph, node: Any) -> Result:
@@ -238,7 +245,7 @@ def softmax(graph: Graph, node: Any) -> Result:
     power, total = (graph.producer(name) for name in node.input)
     if power.op_type != "Exp" or total.op_type != "ReduceSum" or total.input[0] != node.input[0]:
         return None
-    axes = _axes(graph, total)
+    axes = axes_of(graph, total)
     if axes is None or len(axes) != 1 or not graph.attribute(total, "keepdims", 1):
         return None
     x, output = power.input[0], node.output[0]
@@ -252,90 +259,6 @@ def softmax(graph: Graph, node: Any) -> Result:
     before = graph.node("Transpose", [x], turned, perm=order)
     middle = graph.node("Softmax", before.output, turned, axis=last)
     return [before, middle, graph.node("Transpose", middle.output, shape, output, perm=order)]
-
-
-def _axes(graph: Graph, node: Any) -> list[int] | None:
-    """Return the axes of a reduction, an attribute or an input; None if it has none."""
-    axes = graph.attribute(node, "axes")
-    if axes is None and len(node.input) > 1:
-        axes = graph.numbers(node.input[1])
-    return None if axes is None else [int(axis) for axis in axes]
-
-
-def reduce_channels(graph: Graph, node: Any) -> Result:
-    """Write sums and maxima over the parts of a split, which train fast, as reductions.
-
-    Parts of several channels are followed by a reduction of their own, and sums may be divided.
-    """
-    output, op = node.output[0], node.op_type
-    if op in ("Add", "Max"):
-        x, count = _whole(graph, output, op, node)
-        alone = count > 1 and graph.shape(output)[1] == 1
-        return [_reduced(graph, "Sum" if op == "Add" else "Max", x, output)] if alone else None
-    if op in ("Mul", "Div"):
-        total, factor = _scaled(graph, node)
-        made = graph.producer(total)
-        if made.op_type != "ReduceSum" or not _over_channels(graph, made):
-            return None
-        x = made.input[0]
-        is_mean = abs(factor * graph.shape(x)[1] - 1) < ROUNDING
-        return [_reduced(graph, "Mean", x, output)] if is_mean else None
-    if op not in ("ReduceMax", "ReduceMean", "ReduceSum") or not _over_channels(graph, node):
-        return None
-    name, factor = node.input[0], 1.0
-    if graph.shape(name)[1] == 1:
-        return name
-    if op == "ReduceMean":
-        name, factor = _scaled(graph, graph.producer(name), name)
-    x, count = _whole(graph, name, "Max" if op == "ReduceMax" else "Add")
-    if count == 1 or (op == "ReduceMean" and abs(factor * count - 1) > ROUNDING):
-        return None
-    return [_reduced(graph, op[len("Reduce") :], x, output)]
-
-
-def _over_channels(graph: Graph, node: Any) -> bool:
-    """Return whether a reduction is one over the channels that keeps their axis."""
-    return _axes(graph, node) == [1] and graph.attribute(node, "keepdims", 1) == 1
-
-
-def _scaled(graph: Graph, node: Any, name: str = "") -> tuple[str, float]:
-    """Return ``(tensor, factor)`` of a product or quotient with a number; else ``(name, 1)``."""
-    if node.op_type not in ("Mul", "Div"):
-        return name, 1.0
-    left, right = (graph.uniform(term) for term in node.input)
-    if right is not None:
-        return node.input[0], right if node.op_type == "Mul" else 1 / (right or np.inf)
-    return (node.input[1], left) if left is not None and node.op_type == "Mul" else (name, 1.0)
-
-
-def _whole(graph: Graph, name: str, op: str, node: Any = None) -> tuple[str, int]:
-    """Return ``(x, count)``: the tensor is ``op`` of all ``count`` parts of ``x`` along axis 1."""
-    whole = 1
-    x, parts, count = _parts(graph, name, op, node)
-    while parts and len(parts) == count:
-        whole, name = whole * count, x
-        x, parts, count = _parts(graph, name, op)
-    return name, whole
-
-
-def _parts(graph: Graph, name: str, op: str, node: Any = None) -> tuple[str, set[int], int]:
-    """Return ``(x, numbers, count)``: the tensor is ``op`` of these of ``count`` parts of ``x``."""
-    node = graph.producer(name) if node is None else node
-    if node.op_type == "Split" and graph.attribute(node, "axis", 0) == 1 and len(node.input) == 1:
-        return node.input[0], {list(node.output).index(name)}, len(node.output)
-    if node.op_type != op or len(node.input) != 2:
-        return "", set(), 0
-    (x, left, count), (y, right, _) = (_parts(graph, term, op) for term in node.input)
-    return (x, left | right, count) if x == y and not left & right else ("", set(), 0)
-
-
-def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
-    """Return the node that reduces the channels of ``x``."""
-    shape = (graph.shape(x)[0], 1, *graph.shape(x)[2:])
-    if kind == "Sum" and graph.opset >= 13:
-        axes = graph.constant(np.array([1], np.int64), "channels")
-        return graph.node("ReduceSum", [x, axes], shape, output, keepdims=1)
-    return graph.node(f"Reduce{kind}", [x], shape, output, keepdims=1, axes=[1])
 
 
 def shorten_slice(graph: Graph, node: Any) -> Result:
