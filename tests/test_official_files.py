@@ -32,7 +32,7 @@ from gluon_attn.metrics.attributes import evaluate_attributes
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "official"
 OFFICIAL = Path(os.environ.get("GLUON_ATTN_OFFICIAL") or BESIDE)
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs the official annotation files"),
 ]
 SPLITS = ("train", "val", "test")

@@ -26,6 +26,7 @@ from gluon_attn.workflows.detection_data import DetectionData
 logger = logging.getLogger("gluon_attn.detection")
 
 CLASS_NAMES = tuple(CATEGORIES.values())
+FORMS = ()
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75"}  # of a validation, for the log
 
 

@@ -32,6 +32,7 @@ from gluon_attn.workflows.keypoints_scores import write_scores
 logger = logging.getLogger("gluon_attn.keypoints")
 
 CLASS_NAMES = KEYPOINTS
+FORMS = ("onnx",)
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75", "AR": "AR"}  # of a validation, for the log
 
 
