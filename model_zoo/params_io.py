@@ -3,9 +3,9 @@
 MXNet has two kinds: ``save_parameters`` writes structural names (``features.0.weight``), ``export``
 writes ``arg:``/``aux:`` and absolute names (``arg:resnetv10_conv0_weight``) whose prefix changes
 with every instance. Here both load into a Gluon block: everything is checked first, and then either
-all of it is assigned or nothing. ``mx.nd.load`` itself takes flipped or trailing bytes without a
-word; shapes, names and finite values are checked here, hashes by ``model_zoo.store``. Files of
-other packages are opened and renamed by ``model_zoo.adapters``.
+all of it is assigned or nothing. ``mx.nd.load`` is not used: it takes memory for whatever a damaged
+file promises (see ``gluon_attn.reading``). Shapes, names and finite values are checked here, hashes
+by ``model_zoo.store``. Files of other packages are opened and renamed by ``model_zoo.adapters``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import logging
 import os
 import re
 
-import mxnet as mx
 import numpy as np
 
-from gluon_attn.files import first_line, save_parameters
+from gluon_attn.files import save_parameters
+from gluon_attn.reading import PARAMS_MAGIC, REMEDY, load_params
 
-MAGIC = b"\x12\x01\0\0\0\0\0\0"  # first bytes of every list of NDArrays
 CLASSIFIER = "output.*"
-REMEDY = "copy or download it again and compare its sha256"
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +44,7 @@ def read_params(path):
     """
     path = os.fspath(path)
     _check_head(path)
-    try:
-        arrays = mx.nd.load(path)
-    except (mx.base.MXNetError, UnicodeDecodeError, MemoryError) as error:
-        raise ValueError(f"{path}: truncated or damaged ({first_line(error)}); {REMEDY}") from error
+    arrays = load_params(path)
     if len(arrays) == 0:
         raise ValueError(
             f"{path}: holds no parameters. An export before the first forward pass writes such "
@@ -85,7 +80,7 @@ def _check_head(path):
         head = file.read(16)
     if not head:
         raise ValueError(f"{path}: empty file; {REMEDY}")
-    if head[:8] != MAGIC[: len(head)]:
+    if head[:8] != PARAMS_MAGIC[: len(head[:8])]:
         raise ValueError(
             f"{path}: not an MXNet parameter file (it begins with {head!r}). Valid are files of "
             "save_parameters and the -0000.params of export; unpack zip archives first"

@@ -19,12 +19,13 @@ OPTIONAL = (
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "schema", "files"}
+BASE = {"registry", "batch", "schema", "files", "reading"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
-    "registry": set(), "batch": set(), "schema": set(), "files": set(),
+    "registry": set(), "batch": set(), "schema": set(), "reading": set(),
+    "files": {"reading"},
     "method": {"batch", "registry"},
     "recipe": {"registry"},
     "runtime": PRIVATE,
@@ -32,10 +33,10 @@ ALLOWED = {
     "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
-    "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
-    "export": {"runtime", "files", "schema"},
+    "engine": {"method", "recipe", "batch", "registry", "files", "reading", "runtime"},
+    "export": {"runtime", "files", "reading", "schema"},
     "downstream": {"nets", "method", "registry", "batch"},
-    "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
+    "model_zoo": {"papers", "nets", "downstream", "registry", "files", "reading"},
     "tools": {
         "workflows", "model_zoo", "engine", "data", "metrics", "export", "figures", "runtime",
         "files",
@@ -98,7 +99,7 @@ def complaints(source, module, is_package=False, exists=lambda name: True):
         where, package = f"{module}:{line}", name.split(".")[0]
         if package in OPTIONAL and top:
             found.append(f"{where}: optional package {package} at module level")
-        if package == "mxnet" and top and own in ("registry", "files"):
+        if package == "mxnet" and top and own in ("registry", "files", "reading"):
             found.append(f"{where}: {own} must not load mxnet")
         name = name if exists(name) else name.rpartition(".")[0]
         other = layer_of(name)
