@@ -67,9 +67,9 @@ def naming(path: Any, message: str = MESSAGE) -> Iterator[None]:
         raise ValueError(message.format(path=path, why=why)) from error
 
 
-def one_line(text: Any, limit: int = 150) -> str:
+def one_line(text: Any, limit: int = 300) -> str:
     """Return a text without line ends and other characters that a console cannot show, cut."""
-    words = " ".join(str(text).split())
+    words = " ".join(str(text)[: 4 * limit].split())
     return "".join(c if c.isprintable() else "?" for c in words)[:limit]
 
 

@@ -88,7 +88,7 @@ def _check_head(path):
 
 
 def load_into(
-    block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None, scheme="auto"
+    block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None, scheme="auto", *, key=None
 ):  # fmt: skip
     """Load a parameter file into ``block``: all of it, or nothing.
 
@@ -102,6 +102,7 @@ def load_into(
         prefix_map: ``{prefix in the file: prefix in the net}``; None as a target drops the names.
         ctx: Context or list of contexts to move the loaded parameters to.
         scheme: Whose names these are, see :func:`model_zoo.load_foreign`.
+        key: Of a PyTorch checkpoint with several state dicts, which one (``state_dict_ema``).
 
     Returns:
         :class:`Loaded`.
@@ -111,19 +112,19 @@ def load_into(
         ValueError: See :func:`read_params`; or missing, unexpected or wrong-shape parameters, all
             in one message. The block is unchanged.
     """
-    params, dropped = _rename(read_arrays(path), prefix_map or {}, path)
+    params, dropped = _rename(read_arrays(path, key), prefix_map or {}, path)
     loaded = _fit(block, _match(block, params, path, scheme), path, allow_missing, ignore, ctx)
     return loaded._replace(ignored=sorted([*loaded.ignored, *dropped]))
 
 
-def read_arrays(path):
+def read_arrays(path, key=None):
     """Return the arrays of a weight file of any known format; see ``model_zoo.adapters``."""
     from model_zoo import adapters
 
-    return adapters.read_arrays(path)
+    return adapters.read_arrays(path, key)
 
 
-def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
+def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto", *, key=None):
     """Load the weights of a backbone from a file of that backbone or of a net around it.
 
     Takes Gluon zoo files with any number of classes, files of a plain backbone, and files of a net
@@ -134,7 +135,7 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
         backbone: Block with ``features`` and ``output``.
         path: Parameter file; see :func:`load_into`.
         allow_missing: Patterns of further names that may be missing, e.g. of attention blocks.
-        ctx, scheme: As for :func:`load_into`.
+        ctx, scheme, key: As for :func:`load_into`.
 
     Returns:
         Sorted list of the names in the file that were not used.
@@ -142,7 +143,7 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
     Raises:
         FileNotFoundError, ValueError: As :func:`load_into`.
     """
-    match = _match(backbone, read_arrays(path), path, scheme, inside=True)
+    match = _match(backbone, read_arrays(path, key), path, scheme, inside=True)
     params, names, prefix = match.params, match.names, match.prefix
     skipped = {name for name in params if not name.startswith(prefix)} | set(match.outside)
     targets = backbone._collect_params_with_prefix()
