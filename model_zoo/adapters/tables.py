@@ -42,6 +42,7 @@ class Table(NamedTuple):
         leaves: Parameters of each kind, as pairs.
         separator: Between their layer's and parameter's name.
         unused: Last part of names of theirs that mean nothing to us.
+        mark: Part of one of their names that only nets of this table have; '' for any.
         aliases: ``(pattern, replacement)``: other spellings of their names, for reading.
         layouts: ``{end of our name: (their array to ours, ours to theirs)}`` where shapes differ.
         defaults: Makers of parameters that their net has not, see :mod:`model_zoo.adapters.made`.
@@ -52,6 +53,7 @@ class Table(NamedTuple):
     leaves: dict = GLUON
     separator: str = "."
     unused: tuple = ()
+    mark: str = ""
     aliases: tuple = ()
     layouts: dict = {}
     defaults: tuple = ()
@@ -210,8 +212,11 @@ CIFAR = {**RESNET, "defaults": (zero_biases, parameter_free_shortcuts)}
 TABLES = (
     Table("torchvision", RESNET_LAYERS, TORCH, **RESNET),
     Table("torchvision", CIFAR_LAYERS, TORCH, **CIFAR),
-    *(Table("torchvision", _with_block(RESNET_LAYERS, b), TORCH, **RESNET) for b in BLOCK_LAYERS),
-    *(Table("torchvision", _with_block(CIFAR_LAYERS, b), TORCH, **CIFAR) for b in BLOCK_LAYERS),
+    *(
+        Table("torchvision", _with_block(layers, block), TORCH, mark=rows[0][1], **options)
+        for layers, options in ((RESNET_LAYERS, RESNET), (CIFAR_LAYERS, CIFAR))
+        for block, rows in BLOCK_LAYERS.items()
+    ),
     *(Table("torchvision", _vgg(dense), TORCH, **COUNTER) for dense in VGG_DENSE),
     Table("gluoncv", RESNET_LAYERS),
     Table("gluoncv_exported", EXPORTED_BASIC, separator="_"),
@@ -223,9 +228,9 @@ OWN = (
     Table("gluon", _same(RESNET_LAYERS)),
     Table("gluon", _same(CIFAR_LAYERS)),
     *(
-        Table("gluon", _same(_with_block(layers, block)))
+        Table("gluon", _same(_with_block(layers, block)), mark=rows[0][0])
         for layers in (RESNET_LAYERS, CIFAR_LAYERS)
-        for block in BLOCK_LAYERS
+        for block, rows in BLOCK_LAYERS.items()
     ),
     Table("gluon", _same((*_vgg(max(VGG_DENSE) + 4), ("output", "", "affine")))),
 )
@@ -261,12 +266,27 @@ def names_of(table):
     }
 
 
-def canonical(table, params):
-    """Return ``{their name as the table spells it: their name in a file}``."""
+def candidates(tables, params):
+    """Return the tables that a file may belong to, each with the file's names as it spells them.
+
+    Returns:
+        Pairs ``(table, {name as the table spells it: name in the file})``.
+    """
+    spellings, found = {}, []
+    for table in tables:
+        if table.aliases not in spellings:
+            spellings[table.aliases] = _spelled(table.aliases, params)
+        names = spellings[table.aliases]
+        if any(table.mark in name for name in names):
+            found.append((table, names))
+    return found
+
+
+def _spelled(aliases, params):
     names = {}
     for name in params:
         spelled = name
-        for pattern, replacement in table.aliases:
+        for pattern, replacement in aliases:
             spelled = re.sub(pattern, replacement, spelled)
         names[spelled if spelled not in names else name] = name
     return names

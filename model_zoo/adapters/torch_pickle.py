@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickletools
+import sys
 from typing import Any, BinaryIO, Callable
 
 from gluon_attn.reading import DamagedError, allowance, one_line
@@ -88,13 +89,6 @@ class Budget:
         if self.memory < 0:
             raise UnsafePickleError("describes far more than its size")
 
-    def step(self) -> None:
-        """Take an instruction."""
-        self.steps -= 1
-        self.spend(16)
-        if self.steps < 0:
-            raise UnsafePickleError(f"has more than {MAX_STEPS} instructions")
-
 
 def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | None = None) -> Any:
     """Return what one pickle describes: plain values, tensors, and :class:`Opaque` for the rest.
@@ -109,9 +103,13 @@ def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | Non
         DamagedError: It is damaged.
     """
     reader = LimitedReader(file)
-    machine = _Machine(persistent, budget or Budget(reader.left))
+    budget = budget or Budget(reader.left)
+    machine = _Machine(persistent, budget)
     try:
         for operation, argument, _ in pickletools.genops(reader):
+            budget.steps -= 1
+            if budget.steps < 0:
+                raise UnsafePickleError(f"has more than {MAX_STEPS} instructions")
             if operation.name == "STOP":
                 return plain(machine.stack.pop())
             machine.step(operation.name, argument)
@@ -128,14 +126,13 @@ class _Machine:
 
     def __init__(self, persistent: Callable | None, budget: Budget):
         self.stack, self._marks, self._memo = [], [], {}
-        self._persistent, self._budget, self._spend = persistent, budget, budget.spend
+        self._persistent, self._spend = persistent, budget.spend
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out instruction ``name`` with what follows it in the file."""
-        self._budget.step()
         push = self.stack.append
         if name in _ARGUMENT:
-            self._spend(60 + 4 * len(argument) if isinstance(argument, (str, bytes)) else 40)
+            self._spend(sys.getsizeof(argument))
             push(argument)
         elif name in _CONSTANT:
             push(_CONSTANT[name])
@@ -266,7 +263,8 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> None:
         first = arguments[0] if isinstance(arguments, tuple) and arguments else None
         # What is copied: the items of a dict, a text as bytes.
-        self._spend(200 + (120 * len(first) if isinstance(first, (list, dict, str)) else 0))
+        self._spend(200 + (120 * len(first) if isinstance(first, (list, dict)) else 0))
+        self._spend(len(first) if isinstance(first, str) else 0)
         self.stack.append(call(function, arguments))
 
     def _do_build(self, _: Any) -> None:

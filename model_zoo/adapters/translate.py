@@ -7,7 +7,7 @@ import difflib
 from typing import NamedTuple
 
 from gluon_attn.registry import unknown_name
-from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, canonical, names_of
+from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, candidates, names_of
 
 
 class Translation(NamedTuple):
@@ -51,9 +51,8 @@ def translate(targets, params, scheme="auto", known=0):
         ValueError: Unknown scheme.
     """
     best, found, prefixes = None, {}, [""]
-    for table in tables_of(scheme):
+    for table, spelled in candidates(tables_of(scheme), params):
         wanted = {ours: theirs for ours, theirs in names_of(table).items() if ours in targets}
-        spelled = canonical(table, params)
         names, starts = find_prefixed(spelled, wanted, table.separator)
         if len(names) > max(known, len(found), len(wanted) // 2):
             best, prefixes = table, starts
@@ -121,8 +120,7 @@ def _laid(table, ours, array, way):
 def recognise(params):
     """Return ``(scheme, {our name: shape})`` of a file, whatever net it belongs to, or None."""
     best, scheme = {}, None
-    for table in (*OWN, *TABLES):
-        spelled = canonical(table, params)
+    for table, spelled in candidates((*OWN, *TABLES), params):
         names, _ = find_prefixed(spelled, names_of(table), table.separator)
         counted = {o.rpartition(".")[0] for o in names if o.endswith(".running_mean")}
         # VGG's tables know every layer both as convolution and as batch-norm.
