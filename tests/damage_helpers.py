@@ -98,7 +98,7 @@ def equal(one, other):
 
 
 def run_here(kind, numbers, folder):
-    """Run cases in this process; return ``{number: outcome}``, memory of Python and NumPy counted."""
+    """Run cases here; return ``{number: outcome}``; the memory of Python and NumPy is counted."""
     read, whole, wanted, path, checked = prepare(kind, folder)
     found = {}
     for number in numbers:
