@@ -19,13 +19,13 @@ OPTIONAL = (
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "schema", "files", "text"}
+BASE = {"registry", "batch", "schema", "files", "text", "reading"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
-    "registry": set(), "batch": set(), "schema": set(), "files": set(), "text": set(),
-    "image_files": set(), "images": {"image_files"},
+    "registry": set(), "batch": set(), "schema": set(), "reading": set(), "files": {"reading"},
+    "text": set(), "image_files": set(), "images": {"image_files"},
     "method": {"batch", "registry"},
     "recipe": {"registry", "text"},
     "runtime": PRIVATE,
@@ -34,10 +34,10 @@ ALLOWED = {
     "data": BASE | {"images", "image_files"},
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
-    "engine": {"method", "recipe", "batch", "registry", "files", "text", "runtime"},
-    "export": {"runtime", "files", "text", "schema", "images", "image_files"},
+    "engine": {"method", "recipe", "batch", "registry", "files", "text", "reading", "runtime"},
+    "export": {"runtime", "files", "text", "reading", "schema", "images", "image_files"},
     "downstream": {"nets", "method", "registry", "batch"},
-    "model_zoo": {"papers", "nets", "downstream", "registry", "files", "text"},
+    "model_zoo": {"papers", "nets", "downstream", "registry", "files", "text", "reading"},
     "tools": {
         "workflows", "model_zoo", "engine", "data", "metrics", "export", "figures", "runtime",
         "files", "text",
@@ -100,7 +100,7 @@ def complaints(source, module, is_package=False, exists=lambda name: True):
         where, package = f"{module}:{line}", name.split(".")[0]
         if package in OPTIONAL and top:
             found.append(f"{where}: optional package {package} at module level")
-        light = ("registry", "files", "text", "images", "image_files")
+        light = ("registry", "files", "text", "reading", "images", "image_files")
         if package == "mxnet" and top and own in light:
             found.append(f"{where}: {own} must not load mxnet")
         name = name if exists(name) else name.rpartition(".")[0]

@@ -288,12 +288,28 @@ def test_files_that_do_not_fit_together(tmp_path):
     index.write_text("a\tb\n")
     with pytest.raises(ValueError, match="train.idx: malformed"):
         open_dataset(tmp_path, "train")
+    for places, message in (
+        ([0, 5000, 200, *range(5001, 5008)], "record 2 begins before the one before it"),
+        ([-4, *range(1, 10)], "record 0 begins before"),
+        ([*range(9), 10**15], "the last record begins behind the end of the file"),
+    ):
+        index.write_text("".join(f"{k}\t{place}\n" for k, place in enumerate(places)))
+        with pytest.raises(ValueError, match=f"train.idx: malformed: {message}"):
+            open_dataset(tmp_path, "train")
     note.write_text(text[:50])
     with pytest.raises(ValueError, match="train.json:1: not valid JSON"):
         open_dataset(tmp_path, "train")
     note.write_text(json.dumps({**info, "format": "other"}))
     with pytest.raises(ValueError, match="train.json: not of the format"):
         open_dataset(tmp_path, "train")
+    for key, value in (
+        ("names", 3), ("sample_ids", None), ("raw", {"a": 1}), ("size", "x"), ("skipped", [1]),
+        ("skipped", [{}]), ("rec_bytes", [1]), ("raw", [[1], "x"] * 5),
+        ("raw", [[10**30] * 3] * 10),
+    ):  # fmt: skip
+        note.write_text(json.dumps({**info, key: value}))
+        with pytest.raises(ValueError, match="train.json: (not of the format|malformed)"):
+            open_dataset(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="test.json is missing; packed splits .*: train"):
         open_dataset(tmp_path, "test")
 

@@ -379,6 +379,19 @@ def test_directory_mirror_with_missing_or_wrong_file(tmp_path, monkeypatch):
     assert visible(tmp_path / "root") == [store.INDEX_COPY]
 
 
+@pytest.mark.parametrize("kind", ["folder", "server"])
+def test_a_table_without_an_end_is_not_read_to_it(request, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(transfer, "MAX_SMALL", 1 << 17)
+    files = {store.INDEX: b" " * (1 << 18)}
+    if kind == "folder":
+        mirror = str(directory_mirror(tmp_path, monkeypatch, files))
+    else:
+        request.getfixturevalue("server").files.update(files)
+        mirror = transfer.mirror_location()
+    with pytest.raises(OSError, match=f"{store.INDEX} has more than 131072 bytes"):
+        transfer.read_small(mirror, store.INDEX)
+
+
 @pytest.mark.parametrize("value", ["s3://bucket/x", "ftp://host/x"])
 def test_other_schemes_are_refused(monkeypatch, value):
     monkeypatch.setenv(transfer.MIRROR_VARIABLE, value)
@@ -524,9 +537,9 @@ def resnet18(monkeypatch):
     return f"resnet18_v1-{sha1[:8]}"
 
 
-def zipped(**members):
+def zipped(packing=zipfile.ZIP_DEFLATED, **members):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", packing) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -554,18 +567,25 @@ def test_gluon_resnet_from_a_mirror_as_mxnet_lays_it_out(server, tmp_path, resne
     assert not (tmp_path / "evil").exists()
 
 
-@pytest.mark.parametrize("how", ["other name", "slip", "garbage", "truncated", "wrong content"])
+@pytest.mark.parametrize("how", ["other name", "slip", "garbage", "truncated", "wrong content",
+                                 "encrypted", "lzma"])  # fmt: skip
 def test_bad_archives_are_refused_and_removed(server, tmp_path, resnet18, how):
     member = f"{resnet18}.params"
     good = zipped(**{member: PAYLOAD})
+    encrypted = bytearray(good)
+    for at in (6, good.index(b"PK\1\2") + 8):  # a flag, in both headers
+        encrypted[at] |= 1
     server.files[f"gluon/models/{resnet18}.zip"] = {
         "other name": zipped(**{"model.params": PAYLOAD}),
         "slip": zipped(**{f"../{member}": PAYLOAD}),
         "garbage": b"<html>",
         "truncated": good[: len(good) // 2],
         "wrong content": zipped(**{member: PAYLOAD[::-1]}),
+        "encrypted": bytes(encrypted),
+        "lzma": zipped(zipfile.ZIP_LZMA, **{member: PAYLOAD}),
     }[how]
-    with pytest.raises(ValueError, match="but not|not a sound zip|expected sha1"):
+    message = "but not|not a sound zip|expected sha1|is packed by method 14"
+    with pytest.raises(ValueError, match=message):
         store.get_model_file("resnet18_v1", root=str(tmp_path / "root"))
     assert visible(tmp_path / "root") == [] and not (tmp_path / member).exists()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def parse(arguments):
     add("--model", metavar="NAME", help="net of the zoo (default: recognised by its shapes)")
     add("--scheme", default="auto", choices=("auto", *SCHEMES),
         help="whose names FILE has (default: the one that fits)")  # fmt: skip
+    add("--key", help="which of several state dicts of a PyTorch checkpoint: state_dict_ema")
     add("--to", choices=SCHEMES,
         help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
     add("options", nargs="*", metavar="key=value", help="arguments of the model")
@@ -51,9 +53,11 @@ def options_of(pairs):
     return options
 
 
-def show(source):
-    """Print what a file holds."""
-    arrays = read_arrays(source)
+def show(source, key):
+    """Print what a file holds, and what a PyTorch checkpoint holds beside its weights."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("model_zoo.adapters").setLevel(logging.INFO)
+    arrays = read_arrays(source, key)
     guess = guess_net(arrays)
     for name, array in list(arrays.items())[:3]:
         print(f"  {name} {array.shape}")
@@ -67,11 +71,12 @@ def main(arguments=None):
     args = parse(arguments)
     try:
         if not args.out:
-            show(args.source)
+            show(args.source, args.key)
             return 0
         done = convert(
-            args.source, args.out, args.model, args.scheme, args.to, options_of(args.options)
-        )
+            args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
+            key=args.key,
+        )  # fmt: skip
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -32,6 +32,7 @@ from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.scan import files, subfolders
 from gluon_attn.data.tiles import window
+from gluon_attn.reading import naming
 from gluon_attn.schema import Schema
 from gluon_attn.text import read_json, read_lines
 
@@ -73,18 +74,20 @@ class PackedDataset(AttributeDataset):
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         self.root = self.home(root, split)
         self.info = load_info(self.root, split)
-        super().__init__(
-            self.info["names"],
-            split,
-            _read_rows(self.info, self.root / f"{split}.json"),
-            self.info["sample_ids"],
-            policy,
-            on_bad_image,
-            _read_schema(self.info, self.root / f"{split}.json"),
-        )
-        self.size = self.info["size"]
-        self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
-        missing = {item["index"] for item in self.info["skipped"]}
+        path = self.root / f"{split}.json"
+        with naming(path, "{path}: malformed: {why}"):
+            super().__init__(
+                self.info["names"],
+                split,
+                _read_rows(self.info, path),
+                self.info["sample_ids"],
+                policy,
+                on_bad_image,
+                _read_schema(self.info, path),
+            )
+            self.size = self.info["size"]
+            self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
+            missing = {item["index"] for item in self.info["skipped"]}
         total = len(self) + len(missing)
         self._source = [k for k in range(total) if k not in missing]
         self._rec = self.root / f"{split}.rec"
@@ -168,12 +171,21 @@ class PackedDataset(AttributeDataset):
             raise ValueError(f"{path}: malformed: {error}") from error
         if len(offsets) != len(self):
             raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
+        wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
+        if wrong:
+            raise ValueError(
+                f"{path}: malformed: record {wrong[0]} begins before the one before it"
+            )
         expected = self.info["rec_bytes"]
         if size != expected:
             broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
             lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
             raise ValueError(
                 f"{self._rec}: {size:,} bytes, expected {expected:,}{lost}; copy or pack it again"
+            )
+        if offsets[-1] >= size:
+            raise ValueError(
+                f"{path}: malformed: the last record begins behind the end of the file"
             )
         return offsets + [size]
 
@@ -271,9 +283,10 @@ def load_info(root, split):
     info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
     rows = "targets" if known and "targets" in info else "raw"
-    keys = ("names", "sample_ids", rows, "size", "skipped", "rec_bytes", "fingerprint")
-    if not known or any(key not in info for key in keys):
-        raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(keys)}")
+    kinds = {"names": list, "sample_ids": list, rows: list, "size": int, "skipped": list,
+             "rec_bytes": int, "fingerprint": str}  # fmt: skip
+    if not known or any(not isinstance(info.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(kinds)}")
     if len(info[rows]) != len(info["sample_ids"]):
         raise ValueError(
             f"{path}: {len(info[rows])} label rows, {len(info['sample_ids'])} sample ids"

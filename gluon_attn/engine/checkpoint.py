@@ -8,14 +8,15 @@ MXNet's ``Trainer.save_states`` is not used because it pickles.
 from __future__ import annotations
 
 import json
-import zipfile
 
 import mxnet as mx
 import numpy as np
 
 from gluon_attn.files import save_arrays
+from gluon_attn.reading import DamagedError, naming, read_npz
 
 FORMAT = 1
+_DAMAGED = "checkpoint {path} is damaged ({why}); use an older one"
 _AMP_FIELDS = ("_loss_scale", "_next_loss_scale", "_unskipped")
 
 
@@ -51,13 +52,15 @@ def load_checkpoint(path):
         ValueError: The file is damaged or was written by a newer version.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(arrays.pop("meta").tobytes().decode())
+        arrays = read_npz(path, _DAMAGED)
     except FileNotFoundError:
         raise FileNotFoundError(f"no checkpoint {path}") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); use an older one") from None
+    with naming(path, _DAMAGED):
+        if "meta" not in arrays:
+            raise DamagedError("it holds no record of a run")
+        meta = json.loads(arrays.pop("meta").tobytes().decode())
+        if not isinstance(meta, dict) or type(meta.get("format")) is not int:
+            raise DamagedError("its record is none of a run")
     if meta["format"] > FORMAT:
         raise ValueError(f"checkpoint {path} has format {meta['format']}, this is {FORMAT}")
     return arrays, meta

@@ -17,6 +17,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.files import first_line
 from gluon_attn.runtime import read_flags
@@ -120,10 +121,7 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     require_cpu(precision, sidecar.get(precision))
     text = read_verified(directory, sidecar["files"][f"{prefix}symbol"])
     raw = read_verified(directory, sidecar["files"][f"{prefix}params"])
-    try:
-        symbol, arrays = mx.sym.load_json(text.decode()), mx.nd.load_frombuffer(raw)
-    except (mx.base.MXNetError, UnicodeDecodeError) as error:
-        raise ExportError(f"{directory}: MXNet cannot read it: {first_line(error)}") from error
+    symbol, arrays = load_graph(text, raw, directory)
     check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         from gluon_attn.export.float16 import to_float16

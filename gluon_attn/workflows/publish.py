@@ -16,6 +16,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.files import atomic_path, first_line, json_text, sha256_of, write_json, write_text
+from gluon_attn.reading import load_params
 from gluon_attn.registry import unknown_name
 from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
@@ -120,7 +121,7 @@ def _entry(name, source, trained, path, split):
 
 def _halved(path, target):
     """Write a parameter file with its matrices and kernels as float16; return its path."""
-    arrays = mx.nd.load(path)
+    arrays = load_params(path)
     mx.nd.save(target, {k: a.astype("float16") if a.ndim > 1 else a for k, a in arrays.items()})
     return target
 

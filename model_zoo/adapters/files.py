@@ -18,11 +18,15 @@ OLD_PREFIX = re.compile(r"^(resnetv1\d+|(hybrid)?sequential\d+)_")
 COUNTED = {0: "conv", 1: "batchnorm", 2: "activation"}  # layers of the modules come in threes
 
 
-def read_arrays(path):
+def read_arrays(path, key=None):
     """Return the arrays of a weight file by name, as NDArrays on the CPU.
 
     Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
     files of VAA's repository. Floats of foreign formats become float32.
+
+    Args:
+        path: File or folder.
+        key: Which of several state dicts of a PyTorch checkpoint, such as ``state_dict_ema``.
 
     Raises:
         FileNotFoundError: No such file.
@@ -31,12 +35,16 @@ def read_arrays(path):
     from model_zoo.params_io import check_finite, read_params
 
     path = os.fspath(path)
+    read = None if os.path.isdir(path) else reader_of(path)
+    if key is not None and read is not read_torch:
+        raise ValueError(
+            f"{path}: key={key!r} chooses a state dict of a PyTorch file, this is none"
+        )
     if os.path.isdir(path):
         return read_vaa_folder(path)
-    read = reader_of(path)
     if read is None:
         return read_params(path)
-    arrays = read(path)
+    arrays = read(path) if key is None else read(path, key)
     if not arrays:
         raise ValueError(f"{path}: holds no parameters")
     params = {name: _to_mxnet(array) for name, array in arrays.items()}
