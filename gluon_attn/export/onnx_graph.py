@@ -191,13 +191,10 @@ class Graph:
 
 def infer(onnx: Any, model: Any, **options: Any) -> Any:
     """Return a model without weights in which onnx has entered types and shapes of the tensors."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    light.graph.ClearField("initializer")
-    for weight in model.graph.initializer:
-        if weight.data_type == onnx.TensorProto.INT64:  # what shapes are made from
-            light.graph.initializer.append(weight)
-        else:
-            value = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-            light.graph.input.append(value)
-    return onnx.shape_inference.infer_shapes(light, **options)
+    graph, make_info = model.graph, onnx.helper.make_tensor_value_info
+    small = [i for i in graph.initializer if i.data_type == onnx.TensorProto.INT64]  # sizes
+    weights = [i for i in graph.initializer if i.data_type != onnx.TensorProto.INT64]
+    inputs = [*graph.input, *(make_info(w.name, w.data_type, w.dims) for w in weights)]
+    light = onnx.helper.make_graph(graph.node, graph.name, inputs, graph.output, small)
+    model = onnx.helper.make_model(light, opset_imports=model.opset_import)
+    return onnx.shape_inference.infer_shapes(model, **options)

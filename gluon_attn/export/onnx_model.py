@@ -33,7 +33,7 @@ OPSETS = (12, 13)  # what MXNet's exporter writes
 IR_VERSION = 7  # the file format that came with opset 12, read by every later engine
 LARGEST = 2**31 - 1  # bytes in one protobuf message
 
-_checker_lock = threading.Lock()
+_exporter_lock = threading.Lock()
 
 
 class OnnxVariant(Variant):
@@ -118,13 +118,14 @@ def convert(symbol, arrays, sidecar, opset=13):
             "without these operators (gluon_attn.export.onnx_model.supported_operators lists those "
             "that convert)"
         )
+    weights = {name.split(":", 1)[-1]: array for name, array in arrays.items()}
     try:
-        graph = _mxnet_graph(onnx, symbol, arrays, sidecar, opset)
+        graph = _mxnet_graph(onnx, symbol, weights, sidecar, opset)
         _mend(onnx, graph, sidecar)
         stamp = onnx.helper.make_opsetid("", opset)
         model = onnx.helper.make_model(graph, opset_imports=[stamp], producer_name="gluon_attn")
         model.ir_version = IR_VERSION
-        make_plain(onnx, model, {name.split(":", 1)[-1] for name in arrays})
+        make_plain(onnx, model, weights)
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise
@@ -175,17 +176,14 @@ def _read_graph(directory, sidecar):
     return load_graph(text, read_verified(directory, sidecar["files"]["params"]), directory)
 
 
-def _mxnet_graph(onnx, symbol, arrays, sidecar, opset):
+def _mxnet_graph(onnx, symbol, weights, sidecar, opset):
     """Return the graph as MXNet's exporter makes it.
 
     Its public function takes no operator set: the class behind it does.
     """
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
-
     sample = tuple(sidecar["input"]["shape"][1:])
-    weights = {name.split(":", 1)[-1]: array for name, array in arrays.items()}
-    with _checker_at(onnx, opset):
-        return MXNetGraph().create_onnx_graph_proto(
+    with _exporter(onnx, opset) as exporter:
+        return exporter().create_onnx_graph_proto(
             symbol,
             weights,
             [(1,) + sample],
@@ -197,16 +195,32 @@ def _mxnet_graph(onnx, symbol, arrays, sidecar, opset):
 
 
 @contextlib.contextmanager
-def _checker_at(onnx, opset):
-    """Have onnx's checker judge graphs by ``opset``; the exporter calls it without saying which."""
-    context = onnx.checker.DEFAULT_CONTEXT
-    with _checker_lock:
-        newest = dict(context.opset_imports)
-        context.opset_imports = {"": opset}
+def _exporter(onnx, opset):
+    """Yield the class of MXNet's exporter, set up for the time of one conversion.
+
+    It calls onnx's checker without saying which operator set to judge by, and writes weights as
+    lists of numbers, which takes ten times as long as bytes.
+    """
+    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
+
+    context, converters = onnx.checker.DEFAULT_CONTEXT, MXNetGraph.registry_[OPSETS[0]]
+    with _exporter_lock:
+        newest, convert_variable = dict(context.opset_imports), converters["null"]
+
+        def as_bytes(node, **options):
+            if options["is_input"]:
+                return convert_variable(node, **options)
+            array = options["weights"][node["name"]]
+            tensor = onnx.numpy_helper.from_array(array, node["name"])
+            options["initializer"].append(tensor)
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, array.shape)
+            return [value], (array.dtype,)
+
+        context.opset_imports, converters["null"] = {"": opset}, as_bytes
         try:
-            yield
+            yield MXNetGraph
         finally:
-            context.opset_imports = newest
+            context.opset_imports, converters["null"] = newest, convert_variable
 
 
 def _mend(onnx, graph, sidecar):
