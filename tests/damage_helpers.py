@@ -1,8 +1,9 @@
 """Damaging files on purpose, and what may come of reading them.
 
 A damaged file may be read as what it was, or be refused by one ValueError or OSError that names it:
-within 5 seconds of processor time, and within four times the file's size and 64 MB of memory. As a script, the cases
-run under that limit in a process of their own, so that one that ends the process is seen:
+within 5 seconds of processor time, and within four times the file's size and 64 MB of memory. As a
+script, the cases run under that limit in a process of their own, so that one that ends the process
+is seen:
 
     python tests/damage_helpers.py KIND FIRST COUNT FOLDER KINDS
 
