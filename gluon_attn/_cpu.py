@@ -1,6 +1,10 @@
-"""What the processor says it can do."""
+"""What the processor says it can do, and what of that oneDNN may use."""
 
 from __future__ import annotations
+
+import os
+
+AVX512 = {"avx512bw", "avx512dq", "avx512vl"}  # what oneDNN's AVX-512 kernels ask for
 
 
 def read_flags(cpuinfo="/proc/cpuinfo"):
@@ -10,3 +14,33 @@ def read_flags(cpuinfo="/proc/cpuinfo"):
             return set(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:
         return set()
+
+
+def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> set:
+    """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
+    flags = read_flags(cpuinfo)
+    if not _avx512_allowed():
+        flags = {flag for flag in flags if not flag.startswith("avx512")}
+    return flags
+
+
+def has_avx512() -> bool:
+    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
+    return AVX512 <= cpu_flags()
+
+
+def has_vnni() -> bool:
+    """Return whether the processor sums products of 8-bit numbers in 32 bits, thus exactly.
+
+    Without VNNI instructions oneDNN sums two products in 16 bits first, which can saturate.
+    """
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
+
+
+def _avx512_allowed() -> bool:
+    return _ceiling() in ("ALL", "DEFAULT") or "AVX512" in _ceiling()
+
+
+def _ceiling() -> str:
+    """Return the newest instruction set that the user lets oneDNN take."""
+    return os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()

@@ -80,7 +80,7 @@ def copied(made, tmp_path):
 def flags(monkeypatch):
     """Pretend that the processor has AVX-512: the copied "bf16" graph is float32, runs anywhere."""
     flags = set(BF16_FLAGS)
-    monkeypatch.setattr(symbol, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(_cpu, "read_flags", lambda path=None: flags)
     return flags
 
 

@@ -25,7 +25,8 @@ PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", 
 # open to all.
 ALLOWED = {
     "registry": set(), "batch": set(), "schema": set(), "files": set(),
-    "method": {"batch", "registry"},
+    "amp": {"nets", "registry", "runtime"},
+    "method": {"amp", "batch", "registry"},
     "recipe": {"registry"},
     "runtime": PRIVATE,
     "gluon_attn": PRIVATE | {"runtime"},
