@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 
 AVX512 = {"avx512bw", "avx512dq", "avx512vl"}  # what oneDNN's AVX-512 kernels ask for
+# Beginnings of the flags that oneDNN leaves unused below a DNNL_MAX_CPU_ISA; no other hides any.
+_HIDDEN = {
+    **dict.fromkeys(("SSE41", "AVX", "AVX2"), ("avx512", "avx_vnni")),
+    "AVX2_VNNI": ("avx512",),
+    "AVX512_CORE": ("avx512_vnni", "avx512_bf16"),
+    "AVX512_CORE_VNNI": ("avx512_bf16",),
+}
 
 
 def read_flags(cpuinfo="/proc/cpuinfo"):
@@ -18,10 +25,9 @@ def read_flags(cpuinfo="/proc/cpuinfo"):
 
 def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> set:
     """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
-    flags = read_flags(cpuinfo)
-    if not _avx512_allowed():
-        flags = {flag for flag in flags if not flag.startswith("avx512")}
-    return flags
+    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
+    hidden = _HIDDEN.get(ceiling, ())
+    return {flag for flag in read_flags(cpuinfo) if not flag.startswith(hidden)}
 
 
 def has_avx512() -> bool:
@@ -35,12 +41,3 @@ def has_vnni() -> bool:
     Without VNNI instructions oneDNN sums two products in 16 bits first, which can saturate.
     """
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
-
-
-def _avx512_allowed() -> bool:
-    return _ceiling() in ("ALL", "DEFAULT") or "AVX512" in _ceiling()
-
-
-def _ceiling() -> str:
-    """Return the newest instruction set that the user lets oneDNN take."""
-    return os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 Entry = Tuple[int, int]
 
 
-def require(kind: str, ctx: List[mx.Context]) -> None:
+def require(kind: str, ctx: list[mx.Context]) -> None:
     """Refuse a precision that training does not have on this device.
 
     Raises:
@@ -72,7 +72,7 @@ class MixedPrecision:
         ValueError: See :func:`require`.
     """
 
-    def __init__(self, kind: str, ctx: List[mx.Context]) -> None:
+    def __init__(self, kind: str, ctx: list[mx.Context]) -> None:
         require(kind, ctx)
         if kind == "bfloat16" and "avx512_bf16" not in cpu_flags():
             logger.warning(
@@ -89,9 +89,9 @@ class MixedPrecision:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.active = False
 
@@ -130,7 +130,7 @@ class _Switch:
         found = self._lowered.run(dict(zip(names, arrays)))
         return _regroup(list(found.values()), block._out_format)
 
-    def _build(self, inputs: List[mx.sym.Symbol], symbol: mx.sym.Symbol) -> GraphBlock:
+    def _build(self, inputs: list[mx.sym.Symbol], symbol: mx.sym.Symbol) -> GraphBlock:
         params = self._block.collect_params()
         shapes = {parameter.name: parameter.shape for parameter in params.values()}
         graph, entries = lowered(list(symbol), shapes, self._precision.kind)
@@ -139,8 +139,8 @@ class _Switch:
 
 
 def lowered(
-    symbols: List[mx.sym.Symbol], shapes: Dict[str, Tuple[int, ...]], kind: str
-) -> Tuple[Graph, List[Entry]]:
+    symbols: list[mx.sym.Symbol], shapes: dict[str, tuple[int, ...]], kind: str
+) -> tuple[Graph, list[Entry]]:
     """Return a float32 graph with the layers of :func:`multiplies` in ``kind``.
 
     Batch-norm, pooling and ReLU compute in the precision of what they read, batch-norm with
@@ -160,7 +160,7 @@ def lowered(
     target, takes = Graph(), multiplies(kind)
     cast = _Casts(target)
 
-    def rewrite(number: int, node: dict, inputs: List[Entry]) -> Entry:
+    def rewrite(number: int, node: dict, inputs: list[Entry]) -> Entry:
         second = source.nodes[node["inputs"][1][0]]["name"] if len(inputs) > 1 else ""
         if takes(node, shapes.get(second, ())):
             lower = inputs
@@ -176,7 +176,7 @@ def lowered(
     return target, [cast(entry, FLOAT32) for entry in entries]
 
 
-def _followed(node: dict, low: List[bool], inputs: List[Entry]) -> List[Entry]:
+def _followed(node: dict, low: list[bool], inputs: list[Entry]) -> list[Entry]:
     """Return which inputs of a layer without weights are taken in the lower precision."""
     if node["op"] == "elemwise_add":
         return inputs if any(low) else []
@@ -184,17 +184,17 @@ def _followed(node: dict, low: List[bool], inputs: List[Entry]) -> List[Entry]:
     return inputs[:1] if (relu or node["op"] in FOLLOWERS) and low[0] else []
 
 
-def multiplies(kind: str) -> Callable[[dict, Tuple[int, ...]], bool]:
+def multiplies(kind: str) -> Callable[[dict, tuple[int, ...]], bool]:
     """Return the function ``(node, shape of its weight)`` that chooses the layers of ``kind``."""
     return _in_bfloat16 if kind == "bfloat16" else _in_float16
 
 
-def _in_float16(node: dict, weight: Tuple[int, ...]) -> bool:
+def _in_float16(node: dict, weight: tuple[int, ...]) -> bool:
     """All layers with weights: what cuDNN and cuBLAS have float16 kernels for."""
     return node["op"] in ("Convolution", "Deconvolution", "FullyConnected")
 
 
-def _in_bfloat16(node: dict, weight: Tuple[int, ...]) -> bool:
+def _in_bfloat16(node: dict, weight: tuple[int, ...]) -> bool:
     """Convolutions for which oneDNN 2.4 has fast kernels and which use a weight often.
 
     The kernels want whole blocks of input and output channels in every group; all others are
@@ -219,7 +219,7 @@ class _Casts:
     def __init__(self, graph: Graph) -> None:
         self.low: set = set()
         self._graph = graph
-        self._made: Dict[Tuple[Entry, str], Entry] = {}
+        self._made: dict[tuple[Entry, str], Entry] = {}
 
     def __call__(self, entry: Entry, kind: str) -> Entry:
         """Return ``entry`` in precision ``kind``."""
@@ -237,8 +237,7 @@ class LossScaler:
 
     The loss is multiplied by the scale, and the update divides by it. A step whose gradients are
     not finite is left out and halves the scale; 2,000 steps in a row without one double it
-    (Micikevicius et al., ICLR 2018, section 3.2). Scales are powers of two, so a step that is made
-    has the very bits of one without scaling, as far as those are in range.
+    (Micikevicius et al., ICLR 2018, section 3.2). Scales are powers of two, so they round nothing.
 
     MXNet's own scaler uses each new scale one step late, which leaves out two steps each time.
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from export_helpers import SIZE, export, images, make_net
 
+from gluon_attn import _cpu
 from gluon_attn.export import ExportError, Predictor, backend_choice, backends, sidecar, symbol
 from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.onnx_model import OnnxVariant

@@ -12,12 +12,14 @@ from export_helpers import CLASSES, Net, export, images, make_net
 from mxnet import gluon
 from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, pictures, small
 
+from gluon_attn import _cpu
 from gluon_attn.export import ExportError, bfloat16, load_exported
 from gluon_attn.export import symbol as graphs
 from gluon_attn.export.bfloat16 import BFLOAT16, Bf16Variant, convert
 from gluon_attn.export.int8 import write_graph
 from gluon_attn.export.int8_search import first_output
 from gluon_attn.export.variants import add_variants
+from gluon_attn.runtime import has_avx512
 
 ABLE = has_avx512()
 needs_avx512 = pytest.mark.skipif(not ABLE, reason="oneDNN has no bfloat16 without AVX-512")

@@ -20,9 +20,9 @@ from gluon_attn.data import EvalTransform, open_dataset
 from gluon_attn.export import int8, int8_search, load_exported
 from gluon_attn.export.int8_search import first_output
 from gluon_attn.export.sidecar import read_sidecar
-from gluon_attn.runtime import has_avx512
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.recipe import Recipe
+from gluon_attn.runtime import has_avx512
 from gluon_attn.workflows.calibrate import calibration_data
 from gluon_attn.workflows.evaluate import predict_export
 from gluon_attn.workflows.train import Settings, train

@@ -21,6 +21,7 @@ from gluon_attn.export.int8 import Int8Variant
 from gluon_attn.export.int8_search import Quantizer, first_output
 from gluon_attn.export.variants import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.runtime import cpu_flags
 from model_zoo import get_model
 
 SIZE = 32
