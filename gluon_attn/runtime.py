@@ -14,7 +14,7 @@ import random
 import sys
 
 from gluon_attn import _amx, _environment, _gpu, _libraries
-from gluon_attn._cpu import read_flags
+from gluon_attn._cpu import cpu_flags, has_avx512, has_vnni, read_flags
 from gluon_attn._doctor import checks, table
 from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
 
@@ -23,6 +23,9 @@ __all__ = [
     "UnsuitableEnvironment",
     "checks",
     "contexts",
+    "cpu_flags",
+    "has_avx512",
+    "has_vnni",
     "main",
     "read_flags",
     "seed_everything",

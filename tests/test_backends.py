@@ -15,6 +15,7 @@ import pytest
 from export_helpers import SIZE, export, images, make_net
 from process_helpers import at_once
 
+from gluon_attn import _cpu
 from gluon_attn.export import ExportError, Predictor, backend_choice, backends, sidecar, symbol
 from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.onnx_model import OnnxVariant
@@ -81,7 +82,7 @@ def copied(made, tmp_path):
 def flags(monkeypatch):
     """Pretend that the processor has AVX-512: the copied "bf16" graph is float32, runs anywhere."""
     flags = set(BF16_FLAGS)
-    monkeypatch.setattr(symbol, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(_cpu, "read_flags", lambda path=None: flags)
     return flags
 
 

@@ -144,14 +144,6 @@ def test_two_devices_and_accumulation_run(data, tmp_path):
         run(data, tmp_path / "other", devices="cpu:3", accumulate=4, epochs=1)
 
 
-def test_bfloat16_is_refused_where_it_cannot_run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("gluon_attn.workflows.build.has_avx512", lambda: False)
-    with pytest.raises(ValueError, match="amp=bfloat16 on cpu: .*AVX-512"):
-        run(data, tmp_path / "run", amp="bfloat16")
-    with pytest.raises(ValueError, match="amp=float16 on cpu: float16 needs a GPU"):
-        run(data, tmp_path / "run", amp="float16")
-
-
 def test_damaged_checkpoints_are_refused(data, tmp_path):
     run(data, tmp_path / "run", epochs=1)
     path = tmp_path / "run" / "last.ckpt"

@@ -355,13 +355,6 @@ def test_bad_settings_are_refused():
             method_of(small(), **options)
 
 
-def test_mixed_precision_is_refused():
-    with pytest.raises(ValueError, match="float32 only; use amp=none"):
-        method = METHODS.get("icasc")
-        task = Task(SINGLE.columns, 20, np.full(CLASSES, 0.3), SINGLE)
-        method(small(), [mx.cpu()], task, Optimization("sgd", {}, loss_scaling=True), {})
-
-
 # -- whole runs ------------------------------------------------------------------------------------
 
 

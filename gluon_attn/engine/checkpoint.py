@@ -17,7 +17,7 @@ from gluon_attn.reading import DamagedError, naming, read_npz
 
 FORMAT = 1
 _DAMAGED = "checkpoint {path} is damaged ({why}); use an older one"
-_AMP_FIELDS = ("_loss_scale", "_next_loss_scale", "_unskipped")
+_SCALER = "amp/scaler"
 
 
 def save_checkpoint(path, method, meta):
@@ -36,6 +36,8 @@ def save_checkpoint(path, method, meta):
     for phase, trainer in method.trainers.items():
         arrays.update(_trainer_arrays(f"trainer/{phase}", trainer))
     arrays.update({f"method/{name}": value for name, value in method.state().items()})
+    if method.precision.scaler is not None:
+        arrays[_SCALER] = method.precision.scaler.state()
     meta = dict(meta, format=FORMAT, phase=method.phase, phases=list(method.trainers))
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     save_arrays(path, arrays)
@@ -81,6 +83,8 @@ def restore(method, arrays, meta):
         raise ValueError(f"the checkpoint is of another net: {', '.join(wrong[:3])} differ")
     own = {n[len("method/") :]: a for n, a in arrays.items() if n.startswith("method/")}
     method.load_state(own)
+    if method.precision.scaler is not None and _SCALER in arrays:
+        method.precision.scaler.load_state(arrays[_SCALER])
     for name, parameter in parameters.items():
         parameter.set_data(mx.nd.array(saved[name], dtype=saved[name].dtype))
     for phase in meta["phases"]:
@@ -108,9 +112,6 @@ def _trainer_arrays(prefix, trainer):
     counts = sorted(optimizer._index_update_count.items())
     arrays[f"{prefix}/counts"] = np.array(counts, dtype=np.int64).reshape(-1, 2)
     arrays[f"{prefix}/num_update"] = np.array(optimizer.num_update, dtype=np.int64)
-    scaler = getattr(trainer, "_amp_loss_scaler", None)
-    if scaler is not None:
-        arrays[f"{prefix}/amp"] = np.array([getattr(scaler, name) for name in _AMP_FIELDS])
     return arrays
 
 
@@ -135,10 +136,6 @@ def _load_trainer(prefix, trainer, arrays):
     for ctx in trainer._contexts:
         optimizer._all_index_update_counts[ctx.device_id] = dict(counts)
     optimizer._set_current_context(trainer._contexts[0].device_id)
-    if f"{prefix}/amp" in arrays and getattr(trainer, "_amp_loss_scaler", None) is not None:
-        for name, value in zip(_AMP_FIELDS, arrays[f"{prefix}/amp"]):
-            kind = type(getattr(trainer._amp_loss_scaler, name))
-            setattr(trainer._amp_loss_scaler, name, kind(value))
 
 
 def _flat(state):

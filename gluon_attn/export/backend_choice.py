@@ -26,9 +26,8 @@ from gluon_attn.export.backends import (
     require,
 )
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import has_vnni
 from gluon_attn.files import first_line, write_json
-from gluon_attn.runtime import versions
+from gluon_attn.runtime import has_vnni, versions
 from gluon_attn.text import read_json
 
 AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"

@@ -13,7 +13,6 @@ from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, 
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
 from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.engine import Stream, use_static_graph
-from gluon_attn.export.symbol import has_avx512
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
@@ -153,11 +152,7 @@ def build_method(recipe, net, ctx, dataset):
     params = {"wd": recipe.wd, "learning_rate": recipe.lr}
     if recipe.optimizer in ("sgd", "nag"):
         params["momentum"] = recipe.momentum
-    if recipe.amp == "float16":
-        params["multi_precision"] = True
-    optimization = Optimization(
-        recipe.optimizer, params, recipe.accumulate, loss_scaling=recipe.amp == "float16"
-    )
+    optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
     return METHODS.get(recipe.method)(net, ctx, task, optimization, recipe.options)
 
@@ -171,23 +166,3 @@ def reports_accuracy(recipe, schema):
     """
     asked = recipe.get("score") == "accuracy" or recipe.get("method") == "awmt"
     return asked or not schema.is_binary
-
-
-def switch_on_amp(kind, ctx):
-    """Switch MXNet's automatic mixed precision on; must come before the net is built.
-
-    Raises:
-        ValueError: The precision is unknown or does not run on the device.
-    """
-    if kind == "none":
-        return
-    device = ctx[0].device_type
-    if kind == "float16" and device == "gpu":
-        mx.contrib.amp.init(target_dtype="float16")
-    elif kind == "bfloat16" and device == "cpu" and has_avx512():
-        mx.contrib.amp.init(target_dtype="bfloat16")
-    else:
-        raise ValueError(
-            f"amp={kind} on {device}: float16 needs a GPU, bfloat16 a CPU with AVX-512; "
-            "valid here: amp=none"
-        )

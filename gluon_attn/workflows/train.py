@@ -8,7 +8,7 @@ import logging
 import os
 from typing import NamedTuple
 
-from gluon_attn import runtime
+from gluon_attn import amp, runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
@@ -70,7 +70,7 @@ def train(recipe, settings):
             "another --save-dir"
         )
     ctx = runtime.contexts(settings.devices)
-    build.switch_on_amp(recipe.amp, ctx)
+    amp.require(recipe.amp, ctx)  # before the data are read, which may take long
     stop_logging = log_to(settings.save_dir, settings.console)
     try:
         return _train(recipe, settings, ctx)
