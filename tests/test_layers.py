@@ -19,21 +19,22 @@ OPTIONAL = (
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "schema", "files"}
+BASE = {"registry", "batch", "schema", "files", "errors"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
     "registry": set(), "batch": set(), "schema": set(), "files": set(),
+    "errors": {"files"}, "console": set(),
     "method": {"batch", "registry"},
     "recipe": {"registry"},
-    "runtime": PRIVATE,
+    "runtime": PRIVATE | {"console"},
     "gluon_attn": PRIVATE | {"runtime"},
     "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
-    "engine": {"method", "recipe", "batch", "registry", "files", "runtime"},
-    "export": {"runtime", "files", "schema"},
+    "engine": {"method", "recipe", "batch", "registry", "files", "errors", "runtime"},
+    "export": {"runtime", "files", "errors", "schema"},
     "downstream": {"nets", "method", "registry", "batch"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
     "tools": {

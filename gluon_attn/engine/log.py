@@ -7,7 +7,7 @@ import logging
 import math
 import os
 
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 
 logger = logging.getLogger("gluon_attn")
 
@@ -63,12 +63,12 @@ class JsonLines:
     def __init__(self, path, from_epoch=0):
         self.path = path
         kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
-        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+        write_text(path, "".join(json_text(r, None) for r in kept))
 
     def write(self, record):
         """Append ``record``; values that JSON does not have (nan) become null."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+            file.write(json_text(record, None))
 
 
 def read_json_lines(path):
@@ -108,12 +108,3 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, record["epoch"])
         self._writer.flush()
 
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gluon_attn.errors import NotFiniteError
+
 BOX_STATS = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
@@ -116,7 +118,8 @@ def check_records(coco, records, kind):
         needed, values = lengths[record["category_id"]], record[name]
         numbers = [*values, record["score"]]
         if len(values) != needed or not all(math.isfinite(v) for v in numbers):
-            raise ValueError(
+            kind = ValueError if len(values) != needed else NotFiniteError
+            raise kind(
                 f"{where}: {name} must be {needed} finite numbers with a finite score, got "
                 f"{len(values)}: {list(values)}, score {record['score']}"
             )

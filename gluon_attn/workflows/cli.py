@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import traceback
+from typing import Callable, Sequence
 
-EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, OSError, ImportError)
+from gluon_attn import console
+from gluon_attn.errors import DivergedError, describe
+
+EXPECTED = (ValueError, OSError, ImportError)
+TRACEBACK = "GLUON_ATTN_TRACEBACK"
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 # GluonCV's flag names, and the recipe keys they stand for
 RECIPE_FLAGS = {
@@ -16,17 +25,40 @@ RECIPE_FLAGS = {
 }  # fmt: skip
 
 
-def run(main):
-    """Call ``main()`` and exit with its status; expected errors become one line and status 2."""
+def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> None:
+    """Call ``main()`` and exit with its status.
+
+    Whatever goes wrong becomes one line and status 2, Ctrl-C status 130. A console that lacks
+    characters and a pipe that is closed early are no errors.
+
+    Args:
+        main: Does the work; returns the exit status, or None for 0.
+        interrupted: What is said after Ctrl-C.
+    """
+    console.prepare()
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        console.finish()
     except KeyboardInterrupt:
-        sys.exit("interrupted")
-    except EXPECTED as error:
-        if os.environ.get("GLUON_ATTN_TRACEBACK"):
+        print(interrupted, file=sys.stderr)
+        status = 130
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error in one line; one that no user can expect with the place in our code."""
+    text = " ".join(describe(error).split())
+    if isinstance(error, EXPECTED):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(ROOT)] or frames
+    place = os.path.relpath(ours[-1].filename, ROOT)
+    return f"{text} ({place}, line {ours[-1].lineno}; {TRACEBACK}=1 shows how it came to that)"
 
 
 def parser(description, epilog=""):
@@ -78,6 +110,26 @@ def add_source_flags(parser, export):
     weights.add_argument("--params", metavar="FILE", help="weights of --model")
     weights.add_argument("--pretrained", action="store_true", help="published weights of --model")
     parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Return the parsed command line; ``key=value`` and other words may stand anywhere in it.
+
+    Behind a flag with several values (``--seeds 0 1 lr=0.1``) ``key=value`` is an override, too.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    several = {
+        name for action in parser._actions if action.nargs in ("+", "*")
+        for name in action.option_strings
+    }  # fmt: skip
+    moved, kept, flag = [], [], None
+    for word in words:
+        flag = word if word.startswith("-") else flag
+        overrides = flag in several and OVERRIDE.match(word)
+        (moved if overrides else kept).append(word)
+    return parser.parse_intermixed_args([*moved, *kept])
 
 
 def parse_source(parser):

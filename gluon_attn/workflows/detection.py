@@ -22,6 +22,7 @@ from gluon_attn.data.detection_transforms import FitTransform, SsdTransform, Str
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.coco import evaluate_detections
 from gluon_attn.workflows.detection_data import DetectionData
+from gluon_attn.workflows.scores import some
 
 logger = logging.getLogger("gluon_attn.detection")
 
@@ -127,6 +128,20 @@ def validator(recipe, dataset, ctx, workers):
         return {name: stats[source] for name, source in SCORES.items()}
 
     return validate
+
+
+def judge(dataset: DetectionData) -> tuple[str, str]:
+    """Return why no net can be scored on a split, and what is left out; see ``scores.judge``."""
+    reader = dataset.reader
+    images = set(reader.image_ids)
+    shown = {
+        a["category_id"] for a in reader.coco.anns.values()
+        if a["image_id"] in images and not a.get("iscrowd")
+    }  # fmt: skip
+    missing = [n for n, c in zip(reader.class_names, reader.category_ids) if c not in shown]
+    if not shown:
+        return f"{reader.annotation} has no box that counts (crowds do not)", ""
+    return "", f"{some(missing)} (no box)" if missing else ""
 
 
 def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):

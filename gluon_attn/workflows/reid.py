@@ -22,7 +22,7 @@ from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
 from gluon_attn.data.reid import JUNK, ReidDataset
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.engine import Stream
-from gluon_attn.metrics.retrieval import Pictures, evaluate_retrieval
+from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
 from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
 
@@ -196,6 +196,21 @@ def validator(recipe, dataset, ctx, workers):
         return {name: result[name] for name in SCORES}
 
     return validate
+
+
+def judge(dataset: ReidDataset) -> tuple[str, str]:
+    """Return why no net can be scored on a split, and what is left out; see ``scores.judge``."""
+    if dataset.query is None or not len(dataset.query):
+        return "it has no queries", ""
+    query, gallery = (
+        Pictures(None, dataset.identities[rows], dataset.cameras[rows])
+        for rows in (dataset.query, dataset.gallery)
+    )
+    without = int((~answerable(query, gallery)).sum())
+    text = f"of its {len(dataset.query)} queries have no picture of their person in another camera"
+    if without == len(dataset.query):
+        return f"all {text}", ""
+    return "", f"{without} {text}" if without else ""
 
 
 def write_scores(result, dataset, folder, stem):

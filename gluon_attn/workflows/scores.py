@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -50,6 +51,54 @@ def check_score(score, schema):
             f"score={score}: these data have {len(schema.columns)} "
             f"{'classes' if single else 'attribute columns'}; valid here are {valid}"
         )
+
+
+def judge(score: str, dataset: Any) -> tuple[str, str]:
+    """Return what keeps a score from telling one net from another, and what it leaves out.
+
+    A net can only be told from another by an attribute of which both values are among the known
+    labels: without positives there is no average precision, and without negatives every net has
+    the same.
+
+    Args:
+        score: The recipe's.
+        dataset: A split.
+
+    Returns:
+        Two texts, '' where there is nothing of the kind.
+    """
+    names = np.array(dataset.names)
+    if is_classification(dataset.schema):
+        positives, negatives = dataset.counts().T[:2]
+    else:
+        known = dataset.mask.sum(0, dtype=np.int64)
+        positives = (dataset.label * dataset.mask).sum(0, dtype=np.int64)
+        negatives = known - positives
+    unknown = (positives == 0) & (negatives == 0)
+    groups = {
+        "no known label": unknown,
+        "no positive label": (positives == 0) & ~unknown,
+        "no negative label": (negatives == 0) & ~unknown,
+    }
+    groups = {why: names[found] for why, found in groups.items() if found.any()}
+    if not ((positives > 0) & (negatives > 0)).any():
+        return "; ".join(f"{why} of {some(found)}" for why, found in groups.items()), ""
+    if is_classification(dataset.schema) and (positives > 0).sum() == 1:
+        return f"all images are of the class {names[positives > 0][0]}", ""
+    undefined = {
+        "mAP": ("no known label", "no positive label"), "mA": tuple(groups),
+        "accuracy": ("no known label",),
+    }.get("" if score in OF_CLASSES else score, ())  # fmt: skip
+    if is_classification(dataset.schema) and score == "accuracy":
+        undefined = ()
+    left_out = [f"{some(groups[why])} ({why})" for why in undefined if why in groups]
+    return "", ", ".join(left_out)
+
+
+def some(names: Sequence[str], most: int = 12) -> str:
+    """Return the first names, and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def validation_scores(found, dataset, wanted):

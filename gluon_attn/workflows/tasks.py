@@ -6,7 +6,8 @@ nets carry its name as ``task``, its exports in their sidecar. Each module has
 * ``open_split(recipe, data_dir, split, on_bad_image)``: a data set with ``names``, ``schema``,
   ``prior``, ``skipped``, ``fingerprint()``;
 * ``train_loader(recipe, dataset, method, workers)`` and ``validator(recipe, dataset, ctx,
-  workers)``, a function ``net -> scores``;
+  workers)``, a function ``net -> scores``, whose names are ``SCORES``;
+* ``judge(dataset)``: why a split cannot be validated on, and what its scores leave out, two texts;
 * ``final_scores(recipe, net, dataset, ctx, workers, folder)``: a dict with the text for the console
   under ``console``;
 * ``CLASS_NAMES``: those of the published nets;
