@@ -36,7 +36,7 @@ def finish() -> None:
 
 
 def write_data(text: str) -> None:
-    """Write text that programs read, such as JSON: characters that do not fit become ``\\uXXXX``."""
+    """Write text that programs read, such as JSON; what does not fit becomes ``\\uXXXX``."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "gluon_attn.escape").decode(encoding))
 

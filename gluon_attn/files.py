@@ -107,9 +107,7 @@ def write_text(path, text):
     Bytes of file names that are no UTF-8 are written as ``\\udcXX``, which JSON reads back.
     """
     with atomic_path(path) as temporary:
-        with open(
-            temporary, "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
 
 
@@ -139,7 +137,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def number(value: float | None) -> float:
+def or_nan(value: float | None) -> float:
     """Return a number that was read from JSON: NaN for ``null``."""
     return math.nan if value is None else value
 

@@ -26,7 +26,7 @@ def main():
         "--set", nargs="*", default=[], metavar="key=value", help="overrides for all recipes"
     )
     cli.add_data_flags(parser)
-    args = parser.parse_args()
+    args = cli.parse(parser)
     from gluon_attn.workflows.build import load_recipe
     from gluon_attn.workflows.experiment import run_experiment
 

@@ -11,6 +11,6 @@ from gluon_attn.engine.stream import Stream
 
 __all__ = [
     "SCHEDULES", "JsonLines", "Predictions", "Run", "Stream", "TensorBoard", "fit",
-    "load_checkpoint", "load_net", "log_to", "predict", "read_json_lines", "restore", "save_checkpoint",
-    "use_static_graph",
+    "load_checkpoint", "load_net", "log_to", "predict", "read_json_lines", "restore",
+    "save_checkpoint", "use_static_graph",
 ]  # fmt: skip

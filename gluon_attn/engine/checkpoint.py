@@ -33,7 +33,8 @@ def save_checkpoint(path, method, meta):
         OSError: It could not be written; the previous checkpoint is untouched.
     """
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
-    arrays = {f"net/{n}": p.data(method.ctx[0]).asnumpy() for n, p in _parameters(method.net).items()}
+    parameters = _parameters(method.net)
+    arrays = {f"net/{n}": p.data(method.ctx[0]).asnumpy() for n, p in parameters.items()}
     for phase, trainer in method.trainers.items():
         arrays.update(_trainer_arrays(f"trainer/{phase}", trainer))
     arrays.update({f"method/{name}": value for name, value in method.state().items()})

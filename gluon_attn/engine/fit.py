@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.engine.log import JsonLines
 from gluon_attn.errors import DivergedError, describe
-from gluon_attn.files import number, save_parameters, sha256_of, write_json
+from gluon_attn.files import or_nan, save_parameters, sha256_of, write_json
 from gluon_attn.recipe import Recipe
 from gluon_attn.runtime import seed_everything
 
@@ -125,14 +125,14 @@ def fit(run, resume=False):
         for writer in writers:  # first: a resumed run drops the lines of epochs that it repeats
             writer.write(record)
         save_checkpoint(last, run.method, dict(meta, schedule=run.schedule.state(), best=best))
-    return {name: number(value) for name, value in best.items()}
+    return {name: or_nan(value) for name, value in best.items()}
 
 
 def _is_better(run, epoch, scores, best):
     """Return whether the weights of this epoch are to be kept."""
     if best is None or run.keep == "last":
         return True
-    score, before = scores[run.score_name], number(best[run.score_name])
+    score, before = scores[run.score_name], or_nan(best[run.score_name])
     if math.isnan(score) and not math.isnan(before):
         logger.warning(
             "[Epoch %d] validation %s is undefined: epoch %d with %.4f stays the best", epoch,

@@ -107,4 +107,3 @@ class TensorBoard:
             if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
                 self._writer.add_scalar(name, value, record["epoch"])
         self._writer.flush()
-

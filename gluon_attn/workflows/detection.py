@@ -21,8 +21,10 @@ from gluon_attn.data.detection_loader import DetectionLoader
 from gluon_attn.data.detection_transforms import FitTransform, SsdTransform, StretchTransform
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.coco import evaluate_detections
+from gluon_attn.workflows import build
 from gluon_attn.workflows.detection_data import DetectionData
 from gluon_attn.workflows.scores import some
+from gluon_attn.workflows.tasks import reading_for
 
 logger = logging.getLogger("gluon_attn.detection")
 
@@ -196,10 +198,12 @@ def preprocess(net, values):
     return dict(sizes, mean=values["mean"], std=values["std"])
 
 
-def run_evaluate(args, trained, ctx, out):
+def run_evaluate(args, trained, ctx, out, reading=None):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
-    dataset = DetectionData.open(args.data_dir, split, args.on_bad_image)
+    dataset = build.open_split(
+        reading_for("coco", reading), args.data_dir, split, args.on_bad_image
+    )
     if trained:
         net, classes, values = trained.net, trained.classes, trained.preprocess
     else:

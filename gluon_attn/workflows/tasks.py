@@ -12,14 +12,18 @@ nets carry its name as ``task``, its exports in their sidecar. Each module has
   under ``console``;
 * ``CLASS_NAMES``: those of the published nets;
 * ``preprocess(net, values)``: ``Trained.preprocess`` of a net;
-* ``run_evaluate(args, trained, ctx, out)``, ``run_export(args, trained)`` and
-  ``run_predict(options, sidecar)``, what the tools call; they return text for the console.
+* ``run_evaluate(args, trained, ctx, out, reading)`` (``reading``: a Recipe that says how the data
+  are read), ``run_export(args, trained)`` and ``run_predict(options, sidecar)``, what the tools
+  call; the former two return text for the console, the last prints.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
+
+from gluon_attn.recipe import Recipe
 
 OF_DATASET = {"coco": "detection", "coco_keypoints": "keypoints"}
 OF_MODEL = {"ssd": "detection", "faster_rcnn": "detection", "simple_pose": "keypoints"}
@@ -45,6 +49,13 @@ def task_of_export(directory):
 
     sidecar = read_sidecar(directory)
     return _module(sidecar.get("task")), sidecar
+
+
+def reading_for(kind: str, reading: Recipe | None) -> Recipe:
+    """Return how the data of a task are read: as a recipe says, else as this kind of data."""
+    reading = reading or Recipe("", "")
+    auto = reading.dataset == "auto"
+    return dataclasses.replace(reading, dataset=kind) if auto else reading
 
 
 def default_names(model):
