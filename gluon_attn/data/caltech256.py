@@ -36,7 +36,7 @@ from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, offi
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.folders import list_pictures, subfolders
 from gluon_attn.data.protocol import HOLDOUT
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _parts(path, plan, paths, targets):
     else:
         saved = draw(paths, targets, plan["per_class"], plan["test_per_class"], plan["seed"])
         try:
-            write_text(path, json.dumps(dict(plan, **saved), indent=0) + "\n")
+            write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
             logger.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def run(options, say):
         raise ValueError("--out DIR is needed, unless --check only checks")
     kind = "wider_srn" if getattr(options, "srn", False) else options.command
     extra = {key: getattr(options, key) for key in getattr(options, "reader_options", ())}
-    splits = options.splits or existing_splits(kind, root)
+    splits = options.splits or existing_splits(kind, root, **extra)
     policy = "skip" if options.check else options.on_bad_image
     datasets, report = open_splits(kind, root, splits, policy, **extra)
     say(report.text())
@@ -154,8 +155,13 @@ def _version(options):
     return {"version": known[options.version]}
 
 
-def existing_splits(kind, root):
+def existing_splits(kind, root, **options):
     """Return those of train, val and test (and query) whose lists or annotation exist.
+
+    Args:
+        kind: Name of the reader.
+        root: Folder of the data.
+        options: Of the reader; a file that they name may be what makes a split readable.
 
     Raises:
         FileNotFoundError: If none does; the message lists what was looked for.
@@ -163,7 +169,9 @@ def existing_splits(kind, root):
     reader = DATASETS.get(kind)
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    found = [split for split in reader.splits if reader.has_split(root, split)]
+    known = inspect.signature(reader.has_split).parameters
+    own = {name: value for name, value in options.items() if name in known}
+    found = [split for split in reader.splits if reader.has_split(root, split, **own)]
     if not found:
         raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
     return found

@@ -96,8 +96,8 @@ class MarketAttribute(AttributeDataset):
         self.report = _report(self, MARKET, part)
 
     @classmethod
-    def has_split(cls, root, split):
-        return _has_split(MARKET, root, split)
+    def has_split(cls, root, split, attributes=None):
+        return _has_split(MARKET, root, split, attributes)
 
     def path(self, i):
         return self.root / self.sample_ids[i]
@@ -138,8 +138,8 @@ class DukeAttribute(AttributeDataset):
         self.report = _report(self, DUKE, part)
 
     @classmethod
-    def has_split(cls, root, split):
-        return _has_split(DUKE, root, split)
+    def has_split(cls, root, split, attributes=None):
+        return _has_split(DUKE, root, split, attributes)
 
     def path(self, i):
         return self.root / self.sample_ids[i]
@@ -151,9 +151,11 @@ def _find(layout, root):
     return next((path for path in paths if path.is_file()), None)
 
 
-def _has_split(layout, root, split):
+def _has_split(layout, root, split, attributes=None):
     folder = Path(root) / SPLITS[split] if split in SPLITS else None
-    return folder is not None and folder.is_dir() and _find(layout, root) is not None
+    if folder is None or not folder.is_dir():
+        return False
+    return bool(attributes) or _find(layout, root) is not None  # a file is checked when it is read
 
 
 def _read_part(layout, root, split, attributes, holdout, seed, repair=False):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 import os
 import sys
 
@@ -19,8 +18,9 @@ from gluon_attn.batch import PADDING
 from gluon_attn.data.coco_names import CATEGORIES
 from gluon_attn.data.detection_loader import DetectionLoader
 from gluon_attn.data.detection_transforms import FitTransform, SsdTransform, StretchTransform
-from gluon_attn.files import write_json, write_text
+from gluon_attn.files import finite, write_json, write_text
 from gluon_attn.metrics.coco import evaluate_detections
+from gluon_attn.metrics.layout import decimal
 from gluon_attn.workflows import build
 from gluon_attn.workflows.detection_data import DetectionData
 from gluon_attn.workflows.scores import some
@@ -164,7 +164,7 @@ def write_scores(records, dataset, folder, stem):
     """
     reader = dataset.reader
     found = evaluate_detections(reader.coco, records, reader.image_ids)
-    result = {"stats": _finite(found.stats), "per_class": _finite(found.per_class)}
+    result = finite({"stats": found.stats, "per_class": found.per_class})
     result.update(images=found.images, detections=found.records)
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in
              (("json", ".json"), ("md", ".md"), ("records", "_detections.json"))}  # fmt: skip
@@ -173,22 +173,18 @@ def write_scores(records, dataset, folder, stem):
     write_text(paths["md"], _markdown(found, dataset.split))
     write_json(paths["records"], records, indent=None)
     logger.info(
-        "%s: AP %.4f, AP50 %.4f over %d pictures; tables in %s.{md,json}", dataset.split,
-        found.stats["AP"], found.stats["AP50"], found.images, os.path.join(folder, stem),
+        "%s: AP %s, AP50 %s over %d pictures; tables in %s.{md,json}", dataset.split,
+        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images,
+        os.path.join(folder, stem),
     )  # fmt: skip
     return dict(result, console=found.text, files=list(paths.values()))
 
 
-def _finite(values):
-    """Return values for JSON, which has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
 def _markdown(found, split):
     lines = [f"# Boxes on {split}, {found.images} pictures", "", "| number | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
+    lines += [f"| {name} | {decimal(value)} |" for name, value in found.stats.items()]
     lines += ["", "| class | AP |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in found.per_class.items()]
+    lines += [f"| {name} | {decimal(value)} |" for name, value in found.per_class.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
 from gluon_attn.files import write_bytes
+from gluon_attn.metrics.layout import percent
 from gluon_attn.nets import name_outputs
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import gallery_page, load
@@ -263,7 +264,7 @@ def _table(models, results):
         changes = _readable(recipe["model_options"])
         net = f"{trained.name} ({changes})" if changes else trained.name
         rows.append([title, recipe["method"], net, f"{parameters / 1e6:.2f} M",
-                     *(f"{100 * scores[title][n]:.1f}" for n in names)])  # fmt: skip
+                     *(percent(scores[title][n]) for n in names)])  # fmt: skip
     return ["", "method", "net", "parameters", *(f"{SCORES[n]} %" for n in names)], rows
 
 

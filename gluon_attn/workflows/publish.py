@@ -129,7 +129,8 @@ def measure(trained, dataset, ctx=None):
     """Return the measures of a net on a split, ``{name: value in 0..1}``."""
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
     overall = evaluation.result_of(found, dataset)["overall"]
-    return {name: float(overall[name]) for name in MEASURES if name in overall}
+    measured = {name: float(overall[name]) for name in MEASURES if name in overall}
+    return {name: value for name, value in measured.items() if not np.isnan(value)}
 
 
 def _check_named(name, source, known):

@@ -14,6 +14,7 @@ from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies
 from gluon_attn.metrics.classification_tables import classification_text, write_classification
+from gluon_attn.metrics.layout import decimal
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import to_console, write_report
 from gluon_attn.metrics.retrieval_tables import retrieval_text
@@ -137,7 +138,7 @@ def write_scores(found, dataset, folder, stem, with_accuracy):
         save_predictions(found, dataset.schema, folder, stem)
         result = evaluate_classification(*arrays, names=class_names(dataset.schema))
         write_classification(result, folder, stem)
-        text = ", ".join(f"{name} {value:.4f}" for name, value in result["overall"].items())
+        text = ", ".join(f"{name} {decimal(value)}" for name, value in result["overall"].items())
         logger.info("%s: %s; tables in %s.{md,csv,json}", dataset.split, text,
                     os.path.join(folder, stem))  # fmt: skip
         return result
@@ -147,9 +148,11 @@ def write_scores(found, dataset, folder, stem, with_accuracy):
     if with_accuracy:
         accuracy = evaluate_attributes(*arrays, dataset.schema)
         write_accuracy(accuracy, folder, f"{stem}_accuracy")
-        logger.info("Test accuracy %.4f, mean over attributes", accuracy["overall"]["accuracy"])
+        shown = decimal(accuracy["overall"]["accuracy"])
+        logger.info("Test accuracy %s, mean over attributes", shown)
     path = os.path.join(folder, stem)
-    logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], path)
+    shown = decimal(result["overall"]["mAP"])
+    logger.info("Test mAP %s; tables in %s.{md,csv,json}", shown, path)
     return result
 
 

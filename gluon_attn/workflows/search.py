@@ -16,6 +16,7 @@ from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, read_jso
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
 from gluon_attn.figures.search import search_curves
+from gluon_attn.files import or_nan
 from gluon_attn.workflows import build, start
 from gluon_attn.workflows.train import describe_run
 from gluon_attn.workflows.validation import check_validation, validator
@@ -119,7 +120,7 @@ def write_result(recipe, folder):
     about = {
         "method": "second order" if recipe.options.get("second_order") else "first order",
         "model": recipe.model, "seed": recipe.seed, "epochs": recipe.epochs,
-        "strength": list(last["edge_strength"].values()),
+        "strength": list(map(or_nan, last["edge_strength"].values())),
         "seconds": sum(record["seconds"] for record in records),
     }  # fmt: skip
     save_genotype(path, found, about)

@@ -15,6 +15,7 @@ from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
+from gluon_attn.metrics.layout import decimal
 from gluon_attn.workflows import build, reid, scores, start
 from gluon_attn.workflows.tasks import task_of
 from gluon_attn.workflows.validation import check_validation, validator
@@ -155,9 +156,8 @@ def _tell_best(recipe, best):
             "epoch %d, are kept", recipe.score, best["epoch"],
         )  # fmt: skip
         return
-    shown = "-" if math.isnan(score) else f"{score:.4f}"
     logger.info("%s epoch %d with validation %s %s", recipe.keep.capitalize(), best["epoch"],
-                recipe.score, shown)  # fmt: skip
+                recipe.score, decimal(score))  # fmt: skip
 
 
 def _draw(method, folder):
