@@ -28,10 +28,8 @@ def flags():
     parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
     parser.add_argument("--boxes", metavar="FILE", help="people for keypoints: COCO results")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
-    parser.add_argument(
-        "--unspecified", choices=("masked", "negative"), default="masked",
-        help="unspecified labels: left out (default) or counted as negative",
-    )  # fmt: skip
+    parser.add_argument("--unspecified", choices=("masked", "negative"), default="masked",
+        help="unspecified labels: left out (default) or counted as negative")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     parser.add_argument(

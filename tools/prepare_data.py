@@ -89,8 +89,9 @@ def packing_options(command):
 def main(arguments=None):
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return prepare.run(options, print)
+    again = "interrupted; the same command continues"
+    return cli.status_of(lambda: prepare.run(options, print), again)
 
 
 if __name__ == "__main__":
-    cli.run(main, "interrupted; the same command continues")
+    cli.run(main)

@@ -26,8 +26,13 @@ RECIPE_FLAGS = {
 }  # fmt: skip
 
 
-def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> None:
-    """Call ``main()`` and exit with its status.
+def run(main: Callable[[], int | None]) -> None:
+    """Call ``main()`` and exit with the status that :func:`status_of` gives."""
+    sys.exit(status_of(main))
+
+
+def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Call ``main()`` and return the exit status.
 
     Whatever goes wrong becomes one line and status 2, Ctrl-C status 130. A console that lacks
     characters and a pipe that is closed early are no errors.
@@ -40,22 +45,29 @@ def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> Non
     try:
         status = main() or 0
         console.finish()
+        return status
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
-        status = 130
+        return 130
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+        return 2
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error in one line; one that no user can expect with the place in our code."""
+    """Return an error in one line.
+
+    One that no user can expect, as libraries raise on contents that they do not expect, comes with
+    the files that the command was given, and with the place in our code.
+    """
     text = " ".join(describe(error).split())
     if isinstance(error, EXPECTED):
         return text
+    given = [word.partition("=")[2] or word for word in sys.argv[1:]]
+    given = [word for word in given if os.path.exists(word) and word not in text]
+    text += f", with {', '.join(given)}" if given else ""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith(ROOT)] or frames
     place = os.path.relpath(ours[-1].filename, ROOT)

@@ -12,6 +12,7 @@ import mxnet as mx
 
 from gluon_attn.data.lists import read_names
 from gluon_attn.engine import use_static_graph
+from gluon_attn.errors import naming
 from gluon_attn.files import finite, sha256_of
 from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
@@ -269,7 +270,8 @@ def _read_record(folder):
 def _finish(name, net, path, classes, preprocess, extra, ctx):
     if path:
         net.initialize(mx.init.Zero(), ctx=ctx)
-        load_into(net, path)
+        with naming(path):
+            load_into(net, path)
     use_static_graph(net)
     if reid.gives_embedding(net):
         preprocess = reid.whole_pictures(net, preprocess)

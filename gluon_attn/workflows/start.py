@@ -82,7 +82,8 @@ def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict:
             load_net(net, arrays, path)
     else:
         _check_classes(source, path, known, classes)
-        load_into(net, path)
+        with naming(path):
+            load_into(net, path)
     logger.info("All weights from %s%s", path, "" if epoch is None else f", epoch {epoch}")
     note = {"source": source, "file": path, "sha256": sha256_of(path), "epoch": epoch}
     return {"init_from": note}
