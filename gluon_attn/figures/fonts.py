@@ -100,7 +100,8 @@ def _lacking(characters: Iterable[str], families: tuple) -> frozenset:
 def _file(family: str) -> str | None:
     """Return the file of a family, or None if it is not installed."""
     try:
-        return font_manager.findfont(FontProperties(family=family), fallback_to_default=False)
+        properties = FontProperties(family=[family])  # a text would be read as a pattern
+        return font_manager.findfont(properties, fallback_to_default=False)
     except ValueError:
         return None
 
