@@ -222,7 +222,7 @@ def test_predicting_files(exported, tool, tmp_path):
     assert (drawn != cv2.imread(str(pictures / "0.png"))).any()
     (pictures / "1.png").write_bytes(b"no picture")
     code, text, error = tool("predict.py", folder, pictures, "--on-bad-image", "skip", "--csv", "-")
-    assert code == 0 and "truncated or no picture" in text
+    assert code == 0 and "is a text file, no image" in text
     for flags in (["--heatmaps", tmp_path / "x"], ["--backend", "onnxruntime"], []):
         code, text, error = tool("predict.py", folder, pictures, *flags)
         assert code == 2 and error.startswith("error:")

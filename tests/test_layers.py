@@ -24,17 +24,18 @@ PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", 
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
-    "registry": set(), "batch": set(), "schema": set(), "files": set(),
-    "errors": {"files"}, "console": set(),
+    "registry": set(), "batch": set(), "schema": set(), "files": set(), "image_files": set(),
+    "images": {"image_files"}, "errors": {"files"}, "console": set(),
     "method": {"batch", "registry"},
     "recipe": {"registry"},
     "runtime": PRIVATE | {"console"},
     "gluon_attn": PRIVATE | {"runtime"},
-    "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "data": BASE, "figures": BASE,
+    "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "figures": BASE,
+    "data": BASE | {"images", "image_files"},
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
     "engine": {"method", "recipe", "batch", "registry", "files", "errors", "runtime"},
-    "export": {"runtime", "files", "errors", "schema"},
+    "export": {"runtime", "files", "errors", "schema", "images", "image_files"},
     "downstream": {"nets", "method", "registry", "batch"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files"},
     "tools": {
@@ -99,7 +100,7 @@ def complaints(source, module, is_package=False, exists=lambda name: True):
         where, package = f"{module}:{line}", name.split(".")[0]
         if package in OPTIONAL and top:
             found.append(f"{where}: optional package {package} at module level")
-        if package == "mxnet" and top and own in ("registry", "files"):
+        if package == "mxnet" and top and own in ("registry", "files", "images", "image_files"):
             found.append(f"{where}: {own} must not load mxnet")
         name = name if exists(name) else name.rpartition(".")[0]
         other = layer_of(name)
@@ -134,6 +135,8 @@ def test_imports_obey_the_layers(path):
         ("gluon_attn.export.onnx", "from model_zoo import get_model", "export imports model_zoo"),
         ("gluon_attn.workflows.load", "from tools import train", "workflows imports tools"),
         ("gluon_attn.files", "import mxnet as mx", "must not load mxnet"),
+        ("gluon_attn.images", "import mxnet as mx", "must not load mxnet"),
+        ("gluon_attn.figures.heatmaps", "from gluon_attn.images import resize", "figures imports"),
         ("gluon_attn.registry", "try:\n import mxnet\nexcept ImportError:\n pass", "must not load"),
         ("gluon_attn.runtime", "from gluon_attn import files", "runtime imports gluon_attn.files"),
         ("gluon_attn.novelty.thing", "import os", "not in the table"),

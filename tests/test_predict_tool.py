@@ -239,10 +239,10 @@ def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, 
     half = tmp_path / "half.jpg"
     half.write_bytes(good.read_bytes()[:300])
     assert "half.jpg" in error_of(capsys, exports, good, half)
-    assert "gone.jpg: no such image" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    assert "gone.jpg: does not exist" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
     out = tmp_path / "r.csv"
     assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
-    assert f"skipped: {half}: truncated" in capsys.readouterr().out
+    assert f"skipped: {half}: is truncated" in capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
     assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0
@@ -348,6 +348,38 @@ def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_p
         assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
 
 
+def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, capsys, caplog):
+    boxes = {"test/0--Parade/a.jpg": [[1, 2, 10, 20], [500, 0, 5, 5], [0, 0, 0, 5]],
+             "test/1--Party/c.png": [[0.1, 0.2, 0.5, 0.5], [0.3, 0.2, 0.5, 0.5]]}  # fmt: skip
+    (tmp_path / "b.json").write_text(json.dumps(boxes))
+    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    assert "a.jpg: box [500.0, 0.0, 5.0, 5.0] lies outside the image of 30x40 pixels" in err
+    caplog.clear()
+    options = ("--boxes", tmp_path / "b.json", "--on-bad-image", "skip", "--batch-size", 2)
+    assert call(exports, images, *options, "--csv", tmp_path / "r.csv") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
+    assert [row["hat"] == "" for row in rows] == [False, True, True, False, False]
+    assert "width and height above 0" in rows[2]["error"]
+    assert caplog.text.count("not fractions of the image") == 1 and "c.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99), "film.mp4: is a video: extract its frames"),
+        ("a.gif", b"GIF89a" + bytes(99), "a.gif: is a GIF"),
+        ("a.jpg", b"<html>404</html>", "a.jpg: is a web page"),
+        ("https://host/a.jpg", None, "a.jpg: is a URL: download the image"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(exports, tmp_path, capsys, name, data, message):
+    path = name if data is None else tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    assert message in error_of(capsys, exports, path)
+
+
 def test_boxes_of_other_images(exports, images, tmp_path, capsys):
     (tmp_path / "b.json").write_text('{"x/y.jpg": [[0, 0, 1, 1]]}')
     err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
@@ -364,6 +396,8 @@ def test_boxes_of_other_images(exports, images, tmp_path, capsys):
         ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
         ("b.json", '{"a.jpg": ["1234"]}', "record 'a.jpg', box 0: '1234'"),
+        ("b.json", '{"a.jpg": [[1, 2, NaN, 4]]}', "record 'a.jpg', box 0: .*is not a box"),
+        ("b.csv", "a.jpg,1,2,inf,4\n", "b.csv, line 1: .*is not a box"),
         ("b.json", '{"images": [{"targets": []}]}', "image 0: needs file_name"),
         (
             "b.json",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.errors import naming  # noqa: E402
 from gluon_attn.workflows import cli  # noqa: E402
 from model_zoo.adapters import SCHEMES, convert, guess_net, read_arrays  # noqa: E402
 
@@ -66,13 +65,12 @@ def show(source):
 
 def main(arguments=None):
     args = parse(arguments)
-    with naming(args.source):
-        if not args.out:
-            show(args.source)
-            return
-        done = convert(
-            args.source, args.out, args.model, args.scheme, args.to, options_of(args.options)
-        )
+    if not args.out:
+        show(args.source)
+        return
+    done = convert(
+        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options)
+    )
     arguments = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{arguments}")
     size = f"{done.arrays} arrays, {done.numbers:,} numbers"

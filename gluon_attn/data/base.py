@@ -102,7 +102,7 @@ class AttributeDataset(Dataset):
         raise NotImplementedError
 
     def read(self, i):
-        """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
+        """Return the image of sample ``i``, uint8 ``(H, W, 3)`` RGB, upright.
 
         Raises:
             BadImageError: If there is none; the message names the file and the sample.

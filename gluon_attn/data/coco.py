@@ -7,6 +7,9 @@
 Files are read through pycocotools, whose object (``dataset.coco``) the evaluation needs as well,
 after every record has been checked. Crowds are left out of the samples; the evaluation sees them.
 
+Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
+whether boxes were drawn on the upright image, as labelling tools show it, or on the stored pixels.
+
 Published counts (from memory, not verified here): 118,287 training and 5,000 validation pictures,
 860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
 
@@ -28,7 +31,7 @@ from mxnet.gluon.data import Dataset
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.coco_file import load_coco
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.images import BadImageError, check_policy, read_annotated
 from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -83,6 +86,7 @@ class CocoDataset(Dataset):
         for number, reason in self._useless:
             logger.warning("%s: annotation %s left out: %s", self.annotation, number, reason)
         self._skipped, self._lock = {}, threading.Lock()
+        self._warned = False
 
     @classmethod
     def detect(cls, root):
@@ -116,20 +120,26 @@ class CocoDataset(Dataset):
         return self.read_image_id(self.image_of(i), self.sample_ids[i])
 
     def read_image_id(self, image_id, sample_id=None):
-        """Return the picture of a COCO image id, uint8 ``(H, W, 3)`` RGB.
+        """Return the image of a COCO image id, uint8 ``(H, W, 3)`` RGB.
+
+        It is upright, unless only the stored pixels have the width and height of the annotation.
 
         Raises:
             BadImageError: If there is none, or its size is not the annotation's.
         """
         record = self.coco.imgs[image_id]
         path, sample_id = self.root / self.split / record["file_name"], sample_id or f"{image_id}"
-        image = read_image(path, sample_id)
-        if image.shape[:2] != (record["height"], record["width"]):
-            raise BadImageError(
-                path, sample_id,
-                f"is {image.shape[1]} x {image.shape[0]}, the annotation of image {image_id} says "
-                f"{record['width']} x {record['height']}; its boxes are for another picture",
-            )  # fmt: skip
+        image, upright = read_annotated(path, sample_id, record["width"], record["height"])
+        if not upright:
+            with self._lock:
+                first, self._warned = not self._warned, True
+            if first:
+                logger.warning(
+                    "%s: has its annotated size, %d x %d, only if its EXIF orientation is "
+                    "overlooked; so it is read lying, and others like it. If the boxes are of the "
+                    "upright image, exchange width and height in %s",
+                    path, record["width"], record["height"], self.annotation,
+                )  # fmt: skip
         return image
 
     def __len__(self):

@@ -20,7 +20,6 @@ import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.images import read_image
 from gluon_attn.registry import unknown_name
 
 CODINGS = {
@@ -80,9 +79,6 @@ class ListDataset(AttributeDataset):
     def path(self, i):
         """Return the file that holds sample ``i``."""
         return self.root / self.sample_ids[i]
-
-    def read(self, i):
-        return read_image(self.path(i), self.sample_ids[i], upright=True)
 
     def _files(self, split):
         path = self.root / f"{split}.txt"

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.images import BadImageError, decode
+from gluon_attn.data.images import BadImageError, decode_own
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.tiles import window
 from gluon_attn.schema import Schema
@@ -94,7 +94,7 @@ class PackedDataset(AttributeDataset):
         return any(Path(root).glob("*.rec")) or any(Path(root).glob("*.rec.parts"))
 
     def read(self, i):
-        return decode(self.record(i)[0], self._rec, self.sample_ids[i])
+        return decode_own(self.record(i)[0], self._rec, self.sample_ids[i])
 
     def get_window(self, i, box):
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
@@ -105,7 +105,8 @@ class PackedDataset(AttributeDataset):
         """
         try:
             jpeg, corner = window(self.record(i)[0], *box)
-            return decode(jpeg, self._rec, self.sample_ids[i]), self.label[i], self.mask[i], corner
+            image = decode_own(jpeg, self._rec, self.sample_ids[i])
+            return image, self.label[i], self.mask[i], corner
         except BadImageError as error:
             return self._replace(i, error)[:3] + (None,)
 

@@ -93,6 +93,7 @@ def make_plan(dataset, size, quality):
         "source_fingerprint": dataset.fingerprint(),
         "size": int(size),
         "quality": int(quality),
+        "orientation": "upright",  # absent where EXIF orientations were once overlooked
         "encoder": f"OpenCV {cv2.__version__}",
     }
 

@@ -13,6 +13,10 @@ some boxes lie partly or wholly outside: the first are cut at the border and cou
 and boxes without area are left out and listed. So positions, counts and fingerprints are final
 from the start, a missing picture is met at once, and a packed copy holds the same samples.
 
+Boxes are in pixels of the **upright** image, as viewers and labelling tools show it; the files do
+not tell. (The official images were re-encoded by their authors.) Images that an EXIF orientation
+turns are counted in the report.
+
 Reference: Li, Huang, Loy, Tang, "Human Attribute Recognition by Deep Hierarchical Contexts",
 ECCV 2016.
 """
@@ -38,7 +42,9 @@ from gluon_attn.data.counts import (
     expected_counts,
     rate_note,
 )
-from gluon_attn.data.images import BadImageError, NoOverlapError, image_size, read_image
+from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
+from gluon_attn.image_files import Header
+from gluon_attn.images import clip_box
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +99,8 @@ class WiderAttribute(AttributeDataset):
                 f"{path}: split '{split}' is empty: no box in a picture whose file_name begins "
                 f"with {' or '.join(SPLITS[split][1])}"
             )
-        sizes = self._sizes(records, on_bad_image, progress)
+        headers = self._headers(records, on_bad_image, progress)
+        sizes = {name: header and header.size() for name, header in headers.items()}
         kept, count = check_boxes(split, records, sizes)
         files = {image["file_name"] for image in document["images"]}  # some show nobody
         count.images = sum(name.startswith(SPLITS[split][1]) for name in files)
@@ -104,6 +111,12 @@ class WiderAttribute(AttributeDataset):
         super().__init__(ATTRIBUTES, split, raw[:, columns], ids, policy, on_bad_image)
         expected, source = expected_counts(self.root, PUBLISHED)
         notes = [rate_note(self)] if source == "published" and split == "train" else []
+        turned = sum(header is not None and header.orientation > 1 for header in headers.values())
+        if turned:
+            notes.append(
+                f"{split}: an EXIF orientation turns {turned:,} images; boxes are read as of the "
+                "upright image (if yours are of the stored pixels, remove the tags first)"
+            )
         self.report = CountReport([count], expected, source, notes)
         self._last = threading.local()
 
@@ -128,16 +141,18 @@ class WiderAttribute(AttributeDataset):
         x0, y0, x1, y1 = window
         return image[y0:y1, x0:x1]
 
-    def _sizes(self, records, on_bad_image, progress):
-        """Return ``{file name: (width, height) or None}``, in parallel: it is mostly waiting."""
+    def _headers(
+        self, records: list[tuple], on_bad_image: str, progress: bool
+    ) -> dict[str, Header | None]:
+        """Return ``{file name: Header or None}``, in parallel: it is mostly waiting."""
         first = {}
         for name, j, _, _ in records:
             first.setdefault(name, f"{name}#{j}")
 
-        def size(item):
+        def header(item):
             name, sample = item
             try:
-                return image_size(self.root / "Image" / name, sample)
+                return image_header(self.root / "Image" / name, sample)
             except BadImageError:
                 if on_bad_image == "error":
                     raise
@@ -145,8 +160,8 @@ class WiderAttribute(AttributeDataset):
 
         bar = {"disable": None if progress and len(first) > 500 else True, "unit": "img"}
         with ThreadPoolExecutor(8) as pool:
-            sizes = list(tqdm(pool.map(size, first.items()), "headers", len(first), **bar))
-        return dict(zip(first, sizes))
+            found = list(tqdm(pool.map(header, first.items()), "headers", len(first), **bar))
+        return dict(zip(first, found))
 
 
 def find_annotation(root, split):
@@ -264,24 +279,6 @@ def _target(target, where):
     if len(box) != 4 or len(numbers) != 4 or not all(math.isfinite(v) for v in numbers):
         raise ValueError(f"{where}: bbox {box!r} must be four finite numbers x, y, w, h")
     return box, labels
-
-
-def clip_box(box, width, height):
-    """Return the whole pixels that a box covers inside a picture, or None if there are none.
-
-    Args:
-        box: ``x, y, w, h``, in pixels, possibly fractional.
-        width, height: Of the picture.
-
-    Returns:
-        ``(x0, y0, x1, y1)``, integers, the last two exclusive.
-    """
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return None
-    x0, y0 = max(0, math.floor(x)), max(0, math.floor(y))
-    x1, y1 = min(width, math.ceil(x + w)), min(height, math.ceil(y + h))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def check_boxes(split, records, sizes):

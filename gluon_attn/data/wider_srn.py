@@ -22,7 +22,6 @@ from gluon_attn.data.counts import (
     expected_counts,
     rate_note,
 )
-from gluon_attn.data.images import read_image
 from gluon_attn.data.wider import ATTRIBUTES
 
 logger = logging.getLogger(__name__)
@@ -73,9 +72,6 @@ class WiderCrops(AttributeDataset):
     def path(self, i):
         """Return the file that holds sample ``i``."""
         return self.root / "Image_cropped" / self._files[i]
-
-    def read(self, i):
-        return read_image(self.path(i), self.sample_ids[i])
 
 
 def _belongs(name, split):

@@ -161,7 +161,7 @@ def _scenes(data, dataset):
 def _read(path):
     from gluon_attn.export.preprocess import read_image
 
-    return read_image(path, upright=False)
+    return read_image(path)
 
 
 def claim(out, plain, vaa):

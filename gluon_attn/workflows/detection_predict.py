@@ -70,7 +70,7 @@ def detect_files(detector, pictures, threshold=0.5, on_bad_image="error", draw=N
     records = []
     for number, picture in enumerate(tqdm(pictures, unit="img", disable=None)):
         try:
-            image = read_image(picture.path, picture.key, upright=True)
+            image = read_image(picture.path, picture.key)
         except BadImageError as error:
             if on_bad_image == "error":
                 raise

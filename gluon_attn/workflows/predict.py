@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -21,9 +21,13 @@ from gluon_attn import console
 from gluon_attn.export.preprocess import crop_box, read_image
 from gluon_attn.files import json_text, write_text
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gluon_attn.export import Predictor
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
-CHUNK = 4  # batches of images handed to the predictor at once
 logger = logging.getLogger(__name__)
 
 
@@ -140,25 +144,18 @@ def predict_people(predictor, pictures, boxes=None, on_bad_image="error", heatma
         on_bad_image: See ``Predictor.predict``.
         heatmaps: Folder for overlays, or None.
     """
-    if heatmaps is not None:
-        predictor.require_maps()
-    records = []
-    step = predictor.batch_size * (
-        CHUNK if heatmaps is None else 1
-    )  # drawing is slow: report often
-    with tqdm(total=len(pictures), unit="img", disable=None) as progress:
-        for start in range(0, len(pictures), step):
-            part = slice(start, start + step)
-            paths = [picture.path for picture in pictures[part]]
-            people = predictor.predict(
-                paths, None if boxes is None else boxes[part], on_bad_image, heatmaps is not None
-            )
-            if heatmaps is not None:
-                _draw(predictor, people, Path(heatmaps), len(records))
-            for record in people:
-                record.pop("attention", None)
-            records += people
-            progress.update(len(paths))
+    paths = [picture.path for picture in pictures]
+    people = predictor.stream(paths, boxes, on_bad_image, with_maps=heatmaps is not None)
+    records, seen = [], set()
+    with tqdm(total=len(paths), unit="img", disable=None) as progress:
+        for record in people:
+            maps = record.pop("attention", None)
+            if maps is not None and not record["error"]:
+                _draw(predictor, record, maps, Path(heatmaps), len(records))
+            records.append(record)
+            if record["image"] not in seen:
+                seen.add(record["image"])
+                progress.update()
     return records
 
 
@@ -257,34 +254,33 @@ def _box(value: Any, where):
         box = [float(v) for v in value]
     except (TypeError, ValueError):
         box = []
-    if len(box) != 4 or isinstance(value, str):
+    if len(box) != 4 or isinstance(value, str) or not all(map(math.isfinite, box)):
         raise ValueError(f"{where}: {value!r} is not a box x, y, w, h in pixels")
     return box
 
 
-def _draw(predictor, people, folder, first):
-    """Write one picture per person: every map of the positive attributes over what the net saw."""
+def _draw(
+    predictor: Predictor, record: dict, maps: dict[str, np.ndarray], folder: Path, number: int
+) -> None:
+    """Draw a person: every map of the positive attributes over what the net saw."""
     from gluon_attn.figures.heatmaps import heatmap_grid
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, record in enumerate(people, first):
-        if record["error"]:
-            continue
-        image = read_image(record["image"], record["box"] is None)
-        if record["box"] is not None:
-            image = crop_box(image, record["box"])
-        heatmap_grid(
-            [predictor.preprocess.visible(image)],
-            {name.replace("attention_", ""): m[None] for name, m in record["attention"].items()},
-            predictor.classes,
-            [[record["probabilities"][name] for name in predictor.classes]],
-            None,
-            folder / f"{number:05d}_{Path(record['image']).stem}.png",
-            # nothing positive: show what comes nearest to it
-            attributes=record["positives"]
-            or [max(record["probabilities"], key=record["probabilities"].get)],
-            threshold=predictor.thresholds,
-        )
+    image = read_image(record["image"])
+    if record["box"] is not None:
+        image = crop_box(image, record["box"])
+    heatmap_grid(
+        [predictor.preprocess.visible(image)],
+        {name.replace("attention_", ""): values[None] for name, values in maps.items()},
+        predictor.classes,
+        [[record["probabilities"][name] for name in predictor.classes]],
+        None,
+        folder / f"{number:05d}_{Path(record['image']).stem}.png",
+        # nothing positive: show what comes nearest to it
+        attributes=record["positives"]
+        or [max(record["probabilities"], key=record["probabilities"].get)],
+        threshold=predictor.thresholds,
+    )
 
 
 def _cell(record, name):
