@@ -44,7 +44,7 @@ def write_data(text: str) -> None:
 class _Pipe(io.FileIO):
     """A file whose reader may leave."""
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         """Write; without a reader nothing is written, and that is all right."""
         try:
             return super().write(data)

@@ -154,8 +154,8 @@ def test_another_net_is_refused_and_left_alone(run):
 
 
 def test_what_is_not_there_or_damaged_is_named(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="--init-from runs/none: there is no such run"):
-        start.take_weights(None, "runs/none", NAMES)
+    with pytest.raises(FileNotFoundError, match="--init-from no/such/run: there is no such run"):
+        start.take_weights(None, "no/such/run", NAMES)
     with pytest.raises(FileNotFoundError, match="holds no trained weights"):
         start.take_weights(None, str(tmp_path), NAMES)
     copy = tmp_path / "last.ckpt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -13,11 +14,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 from detection_helpers import write_data as write_coco
-from training_helpers import NAMES, checkpoint_arrays, recipe, write_data, write_recipe
+from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 
 from gluon_attn.batch import Batch, LabelPolicy
 from gluon_attn.data import AttributeDataset, ClassificationDataset
-from gluon_attn.engine import SCHEDULES, Run, fit, load_checkpoint, read_json_lines
+from gluon_attn.engine import SCHEDULES, Run, fit, load_checkpoint, log_to, read_json_lines
 from gluon_attn.errors import DivergedError, NotFiniteError
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.multilabel import evaluate_multilabel
@@ -406,7 +407,7 @@ def test_spoilt_weights_do_not_replace_good_ones(tmp_path, spoilt):
 def test_a_net_whose_output_is_not_finite_has_no_score(data, caplog):
     chosen = Recipe.from_dict(recipe(**PLAIN))
     dataset = build.open_split(chosen, str(data), "val")
-    validate = validator(chosen, dataset, mx.cpu(), 0, str(data))
+    validate = validator(chosen, dataset, mx.cpu(), 0, data_dir=str(data))
     found = validate(lambda images: mx.nd.full((len(images), 3), nan))
     assert math.isnan(found["mAP"]) and "Validation is undefined: " in caplog.text
     assert f"{data}, split 'val'" in caplog.text
@@ -435,7 +436,7 @@ def test_an_exception_of_a_library_names_the_data(data):
     chosen = Recipe.from_dict(recipe(**PLAIN))
     dataset = build.open_split(chosen, str(data), "val")
     with pytest.raises(ValueError, match=r"data, split 'val': KeyError: 'iscrowd'"):
-        validator(chosen, dataset, mx.cpu(), 0, str(data))(net)
+        validator(chosen, dataset, mx.cpu(), 0, data_dir=str(data))(net)
 
 
 def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
@@ -465,5 +466,29 @@ def test_a_run_that_keeps_the_last_epoch_needs_no_score_for_status_0(monkeypatch
     assert cli.train_from_flags(args) == 0
 
 
-def test_the_names_are_those_of_the_tiny_data(data):
-    assert build.open_split(Recipe.from_dict(recipe()), str(data), "val").names == NAMES
+def test_what_fails_behind_the_training_costs_neither_weights_nor_words(
+    data, tmp_path, monkeypatch, caplog
+):
+    (data / "images" / "test3.png").unlink()
+    monkeypatch.setattr(training, "training_curves", lambda *_: 1 // 0)
+    chosen = Recipe.from_dict(recipe(**PLAIN))
+    asked = Settings(str(data), str(tmp_path / "run"), workers=0, console=False)
+    with pytest.raises(ValueError) as caught:
+        train(chosen, asked)
+    text = str(caught.value)
+    assert f"training is finished, and its weights are in {tmp_path / 'run'}" in text
+    assert "on split 'test' failed: " in text and "test3.png" in text and "--resume" in text
+    assert "could not be drawn: ZeroDivisionError" in caplog.text
+    result = train(chosen, asked._replace(resume=True, on_bad_image="skip"))
+    assert 0 <= result["test"]["overall"]["mAP"] <= 1 and result["best"]["epoch"] == 0
+
+
+def test_a_log_line_that_the_console_cannot_show_stops_no_training(monkeypatch, tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    stop = log_to(str(tmp_path))
+    logging.getLogger("gluon_attn.test").info("帽")
+    stream.close()
+    logging.getLogger("gluon_attn.test").info("closed")
+    stop()
+    assert (tmp_path / "train.log").read_text(encoding="utf-8") == "帽\nclosed\n"

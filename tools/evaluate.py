@@ -67,7 +67,7 @@ def main():
     reading = reading_of(extra.get("recipe"), args.dataset)
     args.split = args.split or reading.splits[2]
     if task:
-        print(task.run_evaluate(args, trained, ctx, out, reading))
+        print(task.run_evaluate(args, trained, ctx, out, reading=reading))
         return
     if trained and reid.gives_embedding(trained.net):
         done = reid.evaluate_reid(

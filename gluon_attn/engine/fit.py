@@ -65,7 +65,7 @@ class Run(NamedTuple):
     keep: str = "best"
 
 
-def fit(run, resume=False):
+def fit(run: Run, resume: bool = False) -> dict:
     """Train, keeping the best epoch by validation score (or the last one).
 
     After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
@@ -128,7 +128,7 @@ def fit(run, resume=False):
     return {name: or_nan(value) for name, value in best.items()}
 
 
-def _is_better(run, epoch, scores, best):
+def _is_better(run: Run, epoch: int, scores: dict, best: dict | None) -> bool:
     """Return whether the weights of this epoch are to be kept."""
     if best is None or run.keep == "last":
         return True
@@ -141,7 +141,7 @@ def _is_better(run, epoch, scores, best):
     return score > before or math.isnan(before)
 
 
-def _keep_trained(run, path, meta, error):
+def _keep_trained(run: Run, path: str, meta: dict, error: BaseException) -> None:
     """Save what was trained, as its validation has failed; raise an error that says so."""
     try:
         save_checkpoint(path, run.method, meta)
@@ -155,7 +155,7 @@ def _keep_trained(run, path, meta, error):
     logger.info("Validation of epoch %d was interrupted; %s", meta["epoch"], kept)
 
 
-def _way_back(run, best):
+def _way_back(run: Run, best: dict | None) -> str:
     """Return what to do about a run that has diverged."""
     text = "lower lr, or use amp=none"
     if best is None:
@@ -166,7 +166,7 @@ def _way_back(run, best):
     )
 
 
-def _train_epoch(run, epoch):
+def _train_epoch(run: Run, epoch: int) -> tuple[dict, dict]:
     """Train one epoch; return the parts of its log record before and behind the scores."""
     seed_everything((run.seed * 1_000_003 + epoch) % 2**31)
     phase = run.method.phase
@@ -191,7 +191,7 @@ def _train_epoch(run, epoch):
     return {"epoch": epoch, "phase": run.method.phase, "lr": lr, **losses}, behind
 
 
-def _validate(run, epoch):
+def _validate(run: Run, epoch: int) -> dict:
     """Return the validation scores of the net as it is."""
     scores = run.validate(run.method.net)
     if run.score_name not in scores:
@@ -249,7 +249,7 @@ def _finite(loss, epoch, batch):
     return loss
 
 
-def _check_weights(method, epoch):
+def _check_weights(method: Any, epoch: int) -> None:
     """Refuse weights that the last batches have spoilt, before they replace good ones."""
     for name, parameter in method.net._collect_params_with_prefix().items():
         if not np.isfinite(parameter.data(method.ctx[0]).asnumpy()).all():

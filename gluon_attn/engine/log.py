@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -39,10 +40,15 @@ class TqdmHandler(logging.Handler):
     """Write lines above a progress bar instead of through it."""
 
     def emit(self, record):
-        """Write one record to standard output."""
+        """Write one record to standard output; train.log has it whatever the console does."""
         from tqdm import tqdm
 
-        tqdm.write(self.format(record))
+        text = self.format(record)
+        with contextlib.suppress(OSError, ValueError):  # closed, or its reader has left
+            try:
+                tqdm.write(text)
+            except UnicodeEncodeError:
+                tqdm.write(text.encode("ascii", "backslashreplace").decode())
 
 
 class QuietFileHandler(logging.FileHandler):

@@ -46,7 +46,7 @@ class Schedule:
         """Return the learning rate of an epoch behind the warm-up."""
         return self.base
 
-    def record(self, score):
+    def record(self, score: float) -> None:
         """Take note of the validation score (higher is better) of the epoch that has ended.
 
         A score that is undefined (nan) says nothing, and changes nothing.
@@ -130,7 +130,7 @@ class Plateau(Schedule):
         """Return the current value."""
         return self.current
 
-    def record(self, score):
+    def record(self, score: float) -> None:
         """Count epochs without improvement; one without a score (nan) is passed over."""
         if math.isnan(score):
             return

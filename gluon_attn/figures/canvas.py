@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -42,7 +43,7 @@ def quiet(axes, grid="both"):
         axes.grid(axis=grid, color="#E6E6E6", linewidth=0.6)
 
 
-def legend(owner, handles, labels, **options):
+def legend(owner: Any, handles: Sequence, labels: Sequence[str], **options: Any) -> Any:
     """Add a legend to a figure or axes; labels may begin with "_", which matplotlib leaves out."""
     drawn = owner.legend(handles, ["-"] * len(labels), **options)
     for text, label in zip(drawn.get_texts(), labels):

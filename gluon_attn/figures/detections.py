@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -118,7 +120,7 @@ def _fixed(points):
     return [tuple(int(v) for v in p) for p in np.round(np.asarray(points) * 2**FIXED)]
 
 
-def _write(image, text, corner, background):
+def _write(image: np.ndarray, text: str, corner: Sequence, background: tuple) -> None:
     """Write white text on a plate above ``corner``, or below it where the picture ends."""
     height, width = image.shape[:2]
     size = max(10, round(min(height, width) / 32))
@@ -129,7 +131,7 @@ def _write(image, text, corner, background):
     image[top : top + h, x : x + w] = plate
 
 
-def _plate(text, size, background):
+def _plate(text: str, size: int, background: tuple) -> np.ndarray:
     """Return white text on a plate, ``(h, w, 3)`` uint8.
 
     Pillow draws it, as OpenCV's fonts hold no more than ASCII.

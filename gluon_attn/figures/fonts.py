@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import warnings
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ _warned = []  # whether missing characters have been told in this process
 class LiteralFigure(Figure):
     """A figure whose texts are drawn as they are written."""
 
-    def draw(self, renderer):
+    def draw(self, renderer: Any) -> None:
         """Draw, having prepared every text."""
         with _told(self.findobj(Text)):
             super().draw(renderer)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import logging
-from typing import Any
+from typing import Any, Iterator
 
 import mxnet as mx
 
@@ -77,7 +77,7 @@ def reading_of(recipe: Recipe | dict | None, dataset: str | None = None) -> Reci
 
 
 def open_split(
-    recipe: Recipe, data_dir: str, split: str, on_bad_image: str = "error",
+    recipe: Recipe, data_dir: str, split: str, on_bad_image: str = "error", *,
     unspecified: str | None = None,
 ) -> Any:  # fmt: skip
     """Open one split of the recipe's data set, with its label policy and its attributes.
@@ -113,7 +113,7 @@ def open_split(
 
 
 @contextlib.contextmanager
-def _own_kind(recipe, data_dir):
+def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
     """Let an error name the kind that was asked for and what the folder looks like, if another."""
     try:
         yield
@@ -128,9 +128,13 @@ def _own_kind(recipe, data_dir):
         ) from error
 
 
-def _kinds_of(data_dir):
+def _kinds_of(data_dir: str) -> list[str]:
     """Return the names of all kinds of data that a folder looks like."""
-    return [kind for kind in DATASETS.names() if DATASETS.get(kind).detect(data_dir)]
+    found = []
+    for kind in DATASETS.names():
+        with contextlib.suppress(Exception):  # the error that is being told matters more
+            found += [kind] if DATASETS.get(kind).detect(data_dir) else []
+    return found
 
 
 def train_loader(recipe, dataset, workers, cache=False):

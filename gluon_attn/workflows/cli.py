@@ -254,7 +254,7 @@ def run_training(train: Callable, recipe: Any, args: argparse.Namespace) -> dict
         raise DivergedError(f"{error}. For example: {_again(args, recipe)}") from error
 
 
-def _again(args, recipe):
+def _again(args: argparse.Namespace, recipe: Any) -> str:
     """Return the command that trains once more, with a tenth of the learning rate."""
     own = ("help", "overrides", "lr", "save_dir", "init_from", "base_params", "resume")
     words = ["python", sys.argv[0]]

@@ -194,7 +194,7 @@ def preprocess(net, values):
     return dict(sizes, mean=values["mean"], std=values["std"])
 
 
-def run_evaluate(args, trained, ctx, out, reading=None):
+def run_evaluate(args, trained, ctx, out, *, reading=None):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
     dataset = build.open_split(

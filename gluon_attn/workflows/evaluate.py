@@ -69,7 +69,9 @@ def open_for_evaluation(
             their order differ.
     """
     reading = reading_of(recipe)
-    dataset = open_split(reading, data_dir, split or reading.splits[2], on_bad_image, unspecified)
+    dataset = open_split(
+        reading, data_dir, split or reading.splits[2], on_bad_image, unspecified=unspecified
+    )
     trained_on = _attributes_of(dataset, classes)
     if trained_on:
         dataset = ChosenAttributes(dataset, trained_on)

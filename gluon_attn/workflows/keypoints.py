@@ -223,7 +223,7 @@ def options_of(trained):
     return recipe.get("options", {}) if recipe.get("method") == "simple_pose" else {}
 
 
-def run_evaluate(args, trained, ctx, out, reading=None):
+def run_evaluate(args, trained, ctx, out, *, reading=None):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     from gluon_attn.workflows.keypoints_boxes import detected_people
 

@@ -87,7 +87,7 @@ def _search(recipe, settings, ctx):
         "Searching on %d + %d images, validating on %d, into %s",
         *(len(loader.dataset) for loader in loaders), len(val), settings.save_dir,
     )  # fmt: skip
-    validate = validator(recipe, val, ctx[0], settings.workers, settings.data_dir)
+    validate = validator(recipe, val, ctx[0], settings.workers, data_dir=settings.data_dir)
     writers = (TensorBoard(settings.save_dir),) if settings.tensorboard else ()
     run = Run(
         method, loaders[0], validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,

@@ -89,7 +89,9 @@ def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict:
     return {"init_from": note}
 
 
-def _check_classes(source, path, known, classes):
+def _check_classes(
+    source: str, path: str, known: Sequence[str] | None, classes: Sequence[str]
+) -> None:
     """Refuse weights whose logits stand for other classes than the data have."""
     known, classes = tuple(known or ()), tuple(classes)
     if not known or known == classes:

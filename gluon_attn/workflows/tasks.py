@@ -12,7 +12,7 @@ nets carry its name as ``task``, its exports in their sidecar. Each module has
   under ``console``;
 * ``CLASS_NAMES``: those of the published nets;
 * ``preprocess(net, values)``: ``Trained.preprocess`` of a net;
-* ``run_evaluate(args, trained, ctx, out, reading)`` (``reading``: a Recipe that says how the data
+* ``run_evaluate(args, trained, ctx, out, reading=…)`` (a Recipe that says how the data
   are read), ``run_export(args, trained)`` and ``run_predict(options, sidecar)``, what the tools
   call; the former two return text for the console, the last prints.
 """

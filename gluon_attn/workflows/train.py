@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from gluon_attn import runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
+from gluon_attn.errors import describe
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
 from gluon_attn.metrics.layout import decimal
+from gluon_attn.recipe import Recipe
 from gluon_attn.workflows import build, reid, scores, start
 from gluon_attn.workflows.tasks import task_of
 from gluon_attn.workflows.validation import check_validation, validator
@@ -114,7 +116,7 @@ def _train(recipe, settings, ctx):
     held_out = build.held_out_loader(
         recipe, data["val"], method, len(loader), settings.workers, settings.cache
     )
-    validate = validator(recipe, data["val"], ctx[0], settings.workers, settings.data_dir)
+    validate = validator(recipe, data["val"], ctx[0], settings.workers, data_dir=settings.data_dir)
     run = Run(
         method, loader, validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,
         record, recipe.score, recipe.log_interval, _writers(settings), held_out, recipe.keep,
@@ -124,8 +126,16 @@ def _train(recipe, settings, ctx):
     _draw(method, settings.save_dir)
     _list_skipped(data)
     _tell_best(recipe, best)
-    result = _test(recipe, settings, net, ctx, record) if settings.test else None
-    return {"best": best, "test": result}
+    if not settings.test:
+        return {"best": best, "test": None}
+    try:
+        return {"best": best, "test": _test(recipe, settings, net, ctx, record)}
+    except Exception as error:
+        raise ValueError(
+            f"training is finished, and its weights are in {settings.save_dir}; their evaluation "
+            f"on split '{recipe.splits[2]}' failed: {describe(error)}. --resume evaluates them "
+            "again, without training"
+        ) from error
 
 
 def _open_data(recipe, settings):
@@ -147,7 +157,7 @@ def _open_data(recipe, settings):
     return data
 
 
-def _tell_best(recipe, best):
+def _tell_best(recipe: Recipe, best: dict) -> None:
     """Say which epoch's weights are kept, and if they are only the last ones."""
     score = best[recipe.score]
     if math.isnan(score) and recipe.keep == "best":
@@ -162,13 +172,16 @@ def _tell_best(recipe, best):
 
 def _draw(method, folder):
     """Draw how the run went, and how the weights of the tasks did if the method has such."""
-    training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
-    history = method.task_history()
-    if history and len(history["iterations"]):
-        weight_curves(**history, path=os.path.join(folder, "weights.png"))
+    try:
+        training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
+        history = method.task_history()
+        if history and len(history["iterations"]):
+            weight_curves(**history, path=os.path.join(folder, "weights.png"))
+    except Exception as error:  # a figure is not worth the evaluation that follows
+        logger.warning("The curves of %s could not be drawn: %s", folder, describe(error))
 
 
-def describe_run(path, record):
+def describe_run(path: str, record: dict) -> None:
     """Write ``recipe.json``; what earlier calls noted of start and test split stays."""
     known, data = {}, {}  # also where the file of a resumed run was removed or damaged
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):

@@ -58,7 +58,7 @@ def check_validation(recipe: Recipe, dataset: Any, data_dir: str) -> None:
 
 
 def validator(
-    recipe: Recipe, dataset: Any, ctx: Any, workers: int, data_dir: str
+    recipe: Recipe, dataset: Any, ctx: Any, workers: int, *, data_dir: str
 ) -> Callable[[Any], dict]:
     """Return the function ``net -> scores`` of a run; nan where the net's output is not finite.
 
@@ -83,17 +83,17 @@ def validator(
     return validate
 
 
-def _place(dataset, data_dir):
+def _place(dataset: Any, data_dir: str) -> str:
     """Return words for the data of a split: its annotation file where it has one."""
     annotation = getattr(getattr(dataset, "reader", dataset), "annotation", None)
     return f"{annotation or data_dir}, split '{dataset.split}'"
 
 
-def _label_validator(recipe, dataset, ctx, workers):
+def _label_validator(recipe: Recipe, dataset: Any, ctx: Any, workers: int) -> Callable[[Any], dict]:
     loader = build.eval_loader(build.eval_preprocess(recipe), dataset, recipe.batch_size, workers)
     activation = scores.activation_of(dataset.schema)
 
-    def validate(net):
+    def validate(net: Any) -> dict:
         found = predict(net, loader, len(dataset), ctx, True, activation)
         return scores.validation_scores(found, dataset, recipe.score)
 
