@@ -204,6 +204,8 @@ def which_text(data: bytes) -> str | None:
 def _absence(path: str) -> str:
     if path.startswith("~"):
         return "does not exist: '~' is not expanded here (os.path.expanduser)"
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which does not exist"
     found = "does not exist" if path else "is no path"
     return _url(path) or (found if os.path.isabs(path) else f"{found} in {os.getcwd()}")
 

@@ -14,6 +14,7 @@ import math
 import os
 
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import json_of, read_text
 
 AUGMENT = ("crop", "pad", "inception")
 INIT = ("xavier", "msra")
@@ -224,11 +225,10 @@ class Recipe:
             path = os.path.join(folder, name + ".py")
         if not os.path.isfile(path):
             files = os.listdir(folder) if folder else []
-            known = sorted(f[:-3] for f in files if f.endswith(".py"))
+            known = sorted(f[:-3] for f in files if f.endswith(".py") and f[0] != ".")
             raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        values = _read_json(text, path) if path.endswith(".json") else _read_python(text, path)
+        text = read_text(path)
+        values = json_of(text, path) if path.endswith(".json") else _read_python(text, path)
         return cls.from_dict(values, source=path)
 
 
@@ -263,13 +263,6 @@ def _typed(name, kind, value):
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")
     return value
-
-
-def _read_json(text, path):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
 
 
 def _read_python(text, path):

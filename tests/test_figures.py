@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
 import unicodedata
 
 import cv2
@@ -14,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import font_manager
+from process_helpers import run_python
 
 from gluon_attn.figures import (
     attention_grid,
@@ -382,10 +381,8 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 assert "gluon_attn.metrics" not in sys.modules, "figures import metrics"
 """
         environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120, env=environment,
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        )  # fmt: skip
+        code, _, err = run_python(script, tmp_path, env=environment)
+        assert code == 0, err
         assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
 
 

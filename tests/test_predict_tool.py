@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, init
 from mxnet.gluon import nn
+from process_helpers import run
 
 from gluon_attn.export import Predictor, backend_choice, export_model
 from gluon_attn.workflows import cli, predict
@@ -153,12 +153,10 @@ def test_as_a_program_from_a_clone(exports, images, tmp_path):
     """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
     command = [sys.executable, str(ROOT / "tools/predict.py")]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
-    done = subprocess.run([*command, exports / "plain", images, "--json", "-"], **options)
-    assert done.returncode == 0 and len(json.loads(done.stdout)["people"]) == 3
-    done = subprocess.run([*command, tmp_path / "none", images], **options)
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+    code, out, err = run([*command, exports / "plain", images, "--json", "-"], env=environment)
+    assert code == 0 and len(json.loads(out)["people"]) == 3, err
+    code, out, err = run([*command, tmp_path / "none", images], env=environment)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_overlays(exports, images, tmp_path):
@@ -391,7 +389,7 @@ def test_boxes_of_other_images(exports, images, tmp_path, capsys):
     [
         ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
         ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
-        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json, line 2: not valid JSON"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json:2: not valid JSON"),
         ("b.json", "[]", "a list; expected an object"),
         ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
@@ -416,7 +414,7 @@ def test_missing_or_binary_file_of_boxes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of boxes"):
         predict.read_boxes(tmp_path / "b.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not a text file"):
+    with pytest.raises(ValueError, match="b.json:1: not UTF-8 text"):
         predict.read_boxes(tmp_path / "b.json")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import threading
-import time
 
 import cv2
 import mxnet as mx
@@ -14,6 +14,7 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 from PIL import Image
+from process_helpers import at_once, wait_for
 
 from gluon_attn.data.transforms import EvalTransform
 from gluon_attn.data.wider import clip_box
@@ -203,40 +204,41 @@ def test_warm_up_runs_the_shapes_that_will_come(made, monkeypatch, warmup, rows)
 
 def test_threads_get_what_a_single_caller_gets(predictor, paths):
     calls = [paths[k : k + 1 + k % 5] for k in range(8)] * 3
-    expected, results = [predictor(part) for part in calls], [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def call(number):
-        start.wait()
-        results[number] = predictor(calls[number])
-
-    threads = [threading.Thread(target=call, args=(k,)) for k in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    expected = [predictor(part) for part in calls]
+    results = at_once(*(functools.partial(predictor, part) for part in calls))
     for one, other in zip(expected, results):
         np.testing.assert_array_equal(one, other)
 
 
+class WatchedLock:
+    """A lock that counts who has asked for it."""
+
+    def __init__(self):
+        self.lock, self.asked = threading.Lock(), []
+
+    def __enter__(self):
+        self.asked.append(threading.get_ident())
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
 def test_the_network_never_runs_twice_at_once(made, paths, monkeypatch):
     predictor, running, most = Predictor(made[1], batch_size=4), [], []
-    block = predictor._backend._block
+    block, lock = predictor._backend._block, WatchedLock()
 
-    def slow(x):
+    def run_when_all_have_come(x):
         running.append(x)
-        time.sleep(0.01)  # the others would come in now
+        wait_for(lambda: len(set(lock.asked)) >= 6 or len(running) >= 6, "all callers")
         most.append(len(running))
         out = block(x)
         running.pop()
         return out
 
-    monkeypatch.setattr(predictor._backend, "_block", slow)
-    threads = [threading.Thread(target=predictor, args=(paths[:3],)) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    monkeypatch.setattr(predictor._backend, "_block", run_when_all_have_come)
+    monkeypatch.setattr(predictor._backend, "_lock", lock)
+    at_once(*[functools.partial(predictor, paths[:3])] * 6)
     assert most == [1] * 6
 
 

@@ -248,16 +248,6 @@ def test_a_file_of_attributes_trains_and_is_evaluated(tool, market, tmp_path):
     assert status == 0 and (tmp_path / "test_accuracy.json").exists(), err
 
 
-def test_a_check_takes_a_file_of_attributes_without_splits(tool, market):
-    words = ("market", "--check", market / "data")
-    status, out, err = tool("prepare_data", *words, "--attributes", market / "labels.mat")
-    assert not err and "train" in out and "query" in out and "pictures cannot be read" in out
-    status, _, err = tool("prepare_data", *words)
-    assert status == 2 and "no data set of kind 'market'" in err
-    status, _, err = tool("prepare_data", *words, "--attributes", market / "none.mat")
-    assert status == 2 and f"{market / 'none.mat'}" in err
-
-
 def test_people_are_searched_in_the_data_of_the_run(tmp_path):
     write_tiny("reid_duke", tmp_path, {"train": 8, "val": 4, "test": 8})
 

@@ -52,7 +52,8 @@ def add_generators(commands):
             names = [name for name in prepare.OFFICIAL if name not in prepare.OWN]
             command.add_argument("name", choices=names)
             command.add_argument("--version", metavar="V",
-                help="of RAP: 1 (default) or 2; of CIFAR: python (default) or binary")  # fmt: skip
+                help="of RAP: 1 (default) or 2; of CIFAR: python (default) or binary; of PETA: mat "
+                "(default) or folders")  # fmt: skip
         else:
             command.add_argument("-j", "--workers", type=int, metavar="N",
                 help="default: all cores")  # fmt: skip

@@ -10,7 +10,6 @@ it is equal to the byte.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import zlib
@@ -26,6 +25,7 @@ from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, 
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
 from gluon_attn.files import atomic_path, first_line, json_text, write_text
+from gluon_attn.text import read_json
 
 CHUNK = 128
 
@@ -108,7 +108,7 @@ def _claim(prefix, parts, plan, overwrite):
     note = parts / "plan.json"
     if parts.exists():
         try:
-            same = json.loads(note.read_text(encoding="utf-8")) == plan
+            same = read_json(note) == plan
         except (OSError, ValueError):
             same = False
         if same:
@@ -156,7 +156,7 @@ class _Chunks:
     def done(self, k):
         """Return whether chunk ``k`` is complete under the present policy about bad pictures."""
         try:
-            note = json.loads(chunk_path(self.parts, k, "json").read_text(encoding="utf-8"))
+            note = read_json(chunk_path(self.parts, k, "json"))
             whole = chunk_path(self.parts, k, "rec").stat().st_size == note["bytes"]
         except (OSError, ValueError):
             return False
@@ -225,7 +225,7 @@ def chunk_path(parts, k, kind):
 
 def _finish(dataset, prefix, parts, plan, chunks):
     """Join the chunks, put the three files in place (the JSON last) and return its contents."""
-    notes = [json.loads(chunk_path(parts, k, "json").read_text("utf-8")) for k in range(chunks)]
+    notes = [read_json(chunk_path(parts, k, "json")) for k in range(chunks)]
     skipped = [item for note in notes for item in note["skipped"]]
     absent = {item["index"] for item in skipped}
     kept = [i for i in range(len(dataset)) if i not in absent]

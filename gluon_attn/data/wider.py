@@ -23,13 +23,11 @@ ECCV 2016.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -43,8 +41,10 @@ from gluon_attn.data.counts import (
     rate_note,
 )
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.image_files import Header
 from gluon_attn.images import clip_box
+from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,16 @@ class WiderAttribute(AttributeDataset):
         "wider_attribute_{trainval,test}.json in Annotations/, Anno/, wider_attribute_annotation/ "
         "or the folder itself, beside Image/"
     )
+    valid = tuple(SPLITS)
 
     def __init__(self, root, split, policy=None, on_bad_image="error", progress=True):
-        self.root = Path(root)
-        path = find_annotation(self.root, split)
+        if split not in SPLITS:
+            raise ValueError(
+                f"unknown split '{split}' of WIDER-Attribute; valid: {', '.join(SPLITS)}"
+            )
+        found = self.require(root, split)
+        self.root = found.home
+        path, self._folder = (found.path(part) for part in self.parts(split))
         document = load_annotation(path)
         columns = attribute_columns(document, path)
         records = list(read_records(document, path, SPLITS[split][1]))
@@ -121,12 +127,14 @@ class WiderAttribute(AttributeDataset):
         self._last = threading.local()
 
     @classmethod
-    def has_split(cls, root, split):
-        return any((Path(root) / folder / SPLITS[split][0]).is_file() for folder in FOLDERS)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        name = SPLITS[split][0]
+        annotation = file_part(name, *(f"{folder}/{name}" for folder in FOLDERS))
+        return annotation, folder_part("Image", apart=True, images=True)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / "Image" / self._files[i]
+        return self._folder / self._files[i]
 
     def read(self, i):
         # A picture's boxes are neighbours: reading in order decodes every picture only once.
@@ -152,7 +160,7 @@ class WiderAttribute(AttributeDataset):
         def header(item):
             name, sample = item
             try:
-                return image_header(self.root / "Image" / name, sample)
+                return image_header(self._folder / name, sample)
             except BadImageError:
                 if on_bad_image == "error":
                     raise
@@ -164,42 +172,19 @@ class WiderAttribute(AttributeDataset):
         return dict(zip(first, found))
 
 
-def find_annotation(root, split):
-    """Return the path of the JSON that holds ``split``.
-
-    Raises:
-        ValueError: If there is no such split.
-        FileNotFoundError: If no such file exists; the message lists the places.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split '{split}' of WIDER-Attribute; valid: {', '.join(SPLITS)}")
-    places = [Path(root) / folder / SPLITS[split][0] for folder in FOLDERS]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"no annotation of split '{split}'; looked for {', '.join(str(p) for p in places)}"
-    )
-
-
 def load_annotation(path):
     """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict).
 
     Raises:
         ValueError: If it is no JSON (with line and column) or lacks a key.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; the file is "
-            "malformed or was not copied completely"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    document = read_json(path)
     for key, kind in (("images", list), ("attribute_id_map", dict)):
         if not isinstance(document, dict) or not isinstance(document.get(key), kind):
             raise ValueError(f"{path}: key '{key}' is missing or no {kind.__name__}")
+    for image in document["images"]:  # a list that was made on Windows
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            image["file_name"] = image["file_name"].replace("\\", "/")
     return document
 
 

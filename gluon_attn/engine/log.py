@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 
+from gluon_attn import text
 from gluon_attn.files import json_text, write_text
 
 logger = logging.getLogger("gluon_attn")
@@ -43,12 +43,12 @@ class TqdmHandler(logging.Handler):
         """Write one record to standard output; train.log has it whatever the console does."""
         from tqdm import tqdm
 
-        text = self.format(record)
+        line = self.format(record)
         with contextlib.suppress(OSError, ValueError):  # closed, or its reader has left
             try:
-                tqdm.write(text)
+                tqdm.write(line)
             except UnicodeEncodeError:
-                tqdm.write(text.encode("ascii", "backslashreplace").decode())
+                tqdm.write(line.encode("ascii", "backslashreplace").decode())
 
 
 class QuietFileHandler(logging.FileHandler):
@@ -82,12 +82,10 @@ def read_json_lines(path):
     if not os.path.exists(path):
         return []
     records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for _, record in text.read_json_lines(path):
+        if isinstance(record, ValueError):
+            break
+        records.append(record)
     return records
 
 

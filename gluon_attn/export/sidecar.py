@@ -30,6 +30,7 @@ from gluon_attn.files import (
     write_text,
 )
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1
@@ -256,8 +257,8 @@ def _find_sidecars(directory):
         if path.name.startswith(".") or path.name.endswith("-symbol.json"):
             continue
         try:
-            contents = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError):
+            contents = read_json(path)
+        except ValueError:
             # Beside its own graph it must be a sidecar, and a damaged one: say that, not "none".
             if (directory / f"{path.stem}-symbol.json").exists():
                 found[path] = None

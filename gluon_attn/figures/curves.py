@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from functools import partial
@@ -13,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
 from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, legend, new_figure, quiet, save
+from gluon_attn.text import read_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -171,20 +171,15 @@ def _read(source):
     """Return the records of a JSON-lines file; a list of records is returned as it is."""
     if not isinstance(source, (str, Path)):
         return list(source)
-    lines = Path(source).read_text(encoding="utf-8").split("\n")
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no line end: the run was killed while writing
+    records, lines = [], read_json_lines(source)
+    for number, record in lines:
+        if isinstance(record, ValueError):
+            if number == lines[-1][0]:  # the run was killed while writing
                 logger.warning("%s, line %d: incomplete record skipped", source, number)
                 continue
-            raise ValueError(f"{source}, line {number}: not JSON: {error}") from error
+            raise ValueError(f"{source}, line {number}: not JSON: {record}") from record
         if not isinstance(record, dict):
-            raise ValueError(f"{source}, line {number}: must be a JSON object, is {line[:40]}")
+            raise ValueError(f"{source}, line {number}: must be a JSON object, is {record!r:.40}")
         records.append(record)
     return records
 

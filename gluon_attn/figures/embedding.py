@@ -61,7 +61,8 @@ def embeddings(points, targets, names, path):
             raise ValueError(f"points of '{name}' {places.shape}: must be ({len(targets)}, 2)")
         axes.scatter(*places[order].T, c=np.array(colours)[targets[order]], s=size, linewidths=0)
         axes.set(xticks=(), yticks=(), aspect="equal", adjustable="datalim")
-        axes.spines[:].set(color="#CCCCCC", linewidth=0.6)
+        axes.spines[:].set_color("#CCCCCC")
+        axes.spines[:].set_linewidth(0.6)
         axes.set_title(name, fontsize=MEDIUM)
     for axes in grid.flat[len(points) :]:
         axes.set_visible(False)

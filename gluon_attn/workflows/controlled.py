@@ -9,7 +9,6 @@ interrupted call left unfinished is continued.
 from __future__ import annotations
 
 import functools
-import json
 import os
 
 import numpy as np
@@ -17,6 +16,7 @@ from tabulate import tabulate
 
 from gluon_attn.files import or_nan, write_json, write_text
 from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.controlled_measures import MEASURES, Run
@@ -101,11 +101,10 @@ def _run(preset, recipe, data, folder, workers):
     path = os.path.join(folder, "controlled.json")
     seconds = train_once(recipe, data, folder, workers)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = read_json(path)
     else:
-        with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-            score = 100 * or_nan(json.load(file)["overall"][preset.score])
+        score = read_json(os.path.join(folder, "test.json"))["overall"][preset.score]
+        score = 100 * or_nan(score)
         found = {"score": {f"{preset.score} %": score, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):

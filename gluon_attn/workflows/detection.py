@@ -29,6 +29,7 @@ from gluon_attn.workflows.tasks import reading_for
 logger = logging.getLogger("gluon_attn.detection")
 
 CLASS_NAMES = tuple(CATEGORIES.values())
+FORMS = ()
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75"}  # of a validation, for the log
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from gluon_attn.metrics.layout import (
     with_nan,
 )
 from gluon_attn.metrics.report import compare, from_json
+from gluon_attn.text import json_of, read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import check_seeds, train_once
 
@@ -84,9 +84,8 @@ def run_experiment(recipes, seeds, data_dir, out, workers=2, say=print):
 
 
 def _read_result(path):
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    result = json.loads(text)
+    text = read_text(path)
+    result = json_of(text, path)
     if "attributes" in result:
         return from_json(text)
     return dict(result, overall=with_nan(result["overall"], result["overall"]))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.export.symbol import require_cpu
 from gluon_attn.export.variants import add_variants
+from gluon_attn.workflows.tasks import refuse_forms, task_of_export
 
 
 class Forms(NamedTuple):
@@ -41,12 +42,16 @@ def check_forms(forms):
 
     Raises:
         ValueError: int8 without data.
-        ExportError: bf16 on a processor that cannot run it.
+        ExportError: bf16 on a processor that cannot run it; ONNX without its packages.
     """
     if forms.int8 and not forms.calib:
         raise ValueError("--int8 needs --calib DATA: the data set to calibrate and to score with")
     if forms.bf16:
         require_cpu("bf16")
+    if forms.onnx:
+        from gluon_attn.export.onnx_model import require_packages
+
+        require_packages()
 
 
 def make_variants(forms, classes, entry, activation="sigmoid", *, recipe=None):
@@ -95,13 +100,16 @@ def extend(directory, forms, out=None):
     """Add forms to an export that is there; return its directory.
 
     Raises:
-        ValueError: No form is wanted, or an output directory is given.
+        ValueError: No form is wanted, an output directory is given, or nets of this task do not
+            have such a form.
     """
     if not forms.wanted:
         raise ValueError(f"what is to be added to {directory}? Give --int8, --bf16 or --onnx")
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")
-    sidecar = read_sidecar(directory)
+    task, sidecar = task_of_export(directory)
+    if task:
+        refuse_forms(forms, task.FORMS)
     variants = make_variants(
         forms, tuple(sidecar["classes"]), sidecar["input"], sidecar["activation"],
         recipe=sidecar.get("extra", {}).get("recipe"),

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gluon_attn.batch import PADDING
-from gluon_attn.data.coco import CocoKeypoints, mirror_pairs
-from gluon_attn.data.coco_names import KEYPOINTS
+from gluon_attn.data.coco import CocoKeypoints
+from gluon_attn.data.coco_names import KEYPOINTS, mirror_pairs
 from gluon_attn.data.keypoints_affine import invert, region_of, transform
 from gluon_attn.data.keypoints_loader import People, PeopleLoader, PoseLoader
 from gluon_attn.data.keypoints_transforms import STRIDE, PoseEvalTransform, PoseTrainTransform
@@ -34,6 +34,7 @@ from gluon_attn.workflows.tasks import reading_for
 logger = logging.getLogger("gluon_attn.keypoints")
 
 CLASS_NAMES = KEYPOINTS
+FORMS = ("onnx",)
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75", "AR": "AR"}  # of a validation, for the log
 
 

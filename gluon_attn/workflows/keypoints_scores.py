@@ -41,7 +41,8 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
     ends = {"json": ".json", "md": ".md", "records": "_keypoints.json"}
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in ends.items()}
     write_json(paths["json"], result)
-    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
+    notes = [line for note in found.notes for line in (note, "")]
+    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", "", *notes]
     lines += ["| number | value |", "|---|---|"]
     lines += [f"| {name} | {decimal(value)} |" for name, value in found.stats.items()]
     write_text(paths["md"], "\n".join(lines) + "\n")
@@ -51,4 +52,5 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
         *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images, source,
         os.path.join(folder, stem),
     )  # fmt: skip
-    return dict(result, console=f"{found.text}\n({source})", files=list(paths.values()))
+    console = "\n".join([found.text, f"({source})", *found.notes])
+    return dict(result, console=console, files=list(paths.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from gluon_attn.errors import naming
 from gluon_attn.files import finite, sha256_of
 from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
@@ -255,8 +255,7 @@ def _read_record(folder):
     """Return the contents of ``best.json``."""
     path = os.path.join(folder, "best.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            best = json.load(file)
+        best = read_json(path)
         missing = [key for key in ("sha256", "classes", *_NEEDED) if key not in best]
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None

@@ -21,6 +21,7 @@ from gluon_attn.metrics.attribute_tables import (
 )
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
+from gluon_attn.text import read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.run_once import train_once
@@ -102,8 +103,7 @@ def _run(method, seed, make_recipe, data, out, workers):
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
     seconds = train_once(recipe, data, folder, workers, "test_accuracy.json")
-    text = (Path(folder) / "test_accuracy.json").read_text(encoding="utf-8")
-    return accuracy_from_json(text), seconds
+    return accuracy_from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
 
 
 def join_results(results):

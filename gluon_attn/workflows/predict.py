@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 import os
@@ -18,15 +17,16 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from gluon_attn import console
+from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export.preprocess import crop_box, read_image
 from gluon_attn.files import json_text, write_text
+from gluon_attn.text import json_of, read_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from gluon_attn.export import Predictor
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,16 @@ def find_pictures(paths):
         if not path.is_dir():
             found.setdefault(str(path), Picture(str(path), path.name))
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        passed = Passed(path)
+        inside = list_images(path, passed)
         if not inside:
-            raise ValueError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
-        for file in inside:
-            found.setdefault(str(file), Picture(str(file), file.relative_to(path).as_posix()))
+            told = f"{passed.text()}; " if passed.text() else ""
+            raise ValueError(
+                f"{path}: no images in this folder ({told}images end in {', '.join(SUFFIXES)})"
+            )
+        passed.log()
+        for name in inside:
+            found.setdefault(str(path / name), Picture(str(path / name), name))
     if not found:
         raise ValueError("no images given")
     return list(found.values())
@@ -79,16 +84,10 @@ def read_boxes(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error.reason})") from error
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
         return _csv_boxes(path, text)
-    try:
-        contents = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
+    contents = json_of(text, path)
     if not isinstance(contents, dict):
         raise ValueError(f"{path}: a {type(contents).__name__}; expected an object by image path")
     return _wider_boxes(path, contents) if "images" in contents else _json_boxes(path, contents)
@@ -99,7 +98,8 @@ def match_boxes(pictures, boxes, path):
 
     A picture is looked up by its path as given, by its path relative to the folder that was given,
     and by its place on disk, where paths in the file count from the working folder or from the
-    folder of the file.
+    folder of the file. Back-slashes in the file's paths count as slashes where there is no other
+    way to read them.
 
     Returns:
         ``(pictures, boxes)``: those that are listed, and their boxes. The others are logged.
@@ -108,6 +108,7 @@ def match_boxes(pictures, boxes, path):
         ValueError: None is listed.
     """
     places = {}
+    boxes = {**{key.replace("\\", "/"): value for key, value in boxes.items()}, **boxes}
     for key, value in boxes.items():
         for start in (Path.cwd(), Path(path).parent):
             places.setdefault(os.path.realpath(start / key), value)
@@ -218,7 +219,8 @@ def to_csv(records, classes):
 def _csv_boxes(path, text):
     boxes = {}
     for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-        if not row or (number == 1 and [field.strip().lower() for field in row] == BOX_COLUMNS):
+        row = [field.strip() for field in row]
+        if not any(row) or (not boxes and [field.lower() for field in row] == BOX_COLUMNS):
             continue
         if len(row) != len(BOX_COLUMNS):
             raise ValueError(

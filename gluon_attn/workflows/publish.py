@@ -6,7 +6,6 @@ For the maintainers of this package: users' own weights need none of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 
 from gluon_attn.files import atomic_path, first_line, json_text, sha256_of, write_json, write_text
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.cards import MEASURES, card, headline, table, use_of
@@ -82,8 +82,7 @@ def publish(name, source, folder=None, split=None):
         OSError: The disk failed.
     """
     folder = folder or os.path.dirname(store.BUILTIN)
-    with open(os.path.join(folder, "weights.json"), encoding="utf-8") as file:
-        known = json.load(file)["weights"]
+    known = read_json(os.path.join(folder, "weights.json"))["weights"]
     _check_named(name, source, known)
     commit, trained = _commit(), load.from_run(source.run, [mx.cpu()])
     with tempfile.TemporaryDirectory() as temporary:
@@ -187,8 +186,7 @@ def _check_entry(name, entry, known):
 def _write(folder, name, known, cards, path):
     """Write file, cards and table; only then is the file removed that they replace."""
     weights, index = os.path.join(folder, "weights"), os.path.join(folder, "weights.json")
-    with open(index, encoding="utf-8") as file:
-        contents = json.load(file)
+    contents = read_json(index)
     new = known[name]["file"]
     old = contents["weights"].get(name, known[name])["file"]
     with atomic_path(os.path.join(weights, new)) as temporary:
@@ -220,8 +218,7 @@ def write_cards(cards, folder):
 
 def renew(page):
     """Write the table of this package's weights between the marks ``weights`` of a page."""
-    with open(store.BUILTIN, encoding="utf-8") as file:
-        replace_block(page, "weights", table(json.load(file)["weights"]))
+    replace_block(page, "weights", table(read_json(store.BUILTIN)["weights"]))
 
 
 def _commit():

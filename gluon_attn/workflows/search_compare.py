@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from gluon_attn.metrics.layout import (
     spread_text,
 )
 from gluon_attn.papers.autola.derive import random_genotype
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import train_once
 from gluon_attn.workflows.search import search
@@ -105,8 +105,7 @@ def _train(attention, way, seed, make_training, data_dir, out, workers):
     options = dict(recipe.model_options, attention=attention)
     recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
     seconds = train_once(recipe, data_dir, folder, workers)
-    with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-        overall = json.load(file)["overall"]
+    overall = read_json(os.path.join(folder, "test.json"))["overall"]
     score = or_nan(overall.get(recipe.score, overall.get("top1")))
     return {"seed": seed, "genotype": attention, "score": score, "seconds": seconds}
 

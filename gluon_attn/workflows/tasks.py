@@ -11,6 +11,7 @@ nets carry its name as ``task``, its exports in their sidecar. Each module has
 * ``final_scores(recipe, net, dataset, ctx, workers, folder)``: a dict with the text for the console
   under ``console``;
 * ``CLASS_NAMES``: those of the published nets;
+* ``FORMS``: further forms of an export that its nets have, of ``int8``, ``bf16``, ``onnx``;
 * ``preprocess(net, values)``: ``Trained.preprocess`` of a net;
 * ``run_evaluate(args, trained, ctx, out, reading=…)`` (a Recipe that says how the data
   are read), ``run_export(args, trained)`` and ``run_predict(options, sidecar)``, what the tools
@@ -68,7 +69,7 @@ def refuse_forms(args, valid=()):
     """Refuse forms of an export that a task does not have.
 
     Args:
-        args: Parsed flags of ``tools/export.py``.
+        args: Parsed flags of ``tools/export.py``, or :class:`gluon_attn.workflows.export.Forms`.
         valid: Those of ``int8``, ``bf16``, ``onnx``, ``with_maps`` that it does have.
 
     Raises:
@@ -77,7 +78,10 @@ def refuse_forms(args, valid=()):
     asked = [name for name in ("int8", "bf16", "onnx", "with_maps") if getattr(args, name, False)]
     wrong = [f"--{name.replace('_', '-')}" for name in asked if name not in valid]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)}: this net is exported in float32, without maps, only")
+        also = "".join(f" and with --{name}" for name in valid)
+        raise ValueError(
+            f"{', '.join(wrong)}: this net is exported in float32{also}, without maps, only"
+        )
 
 
 def output_stem(out, split):

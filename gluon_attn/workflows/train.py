@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
 from gluon_attn.metrics.layout import decimal
 from gluon_attn.recipe import Recipe
+from gluon_attn.text import read_json
 from gluon_attn.workflows import build, reid, scores, start
 from gluon_attn.workflows.tasks import task_of
 from gluon_attn.workflows.validation import check_validation, validator
@@ -185,9 +185,8 @@ def describe_run(path: str, record: dict) -> None:
     """Write ``recipe.json``; what earlier calls noted of start and test split stays."""
     known, data = {}, {}  # also where the file of a resumed run was removed or damaged
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        with open(path, encoding="utf-8") as file:
-            known = dict(json.load(file))
-            data = dict(known["data"])
+        known = dict(read_json(path))
+        data = dict(known["data"])
     write_json(path, {**known, **record, "data": {**data, **record["data"]}})
 
 

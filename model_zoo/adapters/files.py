@@ -88,7 +88,7 @@ def read_vaa_folder(folder):
         FileNotFoundError: A file is missing.
         ValueError: Two files for one part, two parameters for one layer, or a damaged file.
     """
-    names = sorted(n for n in os.listdir(folder) if n.endswith(".params"))
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".params") and n[0] != ".")
     params = {}
     for part in VAA_FILES:
         word = BACKBONE if part == "backbone_resnet" else re.compile(re.escape(part))
