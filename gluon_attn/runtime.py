@@ -13,7 +13,7 @@ import platform
 import random
 import sys
 
-from gluon_attn import _amx, _environment, _gpu, _libraries
+from gluon_attn import _amx, _environment, _gpu, _libraries, console
 from gluon_attn._cpu import cpu_flags, has_avx512, has_vnni, read_flags
 from gluon_attn._doctor import checks, table
 from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
@@ -175,4 +175,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.prepare()
+    status = main()
+    console.finish()
+    sys.exit(status)

@@ -300,15 +300,19 @@ class Parsed(BaseException):
 
 def parse_for_real(tool, words, monkeypatch):
     """Let a script, or with a dotted name a module, read its arguments; return its complaint."""
-    original = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(self, args=None, namespace=None):
-        original(self, args, namespace)
-        raise Parsed
+    def stopping(original):
+        def parse_and_stop(self, args=None, namespace=None):
+            original(self, args, namespace)
+            raise Parsed
+
+        return parse_and_stop
 
     complaint = io.StringIO()
     with monkeypatch.context() as patch, contextlib.redirect_stderr(complaint):
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        for name in ("parse_args", "parse_intermixed_args"):
+            original = getattr(argparse.ArgumentParser, name)
+            patch.setattr(argparse.ArgumentParser, name, stopping(original))
         patch.setattr(sys, "argv", [tool, *words])
         patch.setattr(sys, "path", list(sys.path))
         try:

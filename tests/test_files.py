@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
+import re
 import signal
 import stat
 import tempfile
@@ -443,3 +446,42 @@ def test_line_of_real_mxnet_errors(tmp_path):
 def test_running_processes():
     assert files.is_running(os.getpid()) and files.is_running(1)
     assert not files.is_running(ended_process())
+
+
+# -- JSON ------------------------------------------------------------------------
+
+JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts for a pipe
+    "gluon_attn/data/base.py", "gluon_attn/data/coco.py", "gluon_attn/data/tiny.py",
+    "gluon_attn/data/tiny_coco.py", "gluon_attn/export/_parity.py", "gluon_attn/export/float16.py",
+    "gluon_attn/export/rewrite.py", "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py",
+    "gluon_attn/export/writer.py", "gluon_attn/files.py", "gluon_attn/maps/guided_backprop.py",
+    "gluon_attn/nets/graphs.py", "gluon_attn/recipe.py", "gluon_attn/runtime.py",
+    "gluon_attn/workflows/detection_data.py", "model_zoo/adapters/safe_tensors.py",
+}  # fmt: skip
+
+
+def test_json_has_no_numbers_that_are_none(tmp_path):
+    value = {"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf}, "d": "NaN", "e": None}
+    text = files.json_text(value)
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": None,
+    }  # fmt: skip
+    files.write_json(tmp_path / "a.json", value)
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == text
+    assert files.json_text([0.1, "é"], None) == '[0.1, "é"]\n'
+    assert math.isnan(files.or_nan(None)) and files.or_nan(0.5) == 0.5
+
+
+def test_every_json_file_is_written_in_one_place(repository):
+    found = {
+        path.relative_to(repository).as_posix()
+        for top in ("gluon_attn", "model_zoo", "tools") for path in (repository / top).rglob("*.py")
+        if re.search(r"json\.dumps?\(", path.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert found <= JSON_BY_ITSELF
+
+
+def test_names_that_are_no_utf8_survive_in_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    files.write_json(tmp_path / "a.json", {"image": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"image": name}

@@ -19,24 +19,25 @@ OPTIONAL = (
 PAPERS = ("vaa", "icasc", "hoga", "autola", "awmt", "dreal")
 LAWS_OF_GRAPHS = ("shape", "asnumpy", "asscalar", "context", "ctx", "wait_to_read", "as_in_context")
 
-BASE = {"registry", "batch", "schema", "files", "text", "reading"}
+BASE = {"registry", "batch", "schema", "files", "text", "reading", "errors"}
 PRIVATE = {"_amx", "_environment", "_gpu", "_libraries", "_doctor", "_threads", "_cpu"}
 # What each layer may import beside itself. The root package (version and environment check) is
 # open to all.
 ALLOWED = {
     "registry": set(), "batch": set(), "schema": set(), "reading": set(), "files": {"reading"},
-    "text": set(), "image_files": set(), "images": {"image_files"},
+    "text": set(), "errors": {"files"}, "console": set(), "image_files": set(),
+    "images": {"image_files"},
     "amp": {"nets", "registry", "runtime"},
     "method": {"amp", "batch", "registry"},
     "recipe": {"registry", "text"},
-    "runtime": PRIVATE,
+    "runtime": PRIVATE | {"console"},
     "gluon_attn": PRIVATE | {"runtime"},
     "blocks": BASE, "maps": BASE, "losses": BASE, "metrics": BASE, "figures": BASE,
     "data": BASE | {"images", "image_files"},
     "nets": {"blocks", "registry"},
     "papers": {"nets", "blocks", "maps", "losses", "method", "registry", "batch", "schema"},
-    "engine": {"method", "recipe", "batch", "registry", "files", "text", "reading", "runtime"},
-    "export": {"runtime", "files", "text", "reading", "schema", "images", "image_files"},
+    "engine": BASE - {"schema"} | {"method", "recipe", "runtime"},
+    "export": {"runtime", "files", "text", "reading", "errors", "schema", "images", "image_files"},
     "downstream": {"nets", "method", "registry", "batch"},
     "model_zoo": {"papers", "nets", "downstream", "registry", "files", "text", "reading"},
     "tools": {

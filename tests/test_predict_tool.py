@@ -10,7 +10,9 @@ import logging
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -169,6 +171,62 @@ def test_overlays_without_maps_say_how_to_get_them(exports, images, tmp_path, ca
     err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "maps")
     assert "no attention maps" in err and "--with-maps" in err
     assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_files_are_whole_whatever_becomes_of_the_console(
+    exports, images, tmp_path, monkeypatch, encoding
+):
+    """The console lacks the characters of a class, and its reader leaves at once."""
+    net = Net()
+    net.initialize(init.Xavier())
+    export_model(net, tmp_path / "x", "x", ("帽…", "bag", "skirt"), 16, PREPROCESS, check=False)
+    read, write = os.pipe()
+    os.close(read)
+    stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "__stdout__", stream)
+    files = [tmp_path / "r.json", tmp_path / "r.csv"]
+    assert call(tmp_path, images, "--json", files[0], "--csv", files[1], export="x") == 0
+    assert json.loads(files[0].read_text(encoding="utf-8"))["classes"][0] == "帽…"
+    rows = list(csv.DictReader(io.StringIO(files[1].read_text(encoding="utf-8"))))
+    assert len(rows) == 3 and 0 <= float(rows[0]["帽…"]) <= 1
+    assert call(tmp_path, images, "--json", "-", export="x") == 0
+
+
+def test_an_ascii_console_shows_the_table_and_json(exports, images, tmp_path, monkeypatch, capsys):
+    record = {"box": None, "probabilities": {"帽": 0.25}, "positives": [], "error": None}
+    records = [dict(record, image=f"{'x' * 40}.jpg")]
+    for texts in ([(None, None)], [("-", lambda: json.dumps(records, ensure_ascii=False))]):
+        read, write = os.pipe()
+        stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        make = partial(predict.write_results, texts, lambda: predict.format_table(records, ["帽"]))
+        assert cli.status_of(make) == 0
+        os.close(write)
+        with os.fdopen(read, encoding="ascii") as file:
+            text = file.read()
+        if texts[0][0] == "-":
+            assert json.loads(text) == records
+        else:
+            assert "\\u5e3d" in text and "..." in text and "0.250" in text
+
+
+def test_probabilities_that_are_not_finite_are_a_dash_and_null():
+    record = {"image": "a.jpg", "box": None, "probabilities": {"hat": float("nan")},
+              "positives": [], "error": None}  # fmt: skip
+    assert predict.format_table([record], ["hat"]).splitlines()[3].split() == ["hat", "-"]
+    assert predict.to_csv([record], ["hat"]).splitlines()[1] == "a.jpg,,,,,,"
+    about = SimpleNamespace(thresholds=[0.5], name="x", classes=["hat"], backend="b", precision="p")
+    people = json.loads(predict.to_json(about, [record]), parse_constant=pytest.fail)["people"]
+    assert people[0]["probabilities"] == {"hat": None}
+
+
+def test_images_may_stand_behind_flags(exports, images, tmp_path):
+    a, b = sorted(images.rglob("*.jpg"))[:2]
+    assert call(exports, a, "--csv", tmp_path / "r.csv", b) == 0
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
 
 
 # --- bad images ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.data import DATASETS, prepare  # noqa: E402
+from gluon_attn.workflows import cli  # noqa: E402
 
 
 def parse(arguments):
@@ -89,15 +90,9 @@ def packing_options(command):
 def main(arguments=None):
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return prepare.run(options, print)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+    again = "interrupted; the same command continues"
+    return cli.status_of(lambda: prepare.run(options, print), again)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

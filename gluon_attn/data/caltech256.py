@@ -24,7 +24,6 @@ section 1.1.
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from gluon_attn.data.folders import list_pictures
 from gluon_attn.data.layout import Part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ def _parts(path, plan, paths, targets):
     else:
         saved = draw(paths, targets, plan["per_class"], plan["test_per_class"], plan["seed"])
         try:
-            write_text(path, json.dumps(dict(plan, **saved), indent=0) + "\n")
+            write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
             logger.warning(

@@ -10,7 +10,6 @@ it is equal to the byte.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import zlib
@@ -25,7 +24,7 @@ from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
-from gluon_attn.files import atomic_path, first_line, write_text
+from gluon_attn.files import atomic_path, first_line, json_text, write_text
 from gluon_attn.text import read_json
 
 CHUNK = 128
@@ -120,7 +119,7 @@ def _claim(prefix, parts, plan, overwrite):
                 "allow overwriting"
             )
         shutil.rmtree(parts)
-    write_text(note, json.dumps(plan))
+    write_text(note, json_text(plan, None))
 
 
 def _run(job, spans, workers, progress):
@@ -176,7 +175,7 @@ class _Chunks:
         with atomic_path(chunk_path(self.parts, k, "rec")) as temporary:
             offsets = write_records(temporary, records)
         note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
-        write_text(chunk_path(self.parts, k, "json"), json.dumps(note))
+        write_text(chunk_path(self.parts, k, "json"), json_text(note, None))
 
     def encode(self, i):
         """Return the record of sample ``i``."""
@@ -246,7 +245,7 @@ def _finish(dataset, prefix, parts, plan, chunks):
         if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
             final["json"].unlink()
     info = _describe(dataset, plan, kept, skipped, start)
-    write_text(final["json"], json.dumps(info, separators=(",", ":")) + "\n")
+    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
     return info
 
 

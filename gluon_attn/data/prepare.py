@@ -12,6 +12,7 @@ from gluon_attn.data.counts import CountReport
 from gluon_attn.data.packed import load_info
 from gluon_attn.data.packing import make_plan, pack
 from gluon_attn.data.scan import shortened
+from gluon_attn.errors import naming
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +194,10 @@ def open_splits(kind, root, splits, on_bad_image="error", **options):
         FileNotFoundError, ValueError, BadImageError: As the reader does.
     """
     reader = DATASETS.get(kind)
-    datasets = {
-        split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
-    }
+    with naming(root):
+        datasets = {
+            split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
+        }
     return datasets, CountReport.join(dataset.report for dataset in datasets.values())
 
 

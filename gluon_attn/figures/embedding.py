@@ -10,7 +10,7 @@ import math
 import matplotlib
 import numpy as np
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, new_figure, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, legend, new_figure, save
 
 MOST_CLASSES = 20  # more colours cannot be told apart
 
@@ -67,5 +67,5 @@ def embeddings(points, targets, names, path):
     for axes in grid.flat[len(points) :]:
         axes.set_visible(False)
     handles = [grid[0, 0].scatter([], [], color=c, s=22) for c in colours]
-    figure.legend(handles, list(names), loc="outside right center", frameon=False, fontsize=SMALL)
+    legend(figure, handles, list(names), loc="outside right center", frameon=False, fontsize=SMALL)
     return save(figure, path)

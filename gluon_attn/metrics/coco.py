@@ -18,6 +18,7 @@ from typing import Any, Iterable
 
 import numpy as np
 
+from gluon_attn.errors import NotFiniteError
 from gluon_attn.metrics.oks import SIGMAS
 
 BOX_STATS = (
@@ -122,7 +123,8 @@ def check_records(coco, records, kind):
         needed, values = lengths[record["category_id"]], record[name]
         numbers = [*values, record["score"]]
         if len(values) != needed or not all(math.isfinite(v) for v in numbers):
-            raise ValueError(
+            kind = ValueError if len(values) != needed else NotFiniteError
+            raise kind(
                 f"{where}: {name} must be {needed} finite numbers with a finite score, got "
                 f"{len(values)}: {list(values)}, score {record['score']}"
             )

@@ -82,7 +82,7 @@ def run_demo(out, plain, vaa, seed=0, say=print):
     for model in models:
         trained[model.title] = load.from_run(model.folder, ctx)
         net = trained[model.title]
-        dataset = evaluation.open_for_evaluation(data, "test", net.classes)
+        dataset = evaluation.open_for_evaluation(data, "test", net.classes, recipe=model.recipe)
         found = evaluation.predict_dataset(net, dataset, ctx[0])
         done = evaluation.evaluate(found, dataset.names, model.folder, "test", figures=False)
         results[model.title], probs[model.title] = done.result, found.probs

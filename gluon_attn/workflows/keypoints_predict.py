@@ -19,11 +19,11 @@ from gluon_attn.data.keypoints_loader import People
 from gluon_attn.data.tiny import write_picture
 from gluon_attn.downstream.keypoints_decode import person_scores
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
-from gluon_attn.files import json_text, write_text
+from gluon_attn.files import json_text
 from gluon_attn.images import box_window, unit_doubt
 from gluon_attn.workflows.keypoints_boxes import boxes_of_pictures
 from gluon_attn.workflows.keypoints_export import finder_of_export
-from gluon_attn.workflows.predict import find_pictures
+from gluon_attn.workflows.predict import find_pictures, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ THRESHOLD = 0.2  # height from which a keypoint is drawn; that of Simple Baselin
 
 
 def predict_from_flags(options, sidecar):
-    """Find keypoints, write what was asked for, and return the text for the console.
+    """Find keypoints, write what was asked for, and print the rest.
 
     Args:
         options: Flags of ``tools/predict.py``.
@@ -54,16 +54,11 @@ def predict_from_flags(options, sidecar):
         finder, pictures, boxes, scores, threshold, options.on_bad_image, options.draw,
         options.batch_size,
     )  # fmt: skip
-    texts = {"json": lambda: to_json(sidecar, records, threshold),
-             "csv": lambda: to_csv(records, finder.names)}  # fmt: skip
-    printed = None
-    for name, make in texts.items():
-        target = getattr(options, name)
-        if target == "-":
-            printed = make().rstrip("\n")
-        elif target:
-            write_text(target, make())
-    return format_table(records, finder.names, threshold) if printed is None else printed
+    texts = [
+        (options.json, lambda: to_json(sidecar, records, threshold)),
+        (options.csv, lambda: to_csv(records, finder.names)),
+    ]
+    write_results(texts, lambda: format_table(records, finder.names, threshold))
 
 
 def find_in_files(
@@ -150,7 +145,7 @@ def to_json(sidecar, records, threshold):
     """Return the records as JSON text."""
     contents = {"export": sidecar["name"], "keypoints": sidecar["classes"]}
     contents.update(threshold=threshold, people=records)
-    return json_text(contents, allow_nan=False)
+    return json_text(contents)
 
 
 def to_csv(records, names):

@@ -11,14 +11,15 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from tabulate import tabulate
 from tqdm import tqdm
 
+from gluon_attn import console
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export.preprocess import crop_box, read_image
-from gluon_attn.files import json_text
+from gluon_attn.files import json_text, write_text
 from gluon_attn.text import json_of, read_text
 
 if TYPE_CHECKING:
@@ -159,6 +160,24 @@ def predict_people(predictor, pictures, boxes=None, on_bad_image="error", heatma
     return records
 
 
+def write_results(texts: Sequence[tuple], make_table: Callable[[], str]) -> None:
+    """Write files, then print: what ``-`` stands for, else the table.
+
+    Args:
+        texts: ``[(destination, function that returns the text), …]``; a destination is a path,
+            ``-`` for standard output, or None: not wanted.
+        make_table: Returns the table.
+    """
+    for path, make in texts:
+        if path and path != "-":
+            write_text(path, make())
+    printed = [make for path, make in texts if path == "-"]
+    for make in printed:
+        console.write_data(make())
+    if not printed:
+        print(make_table())
+
+
 def format_table(records, classes, columns=5):
     """Return the probabilities as text: a row per attribute, a column per person, * if positive."""
     blocks = []
@@ -181,7 +200,7 @@ def to_json(predictor, records):
     # int8 and bf16 give slightly other numbers: whoever reads them can see where they come from.
     contents.update(backend=predictor.backend, precision=predictor.precision)
     contents.update(thresholds=thresholds, people=records)
-    return json_text(contents, allow_nan=False)
+    return json_text(contents)
 
 
 def to_csv(records, classes):
@@ -191,7 +210,7 @@ def to_csv(records, classes):
     writer.writerow(["image", "x", "y", "w", "h", *classes, "error"])
     for record in records:
         values = [record["probabilities"].get(name) for name in classes]
-        values = ["" if value is None else f"{value:.6f}" for value in values]
+        values = ["" if value is None or value != value else f"{value:.6f}" for value in values]
         box = record["box"] if record["box"] is not None else [""] * 4
         writer.writerow([record["image"], *box, *values, record["error"] or ""])
     return text.getvalue()
@@ -267,10 +286,9 @@ def _draw(
 
 
 def _cell(record, name):
-    if name not in record["probabilities"]:
-        return "-"
+    value = record["probabilities"].get(name, math.nan)
     mark = " *" if name in record["positives"] else ""
-    return f"{record['probabilities'][name]:.3f}{mark}"
+    return "-" if math.isnan(value) else f"{value:.3f}{mark}"
 
 
 def _shorten(path, length=22):

@@ -60,7 +60,7 @@ class Source(NamedTuple):
     packed_with: str = ""
 
 
-def publish(name, source, folder=None, split="test"):
+def publish(name, source, folder=None, split=None):
     """Write the weights of a run into the zoo, with everything needed to check them.
 
     Nothing is written before the weights have been loaded as users will load them. Then come file,
@@ -70,7 +70,7 @@ def publish(name, source, folder=None, split="test"):
         name: Zoo name under which ``get_model(name, pretrained=True)`` gives them.
         source: :class:`Source`.
         folder: The ``model_zoo`` folder; by default that of this package.
-        split: Split of the score.
+        split: Split of the score; None: the one that the recipe's runs are tested on.
 
     Returns:
         The entry, as in ``weights.json``.
@@ -102,11 +102,10 @@ def publish(name, source, folder=None, split="test"):
 def _entry(name, source, trained, path, split):
     """Return the entry of ``weights.json``, but for the commit."""
     recipe = trained.extra["recipe"]
-    dataset = evaluation.open_for_evaluation(
-        source.data_dir, split, trained.classes, data_options=recipe.get("data_options")
-    )
+    dataset = evaluation.open_for_evaluation(source.data_dir, split, trained.classes, recipe=recipe)
     size, digest = os.path.getsize(path), sha256_of(path)
     packed = {"packed_with": source.packed_with} if source.packed_with else {}
+    split = dataset.split
     hashes = dict(trained.extra["data"], **{split: dataset.fingerprint()})
     return {
         "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
@@ -130,7 +129,8 @@ def measure(trained, dataset, ctx=None):
     """Return the measures of a net on a split, ``{name: value in 0..1}``."""
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
     overall = evaluation.result_of(found, dataset)["overall"]
-    return {name: float(overall[name]) for name in MEASURES if name in overall}
+    measured = {name: float(overall[name]) for name in MEASURES if name in overall}
+    return {name: value for name, value in measured.items() if not np.isnan(value)}
 
 
 def _check_named(name, source, known):

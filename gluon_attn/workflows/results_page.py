@@ -12,7 +12,7 @@ import re
 
 import filelock
 
-from gluon_attn.files import write_json, write_text
+from gluon_attn.files import or_nan, write_json, write_text
 from gluon_attn.text import read_json, read_text
 
 WAIT = 60  # seconds for another call, which holds a file for much less than one
@@ -52,6 +52,7 @@ def read_scores(path):
     try:
         found = read_json(path)
         for entry in found.values():
+            entry["scores"] = {k: list(map(or_nan, v)) for k, v in entry["scores"].items()}
             if not all(len(v) == len(entry["seeds"]) for v in entry["scores"].values()):
                 raise ValueError("not as many scores as seeds")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
