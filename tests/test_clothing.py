@@ -5,36 +5,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from scipy.io import savemat
+from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
 
 from gluon_attn.data import clothing_co_parsing as ccp
 from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.cifar_png import convert
-from gluon_attn.data.clothing_dataset import CLASSES, split_senders
-
-TAGS = ["null", "hair", "skin", *dict.fromkeys(
-    tag for name in ccp.ATTRIBUTES for tag in ccp.MERGED.get(name, (name,))
-)]  # fmt: skip
+from gluon_attn.data.clothing_dataset import split_senders
 
 
 @pytest.fixture
 def parsing(tmp_path):
-    """20 photographs with masks, 20 with tags; number k shows tag 3 + k modulo their number."""
-    for folder in ("photos", f"annotations/{ccp.PIXELS}", f"annotations/{ccp.IMAGES}"):
-        (tmp_path / folder).mkdir(parents=True)
-    cell = np.empty((1, len(TAGS)), object)
-    cell[0] = TAGS
-    savemat(tmp_path / "label_list.mat", {"label_list": cell})
-    for k in range(1, 41):
-        name, tag = f"{k:04d}", 3 + k % (len(TAGS) - 3)
-        cv2.imwrite(str(tmp_path / "photos" / f"{name}.jpg"), np.full((12, 8, 3), 5 * k, np.uint8))
-        if k <= 20:
-            truth = np.zeros((6, 4), np.uint8)
-            truth[2:4, 1:3] = tag
-            savemat(tmp_path / "annotations" / ccp.PIXELS / f"{name}.mat", {"groundtruth": truth})
-        else:
-            savemat(tmp_path / "annotations" / ccp.IMAGES / f"{name}.mat",
-                    {"tags": np.array([[0, tag]], np.uint8)})  # fmt: skip
+    write_parsing(tmp_path)
     return tmp_path
 
 
@@ -85,25 +66,14 @@ def test_a_folder_without_a_part_is_told(parsing):
     (parsing / "label_list.mat").rename(parsing / "elsewhere.mat")
     with pytest.raises(FileNotFoundError, match="label_list.mat is missing"):
         open_dataset(parsing, "train", kind="clothing_co_parsing")
-    cell = np.empty((1, 2), object)
-    cell[0] = ["null", "hair"]
-    savemat(parsing / "label_list.mat", {"label_list": cell})
+    save_tags(parsing / "label_list.mat", ["null", "hair"])
     with pytest.raises(ValueError, match="tag bag, belt, .* is missing; has null, hair"):
         open_dataset(parsing, "train", kind="clothing_co_parsing")
 
 
 @pytest.fixture
 def garments(tmp_path):
-    """30 senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
-    (tmp_path / "images").mkdir()
-    lines = ["image,sender_id,label,kids"]
-    for sender in range(30):
-        for k in range(sender % 4 + 1):
-            name = f"{sender}-{k}"
-            cv2.imwrite(str(tmp_path / "images" / f"{name}.jpg"), np.zeros((6, 6, 3), np.uint8))
-            lines.append(f"{name},{sender},{CLASSES[sender % 14]},{sender % 5 == 0}")
-    lines.append("x,1,Not sure,False")
-    (tmp_path / "images.csv").write_text("\n".join(lines) + "\n")
+    write_garments(tmp_path)
     return tmp_path
 
 

@@ -19,7 +19,9 @@ from typing import Any, Sequence
 import numpy as np
 
 from gluon_attn.data.images import read_image
+from gluon_attn.data.scan import files
 from gluon_attn.files import write_bytes, write_text
+from gluon_attn.text import read_text
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -48,7 +50,8 @@ def convert(root: Any, out: Any, test: Sequence[int] = ()) -> dict[str, int]:
         OSError: A file could not be read or written.
     """
     root, out = Path(root), Path(out)
-    batches = sorted(int(m.group(1)) for m in map(NAME.fullmatch, _names(root)) if m)
+    names = [path.name for path in files(root, ".png")] if root.is_dir() else []
+    batches = sorted(int(m.group(1)) for m in map(NAME.fullmatch, names) if m)
     if not batches:
         raise FileNotFoundError(f"{root}: no cifar10_batch_0.png, …")
     lacking = sorted(set(test) - set(batches))
@@ -78,7 +81,7 @@ def read_labels(path: Path, last: int) -> np.ndarray:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it holds the labels of all batches")
-    found = re.search(r"labels\s*=\s*\[([\d,\s]*)\]", path.read_text(encoding="utf-8-sig"))
+    found = re.search(r"labels\s*=\s*\[([\d,\s]*)\]", read_text(path))
     if found is None:
         raise ValueError(f"{path}: expected var labels=[6, 9, …]")
     labels = np.array([int(word) for word in found.group(1).split(",") if word.strip()])
@@ -88,10 +91,6 @@ def read_labels(path: Path, last: int) -> np.ndarray:
             f"{SIZE * (last + 1):,}, from 0 to {len(CLASSES) - 1}"
         )
     return labels.astype(np.uint8)
-
-
-def _names(root: Path) -> list[str]:
-    return [path.name for path in root.iterdir()] if root.is_dir() else []
 
 
 def _records(root: Path, batches: Sequence[int], labels: np.ndarray) -> bytes:

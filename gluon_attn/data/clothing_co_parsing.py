@@ -24,6 +24,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import SPLITS, check_split
+from gluon_attn.data.scan import files
+from gluon_attn.text import read_text
 
 # Attributes that are several tags of one meaning.
 MERGED = {
@@ -72,6 +76,7 @@ class ClothingCoParsing(AttributeDataset):
     """
 
     looks_for = "label_list.mat beside photos/ and annotations/{pixel-level,image-level}/"
+    valid = SPLITS
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class ClothingCoParsing(AttributeDataset):
         check_split(split, "Clothing Co-Parsing")
         if annotation not in ("all", PIXELS, IMAGES):
             raise ValueError(f"annotation={annotation!r}: valid are all, {PIXELS} and {IMAGES}")
-        self.root = Path(root)
+        self.root = self.require(root, split).home
         self.tags = read_tags(self.root)
         halves = _read_halves(str(self.root.resolve()))
         self.columns = columns_of(self.tags)
@@ -111,13 +116,9 @@ class ClothingCoParsing(AttributeDataset):
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root: Any, split: str) -> bool:
-        root = Path(root)
-        return (
-            split in SPLITS
-            and (root / "label_list.mat").is_file()
-            and (root / "annotations" / PIXELS).is_dir()
-        )
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        halves = [folder_part(f"annotations/{kind}") for kind in (PIXELS, IMAGES)]
+        return (file_part("label_list.mat"), *halves, folder_part("photos", images=True))
 
     def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]
@@ -142,12 +143,9 @@ def read_tags(root: Path) -> list[str]:
     """Return the tag names of ``label_list.mat``.
 
     Raises:
-        FileNotFoundError: If the file is missing.
         ValueError: If it is malformed, or lacks a tag of an attribute.
     """
     path = root / "label_list.mat"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {ClothingCoParsing.looks_for}")
     tags = load_mat(path, "label_list").strings()
     wanted = {tag for name in ATTRIBUTES for tag in MERGED.get(name, (name,))}
     lacking = sorted(wanted - set(tags))
@@ -181,8 +179,7 @@ def _chosen(root: Path, halves: dict[str, dict], seed: int) -> dict[str, str]:
     path = root / SPLIT_FILE
     if not path.is_file():
         return _by_hash(halves, seed)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(path))))
     found = {row.get("photo", ""): row.get("split", "") for row in rows}
     for number, row in enumerate(rows, 2):
         if row.get("split") not in SHARES:
@@ -218,13 +215,9 @@ def _read_halves(root: str) -> dict[str, dict[str, frozenset]]:
     found: dict[str, dict[str, frozenset]] = {}
     for kind, field in ((PIXELS, "groundtruth"), (IMAGES, "tags")):
         folder = Path(root) / "annotations" / kind
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is missing; looked for {ClothingCoParsing.looks_for}"
-            )
         found[kind] = {
             path.stem: frozenset(np.unique(load_mat(path, field).matrix()).tolist())
-            for path in sorted(folder.glob("*.mat")) if not path.name.startswith(".")
+            for path in files(folder, ".mat")
         }  # fmt: skip
     both = sorted(set(found[PIXELS]) & set(found[IMAGES]))
     if both:

@@ -19,20 +19,24 @@ from __future__ import annotations
 import collections
 import csv
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.schema import MULTICLASS, Attribute, Schema
+from gluon_attn.text import read_text
 
 CLASSES = (
     "Blazer", "Dress", "Hat", "Hoodie", "Longsleeve", "Outwear", "Pants", "Polo", "Shirt", "Shoes",
     "Shorts", "Skirt", "T-Shirt", "Undershirt",
 )  # fmt: skip
 SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
+LIST = "images.csv"
 FIELDS = ("image", "sender_id", "label", "kids")
 
 
@@ -57,6 +61,7 @@ class ClothingDataset(AttributeDataset):
     """
 
     looks_for = "images.csv (image,sender_id,label,kids) beside images/"
+    valid = SPLITS
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class ClothingDataset(AttributeDataset):
         single_label: bool = False,
     ) -> None:
         check_split(split, "clothing dataset")
-        self.root = Path(root)
+        self.root = self.require(root, split).home
         rows, left_out = read_rows(self.root)
         part_of = split_senders(rows, seed)
         parts = ("train", "val") if split == "trainval" else (split,)
@@ -89,12 +94,8 @@ class ClothingDataset(AttributeDataset):
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root: Any, split: str) -> bool:
-        path = Path(root) / "images.csv"
-        if split not in SPLITS or not path.is_file():
-            return False
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return set(FIELDS) <= set(file.readline().strip().split(","))
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return Part(LIST, (LIST,), _is_list), folder_part("images", images=True)
 
     def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]
@@ -104,14 +105,10 @@ def read_rows(root: Path) -> tuple:
     """Return ``(rows, {reason: how many were left out})`` of ``images.csv``.
 
     Raises:
-        FileNotFoundError: If the file is missing.
         ValueError: If a field is missing or a flag is neither True nor False.
     """
-    path = root / "images.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {ClothingDataset.looks_for}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        listed = list(csv.DictReader(file))
+    path = root / LIST
+    listed = csv.DictReader(io.StringIO(read_text(path)))
     rows, left_out = [], collections.Counter()
     for number, row in enumerate(listed, 2):
         lacking = [name for name in FIELDS if row.get(name) is None]
@@ -136,3 +133,14 @@ def split_senders(rows: list[dict[str, str]], seed: int) -> dict[str, str]:
         chosen[sender] = part
         taken[part] += counts[sender]
     return chosen
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a file has the heading of this data set; others are called images.csv, too."""
+    if not path.is_file():
+        return False
+    try:
+        heading = read_text(path).partition("\n")[0]
+    except (OSError, ValueError):
+        return True  # what is wrong with it is said where it is read
+    return set(FIELDS) <= set(heading.strip().split(","))
