@@ -29,7 +29,7 @@ def save_tags(path: Path, tags: list[str]) -> None:
 def write_parsing(root: Path) -> None:
     """Write 20 photographs with masks and 20 with tags; number k shows tag 3 + k of them."""
     for folder in ("photos", f"annotations/{ccp.PIXELS}", f"annotations/{ccp.IMAGES}"):
-        (root / folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
     save_tags(root / "label_list.mat", TAGS)
     for k in range(1, 41):
         name, tag = f"{k:04d}", 3 + k % (len(TAGS) - 3)
@@ -41,11 +41,12 @@ def write_parsing(root: Path) -> None:
         else:
             values, kind = {"tags": np.array([[0, tag]], np.uint8)}, ccp.IMAGES
         savemat(root / "annotations" / kind / f"{name}.mat", values)
+    ccp.write_split(root, 0, root / ccp.SPLIT_FILE)
 
 
 def write_garments(root: Path) -> None:
     """Write 30 senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
-    (root / "images").mkdir(parents=True)
+    (root / "images").mkdir(parents=True, exist_ok=True)
     lines = ["image,sender_id,label,kids"]
     for sender in range(30):
         for k in range(sender % 4 + 1):

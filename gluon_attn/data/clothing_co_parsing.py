@@ -21,10 +21,8 @@ Reference: Yang, Luo, Lin, "Clothing Co-Parsing by Joint Image Segmentation and 
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.data.scan import files
-from gluon_attn.text import read_text
+from gluon_attn.text import read_table
 
 # Attributes that are several tags of one meaning.
 MERGED = {
@@ -179,13 +177,12 @@ def _chosen(root: Path, halves: dict[str, dict], seed: int) -> dict[str, str]:
     path = root / SPLIT_FILE
     if not path.is_file():
         return _by_hash(halves, seed)
-    rows = list(csv.DictReader(io.StringIO(read_text(path))))
-    found = {row.get("photo", ""): row.get("split", "") for row in rows}
-    for number, row in enumerate(rows, 2):
-        if row.get("split") not in SHARES:
-            raise ValueError(
-                f"{path}:{number}: split {row.get('split')!r}; valid are train, val, test"
-            )
+    found = {}
+    for number, row in read_table(path, ("photo", "split")):
+        if row["split"] not in SHARES:
+            valid = ", ".join(SHARES)
+            raise ValueError(f"{path}:{number}: split {row['split']!r}; valid are {valid}")
+        found[row["photo"]] = row["split"]
     lacking = sorted(photo for half in halves.values() for photo in half if photo not in found)
     if lacking:
         raise ValueError(f"{path}: no line for {lacking[0]} ({len(lacking):,} photographs missing)")

@@ -17,9 +17,7 @@ Reference: Grigorev and 400 contributors, "Clothing dataset (full, high resoluti
 from __future__ import annotations
 
 import collections
-import csv
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, lab
 from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.schema import MULTICLASS, Attribute, Schema
-from gluon_attn.text import read_text
+from gluon_attn.text import read_lines, read_table
 
 CLASSES = (
     "Blazer", "Dress", "Hat", "Hoodie", "Longsleeve", "Outwear", "Pants", "Polo", "Shirt", "Shoes",
@@ -108,12 +106,8 @@ def read_rows(root: Path) -> tuple:
         ValueError: If a field is missing or a flag is neither True nor False.
     """
     path = root / LIST
-    listed = csv.DictReader(io.StringIO(read_text(path)))
     rows, left_out = [], collections.Counter()
-    for number, row in enumerate(listed, 2):
-        lacking = [name for name in FIELDS if row.get(name) is None]
-        if lacking:
-            raise ValueError(f"{path}:{number}: field {', '.join(lacking)} is missing")
+    for number, row in read_table(path, FIELDS):
         if row["kids"] not in ("True", "False"):
             raise ValueError(f"{path}:{number}: kids is {row['kids']!r}; valid are True and False")
         if row["label"] not in CLASSES:
@@ -140,7 +134,7 @@ def _is_list(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        heading = read_text(path).partition("\n")[0]
-    except (OSError, ValueError):
+        heading = read_lines(path)[0][1]
+    except (OSError, ValueError, IndexError):
         return True  # what is wrong with it is said where it is read
     return set(FIELDS) <= set(heading.strip().split(","))
