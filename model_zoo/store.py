@@ -11,7 +11,7 @@ that is nowhere is fetched into the first of these from the mirror named by
 * ``gluon/models/{name}-{sha8}.zip``: Gluon's ImageNet ResNets, as MXNet lays them out.
 
 No host is contacted unless the user names one: MXNet's own default no longer answers. Every file is
-checked against its hash before use, because ``mx.nd.load`` takes flipped bytes without a word.
+checked against its hash before use: a flipped bit in a weight shows nowhere else.
 """
 
 from __future__ import annotations
