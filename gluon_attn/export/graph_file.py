@@ -1,7 +1,8 @@
 """Opening the two files of an exported graph: MXNet's C code sees only what has been checked.
 
 Its reader of parameters takes memory for whatever a file promises (see ``gluon_attn.reading``), and
-a graph in which a layer takes output 7 of one that has a single output ends the process.
+a graph in which a layer takes output 7 of one that has a single output, or a convolution has no
+groups, ends the process.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ def _check(graph: dict) -> None:
         inputs = [_reference(entry, number) for entry in node["inputs"]]
         if inputs and node["op"] == "null":
             raise DamagedError(f"variable {number} of the graph has inputs")
+        groups = node.get("attrs", {}).get("num_group", "1")
+        if int(groups) < 1:  # by which MXNet divides
+            raise DamagedError(f"node {number} of the graph has {groups} groups")
         references += inputs
     heads = [_reference(entry, len(nodes)) for entry in graph["heads"]]
     if not heads:
