@@ -13,9 +13,10 @@ from mxnet.gluon import nn
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx_helpers import OPERATORS, agree, check_plain  # noqa: E402
+from onnx_helpers import OPERATORS, agree, check_plain, run_onnxruntime  # noqa: E402
 
 from gluon_attn.export import onnx_model  # noqa: E402
+from gluon_attn.export.onnx_plain import make_plain  # noqa: E402
 from gluon_attn.export.symbol import trace  # noqa: E402
 
 CHANNELS, SIDE = 8, 6
@@ -47,15 +48,17 @@ class Net(gluon.HybridBlock):
         return self.head(F.Flatten(self._function(self, F, self.conv(x))))
 
 
-def convert(function, opset=13, rewrite=True):
-    """Return ``(model, images, logits)`` of a net around ``function``."""
-    net = Net(function)
+def convert(function, opset=13, kind=Net):
+    """Return ``(model, images, logits)`` of a net; all its outputs are shaped as the logits."""
+    net = kind(function)
     net.initialize(mx.init.Xavier())
     images = np.random.RandomState(0).normal(size=(3, 3, 2 * SIDE, 2 * SIDE)).astype(np.float32)
-    logits = net(mx.nd.array(images)).asnumpy()
-    symbol, arrays = trace(net, ("logits",))
+    outputs = net(mx.nd.array(images))
+    logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    logits, names = logits.asnumpy(), getattr(net, "output_names", ("logits",))
+    symbol, arrays = trace(net, names)
     described = {"name": "m", "input": {"shape": ["batch", *images.shape[1:]]},
-                 "outputs": [{"name": "logits", "shape": ["batch", 4]}]}  # fmt: skip
+                 "outputs": [{"name": name, "shape": ["batch", 4]} for name in names]}  # fmt: skip
     return onnx_model.convert(symbol, arrays, described, opset), images, logits
 
 
@@ -236,3 +239,96 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_becomes_of_an_operator(name):
     check(*FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("opset, extra", [(12, {"Transpose": 2}), (13, {})])
+def test_softmax_of_another_axis_does_not_overflow(opset, extra):
+    # the exporter writes exp(x) / sum(exp(x)), which is nan from 89 on
+    expected = {"Mul": 1, "Softmax": 1, **extra, **F1}
+    check(lambda net, F, x: F.softmax(x * 1000, axis=1), expected, opset)
+
+
+def numbers_only(function, least):
+    """Check the numbers of a graph that cannot become plain; it has at least these operators."""
+    model, images, logits = convert(function)
+    assert least <= {node.op_type for node in model.graph.node}
+    found = run_onnxruntime(model.SerializeToString(), [images], ["logits"])[0][0]
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5)
+
+
+def test_what_joins_batch_and_channels_keeps_its_numbers():
+    def rows(net, F, x):
+        flat_rows = F.softmax(F.reshape(x, shape=(-1, SIDE**2)), axis=-1)
+        return F.reshape(flat_rows, shape=(-1, CHANNELS, SIDE, SIDE))
+
+    numbers_only(rows, {"Reshape", "Softmax"})
+
+
+def test_a_repetition_over_the_batch_stays():
+    def first_for_all(net, F, x):
+        return F.relu(F.broadcast_like(F.slice_axis(x, axis=0, begin=0, end=1), x))
+
+    numbers_only(first_for_all, {"Shape", "Expand", "Relu"})
+
+
+def test_numbers_of_weights_are_not_looked_at():
+    class Weighted(Net):
+        def __init__(self, function, **kwargs):
+            super().__init__(function, **kwargs)
+            with self.name_scope():
+                self.share = self.params.get(
+                    "share", shape=(SIDE**2, 1), init=mx.init.Constant(1 / SIDE**2)
+                )
+                self.scale = self.params.get("scale", shape=(1, CHANNELS, 1, 1), init="ones")
+
+        def hybrid_forward(self, F, x, share, scale):
+            x = F.broadcast_mul(self.conv(x), scale)
+            rows = F.reshape(x, shape=(-1, SIDE**2))
+            return self.head(F.reshape(F.dot(rows, share), shape=(-1, CHANNELS)))
+
+    model, _, _ = convert(None, kind=Weighted)
+    found = [node.op_type for node in model.graph.node]
+    assert "Mul" in found and "MatMul" in found and "GlobalAveragePool" not in found
+    assert {"share", "scale"} <= {weight.name for weight in model.graph.initializer}
+
+
+def test_outputs_that_are_the_same_tensor_keep_their_names():
+    class Twice(Net):
+        output_names = ("logits", "attention_a", "attention_b")
+
+        def hybrid_forward(self, F, x):
+            logits = self.head(F.Flatten(self.conv(x)))
+            return logits, F.identity(F.Dropout(logits)), F.identity(logits)
+
+    model, images, logits = convert(None, kind=Twice)
+    check_plain(model, OPERATORS | {"Identity"})
+    names = [output.name for output in model.graph.output]
+    assert names == list(Twice.output_names)
+    agree(model.SerializeToString(), [images], [dict.fromkeys(names, logits)])
+
+
+def test_a_graph_with_a_body_is_left_alone():
+    make, info = onnx.helper, onnx.helper.make_tensor_value_info
+    branch = make.make_graph(
+        [make.make_node("Identity", ["data"], ["same"])], "body", [],
+        [info("same", onnx.TensorProto.FLOAT, ["batch", 2])],
+    )  # fmt: skip
+    node = make.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    graph = make.make_graph(
+        [node], "m", [info("data", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [info("y", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [make.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])],
+    )  # fmt: skip
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)])
+    before = model.SerializeToString()
+    make_plain(onnx, model, ())
+    assert model.SerializeToString() == before
+
+
+def test_a_long_sum_is_a_long_chain():
+    def many(net, F, x):
+        return F.add_n(*[x * (k + 1) for k in range(300)]) / 300
+
+    model, _, _ = convert(many)
+    found = collections.Counter(node.op_type for node in model.graph.node)
+    assert found["Add"] == 299 and found["Mul"] == 299 and "Sum" not in found
