@@ -123,7 +123,7 @@ def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(
             f"{error}. It was read as dataset={recipe.dataset}, as the recipe says; {data_dir} "
-            f"looks like dataset={' or '.join(others)}"
+            f"looks like dataset={' or '.join(others)} (evaluate.py --dataset KIND reads another)"
         ) from error
 
 
