@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 import zipfile
+from typing import Iterable
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -88,7 +89,7 @@ def read_small(mirror, name):
         return _limited(iter(lambda: file.read(CHUNK), b""), path)
 
 
-def _limited(blocks, where):
+def _limited(blocks: Iterable[bytes], where: str) -> bytes:
     content = b""
     for block in blocks:
         content += block
