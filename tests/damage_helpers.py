@@ -1,8 +1,9 @@
 """Damaging files on purpose, and what may come of reading them.
 
 A damaged file may be read as what it was, or be refused by one ValueError or OSError that names it:
-within 5 seconds, and within four times the file's size and 64 MB of memory. As a script, the cases
-run under that limit in a process of their own, so that one that ends the process is seen:
+within 5 seconds of processor time, and within four times the file's size and 64 MB of memory. As a
+script, the cases run under that limit in a process of their own, so that one that ends the process
+is seen:
 
     python tests/damage_helpers.py KIND FIRST COUNT FOLDER KINDS
 
@@ -15,13 +16,12 @@ import importlib
 import os
 import re
 import struct
-import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+from process_helpers import run
 
 SLACK = 64 << 20  # bytes beyond four times the file
 SECONDS = 5.0
@@ -74,7 +74,7 @@ def outcome(read, path, wanted, checked):
         wanted: What it held before.
         checked: Whether checksums cover it, so that nothing else may come of it.
     """
-    start = time.perf_counter()
+    start = sum(os.times()[:2])  # of this process, whatever else the machine does
     try:
         found = read(path)
         # A file that was cut between two of its parts holds fewer of them.
@@ -86,7 +86,7 @@ def outcome(read, path, wanted, checked):
         word = "refused" if named else f"unnamed: {error!r}"
     except Exception as error:
         word = f"raised {error!r}"
-    seconds = time.perf_counter() - start
+    seconds = sum(os.times()[:2]) - start
     return word if seconds <= SECONDS else f"{seconds:.0f} seconds, {word}"
 
 
@@ -122,15 +122,12 @@ def run_child(kind, first, count, folder, kinds="damage_kinds"):
     while len(found) < count:
         number = first + len(found)
         command = [sys.executable, __file__, kind, number, count - len(found), folder, kinds]
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=900,
-            env=dict(os.environ, OMP_NUM_THREADS="1"),
-        )  # fmt: skip
-        lines = [line.split(" ", 1) for line in done.stdout.splitlines() if line[:1].isdigit()]
+        code, out, err = run(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        lines = [line.split(" ", 1) for line in out.splitlines() if line[:1].isdigit()]
         found.update((int(seed), word) for seed, word in lines)
-        if done.returncode:
-            assert "cases" in done.stdout, done.stderr[-2000:]
-            found[first + len(found)] = f"died ({done.returncode})"
+        if code:
+            assert "cases" in out, err[-2000:]
+            found[first + len(found)] = f"died ({code})"
     return found
 
 

@@ -265,7 +265,8 @@ def everything(net):
         "dtype": torch.float16, "size": torch.Size([1, 2]), "rng": torch.get_rng_state(),
         "complex": torch.ones(2, dtype=torch.complex64), "sparse": torch.eye(3).to_sparse(),
         "layout": torch.strided, "function": torch.nn.functional.relu,
-        "part": functools.partial(int), "array": np.arange(6.0), "kind": np.dtype("f4"), "named": collections.Counter("aab"),
+        "part": functools.partial(int), "array": np.arange(6.0), "kind": np.dtype("f4"),
+        "named": collections.Counter("aab"),
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
         "optimizer": optimizer.state_dict(),
     }  # fmt: skip

@@ -155,7 +155,9 @@ def test_damaged_files_are_named(tmp_path):
         path.write_bytes(python2_pickle(content))
         with pytest.raises(ValueError, match=message):
             open_dataset(tmp_path / "python", "test")
-    with pytest.raises(FileNotFoundError, match="Cifar10: looked for cifar-10-batches-py"):
+    with pytest.raises(FileNotFoundError, match="Cifar100: looked for cifar-100-python"):
+        open_dataset(tmp_path / "python" / "cifar-10-batches-py", "train", kind="cifar100")
+    with pytest.raises(ValueError, match="holds several that fit: .*binary, .*python; give the"):
         open_dataset(tmp_path, "train", kind="cifar10")
     archive = tmp_path / "archive" / "cifar-10-binary.tar.gz"
     archive.parent.mkdir()

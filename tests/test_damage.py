@@ -37,7 +37,7 @@ def test_a_sample_of_damages(tmp_path, kind):
     check(run_here(kind, range(80), tmp_path), kind)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_thousand_damages_under_a_limit_of_memory(tmp_path, kind):

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gluon_attn.workflows import cli  # noqa: E402
 from model_zoo.adapters import SCHEMES, convert, guess_net, read_arrays  # noqa: E402
 
 # What the authors' weights expect, in units of 0 to 255.
@@ -21,11 +21,11 @@ PIXELS = {
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description="Convert weights between this package, torchvision, GluonCV and VAA's "
-        "repository. Reads .pth, .pt (nothing in them is executed), .safetensors, .params, and "
-        "the folder with VAA's files.",
-        epilog="Further arguments of the model: width=8 input_size=96",
+    parser = cli.parser(
+        "Convert weights between this package, torchvision, GluonCV and VAA's repository.\n"
+        "Reads .pth, .pt (nothing in them is executed), .safetensors, .params, and the folder with "
+        "VAA's files.",
+        "Further arguments of the model: width=8 input_size=96",
     )
     add = parser.add_argument
     add("source", metavar="FILE|DIR", help="weights to read")
@@ -39,7 +39,7 @@ def parse(arguments):
     add("--to", choices=SCHEMES,
         help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
     add("options", nargs="*", metavar="key=value", help="arguments of the model")
-    return parser.parse_intermixed_args(arguments)
+    return cli.parse(parser, arguments)
 
 
 def options_of(pairs):
@@ -69,25 +69,20 @@ def show(source, key):
 
 def main(arguments=None):
     args = parse(arguments)
-    try:
-        if not args.out:
-            show(args.source, args.key)
-            return 0
-        done = convert(
-            args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
-            key=args.key,
-        )  # fmt: skip
-    except (OSError, ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not args.out:
+        show(args.source, args.key)
+        return
+    done = convert(
+        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
+        key=args.key,
+    )  # fmt: skip
     arguments = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{arguments}")
     size = f"{done.arrays} arrays, {done.numbers:,} numbers"
     print(f"written: {args.out}: {done.written} names, {size}")
     if done.read in PIXELS:
         print(f"pixels:  {PIXELS[done.read]}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -34,9 +34,9 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
-from gluon_attn.export.symbol import INPUT, PRECISIONS, has_avx512, load_exported
+from gluon_attn.export.symbol import INPUT, PRECISIONS, load_exported
 from gluon_attn.files import first_line
-from gluon_attn.runtime import contexts
+from gluon_attn.runtime import contexts, has_avx512
 
 
 class MXNetBackend:
@@ -234,13 +234,14 @@ def import_onnxruntime():
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except Exception as error:  # beside ImportError what an unsuited NumPy makes it raise
         hint = 'pip install "gluon_attn[onnx]"'
-        raise ImportError(f"onnxruntime cannot be imported ({error}): {hint}") from error
+        message = f"onnxruntime cannot be imported ({first_line(error)}): {hint}"
+        raise ImportError(message) from error
     return onnxruntime
 
 
-def open_onnx_session(raw, threads=None, kind="cpu", number=0):
+def open_onnx_session(raw, threads=None, kind="cpu", number=0, *, optimize=True):
     """Return an ONNX Runtime session of a model in memory.
 
     Args:
@@ -248,6 +249,7 @@ def open_onnx_session(raw, threads=None, kind="cpu", number=0):
         threads: Compute threads; None takes as many as MXNet uses.
         kind: ``'cpu'`` or ``'gpu'``.
         number: Of the GPU.
+        optimize: Whether the graph is optimized first, which fails for some.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -258,6 +260,8 @@ def open_onnx_session(raw, threads=None, kind="cpu", number=0):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors; its warnings are about graphs it mends itself
     providers = ["CPUExecutionProvider"]
     if kind == "gpu":

@@ -1,10 +1,12 @@
 """ONNX: the export's float32 graph as one file that other engines read.
 
-MXNet 1.9.1 converts the operators. Four things its exporter does are mended here: it stamps the
+MXNet 1.9.1 converts the operators. Five things its exporter does are put right here: it stamps the
 model with the newest operator set that the onnx package knows, whatever set it wrote; it checks the
 graph against that newest set too; it lists outputs in the order in which the graph reaches them;
-and it lists every weight as an input, which forbids engines to fold or pack it. The result is
-compared with MXNet in ONNX Runtime, in memory, before a file is written.
+it lists every weight as an input, which forbids engines to fold or pack it; and it copies a size 0,
+"as it is", where ONNX means none. Then the graph is made plain
+(:mod:`gluon_attn.export.onnx_plain`). The result is compared with MXNet in ONNX Runtime, in memory,
+before a file is written.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy as np
 
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
 from gluon_attn.export.graph_file import load_graph
+from gluon_attn.export.onnx_graph import BATCH
+from gluon_attn.export.onnx_plain import make_plain
 from gluon_attn.export.sidecar import ExportError, read_verified
 from gluon_attn.export.symbol import INPUT, make_block
 from gluon_attn.export.variants import Variant
@@ -27,10 +31,9 @@ TOLERANCE = 1e-5  # of max(1, |output|)
 BATCHES = (1, 2, 3)
 OPSETS = (12, 13)  # what MXNet's exporter writes
 IR_VERSION = 7  # the file format that came with opset 12, read by every later engine
-BATCH = "batch"  # name of the free dimension
 LARGEST = 2**31 - 1  # bytes in one protobuf message
 
-_checker_lock = threading.Lock()
+_exporter_lock = threading.Lock()
 
 
 class OnnxVariant(Variant):
@@ -62,11 +65,12 @@ class OnnxVariant(Variant):
             ExportError: onnx or onnxruntime is not installed, the graph has an operator that the
                 exporter lacks, or the numbers differ; nothing is written.
         """
-        onnx = _import_onnx()
+        onnx, _ = require_packages()
         symbol, arrays = _read_graph(directory, sidecar)
+        size = sum(array.size * 4 for array in arrays.values())
+        if size > LARGEST:  # before the conversion, whose own steps fail on more
+            raise ExportError(f"{sidecar['name']}: {size} bytes of weights; ONNX takes up to 2 GB")
         model = convert(symbol, arrays, sidecar, self.opset)
-        if model.ByteSize() > LARGEST:
-            raise ExportError(f"{sidecar['name']}: {model.ByteSize()} bytes; ONNX takes up to 2 GB")
         raw = model.SerializeToString(deterministic=True)
         entry = {"opset": self.opset, "ir_version": IR_VERSION}
         entry.update(_compare(raw, symbol, arrays, sidecar))
@@ -106,7 +110,7 @@ def convert(symbol, arrays, sidecar, opset=13):
     Raises:
         ExportError: An operator or a combination that the exporter or onnx does not take.
     """
-    onnx = _import_onnx()
+    onnx, _ = require_packages()
     missing = unsupported_operators(symbol, opset)
     if missing:
         raise ExportError(
@@ -114,12 +118,14 @@ def convert(symbol, arrays, sidecar, opset=13):
             "without these operators (gluon_attn.export.onnx_model.supported_operators lists those "
             "that convert)"
         )
+    weights = {name.split(":", 1)[-1]: array for name, array in arrays.items()}
     try:
-        graph = _mxnet_graph(onnx, symbol, arrays, sidecar, opset)
+        graph = _mxnet_graph(onnx, symbol, weights, sidecar, opset)
         _mend(onnx, graph, sidecar)
         stamp = onnx.helper.make_opsetid("", opset)
         model = onnx.helper.make_model(graph, opset_imports=[stamp], producer_name="gluon_attn")
         model.ir_version = IR_VERSION
+        make_plain(onnx, model, weights)
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise
@@ -131,15 +137,29 @@ def convert(symbol, arrays, sidecar, opset=13):
     return model
 
 
+def require_packages():
+    """Return the packages onnx and onnxruntime.
+
+    Raises:
+        ExportError: One is not installed, or its version does not do; says what to install.
+    """
+    try:
+        return _import_onnx(), import_onnxruntime()
+    except ImportError as error:
+        raise ExportError(f"the ONNX file cannot be checked: {error}") from error
+
+
 def _import_onnx():
     """Return the onnx package, or raise ExportError with a remedy."""
     try:
         import onnx
         import onnx.checker
         import onnx.helper
-    except ImportError as error:
+        import onnx.numpy_helper
+        import onnx.shape_inference
+    except Exception as error:  # beside ImportError what an unsuited protobuf raises
         raise ExportError(
-            f'ONNX export needs onnx ({error}): pip install "gluon_attn[onnx]"'
+            f'ONNX export needs onnx ({first_line(error)}): pip install "gluon_attn[onnx]"'
         ) from error
     try:
         import onnx.mapping  # noqa: F401
@@ -156,17 +176,14 @@ def _read_graph(directory, sidecar):
     return load_graph(text, read_verified(directory, sidecar["files"]["params"]), directory)
 
 
-def _mxnet_graph(onnx, symbol, arrays, sidecar, opset):
+def _mxnet_graph(onnx, symbol, weights, sidecar, opset):
     """Return the graph as MXNet's exporter makes it.
 
     Its public function takes no operator set: the class behind it does.
     """
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
-
     sample = tuple(sidecar["input"]["shape"][1:])
-    weights = {name.split(":", 1)[-1]: array for name, array in arrays.items()}
-    with _checker_at(onnx, opset):
-        return MXNetGraph().create_onnx_graph_proto(
+    with _exporter(onnx, opset) as exporter:
+        return exporter().create_onnx_graph_proto(
             symbol,
             weights,
             [(1,) + sample],
@@ -178,16 +195,32 @@ def _mxnet_graph(onnx, symbol, arrays, sidecar, opset):
 
 
 @contextlib.contextmanager
-def _checker_at(onnx, opset):
-    """Have onnx's checker judge graphs by ``opset``; the exporter calls it without saying which."""
-    context = onnx.checker.DEFAULT_CONTEXT
-    with _checker_lock:
-        newest = dict(context.opset_imports)
-        context.opset_imports = {"": opset}
+def _exporter(onnx, opset):
+    """Yield the class of MXNet's exporter, set up for the time of one conversion.
+
+    It calls onnx's checker without saying which operator set to judge by, and writes weights as
+    lists of numbers, which takes ten times as long as bytes.
+    """
+    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
+
+    context, converters = onnx.checker.DEFAULT_CONTEXT, MXNetGraph.registry_[OPSETS[0]]
+    with _exporter_lock:
+        newest, convert_variable = dict(context.opset_imports), converters["null"]
+
+        def as_bytes(node, **options):
+            if options["is_input"]:
+                return convert_variable(node, **options)
+            array = options["weights"][node["name"]]
+            tensor = onnx.numpy_helper.from_array(array, node["name"])
+            options["initializer"].append(tensor)
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, array.shape)
+            return [value], (array.dtype,)
+
+        context.opset_imports, converters["null"] = {"": opset}, as_bytes
         try:
-            yield
+            yield MXNetGraph
         finally:
-            context.opset_imports = newest
+            context.opset_imports, converters["null"] = newest, convert_variable
 
 
 def _mend(onnx, graph, sidecar):
@@ -204,6 +237,11 @@ def _mend(onnx, graph, sidecar):
     used = {name for node in graph.node for name in node.input}
     weights = [weight for weight in graph.initializer if weight.name in used]
     inputs = [value for value in graph.input if value.name == INPUT]
+    targets = {node.input[1] for node in graph.node if node.op_type == "Expand"}
+    for weight in weights:
+        if weight.name in targets:  # 0 is "as it is" to MXNet, and 1 to ONNX
+            sizes = np.maximum(onnx.numpy_helper.to_array(weight), 1)
+            weight.CopyFrom(onnx.numpy_helper.from_array(sizes, weight.name))
     for field, values in (("output", outputs), ("initializer", weights), ("input", inputs)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
@@ -212,10 +250,7 @@ def _mend(onnx, graph, sidecar):
 
 def _compare(raw, symbol, arrays, sidecar):
     """Run the model beside MXNet; return the figures or raise ExportError."""
-    try:
-        onnxruntime = import_onnxruntime()
-    except ImportError as error:
-        raise ExportError(f"the ONNX file cannot be checked: {error}") from error
+    _, onnxruntime = require_packages()
     session = open_onnx_session(raw)
     block = make_block(symbol, arrays)
     names = [output["name"] for output in sidecar["outputs"]]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.export.symbol import require_cpu
 from gluon_attn.export.variants import add_variants
+from gluon_attn.workflows.tasks import refuse_forms, task_of_export
 
 
 class Forms(NamedTuple):
@@ -25,8 +26,8 @@ class Forms(NamedTuple):
     bf16: bool = False
     onnx: bool = False
     calib: Any = None
-    calib_split: str = "train"
-    score_split: str = "val"
+    calib_split: Any = None
+    score_split: Any = None
     calib_num: int = 256
     max_drop: float = 0.5
 
@@ -41,15 +42,19 @@ def check_forms(forms):
 
     Raises:
         ValueError: int8 without data.
-        ExportError: bf16 on a processor that cannot run it.
+        ExportError: bf16 on a processor that cannot run it; ONNX without its packages.
     """
     if forms.int8 and not forms.calib:
         raise ValueError("--int8 needs --calib DATA: the data set to calibrate and to score with")
     if forms.bf16:
         require_cpu("bf16")
+    if forms.onnx:
+        from gluon_attn.export.onnx_model import require_packages
+
+        require_packages()
 
 
-def make_variants(forms, classes, entry, activation="sigmoid"):
+def make_variants(forms, classes, entry, activation="sigmoid", *, recipe=None):
     """Return the list of variants for :func:`gluon_attn.export.export_model`.
 
     Args:
@@ -57,6 +62,7 @@ def make_variants(forms, classes, entry, activation="sigmoid"):
         classes: Names of the logits.
         entry: The sidecar's ``input`` entry.
         activation: The sidecar's.
+        recipe: Of the net, which says how the data are read.
 
     Raises:
         ValueError, ExportError, FileNotFoundError: See :func:`check_forms` and
@@ -69,7 +75,7 @@ def make_variants(forms, classes, entry, activation="sigmoid"):
 
         data = calibration_data(
             forms.calib, classes, entry, activation, forms.calib_split, forms.score_split,
-            forms.calib_num,
+            forms.calib_num, recipe=recipe,
         )  # fmt: skip
     if forms.int8:
         from gluon_attn.export.int8 import Int8Variant
@@ -94,16 +100,20 @@ def extend(directory, forms, out=None):
     """Add forms to an export that is there; return its directory.
 
     Raises:
-        ValueError: No form is wanted, or an output directory is given.
+        ValueError: No form is wanted, an output directory is given, or nets of this task do not
+            have such a form.
     """
     if not forms.wanted:
         raise ValueError(f"what is to be added to {directory}? Give --int8, --bf16 or --onnx")
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")
-    sidecar = read_sidecar(directory)
+    task, sidecar = task_of_export(directory)
+    if task:
+        refuse_forms(forms, task.FORMS)
     variants = make_variants(
-        forms, tuple(sidecar["classes"]), sidecar["input"], sidecar["activation"]
-    )
+        forms, tuple(sidecar["classes"]), sidecar["input"], sidecar["activation"],
+        recipe=sidecar.get("extra", {}).get("recipe"),
+    )  # fmt: skip
     return add_variants(directory, variants)
 
 

@@ -6,8 +6,6 @@ settings stand in the sidecar under ``keypoints``.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
@@ -16,9 +14,11 @@ from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, trace
+from gluon_attn.export.variants import write_variants
 from gluon_attn.export.writer import BATCHES, ROWS, check_parity, random_batch, write_files
 from gluon_attn.runtime import versions
-from gluon_attn.workflows.keypoints import PoseFinder, Reading, options_of
+from gluon_attn.workflows.export import Forms, make_variants, summary
+from gluon_attn.workflows.keypoints import FORMS, PoseFinder, Reading, options_of
 from gluon_attn.workflows.tasks import refuse_forms
 
 
@@ -29,20 +29,18 @@ def export_from_flags(args, trained):
         args: Flags of ``tools/export.py``.
         trained: :class:`gluon_attn.workflows.load.Trained`.
     """
-    refuse_forms(args)
-    sidecar = export_pose(
+    refuse_forms(args, FORMS)
+    variants = make_variants(Forms(onnx=args.onnx), trained.classes, None)
+    export_pose(
         trained.net, args.out, args.name or trained.name, trained.classes, trained.preprocess,
-        Reading.of(options_of(trained)), trained.extra, args.overwrite,
+        Reading.of(options_of(trained)), trained.extra, args.overwrite, variants=variants,
     )  # fmt: skip
-    lines = [f"{entry['bytes'] / 1e6:9.2f} MB  {Path(args.out) / entry['file']}"
-             for entry in sidecar["files"].values()]  # fmt: skip
-    difference = sidecar["parity"]["max_abs_diff"]
-    lines.append(f"parity with plain MXNet: largest difference {difference:.2e}")
-    return "\n".join(lines)
+    return "\n".join(summary(args.out))
 
 
 def export_pose(
-    net, directory, name, names, preprocess, reading=None, extra=None, overwrite=False
+    net, directory, name, names, preprocess, reading=None, extra=None, overwrite=False,
+    *, variants=(),
 ):  # fmt: skip
     """Write a keypoint net as an export directory and check its numbers in a separate process.
 
@@ -55,6 +53,7 @@ def export_pose(
         reading: :class:`gluon_attn.workflows.keypoints.Reading` that users of the export get.
         extra: Anything that JSON can hold.
         overwrite: Whether an export that is there is replaced.
+        variants: Further forms of the graph, see :func:`gluon_attn.export.export_model`.
 
     Returns:
         The sidecar, a dict.
@@ -91,6 +90,7 @@ def export_pose(
         inputs = {key: images[rows] for key, rows in ROWS.items()}
         outputs = {key: [expected[rows]] for key, rows in ROWS.items()}
         sidecar["parity"] = check_parity(paths, inputs, outputs, BATCHES)
+        write_variants(partial, sidecar, variants)
         sidecar_file.write_sidecar(partial, sidecar)
     return sidecar
 

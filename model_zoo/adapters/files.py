@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import zipfile
 
 import mxnet as mx
 import numpy as np
@@ -42,6 +44,13 @@ def read_arrays(path, key=None):
         )
     if os.path.isdir(path):
         return read_vaa_folder(path)
+    if is_checkpoint(path):
+        best = os.path.join(os.path.dirname(path), "best.params")
+        raise ValueError(
+            f"{path}: a checkpoint of a training run, with all that continues it. --init-from "
+            f"{path} starts a run from all of its weights, --resume continues it; where weights "
+            f"of a net are wanted, give {best}"
+        )
     if read is None:
         return read_params(path)
     arrays = read(path) if key is None else read(path, key)
@@ -50,6 +59,16 @@ def read_arrays(path, key=None):
     params = {name: _to_mxnet(array) for name, array in arrays.items()}
     check_finite(params, path)
     return params
+
+
+def is_checkpoint(path: str) -> bool:
+    """Return whether a file is a training run's ``last.ckpt``: a NumPy archive with a record."""
+    if not os.path.isfile(path):
+        return False
+    with contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        with zipfile.ZipFile(path) as archive:
+            return "meta.npy" in archive.namelist()
+    return path.endswith(".ckpt")
 
 
 def reader_of(path):
@@ -77,7 +96,7 @@ def read_vaa_folder(folder):
         FileNotFoundError: A file is missing.
         ValueError: Two files for one part, two parameters for one layer, or a damaged file.
     """
-    names = sorted(n for n in os.listdir(folder) if n.endswith(".params"))
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".params") and n[0] != ".")
     params = {}
     for part in VAA_FILES:
         word = BACKBONE if part == "backbone_resnet" else re.compile(re.escape(part))

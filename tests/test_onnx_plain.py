@@ -1,0 +1,238 @@
+"""The rules that make an ONNX graph plain: what each operator becomes, and the numbers it gives."""
+
+from __future__ import annotations
+
+import collections
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+from mxnet.gluon import nn
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx_helpers import OPERATORS, agree, check_plain  # noqa: E402
+
+from gluon_attn.export import onnx_model  # noqa: E402
+from gluon_attn.export.symbol import trace  # noqa: E402
+
+CHANNELS, SIDE = 8, 6
+
+
+class Net(gluon.HybridBlock):
+    """A convolution, one function of its map, and a classifier.
+
+    Args:
+        function: ``(net, F, x)`` to the classifier's input, x being ``(B, 8, 6, 6)``.
+    """
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self._function = function
+        with self.name_scope():
+            self.conv = nn.Conv2D(CHANNELS, 3, padding=1, strides=2, in_channels=3)
+            self.reduce = nn.Dense(2, activation="relu", in_units=CHANNELS)
+            self.expand = nn.Dense(CHANNELS, in_units=2)
+            self.norm = nn.LayerNorm(in_channels=SIDE)
+            self.head = nn.Dense(4)
+
+    def gate(self, F, x, squeezed):
+        """Return ``x`` weighted as squeeze-and-excitation does."""
+        gate = F.sigmoid(self.expand(self.reduce(squeezed)))
+        return F.broadcast_mul(x, F.reshape(gate, shape=(0, 0, 1, 1)))
+
+    def hybrid_forward(self, F, x):
+        return self.head(F.Flatten(self._function(self, F, self.conv(x))))
+
+
+def convert(function, opset=13, rewrite=True):
+    """Return ``(model, images, logits)`` of a net around ``function``."""
+    net = Net(function)
+    net.initialize(mx.init.Xavier())
+    images = np.random.RandomState(0).normal(size=(3, 3, 2 * SIDE, 2 * SIDE)).astype(np.float32)
+    logits = net(mx.nd.array(images)).asnumpy()
+    symbol, arrays = trace(net, ("logits",))
+    described = {"name": "m", "input": {"shape": ["batch", *images.shape[1:]]},
+                 "outputs": [{"name": "logits", "shape": ["batch", 4]}]}  # fmt: skip
+    return onnx_model.convert(symbol, arrays, described, opset), images, logits
+
+
+def check(function, expected, opset=13):
+    """Check the operators between the convolution and the classifier, and the numbers."""
+    model, images, logits = convert(function, opset)
+    found = collections.Counter(node.op_type for node in model.graph.node)
+    found.subtract({"Conv": 1, "Gemm": 1})
+    assert {op: n for op, n in found.items() if n} == expected
+    check_plain(model, OPERATORS | set(expected))
+    rows = (slice(0, 1), slice(0, 3))
+    agree(
+        model.SerializeToString(), [images[part] for part in rows],
+        [{"logits": logits[part]} for part in rows],
+    )  # fmt: skip
+
+
+GATE = {"Flatten": 2, "Gemm": 2, "Relu": 1, "Sigmoid": 1, "Reshape": 1, "Mul": 1}
+AVERAGE, MAXIMUM = {"GlobalAveragePool": 1, **GATE}, {"GlobalMaxPool": 1, **GATE}
+
+
+def flat(F, x):
+    return F.reshape(x, shape=(0, 0, -1))
+
+
+def ones(F, x):
+    return F.ones_like(F.slice_axis(x, axis=1, begin=0, end=1))
+
+
+def mean_by_product(F, x):
+    share = F.broadcast_div(ones(F, flat(F, x)), F.sum(ones(F, flat(F, x)), axis=2, keepdims=True))
+    return F.batch_dot(flat(F, x), share, transpose_b=True)
+
+
+SQUEEZES = {
+    "pooling": (
+        lambda F, x: F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)),
+        AVERAGE,
+    ),
+    "adaptive": (lambda F, x: F.contrib.AdaptiveAvgPooling2D(x, output_size=1), AVERAGE),
+    "mean": (lambda F, x: F.mean(x, axis=(2, 3)), AVERAGE),
+    "mean, axes from the end": (lambda F, x: F.mean(x, axis=(-1, -2), keepdims=True), AVERAGE),
+    "mean of rows": (lambda F, x: F.mean(flat(F, x), axis=2), AVERAGE),
+    "mean as a product": (mean_by_product, AVERAGE),
+    "twice the mean as a product": (
+        lambda F, x: F.batch_dot(flat(F, x), ones(F, flat(F, x)) * (2 / SIDE**2), transpose_b=True),
+        {**AVERAGE, "Mul": 2},
+    ),
+    "maximum": (lambda F, x: F.max(x, axis=(2, 3)), MAXIMUM),
+}
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+@pytest.mark.parametrize("name", SQUEEZES)
+def test_squeezing_is_one_pooling_however_it_is_written(name, opset):
+    squeeze, expected = SQUEEZES[name]
+    check(lambda net, F, x: net.gate(F, x, squeeze(F, x)), expected, opset)
+
+
+def over_channels(net, F, x):
+    """Maximum and mean of the channels by halving and by parts."""
+    parts = list(F.split(x, num_outputs=4, axis=1))
+    total, first, second = F.add_n(*parts) / 4, *F.split(x, num_outputs=2, axis=1)
+    half = F.split(F.maximum(first, second), num_outputs=4, axis=1)
+    high = F.maximum(F.maximum(*half[:2]), F.maximum(*half[2:]))
+    return F.concat(F.mean(total, axis=1, keepdims=True), high, dim=1)
+
+
+def mean_by_halving(net, F, x):
+    for _ in range(3):
+        first, second = F.split(x, num_outputs=2, axis=1)
+        x = first + second
+    return F.stack(F.squeeze(x * (1 / CHANNELS), axis=1), axis=1)
+
+
+def repeated(F, x, kind):
+    """The mean over channels or positions, repeated to the shape of ``x`` as a product."""
+    if kind == "channel":
+        left, right = F.reshape(F.max(x, axis=(2, 3)), shape=(0, 0, 1)), flat(F, ones(F, x))
+    else:
+        left = flat(F, F.ones_like(F.slice(x, begin=(None, None, 0, 0), end=(None, None, 1, 1))))
+        right = flat(F, F.max(x, axis=1, keepdims=True))
+    return F.reshape_like(F.batch_dot(left, right), x)
+
+
+def coordinates(F, x):
+    """``(B, 1, H, W)``: the column, the same for all images."""
+    return F.broadcast_mul(ones(F, x), F.reshape(F.arange(SIDE), shape=(1, 1, 1, SIDE)))
+
+
+F1 = {"Flatten": 1}
+FUNCTIONS = {
+    "sum of one, two and four": (
+        lambda net, F, x: F.add_n(F.add_n(x), F.add_n(x, x * 2), F.relu(x), x * 3),
+        {"Mul": 2, "Relu": 1, "Add": 4, **F1},
+    ),
+    "views": (
+        lambda net, F, x: F.reshape(
+            F.expand_dims(F.squeeze(F.reshape(x, shape=(0, 1, 2, -1)), axis=1), axis=3),
+            shape=(0, -1, 2, SIDE), reverse=True,
+        ),
+        F1,
+    ),
+    "nothing": (lambda net, F, x: F.Dropout(F.identity(F.BlockGrad(F.cast(x, "float32")))), F1),
+    "+ 0, * 1": (
+        lambda net, F, x: F.broadcast_mul((x + F.zeros_like(x) - 0) / 1, F.ones_like(x)), F1
+    ),
+    "1 - x": (lambda net, F, x: 1 - x, {"Sub": 1, **F1}),
+    "constant map": (
+        lambda net, F, x: x * (F.ones_like(x) * 3) + F.ones_like(x) / 2, {"Mul": 1, "Add": 1, **F1}
+    ),
+    "channel pools": (over_channels, {"ReduceMean": 1, "ReduceMax": 1, "Concat": 1, **F1}),
+    "channel mean": (mean_by_halving, {"ReduceMean": 1, **F1}),
+    "channel sum": (
+        lambda net, F, x: F.add_n(*F.split(x, num_outputs=CHANNELS, axis=1)),
+        {"ReduceSum": 1, **F1},
+    ),
+    "half of the channels": (
+        lambda net, F, x: F.add_n(*F.split(x, num_outputs=CHANNELS, axis=1)[::2]),
+        {"Split": 1, "Add": 3, **F1},
+    ),
+    "channel repeated": (
+        lambda net, F, x: x - repeated(F, x, "channel"), {"GlobalMaxPool": 1, "Sub": 1, **F1}
+    ),
+    "map repeated": (
+        lambda net, F, x: repeated(F, x, "spatial") * x, {"ReduceMax": 1, "Mul": 1, **F1}
+    ),
+    "broadcast_like": (
+        lambda net, F, x: x * F.broadcast_like(F.max(x, axis=1, keepdims=True), x),
+        {"ReduceMax": 1, "Mul": 1, **F1},
+    ),
+    "broadcast_to with 0": (
+        lambda net, F, x: x * F.broadcast_to(F.max(x, axis=1, keepdims=True), shape=(0, 8, 0, 0)),
+        {"ReduceMax": 1, "Mul": 1, **F1},
+    ),
+    "tile": (
+        lambda net, F, x: x * F.tile(F.max(x, axis=1, keepdims=True), reps=(1, CHANNELS, 1, 1)),
+        {"ReduceMax": 1, "Mul": 1, **F1},
+    ),
+    "square": (lambda net, F, x: F.square(x) + x**2, {"Mul": 2, "Add": 1, **F1}),
+    "softmax of the last axis": (
+        lambda net, F, x: F.softmax(x, temperature=0.5), {"Div": 1, "Softmax": 1, **F1}
+    ),
+    "slice_like": (
+        lambda net, F, x: F.slice_like(
+            F.Pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 1, 0, 0)), x
+        ),
+        {"Pad": 1, "Slice": 1, **F1},
+    ),
+    "slice to the end": (
+        lambda net, F, x: F.slice_axis(F.slice_axis(x, axis=-1, begin=2, end=None), 0, 0, None),
+        {"Slice": 1, **F1},
+    ),
+    "resize": (
+        lambda net, F, x: F.contrib.BilinearResize2D(x, height=11, width=4), {"Resize": 1, **F1}
+    ),
+    "rows of zeros": (
+        lambda net, F, x: F.concat(x, F.zeros_like(x), dim=1),
+        {"Clip": 1, "Concat": 1, **F1},
+    ),
+    "coordinates": (
+        lambda net, F, x: F.concat(x, coordinates(F, x), dim=1),
+        {"Slice": 1, "Clip": 1, "Add": 1, "Concat": 1, **F1},
+    ),
+    "attention between positions": (
+        lambda net, F, x: F.batch_dot(
+            flat(F, x), F.softmax(F.batch_dot(flat(F, x), flat(F, x), transpose_a=True))
+        ),
+        {"Reshape": 3, "Transpose": 1, "MatMul": 2, "Softmax": 1, **F1},
+    ),
+    "layer norm": (
+        lambda net, F, x: net.norm(x),
+        {"ReduceMean": 2, "Sub": 2, "Mul": 2, "Add": 1, "Sqrt": 1, "Div": 1, **F1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_becomes_of_an_operator(name):
+    check(*FUNCTIONS[name])
