@@ -2,8 +2,9 @@
 
 MXNet's reader of ``.params`` and NumPy's of ``.npz`` take memory for whatever a file promises, and
 a damaged file makes them end the process or fail in a dozen ways. Here the same formats are read in
-Python, which cannot; and :func:`damage_named` makes one ValueError of all that can go wrong. Memory stays
-within four times the file and :data:`SLACK`. MXNet is not imported until NDArrays are asked for.
+Python, which cannot; and :func:`damage_named` makes one ValueError of all that can go wrong. Memory
+stays within four times the file and :data:`SLACK`. MXNet is not imported until NDArrays are asked
+for.
 """
 
 from __future__ import annotations
