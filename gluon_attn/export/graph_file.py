@@ -15,7 +15,7 @@ import mxnet as mx
 
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.files import first_line
-from gluon_attn.reading import DamagedError, load_params, naming
+from gluon_attn.reading import DamagedError, damage_named, load_params
 
 
 def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:
@@ -29,7 +29,7 @@ def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:
         ExportError: MXNet could not read one of them, or not without harm.
     """
     try:
-        with naming(where, "{path}: MXNet cannot read it: {why}"):
+        with damage_named(where, "{path}: MXNet cannot read it: {why}"):
             symbol = load_symbol(text)
             arrays = load_params(raw, "its parameters")
             if not isinstance(arrays, dict):

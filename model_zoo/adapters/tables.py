@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 from model_zoo.adapters.made import parameter_free_shortcuts, zero_biases
 
@@ -108,7 +108,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def _with_block(layers, block):
+def _with_block(layers: tuple, block: str) -> tuple:
     """Return the rows of a ResNet with an attention block in every unit."""
     stage = "{c}" if layers is CIFAR_LAYERS else "{f}"
     places = ("5",) if layers is CIFAR_LAYERS else ("5", "8")  # basic units and bottlenecks
@@ -292,7 +292,7 @@ def names_of(table):
     }
 
 
-def candidates(tables, params):
+def candidates(tables: Iterable[Table], params: Iterable[str]) -> list:
     """Return the tables that a file may belong to, each with the file's names as it spells them.
 
     Returns:
@@ -308,7 +308,7 @@ def candidates(tables, params):
     return found
 
 
-def _spelled(aliases, params):
+def _spelled(aliases: tuple, params: Iterable[str]) -> dict:
     names = {}
     for name in params:
         spelled = name
