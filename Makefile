@@ -8,13 +8,15 @@ RUN := $(VENV)/bin/python
 # A process per core, each with one compute thread; a file's tests stay together, as they share nets.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: demo test test-all docs lint doctor venv clean
+.PHONY: demo test test-all test-matrix coverage docs lint doctor venv clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo 'make demo      synthetic data, training, evaluation, export, figures in runs/demo'
-	@echo 'make test      the default tests; make test-all adds the slow and the parity ones'
+	@echo 'make test      the default tests; make test-all adds the nightly and the parity ones'
+	@echo 'make test-matrix   the default tests on every CPython 3.8 to 3.12 that is found'
+	@echo 'make coverage  the default tests, and which lines of the library they do not run'
 	@echo 'make docs      the documentation as HTML, with the API, in build/docs'
 	@echo 'make doctor    check the environment; make lint: ruff; make clean: remove .venv and caches'
 
@@ -34,6 +36,13 @@ test: $(READY)
 test-all: $(READY)
 	$(RUN) -m pytest -m '' $(PARALLEL) $(ARGS)
 
+coverage: $(READY)
+	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+# An environment for each version in .venv-matrix; no .venv needed.
+test-matrix:
+	@.ci/matrix $(PARALLEL) $(ARGS)
+
 # What it needs is installed at the first call, and again when the list of it changes.
 docs: $(READY)
 	@cmp -s requirements-docs.txt $(VENV)/.docs || { $(RUN) -m pip --disable-pip-version-check \
@@ -49,5 +58,5 @@ doctor: $(READY)
 	$(RUN) -m gluon_attn.runtime
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-matrix build dist .pytest_cache .ruff_cache .coverage *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

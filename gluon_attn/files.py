@@ -11,12 +11,14 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import socket
 import stat
 import uuid
+from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # What file systems answer that cannot flush a folder, or for one that may be written, not read.
@@ -100,19 +102,48 @@ def flush(path):
 
 
 def write_text(path, text):
-    """Write ``text`` as UTF-8, atomically; see :func:`atomic_path`."""
+    """Write ``text`` as UTF-8, atomically; see :func:`atomic_path`.
+
+    Bytes of file names that are no UTF-8 are written as ``\\udcXX``, which JSON reads back.
+    """
     with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
 
 
-def json_text(value, indent=1, **options):
-    """Return ``value`` as JSON with a line end; ``options`` are those of :func:`json.dumps`."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, **options) + "\n"
+def json_text(value: Any, indent: int | None = 1, **options: Any) -> str:
+    """Return ``value`` as JSON with a line end; NaN and infinite numbers become ``null``.
+
+    JSON has no such numbers: files with the tokens that Python writes are refused by other readers.
+
+    Args:
+        value: Plain values.
+        indent: Blanks per level; None: all in one line.
+        options: Of :func:`json.dumps`.
+    """
+    options = {"ensure_ascii": False, **options, "indent": indent, "allow_nan": False}
+    try:
+        return json.dumps(value, **options) + "\n"
+    except ValueError:
+        return json.dumps(finite(value), **options) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Return nested dicts and lists with None in the place of NaN and infinite numbers."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def or_nan(value: float | None) -> float:
+    """Return a number that was read from JSON: NaN for ``null``."""
+    return math.nan if value is None else value
 
 
 def write_json(path, value, indent=1):
-    """Write ``value`` as JSON, atomically; see :func:`atomic_path`."""
+    """Write ``value`` as :func:`json_text`, atomically; see :func:`atomic_path`."""
     write_text(path, json_text(value, indent))
 
 
@@ -161,14 +192,16 @@ def save_parameters(block, path):
     """
     import mxnet as mx
 
+    from gluon_attn.reading import read_params
+
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
     arrays = _arrays_of(block, path)
     with atomic_path(path) as temporary:
         try:
             mx.nd.save(temporary, arrays)
             # MXNet ignores an error of the last flush: on a full disk the file is just shorter.
-            written = mx.nd.load(temporary)
-        except mx.base.MXNetError as error:
+            written = read_params(temporary)
+        except (mx.base.MXNetError, ValueError) as error:
             raise OSError(errno.EIO, f"MXNet reports {first_line(error)}") from error
         if not _same(arrays, written):
             raise OSError(errno.EIO, "what was written does not read back the same")
@@ -309,11 +342,11 @@ def _arrays_of(block, path):
 
 
 def _same(arrays, others):
-    """Compare dicts of NDArrays bit by bit, so that NaN equals itself."""
+    """Compare NDArrays with NumPy arrays by name bit by bit, so that NaN equals itself."""
     if not isinstance(others, dict) or set(arrays) != set(others):
         return False
     for name, array in arrays.items():
-        ours, theirs = array.asnumpy(), others[name].asnumpy()
+        ours, theirs = array.asnumpy(), others[name]
         if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
             return False
         if ours.tobytes() != theirs.tobytes():

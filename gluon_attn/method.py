@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import mxnet as mx
 from mxnet import autograd, gluon
 
+from gluon_attn.amp import MixedPrecision
 from gluon_attn.batch import Batch
 from gluon_attn.registry import Registry, unknown_name
 
@@ -44,14 +44,14 @@ class Optimization(NamedTuple):
         params: Its arguments (momentum, wd, …), without the learning rate.
         accumulate: Micro-batches per batch on each device. Their gradients add up before the one
             update, so memory falls and, but for batch-norm statistics, nothing else changes.
-        loss_scaling: Whether losses are scaled dynamically, as float16 training needs. MXNet's
-            scaler then reads one flag back from the device in every step.
+        amp: Precision of the net inside a step, see :mod:`gluon_attn.amp`. With ``float16`` losses
+            are scaled, and every step reads one flag back from the device.
     """
 
     optimizer: str = "sgd"
     params: dict = {}
     accumulate: int = 1
-    loss_scaling: bool = False
+    amp: str = "none"
 
 
 class Method:
@@ -66,16 +66,28 @@ class Method:
             their defaults.
 
     Raises:
-        ValueError: An option that the method does not have.
+        ValueError: An option that the method does not have, or a precision that it or the device
+            does not.
+
+    Attributes:
+        precision: :class:`gluon_attn.amp.MixedPrecision` of the steps. Blocks that a step calls
+            and that are no part of the net, such as views of it, must be installed there, too.
     """
 
     OPTIONS = {}
+    FLOAT32_ONLY = ""  # why the method has no mixed precision; empty: it has
 
     def __init__(self, net, ctx, task, optimization, options=None):
         for name, value in (options or {}).items():
             _check_option(type(self), name, value)
         self.net, self.ctx, self.task, self.optimization = net, list(ctx), task, optimization
         self.options = dict(self.OPTIONS, **(options or {}))
+        if optimization.amp != "none" and self.FLOAT32_ONLY:
+            raise ValueError(
+                f"{type(self).__name__} trains in float32 only, {self.FLOAT32_ONLY}; use amp=none"
+            )
+        self.precision = MixedPrecision(optimization.amp, self.ctx)
+        self.precision.install(net)
         self.trainers = {}
         self.epoch = 0
         self.phase = None
@@ -167,10 +179,14 @@ class Method:
         Returns:
             ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
         """
+        with self.precision:
+            return self._train_step(batch, held_out)
+
+    def _train_step(self, batch, held_out):
         if held_out is not None:
             with autograd.pause(train_mode=True):
                 self.before_step(split_batch(held_out, self.ctx))
-        micro = self.optimization.accumulate
+        micro, scaler = self.optimization.accumulate, self.precision.scaler
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
@@ -182,12 +198,15 @@ class Method:
                     outputs = self.forward(part.image)
                     losses = self.losses(outputs, part)
                     total = sum_of(losses.values())
-                    scaled.append(self._scale(total))
+                    scaled.append(total * scaler.scale if scaler else total)
                     finished.append((outputs, part))
                     for name, value in dict(losses, loss=total).items():
                         totals.setdefault(name, []).append(value)
             autograd.backward(scaled)
-        self.trainer.step(len(batch.index))
+        if scaler:
+            scaler.step(self.trainer, len(batch.index))
+        else:
+            self.trainer.step(len(batch.index))
         with autograd.pause():
             for outputs, part in finished:
                 self.after_step(outputs, part)
@@ -209,20 +228,10 @@ class Method:
 
     def _new_trainer(self, parameters):
         several = len(self.ctx) > 1
-        trainer = gluon.Trainer(
+        return gluon.Trainer(
             parameters, self.optimization.optimizer, dict(self.optimization.params),
             kvstore="device" if several else None, update_on_kvstore=False if several else None,
         )  # fmt: skip
-        if self.optimization.loss_scaling:
-            mx.contrib.amp.init_trainer(trainer)
-        return trainer
-
-    def _scale(self, loss):
-        """Scale the loss as mixed precision asks for; the trainer undoes it."""
-        if not self.optimization.loss_scaling:
-            return loss
-        with mx.contrib.amp.scale_loss(loss, self.trainer) as scaled:
-            return scaled
 
 
 def _check_option(method, name, value):

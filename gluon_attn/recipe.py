@@ -7,11 +7,14 @@ executed. Its docstring says what it costs and what to expect.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import json
+import math
 import os
 
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import json_of, read_text
 
 AUGMENT = ("crop", "pad", "inception")
 INIT = ("xavier", "msra")
@@ -146,7 +149,9 @@ class Recipe:
 
         Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
         ``options.gamma=1``), model arguments (``model_options.taps=…``) or settings of the reader
-        (``data_options.per_class=60``). Values are read as Python literals, else as text.
+        (``data_options.per_class=60``). A whole group is set by a dict
+        (``model_options={'width': 8}``), which replaces the recipe's. Values are read as Python
+        literals, else as JSON, else as text.
 
         Args:
             pairs: Strings ``key=value``.
@@ -163,13 +168,21 @@ class Recipe:
                 raise ValueError(f"override {pair!r}: write key=value")
             value = _literal(text)
             group, dot, name = key.partition(".")
-            if dot and group in GROUPS:
-                if group == "options" and options and name not in options:
-                    raise ValueError(unknown_name("method setting", name, options))
-                changes.setdefault(group, dict(getattr(self, group)))[name] = value
+            if group in GROUPS:
+                given = {name: value} if dot else value
+                if not isinstance(given, dict):
+                    raise ValueError(
+                        f"override {pair!r}: {group} is a group of settings; set one, such as "
+                        f"{group}.NAME=VALUE, or all of them: {group}=\"{{'NAME': VALUE}}\""
+                    )
+                for each in given if group == "options" and options else ():
+                    if each not in options:
+                        raise ValueError(unknown_name("method setting", each, options))
+                before = changes.get(group, getattr(self, group)) if dot else {}
+                changes[group] = {**before, **given}
             elif key in options:
                 changes.setdefault("options", dict(self.options))[key] = value
-            elif key in fields and key not in GROUPS:
+            elif key in fields:
                 changes[key] = value
             else:
                 raise ValueError(unknown_name("recipe key", key, fields + list(options)))
@@ -212,11 +225,10 @@ class Recipe:
             path = os.path.join(folder, name + ".py")
         if not os.path.isfile(path):
             files = os.listdir(folder) if folder else []
-            known = sorted(f[:-3] for f in files if f.endswith(".py"))
+            known = sorted(f[:-3] for f in files if f.endswith(".py") and f[0] != ".")
             raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        values = _read_json(text, path) if path.endswith(".json") else _read_python(text, path)
+        text = read_text(path)
+        values = json_of(text, path) if path.endswith(".json") else _read_python(text, path)
         return cls.from_dict(values, source=path)
 
 
@@ -231,10 +243,12 @@ def _literal(text):
     named = {"true": True, "false": False, "none": "none"}
     if text.lower() in named:
         return named[text.lower()]
-    try:
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return tuple(part for part in text.split(",") if part) if "," in text else text
+    if text.startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return tuple(part for part in text.split(",") if part) if "," in text else text
 
 
 def _typed(name, kind, value):
@@ -246,14 +260,9 @@ def _typed(name, kind, value):
     wanted = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise ValueError(f"recipe: {name} must be {kind}, got {value!r}")
+    if wanted is float and not math.isfinite(value):
+        raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")
     return value
-
-
-def _read_json(text, path):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
 
 
 def _read_python(text, path):

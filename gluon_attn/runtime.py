@@ -13,8 +13,8 @@ import platform
 import random
 import sys
 
-from gluon_attn import _amx, _environment, _gpu, _libraries
-from gluon_attn._cpu import read_flags
+from gluon_attn import _amx, _environment, _gpu, _libraries, console
+from gluon_attn._cpu import cpu_flags, has_avx512, has_vnni, read_flags
 from gluon_attn._doctor import checks, table
 from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
 
@@ -23,6 +23,9 @@ __all__ = [
     "UnsuitableEnvironment",
     "checks",
     "contexts",
+    "cpu_flags",
+    "has_avx512",
+    "has_vnni",
     "main",
     "read_flags",
     "seed_everything",
@@ -172,4 +175,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.prepare()
+    status = main()
+    console.finish()
+    sys.exit(status)

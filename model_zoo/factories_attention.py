@@ -2,7 +2,7 @@
 
 =================================  ==========================================================
 ``se_resnet50``                    SE, CBAM, SRM or ECA in ResNet v1b (18 … 152), 1000 classes
-``cifar_resnet20_cifar10``         ResNet for 32x32 pixels (20, 32, 56, 110), also ``_cifar100``
+``cifar_resnet20_cifar10``         ResNet for 32x32 pixels (20 … 110), also ``_cifar100``
 ``cifar_resnet20_w64_cifar100``    the same, base width 64, as in AutoLA's CIFAR-100 runs
 ``se_resnet20_cifar10``            with a block (20, 32, 56), also ``_w64_cifar100``
 ``wide_resnet50_2``                wide ResNet v1b (18, 50, 101), 1000 classes
@@ -47,7 +47,7 @@ def _register_all():
         for depth in DEPTHS:
             net = {"depth": depth, "version": "v1b", "attention": block}
             register(f"{block}_resnet{depth}", plain_resnet, **net)
-    for depth in (20, 32, 56, 110):
+    for depth in (20, 32, 44, 56, 110):
         for data, classes in CIFAR.items():
             net = {"depth": depth, "classes": classes}
             register(f"cifar_resnet{depth}_{data}", small_resnet, **net)

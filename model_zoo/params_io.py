@@ -3,9 +3,9 @@
 MXNet has two kinds: ``save_parameters`` writes structural names (``features.0.weight``), ``export``
 writes ``arg:``/``aux:`` and absolute names (``arg:resnetv10_conv0_weight``) whose prefix changes
 with every instance. Here both load into a Gluon block: everything is checked first, and then either
-all of it is assigned or nothing. ``mx.nd.load`` itself takes flipped or trailing bytes without a
-word; shapes, names and finite values are checked here, hashes by ``model_zoo.store``. Files of
-other packages are opened and renamed by ``model_zoo.adapters``.
+all of it is assigned or nothing. ``mx.nd.load`` is not used: it takes memory for whatever a damaged
+file promises (see ``gluon_attn.reading``). Shapes, names and finite values are checked here, hashes
+by ``model_zoo.store``. Files of other packages are opened and renamed by ``model_zoo.adapters``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import logging
 import os
 import re
 
-import mxnet as mx
 import numpy as np
 
-from gluon_attn.files import first_line, save_parameters
+from gluon_attn.files import save_parameters
+from gluon_attn.reading import PARAMS_MAGIC, REMEDY, load_params
 
-MAGIC = b"\x12\x01\0\0\0\0\0\0"  # first bytes of every list of NDArrays
 CLASSIFIER = "output.*"
-REMEDY = "copy or download it again and compare its sha256"
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +44,7 @@ def read_params(path):
     """
     path = os.fspath(path)
     _check_head(path)
-    try:
-        arrays = mx.nd.load(path)
-    except (mx.base.MXNetError, UnicodeDecodeError, MemoryError) as error:
-        raise ValueError(f"{path}: truncated or damaged ({first_line(error)}); {REMEDY}") from error
+    arrays = load_params(path)
     if len(arrays) == 0:
         raise ValueError(
             f"{path}: holds no parameters. An export before the first forward pass writes such "
@@ -85,7 +80,7 @@ def _check_head(path):
         head = file.read(16)
     if not head:
         raise ValueError(f"{path}: empty file; {REMEDY}")
-    if head[:8] != MAGIC[: len(head)]:
+    if head[:8] != PARAMS_MAGIC[: len(head[:8])]:
         raise ValueError(
             f"{path}: not an MXNet parameter file (it begins with {head!r}). Valid are files of "
             "save_parameters and the -0000.params of export; unpack zip archives first"
@@ -93,7 +88,7 @@ def _check_head(path):
 
 
 def load_into(
-    block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None, scheme="auto"
+    block, path, allow_missing=(), ignore=(), prefix_map=None, ctx=None, scheme="auto", *, key=None
 ):  # fmt: skip
     """Load a parameter file into ``block``: all of it, or nothing.
 
@@ -107,6 +102,7 @@ def load_into(
         prefix_map: ``{prefix in the file: prefix in the net}``; None as a target drops the names.
         ctx: Context or list of contexts to move the loaded parameters to.
         scheme: Whose names these are, see :func:`model_zoo.load_foreign`.
+        key: Of a PyTorch checkpoint with several state dicts, which one (``state_dict_ema``).
 
     Returns:
         :class:`Loaded`.
@@ -116,19 +112,19 @@ def load_into(
         ValueError: See :func:`read_params`; or missing, unexpected or wrong-shape parameters, all
             in one message. The block is unchanged.
     """
-    params, dropped = _rename(read_arrays(path), prefix_map or {}, path)
+    params, dropped = _rename(read_arrays(path, key), prefix_map or {}, path)
     loaded = _fit(block, _match(block, params, path, scheme), path, allow_missing, ignore, ctx)
     return loaded._replace(ignored=sorted([*loaded.ignored, *dropped]))
 
 
-def read_arrays(path):
+def read_arrays(path, key=None):
     """Return the arrays of a weight file of any known format; see ``model_zoo.adapters``."""
     from model_zoo import adapters
 
-    return adapters.read_arrays(path)
+    return adapters.read_arrays(path, key)
 
 
-def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
+def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto", *, key=None):
     """Load the weights of a backbone from a file of that backbone or of a net around it.
 
     Takes Gluon zoo files with any number of classes, files of a plain backbone, and files of a net
@@ -139,7 +135,7 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
         backbone: Block with ``features`` and ``output``.
         path: Parameter file; see :func:`load_into`.
         allow_missing: Patterns of further names that may be missing, e.g. of attention blocks.
-        ctx, scheme: As for :func:`load_into`.
+        ctx, scheme, key: As for :func:`load_into`.
 
     Returns:
         Sorted list of the names in the file that were not used.
@@ -147,7 +143,7 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto"):
     Raises:
         FileNotFoundError, ValueError: As :func:`load_into`.
     """
-    match = _match(backbone, read_arrays(path), path, scheme, inside=True)
+    match = _match(backbone, read_arrays(path, key), path, scheme, inside=True)
     params, names, prefix = match.params, match.names, match.prefix
     skipped = {name for name in params if not name.startswith(prefix)} | set(match.outside)
     targets = backbone._collect_params_with_prefix()

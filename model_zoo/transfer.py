@@ -15,11 +15,11 @@ import shutil
 import socket
 import time
 import zipfile
-import zlib
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gluon_attn.files import DISK_FULL, digest_of, publish
+from gluon_attn.reading import naming
 
 MIRROR_VARIABLE = "MXNET_GLUON_REPO"
 LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file
@@ -28,6 +28,7 @@ RETRIES = 4
 BACKOFF = 0.5  # seconds before the first retry, doubled before each further one
 CHUNK = 1 << 16
 MAX_UNPACKED = 1 << 30  # bytes; the largest of Gluon's ResNets has 0.25 GB
+MAX_SMALL = 16 << 20  # bytes of a mirror's table
 
 log = logging.getLogger(__name__)
 
@@ -67,21 +68,33 @@ def read_small(mirror, name):
     """Return the bytes of a small file of the mirror, or None if it has none of that name.
 
     Raises:
-        OSError: The mirror cannot be reached or refuses.
+        OSError: The mirror cannot be reached or refuses, or the file has more than ``MAX_SMALL``
+            bytes.
     """
-    if not is_url(mirror):
-        path = os.path.join(mirror, name)
-        if not os.path.exists(path):
-            return None
-        with open(path, "rb") as file:
-            return file.read()
-    import requests
+    if is_url(mirror):
+        import requests
 
-    response = requests.get(f"{mirror}/{name}", timeout=TIMEOUT)
-    if response.status_code == 404:
+        headers = {"Accept-Encoding": "identity"}
+        url = f"{mirror}/{name}"
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == 404:
+                return None
+            response.raise_for_status()
+            return _limited(response.iter_content(CHUNK), shown(url))
+    path = os.path.join(mirror, name)
+    if not os.path.exists(path):
         return None
-    response.raise_for_status()
-    return response.content
+    with open(path, "rb") as file:
+        return _limited(iter(lambda: file.read(CHUNK), b""), path)
+
+
+def _limited(blocks, where):
+    content = b""
+    for block in blocks:
+        content += block
+        if len(content) > MAX_SMALL:
+            raise OSError(errno.EFBIG, f"{where} has more than {MAX_SMALL} bytes")
+    return content
 
 
 def mismatch(path, entry):
@@ -163,15 +176,19 @@ def _obtain(entry, mirror, part):
 def _unzip(archive, member, target):
     """Extract exactly one member to ``target``, whatever else the archive names."""
     try:
-        with zipfile.ZipFile(archive) as file:
-            if member not in file.namelist():
-                return f"{archive} holds {', '.join(file.namelist()[:5])} but not {member}"
-            if file.getinfo(member).file_size > MAX_UNPACKED:
-                return f"{archive}: {member} unpacks to more than {MAX_UNPACKED} bytes"
-            with file.open(member) as source, open(target, "wb") as output:
-                shutil.copyfileobj(source, output)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        return f"{archive} is not a sound zip file: {error}"
+        with naming(archive, "{path} is not a sound zip file: {why}"):
+            with zipfile.ZipFile(archive) as file:
+                if member not in file.namelist():
+                    return f"{archive} holds {', '.join(file.namelist()[:5])} but not {member}"
+                info = file.getinfo(member)
+                if info.file_size > MAX_UNPACKED:
+                    return f"{archive}: {member} unpacks to more than {MAX_UNPACKED} bytes"
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    return f"{archive}: {member} is packed by method {info.compress_type}"
+                with file.open(member) as source, open(target, "wb") as output:
+                    shutil.copyfileobj(source, output)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -239,6 +256,7 @@ def _write(blocks, part, mode, have, total):
     """Write blocks to ``part`` with a progress bar; return the length of the file."""
     from tqdm import tqdm
 
+    limit = MAX_UNPACKED if total is None else total
     free = shutil.disk_usage(os.path.dirname(part)).free
     if total is not None and total - have > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
@@ -246,8 +264,8 @@ def _write(blocks, part, mode, have, total):
     with open(part, mode) as file, tqdm(total=total, initial=have, **shown) as bar:
         for block in blocks:
             have += len(block)
-            if total is not None and have > total:
-                raise ValueError(f"{part}: more than the announced {total} bytes arrived")
+            if have > limit:
+                raise ValueError(f"{part}: more than the announced {limit} bytes arrived")
             file.write(block)
             bar.update(len(block))
     return have

@@ -6,9 +6,10 @@ would fail later, when a net is built or fed from it, is refused here by file an
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+
+from gluon_attn.text import json_of, text_of
 
 SCHEMA_VERSION = 1
 
@@ -68,10 +69,7 @@ def parse_table(text, where):
         ValueError: It is no such table, or a field of an entry is not what it must be; the message
             names file, entry and field.
     """
-    try:
-        table = json.loads(text.decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+    table = json_of(text_of(text, where), where)
     weights = table.get("weights") if isinstance(table, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"{where}: expected an object with 'version' and 'weights'")

@@ -422,8 +422,7 @@ def test_a_flat_scheme_error_lists_the_valid_ones(tmp_path):
 
 
 @pytest.mark.parametrize("name, options", [
-    ("resnet50_v1", SMALL), ("se_resnet18", SMALL),
-    ("vaa_resnet18_w16_synthetic", {"input_size": 32}),
+    ("resnet50_v1", SMALL), ("vaa_resnet18_w16_synthetic", {"input_size": 32}),
 ])  # fmt: skip
 def test_nets_that_torchvision_cannot_hold_are_not_written(tmp_path, name, options):
     net = get_model(name, **options)

@@ -195,23 +195,19 @@ PROGRAMS = {
     "builtins.eval": b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.",
     "torch.load": b"\x80\x02ctorch\nload\n.",
     "torch.storage._load_from_bytes": b"\x80\x02ctorch.storage\n_load_from_bytes\n)R.",
-    "collections.OrderedDict.fromkeys": b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys"
-    b"\x93.",
-    "numpy.core.multiarray._reconstruct": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.",
-    "instruction INST": b"\x80\x02(ios\nsystem\n.",
-    "instruction OBJ": b"\x80\x02(ccollections\nOrderedDict\no.",
+    "os.system": b"\x80\x02(ios\nsystem\n.",
+    "subprocess.Popen": b"\x80\x04\x8c\nsubprocess\x8c\x05Popen\x93.",
+    "os.path.join": b"\x80\x04\x8c\x02os\x8c\x09path.join\x93.",
+    "torch.hub.load": b"\x80\x02ctorch.hub\nload\n.",
     "instruction EXT1": b"\x80\x02\x82\x01.",
     "instruction PERSID": b"\x80\x02Pstorage\n.",
-    "object of an unknown class": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
-    "state of something other": b"\x80\x02ccollections\nOrderedDict\n}b.",
+    "instruction NEXT_BUFFER": b"\x80\x05\x97.",
     "calls something that is no name": b"\x80\x02X\x01\x00\x00\x00f)R.",
-    "calls torch.FloatStorage": b"\x80\x02ctorch\nFloatStorage\n)R.",
-    "refers to a module": b"\x80\x02(X\x06\x00\x00\x00moduleK\x00K\x00K\x00K\x00tQ.",
 }
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
-def test_everything_unknown_is_named(tmp_path, name):
+def test_what_acts_on_the_system_is_refused_by_name(tmp_path, name):
     write_zip(tmp_path / "a.pth", program=PROGRAMS[name])
     with pytest.raises(ValueError, match=f"refused.*{name.replace('.', '[.]')}.*state_dict"):
         read_torch(tmp_path / "a.pth")
@@ -236,8 +232,8 @@ def tensor(size, stride, length=4, offset=0):
         (tensor((0, 1 << 70), (1, 1)), "'w' has 2 axes, or sides too long"),
         (tensor((2, 2), (1,)), "differ in length"),
         ({}, "holds no state dict"),
-        ([1, 2], "holds no state dict but list"),
-        ({"epoch": 3, "state_dict": {}}, "no state dict but epoch, state_dict"),
+        ([1, 2], "holds no state dict but 0 1, 1 2"),
+        ({"epoch": 3, "state_dict": {}}, "no state dict but epoch 3, state_dict an empty dict"),
     ],
 )
 def test_absurd_tensors_are_refused(tmp_path, value, message):

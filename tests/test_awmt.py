@@ -134,6 +134,8 @@ def test_tasks_that_were_not_measured():
     )
     assert weights[1] == 1 and weights.mean() == pytest.approx(1)
     assert trend.history()["losses"][1].tolist() == [1, 2, 2]
+    unknown = np.array([nan, 1.0])
+    assert update_weights(unknown, unknown[::-1]).tolist() == [1, 1], "nothing to compare"
 
 
 nan = float("nan")
@@ -741,9 +743,9 @@ SMALL = ["input_size=32", "resize=40", "crop_min=28", "crop_max=40", "eval_crop=
 
 @pytest.mark.parametrize("name, kind, overrides", [
     pytest.param("awmt_celeba_resnet50", "celeba", ["iterations_per_epoch=4", "window=2"],
-                 marks=pytest.mark.slow),
+                 marks=pytest.mark.nightly),
     pytest.param("awmt_market_resnet50", "market", ["iterations_per_epoch=4", "window=2"],
-                 marks=pytest.mark.slow),
+                 marks=pytest.mark.nightly),
     ("awmt_duke_resnet50", "duke", ["iterations_per_epoch=4", "window=2"]),
     ("vaa_peta_resnet101", "peta", ["batch_size=8", "phase1_epochs=0"]),
 ])  # fmt: skip

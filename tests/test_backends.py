@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
 import os
 import shutil
 import sys
-import threading
 
 import numpy as np
 import pytest
 from export_helpers import SIZE, export, images, make_net
+from process_helpers import at_once
 
+from gluon_attn import _cpu
 from gluon_attn.export import ExportError, Predictor, backend_choice, backends, sidecar, symbol
 from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.onnx_model import OnnxVariant
@@ -80,7 +82,7 @@ def copied(made, tmp_path):
 def flags(monkeypatch):
     """Pretend that the processor has AVX-512: the copied "bf16" graph is float32, runs anywhere."""
     flags = set(BF16_FLAGS)
-    monkeypatch.setattr(symbol, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(_cpu, "read_flags", lambda path=None: flags)
     return flags
 
 
@@ -140,20 +142,13 @@ def test_all_backends_agree_from_several_threads_at_once(made):
     assert np.ptp(wanted) > 1e-2
     predictors = [Predictor(made[1], batch_size=4, backend=name) for name in ENGINES]
     jobs = [(p, slice(k, 5 + k)) for p in predictors for k in range(3)]
-    results, start = {}, threading.Barrier(len(jobs))
 
-    def work(number):
-        predictor, part = jobs[number]
-        start.wait()
-        results[number] = [predictor(pictures[part]) for _ in range(5)]
+    def work(predictor, part):
+        return [predictor(pictures[part]) for _ in range(5)]
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, (predictor, part) in enumerate(jobs):
-        for actual in results[number]:
+    results = at_once(*(functools.partial(work, *job) for job in jobs))
+    for result, (predictor, part) in zip(results, jobs):
+        for actual in result:
             message = predictor.backend
             np.testing.assert_allclose(actual, wanted[part], rtol=0, atol=1e-5, err_msg=message)
 

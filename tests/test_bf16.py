@@ -12,14 +12,16 @@ from export_helpers import CLASSES, Net, export, images, make_net
 from mxnet import gluon
 from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, pictures, small
 
+from gluon_attn import _cpu
 from gluon_attn.export import ExportError, bfloat16, load_exported
 from gluon_attn.export import symbol as graphs
 from gluon_attn.export.bfloat16 import BFLOAT16, Bf16Variant, convert
 from gluon_attn.export.int8 import write_graph
 from gluon_attn.export.int8_search import first_output
 from gluon_attn.export.variants import add_variants
+from gluon_attn.runtime import has_avx512
 
-ABLE = graphs.cpu_flags() >= {"avx512bw", "avx512dq", "avx512vl"}
+ABLE = has_avx512()
 needs_avx512 = pytest.mark.skipif(not ABLE, reason="oneDNN has no bfloat16 without AVX-512")
 needs_none = pytest.mark.skipif(ABLE, reason="this processor can run bfloat16")
 
@@ -155,10 +157,10 @@ def test_loading_asks_for_the_processor_first(tmp_path, monkeypatch):
     directory = export(make_net(), tmp_path / "x")
     with pytest.raises(ExportError, match="has no bf16 graph; add it with"):
         load_exported(directory, precision="bf16")
-    monkeypatch.setattr(graphs, "cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(_cpu, "read_flags", lambda path: {"avx2"})
     with pytest.raises(ExportError, match=r"bf16 needs a processor with AVX-512"):
         graphs.require_cpu("bf16")
-    monkeypatch.setattr(graphs, "cpu_flags", lambda: {"avx512bw", "avx512dq", "avx512vl"})
+    monkeypatch.setattr(_cpu, "read_flags", lambda path: set(_cpu.AVX512))
     graphs.require_cpu("bf16")
 
 

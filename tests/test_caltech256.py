@@ -110,7 +110,7 @@ def test_another_file_is_refused(root, change, message):
     with pytest.raises(ValueError, match=message):
         open_dataset(root, "test", **OPTIONS)
     path.write_text("{")
-    with pytest.raises(ValueError, match="not a split file"):
+    with pytest.raises(ValueError, match="seed0.json:1: not valid JSON"):
         open_dataset(root, "test", **OPTIONS)
 
 

@@ -76,6 +76,38 @@ def test_labels_are_joined_by_name(tmp_path, files, folder):
     assert "train: 3 images, published 162,770" in train.report.text()
 
 
+@pytest.mark.parametrize(
+    "attr, partition",
+    [
+        (ATTR_CSV, PARTITION_CSV.replace("image_id", "id")),
+        (ATTR_CSV.replace("image_id", "id"), PARTITION_CSV.replace("image_id", "Id")),
+        (
+            ATTR_CSV.replace("image_id,Bald", '"image_id","Bald"').replace(
+                "000001.jpg", '"000001.jpg"'
+            ),
+            PARTITION_CSV.replace("image_id,partition", '"image_id","partition"'),
+        ),
+        (
+            "".join(f"{k or ''},{line}\n" for k, line in enumerate(ATTR_CSV.splitlines())),
+            "".join(f"{k or ''},{line}\n" for k, line in enumerate(PARTITION_CSV.splitlines())),
+        ),
+        (ATTR_CSV.replace("\n", "\r\n"), PARTITION_CSV.partition("\n")[2]),
+    ],
+    ids=["id", "ids", "quotes", "row numbers", "no heading"],
+)
+def test_csv_copies(tmp_path, attr, partition):
+    write(tmp_path, attr, partition, ".csv")
+    train = open_dataset(tmp_path, "train")
+    assert train.names == ("Bald", "Young", "Male")
+    assert train.sample_ids == ["000005.jpg", "000001.jpg", "000004.jpg"]
+    np.testing.assert_array_equal(train.raw, [[-1, 1, -1], [-1, 1, 1], [1, 1, 1]])
+
+
+def test_a_text_with_a_heading_and_commas(tmp_path):
+    write(tmp_path, ATTR, PARTITION_CSV.replace("image_id", "id"))
+    assert len(open_dataset(tmp_path, "train")) == 3
+
+
 def test_published_counts_add_up():
     assert sum(PUBLISHED[s]["images"] for s in ("train", "val", "test")) == 202599
     assert PUBLISHED["trainval"]["images"] == 162770 + 19867
@@ -103,7 +135,7 @@ def test_published_counts_add_up():
         ({"partition": PARTITION + "000001.jpg 0\n"}, "partition.txt:6: '000001.jpg' comes twice"),
         (
             {
-                "attr": ATTR_CSV.replace("image_id", "id"),
+                "attr": ATTR_CSV.partition("\n")[2],
                 "partition": PARTITION_CSV,
                 "suffix": ".csv",
             },
@@ -119,9 +151,9 @@ def test_malformed_lines_are_named(tmp_path, change, message):
 def test_missing_list(tmp_path):
     write(tmp_path)
     (tmp_path / "list_eval_partition.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="no list_eval_partition.txt; looked for"):
+    with pytest.raises(FileNotFoundError, match="list_eval_partition.txt is missing; looked for"):
         open_dataset(tmp_path, "train", kind="celeba")
-    with pytest.raises(FileNotFoundError, match="celeba: list_attr_celeba.txt"):
+    with pytest.raises(FileNotFoundError, match="looks like celeba without list_eval_part"):
         open_dataset(tmp_path, "train")
 
 

@@ -155,7 +155,9 @@ def test_damaged_files_are_named(tmp_path):
         path.write_bytes(python2_pickle(content))
         with pytest.raises(ValueError, match=message):
             open_dataset(tmp_path / "python", "test")
-    with pytest.raises(FileNotFoundError, match="Cifar10: looked for cifar-10-batches-py"):
+    with pytest.raises(FileNotFoundError, match="Cifar100: looked for cifar-100-python"):
+        open_dataset(tmp_path / "python" / "cifar-10-batches-py", "train", kind="cifar100")
+    with pytest.raises(ValueError, match="holds several that fit: .*binary, .*python; give the"):
         open_dataset(tmp_path, "train", kind="cifar10")
     archive = tmp_path / "archive" / "cifar-10-binary.tar.gz"
     archive.parent.mkdir()
@@ -201,6 +203,28 @@ def test_known_names_do_no_harm_either():
         load_pickle(pickle.dumps(np.zeros(3), 2), "file")
     with pytest.raises(ValueError, match="not of bytes|malformed"):
         load_pickle(pickle.dumps(np.array([Evil(eval, "1")][:0], object), 2), "file")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"]r\xff\xff\xff\x3f",  # the place in a memo that this names took 16 GB
+        b"})" + b"\x85" * 300_000 + b"K\x01s",  # the hash of this key ended the process
+        b"](}" + b")" + b"\x85" * 300_000 + b"K\x01ue",
+        b"]q\0" + b"".join(b"]q%c(h%ch%ce" % (k, k - 1, k - 1) for k in range(1, 60)),
+        b"(]" + b")" * 99 + b"\x91",
+        b"B\xff\xff\xff\x7fabc",
+        b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
+    ],
+    ids=["memo", "key", "keys", "laughs", "set", "length", "frame"],
+)
+def test_pickles_that_would_fill_the_memory_or_end_the_process(program):
+    try:
+        found = load_pickle(b"\x80\x04" + program + b".", "file")
+    except ValueError as error:
+        assert str(error).startswith("file: damaged or no pickle")
+    else:
+        assert found == []
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

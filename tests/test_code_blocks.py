@@ -5,11 +5,11 @@ A comment in the line above a block tells what is done with it:
 ``<!-- runnable -->``
     Python: run in an empty folder (with what GIVEN makes there), all such blocks of a page in one
     namespace; with ``>>>`` as a doctest.
-``<!-- runnable: isolated -->``, ``<!-- runnable: slow -->``
-    In a Python that cannot import this package; with the slow tests only.
+``<!-- runnable: isolated -->``, ``<!-- runnable: nightly -->``
+    In a Python that cannot import this package; with the nightly tests only.
 ``<!-- runnable: needs NAME -->``
     Only where the optional package NAME is installed.
-``<!-- run -->``, ``<!-- run: slow -->``
+``<!-- run -->``, ``<!-- run: nightly -->``
     A console block: its commands are run, one after the other in one folder per page, and must
     print what the block shows.
 ``<!-- not run: needs … -->``
@@ -33,7 +33,6 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +40,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from process_helpers import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -49,7 +49,7 @@ PAGES = {
 }
 FENCE = re.compile(r"(?:^<!-- ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 SETTING = re.compile(r"[A-Z_]+=")  # of a variable, before the command
-PYTHON = re.compile(r"runnable(: (isolated|slow|needs [\w, ]+))?")
+PYTHON = re.compile(r"runnable(: (isolated|nightly|needs [\w, ]+))?")
 SHELLS = ("sh", "bash", "console")
 NOT_RUN = 0  # such blocks on all pages; raise it only if there is no other way
 
@@ -117,12 +117,12 @@ def test_marks_stand_above_blocks_that_they_fit():
     for block in BLOCKS:
         if PYTHON.fullmatch(block.mark):
             assert block.language == "python", block.place
-        if re.fullmatch(r"run(: slow)?", block.mark):
+        if re.fullmatch(r"run(: nightly)?", block.mark):
             assert block.language == "console", block.place
     # A mark that is misspelt or stands elsewhere would leave its block out without a word.
     marks = {page: len(re.findall(r"^<!-- (?:runnable|run\b|not run)", text, re.M))
              for page, text in PAGES.items()}  # fmt: skip
-    known = re.compile(rf"{PYTHON.pattern}|run(: slow)?|not run: needs .+")
+    known = re.compile(rf"{PYTHON.pattern}|run(: nightly)?|not run: needs .+")
     for page, number in marks.items():
         good = [b for b in BLOCKS if b.page == page and known.fullmatch(b.mark)]
         assert len(good) == number, page
@@ -225,9 +225,10 @@ def give_deployment():
     run_tool("export.py --export exports/people --int8 --calib data/people")
 
 
-# What a page's blocks may take for granted, as its text says: made before its first or slow blocks.
+# What a page's blocks may take for granted, as its text says: made before its first blocks, or
+# before its nightly ones.
 GIVEN = {"README.md": give_readme, "docs/analysis.md": give_analysis, "docs/reid.md": give_reid}
-GIVEN_SLOW = {"docs/deployment.md": give_deployment}
+GIVEN_NIGHTLY = {"docs/deployment.md": give_deployment}
 
 
 def needed_by(block):
@@ -240,12 +241,12 @@ def python_cases():
     cases = []
     for page in PAGES:
         blocks = [b for b in PYTHON_BLOCKS if b.page == page and PYTHON.fullmatch(b.mark)]
-        extra = [b for b in blocks if b.mark == "runnable: slow" or needed_by(b)]
+        extra = [b for b in blocks if b.mark == "runnable: nightly" or needed_by(b)]
         plain = [b for b in blocks if b not in extra]
         if plain:
             cases.append(pytest.param(page, plain, id=page))
         if extra:
-            marks = [pytest.mark.slow] if any("slow" in b.mark for b in extra) else []
+            marks = [pytest.mark.nightly] if any("nightly" in b.mark for b in extra) else []
             cases.append(pytest.param(page, blocks, id=f"{page}-all", marks=marks))
     return cases
 
@@ -256,8 +257,8 @@ def test_python_blocks_run(page, blocks, tmp_path, monkeypatch):
         pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     GIVEN.get(page, lambda: None)()
-    if any(block.mark == "runnable: slow" for block in blocks):
-        GIVEN_SLOW.get(page, lambda: None)()
+    if any(block.mark == "runnable: nightly" for block in blocks):
+        GIVEN_NIGHTLY.get(page, lambda: None)()
     namespace = {}
     for block in blocks:
         if block.mark == "runnable: isolated":
@@ -284,14 +285,10 @@ def run_doctest(block, namespace):
 def run_isolated(block, folder):
     """Run a block where importing our packages fails, wherever they are installed."""
     head = "import sys\nsys.modules['gluon_attn'] = sys.modules['model_zoo'] = None\n"
-    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":  # plain MXNet needs this name back
-        head += "import numpy\nnumpy.bool = bool\n"
-    done = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", head + block.source],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{block.place}: {done.stderr}"
-    assert len(done.stdout.splitlines()) == 14, f"{block.place}: {done.stdout}"
+    command = [sys.executable, "-I", "-W", "ignore", "-c", head + block.source]
+    code, out, err = run(command, cwd=folder)
+    assert code == 0, f"{block.place}: {err}"
+    assert len(out.splitlines()) == 14, f"{block.place}: {out}"
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -303,15 +300,19 @@ class Parsed(BaseException):
 
 def parse_for_real(tool, words, monkeypatch):
     """Let a script, or with a dotted name a module, read its arguments; return its complaint."""
-    original = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(self, args=None, namespace=None):
-        original(self, args, namespace)
-        raise Parsed
+    def stopping(original):
+        def parse_and_stop(self, args=None, namespace=None):
+            original(self, args, namespace)
+            raise Parsed
+
+        return parse_and_stop
 
     complaint = io.StringIO()
     with monkeypatch.context() as patch, contextlib.redirect_stderr(complaint):
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        for name in ("parse_args", "parse_intermixed_args"):
+            original = getattr(argparse.ArgumentParser, name)
+            patch.setattr(argparse.ArgumentParser, name, stopping(original))
         patch.setattr(sys, "argv", [tool, *words])
         patch.setattr(sys, "path", list(sys.path))
         try:
@@ -414,7 +415,7 @@ def console_cases():
         if plain:
             cases.append(pytest.param(plain, id=page))
         if len(marked) > len(plain):
-            cases.append(pytest.param(marked, id=f"{page}-all", marks=pytest.mark.slow))
+            cases.append(pytest.param(marked, id=f"{page}-all", marks=pytest.mark.nightly))
     return cases
 
 

@@ -71,5 +71,5 @@ def test_generated_tree(tmp_path):
     for dataset in parts.values():
         for k, name in enumerate(dataset.sample_ids):
             assert name.startswith(f"{dataset.targets[k] + 1:03d}.")
-    with pytest.raises(FileNotFoundError, match="no CUB-200-2011"):
+    with pytest.raises(FileNotFoundError, match="images.txt is missing; looked for"):
         open_dataset(tmp_path / "CUB_200_2011" / "images", "train", kind="cub200")

@@ -34,7 +34,7 @@ from gluon_attn.workflows.detection_export import ExportedDetector, export_detec
 from gluon_attn.workflows.detection_predict import detect_files, find_pictures  # noqa: E402
 from gluon_attn.workflows.train import Settings, train  # noqa: E402
 
-RUNS = ("ssd", pytest.param("faster_rcnn", marks=pytest.mark.slow))
+RUNS = ("ssd", pytest.param("faster_rcnn", marks=pytest.mark.nightly))
 PIXELS = {"mean": (123.68, 116.779, 103.939), "std": (58.393, 57.12, 57.375)}
 
 
@@ -233,7 +233,7 @@ def test_a_classifiers_export_is_no_detector(tmp_path):
 # ------------------------------------------------------------------------------ overfitting
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("method, epochs, least", [("ssd", 100, 0.95), ("faster_rcnn", 120, 0.8)])
 def test_eight_pictures_are_learnt_by_heart(method, epochs, least, block, data, tmp_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import pytest
 from gluoncv_helpers import gluoncv_or_skip
+from process_helpers import run_python
 
 from gluon_attn.downstream.gluoncv_parts import INSTALL, gluoncv_module
 from gluon_attn.workflows.build import load_recipe
@@ -78,11 +77,14 @@ def test_gluoncv_loads_beside_a_newer_torch(tmp_path):
     """GluonCV refuses PyTorch 2, which has nothing to do with what is used of it here."""
     gluoncv_or_skip()
     (tmp_path / "torch.py").write_text("__version__ = '2.9.0'\n", encoding="utf-8")
-    code = "from gluon_attn.downstream.gluoncv_parts import gluoncv_module as g; g('nn.bbox'); "
-    code += "import sys; assert 'torch' not in sys.modules; import torch; print(torch.__version__)"
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, text=True,
-        capture_output=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "2.9.0"), done.stderr
+    script = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from gluon_attn.downstream.gluoncv_parts import gluoncv_module
+        gluoncv_module("nn.bbox")
+        assert "torch" not in sys.modules
+        import torch
+        print(torch.__version__)
+    """
+    code, out, err = run_python(script, tmp_path)
+    assert (code, out.strip()) == (0, "2.9.0"), err

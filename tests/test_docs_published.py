@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from gluon_attn.method import METHODS
 from gluon_attn.workflows.build import build_net, load_recipe
@@ -59,9 +58,9 @@ def problem_of(run):
     return "" if recipe.method in ("baseline", "reid") or not unknown else f"no {unknown}"
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_recipe_and_overrides_load(run):
-    assert not problem_of(run)
+def test_recipes_and_overrides_load():
+    problems = {run: problem_of(run) for run in RUNS}
+    assert not {run: problem for run, problem in problems.items() if problem}
 
 
 def test_wrong_recipes_and_overrides_are_noticed():

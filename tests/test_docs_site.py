@@ -1,14 +1,14 @@
-"""The documentation site: what it is made of; the build itself is a slow test (needs Sphinx)."""
+"""The documentation site: what it is made of; the build itself is a nightly test (needs Sphinx)."""
 
 from __future__ import annotations
 
 import importlib.util
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_helpers import run
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "docs" / "sphinx" / "build.py"
@@ -124,15 +124,13 @@ def test_what_is_not_installed_is_named_with_the_remedy(build, monkeypatch):
         runpy.run_path(str(BUILD.with_name("conf.py")))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_site_is_built_without_a_warning(build, tmp_path):
     for name in build.NEEDED:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: make docs installs it")
-    done = subprocess.run(
-        [sys.executable, str(BUILD), str(tmp_path)], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    code, _, err = run([sys.executable, BUILD, tmp_path], cwd=ROOT)
+    assert code == 0, err
     page = (tmp_path / "docs" / "vaa.html").read_text(encoding="utf-8")
     assert "../api/gluon_attn.papers.vaa.html" in page and "mathjax/tex-chtml.js" in page
     assert (tmp_path / "_static" / "mathjax" / "tex-chtml.js").is_file()

@@ -36,9 +36,12 @@ def test_plateau_follows_the_supplement():
         schedule.record(score)
     # more than two epochs without a better score divide by ten, until 1e-5
     assert values == pytest.approx([1e-3] * 5 + [1e-4] * 3 + [1e-5] * 6)
-    schedule.record(math.nan)
-    assert schedule.waited > 0
+    before = schedule.state()
+    for _ in range(5):
+        schedule.record(math.nan)  # says nothing, so it is not waited for
+    assert schedule.state() == before
     schedule.restart()
+    assert schedule.state()["best"] is None  # JSON has no -inf
     assert schedule.lr(20) == 1e-3
 
 
@@ -142,14 +145,6 @@ def test_two_devices_and_accumulation_run(data, tmp_path):
     assert result["best"]["epoch"] in (0, 1)
     with pytest.raises(ValueError, match="a batch of 8 cannot be split"):
         run(data, tmp_path / "other", devices="cpu:3", accumulate=4, epochs=1)
-
-
-def test_bfloat16_is_refused_where_it_cannot_run(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("gluon_attn.workflows.build.has_avx512", lambda: False)
-    with pytest.raises(ValueError, match="amp=bfloat16 on cpu: .*AVX-512"):
-        run(data, tmp_path / "run", amp="bfloat16")
-    with pytest.raises(ValueError, match="amp=float16 on cpu: float16 needs a GPU"):
-        run(data, tmp_path / "run", amp="float16")
 
 
 def test_damaged_checkpoints_are_refused(data, tmp_path):

@@ -84,9 +84,9 @@ def test_what_compares_nothing_is_refused(tmp_path):
 def test_a_finished_run_that_is_called_again_keeps_what_its_test_split_was(tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text('{"recipe": {}, "data": {"train": "a", "val": "b", "test": "c"}}')
-    train._describe(str(path), {"recipe": {"seed": 1}, "data": {"train": "a", "val": "b"}})
+    train.describe_run(str(path), {"recipe": {"seed": 1}, "data": {"train": "a", "val": "b"}})
     found = json.loads(path.read_text())
     assert found["recipe"] == {"seed": 1} and list(found["data"].values()) == ["a", "b", "c"]
     path.unlink()  # a run that is resumed has its checkpoint; this file may be gone
-    train._describe(str(path), {"recipe": {}, "data": {"train": "a", "val": "b"}})
+    train.describe_run(str(path), {"recipe": {}, "data": {"train": "a", "val": "b"}})
     assert list(json.loads(path.read_text())["data"]) == ["train", "val"]

@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from export_helpers import CLASSES, SIZE, Net, export, images, make_net
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
+from process_helpers import ended_process, run, run_python
 
 from gluon_attn.export import ExportError, load_exported, sidecar, writer
 
@@ -82,8 +82,8 @@ def test_parity_process_gives_up_if_our_package_can_be_imported(tmp_path):
         f"sys.path.insert(0, {str(tmp_path)!r}); import model_zoo;"
         f"runpy.run_path({str(ROOT / 'gluon_attn/export/_parity.py')!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], stderr=subprocess.PIPE, check=False)
-    assert done.returncode == 1 and b"model_zoo can be imported" in done.stderr
+    code, _, err = run([sys.executable, "-I", "-c", code])
+    assert code == 1 and "model_zoo can be imported" in err
 
 
 def test_running_statistics_right_after_a_static_training_step(tmp_path):
@@ -237,17 +237,17 @@ def test_parameters_cut_short_without_an_error_are_noticed(tmp_path, monkeypatch
 
 
 def test_killed_export_leaves_no_directory_and_the_next_one_cleans_up(tmp_path):
-    code = (
-        "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
-        "from export_helpers import export, make_net\n"
-        "from gluon_attn.export import sidecar\n"
-        "net = make_net()\n"
-        "sidecar.describe_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "export(net, sys.argv[1])\n"
-    )
+    script = """
+        import os, signal, sys
+        from export_helpers import export, make_net
+        from gluon_attn.export import sidecar
+        net = make_net()
+        sidecar.describe_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        export(net, sys.argv[1])
+    """
     target = tmp_path / "x"
-    command = [sys.executable, "-c", code, str(target), str(ROOT), str(ROOT / "tests")]
-    assert subprocess.run(command, check=False).returncode == -9
+    code, _, err = run_python(script, target)
+    assert code == -9, err
     left = os.listdir(tmp_path)
     assert not target.exists() and len(left) == 1 and ".partial-" in left[0]
     export(make_net(), target)
@@ -257,9 +257,8 @@ def test_killed_export_leaves_no_directory_and_the_next_one_cleans_up(tmp_path):
 def test_killed_between_the_two_renames_gives_the_old_export_back(tmp_path):
     target = tmp_path / "x"
     export(make_net(), target)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    target.rename(tmp_path / f".x.old-{sidecar.socket.gethostname()}-{dead.pid}-00000000")
+    host = sidecar.socket.gethostname()
+    target.rename(tmp_path / f".x.old-{host}-{ended_process()}-00000000")
     with sidecar.new_directory(target, overwrite=True) as partial:
         assert sidecar.is_export(target)
         shutil.copytree(str(target), str(partial), dirs_exist_ok=True)

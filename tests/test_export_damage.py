@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from gluon_attn.export import ExportError, export_model, load_exported, sidecar, symbol
+from gluon_attn.export.graph_file import load_symbol
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,57 @@ def test_valid_checksum_of_garbage(damaged):
         contents["files"][kind] = sidecar.describe_file(damaged / file)
         sidecar.write_sidecar(damaged, contents)
         refused(damaged, "MXNet cannot read it")
+
+
+def node(graph, op):
+    return next(n for n in graph["nodes"] if n["op"] == op)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        # Each of these two ended the process.
+        (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(1, 77), "output 77 of 'data'"),
+        (lambda g: g["heads"].__setitem__(0, [len(g["nodes"]) - 1, 9, 0]), r"output 9 of .* has 1"),
+        (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(0, 99999), "before it is there"),
+        (
+            lambda g: node(g, "Convolution")["inputs"][0].__setitem__(0, g["heads"][0][0]),
+            "before it is there",
+        ),
+        (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(0, -1), r"reference \[-1, 0, 0"),
+        (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(1, True), "has the reference"),
+        (lambda g: node(g, "Convolution")["inputs"].append("x"), "is none"),
+        (lambda g: node(g, "null")["inputs"].append([0, 0, 0]), "before it is there"),
+        (lambda g: node(g, "Convolution").pop("inputs"), "KeyError: 'inputs'"),
+        (lambda g: node(g, "Convolution").update(op="Nope"), "Nope"),
+        (lambda g: node(g, "Convolution").update(subgraphs=[{"nodes": []}]), "KeyError: 'heads'"),
+        (lambda g: g.update(heads=[]), "no outputs"),
+        (lambda g: g.update(nodes=3), "TypeError"),
+    ],
+)
+def test_a_graph_that_is_none_is_refused_before_mxnet_sees_it(damaged, change, message):
+    path = damaged / "tiny-symbol.json"
+    graph = json.loads(path.read_text())
+    change(graph)
+    path.write_text(json.dumps(graph))
+    contents = sidecar.read_sidecar(damaged)
+    contents["files"]["symbol"] = sidecar.describe_file(path)
+    sidecar.write_sidecar(damaged, contents)
+    refused(damaged, f"copy: MXNet cannot read it: .*{message}")
+
+
+def test_graphs_with_several_outputs_and_graphs_inside_load_as_they_are():
+    data = mx.sym.var("data")
+    parts = mx.sym.SliceChannel(
+        mx.sym.Convolution(data, num_filter=4, kernel=(1, 1)), num_outputs=2
+    )
+    group = mx.sym.Group([parts[1], mx.sym.BatchNorm(parts[0])])
+    for graph in (group, symbol.fuse(group)):
+        text = graph.tojson()
+        assert load_symbol(text).tojson() == text
+    with pytest.raises(ValueError, match="output 2 of 'parts', which has 2"):
+        parts = mx.sym.SliceChannel(data, num_outputs=2, name="parts")
+        load_symbol(parts[1].tojson().replace('"heads": [[1, 1, 0]]', '"heads": [[1, 2, 0]]'))
 
 
 # --- what cannot be exported --------------------------------------------------------------------

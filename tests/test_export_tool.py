@@ -20,9 +20,9 @@ from gluon_attn.data import EvalTransform, open_dataset
 from gluon_attn.export import int8, int8_search, load_exported
 from gluon_attn.export.int8_search import first_output
 from gluon_attn.export.sidecar import read_sidecar
-from gluon_attn.export.symbol import cpu_flags
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.recipe import Recipe
+from gluon_attn.runtime import has_avx512
 from gluon_attn.workflows.calibrate import calibration_data
 from gluon_attn.workflows.evaluate import predict_export
 from gluon_attn.workflows.train import Settings, train
@@ -225,7 +225,7 @@ def test_other_attributes_are_refused(made, folder, tmp_path, call):
     assert "attributes square, ring, stripe; the model was made for square, disc, stripe" in line
 
 
-@pytest.mark.skipif("avx512bw" in cpu_flags(), reason="this processor can run bfloat16")
+@pytest.mark.skipif(has_avx512(), reason="this processor can run bfloat16")
 def test_bf16_is_refused_where_it_cannot_be_checked(made, folder, tmp_path, call):
     line = failed(*call("--export", made[0], "--bf16", "--calib", "nowhere"))
     assert "bf16 needs a processor with AVX-512" in line

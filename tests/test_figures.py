@@ -5,15 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
+import unicodedata
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
+from process_helpers import run_python
 
-from gluon_attn.figures import bars, canvas, curves, heatmaps
+from gluon_attn.figures import (
+    attention_grid,
+    bars,
+    canvas,
+    curves,
+    detections,
+    distribution,
+    embedding,
+    fonts,
+    genotype,
+    heatmaps,
+    seeds,
+    speed,
+    weights,
+)
+from gluon_attn.figures.fonts import LiteralFigure
 from gluon_attn.metrics.multilabel import average_precision, evaluate_multilabel
 
 NAMES = ["Male", "Hat", "mask", "jeans"]
@@ -365,8 +381,112 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 assert "gluon_attn.metrics" not in sys.modules, "figures import metrics"
 """
         environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120, env=environment,
-            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        )  # fmt: skip
+        code, _, err = run_python(script, tmp_path, env=environment)
+        assert code == 0, err
         assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
+
+
+# -- texts as they are written ------------------------------------------------------------
+
+WILD = ["$$", "$5 to $10", "_under_", "a^b %", "{x}\\$y"]
+IMAGE = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+RANDOM = np.random.default_rng(1).random
+
+
+def draw_all(names, folder):
+    """Draw a figure of every kind with these names; yield the path of each."""
+    count = len(names)
+    labels, probs = RANDOM((9, count)) < 0.5, RANDOM((9, count))
+    maps, result = RANDOM((1, count, 3, 3)), evaluate_multilabel(probs, labels, None, names)
+    pair = names[1:3]
+    records = [{"epoch": e, "loss": 1.0, "val_mAP": 0.5, "lr": 0.1**e} for e in range(3)]
+    yield curves.pr_curves({n: probs for n in names}, labels, None, names, folder / "pr.png")
+    yield curves.training_curves({n: records for n in names}, folder / "training.png")
+    yield bars.attribute_bars({n: result for n in names}, folder / "bars.png")
+    yield heatmaps.heatmap_grid(
+        [IMAGE], {n: maps for n in pair}, names, probs[:1], labels[:1], folder / "grid.png"
+    )
+    yield heatmaps.scene_overview(IMAGE, [[2, 2, 9, 9]] * 2, [names, names[0]], folder / "s.png")
+    yield weights.weight_curves(names, [1, 2], maps[0, :, :2, 0].T, maps[0, :, :2, 1].T,
+                                folder / "weights.png")  # fmt: skip
+    yield embedding.embeddings({n: RANDOM((6, 2)) for n in pair}, [0, 1, 2, 3, 4, 0], names,
+                               folder / "embedding.png")  # fmt: skip
+    yield distribution.selectivity_distributions({n: {m: RANDOM(4) for m in pair} for n in names},
+                                                 folder / "selectivity.png")  # fmt: skip
+    found = [(name, 0.5, maps[0, k], k == 0) for k, name in enumerate(names)]
+    yield attention_grid.top_class_grid({n: [(IMAGE, found)] for n in pair}, [names[1]],
+                                        folder / "top.png")  # fmt: skip
+    yield attention_grid.map_pairs({n: [(IMAGE, maps[0, 0])] for n in pair}, [names[1]],
+                                   folder / "pairs.png")  # fmt: skip
+    yield attention_grid.side_by_side([IMAGE], [names[1]], {n: {n: [IMAGE]} for n in pair},
+                                      folder / "side.png")  # fmt: skip
+    yield seeds.arms_by_seed({n: [1.0, 2.0] for n in names}, names[1], folder / "arms.png")
+    yield seeds.bands_by_epoch({n: RANDOM((2, 3)) for n in names}, names[1], folder / "bands.png")
+    row = {"precision": "fp32", "batch": 1, "images_per_s": 2.0, "spread": (1, 3),
+           "ratio_to_mxnet": 1.0}  # fmt: skip
+    yield speed.speed_bars([dict(row, engine=n) for n in names], folder / "speed.png", names[1])
+    yield genotype.draw_genotype([("none", 0)] * 10, folder / "genotype.png", names[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are_written(tmp_path, monkeypatch):
+    figures, draw = [], LiteralFigure.draw
+
+    def keep(figure, renderer):
+        figures.append(figure)
+        return draw(figure, renderer)
+
+    monkeypatch.setattr(LiteralFigure, "draw", keep)
+    monkeypatch.setattr(canvas, "DPI", 40)
+    for path in draw_all(WILD, tmp_path):
+        assert min(size(path)) > 20, path
+        shown = {text.get_text() for text in figures[-1].findobj(matplotlib.text.Text)}
+        asked = {WILD[1]} if path.stem == "genotype" else {WILD[1], WILD[2]}
+        for name in asked:
+            assert any(name in " ".join(text.split()) for text in shown), (path, name, shown)
+        assert not any(t.get_parse_math() for t in figures[-1].findobj(matplotlib.text.Text)), path
+
+
+@pytest.fixture
+def characters():
+    """A character that no font has, and one that another font than matplotlib's default has."""
+    file = font_manager.findfont("DejaVu Sans")
+    own = set(font_manager.get_font(file).get_charmap())
+    other = set(font_manager.get_font(font_manager.findfont("STIXGeneral")).get_charmap()) - own
+    letters = (chr(c) for c in sorted(other) if unicodedata.category(chr(c)) in ("So", "Lo", "Lu"))
+    return "\U0010fffd", next(letters)
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_font_helps_out_and_what_none_has_is_told_once(
+    tmp_path, monkeypatch, caplog, characters
+):
+    monkeypatch.setattr(fonts, "_warned", [])
+    absent, elsewhere = characters
+    families, lost = fonts.families_for(frozenset(f"a {elsewhere}"), ("sans-serif",))
+    assert len(families) == 2 and not lost
+    assert fonts.families_for(frozenset("aé"), ("sans-serif",)) == (("sans-serif",), frozenset())
+    assert "DejaVu" not in fonts.file_for(elsewhere)
+    assert fonts.file_for("hat").endswith("DejaVuSans.ttf")
+    names = [f"hat {elsewhere}", f"bag {elsewhere}"]
+    records = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}]
+    curves.training_curves({name: records for name in names}, tmp_path / "a.png")
+    assert not caplog.records
+    names.append(f"coat {absent}")
+    curves.training_curves({name: records for name in names}, tmp_path / "a.png")
+    heatmaps.scene_overview(IMAGE, [[2, 2, 9, 9]], [[names[-1]]], tmp_path / "b.png")
+    detections.draw_boxes(IMAGE, [[2, 2, 9, 9]], [0], [0.5], [names[-1]])
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert f"No installed font has the characters {absent}: " in text and "font.family" in text
+
+
+def test_class_names_are_written_into_images_in_any_script(characters):
+    image = np.zeros((120, 300, 3), np.uint8)
+    plates = []
+    for name in (characters[1], "x", "a name much longer than this image is wide, by far"):
+        drawn = detections.draw_boxes(image, [[20, 60, 80, 100]], [0], None, [name])
+        plates.append(drawn[40:60, 20:100])
+        assert (drawn.min(2) > 120).sum() > 5, "white strokes"
+    assert not np.array_equal(plates[0], plates[1])
+    detections.draw_boxes(image[:8, :6], [[0, 0, 5, 5]], [0], [0.5], ["hat"])  # plate is larger

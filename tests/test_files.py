@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
+import re
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
-import textwrap
-import threading
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
+from process_helpers import at_once, ended_process, run_python
 
 from gluon_attn import files
 
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes, signals")
-
-
-@pytest.fixture
-def run_python(repository):
-    """Run a script with arguments in another process and return the finished process."""
-
-    def run(script, *arguments):
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-            cwd=str(repository), capture_output=True, timeout=60,
-        )  # fmt: skip
-
-    return run
 
 
 def mode_of(path):
@@ -99,9 +86,7 @@ def test_content_is_on_disk_before_the_name_and_the_name_before_the_return(tmp_p
 
 @posix
 @pytest.mark.parametrize("moment", ["body", "publish"])
-def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(
-    tmp_path, run_python, moment
-):
+def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path, moment):
     script = """
         import os, signal, sys
         from gluon_attn import files
@@ -121,7 +106,7 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(
     foreign = [".a.params.otherhost-1-0123456789ab.tmp", ".a.params.tmp", ".b.params.1.tmp"]
     for name in foreign:
         (tmp_path / name).write_bytes(b"")
-    assert run_python(script, path, moment).returncode == -signal.SIGKILL
+    assert run_python(script, path, moment)[0] == -signal.SIGKILL
     assert path.read_bytes() == b"old" and len(os.listdir(tmp_path)) == 5
     files.write_bytes(path, b"newer")
     assert path.read_bytes() == b"newer"
@@ -143,7 +128,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 @posix
-def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path, run_python):
+def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path):
     script = """
         import resource, sys
         from gluon_attn import files
@@ -156,8 +141,9 @@ def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path, run_py
     """
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
-    lines = run_python(script, path).stdout.decode().splitlines()
-    assert len(lines) == 2
+    _, out, err = run_python(script, path)
+    lines = out.splitlines()
+    assert len(lines) == 2, err
     for line in lines:
         for part in (f"cannot write {path}: ", "disk full", "bytes free", "free some space"):
             assert part in line
@@ -233,16 +219,10 @@ def test_umask_holds_for_new_files_and_the_permissions_of_old_ones_stay(tmp_path
 def test_threads_do_not_change_the_umask_for_each_other(tmp_path):
     before = os.umask(0o027)
     try:
-        threads = [
-            threading.Thread(
-                target=lambda k=k: [files.write_text(tmp_path / f"{k}", str(i)) for i in range(20)]
-            )
+        at_once(*(
+            lambda k=k: [files.write_text(tmp_path / f"{k}", str(i)) for i in range(20)]
             for k in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        ))  # fmt: skip
         assert {mode_of(tmp_path / name) for name in os.listdir(tmp_path)} == {0o640}
         assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
     finally:
@@ -250,7 +230,7 @@ def test_threads_do_not_change_the_umask_for_each_other(tmp_path):
 
 
 @posix
-def test_a_write_protected_file_is_not_replaced(run_python):
+def test_a_write_protected_file_is_not_replaced():
     script = """
         import os, sys
         from gluon_attn import files
@@ -267,8 +247,8 @@ def test_a_write_protected_file_is_not_replaced(run_python):
         path = Path(folder, "a")
         path.write_text("old")
         path.chmod(0o444)
-        done = run_python(script, folder)
-        assert b"cannot write a: " in done.stdout and b"write-protected" in done.stdout, done.stderr
+        _, out, err = run_python(script, folder)
+        assert "cannot write a: " in out and "write-protected" in out, err
         assert path.read_text() == "old" and os.listdir(folder) == ["a"]
 
 
@@ -347,7 +327,7 @@ def test_dict_of_any_type_also_with_nan(tmp_path, dtype):
 
 @posix
 @pytest.mark.parametrize("count", [300, 300000])
-def test_full_disk_is_noticed_though_mxnet_does_not(tmp_path, run_python, count):
+def test_full_disk_is_noticed_though_mxnet_does_not(tmp_path, count):
     """A small file fits into MXNet's write buffer, whose last flush it does not check."""
     script = """
         import resource, sys
@@ -365,9 +345,8 @@ def test_full_disk_is_noticed_though_mxnet_does_not(tmp_path, run_python, count)
     path = tmp_path / "a.params"
     path.write_bytes(b"old")
     unnoticed = [tmp_path / "b.params"] if count == 300 else []
-    done = run_python(script, path, count, *unnoticed)
-    text = done.stdout.decode()
-    assert f"cannot write {path}: " in text and "disk full" in text, done.stderr.decode()
+    _, text, err = run_python(script, path, count, *unnoticed)
+    assert f"cannot write {path}: " in text and "disk full" in text, err
     assert path.read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == sorted(["a.params", *(p.name for p in unnoticed)])
     assert all(p.stat().st_size < 4 * count for p in unnoticed)
@@ -413,14 +392,14 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
 # --- the rest -----------------------------------------------------------------------------------
 
 
-def test_mxnet_is_not_imported(run_python, tmp_path):
+def test_mxnet_is_not_imported(tmp_path):
     script = """
         import sys
         from gluon_attn import files
         files.write_text(sys.argv[1], "x")
         sys.exit("mxnet" in sys.modules)
     """
-    assert run_python(script, tmp_path / "a").returncode == 0
+    assert run_python(script, tmp_path / "a")[0] == 0
 
 
 def test_digests(tmp_path):
@@ -465,7 +444,44 @@ def test_line_of_real_mxnet_errors(tmp_path):
 
 @posix
 def test_running_processes():
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
     assert files.is_running(os.getpid()) and files.is_running(1)
-    assert not files.is_running(child.pid)
+    assert not files.is_running(ended_process())
+
+
+# -- JSON ------------------------------------------------------------------------
+
+JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts for a pipe
+    "gluon_attn/data/base.py", "gluon_attn/data/coco.py", "gluon_attn/data/tiny.py",
+    "gluon_attn/data/tiny_coco.py", "gluon_attn/export/_parity.py", "gluon_attn/export/float16.py",
+    "gluon_attn/export/rewrite.py", "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py",
+    "gluon_attn/export/writer.py", "gluon_attn/files.py", "gluon_attn/maps/guided_backprop.py",
+    "gluon_attn/nets/graphs.py", "gluon_attn/recipe.py", "gluon_attn/runtime.py",
+    "gluon_attn/workflows/detection_data.py", "model_zoo/adapters/safe_tensors.py",
+}  # fmt: skip
+
+
+def test_json_has_no_numbers_that_are_none(tmp_path):
+    value = {"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf}, "d": "NaN", "e": None}
+    text = files.json_text(value)
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN", "e": None,
+    }  # fmt: skip
+    files.write_json(tmp_path / "a.json", value)
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == text
+    assert files.json_text([0.1, "é"], None) == '[0.1, "é"]\n'
+    assert math.isnan(files.or_nan(None)) and files.or_nan(0.5) == 0.5
+
+
+def test_every_json_file_is_written_in_one_place(repository):
+    found = {
+        path.relative_to(repository).as_posix()
+        for top in ("gluon_attn", "model_zoo", "tools") for path in (repository / top).rglob("*.py")
+        if re.search(r"json\.dumps?\(", path.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert found <= JSON_BY_ITSELF
+
+
+def test_names_that_are_no_utf8_survive_in_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    files.write_json(tmp_path / "a.json", {"image": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"image": name}

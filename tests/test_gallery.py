@@ -246,7 +246,7 @@ def test_the_tool_takes_folders_with_and_without_titles(command, capsys, monkeyp
         ("plain", "runs/plain/"), ("A b", "runs/vaa"), ("lr=0.1", "runs/lr=0.1"),
         ("x", "runs/lr=0.1"), ("y", "resnet20_w8_digits"),
     ]  # fmt: skip
-    assert (data, out, split, images, str(ctx), workers) == ("D", "O", "test", 3, "cpu(0)", 1)
+    assert (data, out, split, images, str(ctx), workers) == ("D", "O", None, 3, "cpu(0)", 1)
 
 
 @pytest.mark.parametrize(

@@ -107,21 +107,21 @@ def test_invalid_genotypes_name_file_and_edge(edges, message, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not JSON"),
-        ("[]", "no list of 'edges'"),
-        ('{"edges": 3}', "no list of 'edges'"),
-        ("\x00", "not JSON"),
+        ("{", "1: not valid JSON"),
+        ("[]", " no list of 'edges'"),
+        ('{"edges": 3}', " no list of 'edges'"),
+        ("\x00", "1: byte 1 is NUL"),
     ],
 )
 def test_files_that_are_no_genotype(text, message, tmp_path):
     path = tmp_path / "bad.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"{path}: {message}"):
+    with pytest.raises(ValueError, match=f"{path}:{message}"):
         find_genotype(str(path))
 
 
 def test_what_does_not_exist(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no genotype file .*none.json"):
+    with pytest.raises(FileNotFoundError, match="none.json is missing; a genotype file"):
         find_genotype(str(tmp_path / "none.json"))
     with pytest.raises(ValueError, match="unknown genotype 'autola_cifar'.*autola_cifar10.*json"):
         find_genotype("autola_cifar")

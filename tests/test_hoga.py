@@ -204,7 +204,7 @@ def test_channels_must_make_four_groups():
 
 def slow_if_deep(name):
     deep = any(depth in name for depth in ("56", "101", "34", "32_w64"))
-    return pytest.param(name, marks=pytest.mark.slow) if deep else name
+    return pytest.param(name, marks=pytest.mark.nightly) if deep else name
 
 
 @pytest.mark.parametrize("name", [slow_if_deep(n) for n in sorted(NETS)])

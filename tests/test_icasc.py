@@ -27,7 +27,7 @@ SINGLE = Schema([Attribute("class", "multiclass", tuple("abcde"))])
 MULTI = Schema.binary("abcde")
 both_gradients = pytest.mark.parametrize("gradient", ["constant", "exact"])
 exact_first = pytest.mark.parametrize(
-    "gradient", ["exact", pytest.param("constant", marks=pytest.mark.slow)]
+    "gradient", ["exact", pytest.param("constant", marks=pytest.mark.nightly)]
 )
 
 
@@ -230,8 +230,8 @@ def test_running_statistics_are_those_of_a_plain_step(gradient):
 @exact_first
 @pytest.mark.parametrize("name", [
     "awmt_resnet50", "vgg11_bn", "vaa_resnet18_w16_synthetic",
-    pytest.param("resnet18_w16_synthetic", marks=pytest.mark.slow),
-    pytest.param("cbam_resnet20_cifar10", marks=pytest.mark.slow),
+    pytest.param("resnet18_w16_synthetic", marks=pytest.mark.nightly),
+    pytest.param("cbam_resnet20_cifar10", marks=pytest.mark.nightly),
 ])  # fmt: skip
 def test_any_net_trains(name, gradient):
     side = 32 if "cifar" in name else 64
@@ -254,8 +254,8 @@ def test_any_net_trains(name, gradient):
 @both_gradients
 @pytest.mark.parametrize("ctx, accumulate", [
     ([mx.cpu(0), mx.cpu(1)], 2),
-    pytest.param([mx.cpu(0)], 2, marks=pytest.mark.slow),
-    pytest.param([mx.cpu(0), mx.cpu(1)], 1, marks=pytest.mark.slow),
+    pytest.param([mx.cpu(0)], 2, marks=pytest.mark.nightly),
+    pytest.param([mx.cpu(0), mx.cpu(1)], 1, marks=pytest.mark.nightly),
 ], ids=["both", "micro", "devices"])  # fmt: skip
 def test_parts_of_a_batch_add_up_where_images_are_independent(ctx, accumulate, gradient):
     results, losses = [], []
@@ -353,13 +353,6 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             method_of(small(), **options)
-
-
-def test_mixed_precision_is_refused():
-    with pytest.raises(ValueError, match="float32 only; use amp=none"):
-        method = METHODS.get("icasc")
-        task = Task(SINGLE.columns, 20, np.full(CLASSES, 0.3), SINGLE)
-        method(small(), [mx.cpu()], task, Optimization("sgd", {}, loss_scaling=True), {})
 
 
 # -- whole runs ------------------------------------------------------------------------------------

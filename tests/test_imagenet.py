@@ -118,14 +118,14 @@ def test_missing_and_malformed_labels(root):
     with pytest.raises(ValueError, match="ground_truth.txt:2: '5' is no class"):
         open_dataset(root, "val")
     truth.write_text("1\n1\n")
-    with pytest.raises(ValueError, match="2 lines for 5 pictures"):
+    with pytest.raises(ValueError, match="2 lines for 5 images"):
         open_dataset(root, "val")
     truth.write_text(good)
     (folder / "meta.mat").unlink()
     with pytest.raises(FileNotFoundError, match="neither LOC_val_solution.csv nor meta.mat"):
         open_dataset(root, "val")
     (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nILSVRC2012_val_1,what\n")
-    with pytest.raises(ValueError, match="LOC_val_solution.csv:2: expected a picture and its boxe"):
+    with pytest.raises(ValueError, match="LOC_val_solution.csv:2: expected an image and its boxe"):
         open_dataset(root, "val")
     (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nother,n01440764 1 2\n")
     with pytest.raises(ValueError, match=r"says nothing about ILSVRC2012_val_00000001.JPEG \(5"):

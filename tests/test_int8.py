@@ -21,6 +21,7 @@ from gluon_attn.export.int8 import Int8Variant
 from gluon_attn.export.int8_search import Quantizer, first_output
 from gluon_attn.export.variants import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.runtime import cpu_flags
 from model_zoo import get_model
 
 SIZE = 32
@@ -182,10 +183,10 @@ def test_flags_obey_onednn_ceiling(tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("model name: x\nflags\t\t: avx2 avx512bw avx512_vnni\n")
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
-    assert graphs.cpu_flags(str(cpuinfo)) >= {"avx512bw", "avx512_vnni"}
+    assert cpu_flags(str(cpuinfo)) >= {"avx512bw", "avx512_vnni"}
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
-    assert "avx512bw" not in graphs.cpu_flags(str(cpuinfo))
-    assert graphs.cpu_flags(str(tmp_path / "none")) == set()
+    assert "avx512bw" not in cpu_flags(str(cpuinfo))
+    assert cpu_flags(str(tmp_path / "none")) == set()
 
 
 def test_processor_that_saturates_is_warned_of(quantized, monkeypatch, caplog):

@@ -1,7 +1,8 @@
 """kill -9 at any moment: no file is ever half-written, and a resumed run ends with the same bits.
 
-The runs that are killed are processes of ``tools/train.py``, as a user starts them. The run that
-nobody disturbs takes place in this process.
+The runs that are killed are processes of ``tools/train.py``, as a user starts them; they end
+themselves, so that it does not matter how busy the machine is. The run that is not killed takes
+place in this process.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from process_helpers import finish, start
 from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 
 from gluon_attn.engine import load_checkpoint, read_json_lines
@@ -26,13 +26,12 @@ from gluon_attn.workflows import load
 from gluon_attn.workflows.train import Settings, train
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 120  # seconds that a process may take to get to where it is wanted
 TIMES = ("seconds", "samples_per_second")  # what no two runs have in common
 
-# Runs tools/train.py with one function replaced; argv: which function, when, then the tool's own.
+# Runs tools/train.py with one function replaced; argv: the tool, where, when, the tool's own.
 DRIVER = '''
 import os, runpy, signal, sys
-tool, place, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+tool, place, count = sys.argv[1], sys.argv[2], float(sys.argv[3])
 sys.path.insert(0, os.path.dirname(os.path.dirname(tool)))
 import gluon_attn
 import numpy.lib.format, gluon_attn.engine, gluon_attn.files as files
@@ -75,6 +74,18 @@ elif place == "behind the checkpoint":
         if calls[0] == count:
             die()
     fit.save_checkpoint = save_and_die
+elif place == "at any moment":
+    # In the processor time of this process, so that it does not matter how busy the machine is:
+    # after `count` epochs SIGPROF ends it as SIGKILL would, between any two instructions.
+    import time
+    seed, times = fit.seed_everything, []  # called at the start of each epoch
+    def seed_and_set_timer(*args):
+        times.append(time.process_time())
+        if len(times) == int(count) + 1:
+            epoch = times[-1] - times[-2] if len(times) > 1 else 0.3
+            signal.setitimer(signal.ITIMER_PROF, (count - int(count)) * epoch + 1e-4)
+        seed(*args)
+    fit.seed_everything = seed_and_set_timer
 else:
     raise SystemExit("where?")
 sys.argv = [tool, *sys.argv[4:]]
@@ -100,12 +111,9 @@ class Runner:
                 "--resume", "--no-test"]  # fmt: skip
 
     def start(self, *command):
-        """Start a process in a group of its own, so that nothing of it survives being killed."""
-        command = [sys.executable, *map(str, command), *map(str, self.arguments())]
-        return subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
-        )  # fmt: skip
+        """Start a process of the tool."""
+        command = [sys.executable, *command, *self.arguments()]
+        return start(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
 
     def run_undisturbed(self):
         """Make the run to compare with, once per number of epochs."""
@@ -125,35 +133,6 @@ class Runner:
         driver = self.folder / "driver.py"
         driver.write_text(DRIVER)
         return self.start(driver, ROOT / "tools" / "train.py", place, count)
-
-    def killed_after(self, epochs, share):
-        """Run until ``epochs`` are saved and then for a share of an epoch; return the epochs."""
-        starts = self.count_starts()
-        process = self.start(ROOT / "tools" / "train.py")
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while len(saved_epochs(self.cut)) < epochs or self.count_starts() == starts:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline, "it trains too slowly to be killed"
-                time.sleep(0.005)
-            time.sleep(share * self.seconds_per_epoch())
-        finally:
-            running = process.poll() is None
-            if running:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        assert running, "it ended before it could be killed; use more epochs"
-        assert_all_files_are_whole(self.cut)
-        return len(saved_epochs(self.cut))
-
-    def count_starts(self):
-        """Return how many processes have got to training."""
-        log = self.cut / "train.log"
-        return log.read_text().count("Training on ") if log.exists() else 0
-
-    def seconds_per_epoch(self):
-        """Return what an epoch takes in this run, by its own log; a guess before the first one."""
-        return min([r["seconds"] for r in saved_epochs(self.cut)], default=0.15)
 
 
 def saved_epochs(folder):
@@ -203,36 +182,19 @@ def assert_same_end(runner):
     assert load.from_run(str(runner.cut), [mx.cpu()]).extra["epoch"] == bests[0]["epoch"]
 
 
-def kill_and_resume(runner, moments):
-    """Kill at each moment, resume each time, let the last one finish; compare.
-
-    Args:
-        moments: Pairs of epochs that must have been saved, and how much longer it may then run, in
-            epochs.
-    """
-    print(f"moments: {moments}")
-    for epochs, share in moments:
-        before = len(saved_epochs(runner.cut))
-        after = runner.killed_after(max(epochs, before), share)
-        assert before <= after < runner.epochs
-    process = runner.start(ROOT / "tools" / "train.py")
-    err = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 0, err
+@pytest.mark.nightly
+def test_killed_at_any_moment(data, tmp_path):
+    runner, draw = Runner(data, tmp_path, epochs=24), random.Random()
+    for _ in range(10):
+        moment = draw.uniform(0, 1.8)  # in epochs from the start; not seeded: others every time
+        code, _, err = finish(runner.start_driver("at any moment", moment))
+        assert code == -signal.SIGPROF, f"{moment}: {err}"
+        assert_all_files_are_whole(runner.cut)
+    assert len(saved_epochs(runner.cut)) < 24
+    code, _, err = finish(runner.start(ROOT / "tools" / "train.py"))
+    assert code == 0, err
     runner.run_undisturbed()
     assert_same_end(runner)
-
-
-def test_killed_at_random_moments(data, tmp_path):
-    draw = random.Random()  # not seeded: another pair of moments every time
-    moments = [(0, draw.uniform(0, 1.5)), (3, draw.uniform(0, 1.5))]
-    kill_and_resume(Runner(data, tmp_path, epochs=8), moments)
-
-
-@pytest.mark.slow
-def test_killed_at_ten_random_moments(data, tmp_path):
-    draw = random.Random()
-    moments = [(k, draw.uniform(0, 1.8)) for k in range(0, 20, 2)]
-    kill_and_resume(Runner(data, tmp_path, epochs=24), moments)
 
 
 PLACES = {
@@ -256,8 +218,8 @@ def dying(data, tmp_path_factory):
 @pytest.mark.parametrize("place", sorted(PLACES))
 def test_killed_while_saving(dying, place):
     runner, process = dying[place]
-    err = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == -signal.SIGKILL, err
+    code, _, err = finish(process)
+    assert code == -signal.SIGKILL, err
     assert_all_files_are_whole(runner.cut)
     left = [path.name for path in runner.cut.iterdir() if path.name.startswith(".")]
     if place in ("inside the checkpoint", "before the name"):

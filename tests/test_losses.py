@@ -195,5 +195,18 @@ def test_history_ignores_padding_and_refuses_bad_ids():
         history.update([1], np.zeros((1, 2)))
 
 
+def test_history_takes_ids_as_mxnet_has_them_and_batches_of_padding():
+    history, plain = PredictionHistory(3, 1), PredictionHistory(3, 1)
+    for p in (0.1, 0.9):
+        probs = np.array([[p], [0.5]], np.float32)
+        history.update(mx.nd.array([0, 2]), probs)
+        plain.update([0, 2], probs)
+    history.update([-1, -1], np.full((2, 1), 0.7, np.float32))
+    for name, values in plain.state().items():
+        np.testing.assert_array_equal(history.state()[name], values)
+    index = mx.nd.array([2, 0])
+    np.testing.assert_array_equal(history.std(index).asnumpy(), plain.std([2, 0]).asnumpy())
+
+
 def test_history_states_its_memory():
     assert PredictionHistory(28340, 14).nbytes == 4 * 5 * 28340 * 14

@@ -111,7 +111,7 @@ def test_the_small_nets_are_of_every_family():
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted(SMALL)
+    pytest.param(name, marks=[pytest.mark.nightly] * (name in SLOW)) for name in sorted(SMALL)
 ])  # fmt: skip
 def test_every_family_gives_the_nets_numbers_in_every_engine(name, tmp_path):
     net = small(name, **SHALLOW.get(name, {}))
@@ -142,7 +142,7 @@ def test_maps_are_left_out_unless_asked_for(tmp_path):
     check_export(small("vaa_resnet18_w16_synthetic"), tmp_path / "x", SIZE)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["resnet50_wider", "se_resnet50", "cbam_resnet50", "eca_resnet50",
                                   "srm_resnet50", "hoga_resnet50", "vaa_resnet101_released_wider",
                                   "vaa_resnet101_wider", "reid_resnet50_market", "vgg16_bn",

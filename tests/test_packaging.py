@@ -8,10 +8,10 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
+from process_helpers import run
 
 import gluon_attn
 
@@ -212,6 +212,8 @@ case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-m pip") echo "ERROR: no index" >&2; exit "${FAKE_PIP:-0}" ;;
     "-m gluon_attn.runtime") exit 0 ;;
+    "-m pytest") echo "3 tests on ${0#*-matrix/}"; case "$0" in *"$FAKE_RED"*) exit 1 ;; esac ;;
+    "-c import sys; sys.exit"*) exit 0 ;;
     "-c import sysconfig"*) mkdir -p .venv/site; echo .venv/site ;;
     -c*) echo "${FAKE_ANSWER:-venv}" ;;
 esac
@@ -225,11 +227,14 @@ class Checkout:
         self.root = tmp_path / "a checkout"
         (self.root / "tools").mkdir(parents=True)
         shutil.copy(os.path.join(ROOT, "tools", "bootstrap.sh"), self.root / "tools")
+        shutil.copytree(os.path.join(ROOT, ".ci"), self.root / ".ci")
         for name in FILES + ("requirements-test.txt", "constraints.txt", "setup.py"):
             shutil.copy(os.path.join(ROOT, name), self.root)
         self.commands = tmp_path / "bin"
         self.commands.mkdir()
-        for name in ("sh cat cksum date dirname grep head mkdir mv cp rm sed tail flock").split():
+        for name in (
+            "sh cat cksum date dirname env grep head mkdir mv cp rm sed tail flock"
+        ).split():
             if shutil.which(name):
                 (self.commands / name).symlink_to(shutil.which(name))
         self.log = tmp_path / "log"
@@ -243,17 +248,14 @@ class Checkout:
 
     def set_up(self, *arguments, **environ):
         """Run the script with nothing but the fake commands; return (code, error output)."""
+        code, _, err = self.run("tools/bootstrap.sh", ".venv", *arguments, **environ)
+        return code, err
+
+    def run(self, *command, **environ):
+        """Run a shell script with nothing but the fake commands; return (code, output, errors)."""
         self.log.write_text("")
         environ.update(PATH=str(self.commands), HOME=str(self.root), FAKE_LOG=str(self.log))
-        done = subprocess.run(
-            [str(self.commands / "sh"), "tools/bootstrap.sh", ".venv", *arguments],
-            cwd=str(self.root),
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return done.returncode, done.stderr
+        return run([self.commands / "sh", *command], cwd=self.root, env=environ)
 
     def installations(self):
         lines = self.log.read_text().splitlines()
@@ -329,6 +331,28 @@ def test_another_stack_or_python_starts_over(checkout):
     assert checkout.set_up(PYTHON=python)[0] == 0
     assert checkout.installations() == 1
     assert checkout.set_up(PYTHON=python) == (0, "")
+
+
+def test_the_matrix_names_what_failed_and_what_is_missing(checkout):
+    for minor in (8, 12):
+        checkout.add_python(f"python3.{minor}")
+    code, out, err = checkout.run(".ci/matrix", "-n", "1", FAKE_RED="/3.12/")
+    assert code == 1, err
+    assert out.splitlines()[-5:] == [
+        "3.8  3 tests on 3.8/bin/python", *(
+            f"3.{minor}  not run: no python3.{minor} found" for minor in (9, 10, 11)
+        ), "3.12  3 tests on 3.12/bin/python",
+    ]  # fmt: skip
+    assert sum(line == "-m pytest -n 1" for line in checkout.log.read_text().splitlines()) == 2
+    code, out, _ = checkout.run(".ci/matrix", FAKE_RED="none", VERSIONS="3.8 3.9")
+    assert code == 0 and len(out.splitlines()) == 3
+    assert checkout.installations() == 0, "the environment is kept"
+    assert checkout.run(".ci/matrix", FAKE_RED="none", VERSIONS="3.9")[0] == 2
+    code, out, _ = checkout.run(".ci/matrix", FAKE_PIP="1", FAKE_RED="none", VERSIONS="3.12")
+    assert code == 0, "it is there already"
+    shutil.rmtree(str(checkout.root / ".venv-matrix"))
+    code, out, err = checkout.run(".ci/matrix", FAKE_PIP="1", FAKE_RED="none", VERSIONS="3.12")
+    assert code == 1 and out.splitlines()[-1] == "3.12  the set-up failed (see above)"
 
 
 def test_ci_runs_the_tests():

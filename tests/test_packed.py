@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import subprocess
-import sys
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from process_helpers import run_python
 
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data import (
@@ -289,28 +288,45 @@ def test_files_that_do_not_fit_together(tmp_path):
     index.write_text("a\tb\n")
     with pytest.raises(ValueError, match="train.idx: malformed"):
         open_dataset(tmp_path, "train")
+    for places, message in (
+        ([0, 5000, 200, *range(5001, 5008)], "record 2 begins before the one before it"),
+        ([-4, *range(1, 10)], "record 0 begins before"),
+        ([*range(9), 10**15], "the last record begins behind the end of the file"),
+    ):
+        index.write_text("".join(f"{k}\t{place}\n" for k, place in enumerate(places)))
+        with pytest.raises(ValueError, match=f"train.idx: malformed: {message}"):
+            open_dataset(tmp_path, "train")
     note.write_text(text[:50])
-    with pytest.raises(ValueError, match="train.json: malformed"):
+    with pytest.raises(ValueError, match="train.json:1: not valid JSON"):
         open_dataset(tmp_path, "train")
     note.write_text(json.dumps({**info, "format": "other"}))
     with pytest.raises(ValueError, match="train.json: not of the format"):
         open_dataset(tmp_path, "train")
+    for key, value in (
+        ("names", 3), ("sample_ids", None), ("raw", {"a": 1}), ("size", "x"), ("skipped", [1]),
+        ("skipped", [{}]), ("rec_bytes", [1]), ("raw", [[1], "x"] * 5),
+        ("raw", [[10**30] * 3] * 10),
+    ):  # fmt: skip
+        note.write_text(json.dumps({**info, key: value}))
+        with pytest.raises(ValueError, match="train.json: (not of the format|malformed)"):
+            open_dataset(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="test.json is missing; packed splits .*: train"):
         open_dataset(tmp_path, "test")
 
 
-def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, repository):
-    code = (
-        "import resource, sys; sys.path[:0] = sys.argv[1:3]\n"
-        "import test_packed as t\n"
-        "t.packing.CHUNK = 8\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))\n"
-        "try: t.pack(t.Memory(30), sys.argv[3] + '/train', **t.SIZES)\n"
-        "except OSError as error: print(error)\n"
-    )
-    command = [sys.executable, "-c", code, str(repository), str(repository / "tests"), tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "cannot write" in result.stdout and ".rec" in result.stdout, result.stderr
+def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path):
+    script = """
+        import resource, sys
+        import test_packed as t
+        t.packing.CHUNK = 8
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))
+        try:
+            t.pack(t.Memory(30), sys.argv[1], **t.SIZES)
+        except OSError as error:
+            print(error)
+    """
+    _, out, err = run_python(script, tmp_path / "train")
+    assert "cannot write" in out and ".rec" in out, err
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["plan.json"], left
     pack(Memory(30), tmp_path / "train", overwrite=True, **SIZES)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
-import sys
-import textwrap
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, ResNetV1
+from process_helpers import run_python
 
 from gluon_attn.files import sha256_of
 from model_zoo.params_io import load_backbone, load_into, read_params, save_params
@@ -448,12 +446,8 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     """
     path = tmp_path / "a.params"
     path.write_bytes(b"old")
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(path)],
-        cwd=ROOT, capture_output=True, text=True,
-        timeout=60,
-    )  # fmt: skip
-    assert done.stdout.split() == ["refused", "refused"], done.stderr
+    _, out, err = run_python(script, path)
+    assert out.split() == ["refused", "refused"], err
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.params"]
 
 
@@ -468,10 +462,8 @@ def test_killed_while_saving_leaves_whole_files_and_the_next_save_cleans_up(tmp_
         save_params({"w": mx.nd.zeros((4,))}, sys.argv[1])
     """
     path = tmp_path / "a.params"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(path)], cwd=ROOT, timeout=60
-    )
-    assert done.returncode == -9 and len(os.listdir(tmp_path)) == 2
+    code, _, err = run_python(script, path)
+    assert code == -9 and len(os.listdir(tmp_path)) == 2, err
     assert read_params(path)["w"].asnumpy().tolist() == [1.0] * 4
     save_params({"w": mx.nd.ones((4,))}, path)
     assert os.listdir(tmp_path) == ["a.params"]

@@ -28,7 +28,7 @@ from tests.parts_helpers import (
 )
 
 every_family = pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)]
+    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.nightly) for name in DEEP)]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import cv2
@@ -222,3 +223,184 @@ def test_missing_picture_and_unknown_split(tree):
         open_dataset(tree, "train")[2]
     with pytest.raises(ValueError, match="PETA: unknown split 'tets'; did you mean 'test'"):
         open_dataset(tree, "tets")
+
+
+# -- the authors' folders ------------------------------------------------------------------------
+
+LABELS = {  # as in the authors' ReadMe.txt and in public readers
+    "CUHK": "0002.png upperBodyBlack personalMale footwearSneakers\n0010.png personalLess30\n",
+    "VIPeR": "\ufeff001 personalLess45 accessoryHat hairShort\n\n000  carryingBackpack\r\n",
+    "TownCentre": "170 upperBodyTshirt lowerBodyThickStripes\n9 personalMale\n231 hairLong\n",
+}
+FILES = {
+    "CUHK": ["0010.png", "0002.png"],
+    "VIPeR": ["001_45.bmp", "000_90.bmp", "001_180.bmp"],
+    "TownCentre": ["9_1.jpg", "170_2.jpg", "170_10.jpg"],
+}
+IN_ORDER = [
+    "CUHK/archive/0002.png", "CUHK/archive/0010.png", "TownCentre/archive/170_10.jpg",
+    "TownCentre/archive/170_2.jpg", "TownCentre/archive/9_1.jpg", "VIPeR/archive/000_90.bmp",
+    "VIPeR/archive/001_180.bmp", "VIPeR/archive/001_45.bmp",
+]  # fmt: skip
+POSITIVE = [
+    {"personalMale", "footwearSneaker"}, {"personalLess30"}, {"upperBodyTshirt"},
+    {"upperBodyTshirt"}, {"personalMale"}, {"carryingBackpack"},
+    {"personalLess45", "accessoryHat"}, {"personalLess45", "accessoryHat"},
+]  # fmt: skip
+
+
+@pytest.fixture(params=["PETA dataset", "."])
+def folders(tmp_path, request):
+    for subset, text in LABELS.items():
+        folder = tmp_path / request.param / subset / "archive"
+        folder.mkdir(parents=True)
+        (folder / "Label.txt").write_text(text, encoding="utf-8")
+        for name in FILES[subset]:
+            level = 20 * IN_ORDER.index(f"{subset}/archive/{name}")
+            cv2.imwrite(str(folder / name), np.full((8, 4, 3), level, np.uint8))
+        (folder / "Thumbs.db").touch()
+        (folder / f"._{FILES[subset][0]}").touch()
+    return tmp_path
+
+
+def whole(root, **options):
+    """Return ``{sample id: (positive names, person)}`` over all splits, and the splits' sizes."""
+    found, sizes = {}, {}
+    for split in ("train", "val", "test"):
+        try:
+            data = open_dataset(root, split, **options)
+        except ValueError as error:
+            assert "is empty" in str(error)
+            continue
+        sizes[split] = len(data)
+        for i, name in enumerate(data.sample_ids):
+            positive = {n for n, v in zip(data.names, data.raw[i]) if v == 1}
+            found[name] = (positive, int(data.persons[i]))
+            assert round(data[i][0].mean() / 20) == IN_ORDER.index(name)
+    return found, sizes
+
+
+def test_the_authors_folders(folders):
+    assert detect_kind(folders) == "peta"
+    found, _ = whole(folders)
+    assert sorted(found, key=IN_ORDER.index) == IN_ORDER
+    assert [found[name][0] for name in IN_ORDER] == POSITIVE
+    people = [found[name][1] for name in IN_ORDER]
+    assert [people.index(p) for p in people] == [0, 1, 2, 2, 4, 5, 6, 6]
+    report = open_dataset(folders, "train").report
+    assert "CUHK: 2 images, published 4,563 (-4,561)" in report.text()
+    assert (
+        "3DPeS is missing" in report.text()
+        and "1 lines of Label.txt have no image" in report.text()
+    )
+    assert "split chosen by persons, seed 0: not that of papers" in report.text()
+
+
+def test_the_folders_split_keeps_persons_together(tmp_path):
+    write_tiny("peta", tmp_path, {"train": 100, "val": 20, "test": 80}, version="folders")
+    parts = {s: open_dataset(tmp_path, s) for s in ("train", "val", "test", "trainval")}
+    people = {s: set(d.persons.tolist()) for s, d in parts.items()}
+    assert not people["train"] & people["val"] and not people["trainval"] & people["test"]
+    sizes = {s: len(d) for s, d in parts.items()}
+    assert sizes == {"train": 100, "val": 20, "test": 80, "trainval": 120}
+    assert parts["train"].report.ok and "SARC3D" in parts["train"].report.table()
+    assert "test: 0 of 44 known persons are also in train and val" in parts["test"].report.text()
+    again = open_dataset(tmp_path, "test")
+    assert again.sample_ids == parts["test"].sample_ids
+    assert open_dataset(tmp_path, "test", seed=1).sample_ids != again.sample_ids
+    shown = cv2.imread(str(again.path(0)))  # cells are light where an attribute applies
+    first = cv2.resize(shown, (5, 8), interpolation=cv2.INTER_AREA)[0, :, 0] > 120
+    assert first.tolist() == (again.raw[0, :5] == 1).tolist()
+
+
+def peta_mat_of(root):
+    """Write the PETA.mat whose rows are the images of the folders."""
+    ids = [(3, 2), (3, 10), (9, 170), (9, 170), (9, 9), (10, 0), (10, 1), (10, 1)]
+    values = np.zeros((8, 4 + len(ATTRIBUTES)))
+    values[:, 0], values[:, 1] = np.arange(1, 9), [1, 2, 3, 3, 4, 5, 6, 6]
+    values[:, 2:4] = ids
+    for row, positive in enumerate(POSITIVE):
+        for name in positive:
+            values[row, 4 + ATTRIBUTES.index(name)] = 1
+    part = {"train": column(3, 1, 8, 2), "val": column(5), "test": column(7, 4, 6)}
+    fields = {"data": values, "names": cell(list(ATTRIBUTES)), "something": cell(["unused"]),
+              "partition": cell([part] * 5)}  # fmt: skip
+    write(root, fields)
+    return fields
+
+
+def test_the_folders_with_peta_mat_have_its_partitions(folders, caplog):
+    fields = peta_mat_of(folders)
+    found, sizes = whole(folders)
+    assert [found[name][0] for name in IN_ORDER] == POSITIVE and not caplog.text
+    assert sizes == {"train": 4, "val": 1, "test": 3}
+    test = open_dataset(folders, "test")
+    assert test.sample_ids == [IN_ORDER[k] for k in (6, 3, 5)]
+    text = test.report.text()
+    assert "test: 2 of 3 known persons are also in train and val; they are on 2 of 3 images" in text
+    fields["data"][0, 4 + 34] = 1
+    write(folders, fields)
+    open_dataset(folders, "test")
+    assert "1 images have other labels than in Label.txt" in caplog.text
+    fields["data"][4, 3] = 8
+    write(folders, fields)
+    with pytest.raises(
+        ValueError, match="8 rows are not the 8 images .* row 5 is person 8 of Town"
+    ):
+        open_dataset(folders, "test")
+
+
+def test_the_folders_with_a_split_file(folders, tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({
+        "train": ["PETA_dataset/CUHK/archive/0002.png", "VIPeR\\archive\\000_90.bmp"],
+        "test": ["TownCentre/9_1.jpg"],
+    }))  # fmt: skip
+    train = open_dataset(folders, "train", split_file=str(path))
+    assert train.sample_ids == ["CUHK/archive/0002.png", "VIPeR/archive/000_90.bmp"]
+    assert open_dataset(folders, "test", split_file=path).sample_ids == [
+        "TownCentre/archive/9_1.jpg"
+    ]
+    for text, message in (
+        ('{"train": ["CUHK/7.png"]}', "1 images of train are not there: CUHK/7.png"),
+        ('{"train": ["CUHK/0002.png"], "val": ["CUHK/0002.png"]}', "1 images come twice"),
+        ("[]", "a split file is"),
+        ("{", "not valid JSON"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            open_dataset(folders, "train", split_file=path)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("0002.png personalMale\n", "Label.txt: no line for '10', the person of 0010.png"),
+        ("0002.png\n", "Label.txt:1: expected a person and attributes, found '0002.png'"),
+        ("personalMale hairLong\n", "Label.txt:1: expected a person and attributes"),
+    ],
+)
+def test_malformed_label_texts(folders, text, message):
+    (path,) = folders.rglob("CUHK/archive/Label.txt")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_dataset(folders, "train")
+    assert str(path) in str(caught.value)
+
+
+def test_odd_label_texts_are_named(folders, caplog):
+    (path,) = folders.rglob("CUHK/archive/Label.txt")
+    path.write_text(LABELS["CUHK"] + "0010.png personalLess60 upperBodyBlak\n")
+    found, _ = whole(folders)
+    assert found["CUHK/archive/0010.png"][0] == {"personalLess60"}
+    assert "1 unknown attributes passed over: upperBodyBlak (1)" in caplog.text
+    assert "1 persons have two different lines; the last one counts" in caplog.text
+    caplog.clear()
+    open_dataset(folders, "train", uncertain="unspecified")
+    assert "uncertain=unspecified does nothing" in caplog.text
+
+
+def test_renamed_images_win_over_the_folders(folders):
+    peta_mat_of(folders)
+    (folders / "images").mkdir()
+    assert open_dataset(folders, "val").sample_ids == ["00005.png"]

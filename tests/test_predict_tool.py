@@ -9,15 +9,17 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from mxnet import gluon, init
 from mxnet.gluon import nn
+from process_helpers import run
 
 from gluon_attn.export import Predictor, backend_choice, export_model
 from gluon_attn.workflows import cli, predict
@@ -151,12 +153,10 @@ def test_as_a_program_from_a_clone(exports, images, tmp_path):
     """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
     command = [sys.executable, str(ROOT / "tools/predict.py")]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
-    done = subprocess.run([*command, exports / "plain", images, "--json", "-"], **options)
-    assert done.returncode == 0 and len(json.loads(done.stdout)["people"]) == 3
-    done = subprocess.run([*command, tmp_path / "none", images], **options)
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+    code, out, err = run([*command, exports / "plain", images, "--json", "-"], env=environment)
+    assert code == 0 and len(json.loads(out)["people"]) == 3, err
+    code, out, err = run([*command, tmp_path / "none", images], env=environment)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_overlays(exports, images, tmp_path):
@@ -173,6 +173,62 @@ def test_overlays_without_maps_say_how_to_get_them(exports, images, tmp_path, ca
     assert not (tmp_path / "maps").exists()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_files_are_whole_whatever_becomes_of_the_console(
+    exports, images, tmp_path, monkeypatch, encoding
+):
+    """The console lacks the characters of a class, and its reader leaves at once."""
+    net = Net()
+    net.initialize(init.Xavier())
+    export_model(net, tmp_path / "x", "x", ("帽…", "bag", "skirt"), 16, PREPROCESS, check=False)
+    read, write = os.pipe()
+    os.close(read)
+    stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "__stdout__", stream)
+    files = [tmp_path / "r.json", tmp_path / "r.csv"]
+    assert call(tmp_path, images, "--json", files[0], "--csv", files[1], export="x") == 0
+    assert json.loads(files[0].read_text(encoding="utf-8"))["classes"][0] == "帽…"
+    rows = list(csv.DictReader(io.StringIO(files[1].read_text(encoding="utf-8"))))
+    assert len(rows) == 3 and 0 <= float(rows[0]["帽…"]) <= 1
+    assert call(tmp_path, images, "--json", "-", export="x") == 0
+
+
+def test_an_ascii_console_shows_the_table_and_json(exports, images, tmp_path, monkeypatch, capsys):
+    record = {"box": None, "probabilities": {"帽": 0.25}, "positives": [], "error": None}
+    records = [dict(record, image=f"{'x' * 40}.jpg")]
+    for texts in ([(None, None)], [("-", lambda: json.dumps(records, ensure_ascii=False))]):
+        read, write = os.pipe()
+        stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        make = partial(predict.write_results, texts, lambda: predict.format_table(records, ["帽"]))
+        assert cli.status_of(make) == 0
+        os.close(write)
+        with os.fdopen(read, encoding="ascii") as file:
+            text = file.read()
+        if texts[0][0] == "-":
+            assert json.loads(text) == records
+        else:
+            assert "\\u5e3d" in text and "..." in text and "0.250" in text
+
+
+def test_probabilities_that_are_not_finite_are_a_dash_and_null():
+    record = {"image": "a.jpg", "box": None, "probabilities": {"hat": float("nan")},
+              "positives": [], "error": None}  # fmt: skip
+    assert predict.format_table([record], ["hat"]).splitlines()[3].split() == ["hat", "-"]
+    assert predict.to_csv([record], ["hat"]).splitlines()[1] == "a.jpg,,,,,,"
+    about = SimpleNamespace(thresholds=[0.5], name="x", classes=["hat"], backend="b", precision="p")
+    people = json.loads(predict.to_json(about, [record]), parse_constant=pytest.fail)["people"]
+    assert people[0]["probabilities"] == {"hat": None}
+
+
+def test_images_may_stand_behind_flags(exports, images, tmp_path):
+    a, b = sorted(images.rglob("*.jpg"))[:2]
+    assert call(exports, a, "--csv", tmp_path / "r.csv", b) == 0
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
+
+
 # --- bad images ---------------------------------------------------------------------------------
 
 
@@ -181,10 +237,10 @@ def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, 
     half = tmp_path / "half.jpg"
     half.write_bytes(good.read_bytes()[:300])
     assert "half.jpg" in error_of(capsys, exports, good, half)
-    assert "gone.jpg: no such image" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    assert "gone.jpg: does not exist" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
     out = tmp_path / "r.csv"
     assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
-    assert f"skipped: {half}: truncated" in capsys.readouterr().out
+    assert f"skipped: {half}: is truncated" in capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
     assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0
@@ -290,6 +346,38 @@ def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_p
         assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
 
 
+def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, capsys, caplog):
+    boxes = {"test/0--Parade/a.jpg": [[1, 2, 10, 20], [500, 0, 5, 5], [0, 0, 0, 5]],
+             "test/1--Party/c.png": [[0.1, 0.2, 0.5, 0.5], [0.3, 0.2, 0.5, 0.5]]}  # fmt: skip
+    (tmp_path / "b.json").write_text(json.dumps(boxes))
+    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    assert "a.jpg: box [500.0, 0.0, 5.0, 5.0] lies outside the image of 30x40 pixels" in err
+    caplog.clear()
+    options = ("--boxes", tmp_path / "b.json", "--on-bad-image", "skip", "--batch-size", 2)
+    assert call(exports, images, *options, "--csv", tmp_path / "r.csv") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
+    assert [row["hat"] == "" for row in rows] == [False, True, True, False, False]
+    assert "width and height above 0" in rows[2]["error"]
+    assert caplog.text.count("not fractions of the image") == 1 and "c.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99), "film.mp4: is a video: extract its frames"),
+        ("a.gif", b"GIF89a" + bytes(99), "a.gif: is a GIF"),
+        ("a.jpg", b"<html>404</html>", "a.jpg: is a web page"),
+        ("https://host/a.jpg", None, "a.jpg: is a URL: download the image"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(exports, tmp_path, capsys, name, data, message):
+    path = name if data is None else tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    assert message in error_of(capsys, exports, path)
+
+
 def test_boxes_of_other_images(exports, images, tmp_path, capsys):
     (tmp_path / "b.json").write_text('{"x/y.jpg": [[0, 0, 1, 1]]}')
     err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
@@ -301,11 +389,13 @@ def test_boxes_of_other_images(exports, images, tmp_path, capsys):
     [
         ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
         ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
-        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json, line 2: not valid JSON"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json:2: not valid JSON"),
         ("b.json", "[]", "a list; expected an object"),
         ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
         ("b.json", '{"a.jpg": ["1234"]}', "record 'a.jpg', box 0: '1234'"),
+        ("b.json", '{"a.jpg": [[1, 2, NaN, 4]]}', "record 'a.jpg', box 0: .*is not a box"),
+        ("b.csv", "a.jpg,1,2,inf,4\n", "b.csv, line 1: .*is not a box"),
         ("b.json", '{"images": [{"targets": []}]}', "image 0: needs file_name"),
         (
             "b.json",
@@ -324,7 +414,7 @@ def test_missing_or_binary_file_of_boxes(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of boxes"):
         predict.read_boxes(tmp_path / "b.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not a text file"):
+    with pytest.raises(ValueError, match="b.json:1: not UTF-8 text"):
         predict.read_boxes(tmp_path / "b.json")
 
 

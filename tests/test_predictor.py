@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
 import threading
-import time
 
 import cv2
 import mxnet as mx
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
+from PIL import Image
+from process_helpers import at_once, wait_for
 
 from gluon_attn.data.transforms import EvalTransform
 from gluon_attn.data.wider import clip_box
@@ -201,40 +204,41 @@ def test_warm_up_runs_the_shapes_that_will_come(made, monkeypatch, warmup, rows)
 
 def test_threads_get_what_a_single_caller_gets(predictor, paths):
     calls = [paths[k : k + 1 + k % 5] for k in range(8)] * 3
-    expected, results = [predictor(part) for part in calls], [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def call(number):
-        start.wait()
-        results[number] = predictor(calls[number])
-
-    threads = [threading.Thread(target=call, args=(k,)) for k in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    expected = [predictor(part) for part in calls]
+    results = at_once(*(functools.partial(predictor, part) for part in calls))
     for one, other in zip(expected, results):
         np.testing.assert_array_equal(one, other)
 
 
+class WatchedLock:
+    """A lock that counts who has asked for it."""
+
+    def __init__(self):
+        self.lock, self.asked = threading.Lock(), []
+
+    def __enter__(self):
+        self.asked.append(threading.get_ident())
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
 def test_the_network_never_runs_twice_at_once(made, paths, monkeypatch):
     predictor, running, most = Predictor(made[1], batch_size=4), [], []
-    block = predictor._backend._block
+    block, lock = predictor._backend._block, WatchedLock()
 
-    def slow(x):
+    def run_when_all_have_come(x):
         running.append(x)
-        time.sleep(0.01)  # the others would come in now
+        wait_for(lambda: len(set(lock.asked)) >= 6 or len(running) >= 6, "all callers")
         most.append(len(running))
         out = block(x)
         running.pop()
         return out
 
-    monkeypatch.setattr(predictor._backend, "_block", slow)
-    threads = [threading.Thread(target=predictor, args=(paths[:3],)) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    monkeypatch.setattr(predictor._backend, "_block", run_when_all_have_come)
+    monkeypatch.setattr(predictor._backend, "_lock", lock)
+    at_once(*[functools.partial(predictor, paths[:3])] * 6)
     assert most == [1] * 6
 
 
@@ -295,15 +299,6 @@ def test_records_with_maps(predictor, paths):
         np.testing.assert_array_equal(record["attention"]["attention_stem"], expected)
 
 
-def test_orientation_is_obeyed_for_whole_pictures_and_not_for_boxes(tmp_path):
-    pil = pytest.importorskip("PIL.Image")
-    exif = pil.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to view
-    pil.fromarray(picture(0, 40, 20)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(tmp_path / "x.jpg").shape == (20, 40, 3)
-    assert read_image(tmp_path / "x.jpg", upright=False).shape == (40, 20, 3)
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -335,6 +330,30 @@ def test_bad_boxes_name_the_image(predictor, paths, folder):
         predictor.predict(paths[:2], [[]])
     with pytest.raises(ValueError, match="boxes for other.jpg"):
         predictor.predict(paths[:2], {"other.jpg": []})
+    for wrong in ([[1, 2, 3, 4]], [5], ["1,2,3,4"], [["1,2,3,4"]], [np.arange(4)]):
+        with pytest.raises(ValueError, match=r"0\.png: boxes are .*give a list of boxes for each"):
+            predictor.predict(paths[:1], wrong)
+    with pytest.raises(ValueError, match="boxes are 5: give a list of boxes per image"):
+        predictor.predict(paths[:1], 5)
+    with pytest.raises(ValueError, match="boxes are 'b.json': give lists"):
+        predictor.predict(paths[:1], "b.json")
+
+
+def test_boxes_as_arrays(predictor, paths):
+    record = predictor.predict(paths[:1], [np.array([[1, 2, 9, 9.5]])])[0]
+    assert record["box"] == [1.0, 2.0, 9.0, 9.5] and type(record["box"][0]) is float
+    tuples = predictor.predict(paths[:1], [((1, 2, 9, 9.5),)])[0]
+    assert tuples["probabilities"] == record["probabilities"]
+
+
+def test_boxes_in_fractions_are_doubted_once(predictor, paths, caplog):
+    with caplog.at_level(logging.WARNING):
+        predictor.predict(paths[:2], [[[0, 0, 9, 0.5]], [[5, 5, 1.5, 1]]])
+        assert not caplog.text
+        records = predictor.predict(paths[:2], [[[0.1, 0.2, 0.5, 0.5]], [[0, 0, 1, 1]]])
+    assert [record["error"] for record in records] == [None, None]
+    assert caplog.text.count("pixels, not fractions of the image") == 1
+    assert "0.png: box [0.1, 0.2, 0.5, 0.5]" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -342,21 +361,79 @@ def test_bad_boxes_name_the_image(predictor, paths, folder):
     [
         (np.zeros((2, 3, 24, 25), np.float32), r"float32 input of shape \(3, 24, 25\)"),
         (np.zeros((2, 24, 24, 3), np.float32), r"must be normalised RGB \(3, 24, 24\)"),
-        (np.zeros((2, 3, 24, 24), np.uint8), r"give uint8 RGB \(B, h, w, 3\)"),
-        (np.zeros((2, 3, 24, 24), np.float64), "images are float64"),
-        (np.zeros((24, 24), np.uint8), "images are uint8"),
-        (np.zeros((3, 24, 24), np.uint8), r"image has shape \(3, 24, 24\): give uint8 RGB \(h, w"),
-        ([np.zeros((3, 24, 24), np.uint8)], r"image has shape \(3, 24, 24\): give uint8 RGB"),
-        (np.zeros((24, 24, 3), np.float64), "image is a float64 array"),
-        ([np.zeros((24, 24, 3), np.float32)], r"must be normalised RGB \(3, 24, 24\)"),
-        ([np.zeros((24, 24, 4), np.uint8)], r"shape \(24, 24, 4\)"),
-        ([np.zeros((24, 24, 3))], "image is a float64 array"),
-        ([np.zeros((0, 24, 3), np.uint8)], r"shape \(0, 24, 3\)"),
+        (np.zeros((2, 3, 24, 24), np.uint8), r"0: uint8 .*channels .* image.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 24, 24, 4), np.uint8), r"0: uint8 array \(24, 24, 4\): .*image\[..., :3\]"),
+        (np.zeros((2, 3, 24, 24), np.float64), "0: float64 array .*transpose.*255"),
+        (np.zeros((24, 24), np.uint8), r"0: uint8 array \(24, 24\): .*np.dstack\(\[image\] \* 3\)"),
+        (np.zeros((24, 24, 1), np.uint8), r"grey: np.dstack\(\[image\] \* 3\)"),
+        (np.zeros((24, 24, 2), np.uint8), r"np.dstack\(\[image\[..., 0\]\] \* 3\)"),
+        (np.zeros((3, 24, 24), np.uint8), r"uint8 array \(3, 24, 24\): give uint8 RGB \(h, w, 3\)"),
+        ([np.zeros((2, 24, 24, 3), np.uint8)], "0: .*a batch is given as it is, not in a list"),
+        ([np.zeros((24, 24, 3), np.float32)], r"must be normalised RGB \(3, 24, 24\).*\* 255"),
+        ([np.full((24, 24, 3), 7, np.float32)], r"0 to 255: image.astype\('uint8'\)"),
+        ([np.zeros((24, 24, 3))], r"0: float64 array .*\(image \* 255\).round\(\)"),
+        ([np.full((24, 24, 3), np.nan)], "0: float64 array"),
+        ([np.zeros((24, 24, 3), bool)], r"0: bool array .*\(image \* 255\)"),
+        ([np.zeros((24, 24, 3), np.uint16)], r"0: uint16 array .*\(image >> 8\)"),
+        ([np.zeros((24, 24, 3), int)], r"0: int64 array .*image.astype\('uint8'\)"),
+        ([np.zeros((0, 24, 3), np.uint8)], r"0: uint8 array \(0, 24, 3\): .*is empty"),
+        ([np.zeros((0, 24, 3), np.float32)], r"float32 input of shape \(0, 24, 3\)"),
+        ([picture(1), np.zeros(5, np.uint8)], r"image 1: uint8 array \(5,\)"),
+        (np.array(None), r"0: object array \(\)"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arrays(predictor, images, message):
     with pytest.raises(ValueError, match=message):
         predictor(images)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        ([picture(1), None], "image 1: None is no image: give a path, the bytes of a file"),
+        (None, "images are None: give a list of paths, bytes, PIL images or uint8 RGB arrays"),
+        (5, "images are of type int: give a list"),
+        ([5], "image 0: int is no image"), ([[picture(1)]], "image 0: list is no image"),
+        ([b"GIF89a" + bytes(20)], "image 0: is a GIF"), (b"", "image 0: is empty"),
+        (io.BytesIO(b"x"), r"image 0: is an open file: .*file.read\(\)"),
+        ("https://host/a.jpg", "https://host/a.jpg: is a URL: download the image"),
+        (["no.jpg"], "no.jpg: does not exist in "),
+        (".", ".: is a folder: give the images in it"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_named_by_position_or_path(predictor, images, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(images)
+
+
+def test_images_of_any_kind(predictor, paths):
+    expected = predictor(paths[:3])
+    files = [path.read_bytes() for path in paths[:3]]
+    opened = [Image.open(path) for path in paths[:3]]
+    for same in (files, opened, [bytearray(files[0]), memoryview(files[1]), mx.nd.array(
+        read_image(paths[2]), dtype="uint8")], np.array([str(path) for path in paths[:3]]),
+        {path: None for path in paths[:3]}):  # fmt: skip
+        np.testing.assert_array_equal(predictor(same), expected)
+    for one in (files[0], opened[0], Image.open(paths[0]).convert("RGBA")):
+        np.testing.assert_allclose(predictor(one), expected[:1], rtol=0, atol=1e-6)
+    many = [opened[0]] * 20  # one object for all threads
+    np.testing.assert_allclose(predictor(many), np.repeat(expected[:1], 20, 0), rtol=0, atol=1e-6)
+    assert [r["image"] for r in predictor.predict([files[0], paths[1], opened[2]])] == [
+        0, str(paths[1]), 2
+    ]  # fmt: skip
+    boxes = {0: [[1, 2, 9, 9]], paths[1]: [[1, 2, 9, 9], [0, 0, 5, 5]]}
+    records = predictor.predict([files[0], paths[1], opened[2]], boxes)
+    assert [(r["image"], r["box"]) for r in records] == [
+        (0, [1, 2, 9, 9]), (str(paths[1]), [1, 2, 9, 9]), (str(paths[1]), [0, 0, 5, 5]), (2, None)
+    ]  # fmt: skip
+
+
+def test_records_come_while_images_are_still_read(predictor, paths):
+    records = predictor.stream([*paths, "no.jpg"])
+    assert next(records)["image"] == str(paths[0])
+    with pytest.raises(FileNotFoundError, match="no.jpg"):
+        list(records)
+    assert list(predictor.stream(paths)) == predictor.predict(paths)
 
 
 def test_export_without_maps_says_how_to_get_them(tmp_path, paths):

@@ -61,7 +61,9 @@ def test_bad_pictures(tool, tree, tmp_path):  # noqa: F811
     assert code == 0 and "1 left out:\n    train/0--Parade/b.jpg#0: is truncated" in text
     assert len(open_dataset(out, "train")) == 2
     code, text, _ = tool("wider", "--root", tree, "--check")
-    assert code == 1 and "1 pictures cannot be read:\n  train/0--Parade/b.jpg#0" in text
+    assert (
+        code == 1 and "1 image cannot be read, 6 counts differ\n  train/0--Parade/b.jpg#0" in text
+    )
 
 
 def test_srn(tool, srn, tmp_path):  # noqa: F811
@@ -99,7 +101,7 @@ def test_errors_are_one_line(tool, tree, tmp_path):  # noqa: F811
     annotation = tree / "Annotations" / "wider_attribute_test.json"
     annotation.write_text(annotation.read_text()[:-30])
     code, _, error = tool("wider", "--root", tree, *out)
-    assert code == 2 and "wider_attribute_test.json: line " in error
+    assert code == 2 and "wider_attribute_test.json:50: not valid JSON" in error
     assert not (tmp_path / "packed").exists(), "everything is validated before anything is written"
 
 
@@ -139,7 +141,7 @@ def test_official_formats_are_made_recognised_checked_and_packed(tool, tmp_path,
     assert (code, error) == (0, "") and "all counts are as generated" in text
     assert detect_kind(root) == kind
     code, text, error = tool(kind, "--check", root)
-    assert (code, error) == (0, "") and "0 pictures cannot be read" in text
+    assert (code, error) == (0, "") and "0 cannot be read" in text
     assert "labels of 'train'" in text
     sizes = ("--size", 64, "--train-size", 48, "-j", 1)
     assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
@@ -156,7 +158,7 @@ def test_a_check_finds_broken_and_missing_pictures_and_other_counts(tool, tmp_pa
     train = open_dataset(tmp_path, "train")
     train.path(0).write_bytes(train.path(0).read_bytes()[:40])
     code, text, _ = tool(kind, "--root", tmp_path, "--check")
-    assert code == 1 and f"1 pictures cannot be read:\n  {train.sample_ids[0]}: is trunc" in text
+    assert code == 1 and f": 1 image cannot be read\n  {train.sample_ids[0]}: is trunc" in text
     (tmp_path / "SYNTHETIC.json").unlink()
     code, text, _ = tool(kind, "--root", tmp_path, "--check")
     assert code == 1 and "published" in text and "differences:" in text
@@ -220,7 +222,7 @@ def test_single_label_formats_are_made_recognised_checked_and_packed(tool, tmp_p
     assert (code, error) == (0, "") and "all counts are as generated" in text
     assert detect_kind(root) == kind
     code, text, error = tool(kind, "--check", root)
-    assert (code, error) == (0, "") and "0 pictures cannot be read" in text
+    assert (code, error) == (0, "") and "0 cannot be read" in text
     assert "train: " in text and "classes of" in text
     sizes = ("--size", 48, "--train-size", 40, "-j", 1)
     assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
@@ -236,7 +238,7 @@ def test_a_check_finds_broken_pictures_of_single_label_data(tool, tmp_path, kind
     train = open_dataset(tmp_path, "train")
     train.path(0).write_bytes(train.path(0).read_bytes()[:40])
     code, text, _ = tool(kind, "--root", tmp_path, "--check")
-    assert code == 1 and f"1 pictures cannot be read:\n  {train.sample_ids[0]}: is trunc" in text
+    assert code == 1 and f": 1 image cannot be read\n  {train.sample_ids[0]}: is trunc" in text
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "cub200"])
@@ -270,4 +272,4 @@ def test_single_digits(tool, tmp_path):
     assert (code, error) == (0, "") and "all counts are as generated" in text
     assert open_dataset(tmp_path / "digits", "train").read(0).shape == (32, 32, 3)
     code, text, _ = tool("folders", "--check", tmp_path / "digits")
-    assert code == 0 and "0 pictures cannot be read" in text
+    assert code == 0 and "0 cannot be read" in text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from scipy.io import loadmat, savemat
 from test_peta import cell
 
 from gluon_attn.data import DATASETS, detect_kind, open_dataset
+from gluon_attn.data.protocol import hold_out
 from gluon_attn.data.tiny import write_tiny
 
 
@@ -100,6 +104,90 @@ def test_version_1_holds_out_validation_pictures(rap1):
     assert "trainval: 4 images, published 33,268" in report.text()
 
 
+PERSONS = np.arange(40) // 4 + 1  # ten persons with four images
+PERSONS[[3, 17, 30, 38]] = -1
+
+
+def many(persons, **changes):
+    """A file of 40 images; the first 32 train. ``persons``: what stands in ``identity``."""
+    parts = [{"train_index": 1 + np.arange(32.0)[None], "test_index": 33 + np.arange(8.0)[None]}]
+    fields = version1(
+        partion=cell(parts * 5), label=np.zeros((40, 92)),
+        imagesname=cell([f"{k:02d}.png" for k in range(40)]),
+    )  # fmt: skip
+    return dict(fields, **({} if persons is None else {"identity": persons}), **changes)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [PERSONS[:, None].astype(float), PERSONS[None], cell([str(p) for p in PERSONS]),
+     cell([np.array([[float(p)]]) for p in PERSONS])],
+    ids=["column", "row", "texts", "cells"],
+)  # fmt: skip
+def test_version_1_holds_out_whole_persons(tmp_path, written):
+    save_rap(tmp_path, many(written))
+    train, val = (open_dataset(tmp_path, split, holdout=0.25) for split in ("train", "val"))
+    assert len(val) == 8 and len(train) == 24, "exactly the share, thanks to those not known"
+    known = set(val.persons.tolist()) - {-1}
+    assert known and not known & set(train.persons.tolist())
+    assert val.persons.tolist() == [PERSONS[int(name[:2])] for name in val.sample_ids]
+    text = val.report.text()
+    assert f"val: 0 of {len(known)} known persons are also in train; they are on 0 of 8" in text
+    # Persons 1 to 8 are on the first 32 images, 9 and 10 on the test images.
+    assert (
+        "test: 0 of 2 known persons are also in trainval"
+        in open_dataset(tmp_path, "test").report.text()
+    )
+    assert open_dataset(tmp_path, "val", holdout=0.25, seed=3).sample_ids != val.sample_ids
+
+
+def test_groups_are_held_out_whole_and_never_too_many():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        sizes = Counter(rng.integers(0, 30, 100).tolist())
+        held = hold_out(list(sizes), 0.3, seed, sizes)
+        assert 20 <= sum(sizes[group] for group in held) <= 30
+        assert held == hold_out(sorted(sizes, reverse=True), 0.3, seed, sizes)
+        one_each = Counter(range(40))
+        assert hold_out(range(40), 0.3, seed, one_each) == hold_out(range(40), 0.3, seed)
+    assert hold_out("ab", 0.1, 0, Counter(a=50, b=20)) == {"b"}, "one group at least, the smallest"
+    assert len(hold_out(range(40), 0.3)) == 12
+    with pytest.raises(ValueError, match="too few to hold any out"):
+        hold_out("a", 0.1, 0, Counter(a=50))
+
+
+def test_official_partitions_that_share_persons_say_so(tmp_path):
+    persons = PERSONS.copy()
+    persons[[33, 35]] = 1
+    save_rap(tmp_path, many(persons[:, None]))
+    text = open_dataset(tmp_path, "test").report.text()
+    assert (
+        "test: 1 of 3 known persons are also in trainval; they are on 2 of 8 images (25.0 %)"
+        in text
+    )
+
+
+@pytest.mark.parametrize("written", [None, np.ones((3, 1)), cell(["a"] * 40)])
+def test_without_usable_persons_images_are_drawn_as_before(tmp_path, caplog, written):
+    save_rap(tmp_path, many(written))
+    val = open_dataset(tmp_path, "val")
+    order = np.random.RandomState(0).permutation(32)
+    assert sorted(val.sample_ids) == sorted(f"{k:02d}.png" for k in order[:3])
+    assert val.persons is None and "val: the file names no persons" in val.report.text()
+    assert ("identity: not one number for each of 40" in caplog.text) == (written is not None)
+
+
+def test_uncertain_labels_are_announced_where_there_are_none(rap1, tmp_path, caplog):
+    open_dataset(rap1, "trainval", uncertain="unspecified")
+    assert not caplog.text, "label 2 occurs"
+    savemat(tmp_path / "annotation.mat", pa100k())
+    with caplog.at_level(logging.WARNING):
+        open_dataset(tmp_path, "train", kind="pa100k", uncertain="unspecified")
+    assert (
+        "train_label: no label is 2 (uncertain): uncertain=unspecified does nothing" in caplog.text
+    )
+
+
 def test_version_2(rap2):
     train = open_dataset(rap2, "train")
     assert train.version == 2 and train.names == ("attribute 7", "attribute 100")
@@ -110,6 +198,7 @@ def test_version_2(rap2):
     assert open_dataset(rap2, "val", uncertain="unspecified").raw.tolist() == [[-1, 0]]
     assert open_dataset(rap2, "trainval").sample_ids == train.sample_ids + val.sample_ids
     assert "train: 3 images, published 50,957" in train.report.text()
+    assert "val: 0 of 1 known persons are also in train" in val.report.text()
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -58,6 +58,12 @@ def test_overrides_are_typed(folder):
         ("epoch=3", "unknown recipe key 'epoch'; did you mean 'epochs'"),
         ("gama=3", "did you mean 'gamma'"),
         ("options.gama=3", "did you mean 'gamma'"),
+        ("options={'gama': 3}", "did you mean 'gamma'"),
+        ("model_options=3", r"model_options.NAME=VALUE, or all of them: model_options=\""),
+        ("data_options=per_class", "data_options is a group of settings"),
+        ("model_option={}", "did you mean 'model_options'"),
+        ("lr=1e999", "lr must be a finite number, got inf"),
+        ("lr=nan", "lr must be float, got 'nan'"),
         ("epochs=many", "epochs must be int"),
         ("epochs=2.5", "epochs must be int"),
         ("epochs=0", "epochs=0 must be >= 1"),
@@ -108,3 +114,19 @@ def test_method_defaults_are_the_documented_ones():
     assert VAATraining.OPTIONS["history_start"] == 2
     assert VAATraining.OPTIONS["history_weights"] == 5
     assert VAATraining.OPTIONS["gamma"] == 2.0
+
+
+def test_a_group_of_settings_is_set_as_a_whole_or_one_by_one(folder):
+    def options(*pairs):
+        return load_recipe("vaa_synthetic_resnet18", pairs, folder).model_options
+
+    before = options()
+    assert options("model_options={'width': 8}") == {"width": 8} != before
+    assert options('model_options={"width": 8, "all": true}') == {"width": 8, "all": True}
+    assert options("model_options={'width': 8}", "model_options.scale=2") == {
+        "width": 8, "scale": 2,
+    }  # fmt: skip
+    assert options("model_options.scale=2", "model_options={}") == {}
+    assert options("model_options.scale=2") == {**before, "scale": 2}
+    recipe = load_recipe("vaa_synthetic_resnet18", ["options={'gamma': 1.5}"], folder)
+    assert recipe.options == {"gamma": 1.5}

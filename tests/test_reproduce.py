@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import threading
 
 import cv2
 import numpy as np
 import pytest
+from process_helpers import at_once
 from scipy import stats
 
 from gluon_attn.data import open_dataset
@@ -146,11 +147,7 @@ def test_calls_at_a_time_lose_nothing(tmp_path):
             add_scores(tmp_path / "s.json", {f"{number}-{turn}": {"seeds": [], "scores": {}}})
             replace_block(str(page), f"{number}-{turn}", "text")
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(functools.partial(one, number) for number in range(4)))
     with pytest.raises(FileNotFoundError, match="no such page"):
         replace_block(str(tmp_path / "typo" / "page.md"), "a", "text")
     assert not (tmp_path / "typo").exists()
@@ -209,7 +206,7 @@ def test_every_experiment_says_what_the_paper_had():
         assert "%" in experiment.score
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_quick_run(name, tmp_path, repository):
     recipes = str(repository / "tools" / "recipes")

@@ -11,10 +11,10 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 
 import pytest
+from process_helpers import run
 
 from gluon_attn import _amx, _environment, _gpu, _libraries, runtime
 
@@ -80,15 +80,7 @@ class Stack:
         return self
 
     def python(self, *arguments):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=self.environ,
-            cwd=str(self.site),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return done.returncode, done.stdout, done.stderr
+        return run([sys.executable, *arguments], env=self.environ, cwd=self.site)
 
     def message(self, *options):
         """Import the package, which must fail with the one clear error; return its text."""

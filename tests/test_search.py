@@ -368,7 +368,20 @@ def test_second_order_step_against_differences(momentum):
     assert np.abs(architect.alpha.grad().asnumpy() - expected).max() > 0.01  # first order differs
 
 
-@pytest.mark.slow
+def test_a_second_order_step_is_told_of_the_weights_optimiser():
+    method = method_of(super_net())
+    assert method._unrolling() == {}, "first order needs nothing"
+    method.train_step(batch_of(0), batch_of(10))
+    method.options["second_order"] = True
+    told = method._unrolling()
+    assert (told["lr"], told["momentum"]) == (method.trainer.learning_rate, 0.9)
+    parameters = {p.name: p for p in method.trainer._params}
+    assert set(told["velocity"]) == set(parameters)
+    for name, velocity in told["velocity"].items():
+        assert velocity.shape == parameters[name].shape
+
+
+@pytest.mark.nightly
 def test_second_order_runs_on_the_super_network():
     net = super_net()
     net.hybridize(static_alloc=True, static_shape=True)
@@ -392,6 +405,9 @@ def test_what_a_search_refuses():
     task = Task(SCHEMA.columns, 60, np.full(CLASSES, 1 / CLASSES), SCHEMA)
     with pytest.raises(ValueError, match="one device"):
         METHODS.get("autola")(net, [mx.cpu(0), mx.cpu(1)], task, Optimization())
+    for settings in ({"accumulate": 2}, {"loss_scaling": True}):
+        with pytest.raises(ValueError, match="neither accumulate nor float16"):
+            METHODS.get("autola")(net, [mx.cpu(0)], task, Optimization(**settings))
 
 
 # -- whole runs ----------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def test_settings_of_the_reader_reach_it_but_not_a_packed_folder(repository, tmp
     assert len(open_split(short, str(tmp_path / "packed"), "trainval")) == 20
     assert len(open_dataset(tmp_path / "data", "trainval")) == 120
     opened = evaluation.open_for_evaluation(
-        str(tmp_path / "data"), "trainval", dataset.names, data_options=short.data_options
+        str(tmp_path / "data"), "trainval", dataset.names, recipe=short
     )
     assert opened.fingerprint() == dataset.fingerprint()
 

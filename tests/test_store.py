@@ -12,19 +12,15 @@ import logging
 import os
 import re
 import shutil
-import signal
 import socketserver
 import stat
-import subprocess
-import sys
 import tempfile
-import textwrap
 import threading
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from process_helpers import PATIENCE, finish, python, run_python, start, wait_for
 
 from model_zoo import store, transfer
 
@@ -79,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
         if fault == "stall":
-            server.released.wait(20)
+            server.released.wait(PATIENCE)
         return None
 
     def log_message(self, *_):
@@ -105,7 +101,7 @@ def server(monkeypatch):
     server.released.set()
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -298,8 +294,8 @@ def bad_entry(**fields):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "is UTF-16 text"),
         (b"[]", "expected an object"),
         (b'{"version": 1, "weights": []}', "expected an object"),
         (b'{"version": 2, "weights": {}}', "version 2"),
@@ -333,7 +329,7 @@ def bad_entry(**fields):
 )
 def test_malformed_tables_are_refused_by_name(tmp_path, monkeypatch, content, message):
     directory_mirror(tmp_path, monkeypatch, {store.INDEX: content})
-    message = r"gluon_attn/models/weights\.json: .*" + message
+    message = r"gluon_attn/models/weights\.json:.*" + message
     with pytest.raises(ValueError, match=message) as caught:
         store.get_model_file("tiny")
     assert b'"sha256"' not in content or "entry '" in str(caught.value)
@@ -381,6 +377,19 @@ def test_directory_mirror_with_missing_or_wrong_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected sha256 .* found"):
         store.get_model_file("tiny", root=str(tmp_path / "root"))
     assert visible(tmp_path / "root") == [store.INDEX_COPY]
+
+
+@pytest.mark.parametrize("kind", ["folder", "server"])
+def test_a_table_without_an_end_is_not_read_to_it(request, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(transfer, "MAX_SMALL", 1 << 17)
+    files = {store.INDEX: b" " * (1 << 18)}
+    if kind == "folder":
+        mirror = str(directory_mirror(tmp_path, monkeypatch, files))
+    else:
+        request.getfixturevalue("server").files.update(files)
+        mirror = transfer.mirror_location()
+    with pytest.raises(OSError, match=f"{store.INDEX} has more than 131072 bytes"):
+        transfer.read_small(mirror, store.INDEX)
 
 
 @pytest.mark.parametrize("value", ["s3://bucket/x", "ftp://host/x"])
@@ -528,9 +537,9 @@ def resnet18(monkeypatch):
     return f"resnet18_v1-{sha1[:8]}"
 
 
-def zipped(**members):
+def zipped(packing=zipfile.ZIP_DEFLATED, **members):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", packing) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -558,18 +567,25 @@ def test_gluon_resnet_from_a_mirror_as_mxnet_lays_it_out(server, tmp_path, resne
     assert not (tmp_path / "evil").exists()
 
 
-@pytest.mark.parametrize("how", ["other name", "slip", "garbage", "truncated", "wrong content"])
+@pytest.mark.parametrize("how", ["other name", "slip", "garbage", "truncated", "wrong content",
+                                 "encrypted", "lzma"])  # fmt: skip
 def test_bad_archives_are_refused_and_removed(server, tmp_path, resnet18, how):
     member = f"{resnet18}.params"
     good = zipped(**{member: PAYLOAD})
+    encrypted = bytearray(good)
+    for at in (6, good.index(b"PK\1\2") + 8):  # a flag, in both headers
+        encrypted[at] |= 1
     server.files[f"gluon/models/{resnet18}.zip"] = {
         "other name": zipped(**{"model.params": PAYLOAD}),
         "slip": zipped(**{f"../{member}": PAYLOAD}),
         "garbage": b"<html>",
         "truncated": good[: len(good) // 2],
         "wrong content": zipped(**{member: PAYLOAD[::-1]}),
+        "encrypted": bytes(encrypted),
+        "lzma": zipped(zipfile.ZIP_LZMA, **{member: PAYLOAD}),
     }[how]
-    with pytest.raises(ValueError, match="but not|not a sound zip|expected sha1"):
+    message = "but not|not a sound zip|expected sha1|is packed by method 14"
+    with pytest.raises(ValueError, match=message):
         store.get_model_file("resnet18_v1", root=str(tmp_path / "root"))
     assert visible(tmp_path / "root") == [] and not (tmp_path / member).exists()
 
@@ -585,42 +601,33 @@ def test_archive_left_complete_by_a_killed_process_is_used(server, tmp_path, res
 # --------------------------------------------------------------------- processes, locks and disks
 
 
-def spawn(script, *arguments):
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-
-
-GET = """
+GET = f"""
     import sys
-    from model_zoo.store import get_model_file
-    print(get_model_file("tiny", root=sys.argv[1]))
+    from model_zoo import store, transfer
+    transfer.TIMEOUT = ({PATIENCE}, {PATIENCE})
+    print(store.get_model_file("tiny", root=sys.argv[1]))
 """
 
 
 def test_processes_fetch_the_same_file_once(server, tmp_path):
     """The first answer stalls halfway until both processes are there."""
     server.faults = ["stall"]
-    processes = [spawn(GET, tmp_path) for _ in range(2)]
-    until = time.monotonic() + 30
-    while time.monotonic() < until and [p for p, _ in server.seen].count(store.INDEX) < 2:
-        time.sleep(0.02)
+    processes = [start(python(GET, tmp_path)) for _ in range(2)]
+    wait_for(lambda: [p for p, _ in server.seen].count(store.INDEX) == 2, "both processes")
     server.released.set()  # ends the cut-off answer; its reader resumes
-    outputs = [p.communicate(timeout=30) for p in processes]
-    assert [out.strip() for out, _ in outputs] == [str(tmp_path / FILE)] * 2, outputs
+    outputs = [finish(process) for process in processes]
+    assert [out.strip() for _, out, _ in outputs] == [str(tmp_path / FILE)] * 2, outputs
     assert (tmp_path / FILE).read_bytes() == PAYLOAD
     assert fetches(server) == [None, "bytes=262144-"]
 
 
 def test_a_killed_download_leaves_no_final_file_and_is_resumed(server, tmp_path):
     server.faults = ["stall"]
-    process = spawn(GET, tmp_path)
+    process = start(python(GET, tmp_path))
     part = tmp_path / (FILE + ".part")
-    until = time.monotonic() + 30
-    while time.monotonic() < until and not (part.exists() and part.stat().st_size >= 131072):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    wait_for(lambda: part.exists() and part.stat().st_size >= 131072, "half of the file")
+    process.kill()
+    finish(process)
     have = part.stat().st_size
     assert not (tmp_path / FILE).exists() and 0 < have < len(PAYLOAD)
     assert Path(store.get_model_file("tiny", root=str(tmp_path))).read_bytes() == PAYLOAD
@@ -687,7 +694,7 @@ def test_full_disk_while_writing(server, tmp_path):
         except OSError as error:
             print(error)
     """
-    output, errors = spawn(script, tmp_path / "root").communicate(timeout=60)
+    _, output, errors = run_python(script, tmp_path / "root")
     assert f"no room for {FILE} ({len(PAYLOAD)} bytes" in output, errors
     assert visible(tmp_path / "root") == [store.INDEX_COPY]
 

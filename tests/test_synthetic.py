@@ -6,15 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from process_helpers import run_python
 
 from gluon_attn.data import generate
 from gluon_attn.data.pedestrian import ATTRIBUTES, LOWERS, TOPS, Outfit, draw_person, sample_look
@@ -155,7 +152,7 @@ def test_outfits_have_the_wanted_rates_and_no_contradictions():
     assert 0.3 < np.mean([o.attributes()[9] for o in jeans]) < 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recorded_rates_are_widers_within_three_points(tmp_path):
     report = write_synthetic(tmp_path, {"train": 900, "val": 1, "test": 1}, seed=3, progress=False)
     for name, rate in report["positive_rate"].items():
@@ -252,22 +249,21 @@ def test_a_failing_disk_leaves_no_annotation(tmp_path, monkeypatch):
 
 
 def test_killed_in_the_middle_leaves_no_annotation(tmp_path):
-    code = (
-        "from gluon_attn.data.synthetic import write_synthetic;"
-        f"write_synthetic({str(tmp_path)!r}, dict(train=5000, val=1, test=1), workers=1)"
-    )
-    here = str(Path(__file__).resolve().parents[1])
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=here)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.rglob("*.jpg"))) < 3 and time.monotonic() < deadline:
-            assert child.poll() is None
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-    assert list(tmp_path.rglob("*.jpg")) and not (tmp_path / "Anno").exists()
+    script = """
+        import os, signal, sys
+        from gluon_attn.data.synthetic import write_synthetic
+        replace, images = os.replace, []
+        def replace_or_die(temporary, path):
+            images.extend([path] * str(path).endswith(".jpg"))
+            if len(images) > 3:
+                os.kill(os.getpid(), signal.SIGKILL)  # the fourth image has no name yet
+            replace(temporary, path)
+        os.replace = replace_or_die
+        write_synthetic(sys.argv[1], dict(train=50, val=1, test=1), workers=1)
+    """
+    code, _, err = run_python(script, tmp_path)
+    assert code == -signal.SIGKILL, err
+    assert len(list(tmp_path.rglob("[!.]*.jpg"))) == 3 and not (tmp_path / "Anno").exists()
     assert not (tmp_path / "SYNTHETIC.json").exists()
     for picture in tmp_path.rglob("[!.]*.jpg"):
         assert picture.read_bytes()[-2:] == b"\xff\xd9"  # JPEG's end mark: no half picture

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+
+from process_helpers import run_python
 
 from gluon_attn import _threads
 
@@ -35,11 +35,8 @@ def test_the_users_choice_and_a_loaded_mxnet_are_left_alone():
     assert _threads.enable(fresh, loaded=False, cores=2) and fresh == {"OMP_NUM_THREADS": "2"}
 
 
-def test_importing_the_package_sets_it_before_mxnet(repository):
-    code = "import gluon_attn, os; print(os.environ['OMP_NUM_THREADS'])"
+def test_importing_the_package_sets_it_before_mxnet():
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
     environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=repository, env=environ, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == str(_threads.count_cores())
+    code, out, err = run_python(script, env=environ)
+    assert (code, out.strip()) == (0, str(_threads.count_cores())), err

@@ -1,7 +1,7 @@
 """The command lines as a user types them: the whole way from training to predictions, and errors.
 
-What succeeds runs in processes of its own. Most errors run the script in this process, which is the
-same but for the seconds that a start of MXNet costs.
+Training and prediction run in processes of their own, as does what a full disk ends. The rest runs
+the scripts in this process, which is the same but for the seconds that a start of MXNet costs.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import resource
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import mxnet as mx
 import numpy as np
+import process_helpers as processes
 import pytest
+from process_helpers import finish
 from training_helpers import NAMES, write_data, write_recipe
 
 from gluon_attn.files import save_parameters
@@ -34,17 +36,8 @@ ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1")
 
 def start(tool, *arguments, **options):
     """Start a tool in a process of its own, from a folder that is not the source tree."""
-    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=os.path.abspath(os.sep), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, **options
-    )  # fmt: skip
-
-
-def finish(process):
-    """Return ``(exit code, standard output, standard error)``."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    command = [sys.executable, TOOLS / tool, *arguments]
+    return processes.start(command, env=ENVIRONMENT, **options)
 
 
 def succeed(process):
@@ -52,6 +45,17 @@ def succeed(process):
     assert code == 0, out + err
     assert "Traceback" not in out + err
     return out
+
+
+def here(tool, *arguments):
+    """Run a tool in this process, where it must succeed; return its standard output."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [str(TOOLS / tool), *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    assert not end.value.code, out.getvalue()
+    return out.getvalue()
 
 
 def error_line(code, out, err):
@@ -98,16 +102,11 @@ def flow(folder):
     )  # fmt: skip
     outputs = {"train": succeed(train)}
     common = ("--data-dir", data, "-j", 1)
-    pair = {
-        "evaluate": start("evaluate.py", "--run", run, "--out", folder / "eval", *common),
-        "export": start("export.py", "--run", run, "--out", export, "--with-maps"),
-    }
-    outputs.update({name: succeed(process) for name, process in pair.items()})
-    pair = {
-        "predict": start("predict.py", export, *images, "--json", folder / "predicted.json"),
-        "evaluate_export": start("evaluate.py", "--export", export, "--no-figures", *common),
-    }
-    outputs.update({name: succeed(process) for name, process in pair.items()})
+    outputs["evaluate"] = here("evaluate.py", "--run", run, "--out", folder / "eval", *common)
+    outputs["export"] = here("export.py", "--run", run, "--out", export, "--with-maps")
+    predict = start("predict.py", export, *images, "--json", folder / "predicted.json")
+    outputs["predict"] = succeed(predict)
+    outputs["evaluate_export"] = here("evaluate.py", "--export", export, "--no-figures", *common)
     return outputs
 
 
@@ -465,16 +464,6 @@ def test_a_full_disk_leaves_the_run_as_it_was(flow, folder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 
 
-def test_errors_are_one_line_in_a_process_too(folder, tmp_path):
-    process = start(
-        "train.py", "--recipe", folder / "tiny.json", "--data-dir", folder / "data", "--save-dir",
-        tmp_path / "run", "-j", 1, "model_options.taps=stage9_activation0,",
-    )  # fmt: skip
-    line = error_line(*finish(process))
-    assert "unknown tap 'stage9_activation0'" in line and "stage4_activation1" in line
-    assert_nothing_half_written(tmp_path / "run")
-
-
 TRAINING = (
     "--recipe --data-dir --save-dir --base-params --gpus --device --resume --tensorboard -j "
     "--batch-size --num-epochs --lr --momentum --wd --seed --log-interval --amp --on-bad-image "
@@ -494,14 +483,12 @@ FLAGS = {
 }
 
 
-def test_help_of_every_tool():
+def test_help_of_every_tool(call):
     tools = sorted(path.name for path in TOOLS.glob("*.py"))
     assert set(FLAGS) <= set(tools)
-    processes = {name: start(name, "--help") for name in tools}
-    processes["prepare_data.py wider"] = start("prepare_data.py", "wider", "--help")
-    for name, process in processes.items():
-        out = succeed(process)
-        assert out.startswith("usage: "), name
+    for name in (*tools, "prepare_data.py wider"):
+        code, out, _ = call(*name.split(), "--help")
+        assert code == 0 and out.startswith("usage: "), name
         missing = [flag for flag in FLAGS.get(name, ()) if flag not in out]
         assert not missing, (name, missing)
     for flag in ("--root", "--out", "--on-bad-image", "--overwrite", "--srn"):

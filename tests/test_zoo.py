@@ -25,7 +25,7 @@ SMALL = {
     "cbam_resnet18_w16_digits": {"width": 8},
     "cifar_resnet20_cifar10": {"width": 8},
     "eca_resnet18_w16_digits": {"width": 8},
-    "hoga_resnet18_w16_digits": {"width": 8, "attention": {"stage4": "hoga"}},  # all are slow
+    "hoga_resnet18_w16_digits": {"width": 8, "attention": {"stage4": "hoga"}},  # all take long
     "reid_resnet18_w16_synthetic": {"width": 8},
     "resnet18_w16_synthetic": {"width": 8},
     "resnet50_v1": {"width": 8, "classes": 5},
@@ -48,9 +48,10 @@ NOT_EXPORTED = {"autola_search_resnet20"}
 # Batch norms that no graph optimisation can fold: SRM's looks at channel statistics.
 NOT_BEHIND_A_CONVOLUTION = {"srm": {"BatchNorm"}}
 EXPORTED = (
-    "cbam_resnet18_w16_digits", "vaa_resnet50_wider",
-    *(pytest.param(name, marks=pytest.mark.slow)
-      for name in ("resnet50_v1b", "srm_resnet50", "vaa_resnet50_v1b_wider")),
+    "vaa_resnet50_wider",
+    *(pytest.param(name, marks=pytest.mark.nightly)
+      for name in ("cbam_resnet18_w16_digits", "resnet50_v1b", "srm_resnet50",
+                   "vaa_resnet50_v1b_wider")),
 )  # fmt: skip
 
 
@@ -86,19 +87,20 @@ def traced(net):
 # ------------------------------------------------------------------------------ every model
 
 
-def deep_ones_marked_slow():
+def deep_ones_marked_nightly():
     """Names of the zoo; building the deepest nets with many parts takes seconds each."""
     slow = re.compile(
         r"(hoga|se|cbam|srm|eca|vaa)_resnet(101|110|152)_?(?!w|r)"
         r"|hoga_(wide_)?resnet(32|34|50|56|101)|autola_search"
     )
-    mark = pytest.mark.slow
+    mark = pytest.mark.nightly
     return [pytest.param(n, marks=mark) if slow.match(n) else n for n in CLASSIFIERS]
 
 
-@pytest.mark.parametrize("name", deep_ones_marked_slow())
+@pytest.mark.parametrize("name", deep_ones_marked_nightly())
 def test_contract(name):
     net = get_model(name)
+    assert net.classes == expected_classes(name)
     assert isinstance(net, mx.gluon.HybridBlock)
     assert net.output_names[0] == "logits"
     assert len(set(net.output_names)) == len(net.output_names)
@@ -137,12 +139,14 @@ def expected_classes(name):
     return len(WIDER_ATTRIBUTES) if name.startswith(("vaa", "awmt")) else 1000
 
 
-# The others differ in depth alone, and building them takes time.
-@pytest.mark.parametrize("name", [
-    n for n in CLASSIFIERS if "18" in n or "50" in n and not n.startswith("hoga")
-])  # fmt: skip
-def test_classes_are_those_of_the_data_set_or_as_asked_for(name):
-    assert get_model(name).classes == expected_classes(name)
+# Every family once, at its smallest depth: the numbers in a name are depth and width.
+FAMILIES = {
+    re.sub(r"\d+", "", n): n for n in sorted(CLASSIFIERS, key=lambda n: (len(n), n), reverse=True)
+}
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.values()))
+def test_as_many_classes_as_asked_for(name):
     net = get_model(name, classes=7)
     assert net.classes == 7
     _, shapes, _ = mx.sym.Group(traced(net)).infer_shape(data=(2, 3) + tuple(net.input_size))

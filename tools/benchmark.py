@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gluon_attn.files import write_json  # noqa: E402
 from gluon_attn.workflows import cli  # noqa: E402
 
 TITLES = {"infer": "Inference", "step": "Training step"}
@@ -71,7 +72,7 @@ def name_left_out(found):
 
 
 def compare(args):
-    """Measure engines against each other; print the table and return the rows."""
+    """Measure engines against each other; return the rows and the text for the console."""
     from gluon_attn.workflows import bench_infer, bench_step
 
     common = (args.rounds, args.threads)
@@ -83,11 +84,10 @@ def compare(args):
     else:
         result = bench_step.benchmark_step(args.model, args.size, args.batch_size, *common, **more)
     name_left_out(result["left_out"])
-    print(f"{bench_infer.describe(result)}\n\n{bench_infer.table(result['rows'])}")
     if args.out:
         for path in bench_infer.write_results(result, args.out, TITLES[args.command]):
             report(f"wrote {path}")
-    return result["rows"]
+    return result["rows"], f"{bench_infer.describe(result)}\n\n{bench_infer.table(result['rows'])}"
 
 
 def main():
@@ -96,23 +96,24 @@ def main():
     from gluon_attn.workflows import benchmark as work
 
     if args.command in TITLES:
-        result = compare(args)
+        result, text = compare(args)
     elif args.command in STEPS:
         measure, table = work.step_benchmark(args.command)
         result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
         name_left_out(result.get("left_out", {}))
-        print(table(result))
+        text = table(result)
     else:
         from gluon_attn.data import open_dataset
         from gluon_attn.data.bench import loader_rate
 
         dataset = open_dataset(args.data_dir, args.split, kind="packed")
         result = loader_rate(dataset, workers=args.num_workers, rounds=args.rounds)
-        print(work.data_table(result))
-    if args.json:
-        from gluon_attn.files import write_json
-
-        write_json(args.json, result)
+        text = work.data_table(result)
+    try:
+        if args.json:
+            write_json(args.json, result)
+    finally:  # what took long to measure is shown even where it cannot be written
+        print(text)
 
 
 if __name__ == "__main__":

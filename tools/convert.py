@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gluon_attn.workflows import cli  # noqa: E402
 from model_zoo.adapters import SCHEMES, convert, guess_net, read_arrays  # noqa: E402
 
 # What the authors' weights expect, in units of 0 to 255.
@@ -20,11 +21,11 @@ PIXELS = {
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description="Convert weights between this package, torchvision, GluonCV and VAA's "
-        "repository. Reads .pth, .pt (nothing in them is executed), .safetensors, .params, and "
-        "the folder with VAA's files.",
-        epilog="Further arguments of the model: width=8 input_size=96",
+    parser = cli.parser(
+        "Convert weights between this package, torchvision, GluonCV and VAA's repository.\n"
+        "Reads .pth, .pt (nothing in them is executed), .safetensors, .params, and the folder with "
+        "VAA's files.",
+        "Further arguments of the model: width=8 input_size=96",
     )
     add = parser.add_argument
     add("source", metavar="FILE|DIR", help="weights to read")
@@ -34,10 +35,11 @@ def parse(arguments):
     add("--model", metavar="NAME", help="net of the zoo (default: recognised by its shapes)")
     add("--scheme", default="auto", choices=("auto", *SCHEMES),
         help="whose names FILE has (default: the one that fits)")  # fmt: skip
+    add("--key", help="which of several state dicts of a PyTorch checkpoint: state_dict_ema")
     add("--to", choices=SCHEMES,
         help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
     add("options", nargs="*", metavar="key=value", help="arguments of the model")
-    return parser.parse_intermixed_args(arguments)
+    return cli.parse(parser, arguments)
 
 
 def options_of(pairs):
@@ -51,9 +53,11 @@ def options_of(pairs):
     return options
 
 
-def show(source):
-    """Print what a file holds."""
-    arrays = read_arrays(source)
+def show(source, key):
+    """Print what a file holds, and what a PyTorch checkpoint holds beside its weights."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("model_zoo.adapters").setLevel(logging.INFO)
+    arrays = read_arrays(source, key)
     guess = guess_net(arrays)
     for name, array in list(arrays.items())[:3]:
         print(f"  {name} {array.shape}")
@@ -65,24 +69,20 @@ def show(source):
 
 def main(arguments=None):
     args = parse(arguments)
-    try:
-        if not args.out:
-            show(args.source)
-            return 0
-        done = convert(
-            args.source, args.out, args.model, args.scheme, args.to, options_of(args.options)
-        )
-    except (OSError, ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not args.out:
+        show(args.source, args.key)
+        return
+    done = convert(
+        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
+        key=args.key,
+    )  # fmt: skip
     arguments = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{arguments}")
     size = f"{done.arrays} arrays, {done.numbers:,} numbers"
     print(f"written: {args.out}: {done.written} names, {size}")
     if done.read in PIXELS:
         print(f"pixels:  {PIXELS[done.read]}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

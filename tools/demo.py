@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--fresh", action="store_true", help="remove an earlier demo first")
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="recipe overrides for both models, such as epochs=2")  # fmt: skip
-    args = parser.parse_args()
+    args = cli.parse(parser)
     from gluon_attn.workflows import demo
     from gluon_attn.workflows.build import load_recipe
 

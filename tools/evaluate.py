@@ -22,23 +22,22 @@ def flags():
     parser = cli.parser(__doc__)
     cli.add_source_flags(parser, export="export directory")
     cli.add_data_flags(parser)
-    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("--split", help="default: the one that the run is tested on, or test")
+    parser.add_argument("--dataset", metavar="KIND", help="read the data as this kind (default: "
+                        "as the run's recipe says)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
     parser.add_argument("--boxes", metavar="FILE", help="people for keypoints: COCO results")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
-    parser.add_argument(
-        "--unspecified", choices=("masked", "negative"), default="masked",
-        help="unspecified labels: left out (default) or counted as negative",
-    )  # fmt: skip
+    parser.add_argument("--unspecified", choices=("masked", "negative"), default="masked",
+        help="unspecified labels: left out (default) or counted as negative")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="default: 32")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     parser.add_argument(
         "--analyse", nargs="+", default=[], metavar="KIND",
         help="instead of the tables: attention, overlap, selectivity, tsne, gradcam, gates, critic",
     )  # fmt: skip
-    parser.add_argument(
-        "--attention", action="store_true", help="same as --analyse attention overlap"
-    )
+    parser.add_argument("--attention", action="store_true",
+                        help="same as --analyse attention overlap")  # fmt: skip
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="RUN",
         help="analyse also these, as baselines: run folders, or ZOO_NAME=WEIGHTS",
@@ -58,25 +57,29 @@ def main():
     args = cli.parse_source(flags())
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows import load, reid
+    from gluon_attn.workflows.build import reading_of
     from gluon_attn.workflows.tasks import task_of, task_of_export
 
     ctx, out = contexts(cli.device_of(args)), output_folder(args)
     trained = load.from_flags(args, ctx)
     task, sidecar = (task_of(trained.net), None) if trained else task_of_export(args.export)
+    extra = trained.extra if trained else sidecar.get("extra", {})
+    reading = reading_of(extra.get("recipe"), args.dataset)
+    args.split = args.split or reading.splits[2]
     if task:
-        print(task.run_evaluate(args, trained, ctx, out))
+        print(task.run_evaluate(args, trained, ctx, out, reading=reading))
         return
     if trained and reid.gives_embedding(trained.net):
         done = reid.evaluate_reid(
             trained, args.data_dir, out, args.split, ctx[0], args.batch_size, args.num_workers,
-            on_bad_image=args.on_bad_image,
+            on_bad_image=args.on_bad_image, reading=reading,
         )  # fmt: skip
         print(done.text + "\n" + "\n".join(f"wrote {path}" for path in done.files))
         return
-    evaluate_labels(args, trained, sidecar, ctx, out)
+    evaluate_labels(args, trained, sidecar, reading, ctx, out)
 
 
-def evaluate_labels(args, trained, sidecar, ctx, out):
+def evaluate_labels(args, trained, sidecar, reading, ctx, out):
     """Evaluate attributes or classes, of a net or of the export with this sidecar."""
     from gluon_attn.workflows import evaluate as work
     from gluon_attn.workflows.build import reports_accuracy
@@ -85,8 +88,10 @@ def evaluate_labels(args, trained, sidecar, ctx, out):
     recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
         args.data_dir, args.split, trained.classes if trained else tuple(sidecar["classes"]),
-        args.on_bad_image, args.unspecified, recipe.get("data_options"),
+        args.on_bad_image, args.unspecified, recipe=reading,
     )  # fmt: skip
+    if trained and not args.dataset:
+        work.tell_other_data(trained, dataset, args.data_dir)
     if args.analyse or args.attention or args.compare:
         from gluon_attn.workflows.analysis import analyse_from_flags
 
@@ -100,11 +105,11 @@ def evaluate_labels(args, trained, sidecar, ctx, out):
         found, dataset.names, out, args.split, args.threshold, not args.no_figures,
         dataset.schema if reports_accuracy(recipe, dataset.schema) else None,
     )  # fmt: skip
-    print(text_of(done.result, done.accuracy))
     files = list(done.files)
     if trained and not args.no_figures:
         path = os.path.join(out, f"{args.split}_attention.png")
         files += filter(None, [work.draw_attention(trained, dataset, found, path, ctx[0])])
+    print(text_of(done.result, done.accuracy))
     if dataset.skipped:
         print(f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}")
     print("\n" + "\n".join(f"wrote {path}" for path in files))

@@ -25,13 +25,16 @@ def main():
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="key=value", help="overrides for all recipes"
     )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="same as --set")
     cli.add_data_flags(parser)
-    args = parser.parse_args()
+    args = cli.parse(parser)
     from gluon_attn.workflows.build import load_recipe
     from gluon_attn.workflows.experiment import run_experiment
 
     def maker(name):
-        return lambda seed: load_recipe(name, [*args.set, f"seed={seed}"], cli.recipe_folder())
+        return lambda seed: load_recipe(
+            name, [*args.set, *args.overrides, f"seed={seed}"], cli.recipe_folder()
+        )
 
     # A recipe may be given as a file; its runs are named after it and stay in --out.
     makers = {Path(name).stem: maker(name) for name in args.recipes}

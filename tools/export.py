@@ -35,8 +35,8 @@ def flags():
     forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
     forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
     forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")
-    forms.add_argument("--calib-split", default="train", metavar="SPLIT", help="default: train")
-    forms.add_argument("--score-split", default="val", metavar="SPLIT", help="default: val")
+    forms.add_argument("--calib-split", metavar="SPLIT", help="default: the run's for training")
+    forms.add_argument("--score-split", metavar="SPLIT", help="default: the run's for validation")
     forms.add_argument(
         "--calib-num", type=int, default=256, metavar="N", help="calibration images (default: 256)"
     )
@@ -68,7 +68,9 @@ def export(args, forms):
         trained.input_size, trained.export_preprocess, args.threshold, args.with_maps,
         trained.extra, args.overwrite, activation=trained.activation,
         schema=trained.extra.get("schema"),
-        variants=work.make_variants(forms, trained.classes, entry, trained.activation),
+        variants=work.make_variants(
+            forms, trained.classes, entry, trained.activation, recipe=trained.extra.get("recipe")
+        ),
     )  # fmt: skip
 
 

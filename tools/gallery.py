@@ -30,7 +30,7 @@ def flags():
         help="folders of training runs, or names of zoo models with weights; baseline first",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the page goes")
-    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("--split", help="default: the one that the first run is tested on")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="default: 8")
     cli.add_data_flags(parser)
     cli.add_device_flags(parser)
@@ -68,7 +68,7 @@ def titled(texts):
 
 def main():
     """Write the gallery and print where it is."""
-    args = flags().parse_args()
+    args = cli.parse(flags())
     from gluon_attn.runtime import contexts
     from gluon_attn.workflows.gallery import make_gallery
 

@@ -48,7 +48,7 @@ def parse(arguments=None):
     parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), default="error", help="default: error"
     )
-    options = parser.parse_args(arguments)
+    options = cli.parse(parser, arguments)
     if options.json == "-" and options.csv == "-":
         parser.error("only one of --json and --csv can go to standard output")
     return options
@@ -61,7 +61,7 @@ def run(options):
 
     task, sidecar = tasks.task_of_export(options.export)
     if task:
-        print(task.run_predict(options, sidecar))
+        task.run_predict(options, sidecar)
         return
     if options.draw:
         raise ValueError("--draw: this export finds no boxes; its maps are drawn by --heatmaps DIR")
@@ -85,20 +85,11 @@ def run(options):
     records = predict.predict_people(
         predictor, pictures, boxes, options.on_bad_image, options.heatmaps
     )
-    if "-" not in (options.json, options.csv):
-        print(predict.format_table(records, predictor.classes))
-    write(options.json, lambda: predict.to_json(predictor, records))
-    write(options.csv, lambda: predict.to_csv(records, predictor.classes))
-
-
-def write(destination, make_text):
-    """Write to a file, to standard output for ``-``, or not at all."""
-    from gluon_attn.files import write_text
-
-    if destination == "-":
-        sys.stdout.write(make_text())
-    elif destination:
-        write_text(destination, make_text())
+    texts = [
+        (options.json, lambda: predict.to_json(predictor, records)),
+        (options.csv, lambda: predict.to_csv(records, predictor.classes)),
+    ]
+    predict.write_results(texts, lambda: predict.format_table(records, predictor.classes))
 
 
 def main(arguments=None):

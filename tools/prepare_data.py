@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.data import DATASETS, prepare  # noqa: E402
+from gluon_attn.workflows import cli  # noqa: E402
 
 
 def parse(arguments):
@@ -51,7 +52,8 @@ def add_generators(commands):
             names = [name for name in prepare.OFFICIAL if name not in prepare.OWN]
             command.add_argument("name", choices=names)
             command.add_argument("--version", metavar="V",
-                help="of RAP: 1 (default) or 2; of CIFAR: python (default) or binary")  # fmt: skip
+                help="of RAP: 1 (default) or 2; of CIFAR: python (default) or binary; of PETA: mat "
+                "(default) or folders")  # fmt: skip
         else:
             command.add_argument("-j", "--workers", type=int, metavar="N",
                 help="default: all cores")  # fmt: skip
@@ -88,15 +90,9 @@ def packing_options(command):
 def main(arguments=None):
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return prepare.run(options, print)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+    again = "interrupted; the same command continues"
+    return cli.status_of(lambda: prepare.run(options, print), again)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

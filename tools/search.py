@@ -39,13 +39,15 @@ def flags():
 
 def main():
     """Search, or compare."""
-    args = flags().parse_args()
+    args = cli.parse(flags())
     from gluon_attn.workflows.build import load_recipe
 
     def make_search(overrides):
         return load_recipe(args.recipe, [*cli.overrides_of(args), *overrides], cli.recipe_folder())
 
     if args.compare_with:
+        if args.init_from or args.base_params:
+            raise ValueError("--init-from, --base-params: runs that are compared start from none")
         from gluon_attn.workflows.search_compare import compare
 
         def make_training(overrides):
@@ -58,13 +60,8 @@ def main():
         print("\n" + done.text)
         return
     from gluon_attn.workflows.search import search
-    from gluon_attn.workflows.train import Settings
 
-    settings = Settings(
-        args.data_dir, args.save_dir, cli.device_of(args), resume=args.resume,
-        workers=args.num_workers, cache=args.cache, on_bad_image=args.on_bad_image,
-    )  # fmt: skip
-    found = search(make_search([]), settings)
+    found = cli.run_training(search, make_search([]), args)
     print(f"\ngenotype: {found['genotype']}\nfile:     {found['file']}")
 
 

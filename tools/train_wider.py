@@ -17,7 +17,7 @@ from gluon_attn.workflows import cli  # noqa: E402
 def main():
     """Parse the flags and train."""
     flags = cli.training_parser(__doc__, default_recipe="vaa_wider_resnet101")
-    cli.train_from_flags(flags.parse_args())
+    return cli.train_from_flags(cli.parse(flags))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ Three ways to write one, all understood by :func:`find_genotype`:
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
-from gluon_attn.files import write_text
+from gluon_attn.files import json_text, write_text
 from gluon_attn.registry import Registry, unknown_name
+from gluon_attn.text import read_json
 
 # In the order of the columns of the architecture parameters.
 OPERATIONS = (
@@ -191,8 +191,8 @@ def save_genotype(path, found, about=None):
     if not str(path).endswith(".json"):
         raise ValueError(f"{path}: the name of a genotype file ends in .json")
     found = genotype(found.edges, str(path))
-    rows = ",\n".join("  " + json.dumps(list(edge)) for edge in found.edges)
-    text = json.dumps({} if about is None else about, indent=1)
+    rows = ",\n".join("  " + json_text(list(edge), None).rstrip() for edge in found.edges)
+    text = json_text({} if about is None else about).rstrip()
     write_text(path, f'{{"edges": [\n{rows}\n],\n"about": {text}}}\n')
 
 
@@ -203,13 +203,7 @@ def load_genotype(path):
         FileNotFoundError: No such file.
         ValueError: Not JSON, or no valid genotype; the message names file and edge.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no genotype file {path}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    content = read_json(path, "a genotype file is needed")
     edges = content.get("edges") if isinstance(content, dict) else None
     if not isinstance(edges, list):
         raise ValueError(f"{path}: no list of 'edges'")

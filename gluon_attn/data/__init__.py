@@ -22,17 +22,18 @@ from gluon_attn.data.folders import Folders
 from gluon_attn.data.garments import Garments
 from gluon_attn.data.imagenet import ImageNet
 from gluon_attn.data.images import BadImageError
+from gluon_attn.data.layout import DEPTH, levels
 from gluon_attn.data.lists import ListDataset
 from gluon_attn.data.loader import Loader
 from gluon_attn.data.pa100k import Pa100k
-from gluon_attn.data.packed import PackedDataset
+from gluon_attn.data.packed import PackedDataset, explain_records, records_of_others
 from gluon_attn.data.packing import pack
 from gluon_attn.data.peta import Peta
 from gluon_attn.data.rap import Rap
 from gluon_attn.data.reid import DukeReid, Market1501
 from gluon_attn.data.reid_attributes import DukeAttribute, MarketAttribute
 from gluon_attn.data.transforms import EvalTransform, TrainTransform
-from gluon_attn.data.voc import Voc
+from gluon_attn.data.voc import Voc, Voc2007
 from gluon_attn.data.wider import WiderAttribute
 from gluon_attn.data.wider_srn import WiderCrops
 
@@ -65,6 +66,7 @@ __all__ = [
     "Rap",
     "TrainTransform",
     "Voc",
+    "Voc2007",
     "WiderAttribute",
     "WiderCrops",
     "detect_kind",
@@ -73,25 +75,72 @@ __all__ = [
 ]
 
 DETECTION_ORDER = (
-    "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "pa100k",
-    "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
+    "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "voc2007",
+    "pa100k", "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
 )  # fmt: skip
 
 
 def detect_kind(root):
-    """Return the name in ``DATASETS`` of the kind of data set in a folder.
+    """Return the name in ``DATASETS`` of the kind of data set in a folder, or just below it.
 
     Raises:
         FileNotFoundError: If there is no such folder, or nothing known is in it; the message lists
             what was looked for.
+        ValueError: If it holds several data sets.
     """
-    if not Path(root).is_dir():
+    root = Path(root)
+    if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder")
-    for kind in DETECTION_ORDER:
-        if DATASETS.get(kind).detect(root):
+    for level in levels(root):
+        kinds = {folder: _kind_at(folder, root) for folder in level}
+        found = [f"{folder} ({kind})" for folder, kind in kinds.items() if kind]
+        if len(found) > 1:
+            raise ValueError(f"{root} holds several data sets: {', '.join(found)}; give one")
+        if found:
+            return next(filter(None, kinds.values()))
+        if level == [root]:
+            _refuse_incomplete(root)
+    for kind in DETECTION_ORDER:  # of two downloads that were unpacked side by side
+        reader = DATASETS.get(kind)
+        apart = any(part.apart for part in reader.parts(reader.splits[0]))
+        if apart and reader.detect(root, DEPTH):
             return kind
+    others = records_of_others(root)
+    if others:
+        raise FileNotFoundError(explain_records(others))
     wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in DETECTION_ORDER)
     raise FileNotFoundError(f"no data set recognised in {root}; looked for {wanted}")
+
+
+def _kind_at(folder, root):
+    """Return the kind of the data set right in a folder, or None.
+
+    Folders of images of another kind may look like one folder per class (WIDER-Attribute's
+    ``Image/train/<event>/``); without their annotation they are none.
+    """
+    kind = next((kind for kind in DETECTION_ORDER if DATASETS.get(kind).detect(folder)), None)
+    if kind == "folders" and folder != root:
+        readers = (DATASETS.get(other) for other in DETECTION_ORDER)
+        parts = (part for reader in readers for part in reader.parts(reader.splits[0]))
+        if any(folder.parent / place == folder for p in parts if p.images for place in p.places):
+            return None
+    return kind
+
+
+def _refuse_incomplete(root):
+    """Raise FileNotFoundError if what describes a data set is there in part."""
+    lacking = {}
+    for kind in DETECTION_ORDER:
+        reader = DATASETS.get(kind)
+        for split in reader.splits if reader.is_home(root) else ():
+            found = reader.locate(root, split, depth=0)
+            first = reader.parts(split)[0].name
+            if first in found.paths:
+                lacking[kind] = [part.name for part in found.missing if not part.images]
+    if lacking:
+        told = ", or ".join(f"{kind} without {', '.join(n)}" for kind, n in lacking.items())
+        wanted = "; ".join(f"{kind}: {DATASETS.get(kind).looks_for}" for kind in lacking)
+        raise FileNotFoundError(f"{root} looks like {told}; looked for {wanted}")
 
 
 def open_dataset(

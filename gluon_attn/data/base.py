@@ -12,6 +12,7 @@ from mxnet.gluon.data import Dataset
 
 from gluon_attn.batch import UNSPECIFIED, LabelPolicy
 from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.layout import Located
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.registry import Registry
 from gluon_attn.schema import Schema
@@ -22,11 +23,12 @@ DATASETS = Registry("data set")
 TRAINING_SPLITS = ("train", "trainval")
 
 
-class AttributeDataset(Dataset):
+class AttributeDataset(Located, Dataset):
     """Pictures with A attributes each; the base of every reader.
 
-    A sub-class fills the constructor's arguments from its files and defines ``path(i)``, or
-    ``read(i)`` where a sample is not simply the picture in one file.
+    A sub-class says in ``parts(split)`` what it reads (see ``layout``), fills the constructor's
+    arguments from it and defines ``path(i)``, or ``read(i)`` where a sample is not simply the
+    picture in one file.
     ``dataset[i]`` is ``(image, label, mask, i)``: uint8 ``(H, W, 3)`` RGB, float32 ``(A,)`` twice,
     and the position itself, which stays with the sample through shuffling.
 
@@ -54,9 +56,6 @@ class AttributeDataset(Dataset):
     Raises:
         ValueError: If the split is empty or the pieces do not fit together.
     """
-
-    looks_for = "(nothing: abstract)"
-    splits = ("train", "val", "test")  # those that tools check and pack if they exist
 
     def __init__(
         self, names, split, raw, sample_ids, policy=None, on_bad_image="error", schema=None
@@ -87,22 +86,12 @@ class AttributeDataset(Dataset):
         self._skipped = {}
         self._lock = threading.Lock()
 
-    @classmethod
-    def detect(cls, root):
-        """Return whether ``root`` looks like a folder of this kind."""
-        return any(cls.has_split(root, split) for split in cls.splits)
-
-    @classmethod
-    def has_split(cls, root, split):
-        """Return whether the files that describe a split exist."""
-        return False
-
     def path(self, i):
         """Return the file that holds sample ``i``."""
         raise NotImplementedError
 
     def read(self, i):
-        """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
+        """Return the image of sample ``i``, uint8 ``(H, W, 3)`` RGB, upright.
 
         Raises:
             BadImageError: If there is none; the message names the file and the sample.

@@ -4,7 +4,7 @@
 
 in ``root`` (or ``root`` is that folder). The 257th folder, ``257.clutter``, is left out unless
 asked for. A class folder of the official archive also holds other things (a script, a folder with
-copies); whatever is not a ``.jpg`` right in it is passed over and counted.
+copies); whatever is no image right in it is passed over and counted.
 
 There is no official split. As in the ICASC supplement, 25 pictures of every class are drawn for
 testing and 30 or 60 for training. The draw depends on the seed and the sorted file names alone; a
@@ -24,9 +24,7 @@ section 1.1.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +32,12 @@ import numpy as np
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.folders import list_pictures, subfolders
+from gluon_attn.data.folders import list_pictures
+from gluon_attn.data.layout import Part
 from gluon_attn.data.protocol import HOLDOUT
-from gluon_attn.files import write_text
+from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
+from gluon_attn.files import json_text, write_text
+from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Caltech256(ClassificationDataset):
     """
 
     looks_for = f"{FOLDER}/001.ak47/001_0001.jpg"
+    valid = HELD_OUT
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", per_class=30, test_per_class=25,
@@ -83,11 +85,12 @@ class Caltech256(ClassificationDataset):
                 f"per_class={per_class}, test_per_class={test_per_class}, seed={seed}: at least 2, "
                 "1 and 0 are needed"
             )
-        self.root = _find(Path(root))
-        if self.root is None:
+        found = self.locate(root, split)
+        if found.missing:
             raise FileNotFoundError(f"{root}: no Caltech-256; looked for {self.looks_for}")
+        self.root = found.paths[f"{FOLDER}/"]
         folders = [n for n in _class_folders(self.root) if clutter or n != CLUTTER]
-        paths, targets = list_pictures(self.root, folders, (".jpg",))
+        paths, targets = list_pictures(self.root, folders, deep=False)
         plan = {"format": FORMAT, "seed": seed, "per_class": per_class,
                 "test_per_class": test_per_class, "classes": folders}  # fmt: skip
         name = f"caltech256_{per_class}_{test_per_class}_seed{seed}.json"
@@ -98,15 +101,16 @@ class Caltech256(ClassificationDataset):
         super().__init__(
             classes, split, targets[chosen], [paths[k] for k in chosen], policy, on_bad_image
         )
-        self.report = self._report(root, paths, per_class, seed, clutter)
+        self.report = self._report(found.home, paths, plan, clutter)
 
-    def _report(self, root, paths, per_class, seed, clutter):
-        expected = {}
-        if not clutter and len(self.classes) == 256:
+    def _report(self, home, paths, plan, clutter):
+        """Return the CountReport; only the supplement's numbers per class have known counts."""
+        expected, per_class, seed = {}, plan["per_class"], plan["seed"]
+        if not clutter and plan["test_per_class"] == 25:
             expected = {"test": {"images": 6400}}
             if per_class == 30:
                 expected["trainval"] = {"images": SUPPLEMENT[30]}
-        expected, source = expected_counts(root, expected or None)
+        expected, source = expected_counts(home, expected or None)
         notes = [self.class_note()]
         if self.split == "train":
             notes += [
@@ -120,8 +124,8 @@ class Caltech256(ClassificationDataset):
         return CountReport([SplitCount(self.split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in HELD_OUT and _find(Path(root)) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return (Part(f"{FOLDER}/", (FOLDER, "."), _is_caltech),)
 
     def path(self, i):
         return self.root / self.sample_ids[i]
@@ -132,23 +136,26 @@ def _class_folders(root):
     return [n for n in subfolders(root) if n[:3].isdigit() and n[3:4] == "." and n[4:]]
 
 
-def _find(root):
-    """Return the folder that holds the class folders, or None."""
-    for folder in (root / FOLDER, root):
-        if len(_class_folders(folder)) > 1 and any(folder.glob("001.*/001_*.jpg")):
-            return folder
-    return None
+def _is_caltech(folder: Path) -> bool:
+    """Return whether a folder holds the class folders, with images named as theirs."""
+    first = [name for name in _class_folders(folder) if name.startswith("001.")]
+    return len(_class_folders(folder)) > 1 and any(
+        entry.name.startswith("001_") and is_image_name(entry.name)
+        for name in first
+        for entry in entries(folder / name)
+    )
 
 
 def _strays(root):
-    """Return a line about what is no picture in the class folders."""
+    """Return a line about what is no image in the class folders."""
     strays = [
         f"{name}/{entry.name}"
         for name in _class_folders(root)
-        for entry in os.scandir(root / name)
-        if entry.is_dir() or not entry.name.lower().endswith(".jpg")
+        for entry in entries(root / name)
+        if entry.is_dir() or not is_image_name(entry.name)
     ]
-    return [f"passed over: {', '.join(sorted(strays))}"] if strays else []
+    more = f" and {len(strays) - SHOWN:,} more" if len(strays) > SHOWN else ""
+    return [f"passed over: {', '.join(strays[:SHOWN])}{more}"] if strays else []
 
 
 def _parts(path, plan, paths, targets):
@@ -159,7 +166,7 @@ def _parts(path, plan, paths, targets):
     else:
         saved = draw(paths, targets, plan["per_class"], plan["test_per_class"], plan["seed"])
         try:
-            write_text(path, json.dumps(dict(plan, **saved), indent=0) + "\n")
+            write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
             logger.warning(
@@ -177,10 +184,10 @@ def _parts(path, plan, paths, targets):
 
 def _load(path, plan):
     """Return the lists of a split file."""
+    saved = read_json(path)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
         lists = {part: [str(name) for name in saved[part]] for part in ("train", "test")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a split file: {error!r}") from error
     for key, value in plan.items():
         if saved.get(key) != value:

@@ -3,10 +3,12 @@
     list_attr_celeba.txt       line 1: number of pictures; line 2: the 40 attributes;
                                then ``000001.jpg -1  1 ...`` with uneven blanks; 1 yes, -1 no
     list_eval_partition.txt    ``000001.jpg 0``: 0 training, 1 validation, 2 test
-    img_align_celeba/          aligned pictures, 178 x 218
+    img_align_celeba/          aligned images, 178 x 218
 
-in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The CSV copies have a heading line
-``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``) instead of the first one or two.
+in ``root`` or in ``Anno/``, ``Eval/`` and ``Img/`` as published. The images may be the PNG files of
+``img_align_celeba_png/``, though the lists say ``.jpg``. The CSV copies have a heading line
+``image_id,5_o_Clock_Shadow,...`` (``image_id,partition``, also ``id,partition``) instead of the
+first one or two, some quotes, and perhaps a column of row numbers in front.
 
 The two files are joined by name, not by line. 162,770 / 19,867 / 19,962 pictures; papers round to
 160k / 20k / 20k.
@@ -16,19 +18,25 @@ Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", IC
 
 from __future__ import annotations
 
+import csv
 import logging
 from itertools import islice
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
-from gluon_attn.data.protocol import SPLITS, check_split, find_folder
+from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.data.protocol import SPLITS, check_split
+from gluon_attn.data.scan import ImageFolder
+from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 
 COUNT = 40
+HEADINGS = ("image_id", "id", "image", "image_name", "file_name", "filename", "name")
 PUBLISHED = {
     "train": {"images": 162770},
     "val": {"images": 19867},
@@ -37,9 +45,12 @@ PUBLISHED = {
 }
 CODES = {"train": ("0",), "val": ("1",), "trainval": ("0", "1"), "test": ("2",)}
 PLACES = (".", "Anno", "Eval", "anno", "eval")
-FOLDERS = (
-    "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba",
-)  # fmt: skip
+LABELS, PARTITION = "list_attr_celeba", "list_eval_partition"
+FOLDERS = tuple(
+    f"{place}{name}"
+    for name in ("img_align_celeba", "img_align_celeba_png")
+    for place in (f"{name}/", "Img/", f"Img/{name}/", f"Img/{name}.7z/", "")
+)  # the archives unpack into folders of their own
 
 
 @DATASETS.register("celeba")
@@ -63,53 +74,48 @@ class CelebA(AttributeDataset):
         "list_attr_celeba.txt and list_eval_partition.txt (or .csv) in the folder itself, Anno/ "
         "or Eval/, beside img_align_celeba/ or Img/img_align_celeba/"
     )
+    valid = SPLITS
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         check_split(split, "CelebA")
-        self.root = Path(root)
-        paths = [_find(self.root, stem) for stem in ("list_attr_celeba", "list_eval_partition")]
-        for path, stem in zip(paths, ("list_attr_celeba", "list_eval_partition")):
-            if path is None:
-                raise FileNotFoundError(f"{self.root}: no {stem}.txt; looked for {self.looks_for}")
-        names, rows = _read_labels(paths[0])
-        chosen = _read_split(paths[1], split, rows, paths[0])
+        found = self.require(root, split)
+        self.root = found.home
+        labels, partition, images = (found.path(part) for part in self.parts(split))
+        names, rows = _read_labels(labels)
+        chosen = _read_split(partition, split, rows, labels)
         raw = np.array([rows[name] for name in chosen], np.int8)
-        self.folder = find_folder(self.root, FOLDERS)
         super().__init__(names, split, raw, chosen, policy, on_bad_image)
+        self.images = ImageFolder(images, chosen[0])
         expected, source = expected_counts(self.root, PUBLISHED)
         notes = [label_note(self)] if split == "train" else []
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        stems = ("list_attr_celeba", "list_eval_partition")
-        return split in SPLITS and all(_find(Path(root), stem) for stem in stems)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        lists = (
+            file_part(f"{stem}.txt", *(f"{p}/{stem}{s}" for p in PLACES for s in (".txt", ".csv")))
+            for stem in (LABELS, PARTITION)
+        )
+        return (*lists, folder_part("img_align_celeba", *FOLDERS, apart=True, images=True))
 
     def path(self, i):
-        return self.folder / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
-def _find(root, stem):
-    """Return the path of a list, or None."""
-    for place in PLACES:
-        for suffix in (".txt", ".csv"):
-            path = root / place / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-    return None
-
-
-def _lines(path):
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line number, words)`` of the lines that are not blank."""
-    is_csv = path.suffix == ".csv"
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    line = line.replace(",", " ") if is_csv else line
-                    yield number, line.split()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    numbered = False
+    for number, line in read_lines(path):
+        words = line.split()
+        if "," in line:
+            words = [word.strip() for word in next(csv.reader([line]))]
+            numbered |= number == 1 and not words[0]  # a table was saved with its index
+        yield number, words[1:] if numbered else words
+
+
+def _is_heading(words: list[str]) -> bool:
+    """Return whether a line of a CSV names columns: no image, and words in every column."""
+    return len(words) > 1 and words[0].lower() in HEADINGS and not set(words[1:]) & {"1", "-1"}
 
 
 def _read_labels(path):
@@ -142,7 +148,7 @@ def _read_heading(path, lines):
     """Return the attribute names and the number of pictures announced (None in a CSV)."""
     heading = [words for _, words in islice(lines, 1 if path.suffix == ".csv" else 2)]
     if path.suffix == ".csv":
-        if not heading or heading[0][0] != "image_id":
+        if not heading or not _is_heading(heading[0]):
             raise ValueError(f"{path}:1: expected the heading image_id,<attribute>,...")
         names, announced = tuple(heading[0][1:]), None
     else:
@@ -161,7 +167,7 @@ def _read_split(path, split, rows, labels_path):
     """Return the pictures of a split, in the order of the partition file."""
     chosen, seen = [], set()
     for number, words in _lines(path):
-        if number == 1 and words == ["image_id", "partition"]:
+        if number == 1 and _is_heading(words):
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise ValueError(f"{path}:{number}: expected a picture and 0, 1 or 2, found {words}")

@@ -26,15 +26,17 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.safe_pickle import load_pickle
+from gluon_attn.text import text_of
 
 PIXELS = 3 * 32 * 32
 PUBLISHED = {"trainval": {"images": 50000}, "test": {"images": 10000}}
@@ -92,15 +94,17 @@ class Cifar(ClassificationDataset):
 
     forms = ()
     count = 0  # classes
+    valid = HELD_OUT
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", holdout=HOLDOUT, seed=0
     ):  # fmt: skip
-        found = _find(Path(root), self.forms)
+        home = self.home(root)
+        found = _find(home, self.forms)
         if found is None:
             raise FileNotFoundError(f"{root}: {type(self).__name__}: looked for {self.looks_for}")
-        self.form, source = found
-        with source:
+        self.form, place = found
+        with _Folder(place) if place.is_dir() else _Archive(place, self.form.folder) as source:
             names = _names(source, self.form)
             if len(names) != self.count:
                 raise ValueError(
@@ -115,17 +119,30 @@ class Cifar(ClassificationDataset):
         ids = [f"{part}/{k:05d}" for k in chosen]
         super().__init__(names, split, targets[chosen], ids, policy, on_bad_image)
         self._pixels = pixels if len(chosen) == len(pixels) else pixels[chosen]
-        expected, where = expected_counts(root, PUBLISHED)
+        expected, where = expected_counts(home, PUBLISHED)
         self.report = CountReport(
             [SplitCount(split, len(self))], expected, where, [self.class_note()]
         )
 
     @classmethod
-    def has_split(cls, root, split):
-        found = _find(Path(root), cls.forms) if split in HELD_OUT else None
-        if found:
-            found[1].close()
-        return found is not None
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        return _find(folder, cls.forms) is not None
+
+    @classmethod
+    def parts(cls, split: str, form: Form | None = None) -> tuple[Part, ...]:
+        form = form or cls.forms[0]
+        pictures = (form.test,) if split == "test" else form.training
+        return tuple(file_part(name) for name in (form.names, *pictures))
+
+    @classmethod
+    def locate(cls, root: PathLike, split: str, depth: int = DEPTH, **options: Any) -> Found:
+        home = cls.home(root) if depth else Path(root)
+        form, place = _find(home, cls.forms) or (cls.forms[0], home)
+        parts = cls.parts(split, form)
+        # What an archive holds shows when it is read.
+        here = {p.name: place / p.name for p in parts
+                if place.is_file() or (place / p.name).is_file()}  # fmt: skip
+        return Found(place, here, [part for part in parts if part.name not in here])
 
     def read(self, i):
         return np.ascontiguousarray(self._pixels[i].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -223,16 +240,20 @@ class _Archive(_Folder):
         self._tar.close()
 
 
-def _find(root, forms):
-    """Return ``(form, source)`` of the first version that is there, or None."""
+def _find(root: Path, forms: tuple[Form, ...]) -> tuple[Form, Path] | None:
+    """Return ``(form, its folder or archive)`` of the first version that is there, or None.
+
+    Two files of a version tell it, so that one may be missing.
+    """
     for form in forms:
         for folder in (root, root / form.folder):
-            if (folder / form.names).is_file() and (folder / form.test).is_file():
-                return form, _Folder(folder)
+            names = (form.names, form.test, *form.training)
+            if sum((folder / name).is_file() for name in names) > 1:
+                return form, folder
     for form in forms:
         archive = root / ARCHIVES[form.folder]
         if archive.is_file():
-            return form, _Archive(archive, form.folder)
+            return form, archive
     return None
 
 
@@ -240,7 +261,7 @@ def _names(source, form):
     """Return the names of the classes."""
     data, place = source.read(form.names), source.place(form.names)
     if form.key is None:
-        return data.decode("utf-8").split()
+        return text_of(data, place).split()
     meta = load_pickle(data, place)
     names = meta.get(form.key) if isinstance(meta, dict) else None
     if not isinstance(names, list):

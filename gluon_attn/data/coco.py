@@ -4,8 +4,17 @@
     annotations/person_keypoints_train2017.json   persons with keypoints
     train2017/000000000009.jpg                    pictures
 
+Own files are read in the same layout under any split name, and as Roboflow
+(``train/_annotations.coco.json`` beside the images) and CVAT (``images/`` or ``images/<split>/``)
+export them. A ``file_name`` may have folders, back-slashes, or the path of another machine, whose
+last part then counts.
+
 Files are read through pycocotools, whose object (``dataset.coco``) the evaluation needs as well,
-after every record has been checked. Crowds are left out of the samples; the evaluation sees them.
+after every record has been checked (``coco_file``). Crowds are left out of the samples; the
+evaluation sees them.
+
+Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
+whether boxes were drawn on the upright image, as labelling tools show it, or on the stored pixels.
 
 Published counts (from memory, not verified here): 118,287 training and 5,000 validation pictures,
 860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
@@ -26,9 +35,12 @@ import numpy as np
 from mxnet.gluon.data import Dataset
 
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.coco_file import load_coco
+from gluon_attn.data.coco_file import ARCHIVE, load_coco
+from gluon_attn.data.coco_layout import ImageFinder, available, coco_parts, has_annotations
+from gluon_attn.data.coco_names import limbs_of, mirror_pairs
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.images import BadImageError, check_policy, read_image
+from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
+from gluon_attn.data.layout import Located, Part
 from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -41,7 +53,7 @@ PUBLISHED_PERSONS = {"train2017": 149813, "val2017": 6352}
 NOTE = "published counts of COCO 2017: from memory"
 
 
-class CocoDataset(Dataset):
+class CocoDataset(Located, Dataset):
     """What both views of COCO share; the sub-classes say what a sample is.
 
     Args:
@@ -64,39 +76,53 @@ class CocoDataset(Dataset):
 
     kind = None  # the annotation file's first word
     task = None  # what is learnt from it: 'detection' or 'keypoints'
-    splits = ("train2017", "val2017")
-    looks_for = "(nothing: abstract)"
+    # Names under which tools look for splits; any other works if it is asked for.
+    splits = (
+        "train2017", "val2017", "train2014", "val2014", "train", "val", "valid", "test", "default",
+    )  # fmt: skip
 
-    def __init__(self, root, split, on_bad_image):
-        self.root, self.split = Path(root), split
+    def __init__(self, root: str | Path, split: str, on_bad_image: str) -> None:
+        found = self.locate(root, split)
+        self.root, self.split = found.home, split
         self.on_bad_image = check_policy(on_bad_image)
-        self.annotation = self.root / "annotations" / f"{self.kind}_{split}.json"
-        self.coco, self._clipped, self._useless = load_coco(
-            self.annotation, keypoints=self.kind == "person_keypoints"
-        )
-        if not (self.root / split).is_dir():
+        self.annotation = found.path(self.parts(split)[0])
+        if not self.annotation.is_file() and available(self.root):
             raise FileNotFoundError(
-                f"{self.root / split} does not exist; unpack {split}.zip there, so that "
-                f"{self.root / split}/*.jpg exist"
+                f"{self.annotation} does not exist; {self.root} has {available(self.root)}. "
+                f"Official ones: unpack {ARCHIVE}"
             )
-        self._no_area = {number for number, _ in self._useless}
-        for number, reason in self._useless:
-            logger.warning("%s: annotation %s left out: %s", self.annotation, number, reason)
+        if self.annotation.is_file():
+            self._find = ImageFinder(self.root, split)
+        self._content = load_coco(
+            self.annotation, self.kind == "person_keypoints",
+            lambda name: image_size(self._find(name), name), on_bad_image == "skip",
+        )  # fmt: skip
+        self.coco = self._content.coco
+        for line in self._content.warnings:
+            logger.warning("%s: %s", self.annotation, line)
+        for line in self._content.notes:
+            logger.info("%s: %s", self.annotation, line)
         self._skipped, self._lock = {}, threading.Lock()
+        self._warned = False
 
     @classmethod
-    def detect(cls, root):
-        """Return whether ``root`` looks like a folder of this kind."""
-        return any(cls.has_split(root, split) for split in cls.splits)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return coco_parts(cls.kind, split)
 
     @classmethod
-    def has_split(cls, root, split):
-        """Return whether the annotation of a split exists."""
-        return (Path(root) / "annotations" / f"{cls.kind}_{split}.json").is_file()
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        return has_annotations(folder, cls.kind)
+
+    @classmethod
+    def expected_splits(cls, root: str | Path) -> tuple[str, ...]:
+        """Return the official splits if one of them is there, else those that are there."""
+        there = [split for split in cls.splits if cls.has_split(root, split)]
+        official = cls.splits[:2]
+        return official if not there or set(official) & set(there) else tuple(there)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / self.split / self.coco.imgs[self.image_of(i)]["file_name"]
+        return self._find(self.coco.imgs[self.image_of(i)]["file_name"])
 
     def image_of(self, i):
         """Return the COCO id of sample ``i``'s picture."""
@@ -116,20 +142,26 @@ class CocoDataset(Dataset):
         return self.read_image_id(self.image_of(i), self.sample_ids[i])
 
     def read_image_id(self, image_id, sample_id=None):
-        """Return the picture of a COCO image id, uint8 ``(H, W, 3)`` RGB.
+        """Return the image of a COCO image id, uint8 ``(H, W, 3)`` RGB.
+
+        It is upright, unless only the stored pixels have the width and height of the annotation.
 
         Raises:
             BadImageError: If there is none, or its size is not the annotation's.
         """
         record = self.coco.imgs[image_id]
-        path, sample_id = self.root / self.split / record["file_name"], sample_id or f"{image_id}"
-        image = read_image(path, sample_id)
-        if image.shape[:2] != (record["height"], record["width"]):
-            raise BadImageError(
-                path, sample_id,
-                f"is {image.shape[1]} x {image.shape[0]}, the annotation of image {image_id} says "
-                f"{record['width']} x {record['height']}; its boxes are for another picture",
-            )  # fmt: skip
+        path, sample_id = self._find(record["file_name"]), sample_id or f"{image_id}"
+        image, upright = read_annotated(path, sample_id, record["width"], record["height"])
+        if not upright:
+            with self._lock:
+                first, self._warned = not self._warned, True
+            if first:
+                logger.warning(
+                    "%s: has its annotated size, %d x %d, only if its EXIF orientation is "
+                    "overlooked; so it is read lying, and others like it. If the boxes are of the "
+                    "upright image, exchange width and height in %s",
+                    path, record["width"], record["height"], self.annotation,
+                )  # fmt: skip
         return image
 
     def __len__(self):
@@ -188,10 +220,15 @@ class CocoDataset(Dataset):
 
     def _count(self, boxes, published, unit):
         """Return the CountReport; ``unit`` says what its boxes are."""
-        dropped = [(f"annotation {number}", reason) for number, reason in self._useless]
-        count = SplitCount(self.split, len(self.coco.imgs), boxes, self._clipped, dropped)
+        found = self._content
+        dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
+        count = SplitCount(self.split, len(self.coco.imgs), boxes, found.clipped, dropped)
+        published = published if self.split in published else None
         expected, source = expected_counts(self.root, published)
         notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
+        if not found.total:
+            notes.append(f"{self.split}: no annotations: no score can be computed on it")
+        notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
         return CountReport([count], expected, source, notes)
 
@@ -242,7 +279,7 @@ class CocoDetection(CocoDataset):
         self.sample_ids = [
             f"{split}/{self.coco.imgs[i]['file_name']} (image {i})" for i in self.image_ids
         ]
-        self.report = self._count(len(self.coco.anns), PUBLISHED, "annotations, crowds included")
+        self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
 
     def image_of(self, i):
         return self.image_ids[i]
@@ -276,9 +313,7 @@ class CocoDetection(CocoDataset):
         return [
             a
             for a in self.coco.imgToAnns.get(image_id, ())
-            if a["id"] not in self._no_area
-            and (self.use_crowd or not a.get("iscrowd"))
-            and a.get("area", a["bbox"][2] * a["bbox"][3]) >= self.min_area
+            if (self.use_crowd or not a["iscrowd"]) and a["area"] >= self.min_area
         ]
 
 
@@ -314,16 +349,12 @@ class CocoKeypoints(CocoDataset):
         (category,) = self.coco.cats.values()
         self.category_id = category["id"]
         self.names = self.keypoint_names = tuple(category["keypoints"])
-        self.skeleton = tuple((a - 1, b - 1) for a, b in category.get("skeleton", ()))
+        self.skeleton = limbs_of(category.get("skeleton"), len(self.names))
         self.flip_pairs = mirror_pairs(self.keypoint_names)
         persons = [self.coco.anns[number] for number in sorted(self.coco.anns)]
-        persons = [
-            a
-            for a in persons
-            if a["num_keypoints"] and not a.get("iscrowd") and a["id"] not in self._no_area
-        ]
+        persons = [a for a in persons if a["num_keypoints"] and not a["iscrowd"]]
         if not persons:
-            raise ValueError(f"{self.annotation}: nobody has labelled keypoints")
+            raise ValueError(f"{self.annotation}: no person has labelled keypoints")
         self.image_ids = [a["image_id"] for a in persons]
         self.annotation_ids = [a["id"] for a in persons]
         self.sample_ids = [
@@ -359,10 +390,3 @@ class CocoKeypoints(CocoDataset):
         image, readable = self._read_or_skip(i)
         box, keypoints = self.person(i)
         return image, box, keypoints if readable else np.zeros_like(keypoints), i
-
-
-def mirror_pairs(names):
-    """Return pairs of positions whose names differ only in 'left' and 'right'."""
-    at = {name: k for k, name in enumerate(names)}
-    pairs = ((k, at.get(name.replace("left", "right"))) for name, k in at.items() if "left" in name)
-    return tuple((a, b) for a, b in pairs if b is not None)

@@ -6,6 +6,8 @@ readers number the classes 0..79 in the order of the ids.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 _NAMES = """person bicycle car motorcycle airplane bus train truck boat traffic-light fire-hydrant -
 stop-sign parking-meter bench bird cat dog horse sheep cow elephant bear zebra giraffe - backpack
 umbrella - - handbag tie suitcase frisbee skis snowboard sports-ball kite baseball-bat
@@ -30,3 +32,18 @@ SKELETON = (
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9),
     (8, 10), (9, 11), (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
 )  # fmt: skip
+
+
+def limbs_of(skeleton: object, count: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of a skeleton, from 0; what is no pair of numbers 1 to ``count`` goes."""
+    pairs = skeleton if isinstance(skeleton, (list, tuple)) else ()
+    pairs = [p for p in pairs if isinstance(p, (list, tuple)) and len(p) == 2]
+    known = range(1, count + 1)
+    return tuple((a - 1, b - 1) for a, b in pairs if a in known and b in known)
+
+
+def mirror_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return pairs of positions whose names differ only in 'left' and 'right'."""
+    at = {name: k for k, name in enumerate(names)}
+    pairs = ((k, at.get(name.replace("left", "right"))) for name, k in at.items() if "left" in name)
+    return tuple((a, b) for a, b in pairs if b is not None)

@@ -9,9 +9,11 @@ stand in their readers.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from gluon_attn.data.scan import shortened
+from gluon_attn.text import read_json
 
 PUBLISHED = {
     "train": {"images": 5509},
@@ -65,11 +67,12 @@ class CountReport:
         expected: ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional.
         source: Where the expected numbers come from, for the heading; None if there are none.
         notes: Further lines of text, printed below the table.
+        faults: Lines about what is wrong with the data beside numbers.
     """
 
-    def __init__(self, counts, expected=None, source=None, notes=()):
+    def __init__(self, counts, expected=None, source=None, notes=(), faults=()):
         self.counts, self.expected = list(counts), dict(expected or {})
-        self.source, self.notes = source, list(notes)
+        self.source, self.notes, self.faults = source, list(notes), list(faults)
 
     @classmethod
     def join(cls, reports):
@@ -84,11 +87,12 @@ class CountReport:
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
         notes = [note for report in reports for note in report.notes]
-        return cls(counts, reports[0].expected, reports[0].source, notes)
+        faults = [fault for report in reports for fault in report.faults]
+        return cls(counts, reports[0].expected, reports[0].source, notes, faults)
 
     def differences(self):
-        """Return one line per number that is not as expected."""
-        lines = []
+        """Return one line per number that is not as expected, and per other fault."""
+        lines = list(self.faults)
         for count in self.counts:
             for key, expected in sorted(self.expected.get(count.split, {}).items()):
                 found = getattr(count, key)
@@ -128,18 +132,26 @@ class CountReport:
 
     def text(self):
         """Return table, verdict, the boxes left out and the notes."""
-        lines = [self.table(), ""]
-        if not self.expected:
-            lines.append("no published counts to compare with")
-        elif self.ok:
-            lines.append(f"all counts are as {self.source}")
-        else:
-            lines += ["differences:"] + [f"  {line}" for line in self.differences()]
+        lines = [self.table(), "", *self._verdict()]
         dropped = [item for count in self.counts if count.split != "trainval" or
                    len(self.counts) == 1 for item in count.dropped]  # fmt: skip
         if dropped:
-            lines += ["left out:"] + [f"  {sample}: {reason}" for sample, reason in dropped]
+            lines += ["left out:", *shortened([f"{name}: {reason}" for name, reason in dropped])]
         return "\n".join(lines + self.notes)
+
+    def _verdict(self):
+        """Return lines that say whether the numbers are as expected, and which are not there."""
+        if not self.ok:
+            return ["differences:", *shortened(self.differences())]
+        if not self.expected:
+            return ["no published counts to compare with"]
+        present = {count.split for count in self.counts}
+        absent = [split for split in self.expected if split not in present]
+        if not absent:
+            return [f"all counts are as {self.source}"]
+        compared = [split for split in self.expected if split in present]
+        told = f"the counts of {', '.join(compared)} are as {self.source}; " if compared else ""
+        return [f"{told}not compared: {', '.join(absent)}"]
 
 
 def expected_counts(root, published=None):
@@ -155,7 +167,7 @@ def expected_counts(root, published=None):
     if not path.exists():
         return (published or {}), ("published" if published else None)
     try:
-        expected = json.loads(path.read_text(encoding="utf-8"))["expected"]
+        expected = read_json(path)["expected"]
         numbers = {s: {k: int(n) for k, n in kinds.items()} for s, kinds in expected.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

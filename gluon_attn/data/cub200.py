@@ -19,17 +19,21 @@ Reference: Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import HOLDOUT
+from gluon_attn.data.scan import ImageFolder, stored_name
+from gluon_attn.text import read_lines
 
 PUBLISHED = {"trainval": {"images": 5994}, "test": {"images": 5794}}
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-PLACES = (".", "CUB_200_2011")
+PLACE = "CUB_200_2011"
 
 
 @DATASETS.register("cub200")
@@ -53,13 +57,13 @@ class Cub200(ClassificationDataset):
 
     looks_for = "images.txt, image_class_labels.txt, train_test_split.txt and classes.txt beside "
     looks_for += "images/, in the folder itself or in CUB_200_2011/"
+    valid = HELD_OUT
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", holdout=HOLDOUT, seed=0
     ):  # fmt: skip
-        self.root = _find(Path(root))
-        if self.root is None:
-            raise FileNotFoundError(f"{root}: no CUB-200-2011; looked for {self.looks_for}")
+        found = self.require(root, split)
+        self.root = found.paths[LISTS[0]].parent
         paths = _read_list(self.root / LISTS[0], str)
         labels = _read_list(self.root / LISTS[1], int)
         training = _read_list(self.root / LISTS[2], int)
@@ -82,38 +86,30 @@ class Cub200(ClassificationDataset):
             holdout, seed,
         )  # fmt: skip
         classes = [names[k].partition(".")[2] or names[k] for k in sorted(names)]
-        ids = [paths[numbers[k]] for k in chosen]
+        ids = [stored_name(self.root / "images", paths[numbers[k]]) for k in chosen]
         super().__init__(classes, split, targets[chosen], ids, policy, on_bad_image)
-        expected, source = expected_counts(root, PUBLISHED)
+        self.images = ImageFolder(self.root / "images", ids[0])
+        expected, source = expected_counts(found.home, PUBLISHED)
         self.report = CountReport(
             [SplitCount(split, len(self))], expected, source, [self.class_note()]
         )
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in HELD_OUT and _find(Path(root)) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        lists = (file_part(name, name, f"{PLACE}/{name}") for name in LISTS)
+        return (*lists, folder_part("images", "images", f"{PLACE}/images", images=True))
 
     def path(self, i):
-        return self.root / "images" / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
-def _find(root):
-    """Return the folder that holds the lists, or None."""
-    for place in PLACES:
-        if all((root / place / name).is_file() for name in LISTS):
-            return root / place
-    return None
-
-
-def _read_list(path, kind):
+def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
     """Return ``{number: value}`` of a list."""
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    rows: dict[int, Any] = {}
+    for number, line in read_lines(path):
         words = line.split(maxsplit=1)
-        if not words:
-            continue
         try:
-            key, value = int(words[0]), kind(words[1].strip())
+            key, value = int(words[0]), kind(words[1])
         except (IndexError, ValueError):
             raise ValueError(
                 f"{path}:{number}: expected a number and a value, found {line!r}"

@@ -16,6 +16,7 @@ import numpy as np
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.counts import CountReport, SplitCount
+from gluon_attn.data.layout import Part
 from gluon_attn.data.wider import WiderAttribute
 
 GARMENTS = ("shorts", "skirt", "jeans", "trousers")
@@ -38,7 +39,7 @@ class Garments(ClassificationDataset):
         FileNotFoundError, ValueError: See :class:`gluon_attn.data.wider.WiderAttribute`.
     """
 
-    looks_for = WiderAttribute.looks_for
+    looks_for, valid = WiderAttribute.looks_for, WiderAttribute.valid
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         self._people = WiderAttribute(root, split, policy, on_bad_image)
@@ -51,12 +52,12 @@ class Garments(ClassificationDataset):
         self.report = CountReport([SplitCount(split, len(self))], notes=notes)
 
     @classmethod
-    def detect(cls, root):
+    def detect(cls, root, depth=0):
         return False  # the same folder is WIDER-Attribute; ask for this reader by name
 
     @classmethod
-    def has_split(cls, root, split):
-        return WiderAttribute.has_split(root, split)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return WiderAttribute.parts(split)
 
     def read(self, i):
         return self._people.read(self._chosen[i])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 
 from gluon_attn.files import write_json
+from gluon_attn.text import read_json
 
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def release_folder(root):
 
 def _owner(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("generator")
+        return read_json(path).get("generator")
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -32,9 +32,12 @@ import numpy as np
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.folders import list_pictures, subfolders
+from gluon_attn.data.folders import empty_classes, list_pictures
+from gluon_attn.data.layout import Part, file_part, search
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import check_split
+from gluon_attn.data.scan import Passed, entries, list_images, subfolders
+from gluon_attn.text import read_lines, read_text
 
 PUBLISHED = {"train": {"images": 1281167}, "val": {"images": 50000}}
 SPLITS = ("train", "val")
@@ -42,7 +45,7 @@ PLACES = (".", "ILSVRC/Data/CLS-LOC")
 KIT = (".", "data", "ILSVRC2012_devkit_t12/data", "devkit/data")
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SYNSET = re.compile(r"n\d{8}$")
-PICTURES = (".jpeg", ".jpg")
+SOLUTION, MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"  # Kaggle's
 
 
 @DATASETS.register("imagenet")
@@ -64,46 +67,48 @@ class ImageNet(ClassificationDataset):
     """
 
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"
-    splits = SPLITS
+    splits = valid = SPLITS
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         check_split(split, "ImageNet", SPLITS)
-        root = Path(root)
-        self.root = _find(root, split)
-        if self.root is None:
+        found = self.locate(root, split)
+        if found.missing:
             raise FileNotFoundError(f"{root}: no '{split}' of ImageNet; looked for "
                                     f"{self.looks_for}")  # fmt: skip
-        kit = _read_meta(root)
-        words = _read_mapping(root) or {synset: name for synset, name in kit.values()}
-        self.synsets = tuple(
-            _synsets(self.root / "train") or sorted(words) or _synsets(self.root / "val")
-        )
-        if split == "val" and not _synsets(self.root / "val"):
-            ids, targets = _flat(root, self.root / "val", self.synsets, kit)
+        folder = found.paths[f"{split}/"]
+        self.root = folder.parent
+        lists = _Lists(root, found.home)
+        kit = _read_meta(lists.find("meta.mat"))
+        words = _read_mapping(lists.find(MAPPING)) or {s: name for s, name in kit.values()}
+        training = self.locate(root, "train").path(_part("train"))
+        self.synsets = tuple(_synsets(training) or sorted(words) or _synsets(folder))
+        passed, faults = Passed(folder), []
+        if split == "val" and not _synsets(folder):
+            ids, targets = _flat(lists, list_images(folder, passed, deep=False), self.synsets, kit)
         else:
-            self._check_folders(split)
-            ids, targets = list_pictures(self.root / split, self.synsets, PICTURES)
+            self._check_folders(folder)
+            ids, targets = list_pictures(folder, self.synsets, passed)
+            faults = empty_classes(folder, self.synsets, targets, split == "train")
+        passed.log()
         names = [words.get(synset, synset) for synset in self.synsets]
         super().__init__(
             names, split, targets, [f"{split}/{name}" for name in ids], policy, on_bad_image
         )
-        whole = len(self.synsets) == 1000
-        expected, source = expected_counts(root, PUBLISHED if whole else None)
+        expected, source = expected_counts(found.home, PUBLISHED)
         self.report = CountReport(
-            [SplitCount(split, len(self))], expected, source, [self.class_note()]
+            [SplitCount(split, len(self))], expected, source, [self.class_note()], faults
         )
 
-    def _check_folders(self, split):
-        unknown = sorted(set(_synsets(self.root / split)) - set(self.synsets))
+    def _check_folders(self, folder):
+        unknown = sorted(set(_synsets(folder)) - set(self.synsets))
         if unknown:
             raise ValueError(
-                f"{self.root / split / unknown[0]}: not among the {len(self.synsets)} classes of "
-                "train/"
+                f"{folder / unknown[0]}: not among the {len(self.synsets)} classes of train/"
             )
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and _find(Path(root), split) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return (_part(split),)
 
     def path(self, i):
         return self.root / self.sample_ids[i]
@@ -114,39 +119,50 @@ def _synsets(folder):
     return [name for name in subfolders(folder) if SYNSET.match(name)]
 
 
-def _find(root, split):
-    """Return the folder that holds a split's pictures, or None."""
-    for place in PLACES:
-        folder = root / place / split
-        if _synsets(folder) or (split == "val" and any(folder.glob("ILSVRC2012_val_*"))):
-            return root / place
-    return None
+def _part(split: str) -> Part:
+    fits = _is_validation if split == "val" else _has_synsets
+    return Part(f"{split}/", tuple(f"{place}/{split}" for place in PLACES), fits)
 
 
-def _read_mapping(root):
-    """Return ``{synset: first word}`` from Kaggle's list; empty if it is not there."""
-    path = root / "LOC_synset_mapping.txt"
+def _has_synsets(folder: Path) -> bool:
+    return bool(_synsets(folder))
+
+
+def _is_validation(folder: Path) -> bool:
+    flat = (entry.name.startswith("ILSVRC2012_val_") for entry in entries(folder))
+    return _has_synsets(folder) or any(flat)
+
+
+class _Lists:
+    """The files that come beside the images.
+
+    Args:
+        root: The folder that was given.
+        home: The data set's folder.
+    """
+
+    def __init__(self, root: Path, home: Path) -> None:
+        self.root, self.home = Path(root), home
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file, or None; the development kit is a download of its own."""
+        places = (f"{place}/{name}" for place in KIT)
+        return search(self.root, self.home, file_part(name, *places, apart=True))
+
+
+def _read_mapping(path: Path | None) -> dict[str, str]:
+    """Return ``{synset: first word}`` from Kaggle's list; empty without one."""
     words = {}
-    if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            synset, _, text = line.strip().partition(" ")
-            if not synset:
-                continue
-            if not SYNSET.match(synset) or not text:
-                raise ValueError(f"{path}:{number}: expected a synset and words, found {line!r}")
-            words[synset] = text.split(",")[0].strip()
+    for number, line in read_lines(path) if path else ():
+        synset, _, text = line.partition(" ")
+        if not SYNSET.match(synset) or not text:
+            raise ValueError(f"{path}:{number}: expected a synset and words, found {line!r}")
+        words[synset] = text.split(",")[0].strip()
     return words
 
 
-def _kit(root, name):
-    """Return the path of a file of the development kit, or None."""
-    paths = (root / place / name for place in KIT)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _read_meta(root):
+def _read_meta(path: Path | None) -> dict[int, tuple[str, str]]:
     """Return ``{number: (synset, first word)}`` of the leaf classes; empty without a kit."""
-    path = _kit(root, "meta.mat")
     if path is None:
         return {}
     found = {}
@@ -159,17 +175,18 @@ def _read_meta(root):
     return found
 
 
-def _flat(root, folder, synsets, kit):
-    """Return ``(names, targets)`` of validation pictures that lie in one folder."""
+def _flat(lists, names, synsets, kit):
+    """Return ``(names, targets)`` of validation images that lie in one folder."""
     numbers = {synset: k for k, synset in enumerate(synsets)}
-    truth, place = _solution(root), root / "LOC_val_solution.csv"
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES)
-    if truth is None:
-        place = _kit(root, TRUTH)
-        truth = _ground_truth(place, names, kit, root)
+    place = lists.find(SOLUTION)
+    if place is not None:
+        truth = _solution(place)
+    else:
+        place = lists.find(TRUTH)
+        truth = _ground_truth(place, names, kit, lists.home)
     lost = [name for name in names if Path(name).stem not in truth]
     if lost:
-        raise ValueError(f"{place}: says nothing about {lost[0]} ({len(lost)} such pictures)")
+        raise ValueError(f"{place}: says nothing about {lost[0]} ({len(lost)} such images)")
     found = [truth[Path(name).stem] for name in names]
     unknown = [k for k, synset in enumerate(found) if synset not in numbers]
     if unknown:
@@ -180,36 +197,32 @@ def _flat(root, folder, synsets, kit):
     return names, np.array([numbers[synset] for synset in found], np.int64)
 
 
-def _solution(root):
-    """Return ``{picture: synset}`` from Kaggle's table, or None if it is not there."""
-    path = root / "LOC_val_solution.csv"
-    if not path.is_file():
-        return None
+def _solution(path: Path) -> dict[str, str]:
+    """Return ``{image: synset}`` from Kaggle's table."""
     truth = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if number == 1 or not row:
-                continue
-            words = row[1].split() if len(row) == 2 else []
-            if not words or not SYNSET.match(words[0]):
-                raise ValueError(f"{path}:{number}: expected a picture and its boxes, found {row}")
-            truth[row[0]] = words[0]
+    for number, row in enumerate(csv.reader(read_text(path).split("\n")), 1):
+        if number == 1 or not row:
+            continue
+        words = row[1].split() if len(row) == 2 else []
+        if not words or not SYNSET.match(words[0]):
+            raise ValueError(f"{path}:{number}: expected an image and its boxes, found {row}")
+        truth[row[0].strip()] = words[0]
     return truth
 
 
 def _ground_truth(path, names, kit, root):
-    """Return ``{picture: synset}`` from the development kit: line n is picture n."""
+    """Return ``{image: synset}`` from the development kit: line n is image n."""
     if path is None or not kit:
         lacking = TRUTH if path is None else "meta.mat"
         raise FileNotFoundError(
-            f"{root}: val/ is not sorted into synsets, and there is neither LOC_val_solution.csv "
-            f"nor {lacking} ({TRUTH} and meta.mat come in ILSVRC2012_devkit_t12/data)"
+            f"{root}: val/ is not sorted into synsets, and there is neither {SOLUTION} nor "
+            f"{lacking} ({TRUTH} and meta.mat come in ILSVRC2012_devkit_t12/data)"
         )
     truth = {}
-    for number, line in enumerate(path.read_text(encoding="ascii").split(), 1):
+    for image, (number, line) in enumerate(read_lines(path), 1):
         if not line.isdigit() or int(line) not in kit:
             raise ValueError(f"{path}:{number}: {line!r} is no class of meta.mat")
-        truth[f"ILSVRC2012_val_{number:08d}"] = kit[int(line)][0]
+        truth[f"ILSVRC2012_val_{image:08d}"] = kit[int(line)][0]
     if len(truth) < len(names):
-        raise ValueError(f"{path}: {len(truth):,} lines for {len(names):,} pictures in val/")
+        raise ValueError(f"{path}: {len(truth):,} lines for {len(names):,} images in val/")
     return truth

@@ -1,22 +1,28 @@
-"""Reading pictures: one decoder for every data set, and errors that name the file and the sample.
+"""Images of data sets: errors that name the file and the sample, and what to do about them.
 
-OpenCV refuses what other readers accept in silence: ``cv2.imdecode`` returns None for half a JPEG,
-where ``cv2.imread``, ``mx.image`` and ``ImageRecordIter`` hand back a picture that is grey below
-the break. Hence bytes are always read first and decoded from memory.
+How a file becomes pixels, EXIF orientation included, is :mod:`gluon_attn.images`' matter.
 """
 
 from __future__ import annotations
 
-import cv2
+import os
+
 import numpy as np
 
+from gluon_attn import image_files, images
+from gluon_attn.image_files import Header, ImageError
+from gluon_attn.images import resize
+
+__all__ = [
+    "ON_BAD_IMAGE", "BadImageError", "NoOverlapError", "check_policy", "decode", "decode_own",
+    "image_header", "image_size", "read_annotated", "read_image", "resize", "resize_shorter",
+]  # fmt: skip
+
 ON_BAD_IMAGE = ("error", "skip")
-_DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # since OpenCV 4.11
-_RGB = cv2.IMREAD_COLOR_RGB if _DECODES_RGB else cv2.IMREAD_COLOR
 
 
 class BadImageError(OSError):
-    """A picture that is missing, unreadable or has nothing to show for a sample.
+    """An image that is missing, unreadable or has nothing to show for a sample.
 
     Args:
         path: The file.
@@ -30,7 +36,7 @@ class BadImageError(OSError):
 
 
 class NoOverlapError(BadImageError):
-    """A box without area inside its picture."""
+    """A box without area inside its image."""
 
 
 def check_policy(on_bad_image):
@@ -44,77 +50,87 @@ def check_policy(on_bad_image):
     return on_bad_image
 
 
-def decode(data, path, sample_id, upright=False):
-    """Return a picture from its encoded bytes, uint8 ``(H, W, 3)`` RGB.
-
-    Grey becomes three equal channels, transparency is dropped, 16 bits become 8.
+def decode(
+    data: bytes | memoryview, path: str | os.PathLike[str], sample_id: str, upright: bool = True
+) -> np.ndarray:
+    """Return an image from its encoded bytes; see :func:`gluon_attn.images.decode`.
 
     Args:
-        data: bytes-like, the contents of a JPEG, PNG, BMP, WebP ... file.
+        data: Contents of an image file.
         path: Where they came from, for messages.
-        sample_id: Whom they are for, for messages.
-        upright: Whether to obey the EXIF orientation, as viewers do. Boxes of WIDER-Attribute are
-            in coordinates of the stored picture, so its reader leaves this off.
+        sample_id: The sample that they are for, for messages.
+        upright: Obey the EXIF orientation. False is for boxes that belong to the stored pixels.
 
     Raises:
-        BadImageError: If the bytes are empty, truncated, or no picture.
+        BadImageError: The bytes are empty, truncated, or no image.
     """
-    flags = _RGB if upright else _RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = None
-    if len(data):
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error as error:  # e.g. more pixels than OpenCV allows
-            raise BadImageError(path, sample_id, f"cannot be decoded: {error}") from error
-    if image is None:
-        what = f"is truncated or no picture ({len(data)} bytes)" if len(data) else "is empty"
-        raise BadImageError(path, sample_id, what)
-    return image if _DECODES_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _named(path, sample_id, images.decode, data, upright)
 
 
-def read_image(path, sample_id, upright=False):
-    """Return the picture in a file, uint8 ``(H, W, 3)`` RGB; see :func:`decode`.
+def decode_own(
+    data: bytes | memoryview, path: str | os.PathLike[str], sample_id: str
+) -> np.ndarray:
+    """Return an image that :mod:`gluon_attn.data.tiles` encoded; otherwise as :func:`decode`."""
+    return _named(path, sample_id, images.decode_own, data)
+
+
+def read_image(path: str | os.PathLike[str], sample_id: str, upright: bool = True) -> np.ndarray:
+    """Return the image in a file, uint8 ``(H, W, 3)`` RGB, upright; see :func:`decode`.
 
     Raises:
-        BadImageError: If the file is missing, unreadable, truncated or no picture.
+        BadImageError: The file is missing, unreadable, truncated or no image.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise BadImageError(path, sample_id, _reason(error)) from error
-    return decode(data, path, sample_id, upright)
+    return decode(_named(path, sample_id, image_files.read_bytes, path), path, sample_id, upright)
 
 
-def image_size(path, sample_id):
-    """Return ``(width, height)`` of a stored picture from its header, without decoding it.
+def read_annotated(
+    path: str | os.PathLike[str], sample_id: str, width: int, height: int
+) -> tuple[np.ndarray, bool]:
+    """Return the image for which an annotation was made, and whether it is upright.
+
+    The annotated size tells of images that an EXIF orientation lays on their side whether boxes
+    were drawn on the upright image, as labelling tools show it, or on the stored pixels.
 
     Raises:
-        BadImageError: If the file is missing or its header is not a picture's.
+        BadImageError: There is no image, or it has another size either way.
     """
-    from PIL import Image, UnidentifiedImageError
+    image = read_image(path, sample_id)
+    if image.shape[:2] == (height, width):
+        return image, True
+    header = image_header(path, sample_id)
+    if header.orientation > 1 and header.size(upright=False) == (width, height):
+        return read_image(path, sample_id, upright=False), False
+    found, hint = f"{image.shape[1]} x {image.shape[0]}", "its boxes are for another image"
+    if header.orientation > 1:
+        stored = f"{header.width} x {header.height}"
+        found += f" ({stored} without its EXIF orientation {header.orientation})"
+    elif image.shape[1::-1] == (height, width):
+        hint = (
+            "it may have lost its EXIF orientation since its boxes were made: take the original "
+            "file, or turn it by 90 degrees"
+        )
+    reason = f"is {found}, the annotation says {width} x {height}; {hint}"
+    raise BadImageError(path, sample_id, reason)
 
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UnidentifiedImageError as error:
-        raise BadImageError(path, sample_id, "is no picture") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(path, sample_id, _reason(error)) from error
 
+def image_header(path: str | os.PathLike[str], sample_id: str) -> Header:
+    """Return sizes and EXIF orientation of an image file without decoding it.
 
-def resize(image, width, height, dst=None):
-    """Return ``image`` at ``width`` x ``height``; the same object if it already has that size.
-
-    Shrinking averages over areas, since sampling four neighbours would alias; enlarging is
-    bilinear.
+    Raises:
+        BadImageError: The file is missing or no image.
     """
-    rows, columns = image.shape[:2]
-    if (columns, rows) == (width, height):
-        return image
-    shrinks = width <= columns and height <= rows
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), dst=dst, interpolation=method)
+    return _named(path, sample_id, images.file_header, path)
+
+
+def image_size(
+    path: str | os.PathLike[str], sample_id: str, upright: bool = True
+) -> tuple[int, int]:
+    """Return ``(width, height)`` of :func:`read_image`'s result without decoding the file.
+
+    Raises:
+        BadImageError: The file is missing or no image.
+    """
+    return image_header(path, sample_id).size(upright)
 
 
 def resize_shorter(image, side):
@@ -124,7 +140,9 @@ def resize_shorter(image, side):
     return resize(image, max(side, round(columns * scale)), max(side, round(rows * scale)))
 
 
-def _reason(error):
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+def _named(path, sample_id, function, *arguments):
+    """Return ``function(*arguments)``; what it says of the image gets file and sample."""
+    try:
+        return function(*arguments)
+    except ImageError as error:
+        raise BadImageError(path, sample_id, str(error)) from error

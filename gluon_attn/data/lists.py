@@ -1,12 +1,13 @@
 """The generic multi-label data set: your own pictures, your own attributes, plain text.
 
     names.txt                        one attribute name per line
-    train.txt, val.txt, test.txt     path<TAB>1,0,-1,...    one picture per line
+    train.txt, val.txt, test.txt     path<TAB>1,0,-1,...    one image per line
     (pictures)                       wherever the paths say, relative to the folder
 
 The values stand in the order of names.txt. Here **1 is positive, 0 negative, -1 unspecified**, the
 customary coding of such lists; ``coding='wider'`` reads 1 positive, -1 negative, 0 unspecified.
-Blank lines and lines that begin with ``#`` are ignored.
+Blank lines and lines that begin with ``#`` are ignored. Blanks may stand for the tab, and paths may
+have the back-slashes of Windows.
 
 The two codings use the same numbers, so a list cannot tell which one it is in. What gives a
 mistake away is a split without any negative: it is refused, with the remedy.
@@ -14,19 +15,25 @@ mistake away is a split without any negative: it is refused, with the remedy.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.images import read_image
+from gluon_attn.data.layout import Part, file_part
+from gluon_attn.data.scan import files, stored_name
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_lines
 
 CODINGS = {
     "list": {"1": 1, "+1": 1, "0": -1, "-1": 0},
     "wider": {"1": 1, "+1": 1, "0": 0, "-1": -1},
 }
+# A path, blanks, and values up to the end of the line, where an editor has replaced the tab.
+BLANKS = re.compile(r"(.*?\S)\s+([+-]?\d(?:\s*,\s*[+-]?\d)*)")
 
 
 @DATASETS.register("list")
@@ -53,11 +60,11 @@ class ListDataset(AttributeDataset):
     def __init__(self, root, split, policy=None, on_bad_image="error", coding="list"):
         if coding not in CODINGS:
             raise ValueError(unknown_name("coding", coding, CODINGS))
-        self.root = Path(root)
+        self.root = self.home(root, split)
         names = read_names(self.root / "names.txt")
         rows = {}
         for path in self._files(split):
-            read_list(path, names, CODINGS[coding], rows)
+            read_list(path, names, CODINGS[coding], rows, self.root)
         listed = ", ".join(str(path) for path in self._files(split))
         if not rows:
             raise ValueError(f"{listed}: split '{split}' is empty: no line names a picture")
@@ -74,15 +81,16 @@ class ListDataset(AttributeDataset):
         self.report = CountReport([count], expected, source)
 
     @classmethod
-    def has_split(cls, root, split):
-        return all((Path(root) / f"{name}.txt").is_file() for name in (split, "names"))
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return file_part(f"{split}.txt"), file_part("names.txt")
+
+    @classmethod
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        return (folder / "names.txt").is_file() and super().is_home(folder, *others)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
         return self.root / self.sample_ids[i]
-
-    def read(self, i):
-        return read_image(self.path(i), self.sample_ids[i], upright=True)
 
     def _files(self, split):
         path = self.root / f"{split}.txt"
@@ -91,22 +99,21 @@ class ListDataset(AttributeDataset):
         parts = [self.root / "train.txt", self.root / "val.txt"]
         if split == "trainval" and all(part.is_file() for part in parts):
             return parts
-        found = sorted(p.stem for p in self.root.glob("*.txt") if p.name != "names.txt")
+        found = [p.stem for p in files(self.root, ".txt") if p.name != "names.txt"]
         raise FileNotFoundError(
             f"{path} is missing; splits in this folder: {', '.join(found) or '(none)'}"
         )
 
 
-def read_names(path):
-    """Return the attribute names of a names.txt, a tuple.
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the attribute names of a names.txt.
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: If it is empty or a name comes twice.
     """
-    seen = {}
-    for number, line in _lines(path):
-        name = line.strip()
+    seen: dict[str, int] = {}
+    for number, name in _lines(path):
         if name in seen:
             raise ValueError(f"{path}:{number}: '{name}' is in line {seen[name]} already")
         seen[name] = number
@@ -115,23 +122,33 @@ def read_names(path):
     return tuple(seen)
 
 
-def read_list(path, names, codes, rows):
-    """Add ``{picture: ([labels], 'file:line')}`` of one list to ``rows``.
+def read_list(
+    path: Path,
+    names: Sequence[str],
+    codes: dict[str, int],
+    rows: dict[str, tuple[list[int], str]],
+    folder: Path,
+) -> None:
+    """Add ``{image: ([labels], 'file:line')}`` of one list to ``rows``.
 
     Args:
         path: The list.
         names: The attribute names.
         codes: ``{text of a label: 1, -1 or 0}``.
         rows: The dict to fill.
+        folder: What paths are relative to.
 
     Raises:
         ValueError: Naming the file and the line.
     """
     for number, line in _lines(path):
         where = f"{path}:{number}"
-        picture, tab, text = line.rstrip("\r\n").rpartition("\t")
-        picture = picture.strip()
-        if not tab or not picture:
+        image, tab, text = line.rpartition("\t")
+        if not tab:
+            match = BLANKS.fullmatch(line)
+            image, text = match.groups() if match else ("", "")
+        image = image.strip()
+        if not image:
             raise ValueError(f"{where}: expected path<TAB>{','.join(['0'] * len(names))}: {line!r}")
         words = [word.strip() for word in text.split(",")]
         if len(words) != len(names):
@@ -139,19 +156,13 @@ def read_list(path, names, codes, rows):
         for name, word in zip(names, words):
             if word not in codes:
                 raise ValueError(f"{where}: label {word!r} of '{name}'; valid are 1, 0 and -1")
-        if picture in rows:
-            raise ValueError(f"{where}: '{picture}' is in {rows[picture][1]} already")
-        rows[picture] = ([codes[word] for word in words], where)
+        image = stored_name(folder, image)
+        if image in rows:
+            raise ValueError(f"{where}: '{image}' is in {rows[image][1]} already")
+        rows[image] = ([codes[word] for word in words], where)
 
 
-def _lines(path):
-    """Yield ``(line number, line)`` of the lines that are neither blank nor comments."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {ListDataset.looks_for}")
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # editors on Windows add a mark
-            for number, line in enumerate(file, 1):
-                if line.strip() and not line.lstrip().startswith("#"):
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Return ``(line number, line)`` of the lines that are neither blank nor comments."""
+    lines = read_lines(path, f"looked for {ListDataset.looks_for}")
+    return [(number, line) for number, line in lines if not line.startswith("#")]

@@ -1,7 +1,7 @@
 """MATLAB files as a tree of nodes that know where they are, so that an error names file and field.
 
-``scipy.io.loadmat`` wraps every struct and cell in arrays of one element; peers' readers are rows
-of ``[0][0][3][0]`` that fail with an IndexError on any other file. Here a place is written as in
+A MATLAB file wraps every struct and cell in arrays of one element; peers' readers are rows of
+``[0][0][3][0]`` that fail with an IndexError on any other file. Here a place is written as in
 MATLAB: ``PETA.mat: peta.partition{1}.train`` is field ``train`` of the first cell of a field.
 """
 
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-NO_V73 = (
-    "is a MATLAB 7.3 (HDF5) file, which this reader does not support; the official files are of "
-    "version 5. In MATLAB, save it again with save(..., '-v7')"
-)
+from gluon_attn.data.mat_reader import Unread, read_mat
 
 
 class Node:
     """A value inside a MATLAB file.
 
     Args:
-        value: What ``loadmat`` returned for it.
+        value: What :func:`gluon_attn.data.mat_reader.read_mat` returned for it.
         place: Where it is, for messages.
 
     Every method raises ValueError, naming the place, if the value is of another kind.
@@ -104,6 +101,8 @@ class Node:
             return f"a {shape} struct"
         if self.is_cell:
             return f"a {shape} cell array"
+        if isinstance(self.value, Unread):
+            return f"a {self.value.kind}"
         kind = getattr(self.value, "dtype", np.dtype("O")).kind
         names = {"U": "char array", "b": "logical array"}
         return f"a {shape} {names.get(kind, 'array')}" if shape else type(self.value).__name__
@@ -120,19 +119,7 @@ def load_mat(path, variable=None):
         FileNotFoundError: If there is no such file.
         ValueError: If it is none of these, truncated, or without the variable.
     """
-    from scipy.io import loadmat
-
-    with open(path, "rb") as file:  # so that loadmat does not try the name with ".mat" added
-        try:
-            content = loadmat(file)
-        except NotImplementedError as error:
-            raise ValueError(f"{path}: {NO_V73}") from error
-        except Exception as error:  # a damaged file makes scipy fail in any of a dozen ways
-            raise ValueError(
-                f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error}); it is "
-                "damaged or was not copied completely"
-            ) from error
-    nodes = {k: Node(v, f"{path}: {k}") for k, v in content.items() if not k.startswith("__")}
+    nodes = {name: Node(value, f"{path}: {name}") for name, value in read_mat(path).items()}
     if variable is None:
         return nodes
     return take(nodes, variable, path)

@@ -1,6 +1,6 @@
 """PA-100K from its official files: ``annotation.mat`` beside the pictures.
 
-    annotation.mat, variables:
+    annotation.mat (or annotation/annotation.mat), variables:
         attributes                               26 x 1 cell of names
         {train,val,test}_images_name             N x 1 cell of file names
         {train,val,test}_label                   N x 26 numbers, 1 or 0
@@ -14,20 +14,14 @@ Reference: Liu et al., "HydraPlus-Net: Attentive Deep Features for Pedestrian An
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat, take
-from gluon_attn.data.protocol import (
-    SPLITS,
-    binary_labels,
-    check_split,
-    check_uncertain,
-    find_folder,
-)
+from gluon_attn.data.protocol import SPLITS, binary_labels, check_split, check_uncertain
+from gluon_attn.data.scan import ImageFolder
 
 PUBLISHED = {
     "train": {"images": 80000},
@@ -35,7 +29,11 @@ PUBLISHED = {
     "trainval": {"images": 90000},
     "test": {"images": 10000},
 }
-FOLDERS = ("release_data/release_data", "release_data", "images", "data")
+PLACES = ("annotation.mat", "annotation/annotation.mat")
+FOLDERS = (
+    "release_data/release_data", "release_data", "images", "data/release_data/release_data",
+    "data/release_data", "data",
+)  # fmt: skip
 
 
 @DATASETS.register("pa100k")
@@ -57,32 +55,33 @@ class Pa100k(AttributeDataset):
     """
 
     looks_for = "annotation.mat beside data/ (or release_data/release_data/)"
+    valid = SPLITS
 
     def __init__(self, root, split, policy=None, on_bad_image="error", uncertain="negative"):
         check_split(split, "PA-100K")
         check_uncertain(uncertain)
-        self.root = Path(root)
-        path = self.root / "annotation.mat"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; looked for {self.looks_for}")
+        found = self.require(root, split)
+        self.root = found.home
+        path, images = (found.path(part) for part in self.parts(split))
         nodes = load_mat(path)
         names = tuple(take(nodes, "attributes", path).strings())
         parts = ("train", "val") if split == "trainval" else (split,)
-        found = [_read_part(nodes, part, names, path, uncertain) for part in parts]
-        ids = [name for images, _ in found for name in images]
-        raw = np.concatenate([labels for _, labels in found])
-        self.folder = find_folder(self.root, FOLDERS)
+        read = [_read_part(nodes, part, names, path, uncertain) for part in parts]
+        ids = [name for listed, _ in read for name in listed]
+        raw = np.concatenate([labels for _, labels in read])
         super().__init__(names, split, raw, ids, policy, on_bad_image)
+        self.images = ImageFolder(images, ids[0])
         expected, source = expected_counts(self.root, PUBLISHED)
         notes = [label_note(self)] if split == "train" else []
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and (Path(root) / "annotation.mat").is_file()
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        images = folder_part("data", *FOLDERS, apart=True, images=True)
+        return file_part("annotation.mat", *PLACES), images
 
     def path(self, i):
-        return self.folder / self.sample_ids[i]
+        return self.images / self.sample_ids[i]
 
 
 def _read_part(nodes, part, names, path, uncertain):

@@ -18,7 +18,6 @@ last: without it a packed split is unfinished.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zlib
@@ -27,10 +26,15 @@ from pathlib import Path
 import numpy as np
 
 from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.images import BadImageError, decode
+from gluon_attn.data.counts import CountReport, SplitCount
+from gluon_attn.data.images import BadImageError, decode_own
+from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
+from gluon_attn.data.scan import files, subfolders
 from gluon_attn.data.tiles import window
+from gluon_attn.reading import naming
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json, read_lines
 
 FORMAT = "gluon_attn packed images, version 1"
 KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there
@@ -58,6 +62,7 @@ class PackedDataset(AttributeDataset):
         size: Side of the square pictures.
         info: The contents of the JSON.
         left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
+        report: CountReport of this split; nothing to compare with.
 
     Raises:
         FileNotFoundError: If the split is not there or not finished.
@@ -67,20 +72,22 @@ class PackedDataset(AttributeDataset):
     looks_for = "<split>.rec, <split>.idx and <split>.json"
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
-        self.root = Path(root)
+        self.root = self.home(root, split)
         self.info = load_info(self.root, split)
-        super().__init__(
-            self.info["names"],
-            split,
-            _read_rows(self.info, self.root / f"{split}.json"),
-            self.info["sample_ids"],
-            policy,
-            on_bad_image,
-            _read_schema(self.info, self.root / f"{split}.json"),
-        )
-        self.size = self.info["size"]
-        self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
-        missing = {item["index"] for item in self.info["skipped"]}
+        path = self.root / f"{split}.json"
+        with naming(path, "{path}: malformed: {why}"):
+            super().__init__(
+                self.info["names"],
+                split,
+                _read_rows(self.info, path),
+                self.info["sample_ids"],
+                policy,
+                on_bad_image,
+                _read_schema(self.info, path),
+            )
+            self.size = self.info["size"]
+            self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
+            missing = {item["index"] for item in self.info["skipped"]}
         total = len(self) + len(missing)
         self._source = [k for k in range(total) if k not in missing]
         self._rec = self.root / f"{split}.rec"
@@ -88,13 +95,24 @@ class PackedDataset(AttributeDataset):
         self._file = open(self._rec, "rb")  # noqa: SIM115 (open as long as the data set lives)
         self._keeps = self.info["rec_bytes"] <= KEPT_SHARE * physical_memory()
         self._kept = [None] * len(self)
+        self.report = CountReport([SplitCount(split, len(self))])
 
     @classmethod
-    def detect(cls, root):
-        return any(Path(root).glob("*.rec")) or any(Path(root).glob("*.rec.parts"))
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        names = (f"{split}.{kind}" for kind in ("rec", "idx"))
+        return (*(Part(name, (name,), _is_ours) for name in names), file_part(f"{split}.json"))
+
+    @classmethod
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        unfinished = (name.endswith(".rec.parts") for name in subfolders(folder))
+        return any(unfinished) or any(map(_is_ours, files(folder, ".rec")))
+
+    @classmethod
+    def detect(cls, root, depth=0):
+        return cls.is_home(cls.home(root) if depth else Path(root))
 
     def read(self, i):
-        return decode(self.record(i)[0], self._rec, self.sample_ids[i])
+        return decode_own(self.record(i)[0], self._rec, self.sample_ids[i])
 
     def get_window(self, i, box):
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
@@ -105,7 +123,8 @@ class PackedDataset(AttributeDataset):
         """
         try:
             jpeg, corner = window(self.record(i)[0], *box)
-            return decode(jpeg, self._rec, self.sample_ids[i]), self.label[i], self.mask[i], corner
+            image = decode_own(jpeg, self._rec, self.sample_ids[i])
+            return image, self.label[i], self.mask[i], corner
         except BadImageError as error:
             return self._replace(i, error)[:3] + (None,)
 
@@ -147,18 +166,26 @@ class PackedDataset(AttributeDataset):
         """Return the N + 1 offsets between which the records lie."""
         size = self._rec.stat().st_size
         try:
-            lines = path.read_text(encoding="ascii").splitlines()
-            offsets = [int(line.split("\t")[1]) for line in lines]
+            offsets = [int(line.split()[1]) for _, line in read_lines(path)]
         except (ValueError, IndexError) as error:
             raise ValueError(f"{path}: malformed: {error}") from error
         if len(offsets) != len(self):
             raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
+        wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
+        if wrong:
+            raise ValueError(
+                f"{path}: malformed: record {wrong[0]} begins before the one before it"
+            )
         expected = self.info["rec_bytes"]
         if size != expected:
             broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
             lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
             raise ValueError(
                 f"{self._rec}: {size:,} bytes, expected {expected:,}{lost}; copy or pack it again"
+            )
+        if offsets[-1] >= size:
+            raise ValueError(
+                f"{path}: malformed: the last record begins behind the end of the file"
             )
         return offsets + [size]
 
@@ -237,26 +264,72 @@ def load_info(root, split):
     """
     path = Path(root) / f"{split}.json"
     if not path.is_file():
-        if any(path.with_suffix(s).exists() for s in (".rec", ".rec.parts")):
+        if Path(f"{path.with_suffix('')}.rec.parts").exists():
             raise FileNotFoundError(
                 f"{path} is missing: packing of split '{split}' is unfinished; run the command "
                 "that packs it again, it continues where it stopped"
             )
-        found = sorted(p.stem for p in Path(root).glob("*.rec") if p.with_suffix(".json").exists())
+        records = path.with_suffix(".rec")
+        if records.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: copy it, too, or pack the images again"
+                if _has_checksum(records)
+                else explain_records(records)
+            )  # fmt: skip
+        found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
         raise FileNotFoundError(
             f"{path} is missing; packed splits in this folder: {', '.join(found) or '(none)'}"
         )
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: malformed: {error}") from error
+    info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
     rows = "targets" if known and "targets" in info else "raw"
-    keys = ("names", "sample_ids", rows, "size", "skipped", "rec_bytes", "fingerprint")
-    if not known or any(key not in info for key in keys):
-        raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(keys)}")
+    kinds = {"names": list, "sample_ids": list, rows: list, "size": int, "skipped": list,
+             "rec_bytes": int, "fingerprint": str}  # fmt: skip
+    if not known or any(not isinstance(info.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(kinds)}")
     if len(info[rows]) != len(info["sample_ids"]):
         raise ValueError(
             f"{path}: {len(info[rows])} label rows, {len(info['sample_ids'])} sample ids"
         )
     return info
+
+
+def explain_records(path: Path) -> str:
+    """Return a line that says what im2rec's files are, and how to get ours."""
+    return (
+        f"{path} was written by MXNet's im2rec or the like, not by this package: such files do not "
+        "say what their labels mean. Pack the images they were made of: tools/prepare_data.py "
+        "folders (one folder per class) or list (a list of attributes) --root IMAGES --out DIR"
+    )
+
+
+def records_of_others(root: Path) -> Path | None:
+    """Return a record file or list of im2rec's in a folder, or None."""
+    found: list[Path] = [*files(root, ".rec"), *files(root, ".lst")]
+    return found[0] if found else None
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file belongs to a split that this package packed, perhaps without its JSON.
+
+    MXNet's own tools write files of the same names, and no JSON.
+    """
+    records = path.with_suffix(".rec")
+    return path.is_file() and (
+        path.with_suffix(".json").is_file() or records.is_file() and _has_checksum(records)
+    )
+
+
+def _has_checksum(path: Path) -> bool:
+    """Return whether the first record has the checksum that only our packing gives it."""
+    with open(path, "rb") as file:
+        start = file.read(_FRAME.size + _HEADER.size)
+        if len(start) < _FRAME.size + _HEADER.size:
+            return False
+        (magic, word), header = _FRAME.unpack_from(start), _HEADER.unpack_from(start, _FRAME.size)
+        flag, _, _, checksum = header
+        length = (word & 0x1FFFFFFF) - _HEADER.size - 4 * flag
+        if magic != _MAGIC or length < 0:
+            return False
+        file.seek(4 * flag, os.SEEK_CUR)
+        return zlib.crc32(file.read(length)) == checksum

@@ -10,7 +10,6 @@ it is equal to the byte.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import zlib
@@ -25,7 +24,8 @@ from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
-from gluon_attn.files import atomic_path, first_line, write_text
+from gluon_attn.files import atomic_path, first_line, json_text, write_text
+from gluon_attn.text import read_json
 
 CHUNK = 128
 
@@ -93,6 +93,7 @@ def make_plan(dataset, size, quality):
         "source_fingerprint": dataset.fingerprint(),
         "size": int(size),
         "quality": int(quality),
+        "orientation": "upright",  # absent where EXIF orientations were once overlooked
         "encoder": f"OpenCV {cv2.__version__}",
     }
 
@@ -107,7 +108,7 @@ def _claim(prefix, parts, plan, overwrite):
     note = parts / "plan.json"
     if parts.exists():
         try:
-            same = json.loads(note.read_text(encoding="utf-8")) == plan
+            same = read_json(note) == plan
         except (OSError, ValueError):
             same = False
         if same:
@@ -118,7 +119,7 @@ def _claim(prefix, parts, plan, overwrite):
                 "allow overwriting"
             )
         shutil.rmtree(parts)
-    write_text(note, json.dumps(plan))
+    write_text(note, json_text(plan, None))
 
 
 def _run(job, spans, workers, progress):
@@ -155,7 +156,7 @@ class _Chunks:
     def done(self, k):
         """Return whether chunk ``k`` is complete under the present policy about bad pictures."""
         try:
-            note = json.loads(chunk_path(self.parts, k, "json").read_text(encoding="utf-8"))
+            note = read_json(chunk_path(self.parts, k, "json"))
             whole = chunk_path(self.parts, k, "rec").stat().st_size == note["bytes"]
         except (OSError, ValueError):
             return False
@@ -174,7 +175,7 @@ class _Chunks:
         with atomic_path(chunk_path(self.parts, k, "rec")) as temporary:
             offsets = write_records(temporary, records)
         note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
-        write_text(chunk_path(self.parts, k, "json"), json.dumps(note))
+        write_text(chunk_path(self.parts, k, "json"), json_text(note, None))
 
     def encode(self, i):
         """Return the record of sample ``i``."""
@@ -224,7 +225,7 @@ def chunk_path(parts, k, kind):
 
 def _finish(dataset, prefix, parts, plan, chunks):
     """Join the chunks, put the three files in place (the JSON last) and return its contents."""
-    notes = [json.loads(chunk_path(parts, k, "json").read_text("utf-8")) for k in range(chunks)]
+    notes = [read_json(chunk_path(parts, k, "json")) for k in range(chunks)]
     skipped = [item for note in notes for item in note["skipped"]]
     absent = {item["index"] for item in skipped}
     kept = [i for i in range(len(dataset)) if i not in absent]
@@ -244,7 +245,7 @@ def _finish(dataset, prefix, parts, plan, chunks):
         if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
             final["json"].unlink()
     info = _describe(dataset, plan, kept, skipped, start)
-    write_text(final["json"], json.dumps(info, separators=(",", ":")) + "\n")
+    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
     return info
 
 

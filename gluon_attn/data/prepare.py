@@ -7,10 +7,12 @@ import logging
 from pathlib import Path
 
 from gluon_attn.data.base import DATASETS
+from gluon_attn.data.check import check, missing_parts
 from gluon_attn.data.counts import CountReport
-from gluon_attn.data.images import BadImageError, NoOverlapError
 from gluon_attn.data.packed import load_info
 from gluon_attn.data.packing import make_plan, pack
+from gluon_attn.data.scan import shortened
+from gluon_attn.errors import naming
 
 logger = logging.getLogger(__name__)
 
@@ -18,28 +20,31 @@ logger = logging.getLogger(__name__)
 GENERATED = ("train", "val", "test")
 # Official data sets, and folders of one's own, with the settings of their readers.
 OFFICIAL = {
-    "wider": (), "peta": ("partition", "uncertain"),
+    "wider": (), "peta": ("partition", "uncertain", "seed", "split_file"),
     "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
     "market": ("attributes", "holdout", "seed"),
     "duke": ("attributes", "holdout", "seed", "repair"),
-    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"), "voc": ("difficult",),
+    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"),
+    "voc": ("difficult",), "voc2007": ("difficult",),
     "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
     "cub200": ("holdout", "seed"),
     "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
     "imagenet": (), "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (),
+    "packed": (),
 }  # fmt: skip
 # Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
 GENERATORS = {
     "synthetic": ("synthetic", "wider", "."), "tasks": ("synthetic_tasks", "wider", "scenes"),
     "digits": ("digits", "list", "."), "digits_single": ("digits_single", "folders", "."),
 }  # fmt: skip
-OWN = ("wider", "list", "folders", "coco_keypoints")  # without a tiny tree of their own
-UNPACKED = ("coco", "coco_keypoints")  # pictures of any size, with boxes: nothing to pack
+OWN = ("wider", "list", "folders", "coco_keypoints", "packed")  # without a tiny tree of their own
+UNPACKED = ("coco", "coco_keypoints", "packed")  # images with boxes, or packed ones: only checked
 SETTINGS = {
     "partition": {"type": int, "default": 1, "metavar": "N",
                   "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
     "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
-                  "help": "what label value 2 becomes (default: negative)"},
+                  "help": "what label value 2 becomes, where the file has some: RAP does, PETA.mat "
+                  "and PA-100K do not (default: negative)"},
     "holdout": {"type": float, "default": 0.1, "metavar": "SHARE",
                 "help": "share of the training part that becomes the validation split where the "
                 "authors give none (default: 0.1)"},
@@ -53,8 +58,8 @@ SETTINGS = {
                   "help": "training pictures of a class, 30 or 60 in the papers (default: 30)"},
     "test_per_class": {"type": int, "default": 25, "metavar": "N",
                        "help": "test pictures of a class (default: 25)"},
-    "split_file": {"metavar": "FILE", "help": "JSON file of the split, read or written "
-                   "(default: beside the pictures)"},
+    "split_file": {"metavar": "FILE", "help": "JSON file of the split; Caltech-256's is written "
+                   "beside the images if there is none"},
     "coding": {"choices": ("list", "wider"), "default": "list",
                "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
                "(default: list)"},
@@ -77,21 +82,27 @@ def run(options, say):
     if not root:
         raise ValueError("--root DIR is needed (or --check DIR)")
     if options.command in UNPACKED and not options.check:
-        raise ValueError(f"{options.command} is read as it was published, not packed; --check it")
+        raise ValueError(f"{options.command} is read as it is, not packed; --check it")
     if not options.check and not options.out:
         raise ValueError("--out DIR is needed, unless --check only checks")
     kind = "wider_srn" if getattr(options, "srn", False) else options.command
     extra = {key: getattr(options, key) for key in getattr(options, "reader_options", ())}
-    splits = options.splits or existing_splits(kind, root)
-    policy = "skip" if options.check else options.on_bad_image
-    datasets, report = open_splits(kind, root, splits, policy, **extra)
-    say(report.text())
+    reader = DATASETS.get(kind)
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root} is no folder")
     if options.check:
-        bad = [item for dataset in datasets.values() for item in find_bad_images(dataset)]
-        say(f"{len(bad)} pictures cannot be read" + (":" if bad else ""))
-        for sample, reason in bad:
-            say(f"  {sample}: {reason}")
-        return 0 if report.ok and not bad else 1
+        found = check(kind, reader, root, options.splits or reader.expected_splits(root), **extra)
+        say(found.text())
+        return 0 if found.ok else 1
+    existing = options.splits or existing_splits(kind, root, **extra)
+    lost = missing_parts(reader, root, existing, **extra)
+    if lost:
+        raise FileNotFoundError("; ".join(lost))
+    datasets, report = open_splits(kind, root, existing, options.on_bad_image, **extra)
+    say(report.text())
+    absent = [s for s in reader.expected_splits(root) if not options.splits and s not in existing]
+    if absent:
+        say(f"not there, so not packed: {', '.join(absent)}")
     settings = {key: getattr(options, key) for key in ("size", "quality", "workers", "overwrite")}
     for text in pack_splits(datasets, options.out, train_size=options.train_size, **settings):
         say(text)
@@ -141,7 +152,11 @@ def _version(options):
     Raises:
         ValueError: If it has none of that name.
     """
-    versions = {"rap": {"1": 1, "2": 2}, "cifar10": {"python": "python", "binary": "binary"}}
+    versions = {
+        "rap": {"1": 1, "2": 2},
+        "peta": {"mat": "mat", "folders": "folders"},
+        "cifar10": {"python": "python", "binary": "binary"},
+    }
     versions["cifar100"] = versions["cifar10"]
     known = versions.get(options.name, {})
     if options.version is None:
@@ -154,16 +169,19 @@ def _version(options):
     return {"version": known[options.version]}
 
 
-def existing_splits(kind, root):
+def existing_splits(kind, root, **options):
     """Return those of train, val and test (and query) whose lists or annotation exist.
 
+    Args:
+        kind: A name in ``DATASETS``.
+        root: Folder of the data set.
+        options: The reader's settings.
+
     Raises:
-        FileNotFoundError: If none does; the message lists what was looked for.
+        FileNotFoundError: If none does; the message lists what was looked for, or is missing.
     """
     reader = DATASETS.get(kind)
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"{root} is no folder")
-    found = [split for split in reader.splits if reader.has_split(root, split)]
+    found = [split for split in reader.splits if reader.has_split(root, split, **options)]
     if not found:
         raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
     return found
@@ -176,26 +194,11 @@ def open_splits(kind, root, splits, on_bad_image="error", **options):
         FileNotFoundError, ValueError, BadImageError: As the reader does.
     """
     reader = DATASETS.get(kind)
-    datasets = {
-        split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
-    }
+    with naming(root):
+        datasets = {
+            split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
+        }
     return datasets, CountReport.join(dataset.report for dataset in datasets.values())
-
-
-def find_bad_images(dataset, progress=True):
-    """Read every picture and return those that cannot be, ``[(sample id, reason), ...]``."""
-    from tqdm import tqdm
-
-    bad = []
-    positions = range(len(dataset))
-    for i in tqdm(positions, f"check {dataset.split}", disable=None if progress else True):
-        try:
-            dataset.read(i)
-        except NoOverlapError:
-            continue
-        except BadImageError as error:
-            bad.append((dataset.sample_ids[i], error.reason))
-    return bad
 
 
 def pack_splits(datasets, out, size=256, quality=95, overwrite=False, **options):
@@ -219,7 +222,9 @@ def pack_splits(datasets, out, size=256, quality=95, overwrite=False, **options)
         lines = [f"{out / split}.rec: {info['count']:,} samples, {info['rec_bytes'] / 1e6:,.1f} MB"]
         if info["skipped"]:
             lines.append(f"  {len(info['skipped'])} left out:")
-            lines += [f"    {item['id']}: {item['reason']}" for item in info["skipped"]]
+            lines += shortened(
+                [f"{item['id']}: {item['reason']}" for item in info["skipped"]], "    "
+            )
         yield "\n".join(lines)
 
 

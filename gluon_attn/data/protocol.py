@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -54,8 +56,15 @@ def binary_labels(values, names, place, uncertain="negative"):
             f"{place}: row {row + 1}, attribute '{names[column]}' is {values[row, column]}; valid "
             "are 1, 0 and 2"
         )
+    announce_uncertain(uncertain, (values == 2).any(), place)
     two = -1 if uncertain == "negative" else 0
     return np.array([-1, 1, two], np.int8)[values]
+
+
+def announce_uncertain(uncertain: str, has_some: bool, place: object) -> None:
+    """Log a warning if labels of value 2 are to be treated specially and there are none."""
+    if uncertain != "negative" and not has_some:
+        logger.warning("%s: no label is 2 (uncertain): uncertain=%s does nothing", place, uncertain)
 
 
 def one_based(node, total):
@@ -99,10 +108,18 @@ def pick_partition(node, number):
     return cells[number - 1]
 
 
-def hold_out(items, share=HOLDOUT, seed=0):
-    """Return the items that are held out for validation, a set; at least one.
+def hold_out(
+    items: Sequence[Any], share: float = HOLDOUT, seed: int = 0, sizes: Counter | None = None
+) -> set:
+    """Return the items that are held out for validation; at least one.
 
     The choice depends on the sorted items and the seed alone, hence not on the order of files.
+
+    Args:
+        items: Distinct images, or groups of images that must stay together, such as persons.
+        share: Of the images that is held out, as nearly as the groups allow without exceeding it.
+        seed: Seed.
+        sizes: Images of each group; None: every item is one.
 
     Raises:
         ValueError: If the share is not between 0 and 1, or nothing would be left for training.
@@ -112,9 +129,35 @@ def hold_out(items, share=HOLDOUT, seed=0):
         raise ValueError(f"holdout={share}: must lie between 0 and 1, both excluded")
     if len(items) < 2:
         raise ValueError(f"{len(items)} training items: too few to hold any out for validation")
-    count = min(max(1, round(share * len(items))), len(items) - 1)
-    order = np.random.RandomState(seed).permutation(len(items))
-    return {items[k] for k in order[:count]}
+    sizes = Counter(items) if sizes is None else sizes
+    total = sum(sizes[item] for item in items)
+    left = min(max(1, round(share * total)), total - 1)
+    order = [items[k] for k in np.random.RandomState(seed).permutation(len(items))]
+    held = set()
+    for item in order:
+        if sizes[item] <= left:
+            held.add(item)
+            left -= sizes[item]
+    return held or {min(order, key=sizes.__getitem__)}
+
+
+def shared_persons(
+    split: str, persons: np.ndarray, others: np.ndarray, name: str, unknown: Any = None
+) -> str:
+    """Return a line about the persons of a split who are in another part as well.
+
+    Args:
+        split, name: What the two are called.
+        persons, others: A person for each of their images.
+        unknown: The value that stands for a person who is not known.
+    """
+    known, seen = persons[persons != unknown], set(others[others != unknown].tolist())
+    people = set(known.tolist())
+    shown = sum(person in seen for person in known.tolist())
+    return (
+        f"{split}: {len(people & seen):,} of {len(people):,} known persons are also in {name}; "
+        f"they are on {shown:,} of {len(persons):,} images ({100 * shown / len(persons):.1f} %)"
+    )
 
 
 def warn_of_other_names(names, known, path):

@@ -22,6 +22,7 @@ Re-identification Baseline in vitro", ICCV 2017 (DukeMTMC-reID).
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,9 @@ import numpy as np
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.data.layout import Part
 from gluon_attn.data.protocol import HOLDOUT, check_split, hold_out
+from gluon_attn.data.scan import Passed, entries, is_image_name, list_images
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = {
@@ -46,7 +49,8 @@ class Names(NamedTuple):
 
     Attributes:
         title: For messages.
-        pattern: Regular expression of a file name with the groups identity and camera.
+        pattern: Regular expression of a file name, without its suffix, with the groups identity
+            and camera.
         example: A file name.
         published: Expected counts per split.
     """
@@ -59,7 +63,7 @@ class Names(NamedTuple):
 
 MARKET = Names(
     "Market-1501",
-    re.compile(r"(-1|\d{4})_c(\d)s\d_.*\.jpg", re.IGNORECASE),
+    re.compile(r"(-1|\d{4})_c(\d)s\d_.*", re.IGNORECASE),
     "0002_c1s1_000451_03.jpg",
     {
         "trainval": {"images": 12936, "identities": 751},
@@ -69,7 +73,7 @@ MARKET = Names(
 )
 DUKE = Names(
     "DukeMTMC-reID",
-    re.compile(r"(-1|\d{4})_c(\d)_f\d.*\.jpg", re.IGNORECASE),
+    re.compile(r"(-1|\d{4})_c(\d)_f\d.*", re.IGNORECASE),
     "0005_c2_f0046985.jpg",
     {
         "trainval": {"images": 16522, "identities": 702},
@@ -105,10 +109,11 @@ class ReidDataset(ClassificationDataset):
 
     layout = None
     splits = ("train", "val", "query", "gallery")
+    valid = tuple(FOLDERS)
 
     def __init__(self, root, split, policy=None, on_bad_image="error", holdout=HOLDOUT, seed=0):
-        self.root = Path(root)
         check_split(split, self.layout.title, FOLDERS)
+        self.root = self.home(root)
         parts = [_list_pictures(self.layout, self.root, folder) for folder in FOLDERS[split]]
         found = [picture for part in parts for picture in part]
         if split in ("train", "val"):
@@ -126,9 +131,9 @@ class ReidDataset(ClassificationDataset):
         self.report = self._count()
 
     @classmethod
-    def has_split(cls, root, split):
-        folders = FOLDERS.get(split, ())
-        return bool(folders) and all(_first_fits(cls.layout, Path(root) / f) for f in folders)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        fits = functools.partial(holds_images_of, cls.layout)
+        return tuple(Part(f"{folder}/", (folder,), fits) for folder in FOLDERS[split])
 
     def path(self, i):
         return self.root / self.sample_ids[i]
@@ -196,15 +201,15 @@ def choose_queries(identities, cameras, seed=0):
     return np.sort(np.array(chosen, np.int64))
 
 
-def _list_pictures(layout, root, folder):
+def _list_pictures(layout: Names, root: Path, folder: str) -> list[tuple[str, int, int]]:
     """Return ``[(path below root, identity, camera), ...]``, sorted by name."""
     if not (root / folder).is_dir():
         raise FileNotFoundError(
             f"{root / folder} is missing; looked for {LOOKS_FOR.format(layout.example)}"
         )
-    found = []
-    for name in _names(root / folder):
-        match = layout.pattern.fullmatch(name)
+    found, passed = [], Passed(root / folder)
+    for name in list_images(root / folder, passed, deep=False):
+        match = layout.pattern.fullmatch(Path(name).stem)
         if not match:
             raise ValueError(
                 f"{root / folder / name}: no picture of {layout.title}; expected a name like "
@@ -217,20 +222,16 @@ def _list_pictures(layout, root, folder):
                 f"pictures belong to {GALLERY}/ only"
             )
         found.append((f"{folder}/{name}", identity, camera))
+    passed.log()
     if not found:
-        raise ValueError(f"{root / folder} holds no pictures like {layout.example}")
+        raise ValueError(f"{root / folder} holds no images like {layout.example}")
     return found
 
 
-def _names(folder):
-    """Return the sorted names of a folder's pictures (Market-1501 also has a Thumbs.db)."""
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(n for n in names if n.lower().endswith(".jpg") and not n.startswith("."))
-
-
-def _first_fits(layout, folder):
-    names = _names(folder)[:1] if folder.is_dir() else ()
-    return any(layout.pattern.fullmatch(name) for name in names)
+def holds_images_of(layout: Names, folder: Path) -> bool:
+    """Return whether a folder holds an image whose name is of a data set."""
+    names = (entry.name for entry in entries(folder) if is_image_name(entry.name))
+    return any(layout.pattern.fullmatch(Path(name).stem) for name in names)
 
 
 def _text(identity):

@@ -25,9 +25,11 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import HOLDOUT, check_split, hold_out
-from gluon_attn.data.reid_tables import DUKE, MARKET, read_labels
+from gluon_attn.data.reid_tables import DUKE, MARKET, Layout, read_labels
+from gluon_attn.data.scan import Passed, list_images
 
 SPLITS = {
     "train": "bounding_box_train",
@@ -41,7 +43,7 @@ PLACES = (
     "DukeMTMC-attribute",
 )  # fmt: skip
 WITHOUT_LABELS = ("-1", "0000")
-PICTURE = re.compile(r"(-1|\d{4})_c\d.*\.jpg", re.IGNORECASE)
+PICTURE = re.compile(r"(-1|\d{4})_c\d.*", re.IGNORECASE)  # a name without its suffix
 LOOKS_FOR = (
     "{}.mat in the folder itself, attribute/ or the folder named as its repository, beside "
     "bounding_box_train/, bounding_box_test/ and query/"
@@ -58,8 +60,43 @@ class _Part(NamedTuple):
     notes: list
 
 
+class ReidAttributes(AttributeDataset):
+    """What the two readers share; a sub-class has ``layout`` (:class:`Layout`).
+
+    Args:
+        root, split, policy, on_bad_image, attributes, holdout, seed, repair: See
+            :class:`MarketAttribute` and :class:`DukeAttribute`.
+    """
+
+    layout: Layout
+    splits = ("train", "val", "test", "query")
+    valid = tuple(SPLITS)
+
+    def __init__(self, root, split, policy, on_bad_image, attributes, holdout, seed, repair=False):
+        check_split(split, self.layout.title, SPLITS)
+        found = self.require(root, split, attributes=attributes)
+        folder, path = (found.path(part) for part in self.parts(split))
+        self.root = folder.parent
+        part = _read_part(self.layout, path, folder, split, holdout, seed, repair)
+        schema = self.layout.schema
+        policy = LabelPolicy(train="masked") if policy is None else policy
+        super().__init__(schema.columns, split, part.raw, part.ids, policy, on_bad_image, schema)
+        self.identities = part.identities
+        self.report = _report(self, self.layout, part)
+
+    @classmethod
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        name = f"{cls.layout.variable}.mat"
+        places = (f"{place}/{name}" for place in PLACES)
+        annotation = file_part(name, *places, apart=True, option="attributes")
+        return folder_part(SPLITS[split]), annotation
+
+    def path(self, i):
+        return self.root / self.sample_ids[i]
+
+
 @DATASETS.register("market")
-class MarketAttribute(AttributeDataset):
+class MarketAttribute(ReidAttributes):
     """Market-1501 with 12 attributes, three of them multi-class (age and two colours); 30 columns.
 
     Args:
@@ -80,31 +117,18 @@ class MarketAttribute(AttributeDataset):
         ValueError: If something is malformed; the message names file and field.
     """
 
+    layout = MARKET
     looks_for = LOOKS_FOR.format("market_attribute")
-    splits = ("train", "val", "test", "query")
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", attributes=None, holdout=HOLDOUT,
         seed=0,
     ):  # fmt: skip
-        self.root = Path(root)
-        part = _read_part(MARKET, self.root, split, attributes, holdout, seed)
-        schema = MARKET.schema
-        policy = LabelPolicy(train="masked") if policy is None else policy
-        super().__init__(schema.columns, split, part.raw, part.ids, policy, on_bad_image, schema)
-        self.identities = part.identities
-        self.report = _report(self, MARKET, part)
-
-    @classmethod
-    def has_split(cls, root, split):
-        return _has_split(MARKET, root, split)
-
-    def path(self, i):
-        return self.root / self.sample_ids[i]
+        super().__init__(root, split, policy, on_bad_image, attributes, holdout, seed)
 
 
 @DATASETS.register("duke")
-class DukeAttribute(AttributeDataset):
+class DukeAttribute(ReidAttributes):
     """DukeMTMC-reID with 10 attributes, two of them multi-class (colours); 23 columns.
 
     Duke University withdrew the DukeMTMC pictures in 2019; think before you use a copy.
@@ -122,59 +146,27 @@ class DukeAttribute(AttributeDataset):
         FileNotFoundError, ValueError: See :class:`MarketAttribute`.
     """
 
+    layout = DUKE
     looks_for = LOOKS_FOR.format("duke_attribute")
-    splits = ("train", "val", "test", "query")
 
     def __init__(
         self, root, split, policy=None, on_bad_image="error", attributes=None, holdout=HOLDOUT,
         seed=0, repair=False,
     ):  # fmt: skip
-        self.root = Path(root)
-        part = _read_part(DUKE, self.root, split, attributes, holdout, seed, repair)
-        schema = DUKE.schema
-        policy = LabelPolicy(train="masked") if policy is None else policy
-        super().__init__(schema.columns, split, part.raw, part.ids, policy, on_bad_image, schema)
-        self.identities = part.identities
-        self.report = _report(self, DUKE, part)
-
-    @classmethod
-    def has_split(cls, root, split):
-        return _has_split(DUKE, root, split)
-
-    def path(self, i):
-        return self.root / self.sample_ids[i]
+        super().__init__(root, split, policy, on_bad_image, attributes, holdout, seed, repair)
 
 
-def _find(layout, root):
-    """Return the path of the annotation, or None."""
-    paths = (Path(root) / place / f"{layout.variable}.mat" for place in PLACES)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _has_split(layout, root, split):
-    folder = Path(root) / SPLITS[split] if split in SPLITS else None
-    return folder is not None and folder.is_dir() and _find(layout, root) is not None
-
-
-def _read_part(layout, root, split, attributes, holdout, seed, repair=False):
-    """Return the _Part of a split."""
-    check_split(split, layout.title, SPLITS)
-    path = Path(attributes) if attributes else _find(layout, root)
-    looks_for = LOOKS_FOR.format(layout.variable)
-    if path is None or not path.is_file():
-        raise FileNotFoundError(f"{path or root}: no annotation; looked for {looks_for}")
-    folder = SPLITS[split]
-    if not (root / folder).is_dir():
-        raise FileNotFoundError(f"{root / folder} is missing; looked for {looks_for}")
-    node = load_mat(path, layout.variable).field("train" if "train" in folder else "test")
+def _read_part(layout, path, folder, split, holdout, seed, repair):
+    """Return the _Part of a split from its annotation and its folder."""
+    node = load_mat(path, layout.variable).field("train" if "train" in folder.name else "test")
     known, labels = read_labels(node, layout, repair)
     row = {identity: k for k, identity in enumerate(known)}
-    found, without = _list_pictures(root / folder)
+    found, without = _list_pictures(folder)
     strangers = sorted({identity for _, identity in found} - set(row))
     if strangers:
         raise ValueError(
-            f"{root / folder}: identity '{strangers[0]}' and {len(strangers) - 1} more have no "
-            f"labels in {node.place} (is it the annotation of another data set?)"
+            f"{folder}: identity '{strangers[0]}' and {len(strangers) - 1} more have no labels in "
+            f"{node.place} (is it the annotation of another data set?)"
         )
     if split in ("train", "val"):
         held = hold_out(known, holdout, seed)
@@ -183,16 +175,14 @@ def _read_part(layout, root, split, attributes, holdout, seed, repair=False):
     raw = labels[[row[identity] for identity in identities]]
     count = SplitCount(split, len(found), identities=len(set(identities)))
     notes = [f"{split}: {without:,} pictures of -1 and 0000 left out"] if without else []
-    return _Part([f"{folder}/{name}" for name, _ in found], identities, raw, count, notes)
+    return _Part([f"{folder.name}/{name}" for name, _ in found], identities, raw, count, notes)
 
 
-def _list_pictures(folder):
-    """Return ``[(file name, identity), ...]``, sorted, and how many pictures have no labels."""
-    found, without = [], 0
-    for name in sorted(entry.name for entry in folder.iterdir()):
-        if not name.lower().endswith(".jpg") or name.startswith("."):
-            continue  # Market-1501 has a Thumbs.db
-        match = PICTURE.fullmatch(name)
+def _list_pictures(folder: Path) -> tuple[list[tuple[str, str]], int]:
+    """Return ``[(file name, identity), ...]``, sorted, and how many images have no labels."""
+    found, without, passed = [], 0, Passed(folder)
+    for name in list_images(folder, passed, deep=False):
+        match = PICTURE.fullmatch(Path(name).stem)
         if not match:
             raise ValueError(
                 f"{folder / name}: no identity; expected a name like 0002_c1s1_....jpg"
@@ -201,6 +191,7 @@ def _list_pictures(folder):
             without += 1
         else:
             found.append((name, match.group(1)))
+    passed.log()
     return found, without
 
 

@@ -9,9 +9,12 @@ other name is refused.
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 
 import numpy as np
+
+from gluon_attn.reading import DamagedError, naming
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -24,7 +27,7 @@ class _Type:
     """Stands for ``numpy.dtype``: remembers its name and lets no state in."""
 
     def __init__(self, name="", *_):
-        self.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        self.name = name.decode("latin1") if isinstance(name, bytes) else name
 
     def __setstate__(self, state):
         """Ignore byte order and the like: only single bytes are accepted in the end."""
@@ -69,7 +72,42 @@ KNOWN = {
 }
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """Python's reader in Python: that in C makes room for whatever place an instruction names.
+
+    Keys of dicts are checked before their hash is taken: that of a tuple deep enough ends the
+    process.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    for _unused in (pickle.FROZENSET, pickle.ADDITEMS):
+        del dispatch[_unused[0]]
+
+    def load_dict(self):
+        """Make a dict of what lies behind the last mark."""
+        items = self.pop_mark()
+        self.append({})
+        self._set(items)
+
+    def load_setitems(self):
+        """Set items of the dict before the last mark."""
+        self._set(self.pop_mark())
+
+    def load_setitem(self):
+        """Set one item of a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _set(self, items):
+        keys, target = items[::2], self.stack[-1]
+        if not isinstance(target, dict) or any(type(k) not in (str, bytes, int) for k in keys):
+            raise DamagedError("a key that is neither text nor number")
+        target.update(zip(keys, items[1::2]))
+
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
     def find_class(self, module, name):
         """Return a stand-in, or refuse the name."""
         try:
@@ -91,16 +129,26 @@ def load_pickle(data, place):
     Raises:
         ValueError: If it is damaged or asks for anything else; nothing has been executed.
     """
-    try:
-        return _plain(_Reader(io.BytesIO(data), encoding="latin1").load())
-    except UnsafePickleError as error:
-        raise ValueError(f"{place}: refused, the pickle {error}; nothing was executed") from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{place}: damaged or no pickle: {error!r}") from error
+    with naming(place, "{path}: damaged or no pickle: {why}"):
+        try:
+            value = _Reader(io.BytesIO(data), encoding="latin1").load()
+            return _plain(value, itertools.count(), len(data))
+        except UnsafePickleError as error:
+            raise ValueError(
+                f"{place}: refused, the pickle {error}; nothing was executed"
+            ) from error
 
 
-def _plain(value):
-    """Return ``value`` with stand-ins replaced and byte strings decoded."""
+def _plain(value, seen, limit):
+    """Return ``value`` with stand-ins replaced and byte strings decoded.
+
+    Args:
+        value: What the pickle holds.
+        seen: Counts the values; a list may hold another one many times, and that a third.
+        limit: How many there can be: each takes a byte of the pickle.
+    """
+    if next(seen) > limit:
+        raise DamagedError("holds more than its size")
     if isinstance(value, _Array):
         if value.value is None:
             raise UnsafePickleError("has an array without contents")
@@ -108,7 +156,7 @@ def _plain(value):
     if isinstance(value, bytes):
         return value.decode("latin1")
     if isinstance(value, dict):
-        return {_plain(k): _plain(v) for k, v in value.items()}
+        return {_plain(key, seen, limit): _plain(item, seen, limit) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(item, seen, limit) for item in value]
     return value

@@ -28,12 +28,13 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
 
     Args:
         name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
-            'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
+            'voc2007', 'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
         root: Folder to write, created if needed.
         images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
         seed: Random seed.
         overwrite: Whether a finished tree of the same kind may be replaced.
-        options: Of the format: ``version`` of RAP (1 or 2) or of CIFAR ('python' or 'binary').
+        options: Of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of
+            PETA ('mat' or 'folders').
 
     Returns:
         ``{'generator', 'seed', 'expected'}``, as in the ``SYNTHETIC.json`` it writes, whose counts

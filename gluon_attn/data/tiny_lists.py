@@ -1,6 +1,8 @@
-"""Tiny CelebA and VOC 2012 trees, see ``tiny``."""
+"""Tiny CelebA, VOC 2012 and VOC 2007 trees, see ``tiny``."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
@@ -32,27 +34,38 @@ def write_celeba(root, images, rng):
     return {split: {"images": n} for split, n in images.items()}
 
 
-def write_voc(root, images, rng):
+def write_voc(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
     """Write ``VOCdevkit/VOC2012`` with train and val; return the expected counts."""
-    folder = root / "VOCdevkit" / "VOC2012"
     images = {split: images[split] for split in ("train", "val")}
+    return _write_voc(root / "VOCdevkit" / "VOC2012", images, rng, "2008_{:06d}")
+
+
+def write_voc2007(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
+    """Write ``VOCdevkit/VOC2007`` with train, val and test; return the expected counts."""
+    return _write_voc(root / "VOCdevkit" / "VOC2007", images, rng, "{:06d}")
+
+
+def _write_voc(
+    folder: Path, images: dict[str, int], rng: np.random.Generator, pattern: str
+) -> dict:
     total = sum(images.values())
     labels = random_labels(rng, total, len(voc.CLASSES))
     labels[rng.random(labels.shape) < 0.03] = 0
-    ids = [f"2008_{k:06d}" for k in sorted(rng.choice(9999, total, replace=False))]
+    ids = [pattern.format(k) for k in sorted(rng.choice(9999, total, replace=False))]
     for name, row in zip(ids, labels):
         write_picture(folder / "JPEGImages" / f"{name}.jpg", picture(rng, row, 100, 75))
-    where = np.repeat(["train", "val"], list(images.values()))
-    for split, wanted in (("train", ["train"]), ("val", ["val"]), ("trainval", ["train", "val"])):
+    where = np.repeat(list(images), list(images.values()))
+    for split, wanted in {**{s: [s] for s in images}, "trainval": ["train", "val"]}.items():
         chosen = np.flatnonzero(np.isin(where, wanted))
         sets = folder / "ImageSets" / "Main"
         write_lines(sets / f"{split}.txt", [ids[k] for k in chosen])
         for column, name in enumerate(voc.CLASSES):
             lines = [f"{ids[k]} {labels[k, column]:2d}" for k in chosen]
             write_lines(sets / f"{name}_{split}.txt", lines)
-    expected = dict(images, trainval=total)
+    expected = dict(images, trainval=images["train"] + images["val"])
     return {split: {"images": n} for split, n in expected.items()}
 
 
 TINY.register("celeba")((write_celeba, ("Anno", "Eval", "Img")))
 TINY.register("voc")((write_voc, ("VOCdevkit",)))
+TINY.register("voc2007")((write_voc2007, ("VOCdevkit",)))

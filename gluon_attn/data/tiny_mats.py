@@ -6,11 +6,13 @@ Names of columns that nobody evaluates are placeholders.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from gluon_attn.data import peta
+from gluon_attn.data import peta, peta_folders
 from gluon_attn.data.reid_tables import DUKE, MARKET
-from gluon_attn.data.tiny import TINY, picture, random_labels, write_picture
+from gluon_attn.data.tiny import TINY, picture, random_labels, write_lines, write_picture
 
 RAP_NAMES = (
     "Femal AgeLess16 Age17-30 Age31-45 BodyFat BodyNormal BodyThin Customer Clerk hs-BaldHead "
@@ -45,17 +47,28 @@ def save(path, variables):
         savemat(file, variables, do_compression=True, oned_as="row")
 
 
-def write_peta(root, images, rng):
-    """Write ``PETA.mat`` and ``images/``; return the expected counts."""
+def write_peta(
+    root: Path, images: dict[str, int], rng: np.random.Generator, version: str = "mat"
+) -> dict:
+    """Write ``PETA.mat`` and ``images/``, or the authors' folders; return the expected counts.
+
+    Raises:
+        ValueError: If the version is not 'mat' or 'folders'.
+    """
+    if version not in ("mat", "folders"):
+        raise ValueError(f"version={version!r} of PETA: valid are mat and folders")
     counts = [images[split] for split in ("train", "val", "test")]
     total, named = sum(counts), len(peta.ATTRIBUTES)
     labels = random_labels(rng, total, 105)
+    if version == "folders":
+        return _write_peta_folders(root, labels[:, :named], rng)
     values = np.where(labels == 1, 1, 0).astype(np.float64)
     for k in range(total):
         rgb = picture(rng, labels[k, :named], 36, 72)
         write_picture(root / "images" / f"{k + 1:05d}.png", rgb)
     values[(labels == -1) & (rng.random(labels.shape) < 0.02)] = 2  # uncertain, read as negative
-    ids = np.stack([np.arange(1, total + 1)] * peta.IDS, 1)
+    number = np.arange(total)
+    ids = np.stack([number + 1, number // 2 + 1, number % 10 + 1, number // 2], 1)
     names = peta.ATTRIBUTES + tuple(f"unused{k}" for k in range(named + 1, 106))
     save(root / "PETA.mat", {"peta": {
         "attribute_data": np.hstack([ids, values]),
@@ -67,6 +80,28 @@ def write_peta(root, images, rng):
         ]),
     }})  # fmt: skip
     return _sizes(images)
+
+
+def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator) -> dict:
+    """Write the ten sub-sets, two images of a person except in CUHK; return their counts."""
+    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta_folders.SUBSETS}
+    for k, subset in enumerate(np.resize(list(found), len(labels))):
+        number = len(found[subset])
+        row = labels[k] if subset == "CUHK" or number % 2 == 0 else found[subset][-1][1]
+        person = f"{number + 1:04d}" if subset == "CUHK" else f"{number // 2 + 1:03d}"
+        name = f"{person}.png" if subset == "CUHK" else f"{person}_{number % 2 + 1}.jpg"
+        found[subset].append((name, row))
+        folder = root / "PETA dataset" / subset / "archive"
+        write_picture(folder / name, picture(rng, row, 36, 72))
+    for subset, samples in found.items():
+        lines = {}
+        for name, row in samples:
+            words = [peta.ATTRIBUTES[k] for k in np.flatnonzero(row == 1)] + ["hairShort"]
+            words = [{"footwearSneaker": "footwearSneakers"}.get(word, word) for word in words]
+            lines[name if subset == "CUHK" else name.partition("_")[0]] = " ".join(words)
+        path = root / "PETA dataset" / subset / "archive" / "Label.txt"
+        write_lines(path, [f"{person} {words}" for person, words in lines.items()])
+    return _sizes({name: len(samples) for name, samples in found.items()})
 
 
 def cut(rng, counts):
@@ -111,6 +146,10 @@ def _rap1(rng, names, values, titles, counts, columns):
         "position": np.zeros((len(names), 16)),
         "imagesname": cell(names),
         "attribute_exp": cell(titles[: len(columns)]),
+        # Two images of a person; every fifth image shows a person who is not known.
+        "identity": np.array([-1 if k % 5 == 4 else k // 2 + 1 for k in range(len(names))])[
+            :, None
+        ],
     }
 
 
@@ -215,7 +254,7 @@ def _sizes(images):
     return {split: {"images": n} for split, n in images.items()}
 
 
-TINY.register("peta")((write_peta, ("PETA.mat", "images")))
+TINY.register("peta")((write_peta, ("PETA.mat", "images", "PETA dataset")))
 TINY.register("rap")((write_rap, ("RAP_annotation", "RAP_dataset")))
 TINY.register("pa100k")((write_pa100k, ("annotation.mat", "data")))
 REID_FOLDERS = ("bounding_box_train", "bounding_box_test", "query")

@@ -1,11 +1,12 @@
-"""PASCAL VOC 2012 as a multi-label data set, from the official image sets.
+"""PASCAL VOC 2012 and 2007 as multi-label data sets, from the official image sets.
 
     ImageSets/Main/<class>_{train,val,trainval}.txt    ``2008_000008  1``: 1 shown, -1 not shown,
                                                        0 shown, but difficult (small, hidden)
     JPEGImages/2008_000008.jpg
 
-in ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``. Every class lists every picture of the
-split. The test labels are not public; the ``val`` part serves as test set in most papers.
+in ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; likewise ``VOC2007``, whose images are
+called ``000005``. Every class lists every image of the split. The test labels of 2012 are not
+public, and its ``val`` part serves as test set in most papers; those of 2007 are.
 
 A difficult object is left out by default (raw label 0, as VOC's own evaluation does it), and can be
 read as 'negative' or 'positive', as some toolkits do. Say which when you publish a number.
@@ -16,6 +17,7 @@ Challenge", IJCV 2010.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,11 @@ import numpy as np
 from gluon_attn.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import check_split
+from gluon_attn.data.scan import ImageFolder
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_lines
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -36,8 +41,18 @@ PUBLISHED = {
     "val": {"images": 5823},
     "trainval": {"images": 11540},
 }
+PUBLISHED_2007 = {
+    "train": {"images": 2501},
+    "val": {"images": 2510},
+    "trainval": {"images": 5011},
+    "test": {"images": 4952},
+}
 SPLITS = ("train", "val", "trainval", "test")
-PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+PLACES = (".", "VOC{}", "VOCdevkit/VOC{}")
+LOOKS_FOR = (
+    "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC{0}/ or "
+    "VOCdevkit/VOC{0}/"
+)
 DIFFICULT = {"masked": 0, "negative": -1, "positive": 1}
 
 
@@ -60,18 +75,31 @@ class Voc(AttributeDataset):
         ValueError: If one is malformed; the message names file and line.
     """
 
-    looks_for = (
-        "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC2012/ or "
-        "VOCdevkit/VOC2012/"
-    )
+    year, published = 2012, PUBLISHED
+    looks_for = LOOKS_FOR.format(2012)
+    valid, optional = SPLITS, ("test",)
 
-    def __init__(self, root, split, policy=None, on_bad_image="error", difficult="masked"):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+        difficult: str = "masked",
+    ) -> None:
         check_split(split, "VOC", SPLITS)
         if difficult not in DIFFICULT:
             raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
-        self.root = _find(Path(root), split)
-        if self.root is None:
-            raise FileNotFoundError(f"{root}: no lists of '{split}'; looked for {self.looks_for}")
+        found, lists = self.locate(root, split), self.parts(split)[0]
+        if lists.name not in found.paths:
+            other = "voc" if self.year == 2007 else "voc2007"
+            is_other = DATASETS.get(other).has_split(root, split)
+            hint = f"; it holds those of kind '{other}'" if is_other else ""
+            raise FileNotFoundError(
+                f"{root}: no lists of '{split}' of VOC {self.year}{hint}; looked for "
+                f"{self.looks_for}"
+            )
+        self.root = found.path(lists).parents[2]
         lists = {name: _read_list(_list_path(self.root, name, split)) for name in CLASSES}
         ids = _common_ids(lists, self.root, split)
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
@@ -79,41 +107,72 @@ class Voc(AttributeDataset):
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         policy = LabelPolicy(train="masked") if policy is None else policy
         super().__init__(CLASSES, split, raw, ids, policy, on_bad_image)
-        published = None if self.root.resolve().name == "VOC2007" else PUBLISHED
-        expected, source = expected_counts(root, published)
+        self.images = ImageFolder(self.root / "JPEGImages", f"{ids[0]}.jpg")
+        expected, source = expected_counts(found.home, self.published)
         notes = [label_note(self)] if split == "train" else []
         notes += [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
         self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return split in SPLITS and _find(Path(root), split) is not None
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        places = [place.format(cls.year) for place in PLACES]
+        lists = (f"{place}/ImageSets/Main/{CLASSES[0]}_{split}.txt" for place in places)
+        folders = (f"{place}/JPEGImages" for place in places)
+        fits = _is_2007 if cls.year == 2007 else _is_not_2007
+        return (
+            Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), fits),
+            folder_part("JPEGImages", *folders, images=True),
+        )
 
     def path(self, i):
-        return self.root / "JPEGImages" / f"{self.sample_ids[i]}.jpg"
+        return self.images / f"{self.sample_ids[i]}.jpg"
 
 
-def _find(root, split):
-    """Return the folder that holds the lists of a split, or None."""
-    for place in PLACES:
-        if _list_path(root / place, CLASSES[0], split).is_file():
-            return root / place
-    return None
+@DATASETS.register("voc2007")
+class Voc2007(Voc):
+    """Images of VOC 2007, 20 classes of objects; its test labels are public.
+
+    Args:
+        root, split, policy, on_bad_image, difficult: See :class:`Voc`.
+
+    Attributes:
+        report: CountReport of this split.
+
+    Raises:
+        FileNotFoundError, ValueError: See :class:`Voc`.
+    """
+
+    year, published, optional = 2007, PUBLISHED_2007, ()
+    looks_for = LOOKS_FOR.format(2007)
+
+
+def _is_2007(path: Path) -> bool:
+    """Return whether a list is one of VOC 2007: by its folder, or as its images have numbers."""
+    if not path.is_file():
+        return False
+    named = re.fullmatch(r"VOC(20\d\d)", path.resolve().parents[2].name)
+    if named:
+        return named.group(1) == "2007"
+    try:
+        first = next((line.split()[0] for _, line in read_lines(path)), "")
+    except ValueError:
+        return False  # no text: the reader says so
+    return re.fullmatch(r"\d{6}", first) is not None
+
+
+def _is_not_2007(path: Path) -> bool:
+    return path.is_file() and not _is_2007(path)
 
 
 def _list_path(root, name, split):
     return root / "ImageSets" / "Main" / f"{name}_{split}.txt"
 
 
-def _read_list(path):
-    """Return ``{picture: 1, -1 or 0}`` of a class."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {Voc.looks_for}")
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+def _read_list(path: Path) -> dict[str, int]:
+    """Return ``{image: 1, -1 or 0}`` of a class."""
+    rows: dict[str, int] = {}
+    for number, line in read_lines(path, f"looked for {Voc.looks_for}"):
         words = line.split()
-        if not words:
-            continue
         if len(words) != 2 or words[1] not in ("1", "-1", "0"):
             raise ValueError(f"{path}:{number}: expected a picture and 1, -1 or 0, found {line!r}")
         if words[0] in rows:

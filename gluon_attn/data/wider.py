@@ -13,19 +13,21 @@ some boxes lie partly or wholly outside: the first are cut at the border and cou
 and boxes without area are left out and listed. So positions, counts and fingerprints are final
 from the start, a missing picture is met at once, and a packed copy holds the same samples.
 
+Boxes are in pixels of the **upright** image, as viewers and labelling tools show it; the files do
+not tell. (The official images were re-encoded by their authors.) Images that an EXIF orientation
+turns are counted in the report.
+
 Reference: Li, Huang, Loy, Tang, "Human Attribute Recognition by Deep Hierarchical Contexts",
 ECCV 2016.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -38,7 +40,11 @@ from gluon_attn.data.counts import (
     expected_counts,
     rate_note,
 )
-from gluon_attn.data.images import BadImageError, NoOverlapError, image_size, read_image
+from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
+from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.image_files import Header
+from gluon_attn.images import clip_box
+from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +87,16 @@ class WiderAttribute(AttributeDataset):
         "wider_attribute_{trainval,test}.json in Annotations/, Anno/, wider_attribute_annotation/ "
         "or the folder itself, beside Image/"
     )
+    valid = tuple(SPLITS)
 
     def __init__(self, root, split, policy=None, on_bad_image="error", progress=True):
-        self.root = Path(root)
-        path = find_annotation(self.root, split)
+        if split not in SPLITS:
+            raise ValueError(
+                f"unknown split '{split}' of WIDER-Attribute; valid: {', '.join(SPLITS)}"
+            )
+        found = self.require(root, split)
+        self.root = found.home
+        path, self._folder = (found.path(part) for part in self.parts(split))
         document = load_annotation(path)
         columns = attribute_columns(document, path)
         records = list(read_records(document, path, SPLITS[split][1]))
@@ -93,7 +105,8 @@ class WiderAttribute(AttributeDataset):
                 f"{path}: split '{split}' is empty: no box in a picture whose file_name begins "
                 f"with {' or '.join(SPLITS[split][1])}"
             )
-        sizes = self._sizes(records, on_bad_image, progress)
+        headers = self._headers(records, on_bad_image, progress)
+        sizes = {name: header and header.size() for name, header in headers.items()}
         kept, count = check_boxes(split, records, sizes)
         files = {image["file_name"] for image in document["images"]}  # some show nobody
         count.images = sum(name.startswith(SPLITS[split][1]) for name in files)
@@ -104,16 +117,24 @@ class WiderAttribute(AttributeDataset):
         super().__init__(ATTRIBUTES, split, raw[:, columns], ids, policy, on_bad_image)
         expected, source = expected_counts(self.root, PUBLISHED)
         notes = [rate_note(self)] if source == "published" and split == "train" else []
+        turned = sum(header is not None and header.orientation > 1 for header in headers.values())
+        if turned:
+            notes.append(
+                f"{split}: an EXIF orientation turns {turned:,} images; boxes are read as of the "
+                "upright image (if yours are of the stored pixels, remove the tags first)"
+            )
         self.report = CountReport([count], expected, source, notes)
         self._last = threading.local()
 
     @classmethod
-    def has_split(cls, root, split):
-        return any((Path(root) / folder / SPLITS[split][0]).is_file() for folder in FOLDERS)
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        name = SPLITS[split][0]
+        annotation = file_part(name, *(f"{folder}/{name}" for folder in FOLDERS))
+        return annotation, folder_part("Image", apart=True, images=True)
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / "Image" / self._files[i]
+        return self._folder / self._files[i]
 
     def read(self, i):
         # A picture's boxes are neighbours: reading in order decodes every picture only once.
@@ -128,16 +149,18 @@ class WiderAttribute(AttributeDataset):
         x0, y0, x1, y1 = window
         return image[y0:y1, x0:x1]
 
-    def _sizes(self, records, on_bad_image, progress):
-        """Return ``{file name: (width, height) or None}``, in parallel: it is mostly waiting."""
+    def _headers(
+        self, records: list[tuple], on_bad_image: str, progress: bool
+    ) -> dict[str, Header | None]:
+        """Return ``{file name: Header or None}``, in parallel: it is mostly waiting."""
         first = {}
         for name, j, _, _ in records:
             first.setdefault(name, f"{name}#{j}")
 
-        def size(item):
+        def header(item):
             name, sample = item
             try:
-                return image_size(self.root / "Image" / name, sample)
+                return image_header(self._folder / name, sample)
             except BadImageError:
                 if on_bad_image == "error":
                     raise
@@ -145,26 +168,8 @@ class WiderAttribute(AttributeDataset):
 
         bar = {"disable": None if progress and len(first) > 500 else True, "unit": "img"}
         with ThreadPoolExecutor(8) as pool:
-            sizes = list(tqdm(pool.map(size, first.items()), "headers", len(first), **bar))
-        return dict(zip(first, sizes))
-
-
-def find_annotation(root, split):
-    """Return the path of the JSON that holds ``split``.
-
-    Raises:
-        ValueError: If there is no such split.
-        FileNotFoundError: If no such file exists; the message lists the places.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split '{split}' of WIDER-Attribute; valid: {', '.join(SPLITS)}")
-    places = [Path(root) / folder / SPLITS[split][0] for folder in FOLDERS]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f"no annotation of split '{split}'; looked for {', '.join(str(p) for p in places)}"
-    )
+            found = list(tqdm(pool.map(header, first.items()), "headers", len(first), **bar))
+        return dict(zip(first, found))
 
 
 def load_annotation(path):
@@ -173,18 +178,13 @@ def load_annotation(path):
     Raises:
         ValueError: If it is no JSON (with line and column) or lacks a key.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; the file is "
-            "malformed or was not copied completely"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    document = read_json(path)
     for key, kind in (("images", list), ("attribute_id_map", dict)):
         if not isinstance(document, dict) or not isinstance(document.get(key), kind):
             raise ValueError(f"{path}: key '{key}' is missing or no {kind.__name__}")
+    for image in document["images"]:  # a list that was made on Windows
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            image["file_name"] = image["file_name"].replace("\\", "/")
     return document
 
 
@@ -264,24 +264,6 @@ def _target(target, where):
     if len(box) != 4 or len(numbers) != 4 or not all(math.isfinite(v) for v in numbers):
         raise ValueError(f"{where}: bbox {box!r} must be four finite numbers x, y, w, h")
     return box, labels
-
-
-def clip_box(box, width, height):
-    """Return the whole pixels that a box covers inside a picture, or None if there are none.
-
-    Args:
-        box: ``x, y, w, h``, in pixels, possibly fractional.
-        width, height: Of the picture.
-
-    Returns:
-        ``(x0, y0, x1, y1)``, integers, the last two exclusive.
-    """
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return None
-    x0, y0 = max(0, math.floor(x)), max(0, math.floor(y))
-    x1, y1 = min(width, math.ceil(x + w)), min(height, math.ceil(y + h))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def check_boxes(split, records, sizes):

@@ -22,8 +22,10 @@ from gluon_attn.data.counts import (
     expected_counts,
     rate_note,
 )
-from gluon_attn.data.images import read_image
+from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.data.scan import stored_name
 from gluon_attn.data.wider import ATTRIBUTES
+from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +48,15 @@ class WiderCrops(AttributeDataset):
     """
 
     looks_for = "wider_att/wider_att_{train,test}_{imglist,label}.txt beside Image_cropped/"
+    valid = tuple(SPLITS)
 
     def __init__(self, root, split, policy=None, on_bad_image="error"):
         if split not in SPLITS:
             raise ValueError(f"unknown split '{split}'; valid: {', '.join(SPLITS)}")
-        self.root = Path(root)
-        stem = self.root / "wider_att" / f"wider_att_{SPLITS[split]}"
-        image_list, label_list = Path(f"{stem}_imglist.txt"), Path(f"{stem}_label.txt")
-        names, rows = _read_names(image_list), _read_labels(label_list)
+        found = self.require(root, split)
+        self.root = found.home
+        image_list, label_list, self._folder = (found.path(part) for part in self.parts(split))
+        names, rows = _read_names(image_list, self._folder), _read_labels(label_list)
         if len(names) != len(rows):
             raise ValueError(f"{image_list} has {len(names)} crops, {label_list} {len(rows)} rows")
         pairs = [(n, r) for n, r in zip(names, rows) if _belongs(n, split)]
@@ -67,15 +70,15 @@ class WiderCrops(AttributeDataset):
         self.report = CountReport([SplitCount(split, None, len(self))], expected, source, notes)
 
     @classmethod
-    def has_split(cls, root, split):
-        return (Path(root) / "wider_att" / f"wider_att_{SPLITS[split]}_imglist.txt").is_file()
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        stem = f"wider_att_{SPLITS[split]}"
+        names = (f"{stem}_imglist.txt", f"{stem}_label.txt")
+        lists = (file_part(f"wider_att/{name}") for name in names)
+        return (*lists, folder_part("Image_cropped", apart=True, images=True))
 
     def path(self, i):
         """Return the file that holds sample ``i``."""
-        return self.root / "Image_cropped" / self._files[i]
-
-    def read(self, i):
-        return read_image(self.path(i), self.sample_ids[i])
+        return self._folder / self._files[i]
 
 
 def _belongs(name, split):
@@ -84,14 +87,15 @@ def _belongs(name, split):
     return ("val" in PurePosixPath(name).parts[:-1]) == (split == "val")
 
 
-def _read_names(path):
+def _read_names(path: Path, folder: Path) -> list[str]:
     """Return the paths below ``Image_cropped/`` that a list names."""
     names, seen = [], {}
     for number, line in _lines(path):
         name = line.strip(DECORATION).replace("\\", "/").lstrip("/.")
         name = name.split("Image_cropped/", 1)[-1]
         if "." not in PurePosixPath(name).name:
-            raise ValueError(f"{path}:{number}: {line!r} names no picture")
+            raise ValueError(f"{path}:{number}: {line!r} names no image")
+        name = stored_name(folder, name)
         if name in seen:
             raise ValueError(f"{path}:{number}: '{name}' is in line {seen[name]} already")
         seen[name] = number
@@ -119,11 +123,7 @@ def _read_labels(path):
     return rows
 
 
-def _lines(path):
-    """Yield ``(line number, line)`` of the lines that are not blank."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; looked for {WiderCrops.looks_for}")
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip(DECORATION):
-                yield number, line.rstrip("\r\n")
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Return ``(line number, line)`` of the lines that are not blank."""
+    lines = read_lines(path, f"looked for {WiderCrops.looks_for}")
+    return [(number, line) for number, line in lines if line.strip(DECORATION)]

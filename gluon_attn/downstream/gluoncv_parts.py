@@ -45,8 +45,9 @@ def gluoncv_module(name=""):
             with _without_torch():
                 importlib.import_module("gluoncv")
         return importlib.import_module(f"gluoncv.{name}" if name else "gluoncv")
-    except ImportError as error:
+    except Exception as error:  # beside other packages than it was made for it fails in many ways
+        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise ImportError(
             f"detection and keypoint nets are made of parts of GluonCV, which cannot be loaded "
-            f"({error}); {INSTALL}"
+            f"({what}); {INSTALL}"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
+from gluon_attn.engine.checkpoint import load_checkpoint, load_net, restore, save_checkpoint
 from gluon_attn.engine.evaluate import Predictions, predict
 from gluon_attn.engine.fit import Run, fit, use_static_graph
 from gluon_attn.engine.log import JsonLines, TensorBoard, log_to, read_json_lines
@@ -11,6 +11,6 @@ from gluon_attn.engine.stream import Stream
 
 __all__ = [
     "SCHEDULES", "JsonLines", "Predictions", "Run", "Stream", "TensorBoard", "fit",
-    "load_checkpoint", "log_to", "predict", "read_json_lines", "restore", "save_checkpoint",
-    "use_static_graph",
+    "load_checkpoint", "load_net", "log_to", "predict", "read_json_lines", "restore",
+    "save_checkpoint", "use_static_graph",
 ]  # fmt: skip

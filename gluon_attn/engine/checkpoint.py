@@ -8,15 +8,17 @@ MXNet's ``Trainer.save_states`` is not used because it pickles.
 from __future__ import annotations
 
 import json
-import zipfile
+from typing import Any
 
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.files import save_arrays
+from gluon_attn.files import json_text, save_arrays
+from gluon_attn.reading import DamagedError, naming, read_npz
 
-FORMAT = 1
-_AMP_FIELDS = ("_loss_scale", "_next_loss_scale", "_unskipped")
+FORMAT = 2  # 1: no epoch in it waits for its validation
+_DAMAGED = "checkpoint {path} is damaged ({why}); use an older one"
+_SCALER = "amp/scaler"
 
 
 def save_checkpoint(path, method, meta):
@@ -25,18 +27,23 @@ def save_checkpoint(path, method, meta):
     Args:
         path: Destination.
         method: The :class:`gluon_attn.method.Method` that is being trained.
-        meta: JSON-able record (epoch, schedule, scores, recipe, versions).
+        meta: JSON-able record (epoch, schedule, scores, recipe, versions); with ``pending``, what
+            the log is to say of an epoch that has been trained but not validated.
 
     Raises:
         OSError: It could not be written; the previous checkpoint is untouched.
     """
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
-    arrays = {f"net/{n}": p.data(method.ctx[0]).asnumpy() for n, p in _parameters(method).items()}
+    parameters = _parameters(method.net)
+    arrays = {f"net/{n}": p.data(method.ctx[0]).asnumpy() for n, p in parameters.items()}
     for phase, trainer in method.trainers.items():
         arrays.update(_trainer_arrays(f"trainer/{phase}", trainer))
     arrays.update({f"method/{name}": value for name, value in method.state().items()})
-    meta = dict(meta, format=FORMAT, phase=method.phase, phases=list(method.trainers))
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    if method.precision.scaler is not None:
+        arrays[_SCALER] = method.precision.scaler.state()
+    version = FORMAT if "pending" in meta else 1  # older releases would take it for finished
+    meta = dict(meta, format=version, phase=method.phase, phases=list(method.trainers))
+    arrays["meta"] = np.frombuffer(json_text(meta, None).encode(), dtype=np.uint8)
     save_arrays(path, arrays)
 
 
@@ -51,16 +58,33 @@ def load_checkpoint(path):
         ValueError: The file is damaged or was written by a newer version.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(arrays.pop("meta").tobytes().decode())
+        arrays = read_npz(path, _DAMAGED)
     except FileNotFoundError:
         raise FileNotFoundError(f"no checkpoint {path}") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); use an older one") from None
+    with naming(path, _DAMAGED):
+        if "meta" not in arrays:
+            raise DamagedError("it holds no record of a run")
+        meta = json.loads(arrays.pop("meta").tobytes().decode())
+        if not isinstance(meta, dict) or type(meta.get("format")) is not int:
+            raise DamagedError("its record is none of a run")
     if meta["format"] > FORMAT:
         raise ValueError(f"checkpoint {path} has format {meta['format']}, this is {FORMAT}")
     return arrays, meta
+
+
+def load_net(net: Any, arrays: dict, path: Any) -> None:
+    """Give a net the parameters of a checkpoint, all or none.
+
+    Args:
+        net: Initialised net.
+        arrays: Of :func:`load_checkpoint`.
+        path: Of the checkpoint, for the message.
+
+    Raises:
+        ValueError: They are those of another net.
+    """
+    for parameter, saved in _pairs(net, arrays, f"checkpoint {path}"):
+        parameter.set_data(mx.nd.array(saved, dtype=saved.dtype))
 
 
 def restore(method, arrays, meta):
@@ -70,16 +94,13 @@ def restore(method, arrays, meta):
         ValueError: The checkpoint belongs to another net or other data. Shapes are compared before
             anything is changed.
     """
-    parameters = _parameters(method)
-    saved = {n[len("net/") :]: a for n, a in arrays.items() if n.startswith("net/")}
-    wrong = [n for n in parameters if n not in saved or saved[n].shape != parameters[n].shape]
-    wrong += [n for n in saved if n not in parameters]
-    if wrong:
-        raise ValueError(f"the checkpoint is of another net: {', '.join(wrong[:3])} differ")
+    pairs = _pairs(method.net, arrays, "the checkpoint")
     own = {n[len("method/") :]: a for n, a in arrays.items() if n.startswith("method/")}
     method.load_state(own)
-    for name, parameter in parameters.items():
-        parameter.set_data(mx.nd.array(saved[name], dtype=saved[name].dtype))
+    if method.precision.scaler is not None and _SCALER in arrays:
+        method.precision.scaler.load_state(arrays[_SCALER])
+    for parameter, saved in pairs:
+        parameter.set_data(mx.nd.array(saved, dtype=saved.dtype))
     for phase in meta["phases"]:
         method.begin_phase(phase)
         method.phase = phase
@@ -89,9 +110,20 @@ def restore(method, arrays, meta):
         method.phase = meta["phase"]
 
 
-def _parameters(method):
+def _parameters(net):
     """Return parameters by names that do not depend on the instance."""
-    return method.net._collect_params_with_prefix()
+    return net._collect_params_with_prefix()
+
+
+def _pairs(net, arrays, what):
+    """Return ``[(parameter, its saved array), …]``, refusing those of another net."""
+    parameters = _parameters(net)
+    saved = {n[len("net/") :]: a for n, a in arrays.items() if n.startswith("net/")}
+    wrong = [n for n in parameters if n not in saved or saved[n].shape != parameters[n].shape]
+    wrong += [n for n in saved if n not in parameters]
+    if wrong:
+        raise ValueError(f"{what} is of another net: {', '.join(wrong[:3])} differ")
+    return [(parameter, saved[name]) for name, parameter in parameters.items()]
 
 
 def _trainer_arrays(prefix, trainer):
@@ -105,9 +137,6 @@ def _trainer_arrays(prefix, trainer):
     counts = sorted(optimizer._index_update_count.items())
     arrays[f"{prefix}/counts"] = np.array(counts, dtype=np.int64).reshape(-1, 2)
     arrays[f"{prefix}/num_update"] = np.array(optimizer.num_update, dtype=np.int64)
-    scaler = getattr(trainer, "_amp_loss_scaler", None)
-    if scaler is not None:
-        arrays[f"{prefix}/amp"] = np.array([getattr(scaler, name) for name in _AMP_FIELDS])
     return arrays
 
 
@@ -132,10 +161,6 @@ def _load_trainer(prefix, trainer, arrays):
     for ctx in trainer._contexts:
         optimizer._all_index_update_counts[ctx.device_id] = dict(counts)
     optimizer._set_current_context(trainer._contexts[0].device_id)
-    if f"{prefix}/amp" in arrays and getattr(trainer, "_amp_loss_scaler", None) is not None:
-        for name, value in zip(_AMP_FIELDS, arrays[f"{prefix}/amp"]):
-            kind = type(getattr(trainer._amp_loss_scaler, name))
-            setattr(trainer._amp_loss_scaler, name, kind(value))
 
 
 def _flat(state):

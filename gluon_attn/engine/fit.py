@@ -15,11 +15,13 @@ import time
 from typing import Any, Callable, NamedTuple
 
 import mxnet as mx
+import numpy as np
 from tqdm import tqdm
 
 from gluon_attn.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.engine.log import JsonLines
-from gluon_attn.files import save_parameters, sha256_of, write_json
+from gluon_attn.errors import DivergedError, describe
+from gluon_attn.files import or_nan, save_parameters, sha256_of, write_json
 from gluon_attn.recipe import Recipe
 from gluon_attn.runtime import seed_everything
 
@@ -63,53 +65,109 @@ class Run(NamedTuple):
     keep: str = "best"
 
 
-def fit(run, resume=False):
+def fit(run: Run, resume: bool = False) -> dict:
     """Train, keeping the best epoch by validation score (or the last one).
 
     After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
     own seed, so a run that was killed at any moment and resumed repeats the interrupted epoch
     exactly and ends, on a CPU, with the same bits.
 
+    An epoch whose validation score is undefined (nan) does not replace one that has a score. As
+    long as there is none with a score, the last epoch is kept. An epoch whose validation fails is
+    saved; a resumed run validates it and goes on.
+
     Args:
         run: See :class:`Run`.
         resume: Continue from ``last.ckpt`` if there is one.
 
     Returns:
-        ``{"epoch": best epoch, and all validation scores of that epoch by name}``.
+        ``{"epoch": best epoch, and all validation scores of that epoch by name}``; its score is nan
+        if no epoch had one.
 
     Raises:
-        ValueError: The checkpoint belongs to another run; a loss is not finite.
+        DivergedError: A loss or a weight is not finite.
+        ValueError: The checkpoint belongs to another run; validation failed.
         OSError: A file could not be written; earlier checkpoints are untouched.
     """
     os.makedirs(run.folder, exist_ok=True)
     last = os.path.join(run.folder, "last.ckpt")
-    start, best = 0, None
+    start, best, pending = 0, None, None
     if resume and os.path.exists(last):
         arrays, meta = load_checkpoint(last)
         _check_same_run(run, meta, last)
         restore(run.method, arrays, meta)
         run.schedule.load_state(meta["schedule"])
-        start, best = meta["epoch"] + 1, meta["best"]
+        # What was noted when the run was started stays with it.
+        run = run._replace(record={**meta["record"], **run.record})
+        best, pending = meta["best"], meta.get("pending")
+        start = meta["epoch"] + (pending is None)
         logger.info("Resumed from %s after epoch %d", last, meta["epoch"])
     writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start),) + tuple(run.writers)
     for epoch in range(start, run.epochs):
-        record = _one_epoch(run, epoch)
-        score = record[f"val_{run.score_name}"]
-        run.schedule.record(score)
-        if best is None or run.keep == "last" or score > best[run.score_name]:
-            best = {"epoch": epoch, **_scores(record)}
-            _save_best(run, best)
+        try:
+            pending = _train_epoch(run, epoch) if pending is None else pending
+        except DivergedError as error:
+            raise DivergedError(f"{error}: training has diverged; {_way_back(run, best)}") from None
         meta = {
             "epoch": epoch, "schedule": run.schedule.state(), "best": best, "record": run.record
         }  # fmt: skip
+        try:
+            scores = _validate(run, epoch)
+        except BaseException as error:
+            _keep_trained(run, last, dict(meta, pending=pending), error)
+            raise
+        record = {**pending[0], **{f"val_{n}": v for n, v in scores.items()}, **pending[1]}
+        pending = None
+        run.schedule.record(scores[run.score_name])
+        if _is_better(run, epoch, scores, best):
+            best = {"epoch": epoch, **scores}
+            _save_best(run, best)
         for writer in writers:  # first: a resumed run drops the lines of epochs that it repeats
             writer.write(record)
-        save_checkpoint(last, run.method, meta)
-    return best
+        save_checkpoint(last, run.method, dict(meta, schedule=run.schedule.state(), best=best))
+    return {name: or_nan(value) for name, value in best.items()}
 
 
-def _one_epoch(run, epoch):
-    """Train and validate one epoch; return its log record."""
+def _is_better(run: Run, epoch: int, scores: dict, best: dict | None) -> bool:
+    """Return whether the weights of this epoch are to be kept."""
+    if best is None or run.keep == "last":
+        return True
+    score, before = scores[run.score_name], or_nan(best[run.score_name])
+    if math.isnan(score) and not math.isnan(before):
+        logger.warning(
+            "[Epoch %d] validation %s is undefined: epoch %d with %.4f stays the best", epoch,
+            run.score_name, best["epoch"], before,
+        )  # fmt: skip
+    return score > before or math.isnan(before)
+
+
+def _keep_trained(run: Run, path: str, meta: dict, error: BaseException) -> None:
+    """Save what was trained, as its validation has failed; raise an error that says so."""
+    try:
+        save_checkpoint(path, run.method, meta)
+    except Exception as second:
+        logger.warning("What epoch %d trained is lost: %s", meta["epoch"], describe(second))
+        return
+    kept = f"what it trained is in {path}: --resume validates it and goes on"
+    if isinstance(error, Exception):
+        text = f"validation of epoch {meta['epoch']} failed: {describe(error)}; {kept}"
+        raise ValueError(text) from error
+    logger.info("Validation of epoch %d was interrupted; %s", meta["epoch"], kept)
+
+
+def _way_back(run: Run, best: dict | None) -> str:
+    """Return what to do about a run that has diverged."""
+    text = "lower lr, or use amp=none"
+    if best is None:
+        return f"{text}. It has finished no epoch: start it again"
+    return (
+        f"{text}. A new run can start from the weights of its epoch {best['epoch']}: "
+        f"--init-from {run.folder}"
+    )
+
+
+def _train_epoch(run: Run, epoch: int) -> tuple[dict, dict]:
+    """Train one epoch; return the parts of its log record before and behind the scores."""
     seed_everything((run.seed * 1_000_003 + epoch) % 2**31)
     phase = run.method.phase
     run.method.begin_epoch(epoch)
@@ -128,16 +186,20 @@ def _one_epoch(run, epoch):
         "[Epoch %d] speed: %d samples/sec\ttime cost: %f", epoch, samples / seconds, seconds
     )
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
+    _check_weights(run.method, epoch)
+    behind = dict(run.method.report(), samples_per_second=samples / seconds, seconds=seconds)
+    return {"epoch": epoch, "phase": run.method.phase, "lr": lr, **losses}, behind
+
+
+def _validate(run: Run, epoch: int) -> dict:
+    """Return the validation scores of the net as it is."""
     scores = run.validate(run.method.net)
+    if run.score_name not in scores:
+        raise ValueError(f"no score '{run.score_name}'; there are {', '.join(scores)}")
     restore_plain_layout(run.method.net)
     text = "\t".join(f"{n}={v:f}" for n, v in scores.items())
     logger.info("[Epoch %d] validation: %s", epoch, text)
-    record = {"epoch": epoch, "phase": run.method.phase, "lr": lr}
-    record.update(losses)
-    record.update({f"val_{n}": v for n, v in scores.items()})
-    record.update(run.method.report())
-    record.update(samples_per_second=samples / seconds, seconds=seconds)
-    return record
+    return scores
 
 
 def _train_batches(run, epoch, lr):
@@ -183,16 +245,15 @@ def _train_batches(run, epoch, lr):
 
 def _finite(loss, epoch, batch):
     if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss} in epoch {epoch}, by batch {batch + 1}: training has diverged; "
-            "lower lr, or use amp=none. The last checkpoint is from the epoch before"
-        )
+        raise DivergedError(f"the loss is {loss} in epoch {epoch}, by batch {batch + 1}")
     return loss
 
 
-def _scores(record):
-    """Return the validation scores of a log record by their own names."""
-    return {name[len("val_") :]: v for name, v in record.items() if name.startswith("val_")}
+def _check_weights(method: Any, epoch: int) -> None:
+    """Refuse weights that the last batches have spoilt, before they replace good ones."""
+    for name, parameter in method.net._collect_params_with_prefix().items():
+        if not np.isfinite(parameter.data(method.ctx[0]).asnumpy()).all():
+            raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
 
 
 def _save_best(run, best):

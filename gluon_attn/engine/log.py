@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
 import os
 
-from gluon_attn.files import write_text
+from gluon_attn import text
+from gluon_attn.files import json_text, write_text
 
 logger = logging.getLogger("gluon_attn")
 
@@ -39,10 +40,15 @@ class TqdmHandler(logging.Handler):
     """Write lines above a progress bar instead of through it."""
 
     def emit(self, record):
-        """Write one record to standard output."""
+        """Write one record to standard output; train.log has it whatever the console does."""
         from tqdm import tqdm
 
-        tqdm.write(self.format(record))
+        line = self.format(record)
+        with contextlib.suppress(OSError, ValueError):  # closed, or its reader has left
+            try:
+                tqdm.write(line)
+            except UnicodeEncodeError:
+                tqdm.write(line.encode("ascii", "backslashreplace").decode())
 
 
 class QuietFileHandler(logging.FileHandler):
@@ -63,12 +69,12 @@ class JsonLines:
     def __init__(self, path, from_epoch=0):
         self.path = path
         kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
-        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+        write_text(path, "".join(json_text(r, None) for r in kept))
 
     def write(self, record):
         """Append ``record``; values that JSON does not have (nan) become null."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+            file.write(json_text(record, None))
 
 
 def read_json_lines(path):
@@ -76,12 +82,10 @@ def read_json_lines(path):
     if not os.path.exists(path):
         return []
     records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for _, record in text.read_json_lines(path):
+        if isinstance(record, ValueError):
+            break
+        records.append(record)
     return records
 
 
@@ -107,13 +111,3 @@ class TensorBoard:
             if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
                 self._writer.add_scalar(name, value, record["epoch"])
         self._writer.flush()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

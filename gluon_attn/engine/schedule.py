@@ -46,8 +46,11 @@ class Schedule:
         """Return the learning rate of an epoch behind the warm-up."""
         return self.base
 
-    def record(self, score):
-        """Take note of the validation score (higher is better) of the epoch that has ended."""
+    def record(self, score: float) -> None:
+        """Take note of the validation score (higher is better) of the epoch that has ended.
+
+        A score that is undefined (nan) says nothing, and changes nothing.
+        """
 
     def restart(self):
         """Forget the scores seen so far (called when a new phase of training begins)."""
@@ -127,8 +130,10 @@ class Plateau(Schedule):
         """Return the current value."""
         return self.current
 
-    def record(self, score):
-        """Count epochs without improvement; an undefined score (nan) counts as none."""
+    def record(self, score: float) -> None:
+        """Count epochs without improvement; one without a score (nan) is passed over."""
+        if math.isnan(score):
+            return
         if score > self.best:
             self.best, self.waited = score, 0
             return
@@ -141,9 +146,13 @@ class Plateau(Schedule):
         self.current, self.best, self.waited = self.base, -math.inf, 0
 
     def state(self):
-        """Return the current value, the best score and the epochs waited."""
-        return {"current": self.current, "best": self.best, "waited": self.waited}
+        """Return the current value, the best score (None before the first), the epochs waited."""
+        best = self.best if math.isfinite(self.best) else None
+        return {"current": self.current, "best": best, "waited": self.waited}
 
     def load_state(self, state):
         """Take over what :meth:`state` returned."""
-        self.current, self.best, self.waited = state["current"], state["best"], state["waited"]
+        best = state["best"]  # checkpoints of before may hold nan
+        known = best is not None and math.isfinite(best)
+        self.current, self.waited = state["current"], state["waited"]
+        self.best = best if known else -math.inf

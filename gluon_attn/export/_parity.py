@@ -40,8 +40,7 @@ def import_mxnet():
     """Import plain MXNet; on numpy 1.24 to 1.26 it needs the removed alias ``numpy.bool``."""
     import numpy
 
-    if not hasattr(numpy, "bool"):
-        numpy.bool = numpy.bool_
+    vars(numpy).setdefault("bool", bool)  # hasattr would warn
     return importlib.import_module("mxnet"), numpy
 
 

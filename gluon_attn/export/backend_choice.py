@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import logging
 import time
 from pathlib import Path
@@ -27,9 +26,9 @@ from gluon_attn.export.backends import (
     require,
 )
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import has_vnni
 from gluon_attn.files import first_line, write_json
-from gluon_attn.runtime import versions
+from gluon_attn.runtime import has_vnni, versions
+from gluon_attn.text import read_json
 
 AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"
 CHOICES = (*BACKENDS, AUTO, FASTEST)
@@ -182,7 +181,7 @@ def _read(path):
     if not path.exists():
         return []
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = read_json(path)
         if contents["format"] != FORMAT:
             raise ValueError(f"format {contents['format']!r}")
         for record in contents["measured"]:

@@ -34,9 +34,9 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
-from gluon_attn.export.symbol import INPUT, PRECISIONS, has_avx512, load_exported
+from gluon_attn.export.symbol import INPUT, PRECISIONS, load_exported
 from gluon_attn.files import first_line
-from gluon_attn.runtime import contexts
+from gluon_attn.runtime import contexts, has_avx512
 
 
 class MXNetBackend:

@@ -19,6 +19,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
+from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.onnx_graph import BATCH
 from gluon_attn.export.onnx_plain import make_plain
 from gluon_attn.export.sidecar import ExportError, read_verified
@@ -171,9 +172,8 @@ def _import_onnx():
 
 
 def _read_graph(directory, sidecar):
-    text = read_verified(directory, sidecar["files"]["symbol"]).decode()
-    raw = read_verified(directory, sidecar["files"]["params"])
-    return mx.sym.load_json(text), mx.nd.load_frombuffer(raw)
+    text = read_verified(directory, sidecar["files"]["symbol"])
+    return load_graph(text, read_verified(directory, sidecar["files"]["params"]), directory)
 
 
 def _mxnet_graph(onnx, symbol, weights, sidecar, opset):

@@ -1,4 +1,4 @@
-"""Predict with an export directory: the same numbers as evaluation, from pictures.
+"""Predict with an export directory: the same numbers as evaluation, from images.
 
 ``Predictor`` owns everything around the network: reading, cropping, batching, probabilities. The
 network itself sits behind a backend (:mod:`gluon_attn.export.backends`), so that another engine or
@@ -12,16 +12,17 @@ import numbers
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
-import mxnet as mx
 import numpy as np
 from scipy.special import expit, softmax
 
 from gluon_attn.export import backend_choice
 from gluon_attn.export.backends import BACKENDS, NEEDS
-from gluon_attn.export.preprocess import Preprocess, check_image, crop_box, read_image
+from gluon_attn.export.inputs import as_list, boxes_per_image, name_of, to_pixels
+from gluon_attn.export.preprocess import Preprocess, crop_box, type_hints
 from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar
+from gluon_attn.images import unit_doubt
 
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ class Person(NamedTuple):
 
 
 class Predictor:
-    """Attribute probabilities of pictures, from an export directory.
+    """Attribute probabilities of images, from an export directory.
 
-    Images are given as a list whose items are paths or ``(h, w, 3)`` uint8 RGB arrays of any size,
-    as one array ``(B, h, w, 3)`` uint8 RGB, or, already prepared, ``(B, 3, H, W)`` float32. One
-    path or ``(h, w, 3)`` array is a list of one. Nothing can tell BGR from RGB, or prepared input
+    Images are given as a list whose items are paths, the bytes of image files, PIL images or
+    ``(h, w, 3)`` uint8 RGB arrays of any size, as one array ``(B, h, w, 3)`` uint8 RGB, or, already
+    prepared, ``(B, 3, H, W)`` float32. A single one is a list of one. Files, bytes and PIL images
+    are seen upright, as viewers show them (EXIF). Nothing can tell BGR from RGB, or prepared input
     from pixels as float32: only shapes and types are checked. May be shared by threads; images are
     read and prepared in parallel.
 
@@ -118,7 +120,11 @@ class Predictor:
 
         Logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``.
         """
-        return self._run(self._people(images, None, on_bad_image))[1]
+        rows = [row for _, row in self._run(self._people(images, None, on_bad_image))]
+        return {
+            name: np.stack([row[number] for row in rows]) if rows else nothing[None][:0]
+            for number, (name, nothing) in enumerate(zip(self.output_names, self._nothing()))
+        }
 
     def attention(self, images, on_bad_image="error"):
         """Return the attention maps by name, each ``(B, A, h, w)`` float32.
@@ -148,8 +154,9 @@ class Predictor:
 
         Args:
             images: See the class.
-            boxes: ``[x, y, w, h]`` lists in pixels, one list of boxes per image (a list as long as
-                ``images``, or a dict by path); None, also for one image, means the whole image.
+            boxes: ``[x, y, w, h]`` lists in pixels of the upright image, one list of boxes per
+                image (a list as long as ``images``, or a dict by path, or by position where there
+                is no path); None, also for one image, means the whole image.
             on_bad_image: ``'skip'`` keeps the record of an unreadable picture or box, with its
                 ``error`` and no probabilities.
             with_maps: Add ``attention``, a dict of maps ``(A, h, w)``.
@@ -160,25 +167,39 @@ class Predictor:
             attribute the most probable class), ``attributes`` (only if one is multi-class: by
             attribute, whether it is there, or the name of its class), ``error``.
         """
+        return list(self.stream(images, boxes, on_bad_image, with_maps))
+
+    def stream(
+        self,
+        images: Any,
+        boxes: Any = None,
+        on_bad_image: str = "error",
+        with_maps: bool = False,
+    ) -> Iterator[dict]:
+        """Yield the records of :meth:`predict` while later images are read.
+
+        Memory holds those of a batch, however many images there are.
+        """
         if with_maps:
             self.require_maps()
-        people, outputs = self._run(self._people(images, boxes, on_bad_image))
-        probabilities = self.probabilities(outputs["logits"])
-        records = []
-        chosen = self.schema.decide(probabilities, self.thresholds)
-        for row, (person, values) in enumerate(zip(people, probabilities)):
-            good = person.error is None
-            named = dict(zip(self.classes, map(float, values))) if good else {}
-            positive = [name for name, yes in zip(self.classes, chosen[row]) if yes]
-            record = {"image": person.image, "box": person.box, "probabilities": named}
-            record.update(positives=positive)
-            if not self.schema.is_binary:
-                record["attributes"] = self.schema.values(chosen[row]) if good else {}
-            record["error"] = person.error
-            if with_maps:
-                record["attention"] = {name: outputs[name][row] for name in self.attention_names}
-            records.append(record)
-        return records
+        people = self._people(images, boxes, on_bad_image)
+        return (self._record(*found, with_maps) for found in self._run(people))
+
+    def _record(self, person: Person, row: Sequence[np.ndarray], with_maps: bool) -> dict:
+        """Return what :meth:`predict` says of one person; ``row`` holds the export's outputs."""
+        outputs = dict(zip(self.output_names, row))
+        values = self.probabilities(outputs["logits"][None])
+        chosen = self.schema.decide(values, self.thresholds)[0]
+        good = person.error is None
+        named = dict(zip(self.classes, map(float, values[0]))) if good else {}
+        record = {"image": person.image, "box": person.box, "probabilities": named}
+        record["positives"] = [name for name, yes in zip(self.classes, chosen) if yes]
+        if not self.schema.is_binary:
+            record["attributes"] = self.schema.values(chosen) if good else {}
+        record["error"] = person.error
+        if with_maps:
+            record["attention"] = {name: outputs[name] for name in self.attention_names}
+        return record
 
     def probabilities(self, logits):
         """Return the probabilities of logits ``(B, A)``, by the export's activation."""
@@ -203,11 +224,16 @@ class Predictor:
         if on_bad_image not in BAD_IMAGE_POLICIES:
             valid = ", ".join(BAD_IMAGE_POLICIES)
             raise ValueError(f"on_bad_image {on_bad_image!r}: valid are {valid}")
-        items = self._items(images)
-        todo = zip(range(len(items)), items, _boxes_per_image(items, boxes))
+        items = as_list(images)
+        todo = zip(range(len(items)), items, boxes_per_image(items, boxes))
+        doubt = None
         with ThreadPoolExecutor(self._readers) as pool:
             for people in _ahead(pool, self._prepare, todo, 2 * self.batch_size):
                 for person in people:
+                    if person.box is not None and person.error is None and doubt is None:
+                        doubt = unit_doubt(person.box, person.image)
+                        if doubt is not None:  # said once: there may be thousands
+                            logger.warning("%s", doubt)
                     if person.error is not None:
                         if on_bad_image == "error":
                             raise person.error
@@ -215,31 +241,13 @@ class Predictor:
                         person = person._replace(error=str(person.error))
                     yield person
 
-    def _items(self, images):
-        if isinstance(images, (str, os.PathLike)):
-            return [images]
-        if isinstance(images, mx.nd.NDArray):
-            images = images.asnumpy()
-        if not isinstance(images, np.ndarray):
-            return list(images)
-        if images.ndim == 3:
-            return [images]
-        valid = images.ndim == 4 and (images.dtype != np.uint8 or images.shape[3] == 3)
-        if not valid or images.dtype not in (np.uint8, np.float32):
-            raise ValueError(
-                f"images are {images.dtype} {images.shape}: give uint8 RGB (B, h, w, 3), or "
-                f"float32 (B, 3, {self.preprocess.size[0]}, {self.preprocess.size[1]}) prepared"
-            )
-        return list(images)
-
     def _prepare(self, number, image, boxes):
         """Return the people of one image."""
-        name = number if isinstance(image, np.ndarray) else os.fspath(image)
+        name = name_of(image, number)
         try:
             if isinstance(image, np.ndarray) and image.dtype == np.float32:
                 return [Person(name, None, self._check_prepared(image, boxes), None)]
-            pixels = image if isinstance(image, np.ndarray) else read_image(image, boxes is None)
-            check_image(pixels)
+            pixels = to_pixels(image)
         except (OSError, ValueError) as error:
             return [Person(name, None, None, _named(error, name))]
         if boxes is None:
@@ -248,41 +256,47 @@ class Predictor:
         for box in boxes:
             try:
                 data, error = self.preprocess(crop_box(pixels, box)), None
-            except (TypeError, ValueError) as failure:
+            except ValueError as failure:
                 data, error = None, _named(failure, name)
-            people.append(Person(name, list(box), data, error))
+            people.append(Person(name, box, data, error))
         return people
 
     def _check_prepared(self, image, boxes):
         expected = (3, *self.preprocess.size)
         if image.shape != expected or boxes is not None:
+            hints = "".join(f" ({hint})" for hint in type_hints(image)) if image.size else ""
             raise ValueError(
                 f"float32 input of shape {image.shape}: it must be normalised RGB {expected} and "
-                "without boxes; give uint8 (h, w, 3) to have it prepared"
+                f"without boxes; give uint8 (h, w, 3) to have it prepared{hints}"
             )
         return image
 
-    def _run(self, people):
-        """Return ``(people without data, outputs by name)``; rows of bad images are NaN."""
-        done, rows, chunks = [], [], []
-        batch, padded = [], False
+    def _run(self, people: Iterable[Person]) -> Iterator[tuple[Person, Sequence[np.ndarray]]]:
+        """Yield ``(person without data, row of every output)`` in order; bad rows are NaN."""
+        waiting, count, padded = [], 0, False
         for person in people:
-            if person.error is None:
-                rows.append(len(done))
-                batch.append(person.data)
-            done.append(person._replace(data=None))
-            if len(batch) == self.batch_size:
-                chunks.append(self._forward(batch, self.batch_size))
-                batch, padded = [], True
-        if batch:
-            size = self.batch_size if padded else _padded(len(batch))
-            chunks.append(self._forward(batch, size))
-        outputs = {}
-        for number, entry in enumerate(self.sidecar["outputs"]):
-            outputs[entry["name"]] = np.full((len(done), *entry["shape"][1:]), np.nan, np.float32)
-            if rows:
-                outputs[entry["name"]][rows] = np.concatenate([c[number] for c in chunks])
-        return done, outputs
+            waiting.append(person)
+            count += person.error is None
+            if count == self.batch_size:
+                yield from self._rows(waiting, self.batch_size)
+                waiting, count, padded = [], 0, True
+        if waiting:
+            yield from self._rows(waiting, self.batch_size if padded else _padded(count))
+
+    def _rows(
+        self, people: Sequence[Person], size: int
+    ) -> Iterator[tuple[Person, Sequence[np.ndarray]]]:
+        """Yield the same of one batch, which is padded to ``size``."""
+        batch = [person.data for person in people if person.error is None]
+        found = zip(*self._forward(batch, size)) if batch else iter(())
+        for person in people:
+            row = next(found) if person.error is None else self._nothing()
+            yield person._replace(data=None), row
+
+    def _nothing(self) -> list[np.ndarray]:
+        """Return the outputs of an image that could not be read."""
+        shapes = (entry["shape"][1:] for entry in self.sidecar["outputs"])
+        return [np.full(shape, np.nan, np.float32) for shape in shapes]
 
     def _forward(self, batch, size):
         data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
@@ -319,22 +333,6 @@ def _ahead(pool, function, items, ahead):
     finally:
         for future in pending:
             future.cancel()
-
-
-def _boxes_per_image(items, boxes):
-    if boxes is None:
-        return [None] * len(items)
-    if isinstance(boxes, dict):
-        by_path = {os.fspath(path): value for path, value in boxes.items()}
-        names = [None if isinstance(i, np.ndarray) else os.fspath(i) for i in items]
-        unknown = sorted(set(by_path) - set(names))
-        if unknown:
-            raise ValueError(f"boxes for {unknown[0]}, which is not among the {len(items)} images")
-        return [by_path.get(name) for name in names]
-    boxes = list(boxes)
-    if len(boxes) != len(items):
-        raise ValueError(f"{len(boxes)} lists of boxes for {len(items)} images")
-    return boxes
 
 
 def _named(error, name):

@@ -1,19 +1,22 @@
-"""From a picture to the net's input, as the sidecar of an export says.
+"""From an image to the net's input, as the sidecar of an export says.
 
 The steps are those of the evaluation transform, to the bit: resize to a square (or the shorter side
 to a length), centre crop, resize to the input size, subtract the mean, divide by the standard
 deviation; in 8 bits up to there. It is written again here because an export must be usable without
-the data layer; a test keeps the two equal.
+the data layer; a test keeps the two equal. How a file becomes pixels is common to both.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from typing import Sequence
 
 import cv2
 import numpy as np
+
+from gluon_attn.image_files import ImageError, read_bytes
+from gluon_attn.images import box_window, decode, resize
 
 
 class Preprocess:
@@ -42,11 +45,11 @@ class Preprocess:
         """Return what the net sees of an image, before normalisation: ``(H, W, 3)`` uint8."""
         check_image(image)
         if self.resize is not None:
-            image = _resize(image, *self._resized(*image.shape[:2]))
+            image = resize(image, *self._resized(*image.shape[:2])[::-1])
         if self.crop is not None:
             top, left, height, width = self._crop_window(*image.shape[:2])
             image = image[top : top + height, left : left + width]
-        return _resize(image, *self.size)
+        return resize(image, *self.size[::-1])
 
     def visible(self, image):
         """Return the part of an image that the net sees, in the image's own proportions.
@@ -76,36 +79,24 @@ class Preprocess:
         return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
-def read_image(path, upright=True):
-    """Read a picture as ``(h, w, 3)`` uint8 RGB.
+def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
+    """Read an image file as ``(h, w, 3)`` uint8 RGB; see :mod:`gluon_attn.images`.
 
     Args:
         path: The file.
-        upright: Obey the EXIF orientation, as viewers do. Boxes of annotation files are in the
-            coordinates of the stored picture, so pictures with boxes are read without it.
+        upright: Obey the EXIF orientation, as viewers do. False gives the stored pixels.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture, or a truncated one.
+        ValueError: It is not an image, or a truncated one.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
-    if not path.is_file():
-        raise ValueError(f"{path}: not an image file but a directory")
-    # imdecode, not imread: imread takes half a JPEG without a word and makes the rest grey.
-    data = np.fromfile(os.fspath(path), np.uint8)
-    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
-    except cv2.error as error:  # more pixels than OpenCV allows, for instance
-        raise ValueError(f"{path}: cannot be decoded: {error}") from error
-    if image is None:
-        raise ValueError(f"{path}: truncated or no image ({data.size} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return decode(read_bytes(path), upright)
+    except ImageError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
-def crop_box(image, box):
+def crop_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """Cut a box out of an image, clipped to its borders.
 
     Args:
@@ -115,32 +106,44 @@ def crop_box(image, box):
     Raises:
         ValueError: The box is not four finite numbers, is empty or lies outside the image.
     """
-    values = [float(v) for v in box]
-    if len(values) != 4 or not np.isfinite(values).all() or min(values[2:]) <= 0:
-        raise ValueError(f"box {list(box)}: must be x, y, width, height with width and height > 0")
-    x, y, width, height = values
-    left, top = max(0, int(math.floor(x))), max(0, int(math.floor(y)))
-    right = min(image.shape[1], int(math.ceil(x + width)))
-    bottom = min(image.shape[0], int(math.ceil(y + height)))
-    if right <= left or bottom <= top:
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise ValueError(f"box {list(box)} lies outside the image of {size} pixels")
+    left, top, right, bottom = box_window(box, image.shape[1], image.shape[0])
     return image[top:bottom, left:right]
 
 
-def check_image(image):
+def check_image(image: object) -> None:
     """Raise ValueError unless ``image`` is ``(h, w, 3)`` uint8 and not empty."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        given = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image is a {given}: give uint8 RGB (h, w, 3)")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}: give uint8 RGB (h, w, 3)")
+    if not isinstance(image, np.ndarray):
+        given = "None" if image is None else type(image).__name__
+        raise ValueError(
+            f"{given} is no image: give a path, the bytes of a file, a PIL image, or a NumPy "
+            "array, uint8 RGB (h, w, 3)"
+        )
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    hints = ["is empty"] if not image.size else [*_shape_hints(image.shape), *type_hints(image)]
+    hints = "".join(f"; {hint}" for hint in hints)
+    raise ValueError(f"{image.dtype} array {image.shape}: give uint8 RGB (h, w, 3){hints}")
 
 
-def _resize(image, height, width):
-    if image.shape[:2] == (height, width):
-        return image
-    # Averaging over areas when shrinking: sampling four neighbours would alias.
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+def _shape_hints(shape: tuple[int, ...]) -> list[str]:
+    """Return how to make ``(h, w, 3)`` of an array of another shape."""
+    if len(shape) == 4:
+        return ["a batch is given as it is, not in a list"]
+    if len(shape) == 2 or len(shape) == 3 and shape[2] == 1:
+        return ["grey: np.dstack([image] * 3)"]
+    if len(shape) == 3 and shape[2] == 4:
+        return ["with transparency: image[..., :3]"]
+    if len(shape) == 3 and shape[2] == 2:
+        return ["grey with transparency: np.dstack([image[..., 0]] * 3)"]
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] != 3:
+        return ["channels come last: image.transpose(1, 2, 0)"]
+    return []
+
+
+def type_hints(image: np.ndarray) -> list[str]:
+    """Return how to make uint8 of an array of another type."""
+    if image.dtype == np.uint16:
+        return ["16 bits: (image >> 8).astype('uint8')"]
+    if image.dtype == bool or (image.dtype.kind == "f" and 0 <= image.min() and image.max() <= 1):
+        return ["from 0 to 1: (image * 255).round().astype('uint8')"]
+    return [] if image.dtype == np.uint8 else ["from 0 to 255: image.astype('uint8')"]

@@ -6,6 +6,8 @@ import json
 
 import mxnet as mx
 
+from gluon_attn.export.graph_file import load_graph
+
 
 def read_graph(directory, sidecar):
     """Return ``(symbol, arrays)`` of the float32 graph in a directory being written.
@@ -14,8 +16,8 @@ def read_graph(directory, sidecar):
         directory: Path that holds the files.
         sidecar: Its future contents.
     """
-    paths = [str(directory / sidecar["files"][kind]["file"]) for kind in ("symbol", "params")]
-    return mx.sym.load(paths[0]), mx.nd.load(paths[1])
+    paths = [directory / sidecar["files"][kind]["file"] for kind in ("symbol", "params")]
+    return load_graph(*(path.read_bytes() for path in paths), directory)
 
 
 def rename_outputs(symbol, names):

@@ -20,8 +20,17 @@ import socket
 import uuid
 from pathlib import Path
 
-from gluon_attn.files import flush, is_running, json_text, sha256_of, sha256_of_bytes, write_text
+from gluon_attn.files import (
+    finite,
+    flush,
+    is_running,
+    json_text,
+    sha256_of,
+    sha256_of_bytes,
+    write_text,
+)
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1
@@ -70,10 +79,10 @@ def read_verified(directory, entry):
 
 def write_sidecar(directory, sidecar):
     """Write ``<name>.json`` with its own checksum, atomically, and return its path."""
-    body = {k: v for k, v in sidecar.items() if k != "sidecar_sha256"}
+    body = finite({k: v for k, v in sidecar.items() if k != "sidecar_sha256"})
     body["sidecar_sha256"] = _digest(body)
     path = Path(directory) / f"{sidecar['name']}.json"
-    write_text(path, json_text(body, allow_nan=False))
+    write_text(path, json_text(body))
     return path
 
 
@@ -248,8 +257,8 @@ def _find_sidecars(directory):
         if path.name.startswith(".") or path.name.endswith("-symbol.json"):
             continue
         try:
-            contents = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError):
+            contents = read_json(path)
+        except ValueError:
             # Beside its own graph it must be a sidecar, and a damaged one: say that, not "none".
             if (directory / f"{path.stem}-symbol.json").exists():
                 found[path] = None

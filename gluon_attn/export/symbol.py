@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.files import first_line
-from gluon_attn.runtime import read_flags
+from gluon_attn.runtime import has_avx512, has_vnni
 
 INPUT = "data"
 PRECISIONS = ("fp32", "int8", "bf16", "fp16")
@@ -120,10 +120,7 @@ def load_exported(directory, ctx=None, precision="fp32", fused=False):
     require_cpu(precision, sidecar.get(precision))
     text = read_verified(directory, sidecar["files"][f"{prefix}symbol"])
     raw = read_verified(directory, sidecar["files"][f"{prefix}params"])
-    try:
-        symbol, arrays = mx.sym.load_json(text.decode()), mx.nd.load_frombuffer(raw)
-    except (mx.base.MXNetError, UnicodeDecodeError) as error:
-        raise ExportError(f"{directory}: MXNet cannot read it: {first_line(error)}") from error
+    symbol, arrays = load_graph(text, raw, directory)
     check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         from gluon_attn.export.float16 import to_float16
@@ -153,32 +150,6 @@ def fuse(symbol):
     For inference on the CPU; the parameters, names of inputs and numbers (up to rounding) stay.
     """
     return symbol.get_backend_symbol("MKLDNN")
-
-
-def cpu_flags(cpuinfo="/proc/cpuinfo"):
-    """Return the set of instruction flags that oneDNN may use; empty where none are listed."""
-    flags = read_flags(cpuinfo)
-    if not _avx512_allowed():
-        flags = {flag for flag in flags if not flag.startswith("avx512")}
-    return flags
-
-
-def has_avx512():
-    """Return whether oneDNN's AVX-512 kernels, which bfloat16 needs, can run here."""
-    return _avx512_allowed() and {"avx512bw", "avx512dq", "avx512vl"} <= cpu_flags()
-
-
-def _avx512_allowed():
-    ceiling = os.environ.get("DNNL_MAX_CPU_ISA", "ALL").upper()
-    return ceiling in ("ALL", "DEFAULT") or "AVX512" in ceiling
-
-
-def has_vnni():
-    """Return whether the processor sums products of 8-bit numbers in 32 bits, thus exactly.
-
-    Without VNNI instructions oneDNN sums two products in 16 bits first, which can saturate.
-    """
-    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
 
 
 def require_cpu(precision, entry=None):

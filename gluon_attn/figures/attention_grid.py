@@ -91,7 +91,10 @@ def _top_class(axes, image, found, size):
     _picture(axes, overlay(image, attention))
     axes.set_title(f"{name}\n{probability:.2f}", fontsize=size, pad=2, linespacing=1)
     if is_true:
-        axes.spines[:].set(visible=True, color=FRAME, linewidth=2.5)
+        # Not spines[:].set(...), which matplotlib 3.7 (Python 3.8) lacks.
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_color(FRAME)
+        axes.spines[:].set_linewidth(2.5)
 
 
 def map_pairs(rows, labels, path, side=SIDE):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 TITLES = {
     "ap": ("AP", "mAP"),
@@ -52,8 +52,8 @@ def attribute_bars(results, path, measure="ap"):
         _bar_row(axes, values[:, part], labels[part], per_row, f"{title} (%)")
     if len(runs) > 1:
         handles = [axes.bar(0, 0, color=colour(k)) for k in range(len(runs))]
-        figure.legend(
-            handles, list(runs), loc="outside upper center", ncols=len(runs), frameon=False,
+        legend(
+            figure, handles, list(runs), loc="outside upper center", ncols=len(runs), frameon=False,
             fontsize=MEDIUM,
         )  # fmt: skip
     return save(figure, path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from gluon_attn.figures.fonts import LiteralFigure
 from gluon_attn.files import atomic_path
 
 # Okabe and Ito's palette (distinguishable with the common colour-vision deficiencies), darkest
@@ -23,8 +24,11 @@ def colour(number):
 
 
 def new_figure(width, height, **options):
-    """Return a Figure of ``width`` x ``height`` inches with an Agg canvas."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", **options)
+    """Return a Figure of ``width`` x ``height`` inches with an Agg canvas.
+
+    Its texts are drawn as they are written: a ``$`` begins no formula.
+    """
+    figure = LiteralFigure(figsize=(width, height), dpi=DPI, facecolor="white", **options)
     FigureCanvasAgg(figure)
     return figure
 
@@ -37,6 +41,14 @@ def quiet(axes, grid="both"):
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color="#E6E6E6", linewidth=0.6)
+
+
+def legend(owner: Any, handles: Sequence, labels: Sequence[str], **options: Any) -> Any:
+    """Add a legend to a figure or axes; labels may begin with "_", which matplotlib leaves out."""
+    drawn = owner.legend(handles, ["-"] * len(labels), **options)
+    for text, label in zip(drawn.get_texts(), labels):
+        text.set_text(label)
+    return drawn
 
 
 def save(figure, path):

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 CRITIQUE, REWARD = colour(0), colour(1)
 PER_ROW = 8
@@ -58,7 +58,7 @@ def critique_curves(epochs, critique, reward, path, error=None):
         grid[last, column].tick_params(labelbottom=True)
     figure.supxlabel("epoch", fontsize=MEDIUM)
     handles = [grid[0, 0].plot([], [], color=c, lw=1.6)[0] for c in (CRITIQUE, REWARD)]
-    figure.legend(handles, ["critique Q", "reward R"], loc="outside upper center", ncols=2,
+    legend(figure, handles, ["critique Q", "reward R"], loc="outside upper center", ncols=2,
                   frameon=False, fontsize=MEDIUM)  # fmt: skip
     return save(figure, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from functools import partial
@@ -12,9 +11,12 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
-from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, legend, new_figure, quiet, save
+from gluon_attn.text import read_json_lines
 
 logger = logging.getLogger(__name__)
+
+NAMED = "named"  # group of the lines that a legend names
 
 
 def pr_curves(probs, labels, mask, names, path, columns=None):
@@ -45,8 +47,8 @@ def pr_curves(probs, labels, mask, names, path, columns=None):
     _require_shapes(models, labels, known, names)
     columns = columns or max(1, math.ceil(math.sqrt(1.2 * len(names))))
     rows = math.ceil(len(names) / columns)
-    legend = 0.3 if len(models) > 1 else 0
-    figure = new_figure(1.75 * columns + 0.3, 1.9 * rows + 0.3 + legend, layout="constrained")
+    above = 0.3 if len(models) > 1 else 0
+    figure = new_figure(1.75 * columns + 0.3, 1.9 * rows + 0.3 + above, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for a, (axes, name) in enumerate(zip(grid.flat, names)):
         of_attribute = {m: p[known[:, a], a] for m, p in models.items()}
@@ -58,9 +60,9 @@ def pr_curves(probs, labels, mask, names, path, columns=None):
     figure.supylabel("precision", fontsize=MEDIUM)
     if len(models) > 1:
         lines = [grid[0, 0].plot([], [], color=colour(k), lw=1.6)[0] for k in range(len(models))]
-        figure.legend(
-            lines, list(models), loc="outside upper center", ncols=len(models), frameon=False,
-            fontsize=MEDIUM,
+        legend(
+            figure, lines, list(models), loc="outside upper center", ncols=len(models),
+            frameon=False, fontsize=MEDIUM,
         )  # fmt: skip
     return save(figure, path)
 
@@ -152,35 +154,32 @@ def training_curves(records, path):
 
 def _legend(axes, room=5):
     """Name the lines inside the panel, or below it if they are many; return how many are below."""
-    count = len(axes.get_legend_handles_labels()[1])
-    if count <= room:
-        if count:
-            axes.legend(fontsize=SMALL, frameon=False)
+    lines = [line for line in axes.lines if line.get_gid() == NAMED]
+    labels = [line.get_label() for line in lines]
+    if len(lines) <= room:
+        if lines:
+            legend(axes, lines, labels, fontsize=SMALL, frameon=False)
         return 0
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=SMALL, frameon=False
-    )
-    return count
+    legend(
+        axes, lines, labels, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2,
+        fontsize=SMALL, frameon=False,
+    )  # fmt: skip
+    return len(lines)
 
 
 def _read(source):
     """Return the records of a JSON-lines file; a list of records is returned as it is."""
     if not isinstance(source, (str, Path)):
         return list(source)
-    lines = Path(source).read_text(encoding="utf-8").split("\n")
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no line end: the run was killed while writing
+    records, lines = [], read_json_lines(source)
+    for number, record in lines:
+        if isinstance(record, ValueError):
+            if number == lines[-1][0]:  # the run was killed while writing
                 logger.warning("%s, line %d: incomplete record skipped", source, number)
                 continue
-            raise ValueError(f"{source}, line {number}: not JSON: {error}") from error
+            raise ValueError(f"{source}, line {number}: not JSON: {record}") from record
         if not isinstance(record, dict):
-            raise ValueError(f"{source}, line {number}: must be a JSON object, is {line[:40]}")
+            raise ValueError(f"{source}, line {number}: must be a JSON object, is {record!r:.40}")
         records.append(record)
     return records
 
@@ -209,18 +208,20 @@ def _training_panel(axes, runs, keys, title):
             # One run: a colour per key. Several: a colour per run and a line style per key.
             look = (r, k) if len(runs) > 1 else (k, 0)
             shown = "" if title == "learning rate" else _readable(key)
-            label = " ".join(part for part in (name, shown) if part) or "_"  # none if "_"
+            label = " ".join(part for part in (name, shown) if part)
             if key == "val_mAP":
                 best = int(np.nanargmax(values))
                 label += f", best {scale * values[best]:.1f}"
                 axes.plot(epochs[best], scale * values[best], "o", ms=7, mfc="none", color="black")
             axes.plot(
                 epochs, scale * values, color=colour(look[0]), ls=styles[look[1] % 4], lw=1.4,
-                marker="o" if len(epochs) <= 15 else None, ms=3, label=label,
+                marker="o" if len(epochs) <= 15 else None, ms=3, label=label or "_",
+                gid=NAMED if label else None,
             )  # fmt: skip
     if title == "learning rate":
         axes.set_yscale("log")
         axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own would be a formula
     axes.set_title(title + (" (%)" if percent else ""), fontsize=LARGE, loc="left", pad=12)
     axes.set_xlabel("epoch", fontsize=MEDIUM)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from gluon_attn.figures.canvas import COLOURS
+from gluon_attn.figures.fonts import file_for
 
 # COCO's 17 keypoints: limbs as pairs from 0, and which keypoints are a person's left and right.
 SKELETON = (
@@ -116,16 +120,29 @@ def _fixed(points):
     return [tuple(int(v) for v in p) for p in np.round(np.asarray(points) * 2**FIXED)]
 
 
-def _write(image, text, corner, background):
+def _write(image: np.ndarray, text: str, corner: Sequence, background: tuple) -> None:
     """Write white text on a plate above ``corner``, or below it where the picture ends."""
     height, width = image.shape[:2]
-    scale = max(0.3, min(height, width) / 900)
-    font, thick = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(scale * 1.5))
-    (w, h), below = cv2.getTextSize(text, font, scale, thick)
-    x = int(np.clip(corner[0], 0, max(0, width - w - 2)))
-    top = int(np.clip(corner[1] - h - below - 2, 0, max(0, height - h - below - 2)))
-    cv2.rectangle(image, (x, top), (x + w + 2, top + h + below + 2), background, -1)
-    cv2.putText(image, text, (x + 1, top + h + 1), font, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    size = max(10, round(min(height, width) / 32))
+    plate = _plate(text, size, background)[:height, :width]
+    h, w = plate.shape[:2]
+    x = int(np.clip(corner[0], 0, width - w))
+    top = int(np.clip(corner[1] - h, 0, height - h))
+    image[top : top + h, x : x + w] = plate
+
+
+def _plate(text: str, size: int, background: tuple) -> np.ndarray:
+    """Return white text on a plate, ``(h, w, 3)`` uint8.
+
+    Pillow draws it, as OpenCV's fonts hold no more than ASCII.
+    """
+    font = ImageFont.truetype(file_for(text), size)
+    left, top, right, bottom = font.getbbox(text, anchor="ls")
+    ascent = max(-top, round(0.75 * size))  # the same for all texts, but for higher characters
+    descent = max(bottom, round(0.25 * size))
+    shown = Image.new("RGB", (right - left + 4, ascent + descent + 2), background)
+    ImageDraw.Draw(shown).text((2 - left, ascent + 1), text, "white", font, anchor="ls")
+    return np.asarray(shown)
 
 
 def _checked_image(image):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 BINS = 25
 PER_ROW = 6
@@ -126,5 +126,5 @@ def _vector(axes, name, ink, mean, deviation, diversity):
 def _legend(figure, axes, names):
     if len(names) > 1:
         handles = [axes.plot([], [], color=colour(k), lw=1.6)[0] for k in range(len(names))]
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4),
+        legend(figure, handles, names, loc="outside upper center", ncols=min(len(names), 4),
                       frameon=False, fontsize=MEDIUM)  # fmt: skip

@@ -10,7 +10,7 @@ import math
 import matplotlib
 import numpy as np
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, new_figure, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, legend, new_figure, save
 
 MOST_CLASSES = 20  # more colours cannot be told apart
 
@@ -61,10 +61,11 @@ def embeddings(points, targets, names, path):
             raise ValueError(f"points of '{name}' {places.shape}: must be ({len(targets)}, 2)")
         axes.scatter(*places[order].T, c=np.array(colours)[targets[order]], s=size, linewidths=0)
         axes.set(xticks=(), yticks=(), aspect="equal", adjustable="datalim")
-        axes.spines[:].set(color="#CCCCCC", linewidth=0.6)
+        axes.spines[:].set_color("#CCCCCC")
+        axes.spines[:].set_linewidth(0.6)
         axes.set_title(name, fontsize=MEDIUM)
     for axes in grid.flat[len(points) :]:
         axes.set_visible(False)
     handles = [grid[0, 0].scatter([], [], color=c, s=22) for c in colours]
-    figure.legend(handles, list(names), loc="outside right center", frameon=False, fontsize=SMALL)
+    legend(figure, handles, list(names), loc="outside right center", frameon=False, fontsize=SMALL)
     return save(figure, path)

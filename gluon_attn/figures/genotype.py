@@ -15,6 +15,7 @@ NODES = 4
 GROUP_Y, NODE_Y = 1.0, 0.0
 STEP = 2.0  # distance of nodes
 HALF_WIDTH, HALF_HEIGHT = 0.38, 0.17  # of the boxes, with their round corners
+SUBSCRIPTS = "₀₁₂₃₄"
 PALE, GREY = "#DDDDDD", "#999999"
 # The same colours in all figures; what has no gate is grey.
 GATED = (
@@ -60,7 +61,7 @@ def draw_genotype(edges, path, title="", strengths=None):
         strength = None if strengths is None else float(strengths[number])
         _edge(axes, source, node, operation, strength)
     for node in range(1, NODES + 1):
-        _box(axes, node * STEP, GROUP_Y, f"$x_{node}$", "white")
+        _box(axes, node * STEP, GROUP_Y, f"x{SUBSCRIPTS[node]}", "white")
         _box(axes, node * STEP, NODE_Y, f"node {node}", PALE)
     _result(axes)
     axes.set_title(title, fontsize=LARGE, loc="left")
@@ -132,7 +133,7 @@ def _box(axes, x, y, text, face):
 def _result(axes):
     """Say what becomes of the nodes, at the right."""
     x = NODES * STEP + 1.75
-    text = "all nodes\nand $SE(\\Sigma x_i)$:\n1×1, 1×1,\n$+\\,x$, SE"
+    text = "all nodes\nand SE(Σ xᵢ):\n1×1, 1×1,\n+ x, SE"
     axes.text(
         x, 0.5, text, ha="center", va="center", fontsize=MEDIUM, color="#333333",
         bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#666666", "lw": 0.8},

@@ -16,6 +16,7 @@ from gluon_attn.figures.canvas import (
     new_figure,
     save,
 )
+from gluon_attn.figures.fonts import measure
 
 COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of attention look equally large
 KEY = "truth: ✓ positive, ✗ negative, ? unspecified; decision: green right, red wrong"
@@ -229,7 +230,7 @@ def _place_text(axes, text, box, edge, taken, others):
     """Write a text at its best place round a box; return its x, y, width, height in pixels."""
     style = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": edge, "alpha": 0.88}
     written = axes.text(0, 0, text, fontsize=SMALL, va="top", linespacing=1.15, bbox=style)
-    written.update_bbox_position_size(axes.figure.canvas.get_renderer())
+    measure(written)
     extent = written.get_bbox_patch().get_window_extent().transformed(axes.transData.inverted())
     w, h = abs(extent.width), abs(extent.height)
     inset = (0 - extent.x0, 0 - min(extent.y0, extent.y1))  # from the frame to the text in it

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 STYLES = ("-", "--", ":", "-.")
 PANELS = {
@@ -48,7 +48,7 @@ def search_curves(records, path, operations=9):
         rows = []
         for edge in kept[epochs[0]][key]:
             source, node = map(int, edge.split("-"))
-            values = [kept[epoch][key].get(edge, np.nan) for epoch in epochs]
+            values = np.array([kept[epoch][key].get(edge) for epoch in epochs], float)
             rows.append(values)
             (lines[edge],) = axes.plot(
                 epochs, values, color=colour(node - 1), ls=STYLES[source % 4], lw=1.0,
@@ -59,8 +59,8 @@ def search_curves(records, path, operations=9):
         axes.set_xlabel("epoch", fontsize=MEDIUM)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     names = [f"{edge.replace('-', ' → ')}" for edge in lines]
-    figure.legend(
-        lines.values(), names, loc="outside right center", frameon=False, fontsize=SMALL,
+    legend(
+        figure, lines.values(), names, loc="outside right center", frameon=False, fontsize=SMALL,
         title="source → node\n(0: own group)", title_fontsize=SMALL,
     )  # fmt: skip
     return save(figure, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 
 def arms_by_seed(scores, label, path):
@@ -70,5 +70,5 @@ def bands_by_epoch(series, label, path):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch", fontsize=MEDIUM)
     axes.set_ylabel(label, fontsize=MEDIUM)
-    axes.legend(frameon=False, fontsize=SMALL)
+    legend(axes, axes.lines, list(series), frameon=False, fontsize=SMALL)
     return save(figure, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 PRECISIONS = ("fp32", "bf16", "int8")  # in the order of the palette
 
@@ -42,8 +42,14 @@ def speed_bars(rows, path, title=""):
         axes.set_title(f"batch {batch}", fontsize=MEDIUM, loc="left")
     used = [p for p in PRECISIONS if any(row["precision"] == p for row in rows)]
     patches = [grid[0].barh([0], [0], color=colour(PRECISIONS.index(p))) for p in used]
-    figure.legend(
-        patches, used, loc="outside lower center", ncols=len(used), frameon=False, fontsize=SMALL
+    legend(
+        figure,
+        patches,
+        used,
+        loc="outside lower center",
+        ncols=len(used),
+        frameon=False,
+        fontsize=SMALL,
     )
     if title:
         figure.suptitle(title, fontsize=LARGE)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, new_figure, quiet, save
+from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
 
 WEIGHT, LOSS = colour(0), colour(1)
 
@@ -56,8 +56,8 @@ def weight_curves(names, iterations, weights, losses, path, columns=None):
     figure.supxlabel("iteration", fontsize=MEDIUM)
     lines = [grid[0, 0].plot([], [], color=c, lw=1.6)[0] for c in (WEIGHT, LOSS)]
     texts = ["weight", "validation loss / that of the first window"]
-    figure.legend(
-        lines, texts, loc="outside upper center", ncols=2, frameon=False, fontsize=MEDIUM
+    legend(
+        figure, lines, texts, loc="outside upper center", ncols=2, frameon=False, fontsize=MEDIUM
     )  # fmt: skip
     return save(figure, path)
 

@@ -71,11 +71,11 @@ class PredictionHistory:
         if not isinstance(probs, mx.nd.NDArray):
             probs = mx.nd.array(probs, dtype="float32")
         kept = np.flatnonzero(index >= 0)
+        if len(kept) == 0:  # nothing but padding, of which `take` makes no array
+            return
         if len(kept) < len(index):
             probs = probs.take(_on_device(kept, probs.context))
             index = index[kept]
-        if len(index) == 0:
-            return
         if len(np.unique(index)) < len(index):
             raise ValueError("PredictionHistory.update: a sample id appears twice in the batch")
         slot = self._count[index] % self.length

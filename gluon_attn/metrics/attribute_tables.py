@@ -20,7 +20,6 @@ from gluon_attn.metrics.layout import (
     side_by_side,
     table_text,
     with_nan,
-    without_nan,
     write_texts,
 )
 from gluon_attn.schema import MULTICLASS
@@ -118,8 +117,8 @@ def accuracy_csv(result):
 
 def accuracy_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
-    content = {**without_nan(result), "notes": accuracy_notes(result)}
-    return json_text(content, 2, allow_nan=False)
+    content = {**result, "notes": accuracy_notes(result)}
+    return json_text(content, 2)
 
 
 def accuracy_from_json(text):

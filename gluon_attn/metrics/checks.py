@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gluon_attn.errors import NotFiniteError
+
 
 def as_array(values):
     """Return ``values`` as a NumPy array; an MXNet NDArray is copied in one piece."""
@@ -14,8 +16,9 @@ def checked(scores, labels, mask, dimensions):
     """Return float64 scores, boolean labels and boolean known; 0 and False where not known.
 
     Raises:
-        ValueError: If shapes differ, a mask value is not 0 or 1, or a known label is not 0 or 1,
-            or a known score is not finite; the message names the first such row and attribute.
+        ValueError: If shapes differ, or a mask value or known label is not 0 or 1; the message
+            names the first such row and attribute.
+        NotFiniteError: If a known score is not finite.
     """
     scores, labels = as_array(scores), as_array(labels)
     known = np.ones(labels.shape, bool) if mask is None else as_array(mask)
@@ -29,7 +32,7 @@ def checked(scores, labels, mask, dimensions):
         known = known == 1
     binary = (labels == 0) | (labels == 1) | ~known
     _require(binary, labels, "label", "must be 0 or 1 where the mask is 1")
-    _require(np.isfinite(scores) | ~known, scores, "score", "must be finite")
+    _require(np.isfinite(scores) | ~known, scores, "score", "must be finite", NotFiniteError)
     return np.where(known, scores, 0).astype(np.float64), (labels == 1) & known, known
 
 
@@ -54,11 +57,11 @@ def checked_names(names, count):
     return names
 
 
-def _require(good, values, what, rule):
-    """Raise a ValueError that names the first position where ``good`` is False."""
+def _require(good, values, what, rule, kind=ValueError):
+    """Raise an error that names the first position where ``good`` is False."""
     if not good.all():
         position = tuple(np.argwhere(~good)[0].tolist())
         where = f"row {position[0]}" + "".join(f", attribute {a}" for a in position[1:])
-        raise ValueError(
+        raise kind(
             f"{what} at {where} is {values[position]} and {rule}; {int((~good).sum())} such in all"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gluon_attn.errors import NotFiniteError
 from gluon_attn.metrics.checks import as_array, checked_names
 
 TOP = (1, 5)
@@ -229,7 +230,9 @@ def _checked(scores, labels, mask):
     bad = positive.any(1) & ~np.isfinite(scores).all(1)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise ValueError(f"scores of row {row} are not finite; {int(bad.sum())} such rows in all")
+        raise NotFiniteError(
+            f"scores of row {row} are not finite; {int(bad.sum())} such rows in all"
+        )
     return scores, positive
 
 

@@ -17,7 +17,6 @@ from gluon_attn.metrics.layout import (
     notes_text,
     percent,
     table_text,
-    without_nan,
     write_texts,
 )
 
@@ -90,8 +89,8 @@ def classification_csv(result):
 
 def classification_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
-    content = {**without_nan(result), "notes": classification_notes(result)}
-    return json_text(content, allow_nan=False)
+    content = {**result, "notes": classification_notes(result)}
+    return json_text(content)
 
 
 def write_classification(result, directory, stem):

@@ -14,8 +14,12 @@ import copy
 import io
 import math
 from dataclasses import dataclass, field
+from typing import Any, Iterable
 
 import numpy as np
+
+from gluon_attn.errors import NotFiniteError
+from gluon_attn.metrics.oks import SIGMAS
 
 BOX_STATS = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -39,6 +43,7 @@ class CocoResult:
         text: Table of pycocotools, one line per number.
         images: Number of pictures evaluated.
         records: Number of results evaluated.
+        notes: Lines that belong below the numbers.
     """
 
     kind: str
@@ -64,7 +69,8 @@ def evaluate_detections(coco, records, image_ids=None):
 
     Raises:
         ImportError: pycocotools is not installed.
-        ValueError: A record names an unknown picture or category or is incomplete.
+        ValueError: A record names an unknown picture or category or is incomplete, or pycocotools
+            fails; the message names the annotation file.
     """
     return _evaluate(coco, records, "bbox", BOX_STATS, image_ids)
 
@@ -83,7 +89,8 @@ def evaluate_keypoints(coco, records, image_ids=None):
 
     Raises:
         ImportError: pycocotools is not installed.
-        ValueError: A record names an unknown picture or category or is incomplete.
+        ValueError: A record names an unknown picture or category or is incomplete, or pycocotools
+            fails; the message names the annotation file.
     """
     return _evaluate(coco, records, "keypoints", KEYPOINT_STATS, image_ids)
 
@@ -116,29 +123,42 @@ def check_records(coco, records, kind):
         needed, values = lengths[record["category_id"]], record[name]
         numbers = [*values, record["score"]]
         if len(values) != needed or not all(math.isfinite(v) for v in numbers):
-            raise ValueError(
+            kind = ValueError if len(values) != needed else NotFiniteError
+            raise kind(
                 f"{where}: {name} must be {needed} finite numbers with a finite score, got "
                 f"{len(values)}: {list(values)}, score {record['score']}"
             )
 
 
-def _evaluate(coco, records, kind, names, image_ids):
+def _evaluate(
+    coco: Any, records: Iterable[dict], kind: str, names: tuple[str, ...], image_ids: Any
+) -> CocoResult:
     try:
         from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
+    except Exception as error:  # built for another NumPy, it raises other errors as well
         raise ImportError(f"COCO's evaluation needs pycocotools: pip install pycocotools "
                           f"({error})") from error  # fmt: skip
     records = list(records)
     check_records(coco, records, kind)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(coco, _load_results(coco, records), kind)
-        if image_ids is not None:
-            run.params.imgIds = sorted(image_ids)
-        run.evaluate()
-        run.accumulate()
-    with contextlib.redirect_stdout(printed):
-        run.summarize()
+    printed, notes = io.StringIO(), []
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            run = COCOeval(coco, _load_results(coco, records), kind)
+            if image_ids is not None:
+                run.params.imgIds = sorted(image_ids)
+            if kind == "keypoints":
+                notes = _set_sigmas(run.params, coco)
+            run.evaluate()
+            run.accumulate()
+        with contextlib.redirect_stdout(printed):
+            run.summarize()
+    except Exception as error:  # records are checked, but the library may still trip over them
+        path = getattr(coco, "path", "the annotation")
+        raise ValueError(
+            f"{path}: COCO's evaluation failed in pycocotools "
+            f"({type(error).__name__}: {error}); check the annotation, or try another version of "
+            "pycocotools"
+        ) from error
     values = np.asarray(run.stats, float)
     stats = {name: float(v) if v >= 0 else math.nan for name, v in zip(names, values)}
     per_class = {}
@@ -147,8 +167,24 @@ def _evaluate(coco, records, kind, names, image_ids):
         precision = precision[precision > -1]
         mean = float(precision.mean()) if precision.size else math.nan
         per_class[coco.cats[category]["name"]] = mean
-    images = len(run.params.imgIds)
-    return CocoResult(kind, stats, per_class, printed.getvalue().rstrip("\n"), images, len(records))
+    text, images = printed.getvalue().rstrip("\n"), len(run.params.imgIds)
+    return CocoResult(kind, stats, per_class, text, images, len(records), notes)
+
+
+def _set_sigmas(params: Any, coco: Any) -> list[str]:
+    """Set the tolerances of the keypoints, and return what must be said of them.
+
+    COCO publishes them for its 17 keypoints; others get their mean (an assumption).
+    """
+    (count,) = {len(category["keypoints"]) for category in coco.cats.values()}
+    if count == len(SIGMAS):
+        return []
+    mean = float(SIGMAS.mean())
+    params.kpt_oks_sigmas = np.full(count, mean)
+    return [
+        f"{count} keypoints are not COCO's {len(SIGMAS)}: each has the tolerance {mean:.4f}, the "
+        "mean of COCO's; such scores compare with no published one"
+    ]
 
 
 def _load_results(coco, records):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from gluon_attn.files import write_text
+from gluon_attn.files import or_nan, write_text
 
 WIDTH = 100  # of the notes under a console table
 FORMATS = {"console": "simple", "markdown": "pipe"}
@@ -61,23 +61,19 @@ def percent(value, spread=None):
     return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
+def decimal(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """Return a number with so many decimals, "-" if it is undefined; ``sign='+'`` shows a plus."""
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
 def field(value):
     """Return a fraction at full precision for CSV, empty if it is undefined."""
     return "" if value is None or math.isnan(value) else repr(value)
 
 
-def without_nan(value):
-    """Return nested dicts and lists with None for nan, as JSON wants it."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def with_nan(values, keys):
     """Return the entries ``keys`` of a dict with nan for None."""
-    return {key: float("nan") if values[key] is None else values[key] for key in keys}
+    return {key: or_nan(values[key]) for key in keys}
 
 
 def mean_and_spread(values):
@@ -107,7 +103,7 @@ def mean_interval(values, level=0.95):
 def spread_text(values, digits=1):
     """Return mean ± standard deviation (n - 1) of numbers as text."""
     mean, spread = mean_and_spread(values)
-    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    return decimal(mean, digits) + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
 def paired_differences(ours, base):
@@ -131,7 +127,7 @@ def difference_text(differences, digits=1, spread=False):
     """
     mean, deviation = mean_and_spread(differences)
     ends = mean_interval(differences)
-    text = f"{mean:+.{digits}f}"
+    text = decimal(mean, digits, "+")
     if spread and deviation is not None:
         text += f" ± {deviation:.{digits}f}"
     return text + ("" if ends is None else f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]")

@@ -19,7 +19,6 @@ from gluon_attn.metrics.layout import (
     side_by_side,
     table_text,
     with_nan,
-    without_nan,
     write_texts,
 )
 from gluon_attn.metrics.multilabel import MEASURES
@@ -95,8 +94,8 @@ def to_csv(result):
 
 def to_json(result):
     """Return the result with its notes as JSON text; undefined values are ``null``."""
-    content = {**without_nan(result), "notes": notes(result)}
-    return json_text(content, 2, allow_nan=False)
+    content = {**result, "notes": notes(result)}
+    return json_text(content, 2)
 
 
 def from_json(text):

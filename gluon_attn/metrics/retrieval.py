@@ -20,11 +20,13 @@ Legend: Q queries, G gallery pictures, D features, n good pictures of a query.
 
 from __future__ import annotations
 
+import collections
 import sys
 from typing import NamedTuple
 
 import numpy as np
 
+from gluon_attn.errors import NotFiniteError
 from gluon_attn.registry import unknown_name
 
 JUNK = -1
@@ -108,6 +110,15 @@ def rank_of_matches(distances, identity, camera, identities, cameras):
     return np.flatnonzero(same[kept][order])
 
 
+def answerable(query: Pictures, gallery: Pictures) -> np.ndarray:
+    """Return which queries have a good picture, ``(Q,)`` bool; features are not looked at."""
+    cameras = collections.defaultdict(set)
+    for identity, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist()):
+        cameras[identity].add(camera)
+    pairs = zip(query.identities.tolist(), query.cameras.tolist())
+    return np.array([bool(cameras[identity] - {camera}) for identity, camera in pairs], bool)
+
+
 def average_precision(hits, rule="trapezoid"):
     """Return the average precision of one ranking.
 
@@ -150,7 +161,7 @@ def _checked(pictures, what):
             )
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        raise ValueError(
+        raise NotFiniteError(
             f"{what}: the features of {len(bad)} pictures are not finite, the first is number "
             f"{bad[0]}: the net has diverged"
         )

@@ -67,7 +67,7 @@ def retrieval_json(result):
     content = {name: result[name] for name in (*MAIN, *_ranks(result))}
     content.update({key: result[key] for key in ("queries", "unanswerable", "gallery", "metric")})
     content.update(cmc=list(map(float, result["cmc"])), notes=retrieval_notes(result))
-    return json_text(content, allow_nan=False)
+    return json_text(content)
 
 
 def write_retrieval(result, directory, stem, names=None):

@@ -143,10 +143,6 @@ class Tail:
         if shared:
             raise ValueError(f"the trunk shares parameter '{shared[0]}' with what follows it")
 
-    def uses(self, prefix):
-        """Return whether the net has an operator whose name starts with ``prefix``."""
-        return any(node["op"].startswith(prefix) for node in self.cut.graph.nodes)
-
     def _part(self, given, wanted):
         graph, extra = Graph(), {}
         known = {entry: graph.variable(name) for name, entry in given.items()}

@@ -21,6 +21,7 @@ import logging
 
 import mxnet as mx
 import numpy as np
+from mxnet import gluon
 
 from gluon_attn.losses.squared import WeightedSquaredLoss, squared_error
 from gluon_attn.method import METHODS, Method
@@ -209,7 +210,7 @@ class TaskWeights:
             parts: Batches, one per device. They run as in training, with dropout, but with
                 batch-norm on its running statistics.
         """
-        self._view = self._view or frozen_view(self._method.net)
+        self._view = self._view or self._method.frozen_view()
         total = 0
         for part in parts:
             logits = self._method.named(self._view(part.image))["logits"]
@@ -269,6 +270,10 @@ class TaskWeights:
 class WeightedMethod(Method):
     """What the methods with adaptive weights share; ``self.tasks`` is their TaskWeights."""
 
+    def frozen_view(self) -> gluon.SymbolBlock:
+        """Return the net with batch-norm on its running statistics, in the precision of a step."""
+        return self.precision.install(frozen_view(self.net))
+
     @property
     def held_out_size(self):
         """Validation images per step: ``val_batch_size``, or 0 with fixed weights."""
@@ -321,7 +326,7 @@ class AWMT(WeightedMethod):
                 raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
         self.tasks = TaskWeights(self, self.options["window"], no_class=self.options["no_class"])
         self._heads = self._trained_heads()
-        self._net = frozen_view(self.net) if self.options["freeze_batch_norm"] else self.net
+        self._net = self.frozen_view() if self.options["freeze_batch_norm"] else self.net
         self._loss = WeightedSquaredLoss()
         self._loss.hybridize()
 

@@ -89,6 +89,7 @@ class DREAL(Method):
         "sample_seed": 0,
         "group": "net",  # counterfactuals in one batch: of the whole net, or of each stage
     }
+    FLOAT32_ONLY = "because its rewards are small differences of logits"
 
     def __init__(self, net, ctx, task, optimization, options=None):
         options = dict(options or {})

@@ -26,15 +26,13 @@ class Trace:
         modules: For each module the list of ``(entry of a gate's input, entry of its map)``.
 
     Raises:
-        ValueError: The net does not call a gate exactly once, or it was built for mixed precision.
+        ValueError: The net does not call a gate exactly once.
     """
 
     def __init__(self, net, modules):
         symbols, found = _run(net, [gate for gates in modules for gate in gates])
         pairs = [symbol for pair in found for symbol in pair]
         self.graph, heads = Graph.of(symbols + pairs)
-        if any(node["op"].startswith("amp_") for node in self.graph.nodes):
-            raise ValueError("DREAL's counterfactuals are computed in float32; train with amp=none")
         self.outputs, places = heads[: len(symbols)], iter(heads[len(symbols) :])
         self.modules = [[(next(places), next(places)) for _ in gates] for gates in modules]
 

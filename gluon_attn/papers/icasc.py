@@ -110,6 +110,8 @@ class ICASC(Method):
         "start_epoch": 0,  # first epoch with attention losses
     }
 
+    FLOAT32_ONLY = "because its losses are made of gradients"
+
     def __init__(self, net, ctx, task, optimization, options=None):
         super().__init__(net, ctx, task, optimization, options)
         self._check_options()
@@ -121,8 +123,6 @@ class ICASC(Method):
         self._terms = AttentionTerms(self.options)
         self._terms.hybridize(static_alloc=True, static_shape=True)
         self._tail = Tail(net, self.ctx)
-        if optimization.loss_scaling or self._tail.uses("amp_"):
-            raise ValueError("method icasc trains in float32 only; use amp=none")
         self._directional = None
         if self.options["gradient"] == "exact":
             self._directional = self._tail.directional()

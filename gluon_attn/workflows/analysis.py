@@ -18,10 +18,12 @@ import os
 from typing import Any, NamedTuple
 
 from gluon_attn.registry import unknown_name
+from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.analysis_features import analyse_gates, analyse_selectivity, analyse_tsne
 from gluon_attn.workflows.analysis_log import analyse_critic
 from gluon_attn.workflows.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
+from gluon_attn.workflows.build import reading_of
 from model_zoo import store
 
 KINDS = {
@@ -139,8 +141,8 @@ def analyse_from_flags(args, trained, dataset, ctx, out):
     """Do what the flags of tools/evaluate.py say; return the text for the console.
 
     Args:
-        args: ``analyse``, ``attention``, ``compare``, ``run``, ``split``, ``batch_size``,
-            ``num_workers``.
+        args: ``analyse``, ``attention``, ``compare``, ``run``, ``data_dir``, ``dataset``,
+            ``split``, ``batch_size``, ``num_workers``.
         trained: The Trained net, or None for an export.
         dataset: The split.
         ctx: List of contexts.
@@ -155,6 +157,9 @@ def analyse_from_flags(args, trained, dataset, ctx, out):
     if trained is None:
         raise ValueError("an export cannot be differentiated; give --run or --model")
     models, runs = load_models(trained, args.run, args.compare, ctx)
+    if not args.dataset:
+        reading = reading_of(trained.extra.get("recipe"))
+        evaluation.check_same_data(models, dataset, args.data_dir, reading)
     settings = Settings(out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs)
     found = analyse(models, dataset, kinds, settings).values()
     return "\n\n".join(

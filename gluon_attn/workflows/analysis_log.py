@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from gluon_attn.figures.critic import critique_curves
 from gluon_attn.files import write_json
+from gluon_attn.text import read_json_lines
 
 KEYS = ("critique", "reward", "critic_error")
 
@@ -25,14 +25,10 @@ def read_critic(folder):
     path = os.path.join(folder, "log.jsonl")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{folder} holds no training log (log.jsonl)")
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue  # the line that a killed run was writing
-    records = [r for r in records if isinstance(r, dict) and all(key in r for key in KEYS)]
+    # A line that is no JSON is the one that a killed run was writing.
+    records = [
+        r for _, r in read_json_lines(path) if isinstance(r, dict) and all(key in r for key in KEYS)
+    ]
     if not records:
         raise ValueError(f"{path} holds no critique and reward: only runs of method=dreal do")
     names = list(dict.fromkeys(name for record in records for name in record["critique"]))

@@ -305,7 +305,7 @@ def _new_bf16(spec):
 
 def quantize_onnx(spec):
     """Quantize the ONNX file with ONNX Runtime's own tools: QDQ, per channel."""
-    from gluon_attn.export.symbol import has_vnni
+    from gluon_attn.runtime import has_vnni
 
     import_library("onnxruntime")
     quantization = import_library("onnxruntime.quantization")

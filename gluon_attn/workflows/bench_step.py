@@ -86,11 +86,9 @@ def _open_mxnet(spec, batch, threads, amp="none"):
     from gluon_attn.method import METHODS, Optimization, Task
     from gluon_attn.papers.vaa import VAA, xavier
     from gluon_attn.runtime import seed_everything
-    from gluon_attn.workflows.build import switch_on_amp
     from model_zoo import get_model
 
     importlib.import_module("gluon_attn.papers.baseline")  # registers its method
-    switch_on_amp(amp, [mx.cpu()])
     seed_everything(0)
     net = get_model(spec["model"], **spec["options"])
     net.initialize(xavier())
@@ -101,7 +99,8 @@ def _open_mxnet(spec, batch, threads, amp="none"):
     data = Batch(images, mx.nd.array(label), mx.nd.ones((batch, classes)), np.arange(batch))
     task = Task(tuple(map(str, range(classes))), batch, np.full(classes, 0.3))
     method, options = ("vaa", {"phase1_epochs": 0}) if isinstance(net, VAA) else ("baseline", {})
-    training = METHODS.get(method)(net, [mx.cpu()], task, Optimization("sgd", UPDATE), options)
+    optimization = Optimization("sgd", UPDATE, amp=amp)
+    training = METHODS.get(method)(net, [mx.cpu()], task, optimization, options)
     training.begin_epoch(0)
 
     def step():

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import logging
+from typing import Any, Iterator
 
 import mxnet as mx
 
 import gluon_attn.downstream  # noqa: F401  (registers its training methods)
 from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import EvalTransform, Loader, TrainTransform, detect_kind, open_dataset
+from gluon_attn.data import (
+    DATASETS,
+    EvalTransform,
+    Loader,
+    TrainTransform,
+    detect_kind,
+    open_dataset,
+)
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
 from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.engine import Stream, use_static_graph
-from gluon_attn.export.symbol import has_avx512
+from gluon_attn.errors import naming
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.papers.vaa import xavier
 from gluon_attn.recipe import Recipe
@@ -24,6 +34,8 @@ from model_zoo import get_model
 from model_zoo.params_io import load_backbone
 
 logger = logging.getLogger("gluon_attn.build")
+
+READING = ("dataset", "data_options", "attributes", "splits")  # of a recipe: how data are read
 
 
 def load_recipe(name, overrides=(), folder=None):
@@ -45,19 +57,83 @@ def load_recipe(name, overrides=(), folder=None):
     return recipe.override(overrides, known)
 
 
-def open_split(recipe, data_dir, split, on_bad_image="error"):
-    """Open one split of the recipe's data set, with its label policy and its attributes."""
-    task = task_of_dataset(recipe.dataset)
-    if task:
-        return task.open_split(recipe, data_dir, split, on_bad_image)
-    kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
-    # What was packed is what these settings chose when it was packed.
-    options = {} if kind == "packed" else recipe.data_options
-    dataset = open_dataset(
-        data_dir, split, policy=LabelPolicy(train=recipe.unspecified), on_bad_image=on_bad_image,
-        kind=kind, **options,
-    )  # fmt: skip
-    return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
+def reading_of(recipe: Recipe | dict | None, dataset: str | None = None) -> Recipe:
+    """Return how data are to be read: as the recipe of a net says, which decides over the folder.
+
+    Args:
+        recipe: Of the net, or what an export or published weights keep of it; None: not known.
+        dataset: Another kind of data, asked for by name; with the recipe's settings of its reader
+            only where it is the recipe's.
+
+    Returns:
+        A Recipe of which ``dataset``, ``data_options``, ``splits`` and ``attributes`` count.
+    """
+    known = recipe.to_dict() if isinstance(recipe, Recipe) else dict(recipe or {})
+    reading = Recipe("", "", **{key: known[key] for key in READING if key in known})
+    if dataset and dataset != reading.dataset:
+        reading = dataclasses.replace(reading, dataset=dataset, data_options={})
+    return reading
+
+
+def open_split(
+    recipe: Recipe, data_dir: str, split: str, on_bad_image: str = "error", *,
+    unspecified: str | None = None,
+) -> Any:  # fmt: skip
+    """Open one split of the recipe's data set, with its label policy and its attributes.
+
+    Args:
+        recipe: ``dataset``, ``data_options``, ``attributes`` and ``unspecified`` count.
+        data_dir: Folder of the data.
+        split: Name of the split.
+        on_bad_image: See :class:`gluon_attn.data.AttributeDataset`.
+        unspecified: What unspecified labels are, whatever the split; None: the recipe's in
+            training, masked elsewhere.
+
+    Raises:
+        FileNotFoundError, ValueError: What the recipe says is not there, or malformed; if the
+            folder holds data of another kind, the message names both.
+    """
+    with naming(data_dir), _own_kind(recipe, data_dir):
+        task = task_of_dataset(recipe.dataset)
+        if task:
+            return task.open_split(recipe, data_dir, split, on_bad_image)
+        kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
+        # What was packed is what these settings chose when it was packed.
+        options = {} if kind == "packed" else recipe.data_options
+        valid = list(inspect.signature(DATASETS.get(kind)).parameters)[4:]
+        for name in options:
+            if name not in valid:
+                raise ValueError(unknown_name(f"data option of dataset={kind}", name, valid))
+        policy = LabelPolicy(train=unspecified or recipe.unspecified)
+        if unspecified:
+            policy = LabelPolicy(train=unspecified, evaluate=unspecified)
+        dataset = open_dataset(data_dir, split, policy, on_bad_image, kind, **options)
+        return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
+
+
+@contextlib.contextmanager
+def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
+    """Let an error name the kind that was asked for and what the folder looks like, if another."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        others = [] if recipe.dataset == "auto" else _kinds_of(data_dir)
+        if not others or recipe.dataset in others:
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(
+            f"{error}. It was read as dataset={recipe.dataset}, as the recipe says; {data_dir} "
+            f"looks like dataset={' or '.join(others)}"
+        ) from error
+
+
+def _kinds_of(data_dir: str) -> list[str]:
+    """Return the names of all kinds of data that a folder looks like."""
+    found = []
+    for kind in DATASETS.names():
+        with contextlib.suppress(Exception):  # the error that is being told matters more
+            found += [kind] if DATASETS.get(kind).detect(data_dir) else []
+    return found
 
 
 def train_loader(recipe, dataset, workers, cache=False):
@@ -153,11 +229,7 @@ def build_method(recipe, net, ctx, dataset):
     params = {"wd": recipe.wd, "learning_rate": recipe.lr}
     if recipe.optimizer in ("sgd", "nag"):
         params["momentum"] = recipe.momentum
-    if recipe.amp == "float16":
-        params["multi_precision"] = True
-    optimization = Optimization(
-        recipe.optimizer, params, recipe.accumulate, loss_scaling=recipe.amp == "float16"
-    )
+    optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
     return METHODS.get(recipe.method)(net, ctx, task, optimization, recipe.options)
 
@@ -171,23 +243,3 @@ def reports_accuracy(recipe, schema):
     """
     asked = recipe.get("score") == "accuracy" or recipe.get("method") == "awmt"
     return asked or not schema.is_binary
-
-
-def switch_on_amp(kind, ctx):
-    """Switch MXNet's automatic mixed precision on; must come before the net is built.
-
-    Raises:
-        ValueError: The precision is unknown or does not run on the device.
-    """
-    if kind == "none":
-        return
-    device = ctx[0].device_type
-    if kind == "float16" and device == "gpu":
-        mx.contrib.amp.init(target_dtype="float16")
-    elif kind == "bfloat16" and device == "cpu" and has_avx512():
-        mx.contrib.amp.init(target_dtype="bfloat16")
-    else:
-        raise ValueError(
-            f"amp={kind} on {device}: float16 needs a GPU, bfloat16 a CPU with AVX-512; "
-            "valid here: amp=none"
-        )

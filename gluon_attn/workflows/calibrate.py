@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from gluon_attn.export.preprocess import Preprocess
 from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.workflows.build import reading_of
 from gluon_attn.workflows.evaluate import open_for_evaluation
 
 BATCH = 32
@@ -38,8 +39,8 @@ class Calibration(NamedTuple):
 
 
 def calibration_data(
-    data_dir, classes, entry, activation="sigmoid", split="train", score_split="val", count=256,
-    workers=None,
+    data_dir, classes, entry, activation="sigmoid", split=None, score_split=None, count=256,
+    workers=None, *, recipe=None,
 ):  # fmt: skip
     """Read calibration images, evenly spread over one split, and all samples of another.
 
@@ -51,10 +52,12 @@ def calibration_data(
         classes: Attributes that it must have.
         entry: The sidecar's ``input`` entry.
         activation: The sidecar's.
-        split: Where calibration images are taken from.
-        score_split: What is scored.
+        split: Where calibration images are taken from; None: the recipe's training split.
+        score_split: What is scored; None: the recipe's validation split.
         count: Number of calibration images; all samples of ``split`` if there are fewer.
         workers: Threads that read pictures.
+        recipe: Of the net, which says how the data are read; see
+            :func:`gluon_attn.workflows.build.reading_of`.
 
     Raises:
         ValueError: Other attributes, a sample in both, or ``count`` below 1.
@@ -62,8 +65,10 @@ def calibration_data(
     """
     if count < 1:
         raise ValueError(f"{count} calibration images: give 1 or more, some hundred are usual")
-    train = open_for_evaluation(data_dir, split, classes)
-    held_out = open_for_evaluation(data_dir, score_split, classes)
+    names = reading_of(recipe).splits
+    split, score_split = split or names[0], score_split or names[1]
+    train = open_for_evaluation(data_dir, split, classes, recipe=recipe)
+    held_out = open_for_evaluation(data_dir, score_split, classes, recipe=recipe)
     chosen = np.unique(np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int))
     _refuse_overlap(train, chosen, held_out)
     prepare = Preprocess(entry)

@@ -9,14 +9,14 @@ interrupted call left unfinished is continued.
 from __future__ import annotations
 
 import functools
-import json
 import os
 
 import numpy as np
 from tabulate import tabulate
 
-from gluon_attn.files import write_json, write_text
-from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
+from gluon_attn.files import or_nan, write_json, write_text
+from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.controlled_measures import MEASURES, Run
@@ -47,7 +47,7 @@ def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=prin
             recipe = make_recipe([*changes, f"seed={seed}"])
             folder = os.path.join(out, f"{_slug(arm)}-{seed}")
             rows[arm].append(_run(preset, recipe, data, folder, workers))
-            shown = ", ".join(f"{k} {v:.4f}" for k, v in rows[arm][-1]["score"].items())
+            shown = ", ".join(f"{k} {decimal(v)}" for k, v in rows[arm][-1]["score"].items())
             say(f"{arm}, seed {seed}: {shown}")
     text = describe(preset, rows)
     write_text(os.path.join(out, "results.md"), text)
@@ -88,9 +88,9 @@ def _table(rows, group, minus=None):
     base = None if minus is None else values.pop(minus)
     columns = []
     for n in names:
-        lists = [[v[n] for v in own if n in v] for own in values.values()]
+        lists = [[or_nan(v[n]) for v in own if n in v] for own in values.values()]
         if base is not None:
-            lists = [paired_differences(own, [v[n] for v in base]) for own in lists]
+            lists = [paired_differences(own, [or_nan(v[n]) for v in base]) for own in lists]
         columns.append(_column(lists, minus))
     table = list(zip(values, *columns))
     return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
@@ -101,11 +101,10 @@ def _run(preset, recipe, data, folder, workers):
     path = os.path.join(folder, "controlled.json")
     seconds = train_once(recipe, data, folder, workers)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = read_json(path)
     else:
-        with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-            score = 100 * json.load(file)["overall"][preset.score]
+        score = read_json(os.path.join(folder, "test.json"))["overall"][preset.score]
+        score = 100 * or_nan(score)
         found = {"score": {f"{preset.score} %": score, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):
@@ -117,7 +116,7 @@ def _run(preset, recipe, data, folder, workers):
 
 def _column(lists, signed):
     """Return the cells of a column, all with as many decimals; each list has a value per seed."""
-    lists = [[value for value in values if value is not None] for values in lists]
+    lists = [[value for value in values if not np.isnan(value)] for values in lists]
     largest = max((abs(np.mean(values)) for values in lists if values), default=0.0)
     digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
     cell = functools.partial(difference_text, spread=True) if signed else spread_text

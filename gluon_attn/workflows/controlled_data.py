@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from gluon_attn.data import open_dataset, pack, synthetic_tasks
@@ -10,6 +9,7 @@ from gluon_attn.data.digits import write_digits
 from gluon_attn.data.digits_single import write_digits_single
 from gluon_attn.data.synthetic import write_synthetic
 from gluon_attn.files import write_json
+from gluon_attn.text import read_json
 
 IMAGES = {
     "digit": {"train": 2000, "val": 400, "test": 1000},
@@ -44,9 +44,8 @@ def make_data(kind, folder, images=None, workers=2):
     settings, note = {"kind": kind, "images": images}, os.path.join(folder, "controlled.json")
     place = os.path.join(folder, "data")
     if os.path.exists(note):
-        with open(note, encoding="utf-8") as file:
-            if json.load(file) != settings:
-                raise FileExistsError(f"{folder} holds other data; choose another --out")
+        if read_json(note) != settings:
+            raise FileExistsError(f"{folder} holds other data; choose another --out")
         return place
     common = {"images": images, "seed": 0, "workers": workers, "overwrite": True}
     if kind in SIDES:

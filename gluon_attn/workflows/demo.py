@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.data.generate import MARKER
+from gluon_attn.data.scan import entries
 from gluon_attn.data.synthetic import OUTPUTS, write_synthetic
+from gluon_attn.engine import read_json_lines
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
@@ -21,6 +22,7 @@ from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
 from gluon_attn.metrics.report import compare
 from gluon_attn.runtime import contexts
+from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load, summary
 from gluon_attn.workflows.train import Settings, train
@@ -80,7 +82,7 @@ def run_demo(out, plain, vaa, seed=0, say=print):
     for model in models:
         trained[model.title] = load.from_run(model.folder, ctx)
         net = trained[model.title]
-        dataset = evaluation.open_for_evaluation(data, "test", net.classes)
+        dataset = evaluation.open_for_evaluation(data, "test", net.classes, recipe=model.recipe)
         found = evaluation.predict_dataset(net, dataset, ctx[0])
         done = evaluation.evaluate(found, dataset.names, model.folder, "test", figures=False)
         results[model.title], probs[model.title] = done.result, found.probs
@@ -98,8 +100,8 @@ def run_demo(out, plain, vaa, seed=0, say=print):
 def _train(model, data):
     """Train one model, continuing an unfinished run; return the seconds that its epochs took."""
     train(model.recipe, Settings(data, model.folder, resume=True, cache=True, test=False))
-    with open(os.path.join(model.folder, "log.jsonl"), encoding="utf-8") as file:
-        return sum(json.loads(line)["seconds"] for line in file)
+    records = read_json_lines(os.path.join(model.folder, "log.jsonl"))
+    return sum(record["seconds"] for record in records)
 
 
 def _draw(out, models, vaa, dataset, found, probs, results, ctx):
@@ -161,7 +163,7 @@ def _scenes(data, dataset):
 def _read(path):
     from gluon_attn.export.preprocess import read_image
 
-    return read_image(path, upright=False)
+    return read_image(path)
 
 
 def claim(out, plain, vaa):
@@ -179,7 +181,7 @@ def claim(out, plain, vaa):
     }  # fmt: skip
     found = {n: os.path.join(out, n) for n in checks if os.path.lexists(os.path.join(out, n))}
     for name, path in found.items():
-        if not os.path.isdir(path) or (os.listdir(path) and not checks[name](path)):
+        if not os.path.isdir(path) or (entries(path) and not checks[name](path)):
             raise FileExistsError(
                 f"{path} was not made by a demo with these settings; nothing was touched. Give "
                 "another --out, or move it away"
@@ -199,7 +201,7 @@ def forget(out, plain, vaa):
 
 def _is_drawn(folder):
     """Return whether a folder holds the demo's data, finished or interrupted, and no more."""
-    if {name for name in os.listdir(folder) if name[0] != "."} - {*OUTPUTS, MARKER}:
+    if {entry.name for entry in entries(folder)} - {*OUTPUTS, MARKER}:
         return False
     begun = _read_json(folder, MARKER).get("generator") == "synthetic"
     return begun or _is_of_size(folder)  # synthetic people in other numbers are somebody's
@@ -214,7 +216,8 @@ def _is_of_size(folder):
 
 def _is_run(folder, recipe):
     """Return whether a folder holds a run of the recipe's method and model, with any budget."""
-    if os.listdir(folder) == ["train.log"]:  # stopped before the run described itself
+    names = [entry.name for entry in entries(folder)]
+    if names == ["train.log"]:  # stopped before the run described itself
         return True
     found = _read_json(folder, "recipe.json").get("recipe", {})
     return (found.get("method"), found.get("model")) == (recipe.method, recipe.model)
@@ -227,8 +230,7 @@ def _is_exported(folder, recipe):
 def _read_json(folder, name):
     """Return an object from a JSON file, empty where there is none."""
     try:
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            found = json.load(file)
+        found = read_json(os.path.join(folder, name))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

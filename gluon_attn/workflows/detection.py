@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 import os
 import sys
 
@@ -19,9 +18,13 @@ from gluon_attn.batch import PADDING
 from gluon_attn.data.coco_names import CATEGORIES
 from gluon_attn.data.detection_loader import DetectionLoader
 from gluon_attn.data.detection_transforms import FitTransform, SsdTransform, StretchTransform
-from gluon_attn.files import write_json, write_text
+from gluon_attn.files import finite, write_json, write_text
 from gluon_attn.metrics.coco import evaluate_detections
+from gluon_attn.metrics.layout import decimal
+from gluon_attn.workflows import build
 from gluon_attn.workflows.detection_data import DetectionData
+from gluon_attn.workflows.scores import some
+from gluon_attn.workflows.tasks import reading_for
 
 logger = logging.getLogger("gluon_attn.detection")
 
@@ -130,6 +133,20 @@ def validator(recipe, dataset, ctx, workers):
     return validate
 
 
+def judge(dataset: DetectionData) -> tuple[str, str]:
+    """Return why no net can be scored on a split, and what is left out; see ``scores.judge``."""
+    reader = dataset.reader
+    images = set(reader.image_ids)
+    shown = {
+        a["category_id"] for a in reader.coco.anns.values()
+        if a["image_id"] in images and not a.get("iscrowd")
+    }  # fmt: skip
+    missing = [n for n, c in zip(reader.class_names, reader.category_ids) if c not in shown]
+    if not shown:
+        return f"{reader.annotation} has no box that counts (crowds do not)", ""
+    return "", f"{some(missing)} (no box)" if missing else ""
+
+
 def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):
     """Evaluate a split, write ``folder/stem.*`` and return the result as a dict."""
     transform = eval_transform(net, recipe.mean, recipe.std)
@@ -148,7 +165,7 @@ def write_scores(records, dataset, folder, stem):
     """
     reader = dataset.reader
     found = evaluate_detections(reader.coco, records, reader.image_ids)
-    result = {"stats": _finite(found.stats), "per_class": _finite(found.per_class)}
+    result = finite({"stats": found.stats, "per_class": found.per_class})
     result.update(images=found.images, detections=found.records)
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in
              (("json", ".json"), ("md", ".md"), ("records", "_detections.json"))}  # fmt: skip
@@ -157,22 +174,18 @@ def write_scores(records, dataset, folder, stem):
     write_text(paths["md"], _markdown(found, dataset.split))
     write_json(paths["records"], records, indent=None)
     logger.info(
-        "%s: AP %.4f, AP50 %.4f over %d pictures; tables in %s.{md,json}", dataset.split,
-        found.stats["AP"], found.stats["AP50"], found.images, os.path.join(folder, stem),
+        "%s: AP %s, AP50 %s over %d pictures; tables in %s.{md,json}", dataset.split,
+        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images,
+        os.path.join(folder, stem),
     )  # fmt: skip
     return dict(result, console=found.text, files=list(paths.values()))
 
 
-def _finite(values):
-    """Return values for JSON, which has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
 def _markdown(found, split):
     lines = [f"# Boxes on {split}, {found.images} pictures", "", "| number | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
+    lines += [f"| {name} | {decimal(value)} |" for name, value in found.stats.items()]
     lines += ["", "| class | AP |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in found.per_class.items()]
+    lines += [f"| {name} | {decimal(value)} |" for name, value in found.per_class.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -182,10 +195,12 @@ def preprocess(net, values):
     return dict(sizes, mean=values["mean"], std=values["std"])
 
 
-def run_evaluate(args, trained, ctx, out):
+def run_evaluate(args, trained, ctx, out, *, reading=None):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
-    dataset = DetectionData.open(args.data_dir, split, args.on_bad_image)
+    dataset = build.open_split(
+        reading_for("coco", reading), args.data_dir, split, args.on_bad_image
+    )
     if trained:
         net, classes, values = trained.net, trained.classes, trained.preprocess
     else:

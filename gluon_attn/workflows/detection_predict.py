@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.figures.detections import draw_boxes
-from gluon_attn.files import json_text, write_text
+from gluon_attn.files import json_text
 from gluon_attn.workflows.detection import eval_transform, to_picture
 from gluon_attn.workflows.detection_export import ExportedDetector
-from gluon_attn.workflows.predict import find_pictures
+from gluon_attn.workflows.predict import find_pictures, write_results
 
 
 def predict_from_flags(options, sidecar):
-    """Detect, write what was asked for, and return the text for the console.
+    """Detect, write what was asked for, and print the rest.
 
     Args:
         options: Flags of ``tools/predict.py``.
@@ -42,15 +42,11 @@ def predict_from_flags(options, sidecar):
     records = detect_files(
         detector, find_pictures(options.images), threshold, options.on_bad_image, options.draw
     )
-    texts = {"json": lambda: to_json(detector, records, threshold), "csv": lambda: to_csv(records)}
-    printed = None
-    for name, make in texts.items():
-        target = getattr(options, name)
-        if target == "-":
-            printed = make().rstrip("\n")
-        elif target:
-            write_text(target, make())
-    return format_table(records) if printed is None else printed
+    texts = [
+        (options.json, lambda: to_json(detector, records, threshold)),
+        (options.csv, lambda: to_csv(records)),
+    ]
+    write_results(texts, lambda: format_table(records))
 
 
 def detect_files(detector, pictures, threshold=0.5, on_bad_image="error", draw=None):
@@ -74,7 +70,7 @@ def detect_files(detector, pictures, threshold=0.5, on_bad_image="error", draw=N
     records = []
     for number, picture in enumerate(tqdm(pictures, unit="img", disable=None)):
         try:
-            image = read_image(picture.path, picture.key, upright=True)
+            image = read_image(picture.path, picture.key)
         except BadImageError as error:
             if on_bad_image == "error":
                 raise
@@ -110,7 +106,7 @@ def to_json(detector, records, threshold):
     """Return the records as JSON text."""
     contents = {"export": detector.name, "classes": list(detector.class_names)}
     contents.update(threshold=threshold, pictures=records)
-    return json_text(contents, allow_nan=False)
+    return json_text(contents)
 
 
 def to_csv(records):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
-from gluon_attn.batch import LabelPolicy
-from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.data.images import resize
 from gluon_attn.data.subset import Subset
@@ -25,9 +23,10 @@ from gluon_attn.metrics.classification_tables import write_classification
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.nets import name_outputs
+from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
 from gluon_attn.workflows import scores
-from gluon_attn.workflows.build import eval_loader
+from gluon_attn.workflows.build import READING, eval_loader, open_split, reading_of
 
 logger = logging.getLogger("gluon_attn.evaluate")
 
@@ -52,21 +51,27 @@ class Evaluation(NamedTuple):
 
 
 def open_for_evaluation(
-    data_dir, split, classes, on_bad_image="error", unspecified="masked", data_options=None
-):  # fmt: skip
-    """Open a split, refusing one whose attributes are not those of the net.
+    data_dir: str, split: str | None, classes: Sequence[str], on_bad_image: str = "error",
+    unspecified: str = "masked", *, recipe: Recipe | dict | None = None,
+) -> Any:  # fmt: skip
+    """Open a split as a net's recipe reads it, refusing one with other attributes than the net's.
 
     Args:
-        data_options: The recipe's settings of the data set's reader; a packed folder has been made
-            with some, so it takes none.
+        data_dir: Folder of the data.
+        split: Its name; None: the one that the recipe's runs are tested on.
+        classes: Names of the net's logits.
+        on_bad_image: See :class:`gluon_attn.data.AttributeDataset`.
+        unspecified: What unspecified labels are: ``masked`` or ``negative``.
+        recipe: See :func:`gluon_attn.workflows.build.reading_of`.
 
     Raises:
-        ValueError: Names or order differ.
+        FileNotFoundError, ValueError: See :func:`gluon_attn.workflows.build.open_split`; names or
+            their order differ.
     """
-    policy = LabelPolicy(train=unspecified, evaluate=unspecified)
-    kind = detect_kind(data_dir)
-    options = {} if kind == "packed" else data_options or {}
-    dataset = open_dataset(data_dir, split, policy, on_bad_image, kind, **options)
+    reading = reading_of(recipe)
+    dataset = open_split(
+        reading, data_dir, split or reading.splits[2], on_bad_image, unspecified=unspecified
+    )
     trained_on = _attributes_of(dataset, classes)
     if trained_on:
         dataset = ChosenAttributes(dataset, trained_on)
@@ -76,6 +81,51 @@ def open_for_evaluation(
             f"{', '.join(classes)}"
         )
     return dataset
+
+
+def check_same_data(models: dict, dataset: Any, data_dir: str, reading: Recipe) -> None:
+    """Refuse to compare nets on data that the recipe of one of them reads otherwise.
+
+    Args:
+        models: ``{title: Trained}``.
+        dataset: The split that they are compared on.
+        data_dir: Folder of the data.
+        reading: How it was read; see :func:`gluon_attn.workflows.build.reading_of`.
+
+    Raises:
+        ValueError: Another recipe gives other samples or labels; the message names both.
+    """
+    for title, trained in models.items():
+        own = reading_of(trained.extra.get("recipe"))
+        told = [f"{key}={getattr(r, key)}" for r in (own, reading) for key in READING[:2]]
+        if told[:2] == told[2:] or "recipe" not in trained.extra:
+            continue
+        other = open_for_evaluation(data_dir, dataset.split, trained.classes, recipe=own)
+        if other.fingerprint() != dataset.fingerprint():
+            raise ValueError(
+                f"{data_dir}, split '{dataset.split}': with {', '.join(told[:2])}, as {title} was "
+                f"trained, these are other data than with {', '.join(told[2:])}: compare nets on "
+                "the same"
+            )
+
+
+def tell_other_data(trained: Any, dataset: Any, data_dir: str) -> None:
+    """Warn if a split is not what it was when the net was trained.
+
+    Args:
+        trained: :class:`gluon_attn.workflows.load.Trained`.
+        dataset: The split.
+        data_dir: Named in the warning.
+    """
+    recipe, noted = trained.extra.get("recipe", {}), trained.extra.get("data", {})
+    names = dict(zip(recipe.get("splits", ()), ("train", "val")))
+    noted = noted.get("sha256", noted)  # of published weights
+    known = noted.get(names.get(dataset.split, dataset.split))
+    if known and known != dataset.fingerprint():
+        logger.warning(
+            "%s, split '%s', holds other samples or labels than when the net was trained",
+            data_dir, dataset.split,
+        )  # fmt: skip
 
 
 def _attributes_of(dataset, classes):

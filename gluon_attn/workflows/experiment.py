@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
 from gluon_attn.files import write_json, write_text
 from gluon_attn.metrics.layout import (
+    decimal,
     difference_text,
     notes_text,
     paired_differences,
     side_by_side,
     table_text,
+    with_nan,
 )
 from gluon_attn.metrics.report import compare, from_json
+from gluon_attn.text import json_of, read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import check_seeds, train_once
 
@@ -70,7 +72,8 @@ def run_experiment(recipes, seeds, data_dir, out, workers=2, say=print):
             seconds[title].append(train_once(make(seed), data_dir, folder, workers))
             results[title].append(_read_result(os.path.join(folder, "test.json")))
             score = _score_key(results[title][-1], *wanted)
-            say(f"{title}, seed {seed}: test {score} {results[title][-1]['overall'][score]:.4f} "
+            shown = decimal(results[title][-1]["overall"][score])
+            say(f"{title}, seed {seed}: test {score} {shown} "
                 f"after {seconds[title][-1]:.0f} s of training")  # fmt: skip
     scores = {t: [100 * r["overall"][score] for r in rs] for t, rs in results.items()}
     table = _describe(results, scores, score)
@@ -81,10 +84,11 @@ def run_experiment(recipes, seeds, data_dir, out, workers=2, say=print):
 
 
 def _read_result(path):
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    result = json.loads(text)
-    return from_json(text) if "attributes" in result else result
+    text = read_text(path)
+    result = json_of(text, path)
+    if "attributes" in result:
+        return from_json(text)
+    return dict(result, overall=with_nan(result["overall"], result["overall"]))
 
 
 def _score_key(result, wanted):

@@ -26,8 +26,8 @@ class Forms(NamedTuple):
     bf16: bool = False
     onnx: bool = False
     calib: Any = None
-    calib_split: str = "train"
-    score_split: str = "val"
+    calib_split: Any = None
+    score_split: Any = None
     calib_num: int = 256
     max_drop: float = 0.5
 
@@ -54,7 +54,7 @@ def check_forms(forms):
         require_packages()
 
 
-def make_variants(forms, classes, entry, activation="sigmoid"):
+def make_variants(forms, classes, entry, activation="sigmoid", *, recipe=None):
     """Return the list of variants for :func:`gluon_attn.export.export_model`.
 
     Args:
@@ -62,6 +62,7 @@ def make_variants(forms, classes, entry, activation="sigmoid"):
         classes: Names of the logits.
         entry: The sidecar's ``input`` entry.
         activation: The sidecar's.
+        recipe: Of the net, which says how the data are read.
 
     Raises:
         ValueError, ExportError, FileNotFoundError: See :func:`check_forms` and
@@ -74,7 +75,7 @@ def make_variants(forms, classes, entry, activation="sigmoid"):
 
         data = calibration_data(
             forms.calib, classes, entry, activation, forms.calib_split, forms.score_split,
-            forms.calib_num,
+            forms.calib_num, recipe=recipe,
         )  # fmt: skip
     if forms.int8:
         from gluon_attn.export.int8 import Int8Variant
@@ -110,8 +111,9 @@ def extend(directory, forms, out=None):
     if task:
         refuse_forms(forms, task.FORMS)
     variants = make_variants(
-        forms, tuple(sidecar["classes"]), sidecar["input"], sidecar["activation"]
-    )
+        forms, tuple(sidecar["classes"]), sidecar["input"], sidecar["activation"],
+        recipe=sidecar.get("extra", {}).get("recipe"),
+    )  # fmt: skip
     return add_variants(directory, variants)
 
 

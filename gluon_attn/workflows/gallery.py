@@ -19,6 +19,7 @@ from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
 from gluon_attn.files import write_bytes
+from gluon_attn.metrics.layout import percent
 from gluon_attn.nets import name_outputs
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import gallery_page, load
@@ -30,6 +31,7 @@ from gluon_attn.workflows.analysis_maps import (
     score_pass,
     varied_samples,
 )
+from gluon_attn.workflows.build import reading_of
 from gluon_attn.workflows.gallery_files import Files
 from gluon_attn.workflows.scores import class_names, is_classification
 
@@ -81,21 +83,22 @@ class Image(NamedTuple):
     looks: list
 
 
-def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, workers=2):
+def make_gallery(runs, data_dir, out, split=None, images=IMAGES, ctx=None, workers=2):
     """Write a gallery of training runs; return the path of its page.
 
     Args:
         runs: ``{title: run folder, or zoo name of a net with published weights}``, the baseline
             first; searches of AutoLA anywhere.
-        data_dir: Data set with the attributes of all runs.
+        data_dir: Data set with the attributes of all runs, read as their recipes say.
         out: Folder; what an earlier gallery wrote there is replaced.
-        split: Split that is shown.
+        split: Split that is shown; None: the one that the first run is tested on.
         images: How many images to show maps of; chosen without a look at any prediction.
         ctx: MXNet context; the CPU by default.
         workers: Data-loading threads.
 
     Raises:
-        ValueError: The runs have different classes, none is given, or no image is to be shown.
+        ValueError: The runs have different classes, or were trained on data that are read
+            otherwise; none is given, or no image is to be shown.
             A name is neither a folder nor that of a model with weights.
         FileNotFoundError: A run has no trained weights, or a search is not finished.
     """
@@ -104,8 +107,12 @@ def make_gallery(runs, data_dir, out, split="test", images=IMAGES, ctx=None, wor
     ctx = ctx or mx.cpu()
     models = _open(runs, ctx)
     first = next(iter(models.values()))
-    options = first.extra["recipe"].get("data_options")
-    dataset = evaluation.open_for_evaluation(data_dir, split, first.classes, data_options=options)
+    reading = reading_of(first.extra["recipe"])
+    dataset = evaluation.open_for_evaluation(data_dir, split, first.classes, recipe=reading)
+    split = dataset.split
+    evaluation.check_same_data(models, dataset, data_dir, reading)
+    for trained in models.values():
+        evaluation.tell_other_data(trained, dataset, data_dir)
     with Files(out, runs) as files:
         results, found = _evaluate(models, dataset, files, split, ctx, workers)
         folders = {title: run for title, run in runs.items() if os.path.isdir(run)}
@@ -257,7 +264,7 @@ def _table(models, results):
         changes = _readable(recipe["model_options"])
         net = f"{trained.name} ({changes})" if changes else trained.name
         rows.append([title, recipe["method"], net, f"{parameters / 1e6:.2f} M",
-                     *(f"{100 * scores[title][n]:.1f}" for n in names)])  # fmt: skip
+                     *(percent(scores[title][n]) for n in names)])  # fmt: skip
     return ["", "method", "net", "parameters", *(f"{SCORES[n]} %" for n in names)], rows
 
 

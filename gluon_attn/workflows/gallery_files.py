@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 
 from gluon_attn.files import write_json
+from gluon_attn.text import read_json
 
 logger = logging.getLogger("gluon_attn.gallery")
 
@@ -67,8 +67,7 @@ def _listed(out):
     """Return the files of an earlier gallery, relative to ``out``."""
     path = os.path.join(out, LIST)
     try:
-        with open(path, encoding="utf-8") as file:
-            names = [os.path.normpath(name) for name in json.load(file)["files"]]
+        names = [os.path.normpath(name) for name in read_json(path)["files"]]
     except FileNotFoundError:
         return set()
     except (ValueError, KeyError, TypeError):

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gluon_attn.batch import PADDING
-from gluon_attn.data.coco import CocoKeypoints, mirror_pairs
-from gluon_attn.data.coco_names import KEYPOINTS
+from gluon_attn.data.coco import CocoKeypoints
+from gluon_attn.data.coco_names import KEYPOINTS, mirror_pairs
 from gluon_attn.data.keypoints_affine import invert, region_of, transform
 from gluon_attn.data.keypoints_loader import People, PeopleLoader, PoseLoader
 from gluon_attn.data.keypoints_transforms import STRIDE, PoseEvalTransform, PoseTrainTransform
@@ -27,7 +27,9 @@ from gluon_attn.downstream.keypoints_method import SimplePoseMethod
 from gluon_attn.engine import Stream
 from gluon_attn.metrics.coco import evaluate_keypoints
 from gluon_attn.metrics.oks import SIGMAS, oks_suppression
+from gluon_attn.workflows import build
 from gluon_attn.workflows.keypoints_scores import write_scores
+from gluon_attn.workflows.tasks import reading_for
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
@@ -200,6 +202,11 @@ def validator(recipe, dataset, ctx, workers):
     return validate
 
 
+def judge(dataset: CocoKeypoints) -> tuple[str, str]:
+    """Return what keeps nets from being scored: nothing, as the reader refuses such a split."""
+    return "", ""
+
+
 def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):
     """Evaluate a split on its annotated boxes, write ``folder/stem.*``, return a dict."""
     return write_scores(find(recipe, net, dataset, ctx, workers), dataset, folder, stem)
@@ -217,12 +224,14 @@ def options_of(trained):
     return recipe.get("options", {}) if recipe.get("method") == "simple_pose" else {}
 
 
-def run_evaluate(args, trained, ctx, out):
+def run_evaluate(args, trained, ctx, out, *, reading=None):
     """Evaluate a trained net or an export; see :mod:`gluon_attn.workflows.tasks`."""
     from gluon_attn.workflows.keypoints_boxes import detected_people
 
     split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
-    dataset = CocoKeypoints(args.data_dir, split, on_bad_image=args.on_bad_image)
+    dataset = build.open_split(
+        reading_for("coco_keypoints", reading), args.data_dir, split, args.on_bad_image
+    )
     if trained:
         values, reading = trained.preprocess, Reading.of(options_of(trained))
         finder = PoseFinder(

@@ -2,78 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 from pathlib import Path
+from typing import Any
 
+from gluon_attn.data.coco import CocoKeypoints
+from gluon_attn.data.coco_records import Tally, numbers_of
 from gluon_attn.data.keypoints_loader import People
+from gluon_attn.text import read_json
 from gluon_attn.workflows.predict import match_boxes, read_boxes
+
+logger = logging.getLogger("gluon_attn.keypoints")
 
 PERSON = 1  # COCO's category id
 
 
-def read_results(path):
+def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any, list, float]]:
     """Return the person boxes of a result file: ``[(image id, [x, y, w, h], score), ...]``.
 
+    Boxes without area are left out with a warning.
+
     Args:
-        path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``; other categories are
-            passed over.
+        path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``.
+        category_id: That of people; other categories are passed over.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such list; the message names the record.
+        ValueError: It is no such list, or has no box of the category; the message names the record.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON: {error}; it is damaged, copy it again") from error
+    records = read_json(path)
     if not isinstance(records, list):
         raise ValueError(f"{path}: a result file is a list of records, this is none")
-    found = []
+    found, left, others = [], Tally(), set()
     for number, record in enumerate(records):
         where = f"{path}: record {number}"
         keys = ("image_id", "category_id", "bbox", "score")
         missing = [key for key in keys if not isinstance(record, dict) or key not in record]
         if missing:
             raise ValueError(f"{where} lacks {', '.join(missing)}")
-        if record["category_id"] != PERSON:
+        if str(record["category_id"]) != str(category_id):
+            others.add(str(record["category_id"]))
             continue
-        box = record["bbox"]
-        numbers = [*box, record["score"]] if isinstance(box, list) else []
-        if len(numbers) != 5 or not all(
-            isinstance(v, (int, float)) and math.isfinite(v) for v in numbers
-        ):
-            raise ValueError(f"{where}: bbox {box!r} and score {record['score']!r} must be numbers")
+        box, score = numbers_of(record["bbox"], 4), numbers_of([record["score"]], 1)
+        if box is None or score is None:
+            raise ValueError(
+                f"{where}: bbox {record['bbox']!r} and score {record['score']!r} must be numbers"
+            )
         if min(box[2:]) <= 0:
-            raise ValueError(f"{where}: bbox {box} has no area; a box is [x, y, width, height]")
-        found.append((record["image_id"], [float(v) for v in box], float(record["score"])))
+            left.add("without area", f"record {number}, {list(box)}")
+            continue
+        found.append((record["image_id"], [float(v) for v in box], float(score[0])))
+    if left.total:
+        logger.warning("%s: %d of %d boxes left out: %s", path, left.total, len(records), left)
+    if others and not found:
+        raise ValueError(
+            f"{path}: no box of category {category_id} (people), but of {', '.join(sorted(others))}"
+        )
     return found
 
 
-def detected_people(dataset, path):
-    """Return the People that a detector found in the pictures of a split.
+def detected_people(dataset: CocoKeypoints, path: str | Path) -> People:
+    """Return the People that a detector found in the images of a split.
 
     Args:
-        dataset: :class:`gluon_attn.data.coco.CocoKeypoints`.
-        path: Result file.
+        dataset: The split.
+        path: Result file; its categories are the split's.
 
     Raises:
-        FileNotFoundError, ValueError: See :func:`read_results`; or a picture that the split does
+        FileNotFoundError, ValueError: See :func:`read_results`; or an image that the split does
             not have.
     """
-    found = read_results(path)
+    found = read_results(path, dataset.category_id)
+    known = {str(number): number for number in dataset.coco.imgs}
     for number, (image_id, _, _) in enumerate(found):
-        if image_id not in dataset.coco.imgs:
+        if str(image_id) not in known:
             raise ValueError(
                 f"{path}: person {number} is in image {image_id}, which {dataset.split} does not "
                 "have; take the detections of this split"
             )
     boxes = [(x, y, x + w, y + h) for _, (x, y, w, h), _ in found]
     return People(
-        dataset.read_image_id, [number for number, _, _ in found], boxes,
+        dataset.read_image_id, [known[str(number)] for number, _, _ in found], boxes,
         [score for _, _, score in found], dataset.on_bad_image,
     )  # fmt: skip
 
@@ -114,8 +126,8 @@ def _is_list(path):
     path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(64).lstrip("\ufeff \n\r\t").startswith("[")
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"[")
 
 
 def _number(path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from pathlib import Path
+from typing import Sequence
 
 import mxnet as mx
 import numpy as np
@@ -17,16 +19,19 @@ from gluon_attn.data.keypoints_loader import People
 from gluon_attn.data.tiny import write_picture
 from gluon_attn.downstream.keypoints_decode import person_scores
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
-from gluon_attn.files import json_text, write_text
+from gluon_attn.files import json_text
+from gluon_attn.images import box_window, unit_doubt
 from gluon_attn.workflows.keypoints_boxes import boxes_of_pictures
 from gluon_attn.workflows.keypoints_export import finder_of_export
-from gluon_attn.workflows.predict import find_pictures
+from gluon_attn.workflows.predict import find_pictures, write_results
+
+logger = logging.getLogger(__name__)
 
 THRESHOLD = 0.2  # height from which a keypoint is drawn; that of Simple Baselines' scores
 
 
 def predict_from_flags(options, sidecar):
-    """Find keypoints, write what was asked for, and return the text for the console.
+    """Find keypoints, write what was asked for, and print the rest.
 
     Args:
         options: Flags of ``tools/predict.py``.
@@ -49,16 +54,11 @@ def predict_from_flags(options, sidecar):
         finder, pictures, boxes, scores, threshold, options.on_bad_image, options.draw,
         options.batch_size,
     )  # fmt: skip
-    texts = {"json": lambda: to_json(sidecar, records, threshold),
-             "csv": lambda: to_csv(records, finder.names)}  # fmt: skip
-    printed = None
-    for name, make in texts.items():
-        target = getattr(options, name)
-        if target == "-":
-            printed = make().rstrip("\n")
-        elif target:
-            write_text(target, make())
-    return format_table(records, finder.names, threshold) if printed is None else printed
+    texts = [
+        (options.json, lambda: to_json(sidecar, records, threshold)),
+        (options.csv, lambda: to_csv(records, finder.names)),
+    ]
+    write_results(texts, lambda: format_table(records, finder.names, threshold))
 
 
 def find_in_files(
@@ -70,11 +70,12 @@ def find_in_files(
     Args:
         finder: :class:`gluon_attn.workflows.keypoints.PoseFinder`.
         pictures: Of :func:`gluon_attn.workflows.predict.find_pictures`.
-        boxes: For each picture a list of ``[x, y, w, h]`` in pixels; None: the whole picture is one
-            person.
+        boxes: For each picture a list of ``[x, y, w, h]`` in pixels of the upright image; None: the
+            whole image is one person.
         scores: For each picture the scores of its boxes, or None.
         threshold: Height from which a keypoint is drawn.
-        on_bad_image: 'error', or 'skip', which keeps a record with its ``error``.
+        on_bad_image: 'error', or 'skip', which keeps the record of an image that cannot be read, or
+            of a box that is not valid, with its ``error``.
         draw: Folder for pictures with keypoints, and boxes if given, drawn in; or None.
         batch_size: People in one run of the net.
 
@@ -84,22 +85,31 @@ def find_in_files(
 
     Raises:
         OSError: A picture that cannot be read.
-        ValueError: A box that is not valid.
+        ValueError: A box that is not valid or shows nothing of its image.
     """
     records = []
+    _warn_of_units(pictures, boxes)
     for number, picture in enumerate(tqdm(pictures, unit="img", disable=None)):
-        given = None if boxes is None else boxes[number]
         try:
-            # Boxes of annotation files are in coordinates of the stored picture.
-            image = read_image(picture.path, picture.key, upright=given is None)
+            image = read_image(picture.path, picture.key)
         except BadImageError as error:
             if on_bad_image == "error":
                 raise
             records.append(_record(picture.path, None, None, None, str(error)))
             continue
+        given, weights = None, None if scores is None else scores[number]
+        if boxes is not None:
+            faults = [_fault(box, image, picture.path) for box in boxes[number]]
+            if any(faults) and on_bad_image == "error":
+                raise ValueError(next(filter(None, faults)))
+            bad = [(box, fault) for box, fault in zip(boxes[number], faults) if fault]
+            records += [_record(picture.path, box, None, None, fault) for box, fault in bad]
+            given = [box for box, fault in zip(boxes[number], faults) if not fault]
+            weights = weights and [w for w, fault in zip(weights, faults) if not fault]
+            if not given:
+                continue
         whole = [[0, 0, image.shape[1], image.shape[0]]]
-        corners = [_corners(box, picture.path) for box in (whole if given is None else given)]
-        weights = None if scores is None else scores[number]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (whole if given is None else given)]
         people = People(lambda _, image=image: image, [0] * len(corners), corners, weights)
         places, heights = finder(people, min(batch_size, max(1, len(corners))), workers=0)
         totals = person_scores(heights, people.scores)
@@ -135,7 +145,7 @@ def to_json(sidecar, records, threshold):
     """Return the records as JSON text."""
     contents = {"export": sidecar["name"], "keypoints": sidecar["classes"]}
     contents.update(threshold=threshold, people=records)
-    return json_text(contents, allow_nan=False)
+    return json_text(contents)
 
 
 def to_csv(records, names):
@@ -161,8 +171,20 @@ def _record(path, box, score, table, error):
     return {"image": path, "box": box, "score": score, "keypoints": points, "error": error}
 
 
-def _corners(box, path):
-    x, y, w, h = box
-    if not np.isfinite(box).all() or min(w, h) <= 0:
-        raise ValueError(f"{path}: box {list(box)}: must be x, y, width, height, both above 0")
-    return [x, y, x + w, y + h]
+def _fault(box: Sequence[float], image: np.ndarray, path: str) -> str | None:
+    """Return why a box cannot be used, or None."""
+    try:
+        box_window(box, image.shape[1], image.shape[0])
+    except ValueError as error:
+        return f"{path}: {error}"
+    return None
+
+
+def _warn_of_units(pictures: Sequence, boxes: Sequence | None) -> None:
+    """Warn of the first box that is so small that it may be in fractions."""
+    for picture, given in zip(pictures, boxes or ()):
+        for box in given:
+            doubt = unit_doubt(box, picture.path)
+            if doubt:
+                logger.warning("%s", doubt)
+                return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 
-from gluon_attn.files import write_json, write_text
+from gluon_attn.files import finite, write_json, write_text
 from gluon_attn.metrics.coco import evaluate_keypoints
+from gluon_attn.metrics.layout import decimal
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
@@ -32,18 +32,25 @@ def write_scores(records, dataset, folder, stem, source="annotated boxes"):
         OSError: A file could not be written.
     """
     found = evaluate_keypoints(dataset.coco, records)
-    stats = {name: None if math.isnan(v) else v for name, v in found.stats.items()}
-    result = {"stats": stats, "images": found.images, "people": found.records, "boxes": source}
+    result = {
+        "stats": finite(found.stats),
+        "images": found.images,
+        "people": found.records,
+        "boxes": source,
+    }
     ends = {"json": ".json", "md": ".md", "records": "_keypoints.json"}
     paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in ends.items()}
     write_json(paths["json"], result)
-    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
+    notes = [line for note in found.notes for line in (note, "")]
+    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", "", *notes]
     lines += ["| number | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in found.stats.items()]
+    lines += [f"| {name} | {decimal(value)} |" for name, value in found.stats.items()]
     write_text(paths["md"], "\n".join(lines) + "\n")
     write_json(paths["records"], records, indent=None)
     logger.info(
-        "%s: AP %.4f, AP50 %.4f over %d pictures (%s); tables in %s.{md,json}", dataset.split,
-        found.stats["AP"], found.stats["AP50"], found.images, source, os.path.join(folder, stem),
+        "%s: AP %s, AP50 %s over %d pictures (%s); tables in %s.{md,json}", dataset.split,
+        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images, source,
+        os.path.join(folder, stem),
     )  # fmt: skip
-    return dict(result, console=f"{found.text}\n({source})", files=list(paths.values()))
+    console = "\n".join([found.text, f"({source})", *found.notes])
+    return dict(result, console=console, files=list(paths.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,9 +11,11 @@ import mxnet as mx
 
 from gluon_attn.data.lists import read_names
 from gluon_attn.engine import use_static_graph
-from gluon_attn.files import sha256_of
+from gluon_attn.errors import naming
+from gluon_attn.files import finite, sha256_of
 from gluon_attn.recipe import Recipe
 from gluon_attn.schema import Schema
+from gluon_attn.text import read_json
 from gluon_attn.workflows import reid
 from gluon_attn.workflows.build import build_net, eval_preprocess
 from gluon_attn.workflows.scores import activation_of
@@ -88,17 +89,29 @@ def from_run(folder, ctx):
         FileNotFoundError: ``folder`` holds no finished epoch.
         ValueError: The weights are not those that ``best.json`` describes.
     """
+    path, best = weights_of_run(folder)
+    recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
+    net = build_net(recipe, len(best["classes"]))
+    # best.json of older releases may hold nan, which an export cannot keep
+    extra = finite({key: best[key] for key in _KEPT if key in best})
+    return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
+
+
+def weights_of_run(folder: str) -> tuple[str, dict]:
+    """Return the path of a run's best weights and the contents of its ``best.json``.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no finished epoch.
+        ValueError: The weights are not those that ``best.json`` describes.
+    """
     path = os.path.join(folder, "best.params")
     best = _read_record(folder)
     if sha256_of(path) != best["sha256"]:
         raise ValueError(
             f"{path} is damaged or was replaced: its sha256 is not that in best.json (if the run "
-            "was killed while it wrote them, resuming it mends that)"
+            "was killed while it wrote them, resuming it repairs that)"
         )
-    recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
-    net = build_net(recipe, len(best["classes"]))
-    extra = {key: best[key] for key in _KEPT if key in best}
-    return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
+    return path, best
 
 
 def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
@@ -242,8 +255,7 @@ def _read_record(folder):
     """Return the contents of ``best.json``."""
     path = os.path.join(folder, "best.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            best = json.load(file)
+        best = read_json(path)
         missing = [key for key in ("sha256", "classes", *_NEEDED) if key not in best]
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
@@ -257,7 +269,8 @@ def _read_record(folder):
 def _finish(name, net, path, classes, preprocess, extra, ctx):
     if path:
         net.initialize(mx.init.Zero(), ctx=ctx)
-        load_into(net, path)
+        with naming(path):
+            load_into(net, path)
     use_static_graph(net)
     if reid.gives_embedding(net):
         preprocess = reid.whole_pictures(net, preprocess)

@@ -20,7 +20,8 @@ from gluon_attn.metrics.attribute_tables import (
     lowest,
 )
 from gluon_attn.metrics.attributes import MEASURES
-from gluon_attn.metrics.layout import difference_text, paired_differences
+from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
+from gluon_attn.text import read_text
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.controlled_data import make_data
 from gluon_attn.workflows.run_once import train_once
@@ -71,8 +72,8 @@ def run_multitask(make_recipe, seeds, out, workers=2, images=None, say=print):
             results[method].append(found)
             seconds[method].append(spent)
             say(
-                f"{method}, seed {seed}: accuracy {found['overall']['accuracy']:.4f}, worst "
-                f"{lowest(found, 'accuracy'):.4f} ({found['worst']}), {spent:.0f} s"
+                f"{method}, seed {seed}: accuracy {decimal(found['overall']['accuracy'])}, worst "
+                f"{decimal(lowest(found, 'accuracy'))} ({found['worst']}), {spent:.0f} s"
             )
     text = _describe(results, seconds)
     write_text(os.path.join(out, "results.md"), text)
@@ -102,8 +103,7 @@ def _run(method, seed, make_recipe, data, out, workers):
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
     seconds = train_once(recipe, data, folder, workers, "test_accuracy.json")
-    text = (Path(folder) / "test_accuracy.json").read_text(encoding="utf-8")
-    return accuracy_from_json(text), seconds
+    return accuracy_from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
 
 
 def join_results(results):
@@ -138,7 +138,7 @@ def _describe(results, seconds):
             )
     parts.append("\n".join(lines))
     rows = results["AWMT"][0]["attributes"]
-    guess = ", ".join(f"{row['name']} {100 * row['majority']:.1f}" for row in rows)
+    guess = ", ".join(f"{row['name']} {percent(row['majority'])}" for row in rows)
     parts.append(f"Accuracy of always predicting the commoner class: {guess}.")
     noise = ", ".join(f"{name} {100 * share:.0f} %" for name, share in TASKS.items() if share)
     spent = ", ".join(f"{name} {np.mean(s):.0f}" for name, s in seconds.items())

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
+import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from tabulate import tabulate
 from tqdm import tqdm
 
+from gluon_attn import console
+from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export.preprocess import crop_box, read_image
-from gluon_attn.files import json_text
+from gluon_attn.files import json_text, write_text
+from gluon_attn.text import json_of, read_text
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gluon_attn.export import Predictor
+
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
-CHUNK = 4  # batches of images handed to the predictor at once
 logger = logging.getLogger(__name__)
 
 
@@ -46,11 +52,16 @@ def find_pictures(paths):
         if not path.is_dir():
             found.setdefault(str(path), Picture(str(path), path.name))
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        passed = Passed(path)
+        inside = list_images(path, passed)
         if not inside:
-            raise ValueError(f"{path}: no images in this folder ({', '.join(EXTENSIONS)})")
-        for file in inside:
-            found.setdefault(str(file), Picture(str(file), file.relative_to(path).as_posix()))
+            told = f"{passed.text()}; " if passed.text() else ""
+            raise ValueError(
+                f"{path}: no images in this folder ({told}images end in {', '.join(SUFFIXES)})"
+            )
+        passed.log()
+        for name in inside:
+            found.setdefault(str(path / name), Picture(str(path / name), name))
     if not found:
         raise ValueError("no images given")
     return list(found.values())
@@ -73,16 +84,10 @@ def read_boxes(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error.reason})") from error
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
         return _csv_boxes(path, text)
-    try:
-        contents = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
+    contents = json_of(text, path)
     if not isinstance(contents, dict):
         raise ValueError(f"{path}: a {type(contents).__name__}; expected an object by image path")
     return _wider_boxes(path, contents) if "images" in contents else _json_boxes(path, contents)
@@ -93,7 +98,8 @@ def match_boxes(pictures, boxes, path):
 
     A picture is looked up by its path as given, by its path relative to the folder that was given,
     and by its place on disk, where paths in the file count from the working folder or from the
-    folder of the file.
+    folder of the file. Back-slashes in the file's paths count as slashes where there is no other
+    way to read them.
 
     Returns:
         ``(pictures, boxes)``: those that are listed, and their boxes. The others are logged.
@@ -102,6 +108,7 @@ def match_boxes(pictures, boxes, path):
         ValueError: None is listed.
     """
     places = {}
+    boxes = {**{key.replace("\\", "/"): value for key, value in boxes.items()}, **boxes}
     for key, value in boxes.items():
         for start in (Path.cwd(), Path(path).parent):
             places.setdefault(os.path.realpath(start / key), value)
@@ -138,26 +145,37 @@ def predict_people(predictor, pictures, boxes=None, on_bad_image="error", heatma
         on_bad_image: See ``Predictor.predict``.
         heatmaps: Folder for overlays, or None.
     """
-    if heatmaps is not None:
-        predictor.require_maps()
-    records = []
-    step = predictor.batch_size * (
-        CHUNK if heatmaps is None else 1
-    )  # drawing is slow: report often
-    with tqdm(total=len(pictures), unit="img", disable=None) as progress:
-        for start in range(0, len(pictures), step):
-            part = slice(start, start + step)
-            paths = [picture.path for picture in pictures[part]]
-            people = predictor.predict(
-                paths, None if boxes is None else boxes[part], on_bad_image, heatmaps is not None
-            )
-            if heatmaps is not None:
-                _draw(predictor, people, Path(heatmaps), len(records))
-            for record in people:
-                record.pop("attention", None)
-            records += people
-            progress.update(len(paths))
+    paths = [picture.path for picture in pictures]
+    people = predictor.stream(paths, boxes, on_bad_image, with_maps=heatmaps is not None)
+    records, seen = [], set()
+    with tqdm(total=len(paths), unit="img", disable=None) as progress:
+        for record in people:
+            maps = record.pop("attention", None)
+            if maps is not None and not record["error"]:
+                _draw(predictor, record, maps, Path(heatmaps), len(records))
+            records.append(record)
+            if record["image"] not in seen:
+                seen.add(record["image"])
+                progress.update()
     return records
+
+
+def write_results(texts: Sequence[tuple], make_table: Callable[[], str]) -> None:
+    """Write files, then print: what ``-`` stands for, else the table.
+
+    Args:
+        texts: ``[(destination, function that returns the text), …]``; a destination is a path,
+            ``-`` for standard output, or None: not wanted.
+        make_table: Returns the table.
+    """
+    for path, make in texts:
+        if path and path != "-":
+            write_text(path, make())
+    printed = [make for path, make in texts if path == "-"]
+    for make in printed:
+        console.write_data(make())
+    if not printed:
+        print(make_table())
 
 
 def format_table(records, classes, columns=5):
@@ -182,7 +200,7 @@ def to_json(predictor, records):
     # int8 and bf16 give slightly other numbers: whoever reads them can see where they come from.
     contents.update(backend=predictor.backend, precision=predictor.precision)
     contents.update(thresholds=thresholds, people=records)
-    return json_text(contents, allow_nan=False)
+    return json_text(contents)
 
 
 def to_csv(records, classes):
@@ -192,7 +210,7 @@ def to_csv(records, classes):
     writer.writerow(["image", "x", "y", "w", "h", *classes, "error"])
     for record in records:
         values = [record["probabilities"].get(name) for name in classes]
-        values = ["" if value is None else f"{value:.6f}" for value in values]
+        values = ["" if value is None or value != value else f"{value:.6f}" for value in values]
         box = record["box"] if record["box"] is not None else [""] * 4
         writer.writerow([record["image"], *box, *values, record["error"] or ""])
     return text.getvalue()
@@ -201,7 +219,8 @@ def to_csv(records, classes):
 def _csv_boxes(path, text):
     boxes = {}
     for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-        if not row or (number == 1 and [field.strip().lower() for field in row] == BOX_COLUMNS):
+        row = [field.strip() for field in row]
+        if not any(row) or (not boxes and [field.lower() for field in row] == BOX_COLUMNS):
             continue
         if len(row) != len(BOX_COLUMNS):
             raise ValueError(
@@ -237,41 +256,39 @@ def _box(value: Any, where):
         box = [float(v) for v in value]
     except (TypeError, ValueError):
         box = []
-    if len(box) != 4 or isinstance(value, str):
+    if len(box) != 4 or isinstance(value, str) or not all(map(math.isfinite, box)):
         raise ValueError(f"{where}: {value!r} is not a box x, y, w, h in pixels")
     return box
 
 
-def _draw(predictor, people, folder, first):
-    """Write one picture per person: every map of the positive attributes over what the net saw."""
+def _draw(
+    predictor: Predictor, record: dict, maps: dict[str, np.ndarray], folder: Path, number: int
+) -> None:
+    """Draw a person: every map of the positive attributes over what the net saw."""
     from gluon_attn.figures.heatmaps import heatmap_grid
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, record in enumerate(people, first):
-        if record["error"]:
-            continue
-        image = read_image(record["image"], record["box"] is None)
-        if record["box"] is not None:
-            image = crop_box(image, record["box"])
-        heatmap_grid(
-            [predictor.preprocess.visible(image)],
-            {name.replace("attention_", ""): m[None] for name, m in record["attention"].items()},
-            predictor.classes,
-            [[record["probabilities"][name] for name in predictor.classes]],
-            None,
-            folder / f"{number:05d}_{Path(record['image']).stem}.png",
-            # nothing positive: show what comes nearest to it
-            attributes=record["positives"]
-            or [max(record["probabilities"], key=record["probabilities"].get)],
-            threshold=predictor.thresholds,
-        )
+    image = read_image(record["image"])
+    if record["box"] is not None:
+        image = crop_box(image, record["box"])
+    heatmap_grid(
+        [predictor.preprocess.visible(image)],
+        {name.replace("attention_", ""): values[None] for name, values in maps.items()},
+        predictor.classes,
+        [[record["probabilities"][name] for name in predictor.classes]],
+        None,
+        folder / f"{number:05d}_{Path(record['image']).stem}.png",
+        # nothing positive: show what comes nearest to it
+        attributes=record["positives"]
+        or [max(record["probabilities"], key=record["probabilities"].get)],
+        threshold=predictor.thresholds,
+    )
 
 
 def _cell(record, name):
-    if name not in record["probabilities"]:
-        return "-"
+    value = record["probabilities"].get(name, math.nan)
     mark = " *" if name in record["positives"] else ""
-    return f"{record['probabilities'][name]:.3f}{mark}"
+    return "-" if math.isnan(value) else f"{value:.3f}{mark}"
 
 
 def _shorten(path, length=22):

@@ -6,7 +6,6 @@ For the maintainers of this package: users' own weights need none of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,9 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.files import atomic_path, first_line, json_text, sha256_of, write_json, write_text
+from gluon_attn.reading import load_params
 from gluon_attn.registry import unknown_name
+from gluon_attn.text import read_json
 from gluon_attn.workflows import evaluate as evaluation
 from gluon_attn.workflows import load
 from gluon_attn.workflows.cards import MEASURES, card, headline, table, use_of
@@ -59,7 +60,7 @@ class Source(NamedTuple):
     packed_with: str = ""
 
 
-def publish(name, source, folder=None, split="test"):
+def publish(name, source, folder=None, split=None):
     """Write the weights of a run into the zoo, with everything needed to check them.
 
     Nothing is written before the weights have been loaded as users will load them. Then come file,
@@ -69,7 +70,7 @@ def publish(name, source, folder=None, split="test"):
         name: Zoo name under which ``get_model(name, pretrained=True)`` gives them.
         source: :class:`Source`.
         folder: The ``model_zoo`` folder; by default that of this package.
-        split: Split of the score.
+        split: Split of the score; None: the one that the recipe's runs are tested on.
 
     Returns:
         The entry, as in ``weights.json``.
@@ -82,8 +83,7 @@ def publish(name, source, folder=None, split="test"):
         OSError: The disk failed.
     """
     folder = folder or os.path.dirname(store.BUILTIN)
-    with open(os.path.join(folder, "weights.json"), encoding="utf-8") as file:
-        known = json.load(file)["weights"]
+    known = read_json(os.path.join(folder, "weights.json"))["weights"]
     _check_named(name, source, known)
     commit, trained = _commit(), load.from_run(source.run, [mx.cpu()])
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,11 +102,10 @@ def publish(name, source, folder=None, split="test"):
 def _entry(name, source, trained, path, split):
     """Return the entry of ``weights.json``, but for the commit."""
     recipe = trained.extra["recipe"]
-    dataset = evaluation.open_for_evaluation(
-        source.data_dir, split, trained.classes, data_options=recipe.get("data_options")
-    )
+    dataset = evaluation.open_for_evaluation(source.data_dir, split, trained.classes, recipe=recipe)
     size, digest = os.path.getsize(path), sha256_of(path)
     packed = {"packed_with": source.packed_with} if source.packed_with else {}
+    split = dataset.split
     hashes = dict(trained.extra["data"], **{split: dataset.fingerprint()})
     return {
         "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
@@ -121,7 +120,7 @@ def _entry(name, source, trained, path, split):
 
 def _halved(path, target):
     """Write a parameter file with its matrices and kernels as float16; return its path."""
-    arrays = mx.nd.load(path)
+    arrays = load_params(path)
     mx.nd.save(target, {k: a.astype("float16") if a.ndim > 1 else a for k, a in arrays.items()})
     return target
 
@@ -130,7 +129,8 @@ def measure(trained, dataset, ctx=None):
     """Return the measures of a net on a split, ``{name: value in 0..1}``."""
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
     overall = evaluation.result_of(found, dataset)["overall"]
-    return {name: float(overall[name]) for name in MEASURES if name in overall}
+    measured = {name: float(overall[name]) for name in MEASURES if name in overall}
+    return {name: value for name, value in measured.items() if not np.isnan(value)}
 
 
 def _check_named(name, source, known):
@@ -187,8 +187,7 @@ def _check_entry(name, entry, known):
 def _write(folder, name, known, cards, path):
     """Write file, cards and table; only then is the file removed that they replace."""
     weights, index = os.path.join(folder, "weights"), os.path.join(folder, "weights.json")
-    with open(index, encoding="utf-8") as file:
-        contents = json.load(file)
+    contents = read_json(index)
     new = known[name]["file"]
     old = contents["weights"].get(name, known[name])["file"]
     with atomic_path(os.path.join(weights, new)) as temporary:
@@ -220,8 +219,7 @@ def write_cards(cards, folder):
 
 def renew(page):
     """Write the table of this package's weights between the marks ``weights`` of a page."""
-    with open(store.BUILTIN, encoding="utf-8") as file:
-        replace_block(page, "weights", table(json.load(file)["weights"]))
+    replace_block(page, "weights", table(read_json(store.BUILTIN)["weights"]))
 
 
 def _commit():

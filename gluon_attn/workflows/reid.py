@@ -22,9 +22,10 @@ from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
 from gluon_attn.data.reid import JUNK, ReidDataset
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.engine import Stream
-from gluon_attn.metrics.retrieval import Pictures, evaluate_retrieval
+from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
 from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
+from gluon_attn.workflows.build import open_split, reading_of
 
 logger = logging.getLogger("gluon_attn.reid")
 
@@ -198,6 +199,21 @@ def validator(recipe, dataset, ctx, workers):
     return validate
 
 
+def judge(dataset: ReidDataset) -> tuple[str, str]:
+    """Return why no net can be scored on a split, and what is left out; see ``scores.judge``."""
+    if dataset.query is None or not len(dataset.query):
+        return "it has no queries", ""
+    query, gallery = (
+        Pictures(None, dataset.identities[rows], dataset.cameras[rows])
+        for rows in (dataset.query, dataset.gallery)
+    )
+    without = int((~answerable(query, gallery)).sum())
+    text = f"of its {len(dataset.query)} queries have no picture of their person in another camera"
+    if without == len(dataset.query):
+        return f"all {text}", ""
+    return "", f"{without} {text}" if without else ""
+
+
 def write_scores(result, dataset, folder, stem):
     """Write the tables of a split as ``folder/stem.*``; return the paths."""
     files = list(write_retrieval(result, folder, stem, result["names"]).values())
@@ -240,17 +256,19 @@ def open_reid(data_dir, split="test", on_bad_image="error", **options):
 
 def evaluate_reid(
     trained, data_dir, out_dir, split="test", ctx=None, batch_size=32, workers=2,
-    metric="euclidean", flip=False, on_bad_image="error",
+    metric="euclidean", flip=False, on_bad_image="error", *, reading=None,
 ):  # fmt: skip
     """Evaluate a trained net by the official protocol and write tables.
 
     Args:
         trained: :class:`gluon_attn.workflows.load.Trained`; its net gives an embedding.
-        data_dir: Folder of the data set, of any other one than it was trained on too.
+        data_dir: Folder of the data set.
         out_dir: Where ``<split>.txt``, ``.md``, ``.csv`` (one line per query) and ``.json`` go.
         split: 'test' or 'val'.
         ctx: Device of the net; the CPU by default.
         metric, flip: See :func:`retrieve`.
+        reading: Recipe that says how the data are read; None: that of the net. One with another
+            ``dataset`` evaluates on other data than the net was trained on.
 
     Returns:
         :class:`ReidEvaluation`.
@@ -258,9 +276,11 @@ def evaluate_reid(
     Raises:
         FileNotFoundError, ValueError: See :func:`open_reid`, :func:`retrieve`, :func:`embed`.
     """
-    recipe = trained.extra.get("recipe", {})
-    options = recipe.get("data_options", {}) if split == "val" else {}
-    dataset = open_reid(data_dir, split, on_bad_image, **options)
+    reading = reading or reading_of(trained.extra.get("recipe"))
+    if reading.dataset == "auto":  # of weights of which no more is known
+        dataset = open_reid(data_dir, split, on_bad_image)
+    else:
+        dataset = open_split(reading, data_dir, split, on_bad_image)
     loader = eval_loader(
         trained.net.input_size, trained.preprocess["mean"], trained.preprocess["std"], dataset,
         batch_size, workers,

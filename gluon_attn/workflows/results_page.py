@@ -7,13 +7,13 @@ A block of a page stands between two HTML comments, ``<!-- begin NAME -->`` and 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 
 import filelock
 
-from gluon_attn.files import write_json, write_text
+from gluon_attn.files import or_nan, write_json, write_text
+from gluon_attn.text import read_json, read_text
 
 WAIT = 60  # seconds for another call, which holds a file for much less than one
 
@@ -50,9 +50,9 @@ def read_scores(path):
     if not os.path.exists(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = read_json(path)
         for entry in found.values():
+            entry["scores"] = {k: list(map(or_nan, v)) for k, v in entry["scores"].items()}
             if not all(len(v) == len(entry["seeds"]) for v in entry["scores"].values()):
                 raise ValueError("not as many scores as seeds")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,8 +83,7 @@ def replace_block(page, name, text):
         raise FileNotFoundError(f"{page}: there is no such page")
     with alone_with(page):
         text = text() if callable(text) else text
-        with open(page, encoding="utf-8") as file:
-            content = file.read()
+        content = read_text(page)
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         block = f"{begin}\n{text.strip()}\n{end}"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)

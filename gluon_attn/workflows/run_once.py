@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from gluon_attn.engine import read_json_lines
 from gluon_attn.method import METHODS
 from gluon_attn.recipe import Recipe
+from gluon_attn.text import read_json
 from gluon_attn.workflows import build
 from gluon_attn.workflows.train import Settings, train
 
@@ -54,8 +54,7 @@ def _check_same(recipe, data_dir, folder):
     """Refuse a finished run that is not the one asked for; here ``epochs`` counts, too."""
     path = os.path.join(folder, "recipe.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = read_json(path)
         known, splits = Recipe.from_dict(record["recipe"], path), record["data"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileExistsError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies
 from gluon_attn.metrics.classification_tables import classification_text, write_classification
+from gluon_attn.metrics.layout import decimal
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import to_console, write_report
 from gluon_attn.metrics.retrieval_tables import retrieval_text
@@ -52,6 +54,54 @@ def check_score(score, schema):
         )
 
 
+def judge(score: str, dataset: Any) -> tuple[str, str]:
+    """Return what keeps a score from telling one net from another, and what it leaves out.
+
+    A net can only be told from another by an attribute of which both values are among the known
+    labels: without positives there is no average precision, and without negatives every net has
+    the same.
+
+    Args:
+        score: The recipe's.
+        dataset: A split.
+
+    Returns:
+        Two texts, '' where there is nothing of the kind.
+    """
+    names = np.array(dataset.names)
+    if is_classification(dataset.schema):
+        positives, negatives = dataset.counts().T[:2]
+    else:
+        known = dataset.mask.sum(0, dtype=np.int64)
+        positives = (dataset.label * dataset.mask).sum(0, dtype=np.int64)
+        negatives = known - positives
+    unknown = (positives == 0) & (negatives == 0)
+    groups = {
+        "no known label": unknown,
+        "no positive label": (positives == 0) & ~unknown,
+        "no negative label": (negatives == 0) & ~unknown,
+    }
+    groups = {why: names[found] for why, found in groups.items() if found.any()}
+    if not ((positives > 0) & (negatives > 0)).any():
+        return "; ".join(f"{why} of {some(found)}" for why, found in groups.items()), ""
+    if is_classification(dataset.schema) and (positives > 0).sum() == 1:
+        return f"all images are of the class {names[positives > 0][0]}", ""
+    undefined = {
+        "mAP": ("no known label", "no positive label"), "mA": tuple(groups),
+        "accuracy": ("no known label",),
+    }.get("" if score in OF_CLASSES else score, ())  # fmt: skip
+    if is_classification(dataset.schema) and score == "accuracy":
+        undefined = ()
+    left_out = [f"{some(groups[why])} ({why})" for why in undefined if why in groups]
+    return "", ", ".join(left_out)
+
+
+def some(names: Sequence[str], most: int = 12) -> str:
+    """Return the first names, and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
 def validation_scores(found, dataset, wanted):
     """Return the scores of one epoch by name.
 
@@ -88,7 +138,7 @@ def write_scores(found, dataset, folder, stem, with_accuracy):
         save_predictions(found, dataset.schema, folder, stem)
         result = evaluate_classification(*arrays, names=class_names(dataset.schema))
         write_classification(result, folder, stem)
-        text = ", ".join(f"{name} {value:.4f}" for name, value in result["overall"].items())
+        text = ", ".join(f"{name} {decimal(value)}" for name, value in result["overall"].items())
         logger.info("%s: %s; tables in %s.{md,csv,json}", dataset.split, text,
                     os.path.join(folder, stem))  # fmt: skip
         return result
@@ -98,9 +148,11 @@ def write_scores(found, dataset, folder, stem, with_accuracy):
     if with_accuracy:
         accuracy = evaluate_attributes(*arrays, dataset.schema)
         write_accuracy(accuracy, folder, f"{stem}_accuracy")
-        logger.info("Test accuracy %.4f, mean over attributes", accuracy["overall"]["accuracy"])
+        shown = decimal(accuracy["overall"]["accuracy"])
+        logger.info("Test accuracy %s, mean over attributes", shown)
     path = os.path.join(folder, stem)
-    logger.info("Test mAP %.4f; tables in %s.{md,csv,json}", result["overall"]["mAP"], path)
+    shown = decimal(result["overall"]["mAP"])
+    logger.info("Test mAP %s; tables in %s.{md,csv,json}", shown, path)
     return result
 
 

@@ -12,12 +12,14 @@ from gluon_attn.blocks.genotype import find_genotype, save_genotype
 from gluon_attn.data import Loader
 from gluon_attn.data.cache import CachedDataset
 from gluon_attn.data.subset import Subset
-from gluon_attn.engine import SCHEDULES, Run, fit, log_to, predict, read_json_lines
+from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, read_json_lines
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
 from gluon_attn.figures.search import search_curves
-from gluon_attn.files import write_json
-from gluon_attn.workflows import build, scores
+from gluon_attn.files import or_nan
+from gluon_attn.workflows import build, start
+from gluon_attn.workflows.train import describe_run
+from gluon_attn.workflows.validation import check_validation, validator
 
 logger = logging.getLogger("gluon_attn.search")
 
@@ -46,13 +48,10 @@ def search(recipe, settings):
 
     Raises:
         FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
+        DivergedError: A loss or a weight is not finite.
         ValueError, FileNotFoundError, OSError: Bad data or recipe, or a full disk.
     """
-    if os.path.exists(os.path.join(settings.save_dir, "last.ckpt")) and not settings.resume:
-        raise FileExistsError(
-            f"{settings.save_dir} holds a run already; add --resume to continue it, or choose "
-            "another --save-dir"
-        )
+    start.claim(settings)
     if recipe.method != "autola":
         raise ValueError(f"method={recipe.method}: tools/search.py needs a recipe of autola")
     ctx = runtime.contexts(settings.devices)
@@ -68,15 +67,16 @@ def _search(recipe, settings, ctx):
         build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
         for split in recipe.splits[:2]
     )
-    scores.check_score(recipe.score, train.schema)
+    check_validation(recipe, val, settings.data_dir)
     net = build.build_net(recipe, len(train.names))
-    build.initialize_net(recipe, net, ctx)
+    build.initialize_net(recipe, net, ctx, settings.base_params)
+    origin = start.take_weights(net, settings.init_from, train.names)
     method = build.build_method(recipe, net, ctx, train)
     record = {
         "recipe": recipe.to_dict(), "classes": list(train.names),
         "schema": train.schema.to_json(),
         "data": {"train": train.fingerprint(), "val": val.fingerprint()},
-        "versions": runtime.versions(),
+        "versions": runtime.versions(), **origin,
     }  # fmt: skip
     schedule = SCHEDULES.get(recipe.schedule)(
         recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
@@ -87,13 +87,14 @@ def _search(recipe, settings, ctx):
         "Searching on %d + %d images, validating on %d, into %s",
         *(len(loader.dataset) for loader in loaders), len(val), settings.save_dir,
     )  # fmt: skip
+    validate = validator(recipe, val, ctx[0], settings.workers, data_dir=settings.data_dir)
+    writers = (TensorBoard(settings.save_dir),) if settings.tensorboard else ()
     run = Run(
-        method, loaders[0], _validator(recipe, val, ctx[0], settings), schedule, recipe.epochs,
-        settings.save_dir, recipe.seed, record, recipe.score, recipe.log_interval, (),
-        loaders[1], "last",
+        method, loaders[0], validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,
+        record, recipe.score, recipe.log_interval, writers, loaders[1], "last",
     )  # fmt: skip
     best = fit(run, settings.resume)
-    write_json(os.path.join(settings.save_dir, "recipe.json"), record)
+    describe_run(os.path.join(settings.save_dir, "recipe.json"), record)
     return dict(write_result(recipe, settings.save_dir), best=best)
 
 
@@ -110,19 +111,6 @@ def half_loaders(recipe, dataset, settings):
     ]  # fmt: skip
 
 
-def _validator(recipe, dataset, ctx, settings):
-    loader = build.eval_loader(
-        build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
-    )
-
-    def validate(net):
-        activation = scores.activation_of(dataset.schema)
-        found = predict(net, loader, len(dataset), ctx, True, activation)
-        return scores.validation_scores(found, dataset, recipe.score)
-
-    return validate
-
-
 def write_result(recipe, folder):
     """Derive the genotype of the last epoch in a folder's log; write and draw it."""
     records = read_json_lines(os.path.join(folder, "log.jsonl"))
@@ -132,7 +120,7 @@ def write_result(recipe, folder):
     about = {
         "method": "second order" if recipe.options.get("second_order") else "first order",
         "model": recipe.model, "seed": recipe.seed, "epochs": recipe.epochs,
-        "strength": list(last["edge_strength"].values()),
+        "strength": list(map(or_nan, last["edge_strength"].values())),
         "seconds": sum(record["seconds"] for record in records),
     }  # fmt: skip
     save_genotype(path, found, about)

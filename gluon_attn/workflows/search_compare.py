@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
 import numpy as np
 
 from gluon_attn.blocks.genotype import load_genotype
-from gluon_attn.files import write_json, write_text
-from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
+from gluon_attn.files import or_nan, write_json, write_text
+from gluon_attn.metrics.layout import (
+    decimal,
+    difference_text,
+    paired_differences,
+    percent,
+    spread_text,
+)
 from gluon_attn.papers.autola.derive import random_genotype
+from gluon_attn.text import read_json
 from gluon_attn.workflows.benchmark import machine
 from gluon_attn.workflows.run_once import train_once
 from gluon_attn.workflows.search import search
@@ -67,7 +73,8 @@ def compare(make_search, make_training, data_dir, seeds, out, ways=None, workers
             row = _train(attention, way, seed, make_training, data_dir, out, workers)
             row["seconds_of_search"] = spent
             rows[way].append(row)
-            say(f"{way}, seed {seed}: {row['score']:.4f} in {row['seconds']:.0f} s, {attention}")
+            shown = f"{decimal(row['score'])} in {row['seconds']:.0f} s"
+            say(f"{way}, seed {seed}: {shown}, {attention}")
     recipe = make_training([])
     text = describe(rows, recipe.score)
     write_text(os.path.join(out, "results.md"), text)
@@ -98,9 +105,8 @@ def _train(attention, way, seed, make_training, data_dir, out, workers):
     options = dict(recipe.model_options, attention=attention)
     recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
     seconds = train_once(recipe, data_dir, folder, workers)
-    with open(os.path.join(folder, "test.json"), encoding="utf-8") as file:
-        overall = json.load(file)["overall"]
-    score = overall.get(recipe.score, overall.get("top1"))
+    overall = read_json(os.path.join(folder, "test.json"))["overall"]
+    score = or_nan(overall.get(recipe.score, overall.get("top1")))
     return {"seed": seed, "genotype": attention, "score": score, "seconds": seconds}
 
 
@@ -120,14 +126,14 @@ def describe(rows, score):
     mean = sum(chance) / len(chance)
     wins = sum(100 * row["score"] > mean for row in rows[SEARCHED])
     listed = [
-        [way, row["seed"], f"{100 * row['score']:.1f}", f"`{row['genotype'].split(':')[-1]}`"]
+        [way, row["seed"], percent(row["score"]), f"`{row['genotype'].split(':')[-1]}`"]
         for way in (SEARCHED, RANDOM) for row in rows[way]
     ]  # fmt: skip
     lines = [
         f"Mean ± standard deviation over {len(chance)} seed(s).",
         tabulate(table, heads, tablefmt="github", disable_numparse=True),
         f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
-        f"({mean:.1f} %).",
+        f"({decimal(mean, 1)} %).",
         tabulate(listed, ["", "seed", f"{score}, %", "genotype"], tablefmt="github",
                  disable_numparse=True),
     ]  # fmt: skip

@@ -6,20 +6,25 @@ nets carry its name as ``task``, its exports in their sidecar. Each module has
 * ``open_split(recipe, data_dir, split, on_bad_image)``: a data set with ``names``, ``schema``,
   ``prior``, ``skipped``, ``fingerprint()``;
 * ``train_loader(recipe, dataset, method, workers)`` and ``validator(recipe, dataset, ctx,
-  workers)``, a function ``net -> scores``;
+  workers)``, a function ``net -> scores``, whose names are ``SCORES``;
+* ``judge(dataset)``: why a split cannot be validated on, and what its scores leave out, two texts;
 * ``final_scores(recipe, net, dataset, ctx, workers, folder)``: a dict with the text for the console
   under ``console``;
 * ``CLASS_NAMES``: those of the published nets;
 * ``FORMS``: further forms of an export that its nets have, of ``int8``, ``bf16``, ``onnx``;
 * ``preprocess(net, values)``: ``Trained.preprocess`` of a net;
-* ``run_evaluate(args, trained, ctx, out)``, ``run_export(args, trained)`` and
-  ``run_predict(options, sidecar)``, what the tools call; they return text for the console.
+* ``run_evaluate(args, trained, ctx, out, reading=…)`` (a Recipe that says how the data
+  are read), ``run_export(args, trained)`` and ``run_predict(options, sidecar)``, what the tools
+  call; the former two return text for the console, the last prints.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
+
+from gluon_attn.recipe import Recipe
 
 OF_DATASET = {"coco": "detection", "coco_keypoints": "keypoints"}
 OF_MODEL = {"ssd": "detection", "faster_rcnn": "detection", "simple_pose": "keypoints"}
@@ -45,6 +50,13 @@ def task_of_export(directory):
 
     sidecar = read_sidecar(directory)
     return _module(sidecar.get("task")), sidecar
+
+
+def reading_for(kind: str, reading: Recipe | None) -> Recipe:
+    """Return how the data of a task are read: as a recipe says, else as this kind of data."""
+    reading = reading or Recipe("", "")
+    auto = reading.dataset == "auto"
+    return dataclasses.replace(reading, dataset=kind) if auto else reading
 
 
 def default_names(model):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import logging
+import math
 import os
 from typing import NamedTuple
 
-from gluon_attn import runtime
+from gluon_attn import amp, runtime
 from gluon_attn.engine import SCHEDULES, Run, TensorBoard, fit, log_to, predict
+from gluon_attn.errors import describe
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.files import write_json
-from gluon_attn.workflows import build, reid, scores
+from gluon_attn.metrics.layout import decimal
+from gluon_attn.recipe import Recipe
+from gluon_attn.text import read_json
+from gluon_attn.workflows import build, reid, scores, start
 from gluon_attn.workflows.tasks import task_of
+from gluon_attn.workflows.validation import check_validation, validator
 from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.train")
@@ -36,6 +41,8 @@ class Settings(NamedTuple):
         tensorboard: Also write TensorBoard events.
         test: Whether to evaluate the best epoch on the test split at the end.
         console: Whether to log to the console.
+        init_from: Where all weights, heads included, are taken from; see
+            :func:`gluon_attn.workflows.start.take_weights`.
     """
 
     data_dir: str
@@ -49,6 +56,7 @@ class Settings(NamedTuple):
     tensorboard: bool = False
     test: bool = True
     console: bool = True
+    init_from: str = None
 
 
 def train(recipe, settings):
@@ -61,16 +69,13 @@ def train(recipe, settings):
 
     Raises:
         FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
-        ValueError, FileNotFoundError, OSError: Bad data, recipe, weights or a full disk.
+        DivergedError: A loss or a weight is not finite.
+        ValueError, FileNotFoundError, OSError: Bad data, recipe, weights or a full disk; a
+            validation score that no net can have.
     """
-    last = os.path.join(settings.save_dir, "last.ckpt")
-    if os.path.exists(last) and not settings.resume:
-        raise FileExistsError(
-            f"{settings.save_dir} holds a run already; add --resume to continue it, or choose "
-            "another --save-dir"
-        )
+    start.claim(settings)
     ctx = runtime.contexts(settings.devices)
-    build.switch_on_amp(recipe.amp, ctx)
+    amp.require(recipe.amp, ctx)  # before the data are read, which may take long
     stop_logging = log_to(settings.save_dir, settings.console)
     try:
         return _train(recipe, settings, ctx)
@@ -82,6 +87,7 @@ def _train(recipe, settings, ctx):
     data = _open_data(recipe, settings)
     net = build.build_net(recipe, len(data["train"].names))
     build.initialize_net(recipe, net, ctx, settings.base_params)
+    origin = start.take_weights(net, settings.init_from, data["train"].names)
     method = build.build_method(recipe, net, ctx, data["train"])
     record = {
         "recipe": recipe.to_dict(),
@@ -89,6 +95,7 @@ def _train(recipe, settings, ctx):
         "schema": data["train"].schema.to_json(),
         "data": {split: dataset.fingerprint() for split, dataset in data.items()},
         "versions": runtime.versions(),
+        **origin,
     }
     described = os.path.join(settings.save_dir, "recipe.json")
     if not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
@@ -109,21 +116,26 @@ def _train(recipe, settings, ctx):
     held_out = build.held_out_loader(
         recipe, data["val"], method, len(loader), settings.workers, settings.cache
     )
+    validate = validator(recipe, data["val"], ctx[0], settings.workers, data_dir=settings.data_dir)
     run = Run(
-        method, loader, _validator(recipe, data["val"], ctx[0], settings), schedule, recipe.epochs,
-        settings.save_dir, recipe.seed, record, recipe.score, recipe.log_interval,
-        _writers(settings), held_out, recipe.keep,
+        method, loader, validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,
+        record, recipe.score, recipe.log_interval, _writers(settings), held_out, recipe.keep,
     )  # fmt: skip
     best = fit(run, settings.resume)
-    _describe(described, record)
+    describe_run(described, record)
     _draw(method, settings.save_dir)
     _list_skipped(data)
-    logger.info(
-        "%s epoch %d with validation %s %.4f", recipe.keep.capitalize(), best["epoch"],
-        recipe.score, best[recipe.score],
-    )  # fmt: skip
-    result = _test(recipe, settings, net, ctx, record) if settings.test else None
-    return {"best": best, "test": result}
+    _tell_best(recipe, best)
+    if not settings.test:
+        return {"best": best, "test": None}
+    try:
+        return {"best": best, "test": _test(recipe, settings, net, ctx, record)}
+    except Exception as error:
+        raise ValueError(
+            f"training is finished, and its weights are in {settings.save_dir}; their evaluation "
+            f"on split '{recipe.splits[2]}' failed: {describe(error)}. --resume evaluates them "
+            "again, without training"
+        ) from error
 
 
 def _open_data(recipe, settings):
@@ -136,7 +148,7 @@ def _open_data(recipe, settings):
     data = {"train": opened[names[0]], "val": opened[names[1]]}
     if not reid.is_reid(data["val"]):  # whose people are others than those of the training part
         _check_names(data)
-    scores.check_score(recipe.score, data["train"].schema)
+    check_validation(recipe, data["val"], settings.data_dir)
     if names[1] == names[2] and recipe.keep == "best" and settings.test:
         logger.warning(
             "The best epoch is chosen on the split '%s' that is also reported: the result is "
@@ -145,40 +157,37 @@ def _open_data(recipe, settings):
     return data
 
 
-def _validator(recipe, dataset, ctx, settings):
-    task = task_of(dataset)
-    if task:
-        return task.validator(recipe, dataset, ctx, settings.workers)
-    if reid.is_reid(dataset):
-        return reid.validator(recipe, dataset, ctx, settings.workers)
-    loader = build.eval_loader(
-        build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
-    )
-
-    def validate(net):
-        found = predict(
-            net, loader, len(dataset), ctx, True, scores.activation_of(dataset.schema)
+def _tell_best(recipe: Recipe, best: dict) -> None:
+    """Say which epoch's weights are kept, and if they are only the last ones."""
+    score = best[recipe.score]
+    if math.isnan(score) and recipe.keep == "best":
+        logger.warning(
+            "No epoch has a defined validation %s, so none is best: the weights of the last one, "
+            "epoch %d, are kept", recipe.score, best["epoch"],
         )  # fmt: skip
-        return scores.validation_scores(found, dataset, recipe.score)
-
-    return validate
+        return
+    logger.info("%s epoch %d with validation %s %s", recipe.keep.capitalize(), best["epoch"],
+                recipe.score, decimal(score))  # fmt: skip
 
 
 def _draw(method, folder):
     """Draw how the run went, and how the weights of the tasks did if the method has such."""
-    training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
-    history = method.task_history()
-    if history and len(history["iterations"]):
-        weight_curves(**history, path=os.path.join(folder, "weights.png"))
+    try:
+        training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
+        history = method.task_history()
+        if history and len(history["iterations"]):
+            weight_curves(**history, path=os.path.join(folder, "weights.png"))
+    except Exception as error:  # a figure is not worth the evaluation that follows
+        logger.warning("The curves of %s could not be drawn: %s", folder, describe(error))
 
 
-def _describe(path, record):
-    """Write ``recipe.json``; what an earlier call noted of the test split stays."""
-    known = {}  # also where somebody has removed or damaged the file of a resumed run
+def describe_run(path: str, record: dict) -> None:
+    """Write ``recipe.json``; what earlier calls noted of start and test split stays."""
+    known, data = {}, {}  # also where the file of a resumed run was removed or damaged
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        with open(path, encoding="utf-8") as file:
-            known = dict(json.load(file)["data"])
-    write_json(path, dict(record, data={**known, **record["data"]}))
+        known = dict(read_json(path))
+        data = dict(known["data"])
+    write_json(path, {**known, **record, "data": {**data, **record["data"]}})
 
 
 def _test(recipe, settings, net, ctx, record):
@@ -189,7 +198,7 @@ def _test(recipe, settings, net, ctx, record):
         return None
     dataset = build.open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
     record = dict(record, data={**record["data"], recipe.splits[2]: dataset.fingerprint()})
-    write_json(os.path.join(settings.save_dir, "recipe.json"), record)
+    describe_run(os.path.join(settings.save_dir, "recipe.json"), record)
     load_into(net, os.path.join(settings.save_dir, "best.params"))
     task, folder = task_of(dataset), settings.save_dir
     if task:

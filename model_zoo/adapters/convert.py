@@ -37,7 +37,7 @@ class Converted(NamedTuple):
     numbers: int
 
 
-def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None):
+def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None, *, key=None):
     """Load weights of another package into a net: all of it, or nothing.
 
     The same as :func:`model_zoo.params_io.load_into`, which also takes these files; for a backbone
@@ -49,7 +49,7 @@ def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None
             VAA's repository. A pickle inside is read, never executed.
         scheme: Whose names they are, one of :data:`model_zoo.adapters.SCHEMES`; ``'auto'`` takes
             the one that fits best.
-        allow_missing, ignore, ctx: As for :func:`model_zoo.params_io.load_into`.
+        allow_missing, ignore, ctx, key: As for :func:`model_zoo.params_io.load_into`.
 
     Returns:
         :class:`model_zoo.params_io.Loaded`.
@@ -61,7 +61,7 @@ def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None
     """
     from model_zoo.params_io import load_into
 
-    return load_into(net, path, allow_missing, ignore, ctx=ctx, scheme=scheme)
+    return load_into(net, path, allow_missing, ignore, ctx=ctx, scheme=scheme, key=key)
 
 
 def save_foreign(net, path, scheme="torchvision"):
@@ -97,7 +97,7 @@ def save_foreign(net, path, scheme="torchvision"):
         raise ValueError(f"cannot save {path}: suffix {suffix!r}; valid are {valid}")
 
 
-def convert(source, out, model=None, scheme="auto", to=None, options=None):
+def convert(source, out, model=None, scheme="auto", to=None, options=None, *, key=None):
     """Convert a weight file, by way of a net of the zoo, which checks names and shapes.
 
     Args:
@@ -107,6 +107,7 @@ def convert(source, out, model=None, scheme="auto", to=None, options=None):
         scheme, to: Names to read and to write; ``to=None`` means ``'gluon'`` for ``.params`` and
             ``'torchvision'`` otherwise.
         options: Further arguments of the model.
+        key: See :func:`model_zoo.params_io.load_into`.
 
     Returns:
         :class:`Converted`.
@@ -117,7 +118,7 @@ def convert(source, out, model=None, scheme="auto", to=None, options=None):
     """
     from model_zoo.names import get_model
 
-    guess = guess_net(read_arrays(source))
+    guess = guess_net(read_arrays(source, key))
     if model is None and (guess is None or guess.model is None):
         what = f"looks like {guess.text}" if guess else "is of no net we know"
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
@@ -126,7 +127,7 @@ def convert(source, out, model=None, scheme="auto", to=None, options=None):
     model, options = model or guess.model, {**known, **(options or {})}
     net = get_model(model, **options)
     net.initialize(mx.init.Zero())
-    load_foreign(net, source, scheme)
+    load_foreign(net, source, scheme, key=key)
     to = to or ("gluon" if str(out).endswith(".params") else "torchvision")
     save_foreign(net, out, to)
     values = _values(net)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import zipfile
 
 import mxnet as mx
 import numpy as np
@@ -18,11 +20,15 @@ OLD_PREFIX = re.compile(r"^(resnetv1\d+|(hybrid)?sequential\d+)_")
 COUNTED = {0: "conv", 1: "batchnorm", 2: "activation"}  # layers of the modules come in threes
 
 
-def read_arrays(path):
+def read_arrays(path, key=None):
     """Return the arrays of a weight file by name, as NDArrays on the CPU.
 
     Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
     files of VAA's repository. Floats of foreign formats become float32.
+
+    Args:
+        path: File or folder.
+        key: Which of several state dicts of a PyTorch checkpoint, such as ``state_dict_ema``.
 
     Raises:
         FileNotFoundError: No such file.
@@ -31,17 +37,38 @@ def read_arrays(path):
     from model_zoo.params_io import check_finite, read_params
 
     path = os.fspath(path)
+    read = None if os.path.isdir(path) else reader_of(path)
+    if key is not None and read is not read_torch:
+        raise ValueError(
+            f"{path}: key={key!r} chooses a state dict of a PyTorch file, this is none"
+        )
     if os.path.isdir(path):
         return read_vaa_folder(path)
-    read = reader_of(path)
+    if is_checkpoint(path):
+        best = os.path.join(os.path.dirname(path), "best.params")
+        raise ValueError(
+            f"{path}: a checkpoint of a training run, with all that continues it. --init-from "
+            f"{path} starts a run from all of its weights, --resume continues it; where weights "
+            f"of a net are wanted, give {best}"
+        )
     if read is None:
         return read_params(path)
-    arrays = read(path)
+    arrays = read(path) if key is None else read(path, key)
     if not arrays:
         raise ValueError(f"{path}: holds no parameters")
     params = {name: _to_mxnet(array) for name, array in arrays.items()}
     check_finite(params, path)
     return params
+
+
+def is_checkpoint(path: str) -> bool:
+    """Return whether a file is a training run's ``last.ckpt``: a NumPy archive with a record."""
+    if not os.path.isfile(path):
+        return False
+    with contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        with zipfile.ZipFile(path) as archive:
+            return "meta.npy" in archive.namelist()
+    return path.endswith(".ckpt")
 
 
 def reader_of(path):
@@ -69,7 +96,7 @@ def read_vaa_folder(folder):
         FileNotFoundError: A file is missing.
         ValueError: Two files for one part, two parameters for one layer, or a damaged file.
     """
-    names = sorted(n for n in os.listdir(folder) if n.endswith(".params"))
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".params") and n[0] != ".")
     params = {}
     for part in VAA_FILES:
         word = BACKBONE if part == "backbone_resnet" else re.compile(re.escape(part))

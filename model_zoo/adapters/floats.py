@@ -13,7 +13,7 @@ MAX_AXES = 32  # of an array, NumPy's limit
 FORMATS = {
     "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8",
     "int32": "<i4", "int16": "<i2", "int8": "<i1", "uint64": "<u8", "uint32": "<u4",
-    "uint16": "<u2", "uint8": "<u1", "bool": "<u1",
+    "uint16": "<u2", "uint8": "<u1", "bool": "<u1", "complex128": "<c16",
 }  # fmt: skip
 
 

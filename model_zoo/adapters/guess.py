@@ -7,11 +7,17 @@ from typing import NamedTuple
 
 from model_zoo.adapters.tables import names_of
 from model_zoo.adapters.translate import nearest, recognise
+from model_zoo.names import MODELS
 
 # (units of each stage, bottleneck) -> depth
 RESNETS = {
     ((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50,
     ((3, 4, 23, 3), True): 101, ((3, 8, 36, 3), True): 152,
+}  # fmt: skip
+# A layer of an attention block, behind the last layer of a residual branch.
+BLOCKS = {
+    "spatial.conv.weight": "cbam", "channel.reduce.weight": "se", "channel.conv.weight": "eca",
+    "channel.weight": "srm",
 }  # fmt: skip
 VGG_CONVOLUTIONS = {8: 11, 10: 13, 13: 16, 16: 19}
 # Names that betray nets which the zoo has not, or has under other names.
@@ -55,7 +61,7 @@ def guess_net(params):
         scheme, shapes = found
         if scheme == "vaa_released":
             return _vaa(shapes)._replace(scheme=scheme)
-        made = _resnet(shapes) or _vgg(shapes)
+        made = _cifar(shapes, params) or _resnet(shapes) or _vgg(shapes)
         if made is not None:
             return made._replace(scheme=scheme)
     for pattern, what in STRANGERS:
@@ -84,14 +90,41 @@ def explain(params, targets, missing, extra, table=None):
     return text + (f"Nearest names: {'; '.join(close)}. " if close else "")
 
 
+def _cifar(shapes, params):
+    """Return the ResNet for small images of these shapes, or None."""
+    if "features.3.0.body.0.weight" not in shapes or "features.0.weight" not in shapes:
+        return None
+    if any(".layer4." in f".{name}" for name in params):
+        return Guess(None, {}, "a ResNet for small images with four stages, which the zoo has not")
+    units = {_units(shapes, stage) for stage in (3, 4, 5)}
+    if len(units) > 1:
+        return Guess(None, {}, f"a ResNet for small images with {units} units in its stages")
+    depth, width = 6 * units.pop() + 2, shapes["features.0.weight"][0]
+    classes = shapes.get("output.weight", (10,))[0]
+    block = _block(shapes, "features.3.0.body.5.")
+    data = "cifar100" if classes == 100 and not block else "cifar10"
+    options = {"width": width} if width != 16 else {}
+    name = f"{block or 'cifar'}_resnet{depth}_{data}"
+    if name not in MODELS.names():
+        name, options = f"{block or 'cifar'}_resnet20_{data}", {"depth": depth, **options}
+    return _finished(name, f"{name} for small images", shapes, options)
+
+
+def _block(shapes, place):
+    """Return the attention block at a place of the first unit, or ''."""
+    return next((name for layer, name in BLOCKS.items() if place + layer in shapes), "")
+
+
+def _units(shapes, stage):
+    start = f"features.{stage}."
+    return len({n.split(".")[2] for n in shapes if n.startswith(start) and ".body." in n})
+
+
 def _resnet(shapes):
     """Return the ResNet of these shapes, or None."""
     if "features.4.0.body.0.weight" not in shapes or "features.0.weight" not in shapes:
         return None
-    units = tuple(
-        len({n.split(".")[2] for n in shapes if n.startswith(f"features.{f}.") and ".body." in n})
-        for f in range(4, 8)
-    )
+    units = tuple(_units(shapes, stage) for stage in range(4, 8))
     first, middle = (shapes[f"features.4.0.body.{i}.weight"] for i in (0, 3))
     last = shapes.get("features.4.0.body.6.weight")
     depth, stem = RESNETS.get((units, last is not None)), shapes["features.0.weight"][0]
@@ -101,9 +134,11 @@ def _resnet(shapes):
         kind = "bottlenecks" if last else "basic units"
         return Guess(None, {}, f"a ResNet with {units} {kind}, which the zoo has not")
     version = "v1" if "features.4.0.body.0.bias" in shapes else "v1b"
-    wide = first[0] == 2 * stem
+    wide, block = first[0] == 2 * stem, _block(shapes, f"features.4.0.body.{8 if last else 5}.")
     name = f"wide_resnet{depth}_2" if wide else f"resnet{depth}_{version}"
-    text = f"{name}, the same net as resnet{depth}_v1" if depth < 50 and not wide else name
+    name = f"{block}_resnet{depth}" if block else name
+    same = depth < 50 and not wide and not block
+    text = f"{name}, the same net as resnet{depth}_v1" if same else name
     return _finished(name, text, shapes, {} if stem == 64 else {"width": stem})
 
 

@@ -1,19 +1,22 @@
 """How others name the parameters of our nets: one table per naming scheme and family.
 
 A row is ``(our layer, their layer, kind)``; the kind says which parameters the layer has. In a row
-stand ``{s}`` for the stage (1 to 4), ``{f}`` for its place among our ``features`` (4 to 7), ``{u}``
-for the unit in the stage (from 0), ``{i}`` for the place of a VGG's layer, and for names that count
-layers through a stage: ``{t0} {t1} {t2}`` the three convolutions of a bottleneck, ``{p0} {p1}`` the
-two of a basic unit, ``{g0} {g1} {g2}`` those of a bottleneck where the shortcut of unit 0 takes
-part in the count.
+stand ``{s}`` for the stage (1 to 4), ``{f}`` for its place among our ``features`` (4 to 7; ``{c}``
+in nets for small images, 3 to 5), ``{u}`` for the unit in the stage (from 0), and for names that
+count layers through a stage: ``{t0} {t1} {t2}`` the three convolutions of a bottleneck, ``{p0}
+{p1}`` the two of a basic unit, ``{g0} {g1} {g2}`` those of a bottleneck where the shortcut of unit
+0 takes part in the count.
 
 A table is read in both directions, so it must be one to one for every net; a test checks that.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import NamedTuple
+
+from model_zoo.adapters.made import parameter_free_shortcuts, zero_biases
 
 UNITS = 36  # units of the longest stage, that of ResNet-152
 
@@ -22,9 +25,11 @@ STATISTICS = (("running_mean", "running_mean"), ("running_var", "running_var"))
 CONV, AFFINE = (("weight", "weight"),), (("weight", "weight"), ("bias", "bias"))
 GLUON = {
     "conv": CONV, "affine": AFFINE, "norm": (("gamma", "gamma"), ("beta", "beta"), *STATISTICS),
+    "pair": CONV,
 }  # fmt: skip
 TORCH = {
     "conv": CONV, "affine": AFFINE, "norm": (("gamma", "weight"), ("beta", "bias"), *STATISTICS),
+    "pair": (("weight", "cfc"),),  # SRM's weights of mean and standard deviation
 }  # fmt: skip
 
 
@@ -37,6 +42,10 @@ class Table(NamedTuple):
         leaves: Parameters of each kind, as pairs.
         separator: Between their layer's and parameter's name.
         unused: Last part of names of theirs that mean nothing to us.
+        mark: Part of one of their names that only nets of this table have; '' for any.
+        aliases: ``(pattern, replacement)``: other spellings of their names, for reading.
+        layouts: ``{end of our name: (their array to ours, ours to theirs)}`` where shapes differ.
+        defaults: Makers of parameters that their net has not, see :mod:`model_zoo.adapters.made`.
     """
 
     scheme: str
@@ -44,6 +53,10 @@ class Table(NamedTuple):
     leaves: dict = GLUON
     separator: str = "."
     unused: tuple = ()
+    mark: str = ""
+    aliases: tuple = ()
+    layouts: dict = {}
+    defaults: tuple = ()
 
 
 RESNET_LAYERS = (
@@ -59,6 +72,52 @@ RESNET_LAYERS = (
     ("features.{f}.{u}.downsample.1", "layer{s}.{u}.downsample.1", "norm"),
     ("output", "fc", "affine"),
 )
+
+# CIFAR ResNets as most repositories call their layers.
+CIFAR_LAYERS = tuple(
+    (ours.replace("{f}", "{c}"), theirs, kind)
+    for ours, theirs, kind in RESNET_LAYERS
+    if "conv3" not in theirs and "bn3" not in theirs
+)
+# Attention blocks, behind the last batch-norm of a unit, as their published code calls them: SE as
+# in moskomule/senet.pytorch, the others as their authors do.
+BLOCK_LAYERS = {
+    "se": (("channel.reduce", "se.fc.0", "affine"), ("channel.expand", "se.fc.2", "affine")),
+    "cbam": (
+        ("channel.reduce", "cbam.ChannelGate.mlp.1", "affine"),
+        ("channel.expand", "cbam.ChannelGate.mlp.3", "affine"),
+        ("spatial.conv", "cbam.SpatialGate.spatial.conv", "conv"),
+        ("spatial.norm", "cbam.SpatialGate.spatial.bn", "norm"),
+    ),
+    "srm": (("channel", "srm", "pair"), ("channel.norm", "srm.bn", "norm")),
+    "eca": (("channel.conv", "eca.conv", "conv"),),
+}  # fmt: skip
+ALIASES = (
+    (r"(^|\.)linear\.", r"\1fc."),
+    (r"(layer\d\.\d+\.)shortcut\.", r"\1downsample."),
+    (r"\.rclb\.fc\.", ".se.fc."),  # SE and SRM in the code of SRM's authors
+    (r"\.rclb\.(cfc|bn\.)", r".srm.\1"),
+)
+LAYOUTS = {
+    ".channel.weight": (
+        lambda array: array.T.reshape((2, -1, 1, 1)), lambda array: array.reshape((2, -1)).T,
+    ),
+    ".channel.conv.weight": (
+        lambda array: array.reshape((1, 1, -1, 1)), lambda array: array.reshape((1, 1, -1)),
+    ),
+}  # fmt: skip
+
+
+def _with_block(layers, block):
+    """Return the rows of a ResNet with an attention block in every unit."""
+    stage = "{c}" if layers is CIFAR_LAYERS else "{f}"
+    places = ("5",) if layers is CIFAR_LAYERS else ("5", "8")  # basic units and bottlenecks
+    return layers + tuple(
+        (f"features.{stage}.{{u}}.body.{place}.{ours}", f"layer{{s}}.{{u}}.{theirs}", kind)
+        for place in places
+        for ours, theirs, kind in BLOCK_LAYERS[block]
+    )
+
 
 # GluonCV's v1b as an export or an old save_params names it, without the net's prefix.
 EXPORTED_STEM = (
@@ -148,8 +207,16 @@ def _same(rows, conv="affine"):
 
 
 COUNTER = {"unused": ("num_batches_tracked",)}  # of PyTorch's batch-norm since 0.4.1
+RESNET = {**COUNTER, "aliases": ALIASES, "layouts": LAYOUTS, "defaults": (zero_biases,)}
+CIFAR = {**RESNET, "defaults": (zero_biases, parameter_free_shortcuts)}
 TABLES = (
-    Table("torchvision", RESNET_LAYERS, TORCH, **COUNTER),
+    Table("torchvision", RESNET_LAYERS, TORCH, **RESNET),
+    Table("torchvision", CIFAR_LAYERS, TORCH, **CIFAR),
+    *(
+        Table("torchvision", _with_block(layers, block), TORCH, mark=rows[0][1], **options)
+        for layers, options in ((RESNET_LAYERS, RESNET), (CIFAR_LAYERS, CIFAR))
+        for block, rows in BLOCK_LAYERS.items()
+    ),
     *(Table("torchvision", _vgg(dense), TORCH, **COUNTER) for dense in VGG_DENSE),
     Table("gluoncv", RESNET_LAYERS),
     Table("gluoncv_exported", EXPORTED_BASIC, separator="_"),
@@ -159,6 +226,12 @@ TABLES = (
 # Our own names, which are Gluon's; for recognising a file. Saving and loading need no table.
 OWN = (
     Table("gluon", _same(RESNET_LAYERS)),
+    Table("gluon", _same(CIFAR_LAYERS)),
+    *(
+        Table("gluon", _same(_with_block(layers, block)), mark=rows[0][0])
+        for layers in (RESNET_LAYERS, CIFAR_LAYERS)
+        for block, rows in BLOCK_LAYERS.items()
+    ),
     Table("gluon", _same((*_vgg(max(VGG_DENSE) + 4), ("output", "", "affine")))),
 )
 SCHEMES = tuple(dict.fromkeys(["gluon", *(table.scheme for table in TABLES)]))
@@ -181,7 +254,7 @@ def _places(stage, unit):
     counted = {f"t{k}": 3 * unit + k for k in range(3)}
     counted.update((f"p{k}", 2 * unit + k) for k in range(2))
     counted.update((f"g{k}", 3 * unit + (unit > 0) + k) for k in range(3))
-    return {"s": stage, "f": stage + 3, "u": unit, **counted}
+    return {"s": stage, "f": stage + 3, "c": stage + 2, "u": unit, **counted}
 
 
 def names_of(table):
@@ -191,3 +264,29 @@ def names_of(table):
         for ours, theirs, kind in _layers(table.rows)
         for leaf, their_leaf in table.leaves[kind]
     }
+
+
+def candidates(tables, params):
+    """Return the tables that a file may belong to, each with the file's names as it spells them.
+
+    Returns:
+        Pairs ``(table, {name as the table spells it: name in the file})``.
+    """
+    spellings, found = {}, []
+    for table in tables:
+        if table.aliases not in spellings:
+            spellings[table.aliases] = _spelled(table.aliases, params)
+        names = spellings[table.aliases]
+        if any(table.mark in name for name in names):
+            found.append((table, names))
+    return found
+
+
+def _spelled(aliases, params):
+    names = {}
+    for name in params:
+        spelled = name
+        for pattern, replacement in aliases:
+            spelled = re.sub(pattern, replacement, spelled)
+        names[spelled if spelled not in names else name] = name
+    return names

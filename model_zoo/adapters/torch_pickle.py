@@ -2,33 +2,32 @@
 
 A pickle is a program for a stack machine that may name any function of any module and call it, so
 ``pickle`` must not open a file from somewhere else. Here the instructions are decoded with
-``pickletools``, which only reads, and carried out by the machine below. It knows the handful of
-instructions that state dicts consist of; nothing is imported, no class is instantiated and no
-function is called but those written here. Every other name is refused by name.
+``pickletools``, which only reads, and carried out by the machine below: nothing is imported, no
+class is instantiated and no function is called but those written here. What names stand for is said
+by :mod:`model_zoo.adapters.torch_names`.
 """
 
 from __future__ import annotations
 
-import collections
+import os
 import pickletools
-from typing import Any, NamedTuple
+import sys
+from typing import Any, BinaryIO, Callable
 
-from model_zoo.adapters.floats import MAX_AXES
-
-MAX_PICKLE = 8 << 20  # bytes; that of a ResNet-152's state dict has 0.15 MB
-MAX_LINE = 1024  # bytes of a name; pickles write names as lines
-KEYS = (str, int, float, bool, type(None))  # hashing a deeply nested tuple would end the process
-STORAGES = (
-    "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
-)  # fmt: skip
-REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2")
-PARAMETER_REBUILDERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
-PARAMETER = "torch.nn.parameter.Parameter"
-KNOWN = frozenset(
-    ["collections.OrderedDict", "torch.Size", PARAMETER]
-    + [f"torch._utils.{name}" for name in REBUILDERS + PARAMETER_REBUILDERS]
-    + [f"torch.{kind}{what}" for kind in STORAGES for what in ("Storage", "Tensor")]
+from gluon_attn.reading import DamagedError, allowance, one_line
+from model_zoo.adapters.torch_names import (
+    Opaque,
+    UnsafePickleError,
+    call,
+    fill,
+    named,
+    plain,
+    set_state,
 )
+
+MAX_PICKLE = 64 << 20  # bytes; that of a ResNet-152's state dict has 0.15 MB
+MAX_STEPS = 1_000_000  # instructions; that state dict has 0.03 million
+MAX_LINE = 1024  # bytes of a name; pickles write names as lines
 REMEDY = (
     "Save nothing but the weights: in PyTorch, of a file you trust, "
     "torch.save(model.state_dict(), FILE)"
@@ -36,247 +35,238 @@ REMEDY = (
 
 # What an instruction pushes: its argument, a constant, a new container, or the last n as a tuple.
 _ARGUMENT = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING "
-    "BINBYTES SHORT_BINBYTES".split()
+    "INT LONG FLOAT STRING UNICODE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "BYTEARRAY8".split()
 )
 _CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class UnsafePickleError(ValueError):
-    """A pickle that asks for more than a state dict needs."""
-
-
-class Name(NamedTuple):
-    """A known global that the pickle names, as text: nothing has been looked up."""
-
-    text: str
-
-
-class Tensor(NamedTuple):
-    """A tensor as the pickle describes it: a window on a storage, in elements."""
-
-    storage: Any
-    offset: int
-    size: tuple
-    stride: tuple
-
-
-class _Parameter:
-    """A parameter of PyTorch before 0.4: an empty object that is filled by its state."""
-
-    def __init__(self, data=None):
-        self.data = data
+_SET = "builtins.set"
 
 
 class LimitedReader:
-    """A file of which a pickle may read so many bytes.
+    """A file of which a pickle may read so many bytes, and no more than there are.
 
     Args:
         file: Open binary file; its position stays behind what was read.
-        limit: Bytes.
     """
 
-    def __init__(self, file, limit=MAX_PICKLE):
-        self._file, self._left = file, limit
+    def __init__(self, file: BinaryIO):
+        here = file.tell()
+        self._file, self.left = file, min(MAX_PICKLE, file.seek(0, os.SEEK_END) - here)
+        file.seek(here)
 
-    def read(self, count):
-        """Return exactly ``count`` bytes, or fewer at the end of the file."""
-        if not 0 <= count <= self._left:
-            raise UnsafePickleError(f"is longer than {MAX_PICKLE} bytes")
-        self._left -= count
+    def read(self, count: int) -> bytes:
+        """Return exactly ``count`` bytes."""
+        if not 0 <= count <= self.left:
+            raise UnsafePickleError(f"breaks off, or is longer than {MAX_PICKLE} bytes")
+        self.left -= count
         return self._file.read(count)
 
-    def readline(self):
+    def readline(self) -> bytes:
         """Return the rest of the line."""
         line = self._file.readline(MAX_LINE)
-        self._left -= len(line)
-        if self._left < 0 or len(line) == MAX_LINE:
+        self.left -= len(line)
+        if len(line) == MAX_LINE:
             raise UnsafePickleError("holds an endless line")
         return line
 
 
-def run(file, persistent=None):
-    """Return what one pickle describes: plain values, and :class:`Tensor` for tensors.
+class Budget:
+    """What the pickles of a file may cost.
+
+    Args:
+        size: Bytes of the file.
+    """
+
+    def __init__(self, size: int):
+        self.memory, self.steps = allowance(size), MAX_STEPS
+
+    def spend(self, count: int) -> None:
+        """Take bytes of memory; that of lists and tuples is estimated."""
+        self.memory -= count
+        if self.memory < 0:
+            raise UnsafePickleError("describes far more than its size")
+
+
+def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | None = None) -> Any:
+    """Return what one pickle describes: plain values, tensors, and :class:`Opaque` for the rest.
 
     Args:
         file: Open binary file at the start of the pickle; afterwards at its end.
         persistent: ``f(id)`` that gives what an id of an object outside the pickle stands for.
+        budget: Shared by the pickles of a file; by default the pickle has one of its own.
 
     Raises:
-        UnsafePickleError: It asks for anything unknown.
-        ValueError: It is damaged.
+        UnsafePickleError: It asks for what acts on the system, or for too much.
+        DamagedError: It is damaged.
     """
-    machine = _Machine(persistent)
+    reader = LimitedReader(file)
+    budget = budget or Budget(reader.left)
+    machine = _Machine(persistent, budget)
     try:
-        for operation, argument, _ in pickletools.genops(LimitedReader(file)):
+        for operation, argument, _ in pickletools.genops(reader):
+            budget.steps -= 1
+            if budget.steps < 0:
+                raise UnsafePickleError(f"has more than {MAX_STEPS} instructions")
             if operation.name == "STOP":
-                return _plain(machine.stack.pop())
+                return plain(machine.stack.pop())
             machine.step(operation.name, argument)
-    except UnsafePickleError:
+    except (UnsafePickleError, DamagedError):
         raise
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"damaged pickle ({type(error).__name__}: {str(error)[:100]})") from error
-    raise ValueError("damaged pickle (no end)")
+    except Exception as error:  # of pickletools, and of nonsense on the stack
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise DamagedError(f"in a pickle, {why}") from error
+    raise DamagedError("a pickle without an end")
 
 
 class _Machine:
     """The stack machine; :meth:`step` carries one instruction out."""
 
-    def __init__(self, persistent):
+    def __init__(self, persistent: Callable | None, budget: Budget):
         self.stack, self._marks, self._memo = [], [], {}
-        self._persistent = persistent
-        self._copied = 0
+        self._persistent, self._spend = persistent, budget.spend
 
-    def step(self, name, argument):
+    def step(self, name: str, argument: Any) -> None:
         """Carry out instruction ``name`` with what follows it in the file."""
         push = self.stack.append
         if name in _ARGUMENT:
+            self._spend(sys.getsizeof(argument))
             push(argument)
         elif name in _CONSTANT:
             push(_CONSTANT[name])
         elif name in _EMPTY:
+            self._spend(64)
             push(_EMPTY[name]())
         elif name in _TUPLE:
+            self._spend(64)
             push(tuple(self._take(_TUPLE[name])))
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self.stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._spend(100)
+            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
             push(self._memo[argument])
         elif name == "GLOBAL":
-            push(_known(argument.replace(" ", ".")))
+            self._spend(200)
+            push(named(*argument.split(" ", 1)))
         elif name not in ("PROTO", "FRAME"):
             action = getattr(self, f"_do_{name.lower()}", None)
             if action is None:
                 raise UnsafePickleError(f"uses the instruction {name}, which no state dict needs")
-            action()
+            action(argument)
 
-    def _take(self, count):
+    def _take(self, count: int) -> list:
         if not 0 <= count <= len(self.stack):
             raise IndexError("empty stack")
         taken = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return taken
 
-    def _since_mark(self):
-        return self._take(len(self.stack) - self._marks.pop())
+    def _since_mark(self) -> list:
+        taken = self._take(len(self.stack) - self._marks.pop())
+        self._spend(16 * len(taken))
+        return taken
 
-    def _do_mark(self):
+    def _do_mark(self, _: Any) -> None:
         self._marks.append(len(self.stack))
 
-    def _do_tuple(self):
+    def _do_pop(self, _: Any) -> None:
+        if self._marks and self._marks[-1] == len(self.stack):
+            self._marks.pop()  # Python pops the mark itself
+        else:
+            self._take(1)
+
+    def _do_pop_mark(self, _: Any) -> None:
+        self._since_mark()
+
+    def _do_dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _do_tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._since_mark()))
 
-    def _do_list(self):
+    def _do_list(self, _: Any) -> None:
         self.stack.append(self._since_mark())
 
-    def _do_append(self):
+    def _do_dict(self, _: Any) -> None:
+        items = self._since_mark()
+        self.stack.append({})
+        self._set(items)
+
+    def _do_empty_set(self, _: Any) -> None:
+        self.stack.append(Opaque(_SET))
+
+    def _do_additems(self, _: Any) -> None:
+        self._since_mark()
+
+    def _do_frozenset(self, _: Any) -> None:
+        self._since_mark()
+        self.stack.append(Opaque(_SET))
+
+    def _do_append(self, _: Any) -> None:
         self._extend(self._take(1))
 
-    def _do_appends(self):
+    def _do_appends(self, _: Any) -> None:
         self._extend(self._since_mark())
 
-    def _extend(self, items):
-        if not isinstance(self.stack[-1], list):
+    def _extend(self, items: list) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+        elif not isinstance(self.stack[-1], Opaque):
             raise TypeError("appends to something other than a list")
-        self.stack[-1].extend(items)
 
-    def _do_setitem(self):
+    def _do_setitem(self, _: Any) -> None:
         self._set(self._take(2))
 
-    def _do_setitems(self):
+    def _do_setitems(self, _: Any) -> None:
         self._set(self._since_mark())
 
-    def _set(self, items):
-        if not isinstance(self.stack[-1], dict):
+    def _set(self, items: list) -> None:
+        target = self.stack[-1].items if isinstance(self.stack[-1], Opaque) else self.stack[-1]
+        if not isinstance(target, dict):
             raise TypeError("sets items of something other than a dict")
-        _fill(self.stack[-1], zip(items[::2], items[1::2]))
+        self._spend(60 * len(items))
+        fill(target, zip(items[::2], items[1::2]))
 
-    def _do_stack_global(self):
+    def _do_stack_global(self, _: Any) -> None:
         module, name = self._take(2)
-        self.stack.append(_known(f"{module}.{name}"))
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a name that is no text")
+        self._spend(100 + len(module) + len(name))
+        self.stack.append(named(module, name))
 
-    def _do_binpersid(self):
+    def _do_binpersid(self, _: Any) -> None:
         (identity,) = self._take(1)
         if self._persistent is None:
             raise UnsafePickleError("refers to objects outside itself")
+        self._spend(100)
         self.stack.append(self._persistent(identity))
 
-    def _do_reduce(self):
+    def _do_reduce(self, _: Any) -> None:
         function, arguments = self._take(2)
-        if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise UnsafePickleError("calls something that is no name")
-        self.stack.append(self._call(function.text, arguments))
+        self._call(function, arguments)
 
-    def _call(self, name, arguments):
-        """Return what a known function would give."""
-        if name == "collections.OrderedDict":
-            pairs = arguments[0] if arguments else []  # Python 2 gives a list of pairs
-            self._copied += len(pairs)
-            if not isinstance(pairs, list) or self._copied > MAX_PICKLE:
-                raise UnsafePickleError("builds a dict of something unusual")
-            return _fill(collections.OrderedDict(), pairs)
-        if name == "torch.Size":
-            return _sides(arguments[0])
-        if name == PARAMETER:
-            return _Parameter(*arguments[:1])
-        short = name.rpartition(".")[2]
-        if short in REBUILDERS:
-            return _tensor(*arguments[:4])
-        if short in PARAMETER_REBUILDERS:
-            return _plain(arguments[0])
-        raise UnsafePickleError(f"calls {name}")
+    _do_newobj = _do_reduce
 
-    def _do_newobj(self):
-        kind, arguments = self._take(2)
-        if kind != Name(PARAMETER):
-            raise UnsafePickleError("makes an object of an unknown class")
-        self.stack.append(_Parameter(*arguments[:1]))
+    def _do_newobj_ex(self, _: Any) -> None:
+        function, arguments, _ = self._take(3)
+        self._call(function, arguments)
 
-    def _do_build(self):
-        """Give the last object its state: only parameters have one that matters."""
+    def _do_inst(self, argument: str) -> None:
+        self._call(named(*argument.split(" ", 1)), tuple(self._since_mark()))
+
+    def _do_obj(self, _: Any) -> None:
+        function, *arguments = self._since_mark()
+        self._call(function, tuple(arguments))
+
+    def _call(self, function: Any, arguments: Any) -> None:
+        first = arguments[0] if isinstance(arguments, tuple) and arguments else None
+        # What is copied: the items of a dict, a text as bytes.
+        self._spend(200 + (120 * len(first) if isinstance(first, (list, dict)) else 0))
+        self._spend(len(first) if isinstance(first, str) else 0)
+        self.stack.append(call(function, arguments))
+
+    def _do_build(self, _: Any) -> None:
         (state,) = self._take(1)
-        target = self.stack[-1]
-        if isinstance(target, _Parameter):
-            if isinstance(state, tuple) and len(state) == 5:
-                target.data = state[0]
-        elif not isinstance(target, dict):  # a state dict's holds versions of PyTorch's layers
-            raise UnsafePickleError("sets the state of something other than a dict or parameter")
-
-
-def _known(text):
-    # Python 2 writes the module where the class is defined.
-    text = {"torch.nn.Parameter": PARAMETER}.get(text, text)
-    if text not in KNOWN:
-        raise UnsafePickleError(f"asks for {text[:200]}")
-    return Name(text)
-
-
-def _fill(target, pairs):
-    for key, value in pairs:
-        if not isinstance(key, KEYS):
-            raise TypeError(f"a key is a {type(key).__name__}")
-        target[key] = _plain(value)
-    return target
-
-
-def _plain(value):
-    return value.data if isinstance(value, _Parameter) else value
-
-
-def _sides(value):
-    if not isinstance(value, (list, tuple)) or len(value) > MAX_AXES:
-        raise TypeError("a size or stride is no short list")
-    if any(type(n) is not int or n < 0 for n in value):
-        raise TypeError("a size or stride is not made of whole numbers from 0")
-    return tuple(value)
-
-
-def _tensor(storage, offset, size, stride):
-    size, stride, (offset,) = _sides(size), _sides(stride), _sides([offset])
-    if len(size) != len(stride):
-        raise TypeError("size and stride of a tensor differ in length")
-    return Tensor(storage, offset, size, stride)
+        set_state(self.stack[-1], state)

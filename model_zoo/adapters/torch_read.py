@@ -7,22 +7,23 @@ Three formats are in use:
 * a tar archive (before): the first files of torchvision, such as ``resnet18-5c106cde.pth``, which
   newer PyTorch refuses to load safely.
 
-All of them hold a pickle, see :mod:`model_zoo.adapters.torch_pickle`. Nothing is unpacked to disk.
+All of them hold a pickle, see :mod:`model_zoo.adapters.torch_pickle`; which of its tensors are the
+weights, see :mod:`model_zoo.adapters.torch_state`. Nothing is unpacked to disk.
 """
 
 from __future__ import annotations
 
-import errno
 import io
+import logging
 import math
 import os
 import struct
 import tarfile
 import zipfile
-from typing import NamedTuple
 
 import numpy as np
 
+from gluon_attn.reading import DamagedError, check_members, naming
 from model_zoo.adapters.floats import (
     MAX_AXES,
     MAX_NUMBERS,
@@ -31,38 +32,27 @@ from model_zoo.adapters.floats import (
     item_size,
     to_float32,
 )
-from model_zoo.adapters.torch_pickle import (
-    MAX_PICKLE,
-    REMEDY,
-    Name,
-    Tensor,
-    UnsafePickleError,
-    run,
-)
+from model_zoo.adapters.torch_names import Name, Opaque, Storage, Tensor, UnsafePickleError
+from model_zoo.adapters.torch_pickle import REMEDY, Budget, run
+from model_zoo.adapters.torch_state import NotWeightsError, find_state, words
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-NESTED = ("state_dict", "model_state_dict", "model", "net", "network")  # keys of checkpoints
-# What Python's readers of archives and the arithmetic raise on nonsense; a length beyond all memory
-# is among it.
-DAMAGE = (
-    LookupError, EOFError, TypeError, struct.error, RuntimeError, OverflowError, MemoryError,
-)  # fmt: skip
 KINDS = {
     "torch.FloatStorage": "float32", "torch.DoubleStorage": "float64",
     "torch.HalfStorage": "float16", "torch.BFloat16Storage": "bfloat16",
     "torch.LongStorage": "int64", "torch.IntStorage": "int32", "torch.ShortStorage": "int16",
     "torch.CharStorage": "int8", "torch.ByteStorage": "uint8", "torch.BoolStorage": "bool",
 }  # fmt: skip
+# Numbers of kinds that no weights have; their size says where the next storage begins.
+OTHERS = {
+    "torch.ComplexFloatStorage": "int64", "torch.ComplexDoubleStorage": "complex128",
+    "torch.QInt8Storage": "int8", "torch.QUInt8Storage": "uint8", "torch.QInt32Storage": "int32",
+    "torch.storage.UntypedStorage": "uint8", "torch.UntypedStorage": "uint8",
+}  # fmt: skip
 
 
-class Storage(NamedTuple):
-    """Numbers of a file: their format, their key there, how many, and where a view of it begins."""
-
-    kind: str
-    key: str
-    length: int
-    start: int = 0
+log = logging.getLogger(__name__)
 
 
 def is_torch(head):
@@ -71,39 +61,43 @@ def is_torch(head):
     return head[:4] == b"PK\x03\x04" or pickled or head[257:262] == b"ustar"
 
 
-def read_torch(path):
+def read_torch(path: str, key: str | None = None) -> dict:
     """Return the tensors of a state dict by name, in its order; all floats as float32.
 
-    A checkpoint that holds the state dict under a usual name (``state_dict``, ``model``) will do,
-    also with a few tensors beside it, such as the best accuracy.
+    A checkpoint that holds the state dict under any key will do; what lies beside it is logged.
+
+    Args:
+        path: The file.
+        key: Which of several state dicts, such as ``state_dict_ema``.
 
     Raises:
         ValueError: Damaged, no state dict or several, larger than any net of this package could
-            be, or with a pickle that asks for more than a state dict needs. Nothing of it has been
-            executed.
+            be, or with a pickle that names functions which act on the system. Nothing of it has
+            been executed.
     """
-    with open(path, "rb") as file:
+    arrays, beside = read_checkpoint(path, key)
+    if beside:
+        log.info("%s: not used, beside the weights: %s", path, beside)
+    return arrays
+
+
+def read_checkpoint(path: str, key: str | None = None) -> tuple:
+    """Return ``(arrays, what lies beside them in words)``; see :func:`read_torch`."""
+    with naming(path), open(path, "rb") as file:
         head = file.read(512)
         file.seek(0)
         read = _read_zip if head[:2] == b"PK" else _read_stream
         read = _read_tar if head[257:262] == b"ustar" else read
         try:
             value, numbers = read(file)
-            return {n: _resolve(n, t, numbers) for n, t in _tensors_of(value).items()}
+            tensors, found = find_state(value, key)
+            return {n: _resolve(n, t, numbers) for n, t in tensors.items()}, words(value, found)
         except UnsafePickleError as error:
             raise ValueError(
                 f"{path}: refused: its pickle {error}; nothing was executed. {REMEDY}"
             ) from error
-        except (ValueError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError) as error:
+        except NotWeightsError as error:
             raise ValueError(f"{path}: {error}") from error
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # places in front of the file
-                raise
-            raise ValueError(f"{path}: truncated or damaged ({error})") from error
-        except DAMAGE as error:
-            raise ValueError(
-                f"{path}: truncated or damaged ({type(error).__name__}: {str(error)[:100]})"
-            ) from error
 
 
 # ------------------------------------------------------------------------------------- containers
@@ -113,19 +107,18 @@ def _read_zip(file):
     """Return ``(value, {key: numbers})`` of a zip archive."""
     storages = {}
     with zipfile.ZipFile(file) as archive:
+        check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
         if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
-            raise ValueError(f"is TorchScript, a program and not a state dict. {REMEDY}")
+            raise NotWeightsError(f"is TorchScript, a program and not a state dict. {REMEDY}")
         if len(pickles) != 1:
-            raise ValueError("a zip archive, but none of PyTorch's: it lacks data.pkl")
+            raise NotWeightsError("a zip archive, but none of PyTorch's: it lacks data.pkl")
         root = pickles[0][: -len("data.pkl")]
-        if members[pickles[0]].file_size > MAX_PICKLE:
-            raise ValueError(f"data.pkl is longer than {MAX_PICKLE} bytes")
         # Packed members could unpack to any size; PyTorch does not pack.
         packed = [n for n, info in members.items() if info.compress_type != zipfile.ZIP_STORED]
         if packed:
-            raise ValueError(f"{packed[0]} is compressed, which PyTorch never does")
+            raise DamagedError(f"{packed[0]} is compressed, which PyTorch never does")
         order = f"{root}byteorder"
         big = order in members and archive.read(order) == b"big"
         value = run(io.BytesIO(archive.read(pickles[0])), lambda pid: _storage(pid, storages))
@@ -133,10 +126,10 @@ def _read_zip(file):
         for key, storage in storages.items():
             info = members.get(f"{root}data/{key}")
             if info is None or info.file_size != storage.length * item_size(storage.kind):
-                raise ValueError(f"storage {key} is missing or has another length than expected")
+                raise DamagedError(f"storage {key} is missing or has another length than expected")
             left -= info.file_size  # several names of one member would multiply it
             if left < 0:
-                raise ValueError("the storages are longer than the file")
+                raise DamagedError("the storages are longer than the file")
             numbers[key] = from_bytes(archive.read(info), storage.kind, big)  # checks the CRC
     return value, numbers
 
@@ -149,35 +142,36 @@ def _read_stream(file):
     except UnsafePickleError as error:  # a bare pickle that is something else altogether
         raise UnsafePickleError(f"is not PyTorch's and {error}") from error
     if magic != MAGIC or run(file) != PROTOCOL:
-        raise ValueError("a pickle, but not one of PyTorch's state dicts")
+        raise NotWeightsError("a pickle, but not one of PyTorch's state dicts")
     run(file)  # sizes of C types on the machine that wrote it; the numbers are little-endian
     value = run(file, lambda pid: _storage(pid, storages))
     keys = run(file)
     if not isinstance(keys, list) or set(map(_key, keys)) != set(storages):
-        raise ValueError("truncated or damaged: its list of storages is not that of its tensors")
+        raise DamagedError("its list of storages is not that of its tensors")
     numbers = {key: _next_numbers(file, storages[key]) for key in keys}
     if file.read(1):
-        raise ValueError("bytes follow the last storage; damaged")
+        raise DamagedError("bytes follow the last storage")
     return value, numbers
 
 
 def _read_tar(file):
     """Return ``(value, {key: numbers})`` of the format before PyTorch 0.1.9."""
+    budget = Budget(os.fstat(file.fileno()).st_size)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         stored = _member(archive, "storages")
         numbers, storages = {}, {}
-        for _ in range(_count(run(stored))):
-            key, _, kind = run(stored)
+        for _ in range(_count(run(stored, budget=budget))):
+            key, _, kind = run(stored, budget=budget)
             numbers[_key(key)] = _next_numbers(stored, Storage(_kind(kind), key, None))
             storages[key] = Storage(_kind(kind), key, len(numbers[key]))
-        for key, root, start, length in run(stored):
+        for key, root, start, length in run(stored, budget=budget):
             storages[_key(key)] = Storage(storages[_key(root)].kind, root, length, start)
         tensors, described = {}, _member(archive, "tensors")
-        for _ in range(_count(run(described))):
-            key, storage, _ = run(described)
+        for _ in range(_count(run(described, budget=budget))):
+            key, storage, _ = run(described, budget=budget)
             axes, _ = struct.unpack("<ii", described.read(8))
             if not 0 <= axes <= MAX_AXES:
-                raise ValueError(f"a tensor of {axes} axes; damaged")
+                raise DamagedError(f"a tensor of {axes} axes")
             sides = struct.unpack(f"<{2 * axes + 1}q", described.read(16 * axes + 8))
             size, stride = sides[:axes], sides[axes:-1]
             tensors[int(key)] = Tensor(storages[_key(storage)], sides[-1], size, stride)
@@ -191,10 +185,10 @@ def _member(archive, name):
     info = archive.getmember(name)
     # A sparse member has not the bytes that its length promises: zeros are made up for the rest.
     if not info.isreg() or info.issparse():
-        raise ValueError(f"'{name}' in the archive is no plain file, as PyTorch writes it")
+        raise DamagedError(f"'{name}' in the archive is no plain file, as PyTorch writes it")
     # Extended headers may give any length.
     if not 0 <= info.size <= os.fstat(archive.fileobj.fileno()).st_size - info.offset_data:
-        raise ValueError(f"truncated or damaged: '{name}' is longer than the file")
+        raise DamagedError(f"'{name}' is longer than the file")
     return archive.extractfile(info)
 
 
@@ -202,10 +196,10 @@ def _next_numbers(file, storage):
     """Return the storage at the file's position: how many numbers, then the numbers."""
     (length,) = struct.unpack("<q", file.read(8))
     if storage.length not in (None, length) or not 0 <= length <= MAX_NUMBERS:
-        raise ValueError(f"storage {storage.key} has {length} numbers; truncated or damaged")
+        raise DamagedError(f"storage {storage.key} has {length} numbers")
     size, here = length * item_size(storage.kind), file.tell()
     if size > file.seek(0, os.SEEK_END) - here:
-        raise ValueError(f"truncated in storage {storage.key}")
+        raise DamagedError(f"it breaks off in storage {storage.key}")
     file.seek(here)
     return from_bytes(file.read(size), storage.kind)
 
@@ -213,13 +207,13 @@ def _next_numbers(file, storage):
 def _key(value):
     # Taking the hash of a deeply nested tuple would end the process.
     if type(value) not in (str, int):
-        raise ValueError("damaged: the key of a storage is neither text nor number")
+        raise DamagedError("the key of a storage is neither text nor number")
     return value
 
 
 def _count(value):
     if type(value) is not int:
-        raise ValueError("damaged: no number of entries")
+        raise DamagedError("no number of entries")
     return value
 
 
@@ -230,14 +224,18 @@ def _storage(pid, storages):
     """Return the storage that a persistent id names, and enter it into ``storages``."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
         what = pid[0] if isinstance(pid, tuple) and pid else pid
-        raise UnsafePickleError(f"refers to a {str(what)[:40]}, not only to storages")
+        if what == "module":  # of a whole model, with its source
+            return Opaque("a module")
+        raise DamagedError("refers to something other than storages")
     kind, key, _, length = pid[1:5]
     view = pid[5] if len(pid) > 5 else None
     if type(length) is not int or length < 0:
-        raise ValueError("a damaged reference to a storage")
+        raise DamagedError("a damaged reference to a storage")
     storage = storages.setdefault(_key(key), Storage(_kind(kind), key, length))
     if storage != Storage(_kind(kind), key, length):
-        raise ValueError(f"storage {key} has two lengths or number formats; damaged")
+        raise DamagedError(f"storage {key} has two lengths or number formats")
+    if kind.text in OTHERS:
+        return Opaque(kind.text)
     if view is None:
         return storage
     _, start, length = view
@@ -245,52 +243,26 @@ def _storage(pid, storages):
 
 
 def _kind(name):
-    if not isinstance(name, Name) or name.text not in KINDS:
-        raise ValueError(f"a storage of unknown format; valid: {', '.join(KINDS)}")
-    return KINDS[name.text]
-
-
-def _tensors_of(value):
-    """Return the named tensors of a state dict or of a checkpoint around one."""
-    places = {}
-    if isinstance(value, dict):
-        for key, place in (("top level", value), *((key, value.get(key)) for key in NESTED)):
-            items = place.items() if isinstance(place, dict) else ()
-            found = {str(k): v for k, v in items if isinstance(v, Tensor)}
-            if found and found not in places.values():  # one state dict may have two names
-                places[key] = found
-    if not places:
-        keys = list(value)[:6] if isinstance(value, dict) else [type(value).__name__]
-        raise ValueError(f"holds no state dict but {', '.join(map(str, keys))[:200]}. {REMEDY}")
-    # A checkpoint may have tensors beside its state dict, such as the best accuracy.
-    best = max(places, key=lambda key: len(places[key]))
-    rivals = [key for key, other in places.items() if _rival(other, places[best])]
-    if len(rivals) > 1:
-        raise ValueError(f"holds several state dicts ({', '.join(rivals)}). {REMEDY}")
-    if sum(math.prod(t.size) for t in places[best].values()) > MAX_NUMBERS:
-        raise ValueError(f"more than {MAX_NUMBERS} numbers")
-    return places[best]
-
-
-def _rival(tensors, most):
-    """Tell whether tensors may be meant as well as the most: as many, or the same net's."""
-    return len(tensors) == len(most) or 2 * len(tensors.keys() & most.keys()) > len(most)
+    kind = KINDS.get(name.text, OTHERS.get(name.text)) if isinstance(name, Name) else None
+    if kind is None:
+        raise DamagedError(f"a storage of unknown format; valid: {', '.join(KINDS)}")
+    return kind
 
 
 def _resolve(name, tensor, numbers):
     """Return a tensor's values as a contiguous array."""
     storage, size = tensor.storage, tensor.size
     if not isinstance(storage, Storage):
-        raise ValueError(f"'{name}' has no storage; damaged")
+        raise DamagedError(f"'{name}' has no storage")
     if min((tensor.offset, storage.start, *size, *tensor.stride)) < 0:
-        raise ValueError(f"'{name}' has a negative size, stride or offset; damaged")
+        raise DamagedError(f"'{name}' has a negative size, stride or offset")
     array, count = numbers[storage.key][storage.start :][: storage.length], math.prod(size)
     ends = sum((side - 1) * step for side, step in zip(size, tensor.stride))
     # A stride of 0 would blow a single number up to any size.
     if count and not (tensor.offset + ends < len(array) and count <= len(array)):
-        raise ValueError(f"'{name}' {size} reaches beyond its storage; damaged")
+        raise DamagedError(f"'{name}' {size} reaches beyond its storage")
     if not is_possible(size):
-        raise ValueError(f"'{name}' has {len(size)} axes, or sides too long for an array")
+        raise DamagedError(f"'{name}' has {len(size)} axes, or sides too long for an array")
     if not count:
         return to_float32(array[:0].reshape(size), storage.kind)
     steps = [step * array.itemsize for step in tensor.stride]

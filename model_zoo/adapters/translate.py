@@ -7,7 +7,7 @@ import difflib
 from typing import NamedTuple
 
 from gluon_attn.registry import unknown_name
-from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, names_of
+from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, candidates, names_of
 
 
 class Translation(NamedTuple):
@@ -51,14 +51,17 @@ def translate(targets, params, scheme="auto", known=0):
         ValueError: Unknown scheme.
     """
     best, found, prefixes = None, {}, [""]
-    for table in tables_of(scheme):
+    for table, spelled in candidates(tables_of(scheme), params):
         wanted = {ours: theirs for ours, theirs in names_of(table).items() if ours in targets}
-        names, starts = find_prefixed(params, wanted, table.separator)
+        names, starts = find_prefixed(spelled, wanted, table.separator)
         if len(names) > max(known, len(found), len(wanted) // 2):
-            best, found, prefixes = table, names, starts
+            best, prefixes = table, starts
+            found = {ours: spelled[theirs] for ours, theirs in names.items()}
     if best is None:
         return None
-    renamed = {ours: params[theirs] for ours, theirs in found.items()}
+    renamed = {ours: _laid(best, ours, params[theirs], 0) for ours, theirs in found.items()}
+    for make in best.defaults:
+        renamed.update(make(targets, renamed))
     used, outside = set(found.values()), []
     for name, data in params.items():
         if name in used or name.rpartition(".")[2] in best.unused:
@@ -81,36 +84,48 @@ def to_foreign(params, scheme):
     """
     if scheme == "gluon":
         return dict(params)
-    tables = [names_of(table) for table in tables_of(scheme)]
 
-    def fit(names):
+    def fit(table):
         # A table of a longer VGG has a name for everything, but takes the dense layers for
         # convolutions, whose names are the same here and there.
+        names = names_of(table)
         named = [ours for ours in params if ours in names]
         return len(named), sum(names[ours] != ours for ours in named)
 
-    best = max(tables, key=fit)
+    table = max(tables_of(scheme), key=fit)
+    best = names_of(table)
     left = [ours for ours in params if ours not in best]
-    renamed = {best[ours]: data for ours, data in params.items() if ours in best}
+    renamed = {
+        best[ours]: _laid(table, ours, data, 1) for ours, data in params.items() if ours in best
+    }
     if left or len(renamed) != len(params):
         what = f"no name for {len(left)} of {len(params)} parameters ({', '.join(left[:3])}, …)"
         raise ValueError(
             f"scheme '{scheme}' has {what if left else 'the same name for two parameters'}. "
             "torchvision and gluoncv name ResNet v1b and wide ResNets (bias-free; v1 of depth 18 "
-            "and 34 is the same net), torchvision also VGG; of a net with heads give its backbone"
+            "and 34 is the same net), torchvision also VGG, CIFAR ResNets and SE, CBAM, SRM and "
+            "ECA in a ResNet; of a net with heads give its backbone"
         )
     return renamed
+
+
+def _laid(table, ours, array, way):
+    """Return an array in our layout (way 0) or theirs (way 1)."""
+    for end, changes in table.layouts.items():
+        if ours.endswith(end) and hasattr(array, "shape"):
+            return changes[way](array)
+    return array
 
 
 def recognise(params):
     """Return ``(scheme, {our name: shape})`` of a file, whatever net it belongs to, or None."""
     best, scheme = {}, None
-    for table in (*OWN, *TABLES):
-        names, _ = find_prefixed(params, names_of(table), table.separator)
+    for table, spelled in candidates((*OWN, *TABLES), params):
+        names, _ = find_prefixed(spelled, names_of(table), table.separator)
         counted = {o.rpartition(".")[0] for o in names if o.endswith(".running_mean")}
         # VGG's tables know every layer both as convolution and as batch-norm.
         own = {
-            ours: tuple(params[theirs].shape)
+            ours: tuple(params[spelled[theirs]].shape)
             for ours, theirs in names.items()
             if (ours.rpartition(".")[0] in counted)
             == ours.endswith((".gamma", ".beta", ".running_mean", ".running_var"))
@@ -121,7 +136,11 @@ def recognise(params):
 
 
 def _plausible(own):
-    """Tell whether the first unit has the kernels that its kind demands."""
+    """Tell whether the stem and the first unit have the kernels that their kind demands."""
+    small, stem = "features.3.0.body.0.weight" in own, own.get("features.0.weight", ())[2:]
+    if stem and (small or "features.4.0.body.0.weight" in own):
+        if (stem == (3, 3)) != small:
+            return False
     first = own.get("features.4.0.body.0.weight")
     middle = own.get("features.4.0.body.3.weight")
     bottleneck = "features.4.0.body.6.weight" in own

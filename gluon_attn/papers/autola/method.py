@@ -43,6 +43,7 @@ class AutoLA(Method):
         "alpha_wd": 1e-3,
         "clip": 5.0,
     }
+    FLOAT32_ONLY = "because it compares gradients of nearly equal weights"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -53,8 +54,8 @@ class AutoLA(Method):
             )
         if len(self.ctx) > 1:
             raise ValueError("a search runs on one device")
-        if self.optimization.accumulate > 1 or self.optimization.loss_scaling:
-            raise ValueError("a search knows neither accumulate nor float16")
+        if self.optimization.accumulate > 1:
+            raise ValueError("a search knows no accumulate")
         self._loss = objective(self.task.schema)
         self.architect = None
 

@@ -1,0 +1,139 @@
+"""Reading text that any editor, on any system, has saved.
+
+Text is UTF-8, with or without a byte-order mark; lines end as they do on Unix, Windows or an old
+Macintosh. Everything of this package that reads text or JSON from a file reads it through here, so
+that every error names the file and, where there is one, the line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from typing import Any, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+# Of UTF-32 first: its little-endian mark begins with that of UTF-16.
+OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+LINE_END = re.compile(b"\r\n|\r|\n")
+
+
+def text_of(content: bytes, where: object) -> str:
+    """Return bytes as text, without byte-order marks, every line ending in a line feed.
+
+    Args:
+        content: The bytes.
+        where: File or URL they are from, named in errors.
+
+    Raises:
+        ValueError: They are no UTF-8 text; the message says what they are, and the remedy.
+    """
+    for mark, name in OTHER_MARKS:
+        if content.startswith(mark):
+            raise ValueError(f"{where}: is {name} text; save it as UTF-8")
+    at = content.find(b"\0")
+    if at >= 0:
+        raise ValueError(
+            f"{where}:{_line_at(content, at)}: byte {at + 1} is NUL: UTF-16 text (save it as "
+            "UTF-8), no text at all, or damaged"
+        )
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}:{_line_at(content, error.start)}: not UTF-8 text: byte {error.start + 1} is "
+            f"0x{content[error.start]:02x}; save it as UTF-8"
+        ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # Files that were joined have marks in the middle; at the beginning of a line it is never text.
+    return re.sub("^\ufeff+", "", text, flags=re.MULTILINE) if "\ufeff" in text else text
+
+
+def read_text(path: PathLike, hint: str = "") -> str:
+    """Return the text of a file; see :func:`text_of`.
+
+    Args:
+        path: The file.
+        hint: How the message ends if it is missing, such as "looked for names.txt".
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read.
+        ValueError: It is no UTF-8 text.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing" + (f"; {hint}" if hint else "")) from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{path} is a folder; a text file is needed") from error
+    return text_of(content, path)
+
+
+def read_lines(path: PathLike, hint: str = "") -> list[tuple[int, str]]:
+    """Return ``(number from 1, line)`` of the lines that are not blank, without blanks around them.
+
+    Args, Raises: See :func:`read_text`.
+    """
+    lines = enumerate(read_text(path, hint).split("\n"), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_json(path: PathLike, hint: str = "") -> Any:
+    """Return the contents of a JSON file.
+
+    Args, Raises: See :func:`read_text` and :func:`json_of`.
+    """
+    return json_of(read_text(path, hint), path)
+
+
+def read_json_lines(path: PathLike) -> list[tuple[int, Any]]:
+    """Return ``(number from 1, record)`` of the lines of a JSON-lines file that are not blank.
+
+    Of a line that is no JSON the record is the ValueError that says so: a killed process may have
+    left half a line, a crashed machine zeros.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    records: list[tuple[int, Any]] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(LINE_END.split(file.read()), 1):
+            if line.strip():
+                try:
+                    records.append((number, json_of(text_of(line, path), path)))
+                except ValueError as error:
+                    records.append((number, error))
+    return records
+
+
+def json_of(text: str, where: object) -> Any:
+    """Return the contents of a JSON text.
+
+    Args:
+        text: The text.
+        where: File or URL it is from, named in errors.
+
+    Raises:
+        ValueError: It is no JSON; the message names line and column.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg} (column {error.colno})" if text.strip() else "the file is empty"
+        raise ValueError(
+            f"{where}:{error.lineno}: not valid JSON: {what}; it is damaged or was not copied "
+            "completely"
+        ) from error
+    except (ValueError, RecursionError) as error:  # numbers or nesting beyond Python's limits
+        raise ValueError(f"{where}: not valid JSON: {error}") from error
+
+
+def _line_at(content: bytes, at: int) -> int:
+    """Return the number of the line, from 1, in which byte ``at`` lies."""
+    return len(LINE_END.findall(content, 0, at)) + 1
