@@ -194,10 +194,13 @@ def lowered(
 ) -> tuple[Graph, list[Entry]]:
     """Return a float32 graph with some of its layers in ``kind``.
 
-    Batch-norm, pooling and ReLU compute in the precision of what they read, batch-norm with
-    float32 parameters and statistics; an addition in the lower one of its two inputs, because a
-    residual branch is rounded already. Everything else, parameters and outputs are float32: the
-    casts are part of the graph, one for each value and precision.
+    Batch-norm, ReLU and pooling, but for global pooling, compute in the precision of what they
+    read, batch-norm with float32 parameters and statistics; an addition in the lower one of its two
+    inputs, because a residual branch is rounded already. Everything else, parameters and outputs
+    are float32: the casts are part of the graph, one for each value and precision.
+
+    (Behind oneDNN's gradient of global pooling in blocks of channels, batch-norm would fall back to
+    its reference code. The cast in front of it puts the channels in order.)
 
     Args:
         symbols: Graph of a net, with one output each.
@@ -230,8 +233,10 @@ def _followed(node: dict, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
     """Return which inputs of a layer without weights are taken in the lower precision."""
     if node["op"] == "elemwise_add":
         return inputs if low.intersection(inputs) else []
-    relu = node["op"] == "Activation" and node["attrs"].get("act_type") == "relu"
-    follows = relu or node["op"] in _FOLLOWING
+    attrs = node["attrs"]
+    relu = node["op"] == "Activation" and attrs.get("act_type") == "relu"
+    everywhere = attrs.get("global_pool") in ("True", "1")
+    follows = relu or node["op"] in _FOLLOWING and not everywhere
     return inputs[:1] if follows and inputs[0] in low else []
 
 

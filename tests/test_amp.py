@@ -125,7 +125,8 @@ def residual_unit():
     total = mx.sym.elemwise_add(body, data, name="add")
     pooled = mx.sym.Pooling(total, kernel=(2, 2), stride=(2, 2), pool_type="max", name="pool")
     gate = mx.sym.Activation(pooled, act_type="sigmoid", name="sigmoid")
-    return [mx.sym.broadcast_mul(pooled, gate, name="product"), total]
+    everywhere = mx.sym.Pooling(total, kernel=(1, 1), global_pool=True, pool_type="avg", name="gap")
+    return [mx.sym.broadcast_mul(pooled, gate, name="product"), everywhere]
 
 
 @pytest.mark.parametrize("kind, dtype", [("bfloat16", BFLOAT16), ("float16", np.float16)])
@@ -138,7 +139,7 @@ def test_what_follows_a_low_layer(kind, dtype):
     group = mx.sym.Group(graph.symbol(entries))
     arguments, outputs, running = group.infer_type(data=np.float32)
     assert set(arguments + outputs + running) == {np.float32}
-    # data, weight; the map once for its sigmoid and its product; the second output
+    # data, weight; the map once for its sigmoid and its product; the sum for the global pooling
     assert sum(node["op"] == "amp_cast" for node in graph.nodes) == 4
     assert group.list_arguments() == mx.sym.Group(symbols).list_arguments()
 
