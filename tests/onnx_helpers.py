@@ -78,9 +78,15 @@ def check_pools(model, net):
 
 def run_opencv(raw, batches, names):
     """Return the outputs of OpenCV's DNN module: a list for each batch, by a net of its own."""
+    return [run_opencv_unfused(raw, [images], names, fusion=True)[0] for images in batches]
+
+
+def run_opencv_unfused(raw, batches, names, fusion=False):
+    """Return its outputs by one net for all batches; with fusion, one batch size spoils another."""
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(raw, np.uint8))
+    net.enableFusion(fusion)
     results = []
     for images in batches:
-        net = cv2.dnn.readNetFromONNX(np.frombuffer(raw, np.uint8))
         net.setInput(images)
         results.append(net.forward(list(names)))
     return results
@@ -105,7 +111,9 @@ def run_openvino(raw, batches, names):
     return [[np.array(result[name]) for name in names] for result in results]
 
 
-ENGINES = {"onnxruntime": run_onnxruntime, "opencv": run_opencv}
+ENGINES = {
+    "onnxruntime": run_onnxruntime, "opencv": run_opencv, "opencv unfused": run_opencv_unfused
+}  # fmt: skip
 if importlib.util.find_spec("openvino"):
     ENGINES["openvino"] = run_openvino
 

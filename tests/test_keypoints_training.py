@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import cv2
@@ -230,6 +231,26 @@ def test_predicting_files(exported, tool, tmp_path):
     for flags in (["--heatmaps", tmp_path / "x"], ["--backend", "onnxruntime"], []):
         code, text, error = tool("predict.py", folder, pictures, *flags)
         assert code == 2 and error.startswith("error:")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no onnxruntime")
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="onnx is not installed")
+def test_onnx_is_the_one_further_form(exported, tool, tmp_path, monkeypatch):
+    from onnx_helpers import agree
+
+    from gluon_attn.export import onnx_model
+
+    monkeypatch.setattr(onnx_model, "TOLERANCE", 1e-4)  # maps of this untrained net reach 50
+    folder = tmp_path / "pose"
+    shutil.copytree(str(exported[1]), str(folder))
+    code, text, error = tool("export.py", "--export", folder, "--onnx")
+    assert code == 0 and "onnx: opset 13" in text, error
+    images = np.random.RandomState(0).normal(size=(2, *exported[2]["input"]["shape"][1:]))
+    expected = exported[0](mx.nd.array(images)).asnumpy()
+    raw = (folder / "pose.onnx").read_bytes()
+    agree(raw, [images.astype("float32")], [{"heatmaps": expected}], tolerance=2e-4)
+    code, _, error = tool("export.py", "--export", folder, "--int8", "--calib", tmp_path)
+    assert code == 2 and "--int8: this net is exported in float32 and with --onnx, " in error
 
 
 # -------------------------------------------------------------------------------- training

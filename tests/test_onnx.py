@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 import json
 import os
+import re
 import sys
 
 import mxnet as mx
@@ -14,16 +17,18 @@ from mxnet import gluon
 from mxnet.gluon import nn
 from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small, traced
 
-from gluon_attn.export import ExportError, export_model, sidecar
+from gluon_attn.export import ExportError, Predictor, export_model, sidecar
 from gluon_attn.export.variants import add_variants
-from model_zoo import get_model
+from gluon_attn.workflows import detection, keypoints
+from gluon_attn.workflows.export import Forms, check_forms
+from model_zoo import get_model, list_models
 from model_zoo.factories_attention import small_resnet
 from model_zoo.names import MODELS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from onnx_helpers import OPERATORS, agree, check_plain, check_pools, tensors  # noqa: E402
+from onnx_helpers import ENGINES, OPERATORS, agree, check_plain, check_pools, tensors  # noqa: E402
 
 from gluon_attn.export import onnx_model  # noqa: E402
 from gluon_attn.export.onnx_model import OnnxVariant  # noqa: E402
@@ -175,6 +180,45 @@ def test_the_list_of_operators_is_the_exporters():
         assert op not in known and onnx_model.unsupported_operators(symbol) == [op]
 
 
+# --- the page -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(repository):
+    """The section about ONNX."""
+    text = (repository / "docs" / "deployment.md").read_text(encoding="utf-8")
+    return text[text.index("\n## ONNX\n") : text.index("\n## Benchmark\n")]
+
+
+@pytest.fixture(scope="module")
+def table(page):
+    """``{pattern: [what each engine does]}`` from the page's table."""
+    lines = page.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("| models |"))
+    found = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]):
+        models, *engines = (cell.strip() for cell in line.strip("|").split("|"))
+        found.update(dict.fromkeys(re.findall(r"`([^`]+)`", models), engines))
+    return found
+
+
+def test_the_page_lists_the_operators(page):
+    assert f"`{' '.join(sorted(OPERATORS))}`" in " ".join(page.split())
+
+
+def test_the_page_says_of_every_model_where_it_runs(table):
+    assert keypoints.FORMS == ("onnx",) and detection.FORMS == ()
+    tested = {family(name) for name in SMALL}
+    for name in list_models():
+        rows = [pattern for pattern in table if fnmatch.fnmatchcase(name, pattern)]
+        assert len(rows) == 1, (name, rows)
+        runs = name.startswith("simple_pose") or (
+            name in exported_models()
+            and all(part in parts for part, parts in zip(family(name), zip(*tested)))
+        )
+        assert table[rows[0]] == ["yes" if runs else "not exported"] * 3
+
+
 # --- the file -----------------------------------------------------------------------------------
 
 
@@ -200,6 +244,22 @@ def test_the_directory_holds_one_file_more_and_the_sidecar_says_what_was_checked
 def test_the_same_export_gives_the_same_bytes(made, tmp_path):
     again = export(made[0], tmp_path / "x", with_maps=True, variants=[OnnxVariant()])
     assert (again / "tiny.onnx").read_bytes() == (made[1] / "tiny.onnx").read_bytes()
+
+
+def test_files_of_the_first_edition_still_run(tmp_path, monkeypatch):
+    """Its graphs were those of MXNet's exporter."""
+    monkeypatch.setattr(onnx_model, "make_plain", lambda *arguments: None)
+    net = small("se_resnet18_w16_digits")
+    directory = export_model(
+        net, tmp_path / "x", "m", [str(k) for k in range(10)], SIZE, PREPROCESS, check=False,
+        variants=[OnnxVariant()],
+    )  # fmt: skip
+    assert "Shape" in {node.op_type for node in load(directory)[0].graph.node}
+    given = np.random.default_rng(0).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
+    expected = run(net, mx.nd.array(given))["logits"]
+    for name in set(ENGINES) & {"onnxruntime", "openvino"}:
+        found = Predictor(directory, backend=name).outputs(given)["logits"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_added_to_an_export_that_is_there_and_replaced(made, tmp_path):
@@ -306,6 +366,32 @@ def test_other_numbers_are_refused_with_the_figure(tmp_path, monkeypatch):
 def test_missing_package_says_what_to_install(tmp_path, monkeypatch, module, message):
     monkeypatch.setitem(sys.modules, module, None)
     refused(tmp_path, message)
+    with pytest.raises(ExportError, match=message):  # before a net is loaded
+        check_forms(Forms(onnx=True))
+
+
+@pytest.mark.parametrize(
+    "module, error",
+    [
+        ("onnx", "TypeError: Descriptors cannot be created directly"),  # another protobuf
+        ("onnxruntime", "AttributeError: _ARRAY_API not found"),  # another NumPy
+    ],
+)
+def test_package_that_does_not_suit_the_others_is_named(tmp_path, monkeypatch, module, error):
+    kind, words = error.split(": ")
+    (tmp_path / f"{module}.py").write_text(f"raise {kind}({words!r})\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ExportError, match=rf"{module} .*{words}.*pip install") as caught:
+        check_forms(Forms(onnx=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_than_two_gigabytes_are_refused_before_the_conversion(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_model, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_model, "convert", None)
+    refused(tmp_path, r"tiny: \d+ bytes of weights; ONNX takes up to 2 GB")
 
 
 def test_failing_converter_is_an_export_error_and_the_checker_is_put_back(tmp_path, monkeypatch):

@@ -133,35 +133,43 @@ def pool_globally(graph: Graph, node: Any) -> Result:
     axes, rank = graph.attribute(node, "axes"), len(graph.shape(node.input[0]))
     if op is None or axes is None or rank not in (3, 4):
         return None
-    whole = sorted(axis % rank for axis in axes) == list(range(2, rank))
-    return _pooled(graph, op, node) if whole else None
+    x, whole = _map_of(graph, node.input[0]), list(range(2, rank))
+    return _pooled(graph, op, x, node) if x and sorted(k % rank for k in axes) == whole else None
 
 
 def mean_as_product(graph: Graph, node: Any) -> Result:
     """Write (B, C, HW) times (HW, 1), all elements the same, as global average pooling."""
     if node.op_type != "MatMul":
         return None
-    share, shape = graph.uniform(node.input[1]), graph.shape(node.input[0])
+    x, share, shape = node.input[0], graph.uniform(node.input[1]), graph.shape(node.input[0])
     if share is None or len(shape) != 3 or graph.shape(node.input[1])[-2:] != (shape[2], 1):
         return None
-    return _pooled(graph, "GlobalAveragePool", node, share * shape[2])
+    found, made = _map_of(graph, x), []
+    if found is None:
+        made.append(_view(graph, x, (*shape, 1)))
+        found = x if made[0] is None else made[0].output[0]
+    pooled = _pooled(graph, "GlobalAveragePool", found, node, share * shape[2])
+    return None if pooled is None or None in made else [*made, *pooled]
 
 
-def _pooled(graph: Graph, op: str, node: Any, factor: float = 1.0) -> Result:
-    """Return nodes that pool (B, C, H, W), or a view (B, C, HW) of it, in place of ``node``."""
-    x, output, shape = node.input[0], node.output[0], graph.shape(node.input[0])
-    made: list[Any] = []
-    if len(shape) == 3:
-        x = _chain(graph, x)[-1]
-        if len(graph.shape(x)) != 4 or graph.shape(x)[:2] != shape[:2]:
-            made.append(_view(graph, x, (*shape, 1)))
-            x = "" if made[0] is None else made[0].output[0]
-    wanted, pooled = graph.shape(output), (*shape[:2], 1, 1)
-    scaled, last = abs(factor - 1) > ROUNDING, output if wanted == pooled else ""
-    made.append(graph.node(op, [x], pooled, "" if scaled else last))
+def _map_of(graph: Graph, x: str) -> str | None:
+    """Return the map (B, C, H, W) that ``x`` is, or is the view (B, C, HW) of; None if neither."""
+    root = _chain(graph, x)[-1]
+    for name in (x, root):
+        if len(graph.shape(name)) == 4 and graph.shape(name)[:2] == graph.shape(x)[:2]:
+            return name
+    return None
+
+
+def _pooled(graph: Graph, op: str, x: str, node: Any, factor: float = 1.0) -> Result:
+    """Return nodes that pool the map ``x``, scale the result, and give it the shape of ``node``."""
+    output, pooled = node.output[0], (*graph.shape(x)[:2], 1, 1)
+    wanted, scaled = graph.shape(output), abs(factor - 1) > ROUNDING
+    last = output if wanted == pooled else ""
+    made = [graph.node(op, [x], pooled, "" if scaled else last)]
     if scaled:
         number = graph.constant(np.array([factor], np.float32), "factor")
-        made.append(graph.node("Mul", [made[-1].output[0], number], pooled, last))
+        made.append(graph.node("Mul", [made[0].output[0], number], pooled, last))
     if not last:
         made.append(_view(graph, made[-1].output[0], wanted, output))
     return None if None in made else made
@@ -177,11 +185,10 @@ def broadcast(graph: Graph, node: Any) -> Result:
         small, shape = _unrepeated(graph, name)
         if small is None or graph.shape(other) != whole or None in whole:
             continue
-        small, made = _chain(graph, small)[-1], []
-        if graph.shape(small) != shape:
-            made.append(_view(graph, small, shape))
-            if made[0] is None:
-                continue
+        chain = _chain(graph, small)
+        small, made = next((name for name in chain if graph.shape(name) == shape), ""), []
+        if not small:
+            made.append(_view(graph, chain[-1], shape))
             small = made[0].output[0]
         inputs = [small, other] if position == 0 else [other, small]
         return [*made, graph.node(node.op_type, inputs, whole, node.output[0])]
