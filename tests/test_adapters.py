@@ -460,6 +460,23 @@ def tool(*arguments):
     return 0, out.getvalue(), err.getvalue()
 
 
+def test_the_command_says_what_lies_beside_the_weights_and_takes_a_key(tmp_path):
+    net, averaged = (filled(get_model("resnet18_v1b", **SMALL), seed) for seed in (0, 1))
+    path, value = tmp_path / "a.pth", {"epoch": 3, "state_dict": torch_state(net)}
+    write_zip(path, value)
+    code, out, err = tool(path)
+    assert code == 0 and "looks like: resnet18_v1b" in out
+    assert "beside:     epoch 3" in out and err == ""
+    write_zip(path, {**value, "ema": torch_state(averaged)})
+    code, out, err = tool(path, "--out", tmp_path / "b.params")
+    assert code == 2 and "state dicts (state_dict, ema)" in err and "--key state_dict" in err
+    code, out, err = tool(path, "--out", tmp_path / "b.params", "--key", "ema")
+    assert code == 0, err
+    other = get_model("resnet18_v1b", **SMALL)
+    other.load_parameters(str(tmp_path / "b.params"))
+    assert same(averaged, other)
+
+
 def test_the_command_converts_there_and_back(tmp_path):
     net = filled(get_model("resnet18_v1b", **SMALL))
     write_zip(tmp_path / "resnet18.pth", torch_state(net))

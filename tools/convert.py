@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.workflows import cli  # noqa: E402
-from model_zoo.adapters import SCHEMES, convert, guess_net, read_arrays  # noqa: E402
+from model_zoo.adapters import SCHEMES, beside, convert, guess_net, read_arrays  # noqa: E402
 
 # What the authors' weights expect, in units of 0 to 255.
 IMAGENET = "mean=(123.675, 116.28, 103.53) std=(58.395, 57.12, 57.375), RGB"
@@ -55,8 +54,6 @@ def options_of(pairs):
 
 def show(source, key):
     """Print what a file holds, and what a PyTorch checkpoint holds beside its weights."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("model_zoo.adapters").setLevel(logging.INFO)
     arrays = read_arrays(source, key)
     guess = guess_net(arrays)
     for name, array in list(arrays.items())[:3]:
@@ -65,6 +62,9 @@ def show(source, key):
     print(f"looks like: {guess.text if guess else 'no net we know'}")
     if guess and guess.scheme:
         print(f"names:      {guess.scheme}")
+    others = beside(source, key)
+    if others:
+        print(f"beside:     {others}")
 
 
 def main(arguments=None):

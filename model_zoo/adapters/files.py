@@ -12,7 +12,7 @@ import numpy as np
 
 from model_zoo.adapters.safe_tensors import is_safetensors, read_safetensors
 from model_zoo.adapters.tables import VAA_FILES
-from model_zoo.adapters.torch_read import is_torch, read_torch
+from model_zoo.adapters.torch_read import is_torch, read_checkpoint, read_torch
 
 # What the repository and its users call the backbone's file; the prefix of saved names.
 BACKBONE = re.compile(r"backbone_resnet|base_resnet", re.I)
@@ -69,6 +69,16 @@ def is_checkpoint(path: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "meta.npy" in archive.namelist()
     return path.endswith(".ckpt")
+
+
+def beside(path: str, key: str | None = None) -> str:
+    """Return in words what a PyTorch checkpoint holds beside its weights; '' for other files.
+
+    Args, Raises: See :func:`read_arrays`.
+    """
+    if reader_of(os.fspath(path)) is not read_torch:
+        return ""
+    return read_checkpoint(os.fspath(path), key)[1]
 
 
 def reader_of(path):
