@@ -338,9 +338,12 @@ def settings_left_out(page):
     }  # fmt: skip
     recipe, plain = load_recipe(LEDGER_RECIPES[page], (), str(RECIPES)), Recipe(method="", model="")
     # Only papers that use them need say so.
-    rare = {"augment", "pad", "area_min", "keep_aspect", "init", "keep", "splits", "data_options"}
+    rare = {"augment", "pad", "area_min", "keep_aspect", "init", "keep", "splits", "data_options",
+            "backbone"}  # fmt: skip
     technical |= {name for name in rare if getattr(recipe, name) == getattr(plain, name)}
-    wanted = set(METHODS.get(recipe.method).OPTIONS)
+    # The baseline's own are those of VAA's loss.
+    wanted = set(METHODS.get(recipe.method).OPTIONS) - set(METHODS.get("baseline").OPTIONS)
+    wanted |= set(METHODS.get("vaa").OPTIONS) if recipe.method == "vaa" else set()
     wanted |= set(plain.to_dict()) - technical
     return wanted - written
 

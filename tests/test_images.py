@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from images_helpers import LOSSLESS, ORIENTATIONS, encoded, scene, stored
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from gluon_attn import image_files, images
 from gluon_attn.data.images import BadImageError, image_size, read_image
@@ -147,7 +147,8 @@ def test_kinds_of_pixels_that_only_pillow_has(mode):
     assert np.abs(from_pil(grey).astype(int) - 102).max() <= 2 and grey.mode == mode
 
 
-def test_pillow_images_that_cannot_be_loaded(tmp_path):
+def test_pillow_images_that_cannot_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # other packages switch it on
     (tmp_path / "x.png").write_bytes(encoded(scene(), "PNG")[:-200])
     closed = Image.open(io.BytesIO(encoded(scene(), "PNG")))
     closed.close()
