@@ -89,10 +89,10 @@ def check_export(net, directory, size, with_maps=False):
     names = [value.name for value in model.graph.output]
     embeddings = getattr(net, "embedding_outputs", ())
     assert names == ["logits", *embeddings, *(net.attention_outputs if with_maps else ())]
-    given = np.random.default_rng(1).normal(size=(5, 3, *np.broadcast_to(size, 2)))
+    given = np.random.default_rng(1).normal(size=(3, 3, *np.broadcast_to(size, 2)))
     given = given.astype(np.float32)
     outputs = run(net, mx.nd.array(given))
-    rows = (slice(0, 1), slice(0, 5), slice(1, 3))
+    rows = (slice(0, 1), slice(0, 3), slice(1, 3))
     expected = [{name: outputs[name][part] for name in names} for part in rows]
     agree(raw, [given[part] for part in rows], expected)
     assert contents["onnx"]["max_abs_diff"] <= contents["onnx"]["tolerance"] == 1e-5
