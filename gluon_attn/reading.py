@@ -2,8 +2,9 @@
 
 MXNet's reader of ``.params`` and NumPy's of ``.npz`` take memory for whatever a file promises, and
 a damaged file makes them end the process or fail in a dozen ways. Here the same formats are read in
-Python, which cannot; and :func:`naming` makes one ValueError of all that can go wrong. Memory stays
-within four times the file and :data:`SLACK`. MXNet is not imported until NDArrays are asked for.
+Python, which cannot; and :func:`damage_named` makes one ValueError of all that can go wrong. Memory
+stays within four times the file and :data:`SLACK`. MXNet is not imported until NDArrays are asked
+for.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ _DENSE, _ROW_SPARSE, _CSR = range(3)
 
 
 class DamagedError(ValueError):
-    """What is wrong with a file, in words; :func:`naming` adds which file."""
+    """What is wrong with a file, in words; :func:`damage_named` adds which file."""
 
 
 @contextlib.contextmanager
-def naming(path: Any, message: str = MESSAGE) -> Iterator[None]:
+def damage_named(path: Any, message: str = MESSAGE) -> Iterator[None]:
     """Turn whatever the body raises on a damaged file into one ValueError that names it.
 
     Errors of the system, such as a missing file, stay what they are and name the file too; so does
@@ -141,7 +142,7 @@ def read_params(
     """
     place = place if place is not None else source
     opened = io.BytesIO(source) if isinstance(source, bytes) else None
-    with naming(place), opened or open(source, "rb") as file:
+    with damage_named(place), opened or open(source, "rb") as file:
         cursor = _Cursor(file)
         if cursor.bytes(16) != PARAMS_MAGIC:
             raise DamagedError("does not begin as a file of NDArrays")
@@ -250,13 +251,13 @@ def read_npz(path: str, message: str = MESSAGE) -> dict:
 
     Args:
         path: The file.
-        message: What :func:`naming` says of damage.
+        message: What :func:`damage_named` says of damage.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: It is none, damaged, holds Python objects, or expands to far more than its size.
     """
-    with naming(path, message), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+    with damage_named(path, message), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         check_members(members, os.fstat(file.fileno()).st_size)
         if any(not info.filename.endswith(".npy") for info in members):

@@ -31,6 +31,8 @@ class Recipe:
         method: Name of a registered method.
         model: Name of a zoo model.
         model_options: Further arguments of ``get_model``.
+        backbone: Zoo name of the published weights from which the backbone starts, such as
+            ``efficientnet_lite0``; '' for a random start. ``--base-params FILE`` goes before it.
         options: The method's own settings.
         dataset: ``auto``, or the kind of data set (:data:`gluon_attn.data.DATASETS`).
         data_options: Settings of the data set's reader, such as ``per_class`` of Caltech-256.
@@ -84,6 +86,7 @@ class Recipe:
     method: str
     model: str
     model_options: dict = dataclasses.field(default_factory=dict)
+    backbone: str = ""
     options: dict = dataclasses.field(default_factory=dict)
     dataset: str = "auto"
     data_options: dict = dataclasses.field(default_factory=dict)

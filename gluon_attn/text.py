@@ -8,10 +8,11 @@ that every error names the file and, where there is one, the line.
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import os
 import re
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 # Of UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -82,6 +83,33 @@ def read_lines(path: PathLike, hint: str = "") -> list[tuple[int, str]]:
     """
     lines = enumerate(read_text(path, hint).split("\n"), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_table(path: PathLike, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return ``(number from 1, row)`` of the lines of a CSV file below its heading.
+
+    Args:
+        path: The file.
+        fields: Columns that must be there; others may be.
+
+    Raises:
+        OSError, ValueError: See :func:`read_text`; a missing column, or a line without it.
+    """
+    rows = [
+        (number, [word.strip() for word in next(csv.reader([line]))])
+        for number, line in read_lines(path)
+    ]
+    heading = rows[0][1] if rows else []
+    lacking = [name for name in fields if name not in heading]
+    if lacking:
+        raise ValueError(
+            f"{path}: column {', '.join(lacking)} is missing; the first line must name "
+            f"{', '.join(fields)}"
+        )
+    short = [number for number, words in rows[1:] if len(words) != len(heading)]
+    if short:
+        raise ValueError(f"{path}:{short[0]}: not the {len(heading)} columns of the first line")
+    return [(number, dict(zip(heading, words))) for number, words in rows[1:]]
 
 
 def read_json(path: PathLike, hint: str = "") -> Any:

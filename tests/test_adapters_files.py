@@ -496,7 +496,9 @@ def entry(kind="F32", shape=(2,), offsets=(0, 8)):
         (b'{"w": 3}', b"", "number format None"),
         (b'{"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "w": 1}', b"", "twice"),
         (b"[1, 2]" + b" " * 20, b"", "no table"),
-        (b"{" + b"[" * 100_000, b"", "damaged safetensors header"),
+        (b"{" + b"[" * 100_000, b"", "damaged safetensors header: nothing but brackets"),
+        (b'{"a":' + b"[" * 99 + b" " * 9999, b"", "damaged safetensors header: "),
+        (b"{" + b" " * ((5 << 20) - 1), b"", "a header of 5242880 bytes"),
     ],
 )
 def test_damaged_safetensors(tmp_path, header, tail, message):

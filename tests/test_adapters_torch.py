@@ -5,6 +5,11 @@ The nets are torchvision's, written here from PyTorch's layers with torchvision'
 
 from __future__ import annotations
 
+import argparse
+import collections
+import functools
+import pathlib
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -242,11 +247,55 @@ def test_odd_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickled_module_is_refused_by_name(tmp_path, zipped):
+def test_a_pickled_module_is_called_so(tmp_path, zipped):
     module = torch.nn.Sequential(torch.nn.Linear(2, 3))
-    torch.save(module, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"refused.*container\.Sequential; nothing was executed"):
+    torch.save({"net": module}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"no state dict but net (.*container\.Seq|a module)"):
         read_torch(tmp_path / "a.pth")
+
+
+def everything(net):
+    """Return what checkpoints hold beside their weights."""
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    return {
+        "epoch": 3, "best_prec1": np.float64(91.5), "best_acc": torch.tensor(91.5),
+        "args": argparse.Namespace(device=torch.device("cuda:0"), path=pathlib.Path("a/b")),
+        "dtype": torch.float16, "size": torch.Size([1, 2]), "rng": torch.get_rng_state(),
+        "complex": torch.ones(2, dtype=torch.complex64), "sparse": torch.eye(3).to_sparse(),
+        "layout": torch.strided, "function": torch.nn.functional.relu,
+        "part": functools.partial(int), "array": np.arange(6.0), "kind": np.dtype("f4"),
+        "named": collections.Counter("aab"),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["state_dict", "state_dicts", "model", "module", "weights"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_among_everything_else(tmp_path, zipped, protocol, key):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    torch.save({**everything(net), key: net.state_dict()}, tmp_path / "a.pth",
+               pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)  # fmt: skip
+    found = read_torch(tmp_path / "a.pth")
+    assert list(found) == list(net.state_dict())
+    for name, value in net.state_dict().items():
+        assert np.array_equal(found[name], value.numpy()), name
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: [s, {"lr": 1}], lambda s: (s, 3), lambda s: {"a": {"b": {"c": s}}},
+    lambda s: {k: torch.nn.Parameter(v.float()) for k, v in s.items()},
+    lambda s: collections.defaultdict(int, s),
+])  # fmt: skip
+def test_where_the_weights_may_lie(tmp_path, wrap):
+    state = torch.nn.Linear(3, 2).state_dict()
+    torch.save(wrap(state), tmp_path / "a.pth")
+    found = read_torch(tmp_path / "a.pth")
+    assert all(np.array_equal(found[name], state[name].numpy()) for name in state)
+    assert list(found) == list(state)
 
 
 def test_torchscript_is_refused(tmp_path):

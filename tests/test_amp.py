@@ -16,7 +16,7 @@ from mxnet import autograd, gluon
 from training_helpers import checkpoint_arrays, recipe, write_data
 
 from gluon_attn import _cpu, amp
-from gluon_attn.amp import LossScaler, MixedPrecision, lowered
+from gluon_attn.amp import LossScaler, MixedPrecision, low_layers, lowered
 from gluon_attn.batch import Batch
 from gluon_attn.engine import restore, save_checkpoint, use_static_graph
 from gluon_attn.engine.checkpoint import load_checkpoint
@@ -35,8 +35,8 @@ REFUSING = sorted(name for name in METHODS.names() if METHODS.get(name).FLOAT32_
 def cast_to_float32(monkeypatch):
     """Leave the graphs as they are, but for the type that they cast to; let every device pass."""
 
-    def in_float32(symbols, shapes, kind):
-        graph, entries = lowered(symbols, shapes, kind)
+    def in_float32(symbols, layers, kind):
+        graph, entries = lowered(symbols, layers, kind)
         for node in graph.nodes:
             if node["op"] == "amp_cast":
                 node["attrs"]["dtype"] = "float32"
@@ -56,46 +56,51 @@ def bfloat16(monkeypatch):
 
 
 # -- which layers ----------------------------------------------------------------------------------
-def dtypes(symbols, shapes, kind="bfloat16"):
+def graph_of(symbols, shape, kind="bfloat16"):
+    return lowered(symbols, low_layers(symbols, {"data": shape}, kind), kind)
+
+
+def dtypes(symbols, shape, kind="bfloat16"):
     """Return ``{name of an operator: type of its first output}`` of a lowered graph."""
-    graph, entries = lowered(symbols, shapes, kind)
+    graph, entries = graph_of(symbols, shape, kind)
     group = mx.sym.Group(graph.symbol(entries))
     internals = group.get_internals()
     _, types, _ = internals.infer_type(data=np.float32)
     found = dict(zip(internals.list_outputs(), types))
     names = [node["name"] for node in graph.nodes if node["op"] not in ("null", "amp_cast")]
-    return {n: np.dtype(found.get(f"{n}_output", found.get(f"{n}_output0"))) for n in names}
+    return {name: np.dtype(found[f"{name}_output"]) for name in names}
 
 
 @pytest.mark.parametrize(
-    "channels, filters, kernel, options, low",
+    "channels, filters, kernel, size, options, low",
     [
-        (16, 16, 3, {}, True),
-        (48, 32, 1, {}, True),
-        (64, 64, 7, {}, True),
-        (3, 64, 7, {}, False),  # the first layer of a net
-        (24, 32, 3, {}, False),
-        (32, 40, 3, {}, False),
-        (16, 8, 3, {}, False),
-        (64, 64, 3, {"num_group": 4}, True),
-        (64, 64, 3, {"num_group": 8}, False),  # 8 channels a group
-        (64, 64, 3, {"num_group": 64}, False),  # depth-wise
-        (32, 32, 8, {}, False),  # a kernel as large as a map
+        (16, 16, 3, (8, 8), {}, True),
+        (48, 32, 1, (8, 8), {}, True),
+        (64, 64, 7, (9, 9), {}, True),
+        (3, 64, 7, (8, 8), {}, False),  # the first layer of a net
+        (24, 32, 3, (8, 8), {}, False),
+        (32, 40, 3, (8, 8), {}, False),
+        (16, 8, 3, (8, 8), {}, False),
+        (64, 64, 3, (8, 8), {"num_group": 4}, True),
+        (64, 64, 3, (8, 8), {"num_group": 8}, False),  # 8 channels a group
+        (64, 64, 3, (8, 8), {"num_group": 64}, False),  # depth-wise
+        (32, 32, 3, (5, 5), {}, True),  # a map of 3 x 3
+        (32, 32, 3, (4, 5), {}, False),
+        (32, 32, 8, (8, 8), {}, False),  # a kernel as large as the map
+        (32, 32, 1, (1, 1), {}, False),  # behind a global pooling
+        (32, 32, 3, (40, 3), {}, False),  # of width 1
     ],
 )
 def test_convolutions_in_bfloat16_fill_their_kernels_blocks(
-    channels, filters, kernel, options, low
+    channels, filters, kernel, size, options, low
 ):
-    data = mx.sym.var("data", dtype="float32")
-    weight = mx.sym.var("weight", dtype="float32")
     layer = mx.sym.Convolution(
-        data, weight, num_filter=filters, kernel=(kernel, kernel), no_bias=True, name="layer",
-        **options,
+        mx.sym.var("data", dtype="float32"), mx.sym.var("weight", dtype="float32"),
+        num_filter=filters, kernel=(kernel, kernel), no_bias=True, name="layer", **options,
     )  # fmt: skip
-    shape = (filters, channels // options.get("num_group", 1), kernel, kernel)
-    found = dtypes([layer], {"weight": shape})
-    assert found == {"layer": BFLOAT16 if low else np.dtype(np.float32)}
-    assert dtypes([layer], {"weight": shape}, "float16") == {"layer": np.dtype(np.float16)}
+    shape = (2, channels, max(size[0], kernel), max(size[1], kernel))
+    assert dtypes([layer], shape) == {"layer": BFLOAT16 if low else np.dtype(np.float32)}
+    assert dtypes([layer], shape, "float16") == {"layer": np.dtype(np.float16)}
 
 
 def test_dense_layers_are_low_in_float16_only():
@@ -103,13 +108,12 @@ def test_dense_layers_are_low_in_float16_only():
         mx.sym.var("data", dtype="float32"), mx.sym.var("weight", dtype="float32"),
         mx.sym.var("bias", dtype="float32"), num_hidden=64, name="layer",
     )  # fmt: skip
-    shapes = {"weight": (64, 64), "bias": (64,)}
-    assert dtypes([layer], shapes) == {"layer": np.dtype(np.float32)}
-    assert dtypes([layer], shapes, "float16") == {"layer": np.dtype(np.float16)}
+    assert dtypes([layer], (8, 64)) == {"layer": np.dtype(np.float32)}
+    assert dtypes([layer], (8, 64), "float16") == {"layer": np.dtype(np.float16)}
 
 
 def residual_unit():
-    """Return ``(symbols, shapes)``: convolution, norm, ReLU, a sum with the input, and a map."""
+    """Return a convolution, norm, ReLU and a sum with the input, and a map of a pooling."""
     data = mx.sym.var("data", dtype="float32")
     own = {n: mx.sym.var(n, dtype="float32") for n in ("weight", "gamma", "beta", "mean", "var")}
     body = mx.sym.Convolution(
@@ -121,17 +125,16 @@ def residual_unit():
     total = mx.sym.elemwise_add(body, data, name="add")
     pooled = mx.sym.Pooling(total, kernel=(2, 2), stride=(2, 2), pool_type="max", name="pool")
     gate = mx.sym.Activation(pooled, act_type="sigmoid", name="sigmoid")
-    shapes = {"weight": (16, 16, 3, 3), **{n: (16,) for n in ("gamma", "beta", "mean", "var")}}
-    return [mx.sym.broadcast_mul(pooled, gate, name="product"), total], shapes
+    return [mx.sym.broadcast_mul(pooled, gate, name="product"), total]
 
 
 @pytest.mark.parametrize("kind, dtype", [("bfloat16", BFLOAT16), ("float16", np.float16)])
 def test_what_follows_a_low_layer(kind, dtype):
-    symbols, shapes = residual_unit()
-    found = dtypes(symbols, shapes, kind)
+    symbols = residual_unit()
+    found = dtypes(symbols, (2, 16, 8, 8), kind)
     low = {name for name, value in found.items() if value == np.dtype(dtype)}
     assert low == {"conv", "norm", "relu", "add", "pool"}
-    graph, entries = lowered(symbols, shapes, kind)
+    graph, entries = graph_of(symbols, (2, 16, 8, 8), kind)
     group = mx.sym.Group(graph.symbol(entries))
     arguments, outputs, running = group.infer_type(data=np.float32)
     assert set(arguments + outputs + running) == {np.float32}
@@ -140,21 +143,23 @@ def test_what_follows_a_low_layer(kind, dtype):
     assert group.list_arguments() == mx.sym.Group(symbols).list_arguments()
 
 
-def casts_of(name, kind="bfloat16", **options):
+def casts_of(name, size, **options):
     net = get_model(name, **options)
-    net.initialize()
-    shapes = {p.name: p.shape for p in net.collect_params().values()}
     out = net(mx.sym.var("data", dtype="float32"))
     out = list(out) if isinstance(out, (list, tuple)) else [out]
-    graph, _ = lowered(out, shapes, kind)
+    graph, _ = graph_of(out, (4, 3, size, size))
     return sum(node["op"] == "amp_cast" for node in graph.nodes)
 
 
 def test_casts_of_whole_nets():
-    # 16 of its 17 main and all of its 3 short-cut convolutions, one cast in and one out
-    assert casts_of("resnet18_w16_synthetic", input_size=32) == 19 + 2
-    # narrow nets have no fast kernels: nothing is cast, nothing is slower
-    assert casts_of("resnet8_w8_digits", width=2) == 0
+    # All of its 20 convolutions but the first, one cast in and one out.
+    assert casts_of("resnet18_w16_synthetic", 112) == 19 + 2
+    # Without the five of the last stage, whose maps are 2 x 2.
+    assert casts_of("resnet18_w16_synthetic", 64) == 14 + 2
+    # Narrow nets have no fast kernels: nothing is cast, nothing is slower.
+    assert casts_of("resnet8_w8_digits", 32, width=2) == 0
+    # With 8 channels to begin with, the first unit of 16 reads float32 in both of its branches.
+    assert casts_of("resnet18_w16_synthetic", 112, width=8) == 13 + 3
 
 
 def test_sums_of_whole_numbers_are_exact():
@@ -180,7 +185,7 @@ def test_sums_of_whole_numbers_are_exact():
     expected = run()
     with precision:
         found = run()
-    assert net._call_cached_op._lowered is not None
+    assert len(net._call_cached_op._lowered) == 1
     for one, other in zip(found, expected):
         assert np.abs(other).max() < 256  # 8 bits of a bfloat16 number
         np.testing.assert_array_equal(one, other)
@@ -248,6 +253,21 @@ def test_a_net_that_is_hybridized_again_is_lowered_again(bfloat16):
         use_static_graph(net)
         np.testing.assert_array_equal(net(image).asnumpy(), before)
         assert net._call_cached_op._lowered is not first
+
+
+def test_graphs_belong_to_the_shapes_of_the_inputs(bfloat16):
+    """Each set of low layers has its own graph; shapes with the same layers share one."""
+    net, rng = small_net(), np.random.default_rng(0)
+    method = method_of(net, "bfloat16")
+    graphs = []
+    for shape in ((2, 3, 64, 64), (3, 3, 64, 64), (2, 3, 112, 112), (2, 3, 32, 16), (2, 3, 64, 64)):
+        image = mx.nd.array(rng.normal(size=shape))
+        with method.precision:
+            low = net(image).asnumpy()
+        graphs.append(len(net._call_cached_op._lowered))
+        high = net(image).asnumpy()
+        np.testing.assert_allclose(low, high, atol=bfloat16 * np.abs(high).max())
+    assert graphs == [1, 1, 2, 3, 3]
 
 
 def test_gradients_are_as_near_as_those_of_rounded_weights(bfloat16):

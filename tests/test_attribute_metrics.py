@@ -282,6 +282,7 @@ def market_run(market, tmp_path_factory):
         "input_size": 32, "resize": 32, "crop_min": 32, "crop_max": 32, "eval_crop": 32,
         "mirror": False, "epochs": 1, "iterations_per_epoch": 5, "batch_size": 4,
         "unspecified": "masked", "score": "accuracy", "schedule": "constant",
+        "data_options": {"holdout": 0.4},  # more than one person to validate on
         "options": {"window": 2, "val_batch_size": 3, "freeze_batch_norm": False},
     })  # fmt: skip
     return folder, train(recipe, Settings(str(market), str(folder), workers=1, console=False))

@@ -744,9 +744,11 @@ SMALL = ["input_size=32", "resize=40", "crop_min=28", "crop_max=40", "eval_crop=
 @pytest.mark.parametrize("name, kind, overrides", [
     pytest.param("awmt_celeba_resnet50", "celeba", ["iterations_per_epoch=4", "window=2"],
                  marks=pytest.mark.nightly),
-    pytest.param("awmt_market_resnet50", "market", ["iterations_per_epoch=4", "window=2"],
+    pytest.param("awmt_market_resnet50", "market",
+                 ["iterations_per_epoch=4", "window=2", "data_options.holdout=0.4"],
                  marks=pytest.mark.nightly),
-    ("awmt_duke_resnet50", "duke", ["iterations_per_epoch=4", "window=2"]),
+    ("awmt_duke_resnet50", "duke",
+     ["iterations_per_epoch=4", "window=2", "data_options.holdout=0.4"]),  # more than one person
     ("vaa_peta_resnet101", "peta", ["batch_size=8", "phase1_epochs=0"]),
 ])  # fmt: skip
 def test_recipes_train_on_tiny_official_trees(repository, tmp_path, name, kind, overrides):

@@ -6,10 +6,10 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 
 import pytest
+from process_helpers import run
 
 from gluon_attn import console
 from gluon_attn.errors import describe, naming
@@ -130,12 +130,12 @@ def test_a_command_whose_reader_leaves_ends_quietly(repository):
     """To the very end of the interpreter, which writes what is left."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
+    code, _, error = run(
         [sys.executable, "-m", "gluon_attn.runtime", "--quick"], cwd=repository, stdout=write,
-        stderr=subprocess.PIPE, env=dict(os.environ, PYTHONIOENCODING="ascii"), check=False,
+        env=dict(os.environ, PYTHONIOENCODING="ascii"),
     )  # fmt: skip
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (code, error) == (0, "")
 
 
 # ------------------------------------------------------------- errors

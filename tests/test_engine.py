@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from training_helpers import checkpoint_arrays, recipe, write_data
 
+from gluon_attn.amp import MixedPrecision
 from gluon_attn.engine import SCHEDULES, load_checkpoint, read_json_lines, save_checkpoint
 from gluon_attn.engine.log import JsonLines
 from gluon_attn.recipe import Recipe
@@ -197,6 +198,7 @@ class _StubMethod:
     """The least that save_checkpoint asks of a method."""
 
     ctx, trainers, phase = [mx.cpu()], {}, None
+    precision = MixedPrecision("none", [mx.cpu()])
 
     def __init__(self):
         self.net = mx.gluon.nn.Dense(2, in_units=2)

@@ -135,7 +135,7 @@ def node(graph, op):
 @pytest.mark.parametrize(
     "change, message",
     [
-        # Each of these two ended the process.
+        # Each of these two, and 0 groups, ended the process.
         (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(1, 77), "output 77 of 'data'"),
         (lambda g: g["heads"].__setitem__(0, [len(g["nodes"]) - 1, 9, 0]), r"output 9 of .* has 1"),
         (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(0, 99999), "before it is there"),
@@ -147,6 +147,7 @@ def node(graph, op):
         (lambda g: node(g, "Convolution")["inputs"][0].__setitem__(1, True), "has the reference"),
         (lambda g: node(g, "Convolution")["inputs"].append("x"), "is none"),
         (lambda g: node(g, "null")["inputs"].append([0, 0, 0]), "before it is there"),
+        (lambda g: node(g, "Convolution")["attrs"].update(num_group="0"), "has 0 groups"),
         (lambda g: node(g, "Convolution").pop("inputs"), "KeyError: 'inputs'"),
         (lambda g: node(g, "Convolution").update(op="Nope"), "Nope"),
         (lambda g: node(g, "Convolution").update(subgraphs=[{"nodes": []}]), "KeyError: 'heads'"),

@@ -232,7 +232,7 @@ def test_calibration_that_goes_wrong_is_an_error(monkeypatch):
 
 
 def test_bf16_that_cannot_be_run_here_is_not_written(copied, monkeypatch):
-    monkeypatch.setattr(symbol, "cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr("gluon_attn._cpu.cpu_flags", lambda: {"avx2"})
     before = sorted(p.name for p in copied.iterdir())
     with pytest.raises(ExportError, match="has to be run to be checked, and cannot be here"):
         add_variants(copied, [Bf16Variant()])

@@ -453,8 +453,9 @@ def test_running_processes():
 JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts for a pipe
     "gluon_attn/data/base.py", "gluon_attn/data/coco.py", "gluon_attn/data/tiny.py",
     "gluon_attn/data/tiny_coco.py", "gluon_attn/export/_parity.py", "gluon_attn/export/float16.py",
-    "gluon_attn/export/rewrite.py", "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py",
-    "gluon_attn/export/writer.py", "gluon_attn/files.py", "gluon_attn/maps/guided_backprop.py",
+    "gluon_attn/export/graph_file.py", "gluon_attn/export/rewrite.py",
+    "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py", "gluon_attn/export/writer.py",
+    "gluon_attn/files.py", "gluon_attn/maps/guided_backprop.py",
     "gluon_attn/nets/graphs.py", "gluon_attn/recipe.py", "gluon_attn/runtime.py",
     "gluon_attn/workflows/detection_data.py", "model_zoo/adapters/safe_tensors.py",
 }  # fmt: skip

@@ -210,3 +210,11 @@ def test_history_takes_ids_as_mxnet_has_them_and_batches_of_padding():
 
 def test_history_states_its_memory():
     assert PredictionHistory(28340, 14).nbytes == 4 * 5 * 28340 * 14
+
+
+def test_focal_loss_without_focus_and_weights_is_the_cross_entropy():
+    z, y, m, prior = draw(3)
+    logits, label, mask = map(mx.nd.array, (z, y, m))
+    focal = WeightedFocalLoss(prior, gamma=0, weighting="none")(logits, label, mask)
+    plain = MaskedBCELoss()(logits, label, mask)
+    np.testing.assert_allclose(focal.asnumpy(), plain.asnumpy(), rtol=1e-5)

@@ -6,6 +6,7 @@ import json
 import logging
 
 import cv2
+import kinds_helpers
 import mxnet as mx
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ SIZES = {"size": 24, "train_size": 16}
 def write_tree(root, kind):
     """Write a few images in the layout that a reader reads."""
     kind = TREES.get(kind, kind)
-    if kind == "wider":
+    if kind.startswith("clothing"):
+        kinds_helpers.make(kind, root)
+    elif kind == "wider":
         boxes = {"a": [[2, 3, 20, 12], [10, 1, 25, 20]], "b": [[0, 0, 12, 10]]}
         images = [
             {"file_name": f"train/0--P/{name}.jpg",

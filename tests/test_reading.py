@@ -13,12 +13,13 @@ import pytest
 from damage_kinds import write_legacy, write_sparse
 
 from gluon_attn.engine import load_checkpoint
+from gluon_attn.engine.checkpoint import FORMAT
 from gluon_attn.files import save_arrays, save_parameters
 from gluon_attn.reading import (
     DamagedError,
     allowance,
+    damage_named,
     load_params,
-    naming,
     one_line,
     read_npz,
     read_params,
@@ -254,9 +255,9 @@ def test_checkpoints_of_another_program_and_of_tomorrow(tmp_path):
     npz(path, b"{'descr': '<f4', 'fortran_order'", bytes(8))
     with pytest.raises(ValueError, match=r"^checkpoint .*last\.ckpt is damaged \(SyntaxError"):
         load_checkpoint(path)
-    meta = json.dumps({"format": 2}).encode()
+    meta = json.dumps({"format": FORMAT + 1}).encode()
     save_arrays(path, {"meta": np.frombuffer(meta, np.uint8)})
-    with pytest.raises(ValueError, match=r"last\.ckpt has format 2, this is 1"):
+    with pytest.raises(ValueError, match=rf"last\.ckpt has format {FORMAT + 1}, this is {FORMAT}"):
         load_checkpoint(path)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_checkpoint(tmp_path / "gone.ckpt")
@@ -277,17 +278,17 @@ def test_checkpoints_of_another_program_and_of_tomorrow(tmp_path):
     ],
 )
 def test_whatever_goes_wrong_becomes_one_line_with_the_file(error, wanted):
-    with pytest.raises(ValueError, match=wanted) as caught, naming("f"):
+    with pytest.raises(ValueError, match=wanted) as caught, damage_named("f"):
         raise error
     assert "\n" not in str(caught.value)
 
 
 def test_errors_of_the_system_stay_and_name_the_file():
-    with pytest.raises(OSError, match="cannot read f: Input/output error") as caught, naming("f"):
+    with pytest.raises(OSError, match="cannot read f: Input/outpu") as caught, damage_named("f"):
         raise OSError(errno.EIO, "Input/output error")
     assert caught.value.errno == errno.EIO
-    with pytest.raises(FileNotFoundError, match="gone"), naming("f"):
+    with pytest.raises(FileNotFoundError, match="gone"), damage_named("f"):
         open("gone")
-    with pytest.raises(KeyboardInterrupt), naming("f"):
+    with pytest.raises(KeyboardInterrupt), damage_named("f"):
         raise KeyboardInterrupt
     assert one_line("a" * 1000) == "a" * 300

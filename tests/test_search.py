@@ -405,8 +405,8 @@ def test_what_a_search_refuses():
     task = Task(SCHEMA.columns, 60, np.full(CLASSES, 1 / CLASSES), SCHEMA)
     with pytest.raises(ValueError, match="one device"):
         METHODS.get("autola")(net, [mx.cpu(0), mx.cpu(1)], task, Optimization())
-    for settings in ({"accumulate": 2}, {"loss_scaling": True}):
-        with pytest.raises(ValueError, match="neither accumulate nor float16"):
+    for settings, text in (({"accumulate": 2}, "no accumulate"), ({"amp": "float16"}, "float32")):
+        with pytest.raises(ValueError, match=text):
             METHODS.get("autola")(net, [mx.cpu(0)], task, Optimization(**settings))
 
 

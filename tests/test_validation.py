@@ -16,6 +16,7 @@ import pytest
 from detection_helpers import write_data as write_coco
 from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 
+from gluon_attn.amp import MixedPrecision
 from gluon_attn.batch import Batch, LabelPolicy
 from gluon_attn.data import AttributeDataset, ClassificationDataset
 from gluon_attn.engine import SCHEDULES, Run, fit, load_checkpoint, log_to, read_json_lines
@@ -227,6 +228,7 @@ class Steps:
         self.net = mx.gluon.nn.Dense(1, in_units=1, use_bias=False)
         self.net.initialize(mx.init.Zero())
         self.ctx, self.trainers, self.phase, self.steps, self.spoil = [mx.cpu()], {}, None, 0, None
+        self.precision = MixedPrecision("none", self.ctx)
 
     def begin_epoch(self, epoch):
         self.phase = "joint"

@@ -34,6 +34,11 @@ def parse(arguments):
         command.set_defaults(reader_options=settings)
         packing_options(command)
     add_generators(commands)
+    command = commands.add_parser("cifar10_png", help="CIFAR-10's PNG batches to binary files")
+    command.add_argument("--root", required=True, metavar="DIR", help="cifar10_batch_0.png, …")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--test-batches", type=int, nargs="+", default=(), metavar="N",
+        help="training batches that become test images, beside 50 to 59")  # fmt: skip
     return parser.parse_args(arguments)
 
 

@@ -16,6 +16,8 @@ from gluon_attn.data.caltech256 import Caltech256
 from gluon_attn.data.celeba import CelebA
 from gluon_attn.data.cifar import Cifar10, Cifar100
 from gluon_attn.data.classification import ClassificationDataset
+from gluon_attn.data.clothing_co_parsing import ClothingCoParsing
+from gluon_attn.data.clothing_dataset import ClothingDataset
 from gluon_attn.data.coco import CocoDetection, CocoKeypoints
 from gluon_attn.data.cub200 import Cub200
 from gluon_attn.data.folders import Folders
@@ -47,6 +49,8 @@ __all__ = [
     "Cifar10",
     "Cifar100",
     "ClassificationDataset",
+    "ClothingCoParsing",
+    "ClothingDataset",
     "CocoDetection",
     "CocoKeypoints",
     "Cub200",
@@ -76,7 +80,8 @@ __all__ = [
 
 DETECTION_ORDER = (
     "packed", "wider", "wider_srn", "peta", "rap", "celeba", "market", "duke", "voc", "voc2007",
-    "pa100k", "cifar10", "cifar100", "cub200", "caltech256", "imagenet", "list", "folders",
+    "pa100k", "cifar10", "cifar100", "cub200", "caltech256", "imagenet",
+    "clothing_co_parsing", "clothing_dataset", "list", "folders",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gluon_attn.reading import MAX_AXES, DamagedError, allowance, naming
+from gluon_attn.reading import MAX_AXES, DamagedError, allowance, damage_named
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 40  # of cells and structs in one another
@@ -72,7 +72,7 @@ def read_mat(path: Any) -> dict:
     versions = {b"\0\2IM", b"\2\0MI"}
     if data[:8] == HDF5 or data[512:520] == HDF5 or data[124:128] in versions:
         raise ValueError(f"{path}: {NO_V73}")
-    with naming(path, MESSAGE):
+    with damage_named(path, MESSAGE):
         if len(data) < 20:
             raise DamagedError(f"{len(data)} bytes")
         # The text that a file of version 5 begins with has no zeros, a type of version 4 has.

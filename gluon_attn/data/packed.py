@@ -32,7 +32,7 @@ from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.scan import files, subfolders
 from gluon_attn.data.tiles import window
-from gluon_attn.reading import naming
+from gluon_attn.reading import damage_named
 from gluon_attn.schema import Schema
 from gluon_attn.text import read_json, read_lines
 
@@ -75,7 +75,7 @@ class PackedDataset(AttributeDataset):
         self.root = self.home(root, split)
         self.info = load_info(self.root, split)
         path = self.root / f"{split}.json"
-        with naming(path, "{path}: malformed: {why}"):
+        with damage_named(path, "{path}: malformed: {why}"):
             super().__init__(
                 self.info["names"],
                 split,

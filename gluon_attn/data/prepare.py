@@ -29,8 +29,8 @@ OFFICIAL = {
     "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
     "cub200": ("holdout", "seed"),
     "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
-    "imagenet": (), "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (),
-    "packed": (),
+    "imagenet": (), "clothing_co_parsing": ("seed",), "clothing_dataset": ("seed",),
+    "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (), "packed": (),
 }  # fmt: skip
 # Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
 GENERATORS = {
@@ -78,6 +78,12 @@ def run(options, say):
     """
     if options.command in (*GENERATORS, "tiny"):
         return generate(options, say)
+    if options.command == "cifar10_png":
+        from gluon_attn.data.cifar_png import convert
+
+        convert(options.root, options.out, options.test_batches)
+        say(open_splits("cifar10", options.out, ("train", "val", "test"))[1].text())
+        return 0
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:
         raise ValueError("--root DIR is needed (or --check DIR)")

@@ -1,7 +1,8 @@
 """Opening the two files of an exported graph: MXNet's C code sees only what has been checked.
 
 Its reader of parameters takes memory for whatever a file promises (see ``gluon_attn.reading``), and
-a graph in which a layer takes output 7 of one that has a single output ends the process.
+a graph in which a layer takes output 7 of one that has a single output, or a convolution has no
+groups, ends the process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import mxnet as mx
 
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.files import first_line
-from gluon_attn.reading import DamagedError, load_params, naming
+from gluon_attn.reading import DamagedError, damage_named, load_params
 
 
 def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:
@@ -28,7 +29,7 @@ def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:
         ExportError: MXNet could not read one of them, or not without harm.
     """
     try:
-        with naming(where, "{path}: MXNet cannot read it: {why}"):
+        with damage_named(where, "{path}: MXNet cannot read it: {why}"):
             symbol = load_symbol(text)
             arrays = load_params(raw, "its parameters")
             if not isinstance(arrays, dict):
@@ -57,6 +58,9 @@ def _check(graph: dict) -> None:
         inputs = [_reference(entry, number) for entry in node["inputs"]]
         if inputs and node["op"] == "null":
             raise DamagedError(f"variable {number} of the graph has inputs")
+        groups = node.get("attrs", {}).get("num_group", "1")
+        if int(groups) < 1:  # by which MXNet divides
+            raise DamagedError(f"node {number} of the graph has {groups} groups")
         references += inputs
     heads = [_reference(entry, len(nodes)) for entry in graph["heads"]]
     if not heads:

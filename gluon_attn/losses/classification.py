@@ -16,7 +16,7 @@ from mxnet.gluon import HybridBlock
 
 from gluon_attn.losses.reduction import mean_over_attributes
 
-WEIGHTINGS = ("prior", "released")
+WEIGHTINGS = ("prior", "released", "none")
 
 
 def log_sigmoid(F, z):
@@ -52,6 +52,7 @@ def positive_weights(prior, weighting):
         weighting: ``'prior'``: both are exp(-a) (the form under which the loss is cited: an
             attribute counts more the rarer it is). ``'released'``: with r = a / (1 - a) where
             a <= 0.5 and 1 elsewhere, positives exp(1 - r), negatives exp(r) (the authors' code).
+            ``'none'``: 1, for ablations.
 
     Raises:
         ValueError: ``prior`` outside [0, 1] or not one-dimensional; unknown weighting.
@@ -59,7 +60,9 @@ def positive_weights(prior, weighting):
     prior = np.asarray(prior, dtype=np.float64)
     if prior.ndim != 1 or not np.all((prior >= 0) & (prior <= 1)):
         raise ValueError(f"prior must be a vector of fractions in [0, 1], got {prior.tolist()}")
-    if weighting == "prior":
+    if weighting == "none":
+        positive = negative = np.ones_like(prior)
+    elif weighting == "prior":
         positive = negative = np.exp(-prior)
     elif weighting == "released":
         ratio = np.ones_like(prior)
@@ -85,7 +88,7 @@ class WeightedFocalLoss(HybridBlock):
     Args:
         prior: ``(A,)`` positive fraction of each attribute in the training set.
         gamma: Focusing exponent, >= 0. 2 in the authors' code; the paper's own value is unknown.
-        weighting: ``'prior'`` or ``'released'``, see :func:`positive_weights`.
+        weighting: ``'prior'``, ``'released'`` or ``'none'``, see :func:`positive_weights`.
 
     Raises:
         ValueError: Negative gamma, or as :func:`positive_weights`.

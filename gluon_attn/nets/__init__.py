@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gluon_attn.nets.attention import attention_blocks, attention_view
+from gluon_attn.nets.efficientnet_lite import EfficientNetLite, efficientnet_lite
 from gluon_attn.nets.parts import Parts, split_net
 from gluon_attn.nets.resnet import DEPTHS, ResNet, resnet
 from gluon_attn.nets.resnet_cifar import CIFAR_DEPTHS, CifarResNet, cifar_resnet
@@ -16,12 +17,14 @@ __all__ = [
     "VGG",
     "VGG_DEPTHS",
     "CifarResNet",
+    "EfficientNetLite",
     "Parts",
     "ResNet",
     "activation_shapes",
     "attention_blocks",
     "attention_view",
     "cifar_resnet",
+    "efficientnet_lite",
     "name_outputs",
     "resnet",
     "split_net",

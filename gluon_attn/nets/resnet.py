@@ -90,7 +90,7 @@ class ResNet(ResNetV1):
         **kwargs,
     ):
         # Set first: Gluon's constructor calls _make_layer.
-        self._attention = _attention_per_stage(attention, len(layers))
+        self._attention = attention_per_stage(attention, len(layers))
         self._structure = structure
         super().__init__(block, layers, channels, classes=classes, thumbnail=thumbnail, **kwargs)
         stages = [s for s in self.features if isinstance(s, TappedStage)]
@@ -184,7 +184,12 @@ def last_activations(layers):
     return tuple(f"stage{s}_activation{layers[s - 1] - 1}" for s in (len(layers) - 1, len(layers)))
 
 
-def _attention_per_stage(attention, count):
+def attention_per_stage(attention, count):
+    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages.
+
+    Raises:
+        ValueError: Unknown stage.
+    """
     stages = [f"stage{number + 1}" for number in range(count)]
     if attention is None:
         return {}

@@ -6,6 +6,7 @@ and others in those of ICASC (Wang et al., ICCV 2019).
 
 from __future__ import annotations
 
+from gluon_attn.losses.classification import WeightedFocalLoss
 from gluon_attn.losses.objective import objective
 from gluon_attn.method import METHODS, Method
 
@@ -15,14 +16,33 @@ class Baseline(Method):
     """Train all parameters on the cross-entropy of ``logits``; see :class:`Method`.
 
     The loss follows the data: softmax for single-label classification, masked binary
-    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.objective.objective`.
+    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.objective.objective`. With
+    ``focal`` it is VAA's weighted focal loss on the plain net, the control that tells what of VAA's
+    gain is the loss's and what the attention's.
+
+    Raises:
+        ValueError: ``focal`` with single-label data.
     """
+
+    OPTIONS = {"focal": False, "gamma": 2.0, "weighting": "prior"}  # the last two as in VAA
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         schema = self.task.schema
-        self._name = "ce" if schema is not None and schema.is_single_label else "bce"
+        single = schema is not None and schema.is_single_label
+        self._name = "ce" if single else "bce"
         self._loss = objective(schema)
+        if self.options["focal"]:
+            if single:
+                raise ValueError(
+                    "focal=true: the weighted focal loss is for attributes, not classes"
+                )
+            self._name = "focal"
+            self._loss = WeightedFocalLoss(
+                self.task.prior, self.options["gamma"], self.options["weighting"]
+            )
+            self._loss.collect_params().reset_ctx(self.ctx)
+            self._loss.hybridize()
 
     def losses(self, outputs, batch):
         """Return the cross-entropy, ``(B,)``."""

@@ -30,7 +30,7 @@ from gluon_attn.recipe import Recipe
 from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import seed_everything
 from gluon_attn.workflows.tasks import task_of_dataset
-from model_zoo import get_model
+from model_zoo import get_model, store
 from model_zoo.params_io import load_backbone
 
 logger = logging.getLogger("gluon_attn.build")
@@ -123,7 +123,7 @@ def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(
             f"{error}. It was read as dataset={recipe.dataset}, as the recipe says; {data_dir} "
-            f"looks like dataset={' or '.join(others)}"
+            f"looks like dataset={' or '.join(others)} (evaluate.py --dataset KIND reads another)"
         ) from error
 
 
@@ -213,6 +213,8 @@ def initialize_net(recipe, net, ctx, base_params=None):
     seed_everything(recipe.seed)
     msra = mx.init.MSRAPrelu("in", 0)
     net.initialize(msra if recipe.init == "msra" else xavier(), ctx=ctx)
+    if recipe.backbone and not base_params:
+        base_params = store.get_model_file(recipe.backbone)
     if base_params:
         skipped = load_backbone(getattr(net, "backbone", net), base_params)
         logger.info("Backbone from %s%s", base_params, f"; not taken: {skipped}" if skipped else "")

@@ -90,7 +90,7 @@ def explain(params, targets, missing, extra, table=None):
     return text + (f"Nearest names: {'; '.join(close)}. " if close else "")
 
 
-def _cifar(shapes, params):
+def _cifar(shapes: dict, params: dict) -> Guess | None:
     """Return the ResNet for small images of these shapes, or None."""
     if "features.3.0.body.0.weight" not in shapes or "features.0.weight" not in shapes:
         return None
@@ -110,12 +110,12 @@ def _cifar(shapes, params):
     return _finished(name, f"{name} for small images", shapes, options)
 
 
-def _block(shapes, place):
+def _block(shapes: dict, place: str) -> str:
     """Return the attention block at a place of the first unit, or ''."""
     return next((name for layer, name in BLOCKS.items() if place + layer in shapes), "")
 
 
-def _units(shapes, stage):
+def _units(shapes: dict, stage: int) -> int:
     start = f"features.{stage}."
     return len({n.split(".")[2] for n in shapes if n.startswith(start) and ".body." in n})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Iterable
 
 import mxnet as mx
 import numpy as np
@@ -18,7 +19,7 @@ SHORTCUT = re.compile(r"(features\.\d+\.\d+)\.downsample\.([01])\.(\w+)")
 log = logging.getLogger(__name__)
 
 
-def zero_biases(targets, params) -> dict:
+def zero_biases(targets: Iterable[str], params: dict) -> dict:
     """Return biases of 0 for squeeze-and-excitation without biases."""
     made = {}
     for name in targets:
@@ -30,7 +31,7 @@ def zero_biases(targets, params) -> dict:
     return made
 
 
-def parameter_free_shortcuts(targets, params) -> dict:
+def parameter_free_shortcuts(targets: Iterable[str], params: dict) -> dict:
     """Return the projections that equal the shortcuts without parameters of CIFAR ResNets.
 
     The paper's option A takes every second pixel in both directions and adds channels of zeros, as

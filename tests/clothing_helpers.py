@@ -1,0 +1,57 @@
+"""Miniatures of Clothing Co-Parsing and of the clothing dataset, in their official formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.io import savemat
+
+from gluon_attn.data import clothing_co_parsing as ccp
+from gluon_attn.data.clothing_dataset import CLASSES
+
+TAGS = [
+    "null",
+    "hair",
+    "skin",
+    *dict.fromkeys(tag for name in ccp.ATTRIBUTES for tag in ccp.MERGED.get(name, (name,))),
+]
+
+
+def save_tags(path: Path, tags: list[str]) -> None:
+    """Write a label_list.mat."""
+    cell = np.empty((1, len(tags)), object)
+    cell[0] = tags
+    savemat(path, {"label_list": cell})
+
+
+def write_parsing(root: Path) -> None:
+    """Write 20 photographs with masks and 20 with tags; number k shows tag 3 + k of them."""
+    for folder in ("photos", f"annotations/{ccp.PIXELS}", f"annotations/{ccp.IMAGES}"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    save_tags(root / "label_list.mat", TAGS)
+    for k in range(1, 41):
+        name, tag = f"{k:04d}", 3 + k % (len(TAGS) - 3)
+        cv2.imwrite(str(root / "photos" / f"{name}.jpg"), np.full((12, 8, 3), 5 * k, np.uint8))
+        if k <= 20:
+            truth = np.zeros((6, 4), np.uint8)
+            truth[2:4, 1:3] = tag
+            values, kind = {"groundtruth": truth}, ccp.PIXELS
+        else:
+            values, kind = {"tags": np.array([[0, tag]], np.uint8)}, ccp.IMAGES
+        savemat(root / "annotations" / kind / f"{name}.mat", values)
+    ccp.write_split(root, 0, root / ccp.SPLIT_FILE)
+
+
+def write_garments(root: Path) -> None:
+    """Write 30 senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    lines = ["image,sender_id,label,kids"]
+    for sender in range(30):
+        for k in range(sender % 4 + 1):
+            name = f"{sender}-{k}"
+            cv2.imwrite(str(root / "images" / f"{name}.jpg"), np.zeros((6, 6, 3), np.uint8))
+            lines.append(f"{name},{sender},{CLASSES[sender % 14]},{sender % 5 == 0}")
+    lines.append("x,1,Not sure,False")
+    (root / "images.csv").write_text("\n".join(lines) + "\n")

