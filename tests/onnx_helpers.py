@@ -14,8 +14,8 @@ BATCH = "batch"
 # What the graphs of the zoo may consist of; all of it is in operator set 12 as well as in 13.
 OPERATORS = {
     "Add", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Flatten",
-    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Mul", "ReduceMax", "ReduceMean",
-    "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sqrt", "Sub", "Transpose",
+    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Mul", "Pad", "ReduceMax",
+    "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sqrt", "Sub", "Transpose",
 }  # fmt: skip
 # How many means and maxima of whole channels a module takes.
 MEANS = {se.SEGate: 1, cbam.ChannelGate: 1, eca.ECAGate: 1, srm.SRMGate: 2}

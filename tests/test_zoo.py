@@ -25,6 +25,7 @@ SMALL = {
     "cbam_resnet18_w16_digits": {"width": 8},
     "cifar_resnet20_cifar10": {"width": 8},
     "eca_resnet18_w16_digits": {"width": 8},
+    "efficientnet_lite0": {"classes": 5},
     "hoga_resnet18_w16_digits": {"width": 8, "attention": {"stage4": "hoga"}},  # all take long
     "reid_resnet18_w16_synthetic": {"width": 8},
     "resnet18_w16_synthetic": {"width": 8},
@@ -33,6 +34,7 @@ SMALL = {
     "se_resnet18_w16_digits": {"width": 8},
     "srm_resnet18_w16_digits": {"width": 8},
     "srm_resnet50": {"width": 8, "classes": 5},
+    "vaa_efficientnet_lite0": {"classes": 3},
     "vaa_resnet18_w16_synthetic": {"width": 8},
     "vaa_resnet50_wider": {"width": 8, "classes": 5},
     "vaa_resnet50_v1b_wider": {"width": 8, "classes": 5},
