@@ -116,7 +116,7 @@ class ClothingCoParsing(AttributeDataset):
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
         halves = [folder_part(f"annotations/{kind}") for kind in (PIXELS, IMAGES)]
-        return (file_part("label_list.mat"), *halves, folder_part("photos", images=True))
+        return (file_part("label_list.mat"), *halves, folder_part("photos"))
 
     def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]

@@ -93,7 +93,7 @@ class ClothingDataset(AttributeDataset):
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        return Part(LIST, (LIST,), _is_list), folder_part("images", images=True)
+        return Part(LIST, (LIST,), _is_list), folder_part("images")
 
     def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]
