@@ -3,29 +3,12 @@
 import os
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# Every package that is installed, by name: tools and tests are not.
-PACKAGES = [
-    "gluon_attn",
-    "gluon_attn.blocks",
-    "gluon_attn.data",
-    "gluon_attn.downstream",
-    "gluon_attn.engine",
-    "gluon_attn.export",
-    "gluon_attn.figures",
-    "gluon_attn.losses",
-    "gluon_attn.maps",
-    "gluon_attn.metrics",
-    "gluon_attn.nets",
-    "gluon_attn.papers",
-    "gluon_attn.papers.autola",
-    "gluon_attn.workflows",
-    "model_zoo",
-    "model_zoo.adapters",
-]
+# Tools and tests are not installed.
+PACKAGES = find_packages(HERE, include=["gluon_attn*", "model_zoo*"])
 
 # Ranges around the pins of requirements-common.txt: as far as the versions were seen to work.
 # No MXNet here: the CPU and the GPU wheel exclude each other, so each has an extra.

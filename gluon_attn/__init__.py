@@ -11,8 +11,8 @@ where the processor and the kernel have it. All of this must happen before ``imp
 
 from __future__ import annotations
 
-from gluon_attn import _environment
-from gluon_attn._environment import UnsuitableEnvironment
+from gluon_attn.env import environment as _environment
+from gluon_attn.env.environment import UnsuitableEnvironment
 
 __version__ = "0.1.0"
 __all__ = ["UnsuitableEnvironment", "__version__"]

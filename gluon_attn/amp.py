@@ -24,8 +24,8 @@ import numpy as np
 from mxnet import gluon
 from mxnet.gluon.block import _flatten, _regroup
 
+from gluon_attn.core.registry import unknown_name
 from gluon_attn.nets.graphs import Graph, GraphBlock, copy_into
-from gluon_attn.registry import unknown_name
 from gluon_attn.runtime import cpu_flags, has_avx512
 
 KINDS = ("none", "bfloat16", "float16")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from mxnet import autograd, gluon
 
 from gluon_attn.amp import MixedPrecision
-from gluon_attn.batch import Batch
-from gluon_attn.registry import Registry, unknown_name
+from gluon_attn.core.batch import Batch
+from gluon_attn.core.registry import Registry, unknown_name
 
 METHODS = Registry("method")
 
@@ -26,7 +26,7 @@ class Task(NamedTuple):
         names: Attribute names, in the order of the logits.
         num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
         prior: ``(A,)`` positive fraction of each attribute in the training set.
-        schema: :class:`gluon_attn.schema.Schema` of the columns; None: every name is a binary
+        schema: :class:`gluon_attn.core.schema.Schema` of the columns; None: every name is a binary
             attribute.
     """
 

@@ -2,7 +2,7 @@
 
 ``python -m gluon_attn.runtime`` prints a table of checks, each with its remedy, and exits with 0 if
 the package can be used and 1 if not; ``--json`` prints the same for programs. It runs on broken
-stacks too. ``--link-libraries`` mends one of them: see `gluon_attn._libraries`.
+stacks too. ``--link-libraries`` mends one of them: see `gluon_attn.env.libraries`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import platform
 import random
 import sys
 
-from gluon_attn import _amx, _environment, _gpu, _libraries, console
-from gluon_attn._cpu import cpu_flags, has_avx512, has_vnni, read_flags
-from gluon_attn._doctor import checks, table
-from gluon_attn._environment import FAIL, Check, UnsuitableEnvironment
+from gluon_attn.core import console
+from gluon_attn.env import amx as _amx
+from gluon_attn.env import environment as _environment
+from gluon_attn.env import gpu as _gpu
+from gluon_attn.env import libraries as _libraries
+from gluon_attn.env.cpu import cpu_flags, has_avx512, has_vnni, read_flags
+from gluon_attn.env.doctor import checks, table
+from gluon_attn.env.environment import FAIL, Check, UnsuitableEnvironment
 
 __all__ = [
     "Check",

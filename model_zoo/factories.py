@@ -18,7 +18,8 @@ import mxnet as mx
 from mxnet.gluon import nn
 
 from gluon_attn.nets import DEPTHS, resnet
-from gluon_attn.papers.vaa import VAA, xavier
+from gluon_attn.nets.init import xavier
+from gluon_attn.papers.vaa import VAA
 from model_zoo.names import WIDER_ATTRIBUTES, register
 
 ATTRIBUTES = len(WIDER_ATTRIBUTES)

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import mxnet as mx
 
-from gluon_attn.downstream.faster_rcnn import faster_rcnn
-from gluon_attn.downstream.ssd import ssd
+from gluon_attn.coco.faster_rcnn import faster_rcnn
+from gluon_attn.coco.ssd import ssd
 from gluon_attn.nets import resnet
 from model_zoo.names import register
 
@@ -31,7 +31,7 @@ def ssd_resnet(
     depth=50, classes=80, input_size=300, width=64, attention=None, levels=6, predictor_norm=False,
     nms_overlap=0.45, score_threshold=0.05, per_class=200, detections=100,
 ):  # fmt: skip
-    """Build SSD on a ResNet v1b; see :func:`gluon_attn.downstream.ssd.ssd`."""
+    """Build SSD on a ResNet v1b; see :func:`gluon_attn.coco.ssd.ssd`."""
     net = ssd(
         resnet(depth, "v1b", 1000, width, (), attention), classes, input_size, levels, width,
         predictor_norm, nms_overlap, score_threshold, per_class, detections,
@@ -47,7 +47,7 @@ def faster_rcnn_resnet(
     """Build Faster R-CNN with FPN on a ResNet v1b.
 
     ``input_size`` is the shorter side of pictures in pixels, ``long_size`` the most that the longer
-    one may become; see :func:`gluon_attn.downstream.faster_rcnn.faster_rcnn`.
+    one may become; see :func:`gluon_attn.coco.faster_rcnn.faster_rcnn`.
     """
     net = faster_rcnn(
         resnet(depth, "v1b", 1000, width, (), attention), classes, (input_size, long_size),

@@ -11,7 +11,7 @@
 =================================  ==========================================================
 
 Another genotype: ``get_model("hoga_resnet20_cifar10", attention="hoga:found.json")``, or its name,
-or its line (:mod:`gluon_attn.blocks.genotype`). The paper's controls are ``attention="hog_se"`` and
+or its line (:mod:`gluon_attn.papers.autola.genotype`). The paper's controls are ``attention="hog_se"`` and
 ``"hog_cbam"``. Every other ResNet of the zoo takes the block too:
 ``get_model("vaa_resnet101", attention="hoga")``.
 """
@@ -19,8 +19,8 @@ or its line (:mod:`gluon_attn.blocks.genotype`). The paper's controls are ``atte
 from __future__ import annotations
 
 from gluon_attn.nets import DEPTHS, CifarResNet
+from gluon_attn.nets.init import xavier
 from gluon_attn.papers.autola import SuperNet
-from gluon_attn.papers.vaa import xavier
 from model_zoo.factories import infer_shapes, plain_resnet
 from model_zoo.factories_attention import small_resnet, wider_resnet
 from model_zoo.names import register

@@ -12,7 +12,7 @@ attention="srm")``.
 
 from __future__ import annotations
 
-from gluon_attn.downstream.keypoints import FILTERS, SimplePose
+from gluon_attn.coco.keypoints import FILTERS, SimplePose
 from gluon_attn.nets import resnet
 from model_zoo.factories import infer_shapes
 from model_zoo.names import register

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from gluon_attn.nets import resnet
 from gluon_attn.nets.embedding import EmbeddingNet, keep_resolution
-from gluon_attn.papers.vaa import xavier
+from gluon_attn.nets.init import xavier
 from model_zoo.factories import infer_shapes
 from model_zoo.names import register
 

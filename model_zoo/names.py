@@ -7,7 +7,7 @@ import inspect
 
 import mxnet as mx
 
-from gluon_attn.registry import Registry, unknown_name
+from gluon_attn.core.registry import Registry, unknown_name
 
 MODELS = Registry("model")
 

@@ -4,7 +4,7 @@ MXNet has two kinds: ``save_parameters`` writes structural names (``features.0.w
 writes ``arg:``/``aux:`` and absolute names (``arg:resnetv10_conv0_weight``) whose prefix changes
 with every instance. Here both load into a Gluon block: everything is checked first, and then either
 all of it is assigned or nothing. ``mx.nd.load`` is not used: it takes memory for whatever a damaged
-file promises (see ``gluon_attn.reading``). Shapes, names and finite values are checked here, hashes
+file promises (see ``gluon_attn.core.reading``). Shapes, names and finite values are checked here, hashes
 by ``model_zoo.store``. Files of other packages are opened and renamed by ``model_zoo.adapters``.
 """
 
@@ -18,8 +18,8 @@ import re
 
 import numpy as np
 
-from gluon_attn.files import save_parameters
-from gluon_attn.reading import PARAMS_MAGIC, REMEDY, load_params
+from gluon_attn.core.files import save_parameters
+from gluon_attn.core.reading import PARAMS_MAGIC, REMEDY, load_params
 
 CLASSIFIER = "output.*"
 
@@ -164,7 +164,7 @@ def load_backbone(backbone, path, allow_missing=(), ctx=None, scheme="auto", *, 
 def save_params(block_or_dict, path):
     """Write a parameter file into a directory that exists.
 
-    See :func:`gluon_attn.files.save_parameters`, which creates the directory.
+    See :func:`gluon_attn.core.files.save_parameters`, which creates the directory.
 
     Raises:
         FileNotFoundError: There is no such directory.

@@ -24,7 +24,7 @@ import logging
 import os
 import re
 
-from gluon_attn.files import write_bytes
+from gluon_attn.core.files import write_bytes
 from model_zoo.transfer import (
     MIRROR_VARIABLE,
     fetch,

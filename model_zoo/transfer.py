@@ -19,8 +19,8 @@ from typing import Iterable
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from gluon_attn.files import DISK_FULL, digest_of, publish
-from gluon_attn.reading import damage_named
+from gluon_attn.core.files import DISK_FULL, digest_of, publish
+from gluon_attn.core.reading import damage_named
 
 MIRROR_VARIABLE = "MXNET_GLUON_REPO"
 LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gluon_attn.text import json_of, text_of
+from gluon_attn.core.text import json_of, text_of
 
 SCHEMA_VERSION = 1
 

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gluon_attn.files import write_bytes  # noqa: E402
+from gluon_attn.core.files import write_bytes  # noqa: E402
 from gluon_attn.runtime import seed_everything  # noqa: E402
 
 
@@ -43,7 +43,7 @@ def _oldest_matplotlib():
 @pytest.fixture(scope="session", autouse=True)
 def _no_curves():
     """Leave out a third of a tiny run's time, its figure: test_figures and the tools draw it."""
-    training = sys.modules.get("gluon_attn.workflows.train")
+    training = sys.modules.get("gluon_attn.train.run")
     with pytest.MonkeyPatch.context() as patch:
         if training is not None:
             patch.setattr(training, "training_curves", lambda log, path: write_bytes(path, b""))

@@ -12,8 +12,8 @@ import struct
 import adapters_helpers
 import numpy as np
 
-from gluon_attn.files import save_arrays
-from gluon_attn.reading import load_params, read_npz
+from gluon_attn.core.files import save_arrays
+from gluon_attn.core.reading import load_params, read_npz
 from model_zoo.adapters import read_arrays
 from model_zoo.adapters.safe_tensors import write_safetensors
 
@@ -74,7 +74,7 @@ def write_checkpoint(path):
 
 
 def read_checkpoint(path):
-    from gluon_attn.engine import load_checkpoint
+    from gluon_attn.train import load_checkpoint
 
     return load_checkpoint(path)[0]
 

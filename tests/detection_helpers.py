@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import mxnet as mx
+from formats.tiny_coco import write_tiny_coco
 
-from gluon_attn.data.tiny_coco import write_tiny_coco
-from gluon_attn.workflows.detection_data import DetectionData
+from gluon_attn.coco.detection_data import DetectionData
 from model_zoo import get_model
 
 SIZE = (96, 128)
@@ -66,8 +66,8 @@ def open_data(root, split="train2017"):
 
 def overfit(folder, data, method, block=None, **changes):
     """Train on eight pictures without augmentation and return COCO's scores of these."""
-    from gluon_attn.recipe import Recipe
-    from gluon_attn.workflows.train import Settings, train
+    from gluon_attn.core.recipe import Recipe
+    from gluon_attn.train.run import Settings, train
 
     name, options = model_of(method, block)
     values = recipe(

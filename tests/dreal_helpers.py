@@ -8,12 +8,12 @@ from mxnet import autograd
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1
 
-from gluon_attn.batch import Batch
+from gluon_attn.core.batch import Batch
+from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.method import Optimization, Task
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.nets.resnet import BottleneckV1b, ResNet
-from gluon_attn.papers.dreal import DREAL
-from gluon_attn.schema import Attribute, Schema
+from gluon_attn.papers.dreal.method import DREAL
 from model_zoo import get_model
 
 CLASSES = 5

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gluon_attn.images import turn
+from gluon_attn.core.images import turn
 
 ORIENTATIONS = range(1, 9)
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}

@@ -7,7 +7,7 @@ import json
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.batch import Batch
+from gluon_attn.core.batch import Batch
 from model_zoo import get_model
 
 TINY = "simple_pose_resnet18_w16_tiny"

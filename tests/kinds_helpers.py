@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 from clothing_helpers import write_garments, write_parsing
+from formats.tiny import write_lines, write_tiny
 
 from gluon_attn.data import DATASETS, pack
-from gluon_attn.data.tiny import write_lines, write_tiny
 from gluon_attn.data.wider import ATTRIBUTES
 
 IMAGES = {"train": 6, "val": 4, "test": 4}

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import onnx
 
-from gluon_attn.blocks import cbam, eca, primitives, se, srm
+from gluon_attn.blocks import cbam, eca, se, srm
+from gluon_attn.papers.autola import primitives
 
 BATCH = "batch"
 # What the graphs of the zoo may consist of; all of it is in operator set 12 as well as in 13.

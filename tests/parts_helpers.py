@@ -61,7 +61,7 @@ def all_outputs(net, image):
 def through_the_blocks(net, image, cut):
     """Run a net layer by layer; return the last or inner feature map, cut off, and the logits.
 
-    Independent of :mod:`gluon_attn.nets.parts`: Gluon's own blocks, no symbols.
+    Independent of :mod:`gluon_attn.papers.icasc.parts`: Gluon's own blocks, no symbols.
 
     Args:
         cut: ``'inner'`` or ``'last'``: the map that becomes a leaf.

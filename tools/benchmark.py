@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.files import write_json  # noqa: E402
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
+from gluon_attn.core.files import write_json  # noqa: E402
 
 TITLES = {"infer": "Inference", "step": "Training step"}
 STEPS = {
@@ -73,7 +73,7 @@ def name_left_out(found):
 
 def compare(args):
     """Measure engines against each other; return the rows and the text for the console."""
-    from gluon_attn.workflows import bench_infer, bench_step
+    from tools.bench import bench_infer, bench_step
 
     common = (args.rounds, args.threads)
     more = {"only": args.engines, "seconds": args.seconds, "report": report}
@@ -93,7 +93,7 @@ def compare(args):
 def main():
     """Measure and print."""
     args = flags().parse_args()
-    from gluon_attn.workflows import benchmark as work
+    from tools.bench import benchmark as work
 
     if args.command in TITLES:
         result, text = compare(args)
@@ -104,7 +104,7 @@ def main():
         text = table(result)
     else:
         from gluon_attn.data import open_dataset
-        from gluon_attn.data.bench import loader_rate
+        from tools.bench.data import loader_rate
 
         dataset = open_dataset(args.data_dir, args.split, kind="packed")
         result = loader_rate(dataset, workers=args.num_workers, rounds=args.rounds)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 from model_zoo.adapters import SCHEMES, beside, convert, guess_net, read_arrays  # noqa: E402
 
 # What the authors' weights expect, in units of 0 to 255.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def main():
@@ -27,8 +27,8 @@ def main():
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="recipe overrides for both models, such as epochs=2")  # fmt: skip
     args = cli.parse(parser)
-    from gluon_attn.workflows import demo
-    from gluon_attn.workflows.build import load_recipe
+    from gluon_attn.train.build import load_recipe
+    from tools.site import demo
 
     plain, vaa = (
         load_recipe(f"{name}_synthetic_resnet18", [f"seed={args.seed}", *args.overrides],

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def flags():
@@ -56,9 +56,10 @@ def main():
     """Predict the split, print the table and write the files."""
     args = cli.parse_source(flags())
     from gluon_attn.runtime import contexts
-    from gluon_attn.workflows import load, reid
-    from gluon_attn.workflows.build import reading_of
-    from gluon_attn.workflows.tasks import task_of, task_of_export
+    from gluon_attn.tasks import reid
+    from gluon_attn.tasks.base import task_of, task_of_export
+    from gluon_attn.train import trained as load
+    from gluon_attn.train.build import reading_of
 
     ctx, out = contexts(cli.device_of(args)), output_folder(args)
     trained = load.from_flags(args, ctx)
@@ -81,9 +82,9 @@ def main():
 
 def evaluate_labels(args, trained, sidecar, reading, ctx, out):
     """Evaluate attributes or classes, of a net or of the export with this sidecar."""
-    from gluon_attn.workflows import evaluate as work
-    from gluon_attn.workflows.build import reports_accuracy
-    from gluon_attn.workflows.scores import text_of
+    from gluon_attn.tasks import evaluate_run as work
+    from gluon_attn.tasks.scores import text_of
+    from gluon_attn.train.build import reports_accuracy
 
     recipe = trained.extra.get("recipe", {}) if trained else {}
     dataset = work.open_for_evaluation(
@@ -93,7 +94,7 @@ def evaluate_labels(args, trained, sidecar, reading, ctx, out):
     if trained and not args.dataset:
         work.tell_other_data(trained, dataset, args.data_dir)
     if args.analyse or args.attention or args.compare:
-        from gluon_attn.workflows.analysis import analyse_from_flags
+        from gluon_attn.cli.analysis import analyse_from_flags
 
         print(analyse_from_flags(args, trained, dataset, ctx, out))
         return

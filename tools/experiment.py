@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def main():
@@ -28,8 +28,8 @@ def main():
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="same as --set")
     cli.add_data_flags(parser)
     args = cli.parse(parser)
-    from gluon_attn.workflows.build import load_recipe
-    from gluon_attn.workflows.experiment import run_experiment
+    from gluon_attn.train.build import load_recipe
+    from tools.experiments.experiment import run_experiment
 
     def maker(name):
         return lambda seed: load_recipe(

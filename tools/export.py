@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def flags():
@@ -52,8 +52,9 @@ def export(args, forms):
     from gluon_attn.export import export_model
     from gluon_attn.export.sidecar import input_entry, refuse_existing
     from gluon_attn.runtime import contexts
-    from gluon_attn.workflows import export as work
-    from gluon_attn.workflows import load, tasks
+    from gluon_attn.tasks import base as tasks
+    from gluon_attn.tasks import export_run as work
+    from gluon_attn.train import trained as load
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
@@ -77,7 +78,7 @@ def export(args, forms):
 def main():
     """Make the export or add to it, and report sizes, parity and drops."""
     args = cli.parse_source(flags())
-    from gluon_attn.workflows import export as work
+    from gluon_attn.tasks import export_run as work
 
     forms = work.Forms(**{name: getattr(args, name) for name in work.Forms._fields})
     work.check_forms(forms)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def flags():
@@ -70,7 +70,7 @@ def main():
     """Write the gallery and print where it is."""
     args = cli.parse(flags())
     from gluon_attn.runtime import contexts
-    from gluon_attn.workflows.gallery import make_gallery
+    from tools.site.gallery import make_gallery
 
     ctx = contexts(cli.device_of(args))[0]
     page = make_gallery(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def parse(arguments=None):
@@ -57,7 +57,8 @@ def parse(arguments=None):
 def run(options):
     """Predict and write what was asked for."""
     from gluon_attn.export import Predictor
-    from gluon_attn.workflows import predict, tasks
+    from gluon_attn.tasks import base as tasks
+    from gluon_attn.tasks import predict
 
     task, sidecar = tasks.task_of_export(options.export)
     if task:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gluon_attn.cli import common as cli  # noqa: E402
 from gluon_attn.data import DATASETS, prepare  # noqa: E402
-from gluon_attn.workflows import cli  # noqa: E402
 
 
 def parse(arguments):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--half", action="store_true", help="store weights in half precision")
     parser.add_argument("--page", metavar="FILE", help="page whose table of weights is renewed")
     args = parser.parse_args()
-    from gluon_attn.workflows.publish import Source, publish, renew
+    from tools.site.publish import Source, publish, renew
 
     if args.page and not Path(args.page).is_file():
         raise FileNotFoundError(f"--page {args.page}: there is no such page")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def flags():
@@ -43,8 +43,8 @@ def main():
     """Run the experiments and print the summary."""
     parser = flags()
     args = parser.parse_args()
-    from gluon_attn.workflows.experiments import EXPERIMENTS
-    from gluon_attn.workflows.reproduce import QUICK_SEEDS, SEEDS, Request, reproduce
+    from tools.experiments.experiments import EXPERIMENTS
+    from tools.experiments.reproduce import QUICK_SEEDS, SEEDS, Request, reproduce
 
     if not args.experiments:
         for name, experiment in EXPERIMENTS.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gluon_attn.workflows import cli  # noqa: E402
+from gluon_attn.cli import common as cli  # noqa: E402
 
 
 def flags():
@@ -40,7 +40,7 @@ def flags():
 def main():
     """Search, or compare."""
     args = cli.parse(flags())
-    from gluon_attn.workflows.build import load_recipe
+    from gluon_attn.train.build import load_recipe
 
     def make_search(overrides):
         return load_recipe(args.recipe, [*cli.overrides_of(args), *overrides], cli.recipe_folder())
@@ -48,7 +48,7 @@ def main():
     if args.compare_with:
         if args.init_from or args.base_params:
             raise ValueError("--init-from, --base-params: runs that are compared start from none")
-        from gluon_attn.workflows.search_compare import compare
+        from tools.experiments.search_compare import compare
 
         def make_training(overrides):
             return load_recipe(args.compare_with, overrides, cli.recipe_folder())
@@ -59,7 +59,7 @@ def main():
         )  # fmt: skip
         print("\n" + done.text)
         return
-    from gluon_attn.workflows.search import search
+    from gluon_attn.train.search import search
 
     found = cli.run_training(search, make_search([]), args)
     print(f"\ngenotype: {found['genotype']}\nfile:     {found['file']}")

@@ -20,7 +20,6 @@ from gluon_attn.blocks.base import (
 )
 from gluon_attn.blocks.cbam import CBAM, ChannelGate, ChannelPool, SpatialGate
 from gluon_attn.blocks.eca import ECA, ECAGate
-from gluon_attn.blocks.hoga import HOGA
 from gluon_attn.blocks.se import SE, SEGate
 from gluon_attn.blocks.srm import SRM, SRMGate
 
@@ -28,7 +27,6 @@ __all__ = [
     "BLOCKS",
     "CBAM",
     "ECA",
-    "HOGA",
     "SE",
     "SRM",
     "AttentionBlock",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mxnet import init
 from mxnet.gluon import HybridBlock
 
-from gluon_attn.registry import Registry
+from gluon_attn.core.registry import Registry
 
 
 class BlockRegistry(Registry):
@@ -36,6 +36,7 @@ class BlockRegistry(Registry):
 
 
 BLOCKS = BlockRegistry("attention block")
+BLOCKS.register_later("hoga", "gluon_attn.papers.autola.hoga")
 PLACES = ("branch", "inner")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gluon_attn.coco.dataset import CocoDetection, CocoKeypoints
 from gluon_attn.data.base import DATASETS, TRAINING_SPLITS, AttributeDataset
 from gluon_attn.data.caltech256 import Caltech256
 from gluon_attn.data.celeba import CelebA
@@ -18,10 +19,8 @@ from gluon_attn.data.cifar import Cifar10, Cifar100
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.clothing_co_parsing import ClothingCoParsing
 from gluon_attn.data.clothing_dataset import ClothingDataset
-from gluon_attn.data.coco import CocoDetection, CocoKeypoints
 from gluon_attn.data.cub200 import Cub200
 from gluon_attn.data.folders import Folders
-from gluon_attn.data.garments import Garments
 from gluon_attn.data.imagenet import ImageNet
 from gluon_attn.data.images import BadImageError
 from gluon_attn.data.layout import DEPTH, levels
@@ -34,6 +33,7 @@ from gluon_attn.data.peta import Peta
 from gluon_attn.data.rap import Rap
 from gluon_attn.data.reid import DukeReid, Market1501
 from gluon_attn.data.reid_attributes import DukeAttribute, MarketAttribute
+from gluon_attn.data.synthetic.garments import Garments
 from gluon_attn.data.transforms import EvalTransform, TrainTransform
 from gluon_attn.data.voc import Voc, Voc2007
 from gluon_attn.data.wider import WiderAttribute

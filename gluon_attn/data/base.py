@@ -10,12 +10,12 @@ import threading
 import numpy as np
 from mxnet.gluon.data import Dataset
 
-from gluon_attn.batch import UNSPECIFIED, LabelPolicy
+from gluon_attn.core.batch import UNSPECIFIED, LabelPolicy
+from gluon_attn.core.registry import Registry
+from gluon_attn.core.schema import Schema
 from gluon_attn.data.images import BadImageError, check_policy, read_image
 from gluon_attn.data.layout import Located
 from gluon_attn.data.one_hot import OneHot
-from gluon_attn.registry import Registry
-from gluon_attn.schema import Schema
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gluon_attn.core.files import json_text, write_text
+from gluon_attn.core.text import read_json
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
@@ -36,8 +38,6 @@ from gluon_attn.data.folders import list_pictures
 from gluon_attn.data.layout import Part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
-from gluon_attn.files import json_text, write_text
-from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ from typing import Iterator
 
 import numpy as np
 
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.data.scan import ImageFolder
-from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gluon_attn.core.text import text_of
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.safe_pickle import load_pickle
-from gluon_attn.text import text_of
 
 PIXELS = 3 * 32 * 32
 PUBLISHED = {"trainval": {"images": 50000}, "test": {"images": 10000}}

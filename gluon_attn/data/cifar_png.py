@@ -18,10 +18,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from gluon_attn.core.files import write_bytes, write_text
+from gluon_attn.core.text import read_text
 from gluon_attn.data.images import read_image
 from gluon_attn.data.scan import files
-from gluon_attn.files import write_bytes, write_text
-from gluon_attn.text import read_text
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

@@ -10,10 +10,10 @@ import collections
 
 import numpy as np
 
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.data.base import AttributeDataset
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.protocol import HOLDOUT, check_split
-from gluon_attn.schema import MULTICLASS, Attribute, Schema
 
 ATTRIBUTE = "class"
 HELD_OUT = ("train", "val", "trainval", "test")  # splits where the authors publish two

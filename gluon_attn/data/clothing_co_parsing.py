@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from gluon_attn.batch import LabelPolicy
+from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.core.text import read_table
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import SPLITS, check_split
 from gluon_attn.data.scan import files
-from gluon_attn.text import read_table
 
 # Attributes that are several tags of one meaning.
 MERGED = {
@@ -164,7 +164,7 @@ def write_split(root: Any, seed: int, path: Any) -> int:
         FileNotFoundError, ValueError: See :class:`ClothingCoParsing`.
         OSError: The file could not be written.
     """
-    from gluon_attn.files import write_text
+    from gluon_attn.core.files import write_text
 
     chosen = _by_hash(_read_halves(str(Path(root).resolve())), seed)
     lines = ["photo,split"] + [f"{photo},{part}" for photo, part in sorted(chosen.items())]

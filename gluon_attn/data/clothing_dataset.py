@@ -21,13 +21,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from gluon_attn.batch import LabelPolicy
+from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
+from gluon_attn.core.text import read_lines, read_table
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
 from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import SPLITS, check_split
-from gluon_attn.schema import MULTICLASS, Attribute, Schema
-from gluon_attn.text import read_lines, read_table
 
 CLASSES = (
     "Blazer", "Dress", "Hat", "Hoodie", "Longsleeve", "Outwear", "Pants", "Polo", "Shirt", "Shoes",

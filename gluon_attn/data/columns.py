@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import AttributeDataset
-from gluon_attn.registry import unknown_name
-from gluon_attn.schema import Schema
 
 
 class ChosenAttributes(AttributeDataset):

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gluon_attn.core.text import read_json
 from gluon_attn.data.scan import shortened
-from gluon_attn.text import read_json
 
 PUBLISHED = {
     "train": {"images": 5509},

@@ -23,13 +23,13 @@ from typing import Any, Callable
 
 import numpy as np
 
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.protocol import HOLDOUT
 from gluon_attn.data.scan import ImageFolder, stored_name
-from gluon_attn.text import read_lines
 
 PUBLISHED = {"trainval": {"images": 5994}, "test": {"images": 5794}}
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")

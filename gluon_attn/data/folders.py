@@ -17,6 +17,7 @@ from typing import Sequence
 
 import numpy as np
 
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, TRAINING_SPLITS
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
@@ -31,7 +32,6 @@ from gluon_attn.data.scan import (
     list_images,
     subfolders,
 )
-from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

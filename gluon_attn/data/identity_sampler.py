@@ -15,7 +15,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.batch import Batch
+from gluon_attn.core.batch import Batch
 from gluon_attn.data.loader import BufferPool, Loader
 
 

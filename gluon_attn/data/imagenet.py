@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gluon_attn.core.text import read_lines, read_text
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.classification import ClassificationDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
@@ -37,7 +38,6 @@ from gluon_attn.data.layout import Part, file_part, search
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import check_split
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
-from gluon_attn.text import read_lines, read_text
 
 PUBLISHED = {"train": {"images": 1281167}, "val": {"images": 50000}}
 SPLITS = ("train", "val")

@@ -1,6 +1,6 @@
 """Images of data sets: errors that name the file and the sample, and what to do about them.
 
-How a file becomes pixels, EXIF orientation included, is :mod:`gluon_attn.images`' matter.
+How a file becomes pixels, EXIF orientation included, is :mod:`gluon_attn.core.images`' matter.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import os
 
 import numpy as np
 
-from gluon_attn import image_files, images
-from gluon_attn.image_files import Header, ImageError
-from gluon_attn.images import resize
+from gluon_attn.core import image_files, images
+from gluon_attn.core.image_files import Header, ImageError
+from gluon_attn.core.images import resize
 
 __all__ = [
     "ON_BAD_IMAGE", "BadImageError", "NoOverlapError", "check_policy", "decode", "decode_own",
@@ -53,7 +53,7 @@ def check_policy(on_bad_image):
 def decode(
     data: bytes | memoryview, path: str | os.PathLike[str], sample_id: str, upright: bool = True
 ) -> np.ndarray:
-    """Return an image from its encoded bytes; see :func:`gluon_attn.images.decode`.
+    """Return an image from its encoded bytes; see :func:`gluon_attn.core.images.decode`.
 
     Args:
         data: Contents of an image file.

@@ -16,8 +16,8 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Union
 
+from gluon_attn.core.registry import unknown_name
 from gluon_attn.data.scan import subfolders
-from gluon_attn.registry import unknown_name
 
 DEPTH = 2  # levels of sub-folders that are searched
 MOST = 64  # a folder with more sub-folders is data, not what unpacking left

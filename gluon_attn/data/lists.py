@@ -21,12 +21,12 @@ from typing import Sequence
 
 import numpy as np
 
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.scan import files, stored_name
-from gluon_attn.registry import unknown_name
-from gluon_attn.text import read_lines
 
 CODINGS = {
     "list": {"1": 1, "+1": 1, "0": -1, "-1": 0},

@@ -3,7 +3,7 @@
 ``scipy.io.loadmat`` takes lengths and shapes of a file on trust and may end the process on a
 damaged one. Here the same values are read in Python: every element has to lie within the one around
 it, an array has exactly the numbers that its shape needs, and packed parts expand to no more than
-:func:`gluon_attn.reading.allowance` allows.
+:func:`gluon_attn.core.reading.allowance` allows.
 
 The format is that of "MAT-File Format" (The MathWorks). Values are those of ``loadmat``: numbers in
 the type they are stored in, texts as arrays of type U, cells as object arrays, structs as
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gluon_attn.reading import MAX_AXES, DamagedError, allowance, damage_named
+from gluon_attn.core.reading import MAX_AXES, DamagedError, allowance, damage_named
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 40  # of cells and structs in one another

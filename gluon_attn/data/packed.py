@@ -25,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gluon_attn.core.reading import damage_named
+from gluon_attn.core.schema import Schema
+from gluon_attn.core.text import read_json, read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount
 from gluon_attn.data.images import BadImageError, decode_own
@@ -32,9 +35,6 @@ from gluon_attn.data.layout import Part, file_part
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.scan import files, subfolders
 from gluon_attn.data.tiles import window
-from gluon_attn.reading import damage_named
-from gluon_attn.schema import Schema
-from gluon_attn.text import read_json, read_lines
 
 FORMAT = "gluon_attn packed images, version 1"
 KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there

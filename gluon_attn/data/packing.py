@@ -20,12 +20,12 @@ import cv2
 import mxnet as mx
 from tqdm import tqdm
 
+from gluon_attn.core.files import atomic_path, first_line, json_text, write_text
+from gluon_attn.core.text import read_json
 from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
 from gluon_attn.data.one_hot import OneHot
 from gluon_attn.data.packed import FORMAT, record_labels
-from gluon_attn.files import atomic_path, first_line, json_text, write_text
-from gluon_attn.text import read_json
 
 CHUNK = 128
 

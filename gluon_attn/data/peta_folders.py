@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gluon_attn.core.text import read_json, read_lines
 from gluon_attn.data.protocol import SPLITS, hold_out
 from gluon_attn.data.scan import is_image_name, list_images
-from gluon_attn.text import read_json, read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import importlib
 import logging
 from pathlib import Path
 
+from gluon_attn.core.errors import naming
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.check import check, missing_parts
 from gluon_attn.data.counts import CountReport
 from gluon_attn.data.packed import load_info
 from gluon_attn.data.packing import make_plan, pack
 from gluon_attn.data.scan import shortened
-from gluon_attn.errors import naming
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def generate(options, say):
 
 
 def _generate_tiny(options, given, say):
-    from gluon_attn.data.tiny import write_tiny
+    from tests.formats.tiny import write_tiny
 
     images = {split: n for split, n in given.items() if n is not None}
     extra = _version(options)

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from gluon_attn.registry import unknown_name
+from gluon_attn.core.registry import unknown_name
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.batch import LabelPolicy
+from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
 from gluon_attn.data.layout import Part, file_part, folder_part

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.schema import Attribute, Schema
+from gluon_attn.core.schema import Attribute, Schema
 
 
 class Task(NamedTuple):

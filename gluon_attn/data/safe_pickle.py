@@ -14,7 +14,7 @@ import pickle
 
 import numpy as np
 
-from gluon_attn.reading import DamagedError, damage_named
+from gluon_attn.core.reading import DamagedError, damage_named
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gluon_attn.batch import LabelPolicy
+from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
 from gluon_attn.data.layout import Part, folder_part
 from gluon_attn.data.protocol import check_split
 from gluon_attn.data.scan import ImageFolder
-from gluon_attn.registry import unknown_name
-from gluon_attn.text import read_lines
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

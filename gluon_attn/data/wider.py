@@ -32,6 +32,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
+from gluon_attn.core.image_files import Header
+from gluon_attn.core.images import clip_box
+from gluon_attn.core.text import read_json
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import (
     PUBLISHED,
@@ -42,9 +45,6 @@ from gluon_attn.data.counts import (
 )
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
 from gluon_attn.data.layout import Part, file_part, folder_part
-from gluon_attn.image_files import Header
-from gluon_attn.images import clip_box
-from gluon_attn.text import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path, PurePosixPath
 
+from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import (
     PUBLISHED_SRN,
@@ -25,7 +26,6 @@ from gluon_attn.data.counts import (
 from gluon_attn.data.layout import Part, file_part, folder_part
 from gluon_attn.data.scan import stored_name
 from gluon_attn.data.wider import ATTRIBUTES
-from gluon_attn.text import read_lines
 
 logger = logging.getLogger(__name__)
 

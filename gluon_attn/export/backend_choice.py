@@ -17,6 +17,8 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
+from gluon_attn.core.files import first_line, write_json
+from gluon_attn.core.text import read_json
 from gluon_attn.export.backends import (
     BACKENDS,
     NEEDS,
@@ -26,9 +28,7 @@ from gluon_attn.export.backends import (
     require,
 )
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.files import first_line, write_json
 from gluon_attn.runtime import has_vnni, versions
-from gluon_attn.text import read_json
 
 AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"
 CHOICES = (*BACKENDS, AUTO, FASTEST)

@@ -1,6 +1,6 @@
 """Opening the two files of an exported graph: MXNet's C code sees only what has been checked.
 
-Its reader of parameters takes memory for whatever a file promises (see ``gluon_attn.reading``), and
+Its reader of parameters takes memory for whatever a file promises (see ``gluon_attn.core.reading``), and
 a graph in which a layer takes output 7 of one that has a single output, or a convolution has no
 groups, ends the process.
 """
@@ -13,9 +13,9 @@ from typing import Any
 
 import mxnet as mx
 
+from gluon_attn.core.files import first_line
+from gluon_attn.core.reading import DamagedError, damage_named, load_params
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.files import first_line
-from gluon_attn.reading import DamagedError, damage_named, load_params
 
 
 def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:

@@ -10,8 +10,8 @@ import mxnet as mx
 import numpy as np
 from PIL import Image
 
+from gluon_attn.core.images import decode, from_pil
 from gluon_attn.export.preprocess import check_image, read_image
-from gluon_attn.images import decode, from_pil
 
 FORMS = "give a list of paths, bytes, PIL images or uint8 RGB arrays (h, w, 3)"
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import mxnet as mx
 import numpy as np
 
+from gluon_attn.core.files import first_line, save_parameters, sha256_of_bytes, write_text
 from gluon_attn.export import writer
 from gluon_attn.export.int8_search import GRANULARITY, MODES, Quantizer, first_output
 from gluon_attn.export.rewrite import read_graph, rename_outputs
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, make_block
 from gluon_attn.export.variants import Variant
-from gluon_attn.files import first_line, save_parameters, sha256_of_bytes, write_text
 from gluon_attn.runtime import has_vnni, versions
 
 TOLERANCE = 1e-5  # of max(1, |output|)

@@ -18,6 +18,7 @@ import threading
 import mxnet as mx
 import numpy as np
 
+from gluon_attn.core.files import first_line, write_bytes
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
 from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.onnx_graph import BATCH
@@ -25,7 +26,6 @@ from gluon_attn.export.onnx_plain import make_plain
 from gluon_attn.export.sidecar import ExportError, read_verified
 from gluon_attn.export.symbol import INPUT, make_block
 from gluon_attn.export.variants import Variant
-from gluon_attn.files import first_line, write_bytes
 
 TOLERANCE = 1e-5  # of max(1, |output|)
 BATCHES = (1, 2, 3)

@@ -17,12 +17,12 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 from scipy.special import expit, softmax
 
+from gluon_attn.core.images import unit_doubt
 from gluon_attn.export import backend_choice
 from gluon_attn.export.backends import BACKENDS, NEEDS
 from gluon_attn.export.inputs import as_list, boxes_per_image, name_of, to_pixels
 from gluon_attn.export.preprocess import Preprocess, crop_box, type_hints
 from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar
-from gluon_attn.images import unit_doubt
 
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from gluon_attn.image_files import ImageError, read_bytes
-from gluon_attn.images import box_window, decode, resize
+from gluon_attn.core.image_files import ImageError, read_bytes
+from gluon_attn.core.images import box_window, decode, resize
 
 
 class Preprocess:
@@ -80,7 +80,7 @@ class Preprocess:
 
 
 def read_image(path: str | os.PathLike[str], upright: bool = True) -> np.ndarray:
-    """Read an image file as ``(h, w, 3)`` uint8 RGB; see :mod:`gluon_attn.images`.
+    """Read an image file as ``(h, w, 3)`` uint8 RGB; see :mod:`gluon_attn.core.images`.
 
     Args:
         path: The file.

@@ -20,7 +20,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from gluon_attn.files import (
+from gluon_attn.core.files import (
     finite,
     flush,
     is_running,
@@ -29,8 +29,8 @@ from gluon_attn.files import (
     sha256_of_bytes,
     write_text,
 )
-from gluon_attn.schema import Schema
-from gluon_attn.text import read_json
+from gluon_attn.core.schema import Schema
+from gluon_attn.core.text import read_json
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1

@@ -20,11 +20,11 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
+from gluon_attn.core.files import first_line, save_parameters, write_text
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, output_names, select_outputs, trace
 from gluon_attn.export.variants import write_variants
-from gluon_attn.files import first_line, save_parameters, write_text
 from gluon_attn.runtime import versions
 
 TOLERANCE = 1e-5  # of max(1, |output|)
@@ -74,7 +74,7 @@ def export_model(
         activation: What turns logits into probabilities: sigmoid, softmax or none.
         variants: Further forms of the graph (:mod:`gluon_attn.export.variants`); if one cannot be
             made, nothing is written.
-        schema: :class:`gluon_attn.schema.Schema` of the classes, or its JSON form; None: every
+        schema: :class:`gluon_attn.core.schema.Schema` of the classes, or its JSON form; None: every
             class is a binary attribute.
 
     Returns:

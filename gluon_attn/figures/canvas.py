@@ -7,8 +7,8 @@ from typing import Any, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from gluon_attn.core.files import atomic_path
 from gluon_attn.figures.fonts import LiteralFigure
-from gluon_attn.files import atomic_path
 
 # Okabe and Ito's palette (distinguishable with the common colour-vision deficiencies), darkest
 # first; black is kept for text.

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
+from gluon_attn.core.text import read_json_lines
 from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, legend, new_figure, quiet, save
-from gluon_attn.text import read_json_lines
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ def objective(schema=None):
     is the "multi-label soft margin" loss of other frameworks.
 
     Args:
-        schema: :class:`gluon_attn.schema.Schema`; None stands for binary attributes.
+        schema: :class:`gluon_attn.core.schema.Schema`; None stands for binary attributes.
 
     Returns:
         A HybridBlock ``(logits, label, mask) -> (B,)``, all inputs ``(B, A)``.

@@ -11,7 +11,8 @@ import csv
 import io
 import json
 
-from gluon_attn.files import json_text
+from gluon_attn.core.files import json_text
+from gluon_attn.core.schema import MULTICLASS
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import (
     field,
@@ -22,7 +23,6 @@ from gluon_attn.metrics.layout import (
     with_nan,
     write_texts,
 )
-from gluon_attn.schema import MULTICLASS
 
 HEADINGS = {
     "accuracy": "accuracy",

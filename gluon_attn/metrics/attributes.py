@@ -2,7 +2,7 @@
 official evaluation of Market-1501-attribute and DukeMTMC-attribute.
 
 ``probs``, ``labels`` and ``mask`` are ``(N, A)`` with the columns of a
-:class:`gluon_attn.schema.Schema`: one per binary attribute, one per class of a multi-class one.
+:class:`gluon_attn.core.schema.Schema`: one per binary attribute, one per class of a multi-class one.
 What is unknown (mask 0) counts nowhere; what cannot be computed is nan and left out of means.
 
 * A binary attribute is predicted where its probability reaches the threshold; accuracy is the share
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gluon_attn.core.schema import BINARY
 from gluon_attn.metrics.checks import checked, require_probabilities
-from gluon_attn.schema import BINARY
 
 # Measures of an attribute that can be undefined (nan), in the order of tables.
 MEASURES = ("accuracy", "accuracy_without_none", "balanced", "majority")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.errors import NotFiniteError
+from gluon_attn.core.errors import NotFiniteError
 
 
 def as_array(values):

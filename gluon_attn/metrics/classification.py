@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.errors import NotFiniteError
+from gluon_attn.core.errors import NotFiniteError
 from gluon_attn.metrics.checks import as_array, checked_names
 
 TOP = (1, 5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from gluon_attn.files import or_nan, write_text
+from gluon_attn.core.files import or_nan, write_text
 
 WIDTH = 100  # of the notes under a console table
 FORMATS = {"console": "simple", "markdown": "pipe"}

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from gluon_attn.batch import PADDING
+from gluon_attn.core.batch import PADDING
 from gluon_attn.metrics.checks import as_array, checked, checked_names, require_probabilities
 
 EMPTY_RULES = ("leave-out", "zero")

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 
-from gluon_attn.files import json_text
+from gluon_attn.core.files import json_text
 from gluon_attn.metrics.layout import (
     field,
     notes_text,

@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gluon_attn.errors import NotFiniteError
-from gluon_attn.registry import unknown_name
+from gluon_attn.core.errors import NotFiniteError
+from gluon_attn.core.registry import unknown_name
 
 JUNK = -1
 METRICS = ("euclidean", "cosine")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 
-from gluon_attn.files import json_text
+from gluon_attn.core.files import json_text
 from gluon_attn.metrics.layout import field, notes_text, table_text, write_texts
 
 MAIN = ("mAP", "mAP_rectangle")

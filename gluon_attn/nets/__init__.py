@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.efficientnet_lite import EfficientNetLite, efficientnet_lite
-from gluon_attn.nets.parts import Parts, split_net
 from gluon_attn.nets.resnet import DEPTHS, ResNet, resnet
 from gluon_attn.nets.resnet_cifar import CIFAR_DEPTHS, CifarResNet, cifar_resnet
 from gluon_attn.nets.resnet_wide import wide_resnet
@@ -18,7 +17,6 @@ __all__ = [
     "VGG_DEPTHS",
     "CifarResNet",
     "EfficientNetLite",
-    "Parts",
     "ResNet",
     "activation_shapes",
     "attention_blocks",
@@ -27,7 +25,6 @@ __all__ = [
     "efficientnet_lite",
     "name_outputs",
     "resnet",
-    "split_net",
     "vgg",
     "wide_resnet",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mxnet as mx
 from mxnet.gluon import nn
 
-from gluon_attn.registry import unknown_name
+from gluon_attn.core.registry import unknown_name
 
 
 class TappedStage(nn.HybridSequential):

@@ -1,19 +1,12 @@
-"""One module per paper: its net and its training method."""
+"""One folder per paper; importing this registers all training methods."""
 
 from __future__ import annotations
 
-from gluon_attn.papers import (
-    autola,
-    awmt,
-    baseline,
-    dreal,
-    dreal_reid,
-    icasc,
-    reid,
-    vaa,
-    vaa_awmt,
-)
+from gluon_attn.papers import autola, awmt, baselines, combined, dreal, icasc, vaa
+from gluon_attn.papers.baselines import plain, reid
+from gluon_attn.papers.combined import dreal_reid, vaa_awmt
 
 __all__ = [
-    "autola", "awmt", "baseline", "dreal", "dreal_reid", "icasc", "reid", "vaa", "vaa_awmt",
+    "autola", "awmt", "baselines", "combined", "dreal", "dreal_reid", "icasc", "plain", "reid",
+    "vaa", "vaa_awmt",
 ]  # fmt: skip

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.files import save_parameters
-from gluon_attn.registry import unknown_name
+from gluon_attn.core.files import save_parameters
+from gluon_attn.core.registry import unknown_name
 from model_zoo.adapters.files import read_arrays
 from model_zoo.adapters.guess import guess_net
 from model_zoo.adapters.safe_tensors import write_safetensors

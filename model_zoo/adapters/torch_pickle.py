@@ -14,7 +14,7 @@ import pickletools
 import sys
 from typing import Any, BinaryIO, Callable
 
-from gluon_attn.reading import DamagedError, allowance, one_line
+from gluon_attn.core.reading import DamagedError, allowance, one_line
 from model_zoo.adapters.torch_names import (
     Opaque,
     UnsafePickleError,

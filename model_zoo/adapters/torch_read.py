@@ -23,7 +23,7 @@ import zipfile
 
 import numpy as np
 
-from gluon_attn.reading import DamagedError, check_members, damage_named
+from gluon_attn.core.reading import DamagedError, check_members, damage_named
 from model_zoo.adapters.floats import (
     MAX_AXES,
     MAX_NUMBERS,

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from gluon_attn.files import atomic_path
+from gluon_attn.core.files import atomic_path
 
 ALIGNMENT = 64  # bytes; with it torch.load(mmap=True) works
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",

@@ -6,7 +6,7 @@ import collections
 import difflib
 from typing import Any, NamedTuple
 
-from gluon_attn.registry import unknown_name
+from gluon_attn.core.registry import unknown_name
 from model_zoo.adapters.tables import OWN, SCHEMES, TABLES, Table, candidates, names_of
 
 

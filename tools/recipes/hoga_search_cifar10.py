@@ -4,7 +4,7 @@ Command    python tools/search.py --recipe hoga_search_cifar10 --data-dir CIFAR 
 Others     second_order=true
 Hardware   paper: less than one GPU day; here: not run (the data are not available)
 Hours      not run
-Paper      the genotype autola_cifar10 (gluon_attn/blocks/genotype.py)
+Paper      the genotype autola_cifar10 (gluon_attn/papers/autola/genotype.py)
 Ours       not run
 Deviates   ResNet-20 as in the paper: the authors' search script builds a wider net of four stages;
            the halves are drawn by the seed instead of cut in the middle; the cosine is read in the

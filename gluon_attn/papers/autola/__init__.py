@@ -1,7 +1,7 @@
 """AutoLA: searching the operations of high-order group attention.
 
 Auto Learning Attention, Ma, Zhang, Xia, Tao, NeurIPS 2020. The attention block itself is
-:mod:`gluon_attn.blocks.hoga`; docs/autola.md has the equations and the fidelity ledger.
+:mod:`gluon_attn.papers.autola.hoga`; docs/autola.md has the equations and the fidelity ledger.
 """
 
 from __future__ import annotations

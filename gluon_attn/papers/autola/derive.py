@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gluon_attn.blocks.genotype import EDGES, OPERATIONS, of_operations
+from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, of_operations
 
 NONE = OPERATIONS.index("none")
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import mxnet as mx
 from mxnet import autograd
 
-from gluon_attn.blocks.genotype import EDGES
 from gluon_attn.losses.objective import objective
 from gluon_attn.method import METHODS, Method, split_batch
 from gluon_attn.papers.autola.architect import Architect, clip_gradients
 from gluon_attn.papers.autola.derive import derive, entropy, shares, strengths
+from gluon_attn.papers.autola.genotype import EDGES
 from gluon_attn.papers.autola.supernet import SuperNet
 
 ARCHITECTURE = "architecture"  # name under which the trainer of alpha is saved

@@ -6,7 +6,7 @@ Auto Learning Attention, Ma, Zhang, Xia, Tao, NeurIPS 2020 ("paper"), with the a
     edge output = sum over operations o of softmax(alpha)_o operation_o(source)
 
 with one alpha (10 edges x 9 operations) for all blocks. Numbers are those of the operations in
-:mod:`gluon_attn.blocks.primitives`, one by one (tested); how they are computed differs:
+:mod:`gluon_attn.papers.autola.primitives`, one by one (tested); how they are computed differs:
 
 * Edges that can be computed together are: the four that read the groups, then the three that read
   node 1, the two that read node 2, and the last. Their channels lie side by side, so each of the
@@ -25,16 +25,16 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
-from gluon_attn.blocks.genotype import EDGES, NODES, OPERATIONS
-from gluon_attn.blocks.hoga import SEARCH_REDUCTIONS, GroupAttention
-from gluon_attn.blocks.primitives import (
+from gluon_attn.nets.taps import TappedStage
+from gluon_attn.papers.autola.genotype import EDGES, NODES, OPERATIONS
+from gluon_attn.papers.autola.hoga import SEARCH_REDUCTIONS, GroupAttention
+from gluon_attn.papers.autola.primitives import (
     REDUCTION,
     channel_pool,
     global_max,
     global_mean,
     hidden_units,
 )
-from gluon_attn.nets.taps import TappedStage
 
 ALPHA_SCALE = 1e-3  # of the normal distribution that the code draws alpha from
 LANES = 8  # channels that oneDNN's depth-wise kernels take at once

@@ -1,0 +1,1 @@
+"""Commands: flags, exit codes, and what each command composes."""

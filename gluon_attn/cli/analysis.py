@@ -1,0 +1,216 @@
+"""What trained nets look at and how their channels behave: numbers and figures of one split.
+
+Every kind of analysis takes several nets, so that a method can be put beside its baseline:
+
+* ``attention``: attention maps of each image's five most probable classes (ICASC's supplement);
+* ``overlap``: how much the maps of the true and of the most confusing class overlap (ICASC);
+* ``selectivity``: class selectivity index per layer (supplement of AutoLA, Figure 1);
+* ``tsne``: features of a layer in the plane (same, Figure 2);
+* ``gradcam``: Grad-CAM and guided back-propagation side by side (same, Figure 3), and Grad-CAM
+  pairs (supplement of DREAL, Figures 2 and 3);
+* ``gates``: attention vectors of channel gates (same, Figure 1);
+* ``critic``: critique and reward over training (same, Figure 4); from the run's log alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from gluon_attn.cli.analysis_features import analyse_gates, analyse_selectivity, analyse_tsne
+from gluon_attn.cli.analysis_log import analyse_critic
+from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.train import trained as load
+from gluon_attn.train.build import reading_of
+from model_zoo import store
+
+KINDS = {
+    "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
+    "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
+    "critic": analyse_critic,
+}  # fmt: skip
+CHOICES = {  # KIND:CHOICE
+    "attention": ("channel_weighted", "grad_cam"),
+    "gradcam": ("grad_cam", "channel_weighted"),
+}
+ATTENTION = ("attention", "overlap")  # what --attention stands for
+NUMBERS = {"overlap": float, "tsne": int}
+
+
+class Settings(NamedTuple):
+    """What all kinds of analysis need.
+
+    Attributes:
+        out: Folder for the files, whose names begin with the name of the split.
+        split: Name of the split.
+        ctx: MXNet context.
+        batch_size: Images at once.
+        workers: Data-loading threads.
+        samples: Positions of the images in pictures; None chooses them, see
+            :func:`gluon_attn.cli.analysis_maps.varied_samples`.
+        runs: ``{net name: run folder}`` of those nets that come from one.
+        choice: What stood behind the colon of ``KIND:CHOICE``, or None.
+    """
+
+    out: str
+    split: str
+    ctx: Any
+    batch_size: int = 32
+    workers: int = 2
+    samples: Any = None
+    runs: Any = None
+    choice: Any = None
+
+    def path(self, name):
+        """Return the path of a file."""
+        return os.path.join(self.out, f"{self.split}_{name}")
+
+
+class Analysis(NamedTuple):
+    """Result of one kind.
+
+    Attributes:
+        text: Lines for the console.
+        files: Paths written.
+        values: JSON-able numbers; also in a file.
+    """
+
+    text: str
+    files: list
+    values: dict
+
+
+def parse_kind(text):
+    """Return ``(kind, choice)`` of ``KIND`` or ``KIND:CHOICE``.
+
+    ``attention`` and ``gradcam`` take the kind of map (``grad_cam``, ``channel_weighted``),
+    ``overlap`` the threshold, ``tsne`` the number of the stage.
+
+    Raises:
+        ValueError: Unknown kind or choice.
+    """
+    kind, colon, choice = text.partition(":")
+    if kind not in KINDS:
+        raise ValueError(unknown_name("kind of analysis", kind, KINDS))
+    if not colon:
+        return kind, None
+    if kind in CHOICES:
+        if choice not in CHOICES[kind]:
+            raise ValueError(unknown_name(f"map of '{kind}'", choice, CHOICES[kind]))
+        return kind, choice
+    if kind not in NUMBERS:
+        raise ValueError(f"'{text}': {kind} takes nothing behind a colon")
+    try:
+        return kind, NUMBERS[kind](choice)
+    except ValueError:
+        raise ValueError(f"'{text}': {choice!r} is no {NUMBERS[kind].__name__}") from None
+
+
+def analyse(models, dataset, kinds, settings):
+    """Run kinds of analysis one after another.
+
+    Args:
+        models: ``{name: Trained}``, baselines first, as they are to stand in the figures.
+        dataset: The split; its columns are the nets' classes.
+        kinds: Texts for :func:`parse_kind`.
+        settings: :class:`Settings`.
+
+    Returns:
+        ``{kind: Analysis}``.
+
+    Raises:
+        ValueError: Unknown kind; nets of other classes; what a kind needs is not there.
+    """
+    parsed = [parse_kind(text) for text in kinds]
+    for name, trained in models.items():
+        if tuple(trained.classes) != tuple(dataset.names):
+            raise ValueError(
+                f"'{name}' has {len(trained.classes)} classes ({', '.join(trained.classes[:3])}, "
+                f"…), not the {len(dataset.names)} of the data ({', '.join(dataset.names[:3])}, …)"
+            )
+    os.makedirs(settings.out, exist_ok=True)
+    return {
+        kind: Analysis(*KINDS[kind](models, dataset, settings._replace(choice=choice)))
+        for kind, choice in parsed
+    }
+
+
+def analyse_from_flags(args, trained, dataset, ctx, out):
+    """Do what the flags of tools/evaluate.py say; return the text for the console.
+
+    Args:
+        args: ``analyse``, ``attention``, ``compare``, ``run``, ``data_dir``, ``dataset``,
+            ``split``, ``batch_size``, ``num_workers``.
+        trained: The Trained net, or None for an export.
+        dataset: The split.
+        ctx: List of contexts.
+        out: Folder for the files.
+
+    Raises:
+        ValueError: No kind of analysis is asked for, or there is no net that can be differentiated.
+    """
+    kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
+    if not kinds:
+        raise ValueError("--compare needs --analyse KIND or --attention")
+    if trained is None:
+        raise ValueError("an export cannot be differentiated; give --run or --model")
+    models, runs = load_models(trained, args.run, args.compare, ctx)
+    if not args.dataset:
+        reading = reading_of(trained.extra.get("recipe"))
+        evaluation.check_same_data(models, dataset, args.data_dir, reading)
+    settings = Settings(out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs)
+    found = analyse(models, dataset, kinds, settings).values()
+    return "\n\n".join(
+        "\n".join([part.text, *(f"wrote {path}" for path in part.files)]) for part in found
+    )
+
+
+def load_models(main, main_run, others, ctx):
+    """Load the nets to compare with and name them all.
+
+    Args:
+        main: The Trained net that is analysed; it comes last in figures.
+        main_run: Its run folder, or None.
+        others: Run folders, or ``ZOO_NAME=FILE`` for a zoo model with its weights.
+        ctx: List of contexts.
+
+    Returns:
+        ``({name: Trained}, {name: run folder})``. A net is called after its run folder, else by its
+        zoo name; equal names get a number.
+
+    Raises:
+        FileNotFoundError: No such run or file.
+        ValueError: It cannot be loaded.
+    """
+    found = []
+    for text in others:
+        name, equals, path = text.partition("=")
+        if equals and not os.path.isdir(text):
+            found.append((name, _same_classes(name, path, main, ctx), None))
+        else:
+            found.append((_base(text), load.from_run(text, ctx), text))
+    found.append((_base(main_run) if main_run else main.name, main, main_run))
+    models, runs = {}, {}
+    for name, trained, run in found:
+        number, free = 2, name
+        while free in models:
+            free, number = f"{name} ({number})", number + 1
+        models[free] = trained
+        if run:
+            runs[free] = run
+    return models, runs
+
+
+def _same_classes(name, path, main, ctx):
+    """Return a zoo net with weights of its own data if these are known, else of ``main``'s."""
+    known = store.entry_of_file(path)
+    trained = load.from_zoo(name, path, ctx, None if known else main.classes)
+    if trained.classes != main.classes:
+        raise ValueError(f"{path} was made for other classes than {main.name}")
+    return trained
+
+
+def _base(folder):
+    return os.path.basename(os.path.abspath(folder))

@@ -1,0 +1,254 @@
+"""Analyses of attention maps: top classes, overlap with the confusing class, Grad-CAM."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mxnet as mx
+import numpy as np
+
+from gluon_attn.cli.analysis_features import batches, shown_name
+from gluon_attn.core.files import write_json
+from gluon_attn.data import EvalTransform
+from gluon_attn.figures.attention_grid import (
+    gradient_picture,
+    map_pairs,
+    overlay,
+    side_by_side,
+    top_class_grid,
+)
+from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
+from gluon_attn.nets.guided_backprop import GuidedBackprop
+from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
+from gluon_attn.papers.icasc.losses import attention_separation, resize_like, soft_mask
+from gluon_attn.papers.icasc.maps import MAPS
+from gluon_attn.papers.icasc.tail import Tail
+from gluon_attn.tasks.scores import activation_of
+
+TOP = 5  # classes of an image whose maps are drawn; supplement of ICASC
+GRID_IMAGES, PAIR_IMAGES = 4, 8  # images of a figure, as in the supplements
+LAYERS = ("inner", "last")
+
+
+class Samples(NamedTuple):
+    """Some images as a net sees them.
+
+    Attributes:
+        image: ``(N, 3, S, S)`` NDArray, normalised.
+        views: N pictures ``(S, S, 3)`` uint8.
+        label: ``(N, A)`` in {0, 1}; 0 also where the label is not known.
+    """
+
+    image: Any
+    views: list
+    label: np.ndarray
+
+
+def varied_samples(dataset, count, seed=0):
+    """Return the positions of some samples that together show as many classes as possible.
+
+    They are drawn without a look at any prediction, so that no net is flattered; samples without
+    any class come last.
+
+    Args:
+        dataset: AttributeDataset.
+        count: How many; fewer if there are not as many.
+        seed: Of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset))[: max(50 * count, 500)]
+    positive = np.asarray(dataset.label[order]) * np.asarray(dataset.mask[order])
+    weights = positive / np.maximum(positive.sum(axis=0), 1)
+    chosen, left = [], np.ones(positive.shape[1])
+    for _ in range(min(count, len(order))):
+        scores = weights @ left + 1e-3 * positive.any(axis=1)
+        scores[chosen] = -1
+        chosen.append(int(scores.argmax()))
+        left = left * np.where(positive[chosen[-1]] > 0, 1e-3, 1)
+    return order[chosen].tolist()
+
+
+def open_samples(trained, dataset, positions, ctx):
+    """Return the :class:`Samples` at ``positions`` of a data set."""
+    transform = EvalTransform(**trained.preprocess)
+    items = [dataset[i] for i in positions]
+    planes = np.stack([transform(image) for image, *_ in items]).astype(np.float32)
+    shown = planes.transpose(0, 2, 3, 1) * np.asarray(transform.std) + np.asarray(transform.mean)
+    views = list(np.rint(np.clip(shown, 0, 255)).astype(np.uint8))
+    label = np.stack([label * mask for _, label, mask, _ in items])
+    return Samples(mx.nd.array(planes, ctx=ctx), views, label)
+
+
+def score_pass(trained, image):
+    """Return a forward pass whose class scores can be differentiated, in inference."""
+    return ScorePass(Tail(trained.net, [image.context], frozen=True), image)
+
+
+def class_maps(run, columns, kind):
+    """Return the maps of one class per image at the last feature layer, ``(N, h, w)`` NumPy.
+
+    Args:
+        run: :class:`gluon_attn.papers.icasc.gradients.ScorePass` of the images.
+        columns: ``(N,)`` numbers of the classes.
+        kind: ``'grad_cam'`` or ``'channel_weighted'``.
+    """
+    vector = _one_hot(columns, run.logits)
+    _, gradient = run.gradients(vector, inner=False)
+    return MAPS[kind](run.last.detach(), gradient).asnumpy()
+
+
+def _one_hot(columns, logits):
+    return mx.nd.one_hot(mx.nd.array(columns, ctx=logits.context), logits.shape[1])
+
+
+def probabilities(logits, dataset):
+    """Return what logits mean for a data set, ``(N, A)`` NumPy: softmax or sigmoid."""
+    kinds = {"softmax": mx.nd.softmax, "sigmoid": mx.nd.sigmoid}
+    return kinds[activation_of(dataset.schema)](logits).asnumpy()
+
+
+def analyse_attention(models, dataset, settings):
+    """Draw the attention maps of every image's most probable classes, net under net.
+
+    Returns:
+        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
+    """
+    positions = settings.samples or varied_samples(dataset, GRID_IMAGES)
+    kind, rows, values = settings.choice or "channel_weighted", {}, {}
+    for name, trained in models.items():
+        seen = open_samples(trained, dataset, positions, settings.ctx)
+        run = score_pass(trained, seen.image)
+        probs = probabilities(run.logits, dataset)
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :TOP]
+        maps = np.stack([class_maps(run, column, kind) for column in order.T], axis=1)
+        rows[name] = [
+            (view, [(shown_name(dataset, k), probs[n, k], maps[n, rank], seen.label[n, k] == 1)
+                    for rank, k in enumerate(order[n])])
+            for n, view in enumerate(seen.views)
+        ]  # fmt: skip
+        values[name] = [[shown_name(dataset, k) for k in row] for row in order]
+    truths = [_truth(dataset, label) for label in seen.label]
+    path = settings.path(f"top_classes_{kind}.png")
+    top_class_grid(rows, truths, path)
+    lines = [f"most probable classes of samples {positions}"]
+    for name, found in values.items():
+        lines += [f"  {name:<24} {', '.join(row)}" for row in found]
+    return "\n".join(lines), [path], values
+
+
+def _truth(dataset, label):
+    return ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
+
+
+def attention_overlap(trained, dataset, settings, threshold=THRESHOLD):
+    """Return how much the maps of true and confusing class overlap over a data set.
+
+    The true map is that of all classes an image is known to have, the confusing one that of the
+    most probable class it is known not to have (ICASC). An image is predicted rightly where one of
+    its true classes is more probable than the confusing one.
+
+    Args:
+        trained: :class:`gluon_attn.train.trained.Trained`.
+        dataset: The split.
+        settings: :class:`gluon_attn.cli.analysis.Settings`.
+        threshold: Of the high regions; see :func:`gluon_attn.metrics.overlap.attention_iou`.
+
+    Returns:
+        ``{map kind: {'inner' | 'last': summary}}``; see
+        :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
+    """
+    tail = Tail(trained.net, [settings.ctx], frozen=True)
+    meters = {kind: {layer: OverlapMeter(threshold) for layer in LAYERS} for kind in MAPS}
+    for batch, rows in batches(trained, dataset, settings, f"{trained.name}: overlap"):
+        label, mask = (a.as_in_context(settings.ctx) for a in (batch.label, batch.mask))
+        run = ScorePass(tail, batch.image.as_in_context(settings.ctx))
+        true, confusing, _ = true_and_confusing(run.logits, label, mask)
+        valid = rows & (true.asnumpy().any(axis=1)) & (confusing.asnumpy().any(axis=1))
+        best = (run.logits - 1e30 * (1 - true)).max(axis=1)
+        right = (best > (run.logits - 1e30 * (1 - confusing)).max(axis=1)).asnumpy()
+        gradients = [run.gradients(vector) for vector in (true, confusing)]
+        features = {"inner": run.inner.detach(), "last": run.last.detach()}
+        for kind, attention in MAPS.items():
+            maps = {layer: [attention(features[layer], g[k]) for g in gradients]
+                    for k, layer in enumerate(LAYERS)}  # fmt: skip
+            for layer, separation in _separations(maps).items():
+                arrays = [array.asnumpy() for array in (*maps[layer], separation)]
+                meters[kind][layer].update(*arrays, right, valid)
+    return {
+        kind: {layer: meter.summary() for layer, meter in found.items()}
+        for kind, found in meters.items()
+    }  # fmt: skip
+
+
+def _separations(maps):
+    """Return L_AS (Eq. 3) of both layers, ``(B,)``, the mask being that of the last (Eq. 4)."""
+    mask = soft_mask(maps["last"][0])
+    large = resize_like(mask, maps["inner"][0])
+    return {"inner": attention_separation(*maps["inner"], large),
+            "last": attention_separation(*maps["last"], mask)}  # fmt: skip
+
+
+def analyse_overlap(models, dataset, settings):
+    """Compute :func:`attention_overlap` of every net and write it.
+
+    Returns:
+        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
+    """
+    threshold = settings.choice or THRESHOLD
+    values = {n: attention_overlap(t, dataset, settings, threshold) for n, t in models.items()}
+    path = settings.path("overlap.json")
+    write_json(path, values)
+    first = next(iter(next(iter(values.values())).values()))["last"]
+    lines = [
+        f"overlap of true and confusing class, {first['images']} images, mean ± standard error",
+        f"  {'net':<24} {'map':<18} {'layer':<6} IoU ≥ {threshold:g} max    L_AS            empty",
+    ]
+    for name, kinds in values.items():
+        for kind, layers in kinds.items():
+            for layer, v in layers.items():
+                cells = "  ".join(_cell(v[key]) for key in ("iou", "separation"))
+                lines.append(f"  {name:<24} {kind:<18} {layer:<6} {cells}  {v['empty']}")
+    return "\n".join(lines), [path], values
+
+
+def _cell(found):
+    if found["mean"] is None:
+        return f"{'-':<15}"
+    error = found["standard_error"]
+    return f"{found['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else " " * 9)
+
+
+def analyse_gradcam(models, dataset, settings):
+    """Draw Grad-CAM (or channel-weighted) maps and guided back-propagation of every net.
+
+    Two figures: nets side by side, and Grad-CAM net under net. The class is the true one; of
+    several the most probable for the net in the last place, of none the most probable class.
+
+    Returns:
+        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
+    """
+    kind = settings.choice or "grad_cam"
+    positions = settings.samples or varied_samples(dataset, PAIR_IMAGES)
+    title = {"grad_cam": "Grad-CAM", "channel_weighted": "Channel-weighted attention"}[kind]
+    passes = {}
+    for name, trained in models.items():
+        seen = open_samples(trained, dataset, positions, settings.ctx)
+        passes[name] = seen, score_pass(trained, seen.image)
+    seen, run = passes[name]
+    logits = run.logits.asnumpy()
+    known = np.where(seen.label.any(axis=1, keepdims=True), seen.label, 1)
+    columns = np.where(known == 1, logits, -np.inf).argmax(axis=1)
+    labels = [shown_name(dataset, k) for k in columns]
+    pairs, groups = {}, {title: {}, "Guided back-propagation": {}}
+    for name, (own, run) in passes.items():
+        maps = class_maps(run, columns, kind)
+        guided = GuidedBackprop(models[name].net)(own.image, _one_hot(columns, run.logits))
+        pairs[name] = list(zip(own.views, maps))
+        groups[title][name] = [overlay(*pair) for pair in pairs[name]]
+        groups["Guided back-propagation"][name] = [gradient_picture(g) for g in guided.asnumpy()]
+    files = [settings.path(f"{kind}_guided.png"), settings.path(f"{kind}_pairs.png")]
+    few = slice(0, max(GRID_IMAGES, len(settings.samples or ())))
+    groups = {t: {n: p[few] for n, p in nets.items()} for t, nets in groups.items()}
+    side_by_side(seen.views[few], labels[few], groups, files[0])
+    map_pairs(pairs, labels, files[1])
+    values = {"samples": list(positions), "classes": labels}
+    return f"{title} of {', '.join(labels)}", files, values

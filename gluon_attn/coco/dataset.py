@@ -1,0 +1,392 @@
+"""COCO 2017 as published: boxes of 80 categories, and persons with 17 keypoints.
+
+    annotations/instances_train2017.json          boxes
+    annotations/person_keypoints_train2017.json   persons with keypoints
+    train2017/000000000009.jpg                    pictures
+
+Own files are read in the same layout under any split name, and as Roboflow
+(``train/_annotations.coco.json`` beside the images) and CVAT (``images/`` or ``images/<split>/``)
+export them. A ``file_name`` may have folders, back-slashes, or the path of another machine, whose
+last part then counts.
+
+Files are read through pycocotools, whose object (``dataset.coco``) the evaluation needs as well,
+after every record has been checked (``coco_file``). Crowds are left out of the samples; the
+evaluation sees them.
+
+Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
+whether boxes were drawn on the upright image, as labelling tools show it, or on the stored pixels.
+
+Published counts (from memory, not verified here): 118,287 training and 5,000 validation pictures,
+860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
+
+Reference: Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick, "Microsoft COCO: Common
+Objects in Context", ECCV 2014.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+from mxnet.gluon.data import Dataset
+
+from gluon_attn.coco.coco_file import ARCHIVE, load_coco
+from gluon_attn.coco.coco_layout import ImageFinder, available, coco_parts, has_annotations
+from gluon_attn.coco.coco_names import limbs_of, mirror_pairs
+from gluon_attn.core.schema import Schema
+from gluon_attn.data.base import DATASETS
+from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
+from gluon_attn.data.layout import Located, Part
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = {
+    "train2017": {"images": 118287, "boxes": 860001},
+    "val2017": {"images": 5000, "boxes": 36781},
+}
+PUBLISHED_PERSONS = {"train2017": 149813, "val2017": 6352}
+NOTE = "published counts of COCO 2017: from memory"
+
+
+class CocoDataset(Located, Dataset):
+    """What both views of COCO share; the sub-classes say what a sample is.
+
+    Args:
+        root: Folder of the data set.
+        split: 'train2017', 'val2017', or any other name of which annotation and folder exist.
+        on_bad_image: 'error' raises where a picture cannot be read; 'skip' gives a black picture
+            without boxes or labelled keypoints and lists it in ``skipped``.
+
+    Attributes:
+        coco: pycocotools' COCO object of the whole annotation file.
+        names: What the net names: classes or keypoints; ``schema`` says that each is binary.
+        report: CountReport of this split.
+        sample_ids: Names of the samples for messages.
+
+    Raises:
+        ImportError: pycocotools is not installed.
+        FileNotFoundError: The annotation or the folder of pictures does not exist.
+        ValueError: A record of the annotation is wrong; the message names file, record and remedy.
+    """
+
+    kind = None  # the annotation file's first word
+    task = None  # what is learnt from it: 'detection' or 'keypoints'
+    # Names under which tools look for splits; any other works if it is asked for.
+    splits = (
+        "train2017", "val2017", "train2014", "val2014", "train", "val", "valid", "test", "default",
+    )  # fmt: skip
+
+    def __init__(self, root: str | Path, split: str, on_bad_image: str) -> None:
+        found = self.locate(root, split)
+        self.root, self.split = found.home, split
+        self.on_bad_image = check_policy(on_bad_image)
+        self.annotation = found.path(self.parts(split)[0])
+        if not self.annotation.is_file() and available(self.root):
+            raise FileNotFoundError(
+                f"{self.annotation} does not exist; {self.root} has {available(self.root)}. "
+                f"Official ones: unpack {ARCHIVE}"
+            )
+        if self.annotation.is_file():
+            self._find = ImageFinder(self.root, split)
+        self._content = load_coco(
+            self.annotation, self.kind == "person_keypoints",
+            lambda name: image_size(self._find(name), name), on_bad_image == "skip",
+        )  # fmt: skip
+        self.coco = self._content.coco
+        for line in self._content.warnings:
+            logger.warning("%s: %s", self.annotation, line)
+        for line in self._content.notes:
+            logger.info("%s: %s", self.annotation, line)
+        self._skipped, self._lock = {}, threading.Lock()
+        self._warned = False
+
+    @classmethod
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return coco_parts(cls.kind, split)
+
+    @classmethod
+    def is_home(cls, folder: Path, *others: str) -> bool:
+        return has_annotations(folder, cls.kind)
+
+    @classmethod
+    def expected_splits(cls, root: str | Path) -> tuple[str, ...]:
+        """Return the official splits if one of them is there, else those that are there."""
+        there = [split for split in cls.splits if cls.has_split(root, split)]
+        official = cls.splits[:2]
+        return official if not there or set(official) & set(there) else tuple(there)
+
+    def path(self, i):
+        """Return the file that holds sample ``i``."""
+        return self._find(self.coco.imgs[self.image_of(i)]["file_name"])
+
+    def image_of(self, i):
+        """Return the COCO id of sample ``i``'s picture."""
+        raise NotImplementedError
+
+    def size(self, i):
+        """Return ``(width, height)`` of sample ``i``'s picture, as the annotation has it."""
+        record = self.coco.imgs[self.image_of(i)]
+        return record["width"], record["height"]
+
+    def read(self, i):
+        """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
+
+        Raises:
+            BadImageError: If there is none, or its size is not the annotation's.
+        """
+        return self.read_image_id(self.image_of(i), self.sample_ids[i])
+
+    def read_image_id(self, image_id, sample_id=None):
+        """Return the image of a COCO image id, uint8 ``(H, W, 3)`` RGB.
+
+        It is upright, unless only the stored pixels have the width and height of the annotation.
+
+        Raises:
+            BadImageError: If there is none, or its size is not the annotation's.
+        """
+        record = self.coco.imgs[image_id]
+        path, sample_id = self._find(record["file_name"]), sample_id or f"{image_id}"
+        image, upright = read_annotated(path, sample_id, record["width"], record["height"])
+        if not upright:
+            with self._lock:
+                first, self._warned = not self._warned, True
+            if first:
+                logger.warning(
+                    "%s: has its annotated size, %d x %d, only if its EXIF orientation is "
+                    "overlooked; so it is read lying, and others like it. If the boxes are of the "
+                    "upright image, exchange width and height in %s",
+                    path, record["width"], record["height"], self.annotation,
+                )  # fmt: skip
+        return image
+
+    def __len__(self):
+        return len(self.sample_ids)
+
+    @property
+    def schema(self):
+        """Schema of ``names``: every class or keypoint is there or not."""
+        return Schema.binary(self.names)
+
+    def annotations(self, i):
+        """Return the annotation records that sample ``i`` is made of."""
+        raise NotImplementedError
+
+    def fingerprint(self):
+        """Return the sha256 of names, pictures, boxes and keypoints, as 64 hexadecimal digits."""
+        keys = ("id", "category_id", "bbox", "keypoints")
+        digest = hashlib.sha256(json.dumps(self.names).encode())
+        for i in range(len(self)):
+            records = [[a.get(key) for key in keys] for a in self.annotations(i)]
+            digest.update(json.dumps([self.sample_ids[i], records]).encode())
+        return digest.hexdigest()
+
+    def _read_or_skip(self, i):
+        """Return ``(picture, whether it is the sample's)``."""
+        try:
+            return self.read(i), True
+        except BadImageError as error:
+            if self.on_bad_image == "error":
+                raise
+            with self._lock:
+                if i not in self._skipped:
+                    self._skipped[i] = error.reason
+                    logger.warning("skipped: %s", error)
+            width, height = self.size(i)
+            return np.zeros((int(height), int(width), 3), np.uint8), False
+
+    @property
+    def skipped(self):
+        """Samples met so far whose picture could not be read: ``[(sample id, reason), ...]``."""
+        with self._lock:
+            return [(self.sample_ids[i], why) for i, why in sorted(self._skipped.items())]
+
+    def _position(self, i):
+        i = int(i)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)} in split '{self.split}'")
+        return i % len(self)
+
+    def _box(self, annotation):
+        """Return an annotation's box, cut at the picture's border, float32 ``(4,)`` xyxy."""
+        x, y, w, h = annotation["bbox"]
+        image = self.coco.imgs[annotation["image_id"]]
+        box = (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
+        return np.array(box, np.float32)
+
+    def _count(self, boxes, published, unit):
+        """Return the CountReport; ``unit`` says what its boxes are."""
+        found = self._content
+        dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
+        count = SplitCount(self.split, len(self.coco.imgs), boxes, found.clipped, dropped)
+        published = published if self.split in published else None
+        expected, source = expected_counts(self.root, published)
+        notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
+        if not found.total:
+            notes.append(f"{self.split}: no annotations: no score can be computed on it")
+        notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
+        notes += [NOTE] if source == "published" else []
+        return CountReport([count], expected, source, notes)
+
+    def __repr__(self):
+        return f"{type(self).__name__}(split={self.split!r}, samples={len(self)})"
+
+
+@DATASETS.register("coco")
+class CocoDetection(CocoDataset):
+    """COCO 2017's boxes of 80 categories.
+
+    ``dataset[i]`` is ``(image, boxes, classes, i)``: uint8 ``(H, W, 3)`` RGB; float32 ``(N, 4)``
+    corners x1, y1, x2, y2 in pixels, cut at the border; int64 ``(N,)`` classes counted from 0 in
+    the order of the category ids; the position itself.
+
+    Args:
+        root, split, on_bad_image: See :class:`CocoDataset`.
+        policy: Part of the readers' common signature; nothing is unspecified here.
+        min_area: Smallest area in pixels of an object that becomes a sample's box (of its mask
+            where the annotation tells it).
+        use_crowd: Whether boxes around crowds become boxes, too.
+        keep_empty: Whether pictures without boxes are samples; by default in every split whose name
+            does not begin with 'train'.
+
+    Attributes:
+        class_names: Names of the classes in the file's order of ids.
+        category_ids: COCO ids of the classes.
+        image_ids: COCO ids of the samples' pictures.
+    """
+
+    kind, task = "instances", "detection"
+    looks_for = "annotations/instances_<split>.json and <split>/*.jpg"
+
+    def __init__(
+        self, root, split="train2017", policy=None, on_bad_image="error", min_area=0.0,
+        use_crowd=False, keep_empty=None,
+    ):  # fmt: skip
+        super().__init__(root, split, on_bad_image)
+        self.min_area, self.use_crowd = float(min_area), bool(use_crowd)
+        self.category_ids = tuple(sorted(self.coco.cats))
+        self.class_names = tuple(self.coco.cats[c]["name"] for c in self.category_ids)
+        self._class_of = {c: k for k, c in enumerate(self.category_ids)}
+        self.names = self.class_names
+        keep_empty = not split.startswith("train") if keep_empty is None else keep_empty
+        self.image_ids = [i for i in sorted(self.coco.imgs) if keep_empty or self._usable(i)]
+        if not self.image_ids:
+            raise ValueError(f"{self.annotation}: no picture has a usable box")
+        self.sample_ids = [
+            f"{split}/{self.coco.imgs[i]['file_name']} (image {i})" for i in self.image_ids
+        ]
+        self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
+
+    def image_of(self, i):
+        return self.image_ids[i]
+
+    def annotations(self, i):
+        return self._usable(self.image_ids[i])
+
+    @property
+    def prior(self):
+        """Share of the pictures that show each class, ``(C,)`` float64."""
+        shown = np.zeros(len(self.names))
+        for i in range(len(self)):
+            shown[list({self._class_of[a["category_id"]] for a in self.annotations(i)})] += 1
+        return shown / len(self)
+
+    def boxes(self, i):
+        """Return ``(boxes, classes)`` of sample ``i`` without reading its picture."""
+        annotations = self.annotations(i)
+        boxes = [self._box(a) for a in annotations]
+        classes = [self._class_of[a["category_id"]] for a in annotations]
+        return np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64)
+
+    def __getitem__(self, i):
+        i = self._position(i)
+        image, readable = self._read_or_skip(i)
+        boxes, classes = self.boxes(i)
+        return (image, boxes, classes, i) if readable else (image, boxes[:0], classes[:0], i)
+
+    def _usable(self, image_id):
+        """Return the annotations of a picture that become boxes."""
+        return [
+            a
+            for a in self.coco.imgToAnns.get(image_id, ())
+            if (self.use_crowd or not a["iscrowd"]) and a["area"] >= self.min_area
+        ]
+
+
+@DATASETS.register("coco_keypoints")
+class CocoKeypoints(CocoDataset):
+    """COCO 2017's persons with labelled keypoints; one sample per person.
+
+    ``dataset[i]`` is ``(image, box, keypoints, i)``: uint8 ``(H, W, 3)`` RGB, the whole picture;
+    float32 ``(4,)`` corners x1, y1, x2, y2 in pixels; float32 ``(K, 3)`` x, y in pixels and
+    visibility (0 unlabelled, 1 hidden, 2 visible); the position itself.
+
+    Args:
+        root, split, on_bad_image: See :class:`CocoDataset`.
+        policy: Part of the readers' common signature; nothing is unspecified here.
+
+    Attributes:
+        keypoint_names: K names in the file's order.
+        skeleton: Pairs of keypoints, from 0, that are joined by a limb.
+        flip_pairs: Pairs of keypoints, from 0, that a mirror exchanges: those whose names differ
+            only in 'left' and 'right'.
+        image_ids, annotation_ids: COCO ids of each sample's picture and person.
+        category_id: COCO id of the category that the keypoints belong to.
+    """
+
+    kind, task = "person_keypoints", "keypoints"
+    looks_for = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
+
+    def __init__(self, root, split="train2017", policy=None, on_bad_image="error"):
+        super().__init__(root, split, on_bad_image)
+        if len(self.coco.cats) != 1:
+            names = ", ".join(c["name"] for c in self.coco.cats.values())
+            raise ValueError(f"{self.annotation}: one category is expected, found {names}")
+        (category,) = self.coco.cats.values()
+        self.category_id = category["id"]
+        self.names = self.keypoint_names = tuple(category["keypoints"])
+        self.skeleton = limbs_of(category.get("skeleton"), len(self.names))
+        self.flip_pairs = mirror_pairs(self.keypoint_names)
+        persons = [self.coco.anns[number] for number in sorted(self.coco.anns)]
+        persons = [a for a in persons if a["num_keypoints"] and not a["iscrowd"]]
+        if not persons:
+            raise ValueError(f"{self.annotation}: no person has labelled keypoints")
+        self.image_ids = [a["image_id"] for a in persons]
+        self.annotation_ids = [a["id"] for a in persons]
+        self.sample_ids = [
+            f"{split}/{self.coco.imgs[a['image_id']]['file_name']} (annotation {a['id']})"
+            for a in persons
+        ]
+        images = {split: {"images": PUBLISHED[split]["images"], "boxes": count}
+                  for split, count in PUBLISHED_PERSONS.items()}  # fmt: skip
+        self.report = self._count(len(self), images, "persons with labelled keypoints")
+        if self.report.source == "generated":  # whose counts are those of all boxes
+            for expected in self.report.expected.values():
+                expected.pop("boxes", None)
+
+    def image_of(self, i):
+        return self.image_ids[i]
+
+    def annotations(self, i):
+        return [self.coco.anns[self.annotation_ids[i]]]
+
+    @property
+    def prior(self):
+        """Share of the persons of whom each keypoint is labelled, ``(K,)`` float64."""
+        return np.mean([self.person(i)[1][:, 2] > 0 for i in range(len(self))], axis=0)
+
+    def person(self, i):
+        """Return ``(box, keypoints)`` of sample ``i`` without reading its picture."""
+        annotation = self.coco.anns[self.annotation_ids[i]]
+        keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
+        return self._box(annotation), keypoints
+
+    def __getitem__(self, i):
+        i = self._position(i)
+        image, readable = self._read_or_skip(i)
+        box, keypoints = self.person(i)
+        return image, box, keypoints if readable else np.zeros_like(keypoints), i

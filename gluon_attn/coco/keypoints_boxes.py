@@ -1,0 +1,135 @@
+"""Boxes of people for keypoint nets: COCO's result files of detectors, and files of one's own."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from gluon_attn.coco.coco_records import Tally, numbers_of
+from gluon_attn.coco.dataset import CocoKeypoints
+from gluon_attn.coco.keypoints_loader import People
+from gluon_attn.core.text import read_json
+from gluon_attn.tasks.predict import match_boxes, read_boxes
+
+logger = logging.getLogger("gluon_attn.keypoints")
+
+PERSON = 1  # COCO's category id
+
+
+def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any, list, float]]:
+    """Return the person boxes of a result file: ``[(image id, [x, y, w, h], score), ...]``.
+
+    Boxes without area are left out with a warning.
+
+    Args:
+        path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``.
+        category_id: That of people; other categories are passed over.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such list, or has no box of the category; the message names the record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of boxes")
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: a result file is a list of records, this is none")
+    found, left, others = [], Tally(), set()
+    for number, record in enumerate(records):
+        where = f"{path}: record {number}"
+        keys = ("image_id", "category_id", "bbox", "score")
+        missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        if str(record["category_id"]) != str(category_id):
+            others.add(str(record["category_id"]))
+            continue
+        box, score = numbers_of(record["bbox"], 4), numbers_of([record["score"]], 1)
+        if box is None or score is None:
+            raise ValueError(
+                f"{where}: bbox {record['bbox']!r} and score {record['score']!r} must be numbers"
+            )
+        if min(box[2:]) <= 0:
+            left.add("without area", f"record {number}, {list(box)}")
+            continue
+        found.append((record["image_id"], [float(v) for v in box], float(score[0])))
+    if left.total:
+        logger.warning("%s: %d of %d boxes left out: %s", path, left.total, len(records), left)
+    if others and not found:
+        raise ValueError(
+            f"{path}: no box of category {category_id} (people), but of {', '.join(sorted(others))}"
+        )
+    return found
+
+
+def detected_people(dataset: CocoKeypoints, path: str | Path) -> People:
+    """Return the People that a detector found in the images of a split.
+
+    Args:
+        dataset: The split.
+        path: Result file; its categories are the split's.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`read_results`; or an image that the split does
+            not have.
+    """
+    found = read_results(path, dataset.category_id)
+    known = {str(number): number for number in dataset.coco.imgs}
+    for number, (image_id, _, _) in enumerate(found):
+        if str(image_id) not in known:
+            raise ValueError(
+                f"{path}: person {number} is in image {image_id}, which {dataset.split} does not "
+                "have; take the detections of this split"
+            )
+    boxes = [(x, y, x + w, y + h) for _, (x, y, w, h), _ in found]
+    return People(
+        dataset.read_image_id, [known[str(number)] for number, _, _ in found], boxes,
+        [score for _, _, score in found], dataset.on_bad_image,
+    )  # fmt: skip
+
+
+def boxes_of_pictures(pictures, path):
+    """Return ``(pictures, boxes, scores)`` for those pictures that a file of boxes lists.
+
+    Args:
+        pictures: Of :func:`gluon_attn.tasks.predict.find_pictures`.
+        path: A result file, whose image ids are the numbers that COCO's pictures are named after,
+            or any file that :func:`gluon_attn.tasks.predict.read_boxes` knows.
+
+    Returns:
+        Pictures, for each a list of ``[x, y, w, h]``, and for each a list of scores or of 1.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is not usable, or lists none of the pictures.
+    """
+    if not _is_list(path):
+        pictures, boxes = match_boxes(pictures, read_boxes(path), path)
+        return pictures, boxes, [[1.0] * len(b) for b in boxes]
+    found = {}
+    for image_id, box, score in read_results(path):
+        boxes, scores = found.setdefault(image_id, ([], []))
+        boxes.append(box)
+        scores.append(score)
+    kept = [(p, found.get(_number(p.path))) for p in pictures]
+    kept = [(picture, entry) for picture, entry in kept if entry]
+    if not kept:
+        raise ValueError(
+            f"{path}: lists none of the {len(pictures)} pictures; its image ids are the numbers in "
+            "names such as 000000000139.jpg"
+        )
+    return [p for p, _ in kept], [entry[0] for _, entry in kept], [entry[1] for _, entry in kept]
+
+
+def _is_list(path):
+    path = Path(path)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"[")
+
+
+def _number(path):
+    stem = Path(path).stem.rpartition("_")[2]  # of 2014's names, too
+    return int(stem) if stem.isdigit() else None

@@ -1,0 +1,1 @@
+"""What everything stands on: registry, batch, schema, recipe, files, images, errors."""

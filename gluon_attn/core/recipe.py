@@ -1,0 +1,289 @@
+"""A training run as a record: plain values, loaded by name or path, overridable as ``key=value``.
+
+A recipe file is Python syntax, but only assignments of literals are allowed, and nothing in it is
+executed. Its docstring says what it costs and what to expect.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import json
+import math
+import os
+
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.text import json_of, read_text
+
+AUGMENT = ("crop", "pad", "inception")
+INIT = ("xavier", "msra")
+KEEP = ("best", "last")
+GROUPS = ("options", "model_options", "data_options")
+SCORES = ("mAP", "mA", "accuracy", "top1", "top5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All settings of a training run but its paths and devices.
+
+    Attributes:
+        method: Name of a registered method.
+        model: Name of a zoo model.
+        model_options: Further arguments of ``get_model``.
+        backbone: Zoo name of the published weights from which the backbone starts, such as
+            ``efficientnet_lite0``; '' for a random start. ``--base-params FILE`` goes before it.
+        options: The method's own settings.
+        dataset: ``auto``, or the kind of data set (:data:`gluon_attn.data.DATASETS`).
+        data_options: Settings of the data set's reader, such as ``per_class`` of Caltech-256.
+        splits: Names of the splits for training, for validation and for the one evaluation at the
+            end. Papers that train on all of ``trainval`` and watch ``test`` need ``keep='last'``,
+            so that nothing is chosen on the test split.
+        attributes: Names of the attributes to train on; none means all.
+        unspecified: Unspecified training labels: ``negative`` or ``masked``.
+        input_size: Side of the square network input in pixels.
+        resize: Side to which crops are resized first.
+        crop_min: Smallest side of the random square training crop, at scale ``resize``.
+        crop_max: Largest side of the same.
+        mirror: Whether training crops are mirrored half of the time.
+        augment: How training pictures are cut: ``crop`` (random square, ``crop_min`` to
+            ``crop_max``), ``pad`` (CIFAR: ``pad`` black pixels around ``input_size``, then a piece
+            of that size) or ``inception`` (ImageNet: random area and shape).
+        pad: Pixels on each side for ``pad``.
+        area_min: Smallest share of the picture's area for ``inception``.
+        eval_crop: Side of the centre crop for evaluation, at scale ``resize``.
+        keep_aspect: Whether evaluation brings the shorter side to ``resize``; otherwise pictures
+            become squares of that side, as they do for training.
+        mean: Per RGB channel, in 0–255 units.
+        std: Per RGB channel, in 0–255 units.
+        epochs: Epochs in all phases together.
+        iterations_per_epoch: Updates between two validations, for papers that count iterations; 0:
+            an epoch is one pass over the training data.
+        score: What is best on the validation split, and what ``plateau`` watches: ``mAP``, ``mA``
+            or ``accuracy``; for single-label data ``top1`` (the same as ``accuracy``) or ``top5``.
+        keep: Which epoch's weights the run keeps: ``best`` by ``score``, or ``last``.
+        batch_size: Images per update, over all devices.
+        accumulate: Micro-batches per batch (memory for time).
+        optimizer: MXNet optimiser name.
+        lr: Learning rate at the start.
+        momentum: Momentum of SGD; other optimisers ignore it.
+        wd: Weight decay.
+        schedule: ``plateau``, ``cosine``, ``cyclic_cosine``, ``step`` or ``constant``.
+        lr_factor: Factor of ``plateau`` and ``step``.
+        lr_patience: Epochs without a better validation score before ``plateau`` acts.
+        lr_epochs: Epochs (from 0) at which ``step`` acts, and at which ``cyclic_cosine`` begins
+            another cycle.
+        lr_min: Smallest learning rate.
+        warmup_epochs: Epochs over which the learning rate rises linearly to ``lr``.
+        init: Initial weights: ``xavier`` (Gluon's training scripts) or ``msra`` (He et al., ICCV
+            2015: normal, variance 2 / fan-in); layers with an initialiser of their own keep it.
+        amp: ``none``, ``float16`` (GPU) or ``bfloat16`` (CPU with AVX-512).
+        hybridize: Whether the net runs as one static graph.
+        seed: Seed of initialisation, shuffling and augmentation.
+        log_interval: Batches between log lines.
+    """
+
+    method: str
+    model: str
+    model_options: dict = dataclasses.field(default_factory=dict)
+    backbone: str = ""
+    options: dict = dataclasses.field(default_factory=dict)
+    dataset: str = "auto"
+    data_options: dict = dataclasses.field(default_factory=dict)
+    splits: tuple = ("train", "val", "test")
+    attributes: tuple = ()
+    unspecified: str = "negative"
+    input_size: int = 224
+    resize: int = 256
+    crop_min: int = 128
+    crop_max: int = 224
+    mirror: bool = True
+    augment: str = "crop"
+    pad: int = 4
+    area_min: float = 0.08
+    eval_crop: int = 224
+    keep_aspect: bool = False
+    mean: tuple = (123.68, 116.779, 103.939)
+    std: tuple = (58.393, 57.12, 57.375)
+    epochs: int = 60
+    iterations_per_epoch: int = 0
+    score: str = "mAP"
+    keep: str = "best"
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    wd: float = 5e-4
+    schedule: str = "plateau"
+    lr_factor: float = 0.1
+    lr_patience: int = 10
+    lr_epochs: tuple = ()
+    lr_min: float = 1e-5
+    warmup_epochs: int = 0
+    init: str = "xavier"
+    amp: str = "none"
+    hybridize: bool = True
+    seed: int = 0
+    log_interval: int = 50
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, field.type, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        for name, lowest in _LOWEST.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"recipe: {name}={getattr(self, name)} must be >= {lowest}")
+        if self.score not in SCORES:
+            raise ValueError(f"recipe: {unknown_name('score', self.score, SCORES)}")
+        for name, valid in (("keep", KEEP), ("init", INIT), ("augment", AUGMENT)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"recipe: {unknown_name(name, getattr(self, name), valid)}")
+        if len(self.splits) != 3 or not all(isinstance(s, str) and s for s in self.splits):
+            raise ValueError(f"recipe: splits={self.splits!r}: three names are needed")
+        if self.augment == "crop" and not self.crop_min <= self.crop_max <= self.resize:
+            raise ValueError(
+                f"recipe: needs crop_min <= crop_max <= resize, got "
+                f"{self.crop_min}, {self.crop_max}, {self.resize}"
+            )
+
+    def override(self, pairs, options=()):
+        """Return a copy with ``key=value`` strings applied.
+
+        Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
+        ``options.gamma=1``), model arguments (``model_options.taps=…``) or settings of the reader
+        (``data_options.per_class=60``). A whole group is set by a dict
+        (``model_options={'width': 8}``), which replaces the recipe's. Values are read as Python
+        literals, else as JSON, else as text.
+
+        Args:
+            pairs: Strings ``key=value``.
+            options: Names of the method's own settings.
+
+        Raises:
+            ValueError: An unknown key (with the nearest valid ones) or a value of the wrong type.
+        """
+        changes = {}
+        fields = [f.name for f in dataclasses.fields(self)]
+        for pair in pairs:
+            key, found, text = pair.partition("=")
+            if not found:
+                raise ValueError(f"override {pair!r}: write key=value")
+            value = _literal(text)
+            group, dot, name = key.partition(".")
+            if group in GROUPS:
+                given = {name: value} if dot else value
+                if not isinstance(given, dict):
+                    raise ValueError(
+                        f"override {pair!r}: {group} is a group of settings; set one, such as "
+                        f"{group}.NAME=VALUE, or all of them: {group}=\"{{'NAME': VALUE}}\""
+                    )
+                for each in given if group == "options" and options else ():
+                    if each not in options:
+                        raise ValueError(unknown_name("method setting", each, options))
+                before = changes.get(group, getattr(self, group)) if dot else {}
+                changes[group] = {**before, **given}
+            elif key in options:
+                changes.setdefault("options", dict(self.options))[key] = value
+            elif key in fields:
+                changes[key] = value
+            else:
+                raise ValueError(unknown_name("recipe key", key, fields + list(options)))
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self):
+        """Return all values as JSON-able types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values, source="recipe"):
+        """Build a recipe, refusing unknown keys.
+
+        Args:
+            values: ``{field: value}``.
+            source: Named in errors.
+
+        Raises:
+            ValueError: Unknown key, missing ``method`` or ``model``, wrong type.
+        """
+        fields = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise ValueError(f"{source}: {unknown_name('recipe key', key, fields)}")
+        for key in ("method", "model"):
+            if key not in values:
+                raise ValueError(f"{source}: '{key}' is missing")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, name, folder=None):
+        """Load a recipe by path (``.py`` or ``.json``) or by its name in ``folder``.
+
+        Raises:
+            FileNotFoundError: No such recipe; the message lists those in ``folder``.
+            ValueError: Not a recipe: syntax error, logic instead of values, unknown key.
+        """
+        path = name
+        if not os.path.isfile(path) and folder:
+            path = os.path.join(folder, name + ".py")
+        if not os.path.isfile(path):
+            files = os.listdir(folder) if folder else []
+            known = sorted(f[:-3] for f in files if f.endswith(".py") and f[0] != ".")
+            raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
+        text = read_text(path)
+        values = json_of(text, path) if path.endswith(".json") else _read_python(text, path)
+        return cls.from_dict(values, source=path)
+
+
+_LOWEST = {
+    "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
+    "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
+    "log_interval": 1, "seed": 0, "iterations_per_epoch": 0, "pad": 0, "area_min": 0,
+}  # fmt: skip
+
+
+def _literal(text):
+    named = {"true": True, "false": False, "none": "none"}
+    if text.lower() in named:
+        return named[text.lower()]
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        return ast.literal_eval(text)
+    if text.startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return tuple(part for part in text.split(",") if part) if "," in text else text
+
+
+def _typed(name, kind, value):
+    """Return ``value`` as the type that the field's annotation names."""
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == "tuple":
+        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    wanted = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ValueError(f"recipe: {name} must be {kind}, got {value!r}")
+    if wanted is float and not math.isfinite(value):
+        raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")
+    return value
+
+
+def _read_python(text, path):
+    try:
+        tree = ast.parse(text, path)
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+    values = {}
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        simple = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        try:
+            if not simple:
+                raise ValueError
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        except ValueError:
+            raise ValueError(
+                f"{path}:{node.lineno}: a recipe holds only assignments of plain values"
+            ) from None
+    return values

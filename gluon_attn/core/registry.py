@@ -1,0 +1,71 @@
+"""A named collection that refuses duplicates and helps with misspelt names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+
+class Registry:
+    """Map names to objects of one kind, filled by a decorator.
+
+    Args:
+        kind: What the entries are, in the singular ("method", "data set"); used in messages.
+    """
+
+    def __init__(self, kind):
+        self.kind = kind
+        self._entries = {}
+        self._later = {}
+
+    def register(self, name):
+        """Return a decorator that stores its argument under ``name``.
+
+        Raises:
+            ValueError: If ``name`` is taken.
+        """
+
+        def decorator(entry):
+            if name in self._entries:
+                raise ValueError(f"{self.kind} '{name}' is registered already")
+            self._entries[name] = entry
+            return entry
+
+        return decorator
+
+    def register_later(self, name, module):
+        """Say which module registers ``name``; it is imported when the entry is asked for.
+
+        This is how a layer offers what a layer above it defines.
+        """
+        self._later[name] = module
+
+    def get(self, name):
+        """Return the entry called ``name``.
+
+        Raises:
+            ValueError: If there is none; the message lists the nearest names, or all of them.
+        """
+        if name not in self._entries and name in self._later:
+            importlib.import_module(self._later[name])
+        if name not in self._entries:
+            raise ValueError(unknown_name(self.kind, name, self.names()))
+        return self._entries[name]
+
+    def names(self):
+        """Return all names, sorted."""
+        return sorted({*self._entries, *self._later})
+
+    def __contains__(self, name):
+        return name in self._entries or name in self._later
+
+    def __len__(self):
+        return len(self.names())
+
+
+def unknown_name(kind, name, valid):
+    """Return the text of an error about a name that is not one of ``valid``."""
+    valid = sorted(str(v) for v in valid)
+    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"unknown {kind} '{name}'; {hint}valid: {', '.join(valid) or '(none)'}"

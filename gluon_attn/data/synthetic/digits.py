@@ -1,0 +1,262 @@
+"""Scenes of real handwriting with multi-label truth, as a generic list data set.
+
+The pixels are the 1,797 digits of ``sklearn.datasets.load_digits`` (8x8, 17 grey levels). They
+are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+1998), written by 13 people who wrote none of its training part; that training part is not bundled,
+and neither are the writers' names. The samples come in blocks by writer, so the splits take
+*contiguous* runs of samples: the first 60 % for train, the next 15 % for val, the last 25 % for
+test. No sample is in two splits, and at most the writers at the two cuts are.
+
+Class frequencies are long-tailed: digit ``k`` (the order is shuffled by ``seed``) is drawn with
+odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed versions of balanced sets
+(Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
+is ``RATIO`` times as likely as the rarest.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gluon_attn.core.files import write_bytes, write_json
+from gluon_attn.data.synthetic.drawing import Canvas, ellipse, random_colour, rect, stripes
+from gluon_attn.data.synthetic.generate import (
+    claim_folder,
+    draw_all,
+    release_folder,
+    write_image,
+)  # fmt: skip
+
+VERSION = 1
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPLITS = ("train", "val", "test")
+CUTS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
+IMAGES = {"train": 2000, "val": 400, "test": 600}
+RATIO = 20.0
+SIDE = 128
+_digits = None
+
+
+def write_digits(
+    root, images=None, seed=0, overwrite=False, workers=1, progress=True, unspecified=0.0
+):
+    """Draw the data set and write it in the generic list format.
+
+    Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
+    lines ``images/x.jpg<TAB>0,1,0,...`` (path relative to the list's folder; one value per digit: 1
+    positive, 0 negative, -1 unspecified), ``names.txt`` with one name per line, and ``DIGITS.json``
+    (generator, version, seed, numbers of images, class odds). Lists are written last.
+
+    Args:
+        root: Folder to write to.
+        images: Number of images per split.
+        seed: Integer >= 0.
+        overwrite: Whether to replace a finished digits data set.
+        workers: Processes; see ``write_synthetic``.
+        progress: Whether to show a progress bar on a terminal.
+        unspecified: Share of labels in 0..1 that are hidden (written as -1).
+
+    Returns:
+        A report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
+
+    Raises:
+        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
+            that this generator did not write.
+        ValueError: If ``images``, ``seed`` or ``unspecified`` is invalid.
+        ImportError: If scikit-learn is missing.
+    """
+    images, started = check_images(images, seed, unspecified), time.perf_counter()
+    load_samples()
+    root = Path(root)
+    outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
+    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite)
+    jobs = [(str(root), seed, s, n, unspecified) for s in SPLITS for n in range(images[s])]
+    records = list(draw_all(_write_scene, jobs, workers, progress, "composing digits"))
+    write_bytes(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
+    for split in SPLITS:
+        lines = [line for name, line, _ in records if name == split]
+        write_bytes(root / f"{split}.txt", "".join(lines).encode())
+    labels = np.array([row for _, _, row in records])
+    odds = class_odds(seed)
+    summary = {
+        "generator": "digits", "version": VERSION, "seed": seed,
+        "expected": {split: {"images": images[split]} for split in SPLITS},
+        "odds": dict(zip(NAMES, odds.round(5).tolist())),
+    }  # fmt: skip
+    write_json(root / "DIGITS.json", summary, indent=2)
+    release_folder(root)
+    rates = dict(zip(NAMES, (labels == 1).mean(0).tolist()))
+    return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
+
+
+def check_images(images, seed, unspecified):
+    """Return images per split as plain numbers, refusing what no data set can be made of."""
+    images = dict(IMAGES if images is None else images)
+    if sorted(images) != sorted(SPLITS):
+        raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
+    for split, count in images.items():
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"images[{split!r}]={count!r}: a whole number >= 1 is needed")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r}: a whole number >= 0 is needed")
+    if not 0.0 <= unspecified < 1.0:
+        raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
+    return {split: int(images[split]) for split in SPLITS}
+
+
+def class_odds(seed):
+    """Return the ``(10,)`` probabilities with which a written digit is of each class."""
+    rank = np.random.default_rng([seed, 99]).permutation(10)
+    odds = RATIO ** (-rank / 9.0)
+    return odds / odds.sum()
+
+
+def split_samples(split):
+    """Return the indices into ``load_digits`` that ``split`` may use."""
+    total = len(load_samples()[1])
+    first, last = (int(round(share * total)) for share in CUTS[split])
+    return np.arange(first, last)
+
+
+def load_samples():
+    """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+    global _digits
+    if _digits is None:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError(
+                "the digits come with scikit-learn: pip install scikit-learn"
+            ) from error
+        bunch = load_digits()
+        _digits = bunch.images.astype(np.float32) / 16.0, bunch.target
+    return _digits
+
+
+def _write_scene(job):
+    root, seed, split, number, unspecified = job
+    rng = np.random.default_rng([seed, 10 + SPLITS.index(split), number])
+    picture, present = draw_scene(rng, split_samples(split), class_odds(seed))
+    label = present.astype(int)
+    label[rng.random(10) < unspecified] = -1
+    name = f"images/{split}_{number:05d}.jpg"
+    write_image(Path(root) / name, picture, rng.integers(70, 95))
+    return split, f"{name}\t{','.join(map(str, label))}\n", label.tolist()
+
+
+def draw_scene(rng, samples, odds):
+    """Compose one scene.
+
+    Args:
+        rng: NumPy Generator.
+        samples: Indices of the handwritten samples that may be used.
+        odds: ``(10,)`` class probabilities.
+
+    Returns:
+        ``picture`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
+    """
+    pictures, targets = load_samples()
+    paper = random_colour(rng, 165, 250, 0.5)
+    canvas = Canvas(SIDE, SIDE)
+    draw_paper(canvas, rng, paper)
+    for _ in range(rng.integers(1, 5)):
+        draw_scribble(canvas, rng, random_ink(rng))
+    present, taken = np.zeros(10, bool), []
+    for _ in range(rng.integers(1, 6)):
+        digit = rng.choice(10, p=odds)
+        size = rng.uniform(26, 50)
+        place = _free_place(rng, size, taken)
+        if place is None:
+            continue
+        taken.append((*place, size))
+        sample = rng.choice(samples[targets[samples] == digit])
+        write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
+        present[digit] = True
+    return scan(canvas.image(), rng), present
+
+
+def random_ink(rng):
+    """Return a dark ink: black, blue, red, green or pencil grey."""
+    inks = [(25, 25, 30), (30, 45, 130), (140, 30, 35), (30, 95, 55), (90, 90, 95)]
+    return np.array(inks[rng.integers(5)]) + rng.uniform(-15, 20, 3)
+
+
+def draw_paper(canvas, rng, paper):
+    """Paint a page of colour ``paper``: plain, ruled, squared or stained."""
+    canvas.rgb[:] = paper[:, None, None]
+    canvas.alpha[:] = 1.0
+    kind = rng.integers(4)
+    if kind == 0:  # ruled
+        lines = stripes(rng.uniform(10, 20), np.pi / 2 + rng.normal(0, 0.03), paper * 0.8, 0.08)
+        canvas.paint([rect(0, 0, SIDE, SIDE)], paper, texture=lines)
+    elif kind == 1:  # squared
+        for angle in (0.0, np.pi / 2):
+            for at in np.arange(rng.uniform(0, 12), SIDE, 12):
+                ends = [(at, 0), (at, SIDE)] if angle == 0.0 else [(0, at), (SIDE, at)]
+                canvas.stroke(ends, paper * 0.82, 1)
+    elif kind == 2:  # stains
+        for x, y, r in rng.uniform((0, 0, 8), (SIDE, SIDE, 30), (4, 3)):
+            canvas.paint([ellipse(x, y, r, r * 0.8)], paper * rng.uniform(0.82, 0.97), opacity=0.7)
+
+
+def draw_scribble(canvas, rng, ink):
+    """Paint something pen-like that is no digit: a wavy line, hatching, crossed strokes."""
+    x, y = rng.uniform(10, SIDE - 10, 2)
+    kind, size, width = rng.integers(4), rng.uniform(8, 22), rng.uniform(1.5, 4)
+    if kind == 0:
+        t = np.linspace(0, 1, 24)
+        wave = np.sin(t * rng.uniform(12, 26)) * size * 0.3
+        canvas.stroke(np.stack([x + (t - 0.5) * size * 2.5, y + wave], 1), ink, width)
+    elif kind == 1:
+        for i in range(4):
+            canvas.stroke([(x + i * 5, y), (x + i * 5 - size * 0.4, y + size)], ink, width * 0.7)
+    elif kind == 2:  # strokes like those of letters: X, K, H, E ...
+        joints = rng.integers(0, 3, (4, 2, 2)) * size * 0.5 + (x - size / 2, y - size / 2)
+        for ends in joints:
+            canvas.stroke(ends, ink, width)
+    else:
+        canvas.text((x, y), "AEFHKMNRTUVWXY"[rng.integers(14)], size * 0.9, ink)
+
+
+def _free_place(rng, size, taken):
+    """Return a centre where a digit overlaps no other by much, or None."""
+    for _ in range(12):
+        x, y = rng.uniform(size * 0.45, SIDE - size * 0.45, 2)
+        if all(np.hypot(x - a, y - b) > 0.42 * (size + s) for a, b, s in taken):
+            return x, y
+    return None
+
+
+def write_digit(canvas, rng, grey, place, size, ink):
+    """Lay one handwritten sample ``(8, 8)`` on the paper, enlarged, turned and slanted."""
+    side = 96
+    large = cv2.resize(np.pad(grey, 1), (side, side), interpolation=cv2.INTER_CUBIC)
+    large = cv2.GaussianBlur(large, (0, 0), 3.0)
+    stroke = np.clip((large - rng.uniform(0.44, 0.56)) * 6 + 0.5, 0, 1)  # pen edge, not blur
+    angle, slant, scale = rng.normal(0, 0.16), rng.normal(0, 0.15), size * 1.25 / side
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.array([[rng.uniform(0.85, 1.15), slant], [0, 1]]) * scale
+    shift = np.array(place) - matrix @ (side / 2, side / 2)
+    shrink = cv2.GaussianBlur(stroke, (0, 0), max(0.3, 0.35 / scale))
+    mask = cv2.warpAffine(shrink, np.hstack([matrix, shift[:, None]]), (SIDE, SIDE))
+    mask = np.clip(mask * rng.uniform(0.75, 1.0), 0, 1)
+    canvas.rgb *= 1.0 - mask
+    canvas.rgb += np.asarray(ink, np.float32)[:, None, None] * mask
+
+
+def scan(rgb, rng):
+    """Return the page as scanned: uneven light, blur, grain."""
+    t = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    slope = rng.uniform(-0.18, 0.18, 2)
+    picture = rgb * (1 + slope[0] * t[None, :, None] + slope[1] * t[:, None, None])
+    if rng.random() < 0.4:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.9))
+    grain = rng.normal(0, rng.uniform(1, 8), (SIDE, SIDE, 1)).astype(np.float32)
+    return np.clip(picture + grain, 0, 255).astype(np.uint8)

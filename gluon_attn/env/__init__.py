@@ -1,0 +1,1 @@
+"""What the machine is: processor, GPU, libraries, threads, and the doctor that reports it."""

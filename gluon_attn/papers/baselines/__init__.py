@@ -1,0 +1,1 @@
+"""Training without a paper's method: attributes and classes, re-identification."""

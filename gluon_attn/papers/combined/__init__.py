@@ -1,0 +1,1 @@
+"""Two methods in one run: VAA with AWMT, DREAL with re-identification."""

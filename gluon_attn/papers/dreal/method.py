@@ -1,0 +1,292 @@
+"""DREAL: a critic rates every attention module, and the modules learn to be rated well.
+
+Deep Reinforced Attention Learning for Quality-Aware Visual Recognition, Li and Chen, ECCV 2020. We
+have the paper's supplement and abstract, not its body: the formulas are assumptions (docs/dreal.md,
+where each one is marked), and no claim of faithfulness is made for them.
+
+An attention module is an actor: its state is the feature it looks at, its action the attention it
+puts out. Each step
+
+1. the net sees the batch; the classification loss L_c trains the net, and the quality loss L_q,
+   minus the mean critique, trains the parameters of the attention modules;
+2. the reward R of a module is how much of the probability of the truth is lost when its attention
+   is replaced by its mean (:mod:`gluon_attn.papers.dreal.reward`);
+3. the regression loss L_r trains the critic to foretell the rewards.
+
+The critic is needed in training only; what is evaluated and exported is the plain net.
+
+Legend: B batch, A logits, L modules, Q critique, R reward.
+"""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, gluon
+
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.losses.objective import objective
+from gluon_attn.method import METHODS, Method, sum_of
+from gluon_attn.nets.attention import attention_blocks
+from gluon_attn.papers.dreal.critic import Critic, judge, vector_sizes
+from gluon_attn.papers.dreal.losses import QualityLoss, RegressionLoss, replacement_reward
+from gluon_attn.papers.dreal.reward import Counterfactuals
+
+CRITIC = "critic"  # name of the critic's trainer
+GROUPS = ("net", "stage")
+
+
+def conv_name(stage):
+    """Return the paper's name of a stage: ``conv2_x`` for stage 1."""
+    return f"conv{stage + 1}_x"
+
+
+def chosen_modules(net, stages="all"):
+    """Return the attention modules that DREAL trains.
+
+    Args:
+        net: Net with attention blocks in it.
+        stages: ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
+
+    Returns:
+        ``[(name, block), …]`` in network order, of blocks that are chains of gates.
+
+    Raises:
+        ValueError: No such stage, or no module with gates.
+    """
+    modules = [(name, block) for name, block in attention_blocks(net) if block.gates]
+    if not modules:
+        raise ValueError(
+            f"{type(net).__name__} has no attention module with gates; DREAL needs a net such as "
+            "se_resnet50 (model_options.attention=se gives any ResNet of the zoo a block)"
+        )
+    present = sorted({block.slot.stage for _, block in modules})
+    if stages == "all":
+        return modules
+    names = {name: s for s in present for name in (conv_name(s), f"stage{s}")}
+    wanted = [name.strip() for name in stages.split(",") if name.strip()]
+    for name in wanted or [stages]:
+        if name not in names:
+            raise ValueError(unknown_name("stage", name, [*map(conv_name, present), "all"]))
+    kept = {names[name] for name in wanted}
+    return [(name, block) for name, block in modules if block.slot.stage in kept]
+
+
+@METHODS.register("dreal")
+class DREAL(Method):
+    """Classification, quality and regression loss in turn; see the module's docstring."""
+
+    OPTIONS = {
+        "stages": "all",  # or conv4_x,conv5_x
+        "quality_weight": 1.0,  # lambda of L_c + lambda L_q
+        "penalty": 1.0,  # gamma: a wrong prediction has reward -gamma
+        "reward": "ratio",  # or "sign"
+        "hidden": 128,  # of the critic
+        "spatial_grid": 7,  # cells per side of what the critic sees of a spatial map
+        "critic_optimizer": "adam",
+        "critic_lr": 1e-3,
+        "sample": 0,  # modules with a reward in each step; 0: all
+        "sample_seed": 0,
+        "group": "net",  # counterfactuals in one batch: of the whole net, or of each stage
+    }
+    FLOAT32_ONLY = "because its rewards are small differences of logits"
+
+    def __init__(self, net, ctx, task, optimization, options=None):
+        options = dict(options or {})
+        if isinstance(options.get("stages"), (tuple, list)):  # "key=a,b" gives a tuple
+            options["stages"] = ",".join(options["stages"])
+        super().__init__(net, ctx, task, optimization, options)
+        modules = chosen_modules(net, self.options["stages"])
+        self.names = tuple(name for name, _ in modules)
+        blocks = [block for _, block in modules]
+        self._check_options()
+        self._groups = self._make_groups(blocks)
+        gates = [tuple(gate for _, gate in block.gates) for block in blocks]
+        self.counterfactuals = Counterfactuals(net, gates, self._groups)
+        self._make_critic([block.gates for block in blocks], [block.channels for block in blocks])
+        self._classification = objective(task.schema)
+        self._reward = replacement_reward(
+            task.schema, self.options["penalty"], self.options["reward"]
+        )
+        self._quality, self._regression = QualityLoss(), RegressionLoss()
+        for loss in (self._quality, self._regression):
+            loss.hybridize()
+        self.steps, self._wanted, self._experience, self._sums = 0, self._groups, [], {}
+
+    def _check_options(self):
+        count = self.options["sample"]
+        if not 0 <= count <= len(self.names):
+            raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
+        if self.options["group"] not in GROUPS:
+            raise ValueError(unknown_name("group", self.options["group"], GROUPS))
+        for name, lowest in (("quality_weight", 0), ("spatial_grid", 1), ("critic_lr", 0)):
+            if self.options[name] < lowest:
+                raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
+        known = mx.optimizer.Optimizer.opt_registry
+        if self.options["critic_optimizer"] not in known:
+            raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
+
+    def _make_groups(self, blocks):
+        """Return the groups of modules whose counterfactuals are computed together."""
+        everything = range(len(blocks))
+        if self.options["sample"]:
+            return [(module,) for module in everything]
+        if self.options["group"] == "net":
+            return [tuple(everything)]
+        stages = [block.slot.stage for block in blocks]
+        return [
+            tuple(m for m in everything if stages[m] == stage) for stage in dict.fromkeys(stages)
+        ]
+
+    def _make_critic(self, gates, channels):
+        grid = self.options["spatial_grid"]
+        self.critic = Critic(vector_sizes(gates, channels, grid), self.options["hidden"])
+        self.critic.initialize(ctx=self.ctx)
+        self._judge = judge(gates, self.critic, self.counterfactuals.states, grid)
+        self.critic.hybridize(static_alloc=True, static_shape=True)
+
+    # -- training ----------------------------------------------------------------------------------
+    def begin_phase(self, phase):
+        """Train the whole net; the critic has a trainer of its own beside it."""
+        if phase != CRITIC:  # which a checkpoint names like a phase
+            super().begin_phase(phase)
+        if CRITIC not in self.trainers:
+            several = len(self.ctx) > 1
+            self.trainers[CRITIC] = gluon.Trainer(
+                self.critic.collect_params(), self.options["critic_optimizer"],
+                {"learning_rate": self.options["critic_lr"]},
+                kvstore="device" if several else None, update_on_kvstore=False if several else None,
+            )  # fmt: skip
+
+    def begin_epoch(self, epoch):
+        """Begin to count critiques and rewards anew."""
+        super().begin_epoch(epoch)
+        self._sums = {}
+
+    def forward(self, image):
+        """Return the named outputs of the net, and under ``'seen'`` what counterfactuals need."""
+        seen = self.counterfactuals.view.run({"data": image})
+        outputs = [array for name, array in seen.items() if name.startswith("output")]
+        return dict(self.named(outputs), seen=seen)
+
+    def losses(self, outputs, batch):
+        """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
+        seen = outputs["seen"]
+        judged = self._judge.run(seen)
+        critique = judged.pop("critique")
+        self._remember(seen, [vector.detach() for vector in judged.values()], batch)
+        weight = self.options["quality_weight"]
+        return {
+            "classification": self._classification(outputs["logits"], batch.label, batch.mask),
+            "quality": weight * self._quality(critique),
+        }
+
+    def _remember(self, seen, vectors, batch):
+        """Compute the rewards, with the weights that the net has now."""
+        rewards = []
+        with autograd.pause(train_mode=True):  # as inference, MXNet would reorder the weights
+            for group in self._wanted:
+                without, logits = self.counterfactuals.logits(group, seen)
+                for replaced in without:
+                    reward, known = self._reward(logits, replaced, batch.label, batch.mask)
+                    rewards.append(reward)
+            self._experience.append((vectors, mx.nd.stack(*rewards, axis=1), known))
+
+    def train_step(self, batch, held_out=None):
+        """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
+
+        Returns:
+            Summed losses ``classification``, ``quality`` (times its weight), their total ``loss``,
+            and ``regression``, the critic's own.
+        """
+        self._wanted = self.sampled(self.steps)
+        self.steps += 1
+        self._experience = []
+        totals = super().train_step(batch)
+        totals["regression"] = self._train_critic(len(batch.index))
+        return totals
+
+    def sampled(self, step):
+        """Return the groups of modules that get a reward in a step.
+
+        With ``sample`` = k these are k of the L modules, every choice being as likely as every
+        other. They depend on ``sample_seed`` and the number of the step alone.
+        """
+        if not self.options["sample"]:
+            return self._groups
+        rng = np.random.default_rng((self.options["sample_seed"], step))
+        chosen = rng.choice(len(self.names), self.options["sample"], replace=False)
+        return [(module,) for module in sorted(chosen.tolist())]
+
+    def _train_critic(self, samples):
+        """Update the critic from what the step has seen; return its summed loss."""
+        modules = [module for group in self._wanted for module in group]
+        found = []
+        with autograd.record():
+            for vectors, reward, known in self._experience:
+                critique = _columns(self.critic(*vectors), modules, len(self.names))
+                found.append((critique, self._regression(critique, reward, known)))
+        autograd.backward([loss for _, loss in found])
+        self.trainers[CRITIC].step(samples)
+        with autograd.pause():
+            for (critique, _), (_, reward, known) in zip(found, self._experience):
+                self._count(modules, critique, reward, known)
+            return sum_of([loss.sum().as_in_context(self.ctx[0]) for _, loss in found])
+
+    # -- what is known about it --------------------------------------------------------------------
+    def _count(self, modules, critique, reward, known):
+        """Add up critiques, rewards, squared errors and samples of every module."""
+        known = known.expand_dims(1)
+        error = (critique - reward).square()
+        sums = [(known * a).sum(axis=0) for a in (critique, reward, error)]
+        sums = mx.nd.stack(*sums, known.sum().broadcast_like(sums[0])).as_in_context(self.ctx[0])
+        key = tuple(modules)
+        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+    def report(self):
+        """Return critique, reward and squared error of every module, means over the epoch.
+
+        A module that was not sampled has None.
+        """
+        totals = np.zeros((4, len(self.names)))
+        for modules, sums in self._sums.items():
+            totals[:, list(modules)] += sums.asnumpy()
+        record = {}
+        for key, row in zip(("critique", "reward", "critic_error"), totals):
+            means = np.divide(row, totals[3], out=np.full(len(row), np.nan), where=totals[3] > 0)
+            values = [None if np.isnan(mean) else float(mean) for mean in means]
+            record[key] = dict(zip(self.names, values))
+        return record
+
+    def state(self):
+        """Return the critic's parameters and the number of steps, which the sampling hangs on."""
+        mx.nd.waitall()
+        critic = self.critic._collect_params_with_prefix()
+        state = {f"critic/{n}": p.data(self.ctx[0]).asnumpy() for n, p in critic.items()}
+        return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
+
+    def load_state(self, state):
+        """Take over what :meth:`state` returned.
+
+        Raises:
+            ValueError: It belongs to another critic.
+        """
+        super().load_state(state)
+        critic = self.critic._collect_params_with_prefix()
+        saved = {n[len("critic/") :]: a for n, a in state.items() if n.startswith("critic/")}
+        if {n: a.shape for n, a in saved.items()} != {n: p.shape for n, p in critic.items()}:
+            raise ValueError(
+                f"the state is of a critic of {sum(n.endswith('_weight') for n in saved) - 1} "
+                f"modules, this one rates {len(self.names)} ({', '.join(self.names)}) with hidden="
+                f"{self.options['hidden']}; use the same stages, hidden and spatial_grid"
+            )
+        for name, parameter in critic.items():
+            parameter.set_data(mx.nd.array(saved[name], dtype=saved[name].dtype))
+        self.steps = int(state["steps"])
+
+
+def _columns(critique, modules, count):
+    """Return the columns of ``critique (B, L)`` that belong to ``modules``."""
+    if modules == list(range(count)):
+        return critique
+    return mx.nd.concat(*[critique.slice_axis(axis=1, begin=m, end=m + 1) for m in modules], dim=1)

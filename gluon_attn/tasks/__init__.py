@@ -1,0 +1,1 @@
+"""What is measured, shown, exported and predicted, for each kind of data."""

@@ -1,0 +1,113 @@
+"""Where a run reports to: the console, ``train.log``, ``log.jsonl`` and, if asked, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+
+from gluon_attn.core import text
+from gluon_attn.core.files import json_text, write_text
+
+logger = logging.getLogger("gluon_attn")
+
+
+def log_to(folder, console=True):
+    """Send this package's log messages to ``folder/train.log`` and to the console.
+
+    Returns:
+        A function that undoes it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    handlers = [QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")]
+    if console:
+        handlers.append(TqdmHandler())
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+    def stop():
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+    return stop
+
+
+class TqdmHandler(logging.Handler):
+    """Write lines above a progress bar instead of through it."""
+
+    def emit(self, record):
+        """Write one record to standard output; train.log has it whatever the console does."""
+        from tqdm import tqdm
+
+        line = self.format(record)
+        with contextlib.suppress(OSError, ValueError):  # closed, or its reader has left
+            try:
+                tqdm.write(line)
+            except UnicodeEncodeError:
+                tqdm.write(line.encode("ascii", "backslashreplace").decode())
+
+
+class QuietFileHandler(logging.FileHandler):
+    """A log file that a full disk does not turn into a stream of tracebacks."""
+
+    def handleError(self, record):  # noqa: N802  (logging's name)
+        """Say nothing: what matters is written elsewhere, with its own error."""
+
+
+class JsonLines:
+    """One JSON object per line; a resumed run first drops the lines of epochs it will repeat.
+
+    Args:
+        path: File to append to.
+        from_epoch: Records with ``epoch`` >= this are removed.
+    """
+
+    def __init__(self, path, from_epoch=0):
+        self.path = path
+        kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
+        write_text(path, "".join(json_text(r, None) for r in kept))
+
+    def write(self, record):
+        """Append ``record``; values that JSON does not have (nan) become null."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json_text(record, None))
+
+
+def read_json_lines(path):
+    """Return the records of a JSON-lines file; a last line cut off by a crash is left out."""
+    if not os.path.exists(path):
+        return []
+    records = []
+    for _, record in text.read_json_lines(path):
+        if isinstance(record, ValueError):
+            break
+        records.append(record)
+    return records
+
+
+class TensorBoard:
+    """Scalars for TensorBoard through tensorboardX, which is optional.
+
+    Raises:
+        ImportError: tensorboardX is not installed; says how to get it.
+    """
+
+    def __init__(self, folder):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "--tensorboard needs tensorboardX: pip install tensorboardX (or leave the flag out)"
+            ) from None
+        self._writer = SummaryWriter(folder)
+
+    def write(self, record):
+        """Add every number of ``record`` at step ``record['epoch']``."""
+        for name, value in record.items():
+            if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
+                self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()

@@ -1,0 +1,244 @@
+"""tools/export.py: further forms of the graph, from the command line, on a trained run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from training_helpers import NAMES, recipe, write_data
+
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.data import EvalTransform, open_dataset
+from gluon_attn.export import int8, int8_search, load_exported
+from gluon_attn.export.int8_search import first_output
+from gluon_attn.export.sidecar import read_sidecar
+from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.runtime import has_avx512
+from gluon_attn.tasks.evaluate_run import predict_export
+from gluon_attn.train.calibrate import calibration_data
+from gluon_attn.train.run import Settings, train
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "export.py"
+STEM = "vaa_resnet18_w16_synthetic"
+KEYS = ("resize", "crop", "mean", "std")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """``data``, a trained ``run``, and its plain ``export``."""
+    folder = tmp_path_factory.mktemp("export_tool")
+    data = write_data(folder / "data", train=64, val=40)
+    settings = Settings(str(data), str(folder / "run"), workers=1, console=False, test=False)
+    train(Recipe.from_dict(recipe(epochs=3, lr=0.01, options={"phase1_epochs": 0})), settings)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse_histograms():
+    """Calibration by entropy in a second, not in ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_search, "_BINS", 1001)
+        yield
+
+
+def start(*arguments):
+    """Run the tool in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(TOOL), run_name="__main__")
+    return end.value.code
+
+
+@pytest.fixture
+def call(capfd):
+    """A function that runs the tool; returns code, output and error output."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        return (start(*arguments), *capfd.readouterr())
+
+    return run
+
+
+def failed(code, out, err):
+    assert code == 2 and out == ""
+    return err.splitlines()[-1]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """An export with int8, as the tool makes it, and what it printed."""
+    directory, printed = folder / "export", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = start(
+            "--run", folder / "run", "--out", directory, "--int8", "--calib", folder / "data",
+            "--calib-num", 24, "--max-drop", 3,
+        )  # fmt: skip
+    assert code == 0
+    return directory, printed.getvalue()
+
+
+# --- int8 ----------------------------------------------------------------------------------------
+
+
+def test_int8_from_a_run(made):
+    directory, printed = made
+    sidecar = read_sidecar(directory)
+    entry = sidecar["int8"]
+    assert entry["calibration"]["images"] == 24 and entry["drop"] <= entry["max_drop"] == 3
+    assert sorted(contents(directory)) == sorted(
+        [f"{STEM}.json"]
+        + [
+            f"{STEM}{form}{end}"
+            for form in ("", "-int8")
+            for end in ("-symbol.json", "-0000.params")
+        ]
+    )
+    assert all(file["file"] in printed for file in sidecar["files"].values())
+    assert "parity with plain MXNet: largest difference" in printed
+    assert f"drop {entry['drop']:.2f}, allowed 3" in printed
+    assert f"calibration {entry['mode']} on 24 images" in printed and "of 35 layers int8" in printed
+    modes = [record["mode"] for record in entry["tried"] if not record["excluded"]]
+    assert modes == ["naive", "entropy", "percentile"]
+    source = entry["calibration"]["source"]
+    assert (source["split"], source["score_split"], source["score_samples"]) == ("train", "val", 40)
+
+
+def test_score_of_float32_is_that_of_the_evaluation(made, folder):
+    directory = made[0]
+    dataset = open_dataset(folder / "data", "val")
+    found = predict_export(directory, dataset)
+    expected = 100 * evaluate_multilabel(*found, names=NAMES)["overall"]["mAP"]
+    assert read_sidecar(directory)["int8"]["float32_score"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_images_are_prepared_as_in_evaluation_and_spread(folder, made):
+    sidecar = read_sidecar(made[0])
+    data = calibration_data(folder / "data", NAMES, sidecar["input"], count=5, workers=1)
+    transform = EvalTransform(size=32, **{key: sidecar["input"][key] for key in KEYS})
+    dataset = open_dataset(folder / "data", "train")
+    for image, i in zip(data.images, (0, 16, 32, 47, 63)):
+        np.testing.assert_array_equal(image, transform(dataset[i][0]))
+    assert data.images.dtype == np.float32 and data.images.shape == (5, 3, 32, 32)
+
+
+def test_score_is_one_of_constant_batches_without_the_padding(folder, made):
+    sidecar = read_sidecar(made[0])
+    data = calibration_data(folder / "data", NAMES, sidecar["input"], count=2, workers=1)
+    label = open_dataset(folder / "data", "val").label
+    seen = []
+
+    def run(batch):  # the labels themselves, and what would spoil them in the rows of padding
+        seen.append(batch.shape)
+        start = 32 * (len(seen) - 1)
+        rows = np.full((32, 3), 9.0, np.float32)
+        rows[: len(label[start : start + 32])] = label[start : start + 32]
+        return rows
+
+    assert data.score(run) == pytest.approx(100)
+    assert seen == [(32, 3, 32, 32)] * 2
+
+
+def test_form_of_an_export_that_is_there_is_made_anew(made, folder, tmp_path, call):
+    directory = tmp_path / "x"
+    shutil.copytree(str(made[0]), str(directory))
+    before = contents(directory)
+    given = ("--export", directory, "--int8", "--calib", folder / "data", "--calib-num", 8)
+    code, out, err = call(*given, "--max-drop", 4)
+    assert code == 0 and "allowed 4" in out and "on 8 images" in out, err
+    after = contents(directory)
+    assert sorted(after) == sorted(before)
+    for name in (f"{STEM}-symbol.json", f"{STEM}-0000.params"):
+        assert after[name] == before[name]
+    block, sidecar = load_exported(directory, precision="int8")
+    assert json.loads(before[f"{STEM}.json"])["extra"] == sidecar["extra"]
+    assert np.isfinite(first_output(block(mx.nd.zeros((2, 3, 32, 32))))).all()
+
+
+def test_budget_that_cannot_be_met(made, folder, tmp_path, call, monkeypatch):
+    directory = tmp_path / "x"
+    shutil.copytree(str(made[0]), str(directory))
+    before = contents(directory)
+    left = [90.0] + [80.0] * 20
+    monkeypatch.setattr(int8, "measure", lambda *given: left.pop(0))
+    ranked = [("backbone.features.0", 1.0), ("backbone.output", 0.5)]
+    monkeypatch.setattr(int8.Quantizer, "sensitivity", lambda *given: ranked)
+    given = ("--export", directory, "--int8", "--calib", folder / "data", "--calib-num", 4)
+    line = failed(*call(*given))
+    assert "int8 loses 10.00 points at best" in line and "(--max-drop)" in line
+    assert contents(directory) == before
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--int8",), "--int8 needs --calib DATA"),
+        ((), "Give --int8, --bf16 or --onnx"),
+        (("--int8", "--calib", "DATA", "--score-split", "train"), "'train' and 'train' share 24"),
+        (("--int8", "--calib", "DATA", "--score-split", "dev"), "dev.txt is missing"),
+        (("--int8", "--calib", "DATA", "--calib-num", "0"), "0 calibration images"),
+        (("--int8", "--calib", "DATA", "--max-drop", "-1"), "max_drop=-1.0"),
+        (("--onnx", "--out", "elsewhere"), "leave --out away"),
+    ],
+)
+def test_errors_are_one_line_and_change_nothing(made, folder, call, flags, text):
+    before = contents(made[0])
+    flags = [folder / "data" if flag == "DATA" else flag for flag in flags]
+    if "--calib-num" not in flags:
+        flags += ["--calib-num", "24"]
+    code, out, err = call("--export", made[0], *flags)
+    assert text in failed(code, out, err) and len(err.splitlines()) == 1
+    assert contents(made[0]) == before
+
+
+def test_new_export_needs_a_place_and_does_not_read_data_in_vain(folder, call):
+    assert "give --out DIR" in failed(*call("--run", folder / "run"))
+    line = failed(
+        *call("--run", folder / "run", "--out", folder / "run", "--int8", "--calib", "no")
+    )
+    assert "run exists" in line
+
+
+def test_other_attributes_are_refused(made, folder, tmp_path, call):
+    data = tmp_path / "data"
+    shutil.copytree(str(folder / "data"), str(data))
+    (data / "names.txt").write_text("square\nring\nstripe\n")
+    line = failed(*call("--export", made[0], "--int8", "--calib", data))
+    assert "attributes square, ring, stripe; the model was made for square, disc, stripe" in line
+
+
+@pytest.mark.skipif(has_avx512(), reason="this processor can run bfloat16")
+def test_bf16_is_refused_where_it_cannot_be_checked(made, folder, tmp_path, call):
+    line = failed(*call("--export", made[0], "--bf16", "--calib", "nowhere"))
+    assert "bf16 needs a processor with AVX-512" in line
+    line = failed(*call("--run", folder / "run", "--out", tmp_path / "x", "--bf16"))
+    assert "AVX-512" in line and not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="onnx is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no onnxruntime")
+def test_onnx_is_added(made, tmp_path, call):
+    directory = tmp_path / "x"
+    shutil.copytree(str(made[0]), str(directory))
+    code, out, err = call("--export", directory, "--onnx")
+    assert code == 0, err
+    assert f"{STEM}.onnx" in out and "onnx: opset 13" in out and "int8: mAP" in out
+    assert set(read_sidecar(directory)["files"]) >= {"onnx", "int8_symbol", "int8_params"}

@@ -1,0 +1,427 @@
+"""tools/predict.py and its workflow: pictures and boxes in; table, JSON, CSV and overlays out."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from mxnet import gluon, init
+from mxnet.gluon import nn
+from process_helpers import run
+
+from gluon_attn.cli import common as cli
+from gluon_attn.export import Predictor, backend_choice, export_model
+from gluon_attn.tasks import predict
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ("hat", "bag", "skirt")
+PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60), "resize": 16}
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("predict_tool", str(ROOT / "tools/predict.py"))
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+main = load_tool().main
+
+
+class Net(gluon.HybridBlock):
+    """Logits, and two maps of different sizes."""
+
+    output_names = ("logits", "attention_early", "attention_late")
+    attention_outputs = ("attention_early", "attention_late")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.early = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
+            self.late = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
+            self.head = nn.Dense(len(CLASSES))
+
+    def hybrid_forward(self, F, x):
+        early = F.sigmoid(self.early(x))
+        late = F.sigmoid(self.late(early))
+        return self.head(late), early, late
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """An export with maps and one without."""
+    folder = tmp_path_factory.mktemp("exports")
+    net = Net()
+    net.initialize(init.Xavier(magnitude=9))
+    for name, with_maps in (("maps", True), ("plain", False)):
+        export_model(
+            net, folder / name, name, CLASSES, 16, PREPROCESS, with_maps=with_maps, check=False
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Image/test/0--Parade/{a,b}.jpg and Image/test/1--Party/c.png, each of another size."""
+    root = tmp_path_factory.mktemp("data") / "Image"
+    rng = np.random.RandomState(0)
+    for k, name in enumerate(("0--Parade/a.jpg", "0--Parade/b.jpg", "1--Party/c.png")):
+        path = root / "test" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.randint(0, 256, (40 + k, 30, 3)).astype(np.uint8))
+    (root / "test" / "notes.txt").write_text("not an image")
+    return root
+
+
+def call(exports, *arguments, export="plain"):
+    """Return the exit status of the command."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda: main([str(exports / export), *map(str, arguments)]))
+    return stopped.value.code
+
+
+def error_of(capsys, exports, *arguments, export="plain"):
+    """Return the error line of a call that must fail with code 2 and print nothing else."""
+    assert call(exports, *arguments, export=export) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def expected(exports, paths):
+    return Predictor(exports / "plain")([str(path) for path in paths])
+
+
+# --- what comes out -----------------------------------------------------------------------------
+
+
+def test_table(exports, images, capsys):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, images) == 0
+    out, err = capsys.readouterr()
+    probabilities = expected(exports, paths)
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    for column, name in enumerate(CLASSES):
+        shown = [float(word) for word in lines[name] if word != "*"]
+        np.testing.assert_allclose(shown, probabilities[:, column], atol=5e-4)
+        assert lines[name].count("*") == (probabilities[:, column] >= 0.5).sum()
+    assert lines["attribute"] == ["a.jpg", "b.jpg", "c.png"] and err == ""
+
+
+def test_table_of_many_people_comes_in_blocks():
+    record = {"box": [1, 2, 3.5, 4], "probabilities": {"hat": 0.25}, "positives": [], "error": None}
+    records = [dict(record, image=f"{'long' * 9}{k}.jpg") for k in range(7)]
+    table = predict.format_table(records, ["hat"], columns=3)
+    assert table.count("attribute") == 3 and table.count("0.250") == 7
+    assert table.count("1,2,3.5,4") == 7 and max(map(len, table.splitlines())) < 100
+
+
+def test_json(exports, images, tmp_path, capsys):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, *paths, "--json", tmp_path / "new" / "r.json", "--threshold", "0.25") == 0
+    contents = json.loads((tmp_path / "new" / "r.json").read_text())
+    assert contents["export"] == "plain" and contents["classes"] == list(CLASSES)
+    assert contents["thresholds"] == [0.25] * 3
+    assert [p["image"] for p in contents["people"]] == [str(path) for path in paths]
+    actual = [[p["probabilities"][name] for name in CLASSES] for p in contents["people"]]
+    np.testing.assert_allclose(actual, expected(exports, paths), atol=1e-6)
+    for person, row in zip(contents["people"], actual):
+        assert person["positives"] == [c for c, v in zip(CLASSES, row) if v >= 0.25]
+
+
+def test_csv(exports, images, tmp_path):
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    assert call(exports, images, "--csv", tmp_path / "r.csv", "--batch-size", "2") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    actual = [[float(row[name]) for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(actual, expected(exports, paths), atol=2e-6)
+    assert rows[0]["image"] == str(paths[0]) and rows[0]["x"] == rows[0]["error"] == ""
+
+
+def test_as_a_program_from_a_clone(exports, images, tmp_path):
+    """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
+    command = [sys.executable, str(ROOT / "tools/predict.py")]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    code, out, err = run([*command, exports / "plain", images, "--json", "-"], env=environment)
+    assert code == 0 and len(json.loads(out)["people"]) == 3, err
+    code, out, err = run([*command, tmp_path / "none", images], env=environment)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_overlays(exports, images, tmp_path):
+    assert call(exports, images, "--heatmaps", tmp_path / "maps", export="maps") == 0
+    drawn = sorted((tmp_path / "maps").iterdir())
+    assert [path.name for path in drawn] == ["00000_a.png", "00001_b.png", "00002_c.png"]
+    for path in drawn:
+        assert cv2.imread(str(path)).std() > 1
+
+
+def test_overlays_without_maps_say_how_to_get_them(exports, images, tmp_path, capsys):
+    err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "maps")
+    assert "no attention maps" in err and "--with-maps" in err
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_files_are_whole_whatever_becomes_of_the_console(
+    exports, images, tmp_path, monkeypatch, encoding
+):
+    """The console lacks the characters of a class, and its reader leaves at once."""
+    net = Net()
+    net.initialize(init.Xavier())
+    export_model(net, tmp_path / "x", "x", ("帽…", "bag", "skirt"), 16, PREPROCESS, check=False)
+    read, write = os.pipe()
+    os.close(read)
+    stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "__stdout__", stream)
+    files = [tmp_path / "r.json", tmp_path / "r.csv"]
+    assert call(tmp_path, images, "--json", files[0], "--csv", files[1], export="x") == 0
+    assert json.loads(files[0].read_text(encoding="utf-8"))["classes"][0] == "帽…"
+    rows = list(csv.DictReader(io.StringIO(files[1].read_text(encoding="utf-8"))))
+    assert len(rows) == 3 and 0 <= float(rows[0]["帽…"]) <= 1
+    assert call(tmp_path, images, "--json", "-", export="x") == 0
+
+
+def test_an_ascii_console_shows_the_table_and_json(exports, images, tmp_path, monkeypatch, capsys):
+    record = {"box": None, "probabilities": {"帽": 0.25}, "positives": [], "error": None}
+    records = [dict(record, image=f"{'x' * 40}.jpg")]
+    for texts in ([(None, None)], [("-", lambda: json.dumps(records, ensure_ascii=False))]):
+        read, write = os.pipe()
+        stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding="ascii")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        make = partial(predict.write_results, texts, lambda: predict.format_table(records, ["帽"]))
+        assert cli.status_of(make) == 0
+        os.close(write)
+        with os.fdopen(read, encoding="ascii") as file:
+            text = file.read()
+        if texts[0][0] == "-":
+            assert json.loads(text) == records
+        else:
+            assert "\\u5e3d" in text and "..." in text and "0.250" in text
+
+
+def test_probabilities_that_are_not_finite_are_a_dash_and_null():
+    record = {"image": "a.jpg", "box": None, "probabilities": {"hat": float("nan")},
+              "positives": [], "error": None}  # fmt: skip
+    assert predict.format_table([record], ["hat"]).splitlines()[3].split() == ["hat", "-"]
+    assert predict.to_csv([record], ["hat"]).splitlines()[1] == "a.jpg,,,,,,"
+    about = SimpleNamespace(thresholds=[0.5], name="x", classes=["hat"], backend="b", precision="p")
+    people = json.loads(predict.to_json(about, [record]), parse_constant=pytest.fail)["people"]
+    assert people[0]["probabilities"] == {"hat": None}
+
+
+def test_images_may_stand_behind_flags(exports, images, tmp_path):
+    a, b = sorted(images.rglob("*.jpg"))[:2]
+    assert call(exports, a, "--csv", tmp_path / "r.csv", b) == 0
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
+
+
+# --- bad images ---------------------------------------------------------------------------------
+
+
+def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, capsys):
+    good = images / "test/0--Parade/a.jpg"
+    half = tmp_path / "half.jpg"
+    half.write_bytes(good.read_bytes()[:300])
+    assert "half.jpg" in error_of(capsys, exports, good, half)
+    assert "gone.jpg: does not exist" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    out = tmp_path / "r.csv"
+    assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
+    assert f"skipped: {half}: is truncated" in capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
+    assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0
+    people = json.loads(capsys.readouterr().out)["people"]
+    assert people[0]["probabilities"] == {} and "truncated" in people[0]["error"]
+
+
+def test_errors_are_one_line(exports, images, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images in this folder" in error_of(capsys, exports, empty)
+    assert "no such export directory" in error_of(capsys, exports, images, export="nowhere")
+    assert "not an export directory" in error_of(capsys, tmp_path, images, export="empty")
+    assert "threshold 2.0" in error_of(capsys, exports, images, "--threshold", "2")
+    assert "batch_size 0" in error_of(capsys, exports, images, "--batch-size", "0")
+    assert "valid are mxnet" in error_of(capsys, exports, images, "--backend", "magic")
+    assert call(exports, images, "--json", "-", "--csv", "-") == 2
+    assert "only one of" in capsys.readouterr().err
+
+
+# --- backends -----------------------------------------------------------------------------------
+
+
+def test_backend_measured_once_then_remembered(exports, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
+    paths = sorted(images.rglob("*.[jp][pn]g"))
+    options = [*paths, "--batch-size", "2", "--threads", "1", "--json", tmp_path / "r.json"]
+    for backend, chosen in (("auto", "mxnet"), ("fastest", None), ("auto", None)):
+        assert call(copy, *options, "--backend", backend, export="x") == 0
+        contents = json.loads((tmp_path / "r.json").read_text())
+        assert contents["backend"].startswith("mxnet") and contents["precision"] == "fp32"
+        assert chosen in (None, contents["backend"])
+        found = [list(person["probabilities"].values()) for person in contents["people"]]
+        np.testing.assert_allclose(found, expected(exports, paths), rtol=0, atol=1e-5)
+    (record,) = json.loads((tmp_path / "x" / "plain-speed.json").read_text())["measured"]
+    assert (record["batch_size"], record["threads"]) == (2, 1)
+    assert set(record["images_per_s"]) == {"mxnet", "mxnet-fused"}
+
+
+def test_backend_that_cannot_run_is_one_line(exports, images, capsys):
+    for name in ("mxnet-int8", "onnxruntime"):
+        assert "variant; add it with" in error_of(capsys, exports, images, "--backend", name)
+    assert "threads 0" in error_of(capsys, exports, images, "--threads", "0")
+
+
+# --- boxes --------------------------------------------------------------------------------------
+
+BOXES = {
+    "test/0--Parade/b.jpg": [[1, 2, 10, 20], [0, 0, 30, 41]],
+    "test/1--Party/c.png": [[3, 3, 9, 9]],
+}
+
+
+def wider(boxes):
+    targets = [
+        {"file_name": key, "scene_id": 0, "targets": [{"attribute": [], "bbox": b} for b in value]}
+        for key, value in boxes.items()
+    ]
+    return {"images": targets, "attribute_id_map": {}, "scene_id_map": {}}
+
+
+def as_csv(boxes, header="path,x,y,w,h\n"):
+    return header + "".join(
+        f"{key},{','.join(map(str, box))}\n" for key, value in boxes.items() for box in value
+    )
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("boxes.json", json.dumps(BOXES)),
+        ("wider_attribute_test.json", json.dumps(wider(BOXES))),
+        ("boxes.csv", as_csv(BOXES)),
+        ("bare.csv", as_csv(BOXES, header="")),
+    ],
+)
+def test_boxes(exports, images, tmp_path, caplog, name, text):
+    (tmp_path / name).write_text(text)
+    assert predict.read_boxes(tmp_path / name) == BOXES
+    out = tmp_path / "r.json"
+    with caplog.at_level(logging.WARNING):
+        assert call(exports, images, "--boxes", tmp_path / name, "--json", out) == 0
+    assert "1 images without boxes left out" in caplog.text and "a.jpg" in caplog.text
+    people = json.loads(out.read_text())["people"]
+    assert [p["box"] for p in people] == [*BOXES["test/0--Parade/b.jpg"], [3, 3, 9, 9]]
+    pixels = cv2.imread(str(images / "test/1--Party/c.png"))[3:12, 3:12, ::-1]
+    probabilities = Predictor(exports / "plain")([np.ascontiguousarray(pixels)])[0]
+    np.testing.assert_allclose(list(people[2]["probabilities"].values()), probabilities, atol=1e-6)
+
+
+def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_path):
+    path = images / "test/0--Parade/a.jpg"
+    for file, key in (
+        (tmp_path / "a.json", str(path)),
+        (images / "test" / "b.json", "0--Parade/a.jpg"),
+        (tmp_path / "c.json", os.path.relpath(path)),
+    ):
+        file.write_text(json.dumps({key: [[0, 0, 5, 5]]}))
+        boxes = predict.read_boxes(file)
+        pictures, found = predict.match_boxes(predict.find_pictures([path]), boxes, file)
+        file.unlink()
+        assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
+
+
+def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, capsys, caplog):
+    boxes = {"test/0--Parade/a.jpg": [[1, 2, 10, 20], [500, 0, 5, 5], [0, 0, 0, 5]],
+             "test/1--Party/c.png": [[0.1, 0.2, 0.5, 0.5], [0.3, 0.2, 0.5, 0.5]]}  # fmt: skip
+    (tmp_path / "b.json").write_text(json.dumps(boxes))
+    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    assert "a.jpg: box [500.0, 0.0, 5.0, 5.0] lies outside the image of 30x40 pixels" in err
+    caplog.clear()
+    options = ("--boxes", tmp_path / "b.json", "--on-bad-image", "skip", "--batch-size", 2)
+    assert call(exports, images, *options, "--csv", tmp_path / "r.csv") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
+    assert [row["hat"] == "" for row in rows] == [False, True, True, False, False]
+    assert "width and height above 0" in rows[2]["error"]
+    assert caplog.text.count("not fractions of the image") == 1 and "c.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99), "film.mp4: is a video: extract its frames"),
+        ("a.gif", b"GIF89a" + bytes(99), "a.gif: is a GIF"),
+        ("a.jpg", b"<html>404</html>", "a.jpg: is a web page"),
+        ("https://host/a.jpg", None, "a.jpg: is a URL: download the image"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(exports, tmp_path, capsys, name, data, message):
+    path = name if data is None else tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    assert message in error_of(capsys, exports, path)
+
+
+def test_boxes_of_other_images(exports, images, tmp_path, capsys):
+    (tmp_path / "b.json").write_text('{"x/y.jpg": [[0, 0, 1, 1]]}')
+    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    assert "lists none of the 3 images" in err and "x/y.jpg" in err and "0--Parade/a.jpg" in err
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
+        ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json:2: not valid JSON"),
+        ("b.json", "[]", "a list; expected an object"),
+        ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
+        ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
+        ("b.json", '{"a.jpg": ["1234"]}', "record 'a.jpg', box 0: '1234'"),
+        ("b.json", '{"a.jpg": [[1, 2, NaN, 4]]}', "record 'a.jpg', box 0: .*is not a box"),
+        ("b.csv", "a.jpg,1,2,inf,4\n", "b.csv, line 1: .*is not a box"),
+        ("b.json", '{"images": [{"targets": []}]}', "image 0: needs file_name"),
+        (
+            "b.json",
+            '{"images": [{"file_name": "a.jpg", "targets": [{"bbox": null}]}]}',
+            "image 0 'a.jpg', target 0: None",
+        ),
+    ],
+)
+def test_malformed_boxes_name_line_or_record(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        predict.read_boxes(tmp_path / name)
+
+
+def test_missing_or_binary_file_of_boxes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of boxes"):
+        predict.read_boxes(tmp_path / "b.json")
+    (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match="b.json:1: not UTF-8 text"):
+        predict.read_boxes(tmp_path / "b.json")
+
+
+def test_pictures_are_found_once_in_order(images):
+    folder = images / "test"
+    found = predict.find_pictures([folder / "1--Party" / "c.png", folder])
+    assert [p.key for p in found] == ["c.png", "0--Parade/a.jpg", "0--Parade/b.jpg"]
+    with pytest.raises(ValueError, match="no images given"):
+        predict.find_pictures([])

@@ -1,0 +1,90 @@
+"""Detection without GluonCV: the recipes have the supplement's values, errors the remedy."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from gluoncv_helpers import gluoncv_or_skip
+from process_helpers import run_python
+
+from gluon_attn.coco.gluoncv_parts import INSTALL, gluoncv_module
+from gluon_attn.tasks.base import default_names, task_of, task_of_dataset
+from gluon_attn.train.build import load_recipe
+from model_zoo import get_model, list_models
+
+BLOCKS = ("", "se_", "cbam_", "hoga_")
+
+
+@pytest.fixture
+def folder(repository):
+    return str(repository / "tools" / "recipes")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_ssd_recipes_hold_the_supplements_values(folder, block):
+    recipe = load_recipe(f"ssd300_coco_{block}resnet50", (), folder)
+    assert recipe.model == f"ssd300_{block}resnet50_coco" and recipe.model in list_models()
+    assert (recipe.input_size, recipe.epochs, recipe.batch_size) == (300, 65, 128)
+    assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 5e-4)
+    assert (recipe.schedule, recipe.lr_factor, recipe.lr_epochs) == ("step", 0.1, (43, 54))
+    assert recipe.options["warmup_epochs"] == 1 and not recipe.options["decay_vectors"]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_faster_rcnn_recipes_hold_the_supplements_values(folder, block):
+    recipe = load_recipe(f"faster_rcnn_coco_{block}resnet50", (), folder)
+    assert recipe.model == f"faster_rcnn_fpn_{block}resnet50_coco" and recipe.model in list_models()
+    assert (recipe.epochs, recipe.batch_size) == (14, 2)
+    assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 1e-4)
+    assert (recipe.schedule, recipe.lr_factor, recipe.lr_epochs) == ("step", 0.1, (8, 11))
+    assert recipe.options["warmup_updates"] == 500 and recipe.options["warmup_epochs"] == 0
+
+
+def test_the_learning_rate_falls_where_the_recipe_says(folder):
+    from gluon_attn.train import SCHEDULES
+
+    recipe = load_recipe("ssd300_coco_resnet50", (), folder)
+    schedule = SCHEDULES.get(recipe.schedule)(
+        recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
+        recipe.lr_epochs, recipe.lr_min,
+    )  # fmt: skip
+    rates = [schedule.lr(epoch) for epoch in (0, 42, 43, 53, 54, 64)]
+    assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("name", ["ssd96_resnet18_w16_tiny", "faster_rcnn_fpn_resnet18_w16_tiny"])
+def test_without_gluoncv_it_says_what_to_install(name, monkeypatch):
+    for module in [m for m in sys.modules if m.split(".")[0] == "gluoncv"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "gluoncv", None)
+    with pytest.raises(ImportError, match="parts of GluonCV") as error:
+        get_model(name)
+    assert INSTALL in str(error.value) and "--no-deps" in INSTALL
+    with pytest.raises(ImportError, match="gluoncv"):
+        gluoncv_module("nn.bbox")
+
+
+def test_other_nets_and_data_have_no_task():
+    assert task_of_dataset("coco").__name__.endswith("detection")
+    assert task_of_dataset("auto") is None and task_of(object()) is None
+    assert default_names("resnet50_v1b") is None
+    names = default_names("SSD300_resnet50_coco")
+    assert len(names) == 80 and names[0] == "person" and names[-1] == "toothbrush"
+
+
+def test_gluoncv_loads_beside_a_newer_torch(tmp_path):
+    """GluonCV refuses PyTorch 2, which has nothing to do with what is used of it here."""
+    gluoncv_or_skip()
+    (tmp_path / "torch.py").write_text("__version__ = '2.9.0'\n", encoding="utf-8")
+    script = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from gluon_attn.coco.gluoncv_parts import gluoncv_module
+        gluoncv_module("nn.bbox")
+        assert "torch" not in sys.modules
+        import torch
+        print(torch.__version__)
+    """
+    code, out, err = run_python(script, tmp_path)
+    assert (code, out.strip()) == (0, "2.9.0"), err

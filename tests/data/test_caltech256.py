@@ -1,0 +1,136 @@
+"""Caltech-256: the draw, the file that keeps it, and the traps of the archive."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+
+from gluon_attn.data import detect_kind, open_dataset
+from gluon_attn.data.caltech256 import draw
+
+OPTIONS = {"per_class": 8, "test_per_class": 3}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes of 20, 12 and 11 small files, and clutter; pictures are not looked at."""
+    for name, count in (("001.ak47", 20), ("002.american-flag", 12), ("003.bag", 11),
+                        ("257.clutter", 15)):  # fmt: skip
+        folder = tmp_path / "256_ObjectCategories" / name
+        folder.mkdir(parents=True)
+        for number in range(1, count + 1):
+            (folder / f"{name[:3]}_{number:04d}.jpg").write_bytes(b"")
+    (tmp_path / "256_ObjectCategories" / "002.american-flag" / "RENAME2").write_text("#!")
+    nested = tmp_path / "256_ObjectCategories" / "001.ak47" / "greg" / "vision"
+    nested.mkdir(parents=True)
+    (nested / "001_0001.jpg").write_bytes(b"")
+    return tmp_path
+
+
+def test_draw(root):
+    assert detect_kind(root) == "caltech256"
+    assert detect_kind(root / "256_ObjectCategories") == "caltech256"
+    trainval = open_dataset(root, "trainval", **OPTIONS)
+    test = open_dataset(root, "test", **OPTIONS)
+    assert trainval.classes == ("ak47", "american-flag", "bag"), "clutter is no class"
+    assert trainval.class_counts.tolist() == [8, 8, 8]
+    assert test.class_counts.tolist() == [3, 3, 3]
+    assert not set(trainval.sample_ids) & set(test.sample_ids)
+    assert all(len(name.split("/")) == 2 for name in trainval.sample_ids)
+    train, val = (open_dataset(root, s, **OPTIONS) for s in ("train", "val"))
+    assert sorted(train.sample_ids + val.sample_ids) == sorted(trainval.sample_ids)
+    text = train.report.text()
+    assert "passed over: 001.ak47/greg, 002.american-flag/RENAME2" in text
+    assert "43 pictures in 3 classes" in text and str(train.split_file) in text
+
+
+def test_draws_are_nested_seeded_and_as_large_as_a_class_allows(root):
+    few, many = open_dataset(root, "trainval", **OPTIONS), open_dataset(
+        root, "trainval", per_class=9, test_per_class=3
+    )  # fmt: skip
+    assert set(few.sample_ids) < set(many.sample_ids)
+    assert many.class_counts.tolist() == [9, 9, 8], "11 pictures, 3 of them for testing"
+    tests = [open_dataset(root, "test", per_class=n, test_per_class=3) for n in (8, 9)]
+    assert tests[0].sample_ids == tests[1].sample_ids
+    other = open_dataset(root, "trainval", seed=1, **OPTIONS)
+    assert set(other.sample_ids) != set(few.sample_ids)
+    with pytest.raises(ValueError, match="has 11 pictures; 10 for testing leave too few"):
+        open_dataset(root, "test", per_class=2, test_per_class=10)
+    for bad in ({"per_class": 1}, {"test_per_class": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match="at least 2, 1 and 0 are needed"):
+            open_dataset(root, "test", **bad)
+
+
+def test_every_picture_is_drawn_equally_often():
+    paths, targets = [f"a/{k}" for k in range(10)], np.zeros(10, int)
+    times = dict.fromkeys(paths, 0)
+    for seed in range(2000):
+        lists = draw(paths, targets, 4, 3, seed)
+        assert len(set(lists["train"] + lists["test"])) == 7
+        for name in lists["test"]:
+            times[name] += 1
+    counts = np.array(list(times.values()))
+    assert ((counts - 600) ** 2 / 420).sum() < 28  # chi-squared, 9 degrees of freedom, 0.1 %
+
+
+def test_the_file_rules(root, tmp_path):
+    first = open_dataset(root, "test", **OPTIONS)
+    path = first.split_file
+    assert path.name == "caltech256_8_3_seed0.json"
+    saved = json.loads(path.read_text())
+    assert saved["seed"] == 0 and len(saved["train"]) == 24 and len(saved["test"]) == 9
+    # More pictures turn up: the draw would be another one, the file's stays.
+    (path.parent / "001.ak47" / "001_0000.jpg").write_bytes(b"")
+    assert open_dataset(root, "test", **OPTIONS).sample_ids == first.sample_ids
+    given = tmp_path / "mine.json"
+    saved["test"], saved["train"] = saved["test"][:5], saved["train"][:4]
+    given.write_text(json.dumps(saved))
+    own = open_dataset(root, "test", split_file=str(given), **OPTIONS)
+    assert own.sample_ids == saved["test"] and own.split_file == given
+    fresh = tmp_path / "fresh.json"
+    open_dataset(root, "test", split_file=str(fresh), **OPTIONS)
+    assert fresh.is_file()
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"seed": 5}, "has seed 5, not seed=0"),
+    ({"per_class": 60}, "has per_class 60, not per_class=8"),
+    ({"classes": ["a"]}, "has other class folders"),
+    ({"format": "x"}, "has format 'x'"),
+    ({"train": None}, "not a split file"),
+    ({"test": ["001.ak47/001_9999.jpg"]}, "1 of its pictures are not there, such as 001.ak47/001_"),
+    ({"test": ["001.ak47/001_0001.jpg"] * 2}, "a picture comes twice"),
+])  # fmt: skip
+def test_another_file_is_refused(root, change, message):
+    path = open_dataset(root, "test", **OPTIONS).split_file
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), **change)))
+    with pytest.raises(ValueError, match=message):
+        open_dataset(root, "test", **OPTIONS)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="seed0.json:1: not valid JSON"):
+        open_dataset(root, "test", **OPTIONS)
+
+
+def test_an_unwritable_place_only_warns(root, caplog, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "split.json")
+    dataset = open_dataset(root, "test", split_file=place, **OPTIONS)
+    assert len(dataset) == 9 and "give a split_file elsewhere" in caplog.text
+    again = open_dataset(root, "test", split_file=place, **OPTIONS)
+    assert again.sample_ids == dataset.sample_ids
+
+
+def test_generated_tree(tmp_path):
+    write_tiny("caltech256", tmp_path)
+    trainval, test = open_dataset(tmp_path, "trainval"), open_dataset(tmp_path, "test")
+    assert len(trainval) == 120 and len(test) == 100
+    assert trainval.report.ok and test.report.ok
+    grey = [k for k, name in enumerate(trainval.sample_ids + test.sample_ids)
+            if name.endswith("001_0001.jpg")]  # fmt: skip
+    assert len(grey) <= 1 and trainval.read(0).shape[2] == 3
+    clutter = open_dataset(tmp_path, "trainval", clutter=True,
+                           split_file=str(tmp_path / "clutter.json"))  # fmt: skip
+    assert clutter.classes[-1] == "clutter" and len(clutter.classes) == 5

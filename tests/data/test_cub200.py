@@ -1,0 +1,75 @@
+"""CUB-200-2011: hand-written lists."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+
+from gluon_attn.data import detect_kind, open_dataset
+
+NAMES = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+
+
+@pytest.fixture(params=[".", "CUB_200_2011"])
+def root(request, tmp_path):
+    folder = tmp_path / request.param
+    folder.mkdir(exist_ok=True)
+    # numbers out of order, marks that are not one block
+    (folder / "images.txt").write_text("".join(
+        f"{n} {NAMES[k]}/bird {n}.jpg\n" for n, k in ((2, 0), (1, 0), (3, 1), (10, 1), (4, 1))
+    ))  # fmt: skip
+    (folder / "image_class_labels.txt").write_text("1 1\n2 1\n3 2\n4 2\n10 2\n")
+    (folder / "train_test_split.txt").write_text("1 1\n2 0\n3 0\n4 1\n10 1\n")
+    (folder / "classes.txt").write_text(f"1 {NAMES[0]}\n2 {NAMES[1]}\n")
+    (folder / "bounding_boxes.txt").write_text("1 60.0 27.0 325.0 304.0\n")
+    for n, k in ((1, 0), (2, 0), (3, 1), (4, 1), (10, 1)):
+        path = folder / "images" / NAMES[k] / f"bird {n}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((6, 7, 3), 20 * n, np.uint8))
+    return folder
+
+
+def test_lists(root, tmp_path):
+    assert detect_kind(tmp_path) == "cub200"
+    trainval, test = open_dataset(tmp_path, "trainval"), open_dataset(tmp_path, "test")
+    assert trainval.classes == ("Black_footed_Albatross", "Laysan_Albatross")
+    assert trainval.sample_ids == [f"{NAMES[0]}/bird 1.jpg", f"{NAMES[1]}/bird 4.jpg",
+                                   f"{NAMES[1]}/bird 10.jpg"]  # fmt: skip
+    assert trainval.targets.tolist() == [0, 1, 1] and test.targets.tolist() == [0, 1]
+    assert [round(d.read(0).mean() / 20) for d in (trainval, test)] == [1, 2]
+    assert "trainval: 3 images, published 5,994" in trainval.report.text()
+    assert "test: 2 images, published 5,794" in test.report.text()
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("images.txt", "1 a.jpg\n1 b.jpg\n", "images.txt:2: number 1 comes twice"),
+        ("images.txt", "one a.jpg\n", "images.txt:1: expected a number and a value"),
+        ("image_class_labels.txt", "1\n", "image_class_labels.txt:1: expected a number and"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n10 3\n", "picture 10 has class 3; valid"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n", "not the pictures of images.txt: 1"),
+        ("train_test_split.txt", "1 1\n2 0\n3 0\n4 2\n10 1\n", "picture 4 is marked 2"),
+        ("classes.txt", "1 a\n3 b\n", "classes must be numbered from 1"),
+    ],
+)
+def test_malformed_lists_are_named(root, name, text, message):
+    (root / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(root, "test")
+
+
+def test_generated_tree(tmp_path):
+    write_tiny("cub200", tmp_path)
+    parts = {s: open_dataset(tmp_path, s) for s in ("train", "val", "trainval", "test")}
+    assert parts["trainval"].report.ok and parts["test"].report.ok
+    together = parts["train"].sample_ids + parts["val"].sample_ids
+    assert sorted(together) == sorted(parts["trainval"].sample_ids)
+    assert not set(parts["test"].sample_ids) & set(together)
+    for dataset in parts.values():
+        for k, name in enumerate(dataset.sample_ids):
+            assert name.startswith(f"{dataset.targets[k] + 1:03d}.")
+    with pytest.raises(FileNotFoundError, match="images.txt is missing; looked for"):
+        open_dataset(tmp_path / "CUB_200_2011" / "images", "train", kind="cub200")

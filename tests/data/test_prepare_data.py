@@ -1,0 +1,275 @@
+"""tools/prepare_data.py as users run it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import cv2
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
+
+from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, open_dataset
+from gluon_attn.data.synthetic.synthetic_tasks import TASKS
+
+
+@pytest.fixture
+def tool(repository, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "prepare_data", repository / "tools" / "prepare_data.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*arguments):
+        code = module.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_wider(tool, tree, tmp_path):  # noqa: F811
+    out = tmp_path / "packed"
+    command = ("wider", "--root", tree, "--out", out, "-j", 2)
+    code, text, error = tool(*command)
+    assert (code, error) == (0, "")
+    assert "5,509" in text and "train: 2 images, published 5,509 (-5,507)" in text
+    assert "positive rates of 'train'" in text and "train.rec: 3 samples" in text
+    for split in ("train", "val", "test"):
+        packed = open_dataset(out, split)
+        assert packed.size == 256
+        assert packed.fingerprint() == open_dataset(tree, split).fingerprint()
+    code, text, _ = tool(*command)
+    assert code == 0 and text.count("packed already, kept") == 3
+    code, _, error = tool(*command, "--quality", 80)
+    assert code == 2 and "exists and differs in quality; use --overwrite" in error
+    assert tool(*command, "--quality", 80, "--overwrite")[0] == 0
+    code, text, _ = tool(*command[:3], "--out", tmp_path / "one", "--splits", "val", "-j", 1)
+    assert code == 0 and "trainval" not in text and not (tmp_path / "one" / "train.rec").exists()
+
+
+def test_bad_pictures(tool, tree, tmp_path):  # noqa: F811
+    path = tree / "Image" / "train/0--Parade/b.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    out = tmp_path / "packed"
+    code, text, error = tool("wider", "--root", tree, "--out", out)
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert "b.jpg: is truncated" in error and not (out / "train.json").exists()
+    code, text, _ = tool("wider", "--root", tree, "--out", out, "--on-bad-image", "skip")
+    assert code == 0 and "1 left out:\n    train/0--Parade/b.jpg#0: is truncated" in text
+    assert len(open_dataset(out, "train")) == 2
+    code, text, _ = tool("wider", "--root", tree, "--check")
+    assert (
+        code == 1 and "1 image cannot be read, 6 counts differ\n  train/0--Parade/b.jpg#0" in text
+    )
+
+
+def test_srn(tool, srn, tmp_path):  # noqa: F811
+    code, text, _ = tool("wider", "--srn", "--root", srn, "--out", tmp_path / "packed")
+    assert code == 0 and "22,958" in text
+    assert open_dataset(tmp_path / "packed", "train").sample_ids[1] == "train/0--P/c 2.jpg"
+
+
+def test_list(tool, tmp_path):
+    (tmp_path / "names.txt").write_text("hat\nbag\n")
+    (tmp_path / "train.txt").write_text("a.png\t1,-1\n")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    command = ("list", "--root", tmp_path, "--out", tmp_path / "packed")
+    code, _, error = tool(*command)
+    assert code == 2 and "coding='wider'" in error
+    assert tool(*command, "--coding", "wider")[0] == 0
+    assert open_dataset(tmp_path / "packed", "train").raw.tolist() == [[1, -1]]
+    other = (*command[:3], "--out", tmp_path / "x", "--coding", "wider", "--size", 200)
+    code, _, error = tool(*other)
+    assert code == 2 and "must exceed the largest training crop" in error
+    assert tool(*other, "--train-size", 180)[0] == 0
+
+
+def test_errors_are_one_line(tool, tree, tmp_path):  # noqa: F811
+    out = ("--out", tmp_path / "packed")
+    for arguments, message in (
+        (("wider", "--root", tmp_path / "none", *out), "is no folder"),
+        (("wider", "--root", tree / "Image", *out), "no data set of kind 'wider'"),
+        (("wider", "--root", tree), "--out DIR is needed"),
+        (("wider", "--root", tree, *out, "--splits", "tain"), "unknown split 'tain'"),
+    ):
+        code, _, error = tool(*arguments)
+        assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+        assert message in error
+    annotation = tree / "Annotations" / "wider_attribute_test.json"
+    annotation.write_text(annotation.read_text()[:-30])
+    code, _, error = tool("wider", "--root", tree, *out)
+    assert code == 2 and "wider_attribute_test.json:50: not valid JSON" in error
+    assert not (tmp_path / "packed").exists(), "everything is validated before anything is written"
+
+
+def test_generators(tool, tmp_path):
+    numbers = ("--train", 5, "--val", 2, "--test", 2, "--seed", 1, "-j", 1)
+    code, text, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert open_dataset(tmp_path / "people", "train").read(0).ndim == 3
+    code, _, error = tool("synthetic", "--out", tmp_path / "people", *numbers)
+    assert code == 2 and error.startswith("error: ")
+    code, text, _ = tool("digits", "--out", tmp_path / "digits", *numbers)
+    assert code == 0 and len(open_dataset(tmp_path / "digits", "train")) == 5
+    code, text, _ = tool("tasks", "--out", tmp_path / "tasks", *numbers)
+    assert code == 0 and "all counts are as generated" in text
+    packed = open_dataset(tmp_path / "tasks", "train")
+    assert packed.size == 56 and packed.names == tuple(TASKS)
+
+
+def test_boxes_that_show_nothing_are_reported(tool, tmp_path):
+    picture(tmp_path, "train/0--Parade/a.jpg")
+    boxes = [target([0, 0, 20, 20]), target([900, 0, 20, 20])]
+    annotate(tmp_path, {"train/0--Parade/a.jpg": boxes})
+    code, text, _ = tool("wider", "--root", tmp_path, "--out", tmp_path / "p", "--splits", "train")
+    assert code == 0 and "left out:\n  train/0--Parade/a.jpg#1: box [900, 0, 20, 20]" in text
+
+
+# -- the official formats of the person-attribute data sets --------------------------------------
+
+KINDS = ("peta", "rap", "pa100k", "celeba", "market", "duke", "voc")
+SMALL = ("--train", 6, "--val", 4, "--test", 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_official_formats_are_made_recognised_checked_and_packed(tool, tmp_path, kind):
+    root, out = tmp_path / "tree", tmp_path / "packed"
+    code, text, error = tool("tiny", kind, "--out", root, *SMALL)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert detect_kind(root) == kind
+    code, text, error = tool(kind, "--check", root)
+    assert (code, error) == (0, "") and "0 cannot be read" in text
+    assert "labels of 'train'" in text
+    sizes = ("--size", 64, "--train-size", 48, "-j", 1)
+    assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
+    for split in ("train", "val") if kind == "voc" else ("train", "val", "test"):
+        source, packed = open_dataset(root, split), open_dataset(out, split)
+        assert packed.schema == source.schema and packed.fingerprint() == source.fingerprint()
+        assert packed.size == 64 and packed[0][0].shape == (64, 64, 3)
+    assert (out / "query.rec").exists() == (kind in ("market", "duke"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_check_finds_broken_and_missing_pictures_and_other_counts(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    train = open_dataset(tmp_path, "train")
+    train.path(0).write_bytes(train.path(0).read_bytes()[:40])
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and f": 1 image cannot be read\n  {train.sample_ids[0]}: is trunc" in text
+    (tmp_path / "SYNTHETIC.json").unlink()
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and "published" in text and "differences:" in text
+
+
+def test_settings_of_the_readers_reach_them(tool, tmp_path):
+    tool("tiny", "rap", "--out", tmp_path, "--version", 2, *SMALL)
+    code, text, _ = tool("rap", "--check", tmp_path)
+    assert code == 0 and "RAP version 2" in text
+    code, _, error = tool("rap", "--check", tmp_path, "--partition", 6)
+    assert code == 2 and "partition=6: valid are 1 to 5" in error
+    tool("tiny", "voc", "--out", tmp_path / "voc")
+    code, text, _ = tool("voc", "--check", tmp_path / "voc", "--difficult", "positive")
+    assert code == 0 and "difficult labels, read as positive" in text
+    code, text, _ = tool("market", "--check", tmp_path)
+    assert code == 2
+    code, _, error = tool("market", "--out", tmp_path)
+    assert code == 2 and "--root DIR is needed" in error
+
+
+def test_tiny_trees_are_reproducible_and_overwrite_nothing(tmp_path):
+    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
+        write_tiny("duke", tmp_path / name, seed=seed)
+    a, b, c = (open_dataset(tmp_path / name, "trainval") for name in "abc")
+    assert a.fingerprint() == b.fingerprint() != c.fingerprint()
+    assert (a.read(3) == b.read(3)).all()
+    with pytest.raises(FileExistsError, match="holds a finished tiny duke data set"):
+        write_tiny("duke", tmp_path / "a")
+    with pytest.raises(FileExistsError, match="that the tiny market generator did not write"):
+        write_tiny("market", tmp_path / "a", overwrite=True)
+    write_tiny("duke", tmp_path / "a", seed=1, overwrite=True)
+    assert open_dataset(tmp_path / "a", "trainval").fingerprint() == c.fingerprint()
+    for images in ({"train": 3}, {"query": 9}):
+        with pytest.raises(ValueError, match="valid are train, val and test, at least 4 each"):
+            write_tiny("duke", tmp_path / "d", images)
+    with pytest.raises(ValueError, match="unknown tiny data set 'marcet'; did you mean 'market'"):
+        write_tiny("marcet", tmp_path / "d")
+
+
+# Other views of folders that are recognised as something else already: asked for by name.
+BY_NAME = {"coco", "coco_keypoints", "garments", "reid_market", "reid_duke"}
+
+
+def test_every_reader_is_looked_for_or_asked_for_by_name():
+    assert set(DETECTION_ORDER) == set(DATASETS.names()) - BY_NAME
+    assert len(set(DETECTION_ORDER)) == len(DETECTION_ORDER)
+
+
+# -- single-label data ---------------------------------------------------------------------------
+
+SINGLE = {
+    "cifar10": "train val test", "cifar100": "train val test", "cub200": "train val test",
+    "caltech256": "train val test", "imagenet": "train val",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(SINGLE))
+def test_single_label_formats_are_made_recognised_checked_and_packed(tool, tmp_path, kind):
+    root, out = tmp_path / "tree", tmp_path / "packed"
+    code, text, error = tool("tiny", kind, "--out", root, *SMALL)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert detect_kind(root) == kind
+    code, text, error = tool(kind, "--check", root)
+    assert (code, error) == (0, "") and "0 cannot be read" in text
+    assert "train: " in text and "classes of" in text
+    sizes = ("--size", 48, "--train-size", 40, "-j", 1)
+    assert tool(kind, "--root", root, "--out", out, *sizes)[0] == 0
+    for split in SINGLE[kind].split():
+        source, packed = open_dataset(root, split), open_dataset(out, split)
+        assert packed.schema == source.schema and packed.fingerprint() == source.fingerprint()
+        assert packed.size == 48 and packed[0][0].shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("kind", ["cub200", "caltech256", "imagenet"])
+def test_a_check_finds_broken_pictures_of_single_label_data(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    train = open_dataset(tmp_path, "train")
+    train.path(0).write_bytes(train.path(0).read_bytes()[:40])
+    code, text, _ = tool(kind, "--root", tmp_path, "--check")
+    assert code == 1 and f": 1 image cannot be read\n  {train.sample_ids[0]}: is trunc" in text
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100", "cub200"])
+def test_published_counts_of_single_label_data(tool, tmp_path, kind):
+    tool("tiny", kind, "--out", tmp_path, *SMALL)
+    (tmp_path / "SYNTHETIC.json").unlink()
+    code, text, _ = tool(kind, "--check", tmp_path)
+    assert code == 1 and "differences:" in text
+    assert ("published 50,000" in text) == (kind != "cub200")
+
+
+def test_settings_of_single_label_readers(tool, tmp_path):
+    tool("tiny", "caltech256", "--out", tmp_path / "c")
+    mine = tmp_path / "mine.json"
+    code, text, _ = tool("caltech256", "--check", tmp_path / "c", "--per-class", 10, "--seed", 4,
+                         "--test-per-class", 5, "--split-file", mine)  # fmt: skip
+    assert code == 1 and "trainval        40" in text, "not the generated 120"
+    assert mine.is_file() and f"split, seed 4: {mine}" in text
+    tool("tiny", "cifar100", "--out", tmp_path / "d", "--version", "binary")
+    code, text, _ = tool("cifar100", "--check", tmp_path / "d", "--coarse", "--holdout", 0.25)
+    assert code == 0 and "val: 20 classes of 5" in text
+    code, _, error = tool("tiny", "cifar10", "--out", tmp_path / "e", "--version", "matlab")
+    assert code == 2 and "--version matlab: valid for cifar10 are python, binary" in error
+    code, _, error = tool("tiny", "voc", "--out", tmp_path / "e", "--version", "2")
+    assert code == 2 and "valid for voc are (none)" in error
+
+
+def test_single_digits(tool, tmp_path):
+    numbers = ("--train", 20, "--val", 10, "--test", 10, "--seed", 1, "-j", 1, "--side", 32)
+    code, text, error = tool("digits_single", "--out", tmp_path / "digits", *numbers)
+    assert (code, error) == (0, "") and "all counts are as generated" in text
+    assert open_dataset(tmp_path / "digits", "train").read(0).shape == (32, 32, 3)
+    code, text, _ = tool("folders", "--check", tmp_path / "digits")
+    assert code == 0 and "0 cannot be read" in text

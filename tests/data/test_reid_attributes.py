@@ -1,0 +1,316 @@
+"""Market-1501- and DukeMTMC-attribute: hand-written identities, and each trap of the real files."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+from scipy.io import loadmat, savemat
+from test_peta import cell
+
+from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.data import BadImageError, detect_kind, open_dataset
+from gluon_attn.data.reid_tables import DUKE, MARKET, POSITIVE
+
+MARKET_FIELDS = (
+    "age backpack bag handbag downblack downblue downbrown downgray downgreen downpink downpurple "
+    "downwhite downyellow upblack upblue upgreen upgray uppurple upred upwhite upyellow clothes "
+    "down up hair hat gender"
+).split()
+DUKE_FIELDS = (
+    "backpack bag handbag boots gender hat shoes top downblack downwhite downred downgray downblue "
+    "downgreen downbrown upblack upwhite upred uppurple upgray upblue upgreen upbrown"
+).split()
+
+
+def part(fields, people, values, order=1):
+    """Return a struct in which every value is 1 unless ``values[field][person]`` says otherwise."""
+    rows = {}
+    for name in list(fields)[::order]:
+        numbers = [values.get(name, {}).get(person, 1) for person in people]
+        rows[name] = np.array(numbers, np.uint8)[None]
+    return dict(rows, image_index=cell(people, (1, -1)))
+
+
+def picture(root, name, level):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(root / name), np.full((8, 4, 3), level, np.uint8))
+
+
+TRAIN = {
+    "gender": {"0007": 2},
+    "age": {"0002": 3, "0007": 4, "0010": 2},
+    "up": {"0010": 2},
+    "upred": {"0002": 2},
+    "upyellow": {"0007": 2},
+    "downpurple": {"0002": 2, "0007": 2},
+}  # 0010 wears no known colour
+TEST = {
+    "age": {"0001": 1, "0003": 0}, "upblack": {"0001": 2, "0003": 2},
+    "downblue": {"0001": 2, "0003": 2}, "downgreen": {"0003": 2}, "down": {"0003": 2},
+}  # fmt: skip
+
+
+def market_mat(train=None, test=None, people=("0002", "0007", "0010")):
+    return {
+        "train": part(MARKET_FIELDS, list(people), TRAIN if train is None else train),
+        "test": part(MARKET_FIELDS, ["0001", "0003"], TEST if test is None else test, -1),
+    }
+
+
+def write_mat(root, content, name="market_attribute", place="."):
+    (root / place).mkdir(exist_ok=True)
+    savemat(root / place / f"{name}.mat", {name: content})
+
+
+@pytest.fixture
+def market(tmp_path):
+    train = ["0010_c1s1_000001_01", "0002_c3s2_000002_01", "0002_c1s1_000009_02",
+             "0007_c1s1_000003_01"]  # fmt: skip
+    for k, name in enumerate(train):
+        picture(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
+    test = ["-1_c1s1_000001_01", "0000_c1s1_000002_01", "0003_c1s1_000001_01", "0001_c6s3_00000_0"]
+    for k, name in enumerate(test):
+        picture(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
+    (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not a picture")
+    picture(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
+    write_mat(tmp_path, market_mat())
+    return tmp_path
+
+
+def positives(dataset, i):
+    return {name for name, value in zip(dataset.names, dataset.raw[i]) if value == 1}
+
+
+def test_schema_of_market(market):
+    assert detect_kind(market) == "market"
+    schema = open_dataset(market, "trainval").schema
+    assert schema.names == (
+        "gender", "hair", "age", "up", "down", "clothes", "hat", "backpack", "bag", "handbag",
+        "upcolour", "downcolour",
+    )  # fmt: skip
+    assert [a.width for a in schema.attributes] == [1, 1, 4, 1, 1, 1, 1, 1, 1, 1, 8, 9]
+    assert len(schema.columns) == 30, "the '30' of some papers"
+    assert schema.attributes[10].classes == tuple(
+        "black white red purple gray blue green yellow".split()
+    )
+    assert (
+        schema.attributes[11].classes[2] == "pink" and schema.attributes[11].classes[8] == "purple"
+    )
+    assert all(a.name in POSITIVE for a in schema.attributes if a.kind == "binary")
+
+
+def test_labels_are_joined_by_identity(market):
+    both = open_dataset(market, "trainval")
+    assert both.sample_ids == [
+        "bounding_box_train/0002_c1s1_000009_02.jpg", "bounding_box_train/0002_c3s2_000002_01.jpg",
+        "bounding_box_train/0007_c1s1_000003_01.jpg", "bounding_box_train/0010_c1s1_000001_01.jpg",
+    ]  # fmt: skip
+    assert both.identities == ("0002", "0002", "0007", "0010")
+    assert positives(both, 0) == {"age=adult", "upcolour=red", "downcolour=purple"}
+    assert positives(both, 1) == positives(both, 0)
+    assert positives(both, 2) == {"gender", "age=old", "upcolour=yellow", "downcolour=purple"}
+    assert positives(both, 3) == {"age=teenager", "up"}, "field 'up' is a length, no colour"
+    assert [round(both[i][0].mean() / 50) for i in range(4)] == [2, 1, 3, 0]
+    assert (both.raw != 0).all() and both.label[0].sum() == 3 and both.mask.all()
+
+
+def test_no_colour_is_known_to_be_none_of_the_classes(market):
+    both = open_dataset(market, "trainval")
+    colours = both.schema.slices()[10:]
+    assert [(both.raw[3, c] == -1).all() for c in colours] == [True, True]
+    text = open_dataset(market, "trainval").report.text()
+    assert "upcolour: 1 pictures with none of the classes, 0 with several" in text
+
+
+def test_fields_are_taken_by_name_in_the_other_order_of_test(market):
+    test = open_dataset(market, "test")
+    order = loadmat(market / "market_attribute.mat")["market_attribute"][0][0]
+    assert order["train"].dtype.names[:-1] == order["test"].dtype.names[:-1][::-1]
+    assert test.sample_ids == [
+        "bounding_box_test/0001_c6s3_00000_0.jpg", "bounding_box_test/0003_c1s1_000001_01.jpg",
+    ]  # fmt: skip
+    assert positives(test, 0) == {"age=young", "upcolour=black", "downcolour=blue"}
+    assert positives(test, 1) == {"down", "upcolour=black", "downcolour=blue", "downcolour=green"}
+    query = open_dataset(market, "query")
+    assert query.sample_ids == ["query/0003_c2s1_000005_00.jpg"] and query.identities == ("0003",)
+    np.testing.assert_array_equal(query.raw[0], test.raw[1])
+
+
+def test_rows_of_several_colours_and_missing_values(market):
+    test = open_dataset(market, "test")
+    age = test.schema.slices()[2]
+    np.testing.assert_array_equal(test.raw[1, age], [0, 0, 0, 0])
+    np.testing.assert_array_equal(test.mask[1, age], [0, 0, 0, 0])
+    text = test.report.text()
+    assert "downcolour: 0 pictures with none of the classes, 1 with several" in text
+    assert "test: 1 pictures with missing labels" in text
+    assert "test: 2 pictures of -1 and 0000 left out" in text
+    assert "test: 2 identities, published 750 (-748)" in text
+    write_mat(market, market_mat(test=dict(TEST, upwhite={"0001": 0})))
+    test = open_dataset(market, "test")
+    assert (test.raw[0, test.schema.slices()[10]] == 0).all(), "a colour missing: none is known"
+
+
+def test_missing_labels_are_masked_in_training_too(market):
+    write_mat(market, market_mat(train=dict(TRAIN, hat={"0007": 0})))
+    both = open_dataset(market, "trainval")
+    assert both.mask[2].sum() == 29 and both.mask[2, both.names.index("hat")] == 0
+    assert open_dataset(market, "trainval", LabelPolicy()).mask.all(), "a given policy rules"
+
+
+def test_validation_holds_out_whole_identities(tmp_path):
+    write_tiny("market", tmp_path, {"train": 80, "val": 40, "test": 8})
+    train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    both = open_dataset(tmp_path, "trainval")
+    assert not set(train.identities) & set(val.identities)
+    assert len(set(val.identities)) == 4 and len(set(both.identities)) == 40
+    assert sorted(train.sample_ids + val.sample_ids) == both.sample_ids
+    assert len(val) == 12 and val.report.counts[0].identities == 4
+    again = open_dataset(tmp_path, "val")
+    assert again.identities == val.identities, "the same in every run"
+    assert open_dataset(tmp_path, "val", seed=1).identities != val.identities
+    assert len(set(open_dataset(tmp_path, "val", holdout=0.25).identities)) == 10
+    (tmp_path / val.sample_ids[0]).unlink()
+    assert set(open_dataset(tmp_path, "val").identities) == set(val.identities)
+
+
+@pytest.mark.parametrize("place", ["attribute", "Market-1501_Attribute"])
+def test_the_annotation_may_lie_below_or_elsewhere(market, tmp_path_factory, place):
+    (market / "market_attribute.mat").unlink()
+    with pytest.raises(FileNotFoundError, match="market: market_attribute.mat in the folder"):
+        open_dataset(market, "train")
+    write_mat(market, market_mat(), place=place)
+    assert len(open_dataset(market, "trainval")) == 4
+    other = tmp_path_factory.mktemp("other")
+    write_mat(other, market_mat(train={}))
+    path = other / "market_attribute.mat"
+    assert positives(open_dataset(market, "trainval", attributes=path), 0) == {"age=young"}
+
+
+def change(which, **fields):
+    content = market_mat()
+    content[which].update(fields)
+    return {key: value for key, value in content.items()}
+
+
+def without(which, field):
+    content = market_mat()
+    del content[which][field]
+    return content
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            change("train", gender=np.array([[1, 3, 1]])),
+            "train.gender: identity '0007' has value 3",
+        ),
+        (
+            change("train", age=np.array([[1, 5, 1]])),
+            "train.age: identity '0007' has value 5; .*4, and",
+        ),
+        (change("train", upred=np.array([[1, 2]])), "train.upred: 2 values for 3 identities"),
+        (change("train", hat=cell(["a"])), "train.hat: expected a matrix of numbers"),
+        (without("train", "down"), "train: field 'down' is missing; has age, backpack"),
+        (without("train", "image_index"), "train: field 'image_index' is missing"),
+        (
+            change("train", image_index=cell(["0002", "0007", "0007"])),
+            "index: identity '0007' comes",
+        ),
+        (change("train", image_index=cell(["0002", "7", "0010"])), "'7' is no identity of four"),
+        (
+            market_mat(people=("0002", "0007")),
+            "identity '0010' and 0 more have no labels in .*train",
+        ),
+        ({"test": market_mat()["test"]}, "market_attribute: field 'train' is missing; has test"),
+    ],
+)
+def test_malformed_fields_are_named(market, content, message):
+    write_mat(market, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_dataset(market, "trainval")
+    assert "market_attribute.mat" in str(caught.value)
+
+
+def test_missing_folders_and_odd_names(market):
+    (market / "query" / "0003_c2s1_000005_00.jpg").unlink()
+    with pytest.raises(ValueError, match="split 'query' is empty"):
+        open_dataset(market, "query")
+    picture(market, "query/cat.jpg", 0)
+    with pytest.raises(ValueError, match="cat.jpg: no identity; expected a name like 0002_c1s1"):
+        open_dataset(market, "query")
+    (market / "query" / "cat.jpg").unlink()
+    (market / "query").rmdir()
+    with pytest.raises(FileNotFoundError, match="query is missing"):
+        open_dataset(market, "query")
+    with pytest.raises(ValueError, match="Market-1501-attribute: unknown split 'gallery'"):
+        open_dataset(market, "gallery")
+    both = open_dataset(market, "trainval")
+    both.path(0).unlink()
+    with pytest.raises(BadImageError, match="does not exist .sample 'bounding_box_train/0002"):
+        both[0]
+
+
+# -- DukeMTMC ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def duke(tmp_path):
+    people = ["0001", "0370", "0679"]
+    train = {
+        "top": {"0001": 2, "0370": 0, "0679": 0}, "upbrown": {"0001": 2}, "downred": {"0370": 2},
+        "shoes": {"0679": 2}, "boots": {"0370": 2},
+    }  # fmt: skip
+    content = {
+        "train": part(DUKE_FIELDS, people, train),
+        "test": part(DUKE_FIELDS, ["0002"], {"top": {"0002": 0}}, -1),
+    }
+    write_mat(tmp_path, content, "duke_attribute")
+    for k, person in enumerate(people):
+        picture(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
+    picture(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
+    return tmp_path
+
+
+def test_duke(duke):
+    assert detect_kind(duke) == "duke"
+    both = open_dataset(duke, "trainval")
+    assert both.schema.names == (
+        "gender", "top", "boots", "hat", "backpack", "bag", "handbag", "shoes", "upcolour",
+        "downcolour",
+    )  # fmt: skip
+    assert len(both.names) == 23 and both.identities == ("0001", "0370", "0679")
+    assert positives(both, 0) == {"top", "upcolour=brown"}
+    assert positives(both, 1) == {"boots", "downcolour=red"} and positives(both, 2) == {"shoes"}
+    assert open_dataset(duke, "test").identities == ("0002",)
+
+
+def test_missing_tops_of_duke_are_unspecified_or_repaired(duke):
+    top = open_dataset(duke, "trainval").names.index("top")
+    assert open_dataset(duke, "trainval").raw[:, top].tolist() == [1, 0, 0]
+    assert open_dataset(duke, "trainval").mask[:, top].tolist() == [1, 0, 0]
+    repaired = open_dataset(duke, "trainval", repair=True)
+    assert repaired.raw[:, top].tolist() == [1, -1, 1], "0370 short, 0679 long"
+    assert open_dataset(duke, "test", repair=True).raw[0, top] == 0, "nothing else is invented"
+
+
+@pytest.mark.parametrize("name, layout, columns", [("market", MARKET, 30), ("duke", DUKE, 23)])
+def test_generated_trees(tmp_path, name, layout, columns):
+    write_tiny(name, tmp_path)
+    content = loadmat(tmp_path / f"{layout.variable}.mat")[layout.variable][0][0]
+    fields = set(content["train"][0][0].dtype.names) - {"image_index"}
+    assert fields == set(MARKET_FIELDS if name == "market" else DUKE_FIELDS)
+    assert content["train"].dtype.names[:3] != content["test"].dtype.names[:3]
+    test = content["test"][0][0]
+    people = [str(item[0]) for item in test["image_index"][0]]
+    dataset = open_dataset(tmp_path, "test")
+    assert len(dataset.names) == columns and dataset.report.ok
+    for column, field in (("backpack", "backpack"), ("downcolour=blue", "downblue")):
+        values = test[field][0]
+        expected = [values[people.index(p)] == 2 for p in dataset.identities]
+        np.testing.assert_array_equal(dataset.label[:, dataset.names.index(column)], expected)
+    colour = dataset.raw[:, dataset.schema.slices()[-1]]
+    assert (colour == -1).all(1).any() and ((colour == 1).sum(1) > 1).any()

@@ -1,0 +1,151 @@
+"""VOC 2012 and 2007 as multi-label data sets: hand-written image sets."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+
+from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.data import detect_kind, open_dataset
+from gluon_attn.data.voc import CLASSES, PUBLISHED, PUBLISHED_2007
+
+IDS = ["2008_000008", "2008_000015", "2009_000001"]
+
+
+def sets(root):
+    return root / "ImageSets" / "Main"
+
+
+def write(root, ids=IDS, split="train"):
+    """Three images: a boat, a difficult cat, both and a dog."""
+    sets(root).mkdir(parents=True, exist_ok=True)
+    values = {name: [-1, -1, -1] for name in CLASSES}
+    values["boat"], values["cat"], values["dog"] = [1, -1, 1], [-1, 0, 1], [-1, -1, 1]
+    for name, row in values.items():
+        lines = [f"{i} {v:2d}" for i, v in zip(ids, row)]
+        (sets(root) / f"{name}_{split}.txt").write_text("\n".join(lines) + "\n")
+    (root / "JPEGImages").mkdir(exist_ok=True)
+    for k, name in enumerate(ids):
+        picture = np.full((8, 10, 3), 50 * k, np.uint8)
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), picture)
+    return root
+
+
+@pytest.mark.parametrize("place", [".", "VOC2012", "VOCdevkit/VOC2012"])
+def test_labels_and_pictures(tmp_path, place):
+    root = write(tmp_path / place)
+    assert "2008_000008  1\n" in (sets(root) / "boat_train.txt").read_text()
+    assert detect_kind(tmp_path) == "voc"
+    train = open_dataset(tmp_path, "train")
+    assert train.names == CLASSES == tuple(sorted(CLASSES)) and len(CLASSES) == 20
+    assert train.sample_ids == IDS
+    expected = np.full((3, 20), -1)
+    expected[[0, 2, 2, 2], [3, 3, 7, 11]] = 1
+    expected[1, 7] = 0
+    np.testing.assert_array_equal(train.raw, expected)
+    assert round(train[2][0].mean() / 50) == 2
+    assert "train: 3 images, published 5,717" in train.report.text()
+    assert "train: 1 difficult labels, read as masked" in train.report.text()
+
+
+def test_difficult_is_masked_unless_told_otherwise(tmp_path):
+    write(tmp_path)
+    train = open_dataset(tmp_path, "train")
+    assert train.mask[1, 7] == 0 and train.mask.sum() == 59, "in training too"
+    for choice, label in (("negative", 0), ("positive", 1)):
+        other = open_dataset(tmp_path, "train", difficult=choice)
+        assert other.mask.all() and other.label[1, 7] == label
+        assert other.difficult.sum() == 1, "counted all the same"
+    assert open_dataset(tmp_path, "train", LabelPolicy()).mask.all(), "a given policy rules"
+    with pytest.raises(ValueError, match="unknown treatment of difficult objects 'ignore'"):
+        open_dataset(tmp_path, "train", difficult="ignore")
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (
+            "2008_000015 2",
+            "cat_train.txt:2: expected a picture and 1, -1 or 0, found '2008_000015 2'",
+        ),
+        ("2008_000015", "cat_train.txt:2: expected a picture"),
+        ("2008_000008 -1", "cat_train.txt:2: '2008_000008' comes twice"),
+        ("2008_000016 -1", "cat_train.txt: not the pictures of aeroplane_train.txt: 2 .*000015"),
+    ],
+)
+def test_malformed_lines_are_named(tmp_path, line, message):
+    path = sets(write(tmp_path)) / "cat_train.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, lines[2]]))
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path, "train")
+
+
+def test_missing_lists(tmp_path):
+    write(tmp_path)
+    (sets(tmp_path) / "cat_train.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="cat_train.txt is missing"):
+        open_dataset(tmp_path, "train")
+    with pytest.raises(FileNotFoundError, match="no lists of 'test'"):
+        open_dataset(tmp_path, "test", kind="voc")
+    with pytest.raises(ValueError, match="VOC: unknown split 'Train'"):
+        open_dataset(tmp_path, "Train", kind="voc")
+
+
+def test_generated_tree(tmp_path):
+    write_tiny("voc", tmp_path)
+    train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    both = open_dataset(tmp_path, "trainval")
+    assert sorted(train.sample_ids + val.sample_ids) == sorted(both.sample_ids)
+    assert train.report.ok and both.report.ok and (both.raw == 0).any()
+    assert PUBLISHED["trainval"]["images"] == 5717 + 5823
+
+
+# -- 2007 ----------------------------------------------------------------------------------------
+
+IDS_2007 = ["000005", "000007", "009959"]
+
+
+@pytest.mark.parametrize("place", [".", "VOC2007", "VOCdevkit/VOC2007"])
+def test_2007(tmp_path, place):
+    write(tmp_path / place, IDS_2007)
+    write(tmp_path / place, IDS_2007, "test")
+    assert detect_kind(tmp_path) == "voc2007"
+    test = open_dataset(tmp_path, "test")
+    assert test.sample_ids == IDS_2007 and round(test[2][0].mean() / 50) == 2
+    assert test.raw[1, 7] == 0 and test.mask[1, 7] == 0, "difficult: left out"
+    assert open_dataset(tmp_path, "test", difficult="positive").label[1, 7] == 1
+    assert "test: 3 images, published 4,952 (-4,949)" in test.report.text()
+    assert "published 2,501" in open_dataset(tmp_path, "train").report.text()
+    with pytest.raises(
+        FileNotFoundError, match="'train' of VOC 2012; it holds those of kind 'voc2007'"
+    ):
+        open_dataset(tmp_path, "train", kind="voc")
+
+
+def test_the_published_counts_of_2007_add_up():
+    counts = {split: n["images"] for split, n in PUBLISHED_2007.items()}
+    assert counts == {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
+    assert counts["train"] + counts["val"] == counts["trainval"]
+
+
+def test_both_years_in_one_development_kit(tmp_path):
+    write(tmp_path / "VOCdevkit" / "VOC2012")
+    write(tmp_path / "VOCdevkit" / "VOC2007", IDS_2007)
+    assert detect_kind(tmp_path) == "voc"
+    assert open_dataset(tmp_path, "train").sample_ids == IDS
+    assert open_dataset(tmp_path, "train", kind="voc2007").sample_ids == IDS_2007
+    assert open_dataset(tmp_path / "VOCdevkit" / "VOC2007", "train").sample_ids == IDS_2007
+
+
+def test_generated_tree_of_2007(tmp_path):
+    report = write_tiny("voc2007", tmp_path)
+    assert detect_kind(tmp_path) == "voc2007"
+    parts = {split: open_dataset(tmp_path, split) for split in ("train", "val", "trainval", "test")}
+    assert {s: len(d) for s, d in parts.items()} == {
+        s: n["images"] for s, n in report["expected"].items()
+    }
+    assert all(d.report.ok for d in parts.values()) and len(parts["test"].sample_ids[0]) == 6
+    assert not set(parts["trainval"].sample_ids) & set(parts["test"].sample_ids)

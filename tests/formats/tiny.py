@@ -1,0 +1,104 @@
+"""Tiny trees in the official formats of the data sets.
+
+They let readers, training and export run from end to end without the real data. Every picture is a
+chequer that shows its labels, one cell per column (light positive, dark negative, grey
+unspecified), so a mix-up of pictures and labels is visible, and a net can learn something. Labels
+are random. **No number on them means anything.**
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gluon_attn.core.files import write_json
+from gluon_attn.core.registry import Registry
+from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image
+
+IMAGES = {"train": 24, "val": 8, "test": 16}
+LEVELS = {1: 215, -1: 40, 0: 128}  # grey of a cell
+TINY = Registry("tiny data set")
+
+
+def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
+    """Write a tiny data set in an official format.
+
+    Args:
+        name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
+            'voc2007', 'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
+        root: Folder to write, created if needed.
+        images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
+        seed: Random seed.
+        overwrite: Whether a finished tree of the same kind may be replaced.
+        options: Of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of
+            PETA ('mat' or 'folders').
+
+    Returns:
+        ``{'generator', 'seed', 'expected'}``, as in the ``SYNTHETIC.json`` it writes, whose counts
+        replace the published ones when the tree is checked.
+
+    Raises:
+        FileExistsError: If something else is in the way.
+        ValueError: If the name or a number of pictures is not valid.
+    """
+
+    images = dict(IMAGES, **(images or {}))
+    wrong = {k: n for k, n in images.items() if k not in IMAGES or n < 4}
+    if wrong:
+        raise ValueError(f"images={wrong}: valid are train, val and test, at least 4 each")
+    write, outputs = TINY.get(name)
+    generator = f"tiny {name}"
+    claim_folder(root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite)
+    expected = write(Path(root), images, np.random.default_rng(seed), **options)
+    report = {"generator": generator, "seed": seed, "expected": expected}
+    write_json(Path(root) / "SYNTHETIC.json", report, indent=1)
+    release_folder(root)
+    return json.loads(json.dumps(report))
+
+
+def random_labels(rng, count, width):
+    """Return ``(count, width)`` labels 1 and -1; every column has both if there are two rows."""
+    rates = rng.uniform(0.2, 0.7, width)
+    labels = np.where(rng.random((count, width)) < rates, 1, -1)
+    for column in labels.T:
+        if count > 1 and abs(column.sum()) == count:
+            column[rng.integers(count)] *= -1
+    return labels
+
+
+def picture(rng, labels, width, height):
+    """Return the uint8 ``(height, width, 3)`` picture that shows labels in {1, -1, 0}."""
+    rows, columns = grid(len(labels))
+    cells = np.full(rows * columns, LEVELS[0], np.float32)
+    cells[: len(labels)] = [LEVELS[int(v)] for v in labels]
+    chequer = cv2.resize(
+        cells.reshape(rows, columns), (width, height), interpolation=cv2.INTER_NEAREST
+    )
+    tint = rng.uniform(-12, 12, 3) + rng.normal(0, 6, (height, width, 1))
+    return np.clip(chequer[..., None] + tint, 0, 255).astype(np.uint8)
+
+
+def grid(count):
+    """Return rows and columns of the chequer for ``count`` labels."""
+    columns = int(np.ceil(np.sqrt(count / 2)))  # people are about twice as high as wide
+    return -(-count // columns), columns
+
+
+def write_picture(path, rgb):
+    """Write a picture as its name says: PNG, or JPEG of quality 95."""
+    path = Path(path)
+    if path.suffix != ".png":
+        write_image(path, rgb, 95)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imencode(".png", rgb[..., ::-1])[1].tofile(str(path))
+
+
+def write_lines(path, lines):
+    """Write a text file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Tiny CelebA, VOC 2012 and VOC 2007 trees, see ``tiny``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from formats.tiny import TINY, picture, random_labels, write_lines, write_picture
+from gluon_attn.data import voc
+
+CELEBA_NAMES = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
+    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
+    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
+    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
+    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
+).split()
+
+
+def write_celeba(root, images, rng):
+    """Write ``Anno/``, ``Eval/`` and ``Img/img_align_celeba/``; return the expected counts."""
+    splits = np.repeat([0, 1, 2], [images[s] for s in ("train", "val", "test")])
+    labels = random_labels(rng, len(splits), len(CELEBA_NAMES))
+    names = [f"{k:06d}.jpg" for k in range(1, len(splits) + 1)]
+    for name, row in zip(names, labels):
+        rgb = picture(rng, row, 89, 109)
+        write_picture(root / "Img" / "img_align_celeba" / name, rgb)
+    rows = [f"{name} {' '.join(f'{v:2d}' for v in row)}" for name, row in zip(names, labels)]
+    heading = [str(len(names)), " ".join(CELEBA_NAMES) + " "]
+    write_lines(root / "Anno" / "list_attr_celeba.txt", heading + rows)
+    lines = [f"{name} {split}" for name, split in zip(names, splits)]
+    write_lines(root / "Eval" / "list_eval_partition.txt", lines)
+    return {split: {"images": n} for split, n in images.items()}
+
+
+def write_voc(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
+    """Write ``VOCdevkit/VOC2012`` with train and val; return the expected counts."""
+    images = {split: images[split] for split in ("train", "val")}
+    return _write_voc(root / "VOCdevkit" / "VOC2012", images, rng, "2008_{:06d}")
+
+
+def write_voc2007(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
+    """Write ``VOCdevkit/VOC2007`` with train, val and test; return the expected counts."""
+    return _write_voc(root / "VOCdevkit" / "VOC2007", images, rng, "{:06d}")
+
+
+def _write_voc(
+    folder: Path, images: dict[str, int], rng: np.random.Generator, pattern: str
+) -> dict:
+    total = sum(images.values())
+    labels = random_labels(rng, total, len(voc.CLASSES))
+    labels[rng.random(labels.shape) < 0.03] = 0
+    ids = [pattern.format(k) for k in sorted(rng.choice(9999, total, replace=False))]
+    for name, row in zip(ids, labels):
+        write_picture(folder / "JPEGImages" / f"{name}.jpg", picture(rng, row, 100, 75))
+    where = np.repeat(list(images), list(images.values()))
+    for split, wanted in {**{s: [s] for s in images}, "trainval": ["train", "val"]}.items():
+        chosen = np.flatnonzero(np.isin(where, wanted))
+        sets = folder / "ImageSets" / "Main"
+        write_lines(sets / f"{split}.txt", [ids[k] for k in chosen])
+        for column, name in enumerate(voc.CLASSES):
+            lines = [f"{ids[k]} {labels[k, column]:2d}" for k in chosen]
+            write_lines(sets / f"{name}_{split}.txt", lines)
+    expected = dict(images, trainval=images["train"] + images["val"])
+    return {split: {"images": n} for split, n in expected.items()}
+
+
+TINY.register("celeba")((write_celeba, ("Anno", "Eval", "Img")))
+TINY.register("voc")((write_voc, ("VOCdevkit",)))
+TINY.register("voc2007")((write_voc2007, ("VOCdevkit",)))

@@ -1,0 +1,271 @@
+"""The VAA net against the supplement's layers, and its two training phases."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_attn.core.batch import Batch
+from gluon_attn.method import Optimization, Task
+from gluon_attn.nets import name_outputs
+from gluon_attn.papers.vaa.method import VAATraining
+from model_zoo import get_model
+
+
+def trainable(net):
+    return sum(
+        int(np.prod(p.shape)) for n, p in net.collect_params().items() if "running_" not in n
+    )
+
+
+def conv(inputs, filters, kernel=1):
+    return inputs * filters * kernel * kernel + filters
+
+
+def module_count(channels, side, classes=14):
+    """Parameters of one attention module, counted by hand from the supplement's text."""
+    norm = 2  # gamma and beta per filter
+    mask = conv(channels, 256) + norm * 256 + conv(256, 256) + norm * 256 + conv(256, classes)
+    confidence = conv(channels, classes)
+    classifier = conv(classes, 256) + norm * 256 + conv(256, 512) + norm * 512
+    classifier += conv(512, 512, side) + norm * 512 + 512 * classes + classes
+    return mask + confidence + classifier
+
+
+def test_parameter_count_follows_from_the_supplement():
+    net = get_model("vaa_resnet101")
+    # Gluon's resnet101_v1: the bias-free net of 44,549,160 parameters, whose 1000-way output is
+    # replaced, plus the biases of the first and last convolution of its 33 bottlenecks.
+    units = ((3, 64), (4, 128), (23, 256), (3, 512))
+    biases = sum(n * (inner + 4 * inner) for n, inner in units)
+    backbone = 44549160 - (2048 * 1000 + 1000) + (2048 * 14 + 14) + biases
+    assert trainable(net.backbone) == backbone
+    assert trainable(net) == backbone + module_count(1024, 14) + module_count(2048, 7)
+
+
+def test_outputs_of_resnet101_at_224():
+    net = get_model("vaa_resnet101_wider")
+    assert net.taps == ("stage3_activation22", "stage4_activation2")
+    symbols = net(mx.sym.var("data"))
+    _, shapes, _ = mx.sym.Group(list(symbols)).infer_shape(data=(2, 3, 224, 224))
+    named = dict(zip(net.output_names, shapes))
+    assert list(named)[:2] == ["logits", "logits_backbone"]
+    assert named["logits"] == (2, 14)
+    assert named["attention_stage3_activation22"] == (2, 14, 14, 14)
+    assert named["confidence_stage4_activation2"] == (2, 14, 7, 7)
+
+
+def small(**kwargs):
+    net = get_model("vaa_resnet18_w16_synthetic", input_size=64, classes=4, **kwargs)
+    net.initialize(mx.init.Xavier())
+    return net
+
+
+def test_attention_sums_to_one_and_logits_are_averaged():
+    net = small()
+    x = mx.nd.random.normal(shape=(3, 3, 64, 64), scale=3)
+    outputs = name_outputs(net, net(x))
+    for name in net.attention_outputs:
+        attention = outputs[name].asnumpy()
+        assert (attention >= 0).all()
+        np.testing.assert_allclose(attention.sum((2, 3)), 1, rtol=1e-5)
+    logits = [outputs[n].asnumpy() for n in outputs if n.startswith("logits_")]
+    assert len(logits) == 3
+    np.testing.assert_allclose(outputs["logits"].asnumpy(), np.mean(logits, 0), rtol=1e-5)
+
+
+def test_module_follows_the_supplement_step_by_step():
+    """Recompute one module in NumPy from its parameters (batch-norm with fresh statistics)."""
+    net = small()
+    module = net.heads.attention[1]
+    for name, parameter in module.collect_params().items():
+        if "running_" not in name:
+            parameter.set_data(mx.nd.random.normal(scale=0.2, shape=parameter.shape))
+    x = np.random.default_rng(0).normal(size=(2, 128, 2, 2)).astype(np.float32)
+    logits, attention, confidence = (o.asnumpy() for o in module(mx.nd.array(x)))
+
+    def one_by_one(layer, value):
+        weight, bias = layer.weight.data().asnumpy(), layer.bias.data().asnumpy()
+        return np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], value) + bias[:, None, None]
+
+    def norm_relu(layer, value):
+        gamma, beta = layer.gamma.data().asnumpy(), layer.beta.data().asnumpy()
+        scaled = value / np.sqrt(1 + 1e-5) * gamma[:, None, None] + beta[:, None, None]
+        return np.maximum(scaled, 0)
+
+    mask, classifier = module.mask, module.classifier
+    scores = norm_relu(mask[1], one_by_one(mask[0], x))
+    scores = one_by_one(mask[6], norm_relu(mask[4], one_by_one(mask[3], scores)))
+    powers = np.exp(scores)
+    expected_attention = powers / powers.sum((2, 3), keepdims=True)
+    expected_confidence = 1 / (1 + np.exp(-one_by_one(module.confidence, x)))
+    value = expected_attention * expected_confidence
+    value = norm_relu(classifier[1], one_by_one(classifier[0], value))
+    value = norm_relu(classifier[4], one_by_one(classifier[3], value))
+    full = classifier[6]
+    value = np.einsum("oihw,bihw->bo", full.weight.data().asnumpy(), value)
+    value = norm_relu(classifier[7], (value + full.bias.data().asnumpy())[:, :, None, None])
+    dense = classifier[10]
+    expected = value[:, :, 0, 0] @ dense.weight.data().asnumpy().T + dense.bias.data().asnumpy()
+    np.testing.assert_allclose(attention, expected_attention, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(confidence, expected_confidence, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_released_variant_has_three_taps_and_wider_heads():
+    net = get_model("vaa_resnet101_released_wider")
+    assert net.taps == ("stage3_activation19", "stage3_activation22", "stage4_activation2")
+    module = net.heads.attention[0]
+    shapes = [layer.weight.shape for layer in module.mask if hasattr(layer, "weight")]
+    assert shapes == [(512, 1024, 1, 1), (512, 512, 3, 3), (14, 512, 1, 1)]
+    assert module.classifier[6].weight.shape == (1024, 512, 14, 14)
+
+
+def test_bad_variant_and_missing_taps_are_refused():
+    with pytest.raises(ValueError, match="variant 'other'"):
+        small(variant="other")
+    with pytest.raises(ValueError, match="at least one tap"):
+        small(taps=())
+
+
+def batch(rows=4, classes=4, samples=8):
+    rng = np.random.default_rng(0)
+    label = (rng.random((rows, classes)) < 0.5).astype(np.float32)
+    return Batch(
+        mx.nd.array(rng.normal(size=(rows, 3, 64, 64))), mx.nd.array(label),
+        mx.nd.ones((rows, classes)), rng.permutation(samples)[:rows],
+    )  # fmt: skip
+
+
+def method(net, ctx=None, accumulate=1, **options):
+    optimization = Optimization("sgd", {"momentum": 0.9, "learning_rate": 0.05}, accumulate)
+    task = Task(tuple("abcd"), 8, np.full(4, 0.3))
+    return VAATraining(net, ctx or [mx.cpu()], task, optimization, options)
+
+
+def snapshot(block):
+    named = block._collect_params_with_prefix()
+    return {n: p.data(p.list_ctx()[0]).asnumpy() for n, p in named.items()}
+
+
+@pytest.mark.parametrize("hybridize", [False, True])
+def test_phase_one_leaves_the_primary_net_untouched(hybridize):
+    net = small()
+    if hybridize:
+        net.hybridize(static_alloc=True, static_shape=True)
+    training = method(net, phase1_epochs=1)
+    training.begin_epoch(0)
+    assert training.phase == "attention"
+    before = snapshot(net)
+    losses = training.train_step(batch())
+    mx.nd.waitall()
+    after = snapshot(net)
+    assert not any(name.startswith("focal") for name in losses)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) or name.startswith("heads."), name
+    weights = [n for n in before if n.startswith("heads.") and n.endswith("weight")]
+    assert weights and all(not np.array_equal(before[n], after[n]) for n in weights)
+    training.begin_epoch(1)
+    assert training.phase == "joint"
+    training.train_step(batch())
+    mx.nd.waitall()
+    joint = snapshot(net)
+    moved = [n for n in before if not np.array_equal(joint[n], after[n])]
+    assert any(n.startswith("backbone.") and n.endswith("weight") for n in moved)
+
+
+def test_loss_is_the_sum_of_the_papers_terms():
+    net = small()
+    training = method(net, phase1_epochs=0)
+    training.begin_epoch(0)
+    losses = training.train_step(batch())
+    assert set(losses) == {
+        "loss", "focal_backbone", "bce_stage3_activation1", "bce_stage4_activation1"
+    }  # fmt: skip
+    total = sum(v.asscalar() for n, v in losses.items() if n != "loss")
+    assert losses["loss"].asscalar() == pytest.approx(total, rel=1e-5)
+
+
+def test_history_is_stored_and_weights_samples_from_the_right_epochs():
+    net = small()
+    training = method(net, phase1_epochs=0, history_start=1, history_weights=3)
+    data = batch()
+    for epoch in range(4):
+        training.begin_epoch(epoch)
+        weight = training._sample_weight(data).asnumpy()
+        expected = 1 + training.history.std(data.index).asnumpy() if epoch >= 3 else 1
+        np.testing.assert_array_equal(weight, expected * np.ones_like(weight))
+        training.train_step(data)
+        count = training.history.state()["count"]
+        assert (count[data.index] == max(epoch, 0)).all() and count.sum() == 4 * max(epoch, 0)
+    assert (training.history.std(data.index).asnumpy() > 0).all()
+
+
+def test_accumulation_equals_one_big_batch_when_statistics_are_frozen():
+    results = []
+    for accumulate in (1, 2):
+        mx.random.seed(3)
+        net = small()
+        net.hybridize()
+        training = method(net, accumulate=accumulate, phase1_epochs=0)
+        training.begin_epoch(0)
+        for layer in batch_norms(net):
+            layer._kwargs["use_global_stats"] = True
+        training.train_step(batch())
+        mx.nd.waitall()
+        results.append(list(snapshot(net).values()))
+    for one, other in zip(*results):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def batch_norms(block):
+    found = []
+    block.apply(lambda b: found.append(b) if type(b).__name__ == "BatchNorm" else None)
+    return found
+
+
+def test_two_devices_make_the_same_update_as_one():
+    results = []
+    for devices in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1)]):
+        mx.random.seed(3)
+        net = small()
+        net.collect_params().reset_ctx(devices)
+        for layer in batch_norms(net):
+            layer._kwargs["use_global_stats"] = True
+        training = method(net, ctx=devices, phase1_epochs=0, history_start=0)
+        for epoch in range(2):
+            training.begin_epoch(epoch)
+            training.train_step(batch())
+        mx.nd.waitall()
+        for parameter in net.collect_params().values():
+            copies = [d.asnumpy() for d in parameter.list_data()]
+            for copy in copies[1:]:
+                np.testing.assert_array_equal(copies[0], copy)
+        results.append((list(snapshot(net).values()), training.history.state()["rows"]))
+    for one, other in zip(results[0][0], results[1][0]):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'gamma'"):
+        method(small(), gama=1)
+
+
+def test_primary_phase_trains_the_primary_net_alone_and_stores_no_history():
+    net = small()
+    training = method(net, phase0_epochs=1, phase1_epochs=1, history_start=0)
+    assert [training.phase_of(e) for e in range(4)] == ["primary", "attention", "joint", "joint"]
+    training.begin_epoch(0)
+    before = snapshot(net)
+    losses = training.train_step(batch())
+    mx.nd.waitall()
+    after = snapshot(net)
+    assert set(losses) == {"loss", "bce_backbone"}
+    changed = {n for n in before if not np.array_equal(before[n], after[n])}
+    assert changed and all(name.startswith("backbone.") for name in changed)
+    assert training.history.state()["count"].sum() == 0
+    training.begin_epoch(1)
+    training.train_step(batch())
+    assert training.history.state()["count"].sum() == 4

@@ -1,0 +1,144 @@
+"""The controlled multi-task experiment and the benchmark of a step, in seconds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.core.schema import Schema
+from gluon_attn.data import open_dataset
+from gluon_attn.data.synthetic.synthetic_tasks import TASKS, flip_labels
+from gluon_attn.metrics.attributes import evaluate_attributes
+from gluon_attn.train import read_json_lines, run_once
+from gluon_attn.train.build import load_recipe
+from tools.bench.benchmark_awmt import benchmark_weights, weights_table
+from tools.experiments import multitask
+from tools.experiments.controlled_data import make_data
+
+IMAGES = {"train": 8, "val": 6, "test": 6}
+QUICK = ["epochs=1", "iterations_per_epoch=3", "window=1", "batch_size=4", "val_batch_size=3",
+         "model_options.width=8"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def maker():
+    def make(overrides):
+        return load_recipe("awmt_synthetic_resnet18", [*QUICK, *overrides], "tools/recipes")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def experiment(maker, tmp_path_factory, request):
+    folder, lines = tmp_path_factory.mktemp("multitask"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(request.config.rootpath)
+        done = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lines.append)
+    return folder, done, lines
+
+
+def test_flipped_share_is_as_said_and_unknown_labels_stay():
+    names = tuple(TASKS)
+    raw = np.random.default_rng(0).choice([-1, 0, 1], (20000, len(names))).astype(np.int8)
+    found = flip_labels(raw, names, np.random.default_rng(1))
+    assert found.dtype == np.int8 and (found[raw == 0] == 0).all()
+    known = raw != 0
+    changed = (found != raw).sum(axis=0) / known.sum(axis=0)
+    np.testing.assert_allclose(changed, list(TASKS.values()), atol=0.01)
+
+
+def test_data_have_noise_in_train_and_val_and_none_in_test(experiment):
+    folder, _, _ = experiment
+    names = list(TASKS)
+    for split in ("train", "val", "test"):
+        source = open_dataset(str(folder / "data" / "data" / "scenes"), split)
+        packed = open_dataset(str(folder / "data" / "data"), split)
+        assert list(packed.schema.names) == [n for n in source.names if n in names]
+        kept = [list(source.sample_ids).index(s) for s in packed.sample_ids]
+        columns = [source.names.index(n) for n in packed.names]
+        changed = (packed.raw != source.raw[np.ix_(kept, columns)]).any(axis=0)
+        noisy = [TASKS[n] > 0 for n in packed.names]
+        assert not changed[~np.array(noisy)].any()
+        assert changed.any() == (split != "test")
+
+
+def test_all_methods_are_trained_with_every_seed(experiment):
+    folder, done, lines = experiment
+    assert list(done.results) == list(multitask.METHODS)
+    assert all(len(runs) == 1 for runs in done.results.values()) and len(lines) == 3
+    order = [row["name"] for row in done.results["AWMT"][0]["attributes"]]
+    for runs in done.results.values():
+        for result in runs:
+            assert [row["name"] for row in result["attributes"]] == order
+            known = [row["accuracy"] for row in result["attributes"] if row["known"]]
+            assert result["overall"]["accuracy"] == pytest.approx(np.mean(known))
+    recipes = {
+        path.parent.relative_to(folder): json.loads(path.read_text())["recipe"]
+        for path in folder.rglob("recipe.json")
+    }
+    assert len(recipes) == 2 + len(TASKS)
+    for path, recipe in recipes.items():
+        assert Recipe.from_dict(recipe).options.get("adaptive", True) == ("AWMT" in str(path))
+        assert bool(recipe["attributes"]) == ("separate" in str(path))
+        assert recipe["seed"] == 3 and "-3" in str(path)
+    weights = read_json_lines(str(folder / "AWMT-3" / "log.jsonl"))[-1]["task_weights"]
+    assert set(weights) == set(TASKS)
+
+
+def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker, monkeypatch):
+    folder, done, _ = experiment
+    text = (folder / "results.md").read_text()
+    assert text == done.text and "| **worst**" in text and "AWMT minus basic model" in text
+    record = json.loads((folder / "results.json").read_text())
+    assert record["seeds"] == [3] and record["machine"]["cores"]
+
+    def never(*args):
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(run_once, "train", never)
+    again = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lambda line: None)
+    assert again.text == done.text
+    with pytest.raises(FileExistsError, match="holds other data"):
+        make_data("tasks", str(folder / "data"))
+
+
+def test_several_seeds_give_spread_and_paired_differences():
+    rng = np.random.default_rng(1)
+    labels = (rng.random((40, 3)) < 0.5).astype(float)
+    results = {
+        method: [evaluate_attributes(rng.random((40, 3)), labels, None, Schema.binary("abc"))
+                 for _ in range(2)]
+        for method in multitask.METHODS
+    }  # fmt: skip
+    text = multitask._describe(results, {method: [1.0, 2.0] for method in multitask.METHODS})
+    means = {m: [r["overall"]["accuracy"] for r in runs] for m, runs in results.items()}
+    pairs = 100 * (np.array(means["AWMT"]) - means["basic model"])
+    expected = f"accuracy: mean over tasks {pairs.mean():+.1f} ± {pairs.std(ddof=1):.1f} ["
+    assert f"AWMT minus basic model, seed by seed [95 %], {expected}" in text
+    assert f"{100 * np.mean(means['AWMT']):.1f} ± " in text and "over 2 seed(s)" in text
+
+
+def test_joined_results_are_those_of_all_tasks_at_once():
+    rng = np.random.default_rng(0)
+    probs, labels = rng.random((30, 3)), (rng.random((30, 3)) < 0.5).astype(float)
+    whole = evaluate_attributes(probs, labels, None, Schema.binary("abc"))
+    parts = [
+        evaluate_attributes(probs[:, [k]], labels[:, [k]], None, Schema.binary("abc"[k]))
+        for k in range(3)
+    ]
+    joined = multitask.join_results(parts)
+    assert joined["attributes"] == whole["attributes"] and joined["worst"] == whole["worst"]
+    assert joined["overall"] == pytest.approx(whole["overall"])
+
+
+def test_benchmark_of_a_step():
+    lines = []
+    found = benchmark_weights("resnet18_w16_synthetic", 32, 4, rounds=2, report=lines.append)
+    assert len(found["awmt"]) == len(found["basic"]) == len(lines) == 2
+    assert found["ratio"]["lowest"] <= found["ratio"]["median"] <= found["ratio"]["highest"]
+    assert "awmt / basic" in weights_table(found)
+    with pytest.raises(ValueError, match="both must be even"):
+        benchmark_weights(images=5)

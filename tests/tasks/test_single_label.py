@@ -1,0 +1,271 @@
+"""Single-label classification from end to end: recipes, runs, resuming, evaluation, export."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+from formats.tiny import write_tiny
+from training_helpers import checkpoint_arrays
+
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
+from gluon_attn.data import open_dataset
+from gluon_attn.export import Predictor, export_model
+from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.tasks import scores
+from gluon_attn.train import Predictions
+from gluon_attn.train import trained as load
+from gluon_attn.train.build import load_recipe, open_split
+from gluon_attn.train.run import Settings, _open_data, train
+
+ICASC = ("cifar100_resnet110", "caltech256_resnet18", "caltech256_vgg19", "imagenet_resnet18",
+         "cub200_resnet50", "cub200_resnet101", "voc2012_resnet18")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cifar")
+    write_tiny("cifar10", root, {"train": 56, "val": 8, "test": 32})
+    return str(root)
+
+
+def recipe(**changes):
+    values = {
+        "method": "baseline", "model": "resnet18_w16_synthetic", "model_options": {"width": 8},
+        "splits": ("trainval", "test", "test"), "keep": "last", "score": "top1", "input_size": 32,
+        "resize": 32, "augment": "pad", "eval_crop": 32, "mean": (120, 120, 120),
+        "std": (64, 64, 64), "epochs": 20, "batch_size": 8, "lr": 0.05, "wd": 5e-4,
+        "schedule": "cyclic_cosine", "lr_min": 0.0, "init": "msra", "log_interval": 4,
+    }  # fmt: skip
+    return Recipe(**dict(values, **changes))
+
+
+def settings(data, folder, **options):
+    return Settings(data, str(folder), workers=0, console=False, **options)
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run(cifar, tmp_path):
+    result = train(recipe(), settings(cifar, tmp_path / "run"))
+    best, test = result["best"], result["test"]
+    assert best["epoch"] == 19, "the last, whatever its score"
+    assert set(best) == {"epoch", "top1", "top5", "accuracy"} and best["accuracy"] == best["top1"]
+    assert test["overall"]["top1"] == pytest.approx(best["top1"]), "the same split"
+    assert test["overall"]["top1"] > 0.5, "chance is 0.1"
+    lines = [json.loads(s) for s in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert "loss_ce" in lines[0] and "val_mAP" not in lines[0]
+    assert lines[0]["loss"] > lines[-1]["loss"]
+    with np.load(str(tmp_path / "run" / "test_predictions.npz")) as archive:
+        np.testing.assert_allclose(archive["probs"].sum(1), 1, rtol=1e-5)
+        assert (archive["probs"].argmax(1) == archive["target"]).mean() == pytest.approx(
+            best["top1"]
+        )
+    text = (tmp_path / "run" / "test.md").read_text()
+    assert "top5_error" in text and "kind_0" in text
+
+    trained = load.from_run(str(tmp_path / "run"), [mx.cpu()])
+    assert trained.activation == "softmax" and trained.extra["top1"] == best["top1"]
+    dataset = evaluation.open_for_evaluation(cifar, "test", trained.classes)
+    found = evaluation.predict_dataset(trained, dataset, mx.cpu(), 16, 0)
+    done = evaluation.evaluate(found, dataset.names, str(tmp_path / "out"), schema=dataset.schema)
+    assert done.result["overall"] == pytest.approx(test["overall"])
+    assert "top1_error" in scores.text_of(done.result)
+    assert not list((tmp_path / "out").glob("*.png")), "no curves of one-hot columns"
+
+    export_model(
+        trained.net, str(tmp_path / "export"), "net", trained.classes, trained.input_size,
+        trained.export_preprocess, activation=trained.activation,
+    )  # fmt: skip
+    again = evaluation.predict_export(str(tmp_path / "export"), dataset)
+    np.testing.assert_allclose(again.probs, found.probs, atol=1e-4)
+    assert Predictor(str(tmp_path / "export")).sidecar["activation"] == "softmax"
+
+
+class Stop(Exception):
+    """Stands for whatever kills a run."""
+
+
+def test_a_stopped_run_goes_on_bit_by_bit(cifar, tmp_path, monkeypatch):
+    full, half = recipe(epochs=3), recipe(epochs=3)
+    train(full, settings(cifar, tmp_path / "full", test=False))
+    fitting = sys.modules["gluon_attn.train.fit"]
+    kept = fitting.save_checkpoint
+
+    def save_and_stop(path, method, meta):
+        kept(path, method, meta)
+        raise Stop
+
+    monkeypatch.setattr(fitting, "save_checkpoint", save_and_stop)
+    with pytest.raises(Stop):
+        train(half, settings(cifar, tmp_path / "half", test=False))
+    monkeypatch.setattr(fitting, "save_checkpoint", kept)
+    train(half, settings(cifar, tmp_path / "half", test=False, resume=True))
+    one, other = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("full", "half"))
+    assert sorted(one) == sorted(other)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_the_rate_falls_from_batch_to_batch(cifar, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(recipe(epochs=1, log_interval=1), settings(cifar, tmp_path, test=False))
+    lines = [r.getMessage() for r in caplog.records if "Batch [" in r.getMessage()]
+    rates = [float(line.split("lr=")[1]) for line in lines]
+    count = len(rates)
+    expected = [0.025 * (1 + np.cos(np.pi * b / count)) for b in range(count)]
+    assert count == 8
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+def test_keep_best_on_the_reported_split_is_called_optimistic(cifar, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    places = settings(cifar, tmp_path)
+    _open_data(recipe(keep="best"), places)
+    assert "the result is optimistic" in caplog.text
+    caplog.clear()
+    _open_data(recipe(), places)
+    data = _open_data(recipe(keep="best", splits=("train", "val", "test")), places)
+    assert "optimistic" not in caplog.text
+    assert (len(data["train"]), len(data["val"])) == (54, 10)
+
+
+def test_mean_average_precision_only_if_wanted(cifar, tmp_path):
+    best = train(recipe(epochs=1, score="mAP"), settings(cifar, tmp_path, test=False))["best"]
+    assert set(best) == {"epoch", "top1", "top5", "accuracy", "mAP", "mA"}
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+
+def schema_of(*names):
+    return Schema([Attribute("class", MULTICLASS, names)])
+
+
+def test_scores_that_do_not_exist_are_refused(tmp_path):
+    scores.check_score("top5", schema_of(*"abcdef"))
+    scores.check_score("mAP", schema_of("a", "b"))
+    with pytest.raises(ValueError, match="score=top5: these data have 5 classes; valid here are "):
+        scores.check_score("top5", schema_of(*"abcde"))
+    with pytest.raises(ValueError, match="score=top1: these data have 2 attribute columns"):
+        scores.check_score("top1", Schema.binary(["hat", "bag"]))
+    write_tiny("voc", tmp_path)
+    with pytest.raises(ValueError, match="score=top1: these data have 20 attribute columns"):
+        train(recipe(splits=("train", "val", "val")), settings(str(tmp_path), tmp_path / "run"))
+
+
+def test_one_attribute_chosen_from_several_keeps_the_scores_of_attributes():
+    age = Schema([Attribute("age", MULTICLASS, ("young", "old"))])
+    assert age.is_single_label and not scores.is_classification(age)
+    assert scores.activation_of(age) == "sigmoid"
+    assert scores.is_classification(schema_of("a", "b"))
+    assert not scores.is_classification(Schema.binary(["class"]))
+
+
+def test_predictions_are_stored_as_class_numbers(tmp_path):
+    label = np.eye(3, dtype=np.float32)[[2, 0]]
+    found = Predictions(label * 0.5, label, np.array([[1, 1, 1], [0, 0, 0]], np.float32))
+    path = scores.save_predictions(found, schema_of("a", "b", "c"), str(tmp_path), "x")
+    with np.load(path) as archive:
+        assert sorted(archive.files) == ["probs", "target"]
+        assert archive["target"].tolist() == [2, -1]
+
+
+# -- recipes -------------------------------------------------------------------------------------
+
+
+def loaded(repository, name, *overrides):
+    return load_recipe(f"icasc_{name}", overrides, str(repository / "tools" / "recipes"))
+
+
+# Table 1 of the supplement: batch, weight decay, momentum, rate, epochs, input
+TABLE = {
+    "cifar100_resnet110": (128, 5e-4, 0.9, 0.1, 160, 32),
+    "caltech256_resnet18": (16, 1e-3, 0.9, 0.01, 20, 299),
+    "caltech256_vgg19": (16, 1e-3, 0.9, 0.01, 20, 299),
+    "imagenet_resnet18": (256, 1e-4, 0.9, 0.1, 90, 224),
+    "cub200_resnet50": (10, 1e-4, 0.9, 1e-3, 90, 448),
+    "cub200_resnet101": (10, 1e-4, 0.9, 1e-3, 90, 448),
+    "voc2012_resnet18": (16, 1e-3, 0.9, 0.01, 20, 299),
+}
+
+
+@pytest.mark.parametrize("name", ICASC)
+def test_recipes_hold_the_supplements_table(repository, name):
+    r = loaded(repository, name)
+    assert (r.batch_size, r.wd, r.momentum, r.lr, r.epochs, r.input_size) == TABLE[name]
+    assert r.method == "icasc" and r.options == {} and r.optimizer == "sgd"
+    assert r.score == ("mAP" if "voc" in name else "top1") and r.keep == "last"
+    assert r.splits[1] == r.splits[2] and r.lr_min == 0
+    steps = {"cifar100_resnet110": (81, 122), "imagenet_resnet18": (30, 60),
+             "cub200_resnet50": (30, 60), "cub200_resnet101": (30, 60)}.get(name, ())  # fmt: skip
+    assert r.lr_epochs == steps and r.schedule == ("step" if steps else "cyclic_cosine")
+    plain = loaded(repository, name, "method=baseline")
+    assert plain == Recipe.from_dict(dict(r.to_dict(), method="baseline"))
+
+
+def test_augmentation_of_the_recipes(repository):
+    cifar = loaded(repository, "cifar100_resnet110")
+    assert (cifar.augment, cifar.pad, cifar.mirror, cifar.init) == ("pad", 4, True, "msra")
+    imagenet = loaded(repository, "imagenet_resnet18")
+    assert (imagenet.augment, imagenet.keep_aspect, imagenet.resize) == ("inception", True, 256)
+    caltech = loaded(repository, "caltech256_vgg19", "data_options.per_class=60")
+    assert caltech.data_options == {"per_class": 60, "test_per_class": 25, "seed": 0}
+    assert caltech.model_options == {"pool": 7}
+
+
+SMALL = {"input_size": 32, "resize": 40, "crop_min": 32, "crop_max": 32, "eval_crop": 32,
+         "epochs": 1, "iterations_per_epoch": 2, "batch_size": 8,
+         "model_options.width": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, kind, changes", [
+    ("cifar100_resnet110", "cifar100", {"model": "cifar_resnet20_cifar10"}),
+    ("caltech256_resnet18", "caltech256", {}),
+    ("caltech256_vgg19", "caltech256", {"model": "vgg11", "model_options.hidden": 16,
+                                        "model_options.pool": 1}),
+    ("imagenet_resnet18", "imagenet", {}), ("cub200_resnet50", "cub200", {"model": "resnet18_v1b"}),
+    ("voc2012_resnet18", "voc", {}),
+])  # fmt: skip
+def test_baselines_of_the_recipes_run_on_tiny_official_trees(
+    repository, tmp_path, name, kind, changes
+):
+    write_tiny(kind, tmp_path / "data")
+    pairs = [f"{key}={value}" for key, value in {**SMALL, **changes}.items()]
+    short = loaded(repository, name, "method=baseline", *pairs)
+    result = train(short, settings(str(tmp_path / "data"), tmp_path / "run"))
+    score = result["test"]["overall"]["mAP" if kind == "voc" else "top1"]
+    assert 0 <= score <= 1 and result["best"]["epoch"] == 0
+
+
+def test_settings_of_the_reader_reach_it_but_not_a_packed_folder(repository, tmp_path):
+    from gluon_attn.data import pack
+
+    write_tiny("caltech256", tmp_path / "data")
+    short = loaded(repository, "caltech256_resnet18", "data_options.per_class=5")
+    dataset = open_split(short, str(tmp_path / "data"), "trainval")
+    assert len(dataset) == 5 * 4
+    pack(dataset, tmp_path / "packed" / "trainval", 48, train_size=40, progress=False)
+    assert len(open_split(short, str(tmp_path / "packed"), "trainval")) == 20
+    assert len(open_dataset(tmp_path / "data", "trainval")) == 120
+    opened = evaluation.open_for_evaluation(
+        str(tmp_path / "data"), "trainval", dataset.names, recipe=short
+    )
+    assert opened.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("keep", "worst", "unknown keep 'worst'"), ("init", "he", "unknown init 'he'"),
+    ("augment", "padd", "unknown augment 'padd'; did you mean 'pad'"),
+    ("splits", ("train", "val"), "three names are needed"), ("pad", -1, "pad=-1 must be >= 0"),
+    ("area_min", -0.1, "area_min"), ("score", "top2", "unknown score 'top2'"),
+])  # fmt: skip
+def test_bad_values(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**{key: value})

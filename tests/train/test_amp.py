@@ -1,0 +1,623 @@
+"""Mixed precision: which layers, the step in it, float32 around it, the loss scaler, refusals.
+
+Where the processor has no AVX-512, and for float16, the casts cast to float32: then every line runs
+all the same, and the numbers must be those of float32.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from training_helpers import checkpoint_arrays, recipe, write_data
+
+from gluon_attn import amp
+from gluon_attn.amp import LossScaler, MixedPrecision, low_layers, lowered
+from gluon_attn.core.batch import Batch
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
+from gluon_attn.env import cpu as _cpu
+from gluon_attn.method import METHODS, Optimization, Task
+from gluon_attn.runtime import has_avx512, seed_everything
+from gluon_attn.train import restore, save_checkpoint, use_static_graph
+from gluon_attn.train.checkpoint import load_checkpoint
+from gluon_attn.train.run import Settings, train
+from model_zoo import get_model
+
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # MXNet's type for it
+REAL = has_avx512()
+REFUSING = sorted(name for name in METHODS.names() if METHODS.get(name).FLOAT32_ONLY)
+
+
+def cast_to_float32(monkeypatch):
+    """Leave the graphs as they are, but for the type that they cast to; let every device pass."""
+
+    def in_float32(symbols, layers, kind):
+        graph, entries = lowered(symbols, layers, kind)
+        for node in graph.nodes:
+            if node["op"] == "amp_cast":
+                node["attrs"]["dtype"] = "float32"
+        return graph, entries
+
+    monkeypatch.setattr(amp, "lowered", in_float32)
+    monkeypatch.setattr(amp, "require", lambda kind, ctx: None)
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Make bfloat16 run here; return the relative error that is to be expected of a loss."""
+    if REAL:
+        return 0.03
+    cast_to_float32(monkeypatch)
+    return 1e-5
+
+
+# -- which layers ----------------------------------------------------------------------------------
+def graph_of(symbols, shape, kind="bfloat16"):
+    return lowered(symbols, low_layers(symbols, {"data": shape}, kind), kind)
+
+
+def dtypes(symbols, shape, kind="bfloat16"):
+    """Return ``{name of an operator: type of its first output}`` of a lowered graph."""
+    graph, entries = graph_of(symbols, shape, kind)
+    group = mx.sym.Group(graph.symbol(entries))
+    internals = group.get_internals()
+    _, types, _ = internals.infer_type(data=np.float32)
+    found = dict(zip(internals.list_outputs(), types))
+    names = [node["name"] for node in graph.nodes if node["op"] not in ("null", "amp_cast")]
+    return {name: np.dtype(found[f"{name}_output"]) for name in names}
+
+
+@pytest.mark.parametrize(
+    "channels, filters, kernel, size, options, low",
+    [
+        (16, 16, 3, (8, 8), {}, True),
+        (48, 32, 1, (8, 8), {}, True),
+        (64, 64, 7, (9, 9), {}, True),
+        (3, 64, 7, (8, 8), {}, False),  # the first layer of a net
+        (24, 32, 3, (8, 8), {}, False),
+        (32, 40, 3, (8, 8), {}, False),
+        (16, 8, 3, (8, 8), {}, False),
+        (64, 64, 3, (8, 8), {"num_group": 4}, True),
+        (64, 64, 3, (8, 8), {"num_group": 8}, False),  # 8 channels a group
+        (64, 64, 3, (8, 8), {"num_group": 64}, False),  # depth-wise
+        (32, 32, 3, (5, 5), {}, True),  # a map of 3 x 3
+        (32, 32, 3, (4, 5), {}, False),
+        (32, 32, 8, (8, 8), {}, False),  # a kernel as large as the map
+        (32, 32, 1, (1, 1), {}, False),  # behind a global pooling
+        (32, 32, 3, (40, 3), {}, False),  # of width 1
+    ],
+)
+def test_convolutions_in_bfloat16_fill_their_kernels_blocks(
+    channels, filters, kernel, size, options, low
+):
+    layer = mx.sym.Convolution(
+        mx.sym.var("data", dtype="float32"), mx.sym.var("weight", dtype="float32"),
+        num_filter=filters, kernel=(kernel, kernel), no_bias=True, name="layer", **options,
+    )  # fmt: skip
+    shape = (2, channels, max(size[0], kernel), max(size[1], kernel))
+    assert dtypes([layer], shape) == {"layer": BFLOAT16 if low else np.dtype(np.float32)}
+    assert dtypes([layer], shape, "float16") == {"layer": np.dtype(np.float16)}
+
+
+def test_dense_layers_are_low_in_float16_only():
+    layer = mx.sym.FullyConnected(
+        mx.sym.var("data", dtype="float32"), mx.sym.var("weight", dtype="float32"),
+        mx.sym.var("bias", dtype="float32"), num_hidden=64, name="layer",
+    )  # fmt: skip
+    assert dtypes([layer], (8, 64)) == {"layer": np.dtype(np.float32)}
+    assert dtypes([layer], (8, 64), "float16") == {"layer": np.dtype(np.float16)}
+
+
+def residual_unit():
+    """Return a convolution, norm, ReLU and a sum with the input, and a map of a pooling."""
+    data = mx.sym.var("data", dtype="float32")
+    own = {n: mx.sym.var(n, dtype="float32") for n in ("weight", "gamma", "beta", "mean", "var")}
+    body = mx.sym.Convolution(
+        data, own["weight"], num_filter=16, kernel=(3, 3), pad=(1, 1), no_bias=True, name="conv"
+    )
+    norm = [own[name] for name in ("gamma", "beta", "mean", "var")]
+    body = mx.sym.BatchNorm(body, *norm, fix_gamma=False, name="norm")
+    body = mx.sym.Activation(body, act_type="relu", name="relu")
+    total = mx.sym.elemwise_add(body, data, name="add")
+    pooled = mx.sym.Pooling(total, kernel=(2, 2), stride=(2, 2), pool_type="max", name="pool")
+    gate = mx.sym.Activation(pooled, act_type="sigmoid", name="sigmoid")
+    everywhere = mx.sym.Pooling(total, kernel=(1, 1), global_pool=True, pool_type="avg", name="gap")
+    return [mx.sym.broadcast_mul(pooled, gate, name="product"), everywhere]
+
+
+@pytest.mark.parametrize("kind, dtype", [("bfloat16", BFLOAT16), ("float16", np.float16)])
+def test_what_follows_a_low_layer(kind, dtype):
+    symbols = residual_unit()
+    found = dtypes(symbols, (2, 16, 8, 8), kind)
+    low = {name for name, value in found.items() if value == np.dtype(dtype)}
+    assert low == {"conv", "norm", "relu", "add", "pool"}
+    graph, entries = graph_of(symbols, (2, 16, 8, 8), kind)
+    group = mx.sym.Group(graph.symbol(entries))
+    arguments, outputs, running = group.infer_type(data=np.float32)
+    assert set(arguments + outputs + running) == {np.float32}
+    # data, weight; the map once for its sigmoid and its product; the sum for the global pooling
+    assert sum(node["op"] == "amp_cast" for node in graph.nodes) == 4
+    assert group.list_arguments() == mx.sym.Group(symbols).list_arguments()
+
+
+def casts_of(name, size, **options):
+    net = get_model(name, **options)
+    out = net(mx.sym.var("data", dtype="float32"))
+    out = list(out) if isinstance(out, (list, tuple)) else [out]
+    graph, _ = graph_of(out, (4, 3, size, size))
+    return sum(node["op"] == "amp_cast" for node in graph.nodes)
+
+
+def test_casts_of_whole_nets():
+    # All of its 20 convolutions but the first, one cast in and one out.
+    assert casts_of("resnet18_w16_synthetic", 112) == 19 + 2
+    # Without the five of the last stage, whose maps are 2 x 2.
+    assert casts_of("resnet18_w16_synthetic", 64) == 14 + 2
+    # Narrow nets have no fast kernels: nothing is cast, nothing is slower.
+    assert casts_of("resnet8_w8_digits", 32, width=2) == 0
+    # With 8 channels to begin with, the first unit of 16 reads float32 in both of its branches.
+    assert casts_of("resnet18_w16_synthetic", 112, width=8) == 13 + 3
+
+
+def test_sums_of_whole_numbers_are_exact():
+    """Small whole numbers are bfloat16: a layer must give float32's numbers, and gradients."""
+    if not REAL:
+        pytest.skip("oneDNN has no bfloat16 without AVX-512")
+    rng = np.random.default_rng(0)
+    net = gluon.nn.Conv2D(16, 3, in_channels=16, use_bias=False)
+    net.initialize()
+    net.weight.set_data(mx.nd.array(rng.integers(-1, 2, net.weight.shape)))
+    use_static_graph(net)
+    image = mx.nd.array(rng.integers(-1, 2, (2, 16, 5, 5)))
+    image.attach_grad()
+    precision = MixedPrecision("bfloat16", [mx.cpu()])
+    precision.install(net)
+
+    def run():
+        with autograd.record():
+            loss = net(image)
+        loss.backward()
+        return [a.asnumpy().copy() for a in (loss, image.grad, net.weight.grad())]
+
+    expected = run()
+    with precision:
+        found = run()
+    assert len(net._call_cached_op._lowered) == 1
+    for one, other in zip(found, expected):
+        assert np.abs(other).max() < 256  # 8 bits of a bfloat16 number
+        np.testing.assert_array_equal(one, other)
+
+
+# -- float32 around the step -----------------------------------------------------------------------
+def small_net(name="resnet18_w16_synthetic", classes=4, **options):
+    seed_everything(0)
+    net = get_model(name, classes=classes, input_size=32, **options)
+    net.initialize(mx.init.Xavier())
+    use_static_graph(net)
+    return net
+
+
+def batch_of(count=8, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = rng.normal(size=(count, 3, 32, 32)), rng.random((count, classes)) < 0.3
+    image, label = (mx.nd.array(a.astype(np.float32)) for a in arrays)
+    return Batch(image, label, mx.nd.ones((count, classes)), np.arange(count))
+
+
+def method_of(net, kind, method="baseline", ctx=1, optimizer="sgd", accumulate=1, **options):
+    task = Task(tuple("abcd"), 8, np.full(4, 0.3), Schema.binary(tuple("abcd")))
+    params = {"learning_rate": 0.05, **({"momentum": 0.9} if optimizer == "sgd" else {})}
+    optimization = Optimization(optimizer, params, accumulate, kind)
+    contexts = [mx.cpu(number) for number in range(ctx)]
+    net.collect_params().reset_ctx(contexts)
+    made = METHODS.get(method)(net, contexts, task, optimization, options)
+    made.begin_epoch(0)
+    return made
+
+
+def learnt(net):
+    """Return what the optimiser updates, by name."""
+    mx.nd.waitall()
+    found = net._collect_params_with_prefix().items()
+    return {n: p.data(mx.cpu(0)).asnumpy() for n, p in found if p.grad_req != "null"}
+
+
+def test_outside_of_a_step_the_net_is_float32(bfloat16):
+    net, plain, image = small_net(), small_net(), batch_of().image
+    method = method_of(net, "bfloat16")
+    np.testing.assert_array_equal(net(image).asnumpy(), plain(image).asnumpy())
+    with method.precision:
+        low = net(image).asnumpy()
+    np.testing.assert_array_equal(net(image).asnumpy(), plain(image).asnumpy())
+    assert np.array_equal(low, plain(image).asnumpy()) != REAL
+    np.testing.assert_allclose(low, plain(image).asnumpy(), atol=bfloat16 * np.abs(low).max())
+    assert {np.dtype(p.dtype) for p in net.collect_params().values()} == {np.dtype("float32")}
+    assert "amp_cast" not in net(mx.sym.var("data")).tojson()  # what exports and views see
+
+
+def test_an_error_in_a_step_leaves_float32_behind(bfloat16):
+    method = method_of(small_net(), "bfloat16")
+    with pytest.raises(ValueError, match="cannot be split"):
+        method.train_step(Batch(*(a[:0] for a in batch_of())))
+    assert not method.precision.active
+
+
+def test_a_net_that_is_hybridized_again_is_lowered_again(bfloat16):
+    net, image = small_net(), batch_of().image
+    method = method_of(net, "bfloat16")
+    with method.precision:
+        before, first = net(image).asnumpy(), net._call_cached_op._lowered
+        use_static_graph(net)
+        np.testing.assert_array_equal(net(image).asnumpy(), before)
+        assert net._call_cached_op._lowered is not first
+
+
+def test_graphs_belong_to_the_shapes_of_the_inputs(bfloat16):
+    """Each set of low layers has its own graph; shapes with the same layers share one."""
+    net, rng = small_net(), np.random.default_rng(0)
+    method = method_of(net, "bfloat16")
+    graphs = []
+    for shape in ((2, 3, 64, 64), (3, 3, 64, 64), (2, 3, 112, 112), (2, 3, 32, 16), (2, 3, 64, 64)):
+        image = mx.nd.array(rng.normal(size=shape))
+        with method.precision:
+            low = net(image).asnumpy()
+        graphs.append(len(net._call_cached_op._lowered))
+        high = net(image).asnumpy()
+        np.testing.assert_allclose(low, high, atol=bfloat16 * np.abs(high).max())
+    assert graphs == [1, 1, 2, 3, 3]
+
+
+def test_gradients_are_as_near_as_those_of_rounded_weights(bfloat16):
+    """Compared with float32's of weights that differ by a rounding to bfloat16."""
+    batch, found = batch_of(), []
+    for kind, noise in (("none", 0), (("bfloat16"), 0), ("none", 2**-8)):
+        net = small_net()
+        rng = np.random.default_rng(1)
+        for parameter in net.collect_params().values():
+            value = parameter.data().asnumpy()
+            parameter.set_data(mx.nd.array(value * (1 + noise * rng.uniform(-1, 1, value.shape))))
+        method = method_of(net, kind)
+        method.trainer.set_learning_rate(0)
+        method.train_step(batch)
+        mx.nd.waitall()
+        trained = [p for p in net.collect_params().values() if p.grad_req != "null"]
+        found.append(np.concatenate([p.grad().asnumpy().ravel() for p in trained]))
+        assert all(np.abs(p.grad().asnumpy()).max() > 0 for p in trained)
+
+    def angle(gradient):
+        return gradient @ found[0] / np.linalg.norm(gradient) / np.linalg.norm(found[0])
+
+    assert angle(found[1]) > 1 - 2 * (1 - angle(found[2])) > 0.5
+
+
+# -- the loss scaler -------------------------------------------------------------------------------
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("ctx, accumulate", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_scaled_steps_are_those_without_a_scale(monkeypatch, optimizer, ctx, accumulate):
+    cast_to_float32(monkeypatch)
+    results = []
+    for scaled in (False, True):
+        net = small_net(width=8)
+        method = method_of(net, "float16", ctx=ctx, optimizer=optimizer, accumulate=accumulate)
+        if not scaled:
+            method.precision.scaler = None
+        losses = [method.train_step(batch_of(seed=k))["loss"].asscalar() for k in range(3)]
+        results.append((losses, learnt(net)))
+    (expected, weights), (losses, scaled) = results
+    assert losses == expected
+    for name, value in weights.items():
+        np.testing.assert_array_equal(scaled[name], value, err_msg=name)
+    assert method.precision.scaler.state().tolist() == [2.0**16, 3]
+
+
+@pytest.mark.parametrize("ctx, accumulate", [(1, 1), (2, 2)])
+def test_steps_that_overflow_are_left_out_and_halve_the_scale(monkeypatch, ctx, accumulate):
+    cast_to_float32(monkeypatch)
+    net, other = small_net(width=8), small_net(width=8)
+    method = method_of(net, "float16", ctx=ctx, accumulate=accumulate)
+    method.precision.scaler.scale = 2.0**127
+    weights, skipped = learnt(net), 0
+    while method.precision.scaler.scale > 2.0**100:
+        before = method.precision.scaler.scale
+        assert np.isfinite(method.train_step(batch_of())["loss"].asscalar())
+        if method.precision.scaler.scale == before:
+            break
+        assert method.precision.scaler.scale == before / 2  # for the very next step
+        assert method.trainer.optimizer.num_update == 0
+        for name, value in learnt(net).items():
+            np.testing.assert_array_equal(value, weights[name])
+        skipped += 1
+    assert 1 < skipped < 20 and method.trainer.optimizer.num_update == 1
+    plain = method_of(other, "float16", ctx=ctx, accumulate=accumulate)
+    plain.precision.scaler = None
+    plain.train_step(batch_of())
+    expected = learnt(other)
+    for name, value in learnt(net).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+class Gradients:
+    """Stands for a trainer whose gradients are finite or not; counts its updates."""
+
+    def __init__(self, *values):
+        data = mx.nd.array([0.0])
+        data.attach_grad()
+        self.grad, self.values, self.sizes = data.grad, list(values), []
+        self._params = [self, self]
+        self.grad_req = "write"
+
+    def list_grad(self):
+        return [self.grad]
+
+    def allreduce_grads(self):
+        self.grad[:] = self.values.pop(0)
+
+    def update(self, size):
+        self.sizes.append(size)
+
+
+def test_the_scale_grows_after_many_good_steps(monkeypatch):
+    monkeypatch.setattr(LossScaler, "PATIENCE", 3)
+    scaler, trainer = LossScaler(), Gradients(1, 1, np.inf, 1, 1, 1, np.nan, -np.inf, 1)
+    made, scales = [], []
+    for _ in range(9):
+        made.append(scaler.step(trainer, 10))
+        scales.append(np.log2(scaler.scale))
+    assert made == [True, True, False, True, True, True, False, False, True]
+    assert scales == [16, 16, 15, 15, 15, 16, 15, 14, 14]
+    assert trainer.sizes == [10 * 2.0**k for k in (16, 16, 15, 15, 15, 14)]
+    scaler.scale = LossScaler.LARGEST
+    for _ in range(7):
+        trainer.values.append(1)
+        scaler.step(trainer, 1)
+    assert scaler.scale == LossScaler.LARGEST
+
+
+def test_gradients_that_always_overflow_end_the_run():
+    scaler, trainer = LossScaler(), Gradients(*[np.nan] * 31)
+    with pytest.raises(ValueError, match="not finite at any loss scale: .* use amp=none"):
+        for _ in range(31):
+            scaler.step(trainer, 1)
+    assert trainer.sizes == [] and trainer.values == []
+
+
+def test_the_scale_is_saved_and_comes_back(monkeypatch, tmp_path):
+    cast_to_float32(monkeypatch)
+    method = method_of(small_net(width=8), "float16")
+    method.train_step(batch_of())
+    method.precision.scaler.scale = 512.0
+    save_checkpoint(str(tmp_path / "a.ckpt"), method, {"epoch": 0})
+    other = method_of(small_net(width=8), "float16")
+    restore(other, *load_checkpoint(str(tmp_path / "a.ckpt")))
+    assert other.precision.scaler.state().tolist() == [512.0, 1]
+    plain = method_of(small_net(width=8), "none")
+    restore(plain, *load_checkpoint(str(tmp_path / "a.ckpt")))
+    assert plain.precision.scaler is None
+
+
+# -- refusals --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "kind, device, flags, message",
+    [
+        ("float16", "cpu", _cpu.AVX512, "amp=float16 on cpu: float16 needs a GPU.*amp=none"),
+        ("bfloat16", "gpu", _cpu.AVX512, "amp=bfloat16 on gpu: .*bfloat16 a CPU"),
+        ("bfloat16", "cpu", {"avx2"}, "amp=bfloat16 on cpu: .*AVX-512"),
+        ("bfloat16", "cpu", set(), "AVX-512"),  # no /proc/cpuinfo
+        ("half", "cpu", _cpu.AVX512, "unknown amp 'half'; .*valid: bfloat16, float16, none"),
+        ("bfloat16", "cpu", _cpu.AVX512, None),
+        ("float16", "gpu", set(), None),
+        ("none", "gpu", set(), None),
+    ],
+)
+def test_what_runs_where(monkeypatch, kind, device, flags, message):
+    monkeypatch.setattr(_cpu, "read_flags", lambda path: set(flags))
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    ctx = [mx.Context(device, 0)]
+    if message is None:
+        return amp.require(kind, ctx)
+    with pytest.raises(ValueError, match=message):
+        MixedPrecision(kind, ctx)
+
+
+@pytest.mark.parametrize(
+    "flags, ceiling, warned",
+    [
+        (_cpu.AVX512, "ALL", True),
+        (_cpu.AVX512 | {"avx512_bf16"}, "ALL", False),
+        (_cpu.AVX512 | {"avx512_bf16"}, "AVX512_CORE", True),
+        (_cpu.AVX512 | {"avx512_bf16"}, "AVX512_CORE_BF16", False),
+        (_cpu.AVX512 | {"avx512_bf16"}, "AVX512_CORE_AMX", False),
+    ],
+)
+def test_emulated_bfloat16_is_warned_of(monkeypatch, caplog, flags, ceiling, warned):
+    monkeypatch.setattr(_cpu, "read_flags", lambda path: set(flags))
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", ceiling)
+    with caplog.at_level(logging.WARNING):
+        MixedPrecision("bfloat16", [mx.cpu()])
+    assert ("no bfloat16 instructions" in caplog.text) == warned
+
+
+def test_a_net_without_a_graph_is_refused(bfloat16):
+    net = get_model("resnet8_w8_digits", width=2)
+    net.initialize()
+    with pytest.raises(ValueError, match="amp=bfloat16 works on the net's graph; use hybridize"):
+        MixedPrecision("bfloat16", [mx.cpu()]).install(net)
+
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_methods_in_float32_only_say_so(name):
+    with pytest.raises(ValueError, match="trains in float32 only, because .*; use amp=none"):
+        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"), {})
+
+
+def test_which_methods_refuse():
+    assert REFUSING == ["autola", "dreal", "dreal_reid", "icasc"]
+
+
+# -- methods and whole runs ------------------------------------------------------------------------
+def train_two_steps(kind, make):
+    """Return the losses of two steps by name, and the parameters before and after."""
+    seed_everything(0)
+    method, batch = make(kind)
+    method.set_learning_rate(1e-4)
+    before, losses = learnt(method.net), []
+    for _ in range(2):
+        held_out = batch if method.held_out_size else None
+        losses.append(
+            {n: float(v.asscalar()) for n, v in method.train_step(batch, held_out).items()}
+        )
+    return losses, before, learnt(method.net)
+
+
+def classifier(method, model="resnet18_w16_synthetic", phase=None, **options):
+    def make(kind):
+        net = small_net(model)
+        made = method_of(net, kind, method, **options)
+        if phase is not None:
+            made.begin_epoch(phase)
+        return made, batch_of()
+
+    return make
+
+
+def reid(kind):
+    net = get_model("reid_resnet18_w16_synthetic", classes=4, input_size=32)
+    net.initialize(mx.init.Xavier())
+    use_static_graph(net)
+    schema = Schema([Attribute("class", MULTICLASS, tuple("abcd"))])
+    optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
+    method = METHODS.get("reid")(
+        net, [mx.cpu()], Task(tuple("abcd"), 8, None, schema), optimization
+    )
+    method.begin_epoch(0)
+    batch = batch_of()
+    return method, batch._replace(label=mx.nd.one_hot(mx.nd.array([0, 0, 1, 1, 2, 2, 3, 3]), 4))
+
+
+def detector(name):
+    def make(kind):
+        pytest.importorskip("gluoncv")
+        import detection_helpers
+        import test_faster_rcnn
+        import test_ssd
+
+        net = detection_helpers.tiny_net(name, width=16)
+        use_static_graph(net)
+        task = Task(tuple(f"class{k}" for k in range(net.classes)), 4, None)
+        options = {"ssd": {"warmup_epochs": 0.0},
+                   "faster_rcnn": {"samples": 64, "warmup_updates": 0}}[name]  # fmt: skip
+        optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
+        method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+        method.begin_epoch(0)
+        return method, {"ssd": test_ssd, "faster_rcnn": test_faster_rcnn}[name].batch_of()
+
+    return make
+
+
+def keypoints(kind):
+    pytest.importorskip("gluoncv")
+    import keypoints_helpers
+
+    net = keypoints_helpers.tiny_net(width=16)
+    use_static_graph(net)
+    optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
+    task = Task(tuple(f"point{k}" for k in range(net.classes)), 4, None)
+    method = METHODS.get("simple_pose")(net, [mx.cpu()], task, optimization)
+    method.begin_epoch(0)
+    return method, keypoints_helpers.random_batch(net)
+
+
+VAA, VAA_OPTIONS = "vaa_resnet18_w16_synthetic", {"phase0_epochs": 1, "phase1_epochs": 1}
+CASES = {
+    "baseline": classifier("baseline"),
+    "hoga": classifier("baseline", "hoga_resnet8_w8_digits"),
+    "vaa primary": classifier("vaa", VAA, 0, **VAA_OPTIONS),
+    "vaa attention": classifier("vaa", VAA, 1, **VAA_OPTIONS),
+    "vaa joint": classifier("vaa", VAA, 2, **VAA_OPTIONS),
+    "awmt": classifier("awmt", window=1),
+    "awmt, learning norms": classifier("awmt", window=1, freeze_batch_norm=False),
+    "vaa_awmt": classifier("vaa_awmt", VAA, phase1_epochs=0),
+    "reid": reid,
+    "ssd": detector("ssd"),
+    "faster_rcnn": detector("faster_rcnn"),
+    "simple_pose": keypoints,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_methods_train_as_in_float32(bfloat16, case):
+    expected, _, _ = train_two_steps("none", CASES[case])
+    losses, before, after = train_two_steps("bfloat16", CASES[case])
+    for one, other in zip(losses, expected):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            # The triplet loss looks for the hardest pair, which rounding can change.
+            tolerance = (6 if case == "reid" else 2) * bfloat16
+            assert value == pytest.approx(other[name], rel=tolerance, abs=1e-3), (case, name)
+    if REAL:
+        assert losses != expected  # something was computed in bfloat16
+    assert all(np.isfinite(value).all() for value in after.values())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "shapes", train=24, val=8, test=8)
+
+
+def run(data, folder, resume=False, **changes):
+    changes = {"model_options": {"width": 16}, "epochs": 3, **changes}
+    if changes.get("method") != "baseline":
+        changes["options"] = {"phase1_epochs": 1, "history_start": 0, "history_weights": 1}
+    settings = Settings(str(data), str(folder), resume=resume, workers=0, console=False)
+    return train(Recipe.from_dict(recipe(**changes)), settings)
+
+
+def test_a_run_resumes_to_the_bit_and_its_weights_are_a_float32_net(bfloat16, data, tmp_path):
+    from gluon_attn.export import export_model, load_exported
+    from gluon_attn.train.trained import from_run
+
+    whole = run(data, tmp_path / "whole", amp="bfloat16")
+    cut = run(data, tmp_path / "cut", amp="bfloat16", epochs=2)
+    cut = run(data, tmp_path / "cut", resume=True, amp="bfloat16")
+    first, second = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "cut"))
+    assert first.keys() == second.keys() and whole["best"] == cut["best"]
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    saved = json.loads((tmp_path / "whole" / "best.json").read_text())
+    assert saved["recipe"]["amp"] == "bfloat16"
+
+    # The scores of the run are those of the plain float32 net with its weights.
+    trained = from_run(str(tmp_path / "whole"), [mx.cpu()])
+    dtypes = {np.dtype(p.dtype) for p in trained.net.collect_params().values()}
+    assert dtypes == {np.dtype("float32")}
+    images = batch_of().image
+    logits = trained.net(images)[0].asnumpy()
+    directory = str(tmp_path / "export")
+    export_model(
+        trained.net, directory, "net", trained.classes, 32, trained.export_preprocess, check=False
+    )
+    np.testing.assert_allclose(load_exported(directory)[0](images).asnumpy(), logits, atol=1e-5)
+
+
+def test_runs_are_refused_before_the_data_are_read(tmp_path):
+    with pytest.raises(ValueError, match="amp=float16 on cpu"):
+        run("no such folder", tmp_path / "run", amp="float16")
+    assert not (tmp_path / "run").exists()
+
+
+def test_float16_trains_with_its_scaler_and_resumes(monkeypatch, data, tmp_path):
+    cast_to_float32(monkeypatch)
+    changes = {"method": "baseline", "model": "resnet18_w16_synthetic", "accumulate": 2,
+               "options": {}}  # fmt: skip
+    run(data, tmp_path / "whole", amp="float16", **changes)
+    run(data, tmp_path / "cut", amp="float16", epochs=2, **changes)
+    run(data, tmp_path / "cut", resume=True, amp="float16", **changes)
+    whole, cut = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "cut"))
+    assert whole["amp/scaler"].tolist() == [2.0**16, 9] and whole.keys() == cut.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(cut[name], value, err_msg=name)

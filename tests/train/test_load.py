@@ -1,0 +1,199 @@
+"""Nets with all that is needed to feed them: whose weights these are decides, or a warning."""
+
+from __future__ import annotations
+
+import functools
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from gluon_attn.core.files import save_parameters
+from gluon_attn.train import trained as load
+from model_zoo import WIDER_ATTRIBUTES, get_model, store
+from model_zoo import predictor as pretrained
+
+NAME = "resnet8_w8_digits"
+CPU = [mx.cpu()]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """An empty home, no mirror, an empty folder of the user's in an own temporary directory."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MXNET_HOME", raising=False)
+    monkeypatch.delenv(store.MIRROR_VARIABLE, raising=False)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(pretrained.tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+@pytest.fixture(scope="module")
+def published():
+    return load.from_zoo(NAME, None, CPU, pretrained=True)
+
+
+def weights_of(folder, name, **options):
+    """Save random weights of a zoo model; return the path."""
+    net = get_model(name, **options)
+    net.initialize(mx.init.Xavier())
+    path = str(folder / f"{name}.params")
+    save_parameters(net, path)
+    return path
+
+
+# ------------------------------------------------------------------------------ zoo models
+
+
+@pytest.mark.parametrize("form", ["as shipped", "under another name"])
+def test_a_published_file_is_fed_as_in_its_run_wherever_it_lies(tmp_path, published, form):
+    path = store.get_model_file(NAME)
+    if form != "as shipped":
+        path = shutil.copy(path, tmp_path / "mine.params")
+    found = load.from_zoo(NAME, str(path), CPU)
+    assert found.preprocess == published.preprocess and found.preprocess["resize"] == 32
+    assert found.classes == published.classes and found.activation == "softmax"
+    assert found.extra == dict(published.extra, params=str(path))
+    same = load.from_zoo(NAME, str(path), CPU, classes=list(published.classes))
+    assert same.preprocess == published.preprocess
+
+
+def test_a_file_or_published_weights_not_both():
+    with pytest.raises(ValueError, match="--params /no/such.params and --pretrained: give one"):
+        load.from_zoo(NAME, "/no/such.params", CPU, pretrained=True)
+    with pytest.raises(ValueError, match="did you mean 'resnet8_w8_digits'"):
+        load.from_zoo("resnet8_w8_digitz", None, CPU, pretrained=True)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), tuple("abcdefghij")])
+def test_names_are_those_of_the_weights(names):
+    with pytest.raises(ValueError, match="were made for class=zero, .* given are a, b"):
+        load.from_zoo(NAME, None, CPU, names, pretrained=True)
+    with pytest.raises(ValueError, match="were made for class=zero, .* given are a, b"):
+        load.from_zoo(NAME, store.get_model_file(NAME), CPU, names)
+
+
+def test_there_are_as_many_names_as_logits(monkeypatch):
+    """Of weights whose classes nobody has written down, such as Gluon's."""
+    path, entry = store.find(NAME)
+    bare = type(entry)(NAME, entry.file, entry.digest)
+    monkeypatch.setattr(store, "find", lambda name, root: (path, bare))
+    with pytest.raises(ValueError, match="2 names for the 10 logits"):
+        load.from_zoo(NAME, None, CPU, ("a", "b"), pretrained=True)
+    found = load.from_zoo(NAME, None, CPU, pretrained=True)
+    assert found.classes == tuple(f"class{k}" for k in range(10))
+
+
+def test_how_other_files_are_fed_is_said(tmp_path, caplog):
+    path = weights_of(tmp_path, NAME)
+    found = load.from_zoo(NAME, path, CPU)
+    assert len(found.classes) == 10 and found.classes[0] == "class=zero"  # the model's, not WIDER's
+    assert found.activation == "softmax"
+    (record,) = (record for record in caplog.records if record.name == "gluon_attn.load")
+    for part in (path, "resize 36, crop 32, size 32, mean (123.68,", "softmax", "--run"):
+        assert part in record.getMessage()
+
+
+def test_names_by_default_are_as_many_as_the_net_has_classes(tmp_path, monkeypatch):
+    path = weights_of(tmp_path, "vgg11_w8_digits")
+    assert load.from_zoo("vgg11_w8_digits", path, CPU).classes[9] == "class9"
+    path = weights_of(tmp_path, NAME, classes=14)
+    monkeypatch.setattr(store, "builtin", lambda name: None)
+    assert load.from_zoo(NAME, path, CPU, WIDER_ATTRIBUTES).classes == WIDER_ATTRIBUTES
+    with pytest.raises(ValueError, match=r"nothing was loaded.*its 10 classes; --names FILE"):
+        load.from_zoo(NAME, path, CPU)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--run DIR --pretrained --names F --params F", "not allowed with"),
+        ("--run DIR --names F --params F", "--params, --names: only with --model"),
+        ("--export DIR --pretrained", "--pretrained: only with --model"),
+        ("--model NAME --pretrained --params F", "not allowed with argument --pretrained"),
+    ],
+)
+def test_evaluate_refuses_flags_that_it_would_ignore(
+    repository, monkeypatch, capsys, flags, message
+):
+    script = str(repository / "tools" / "evaluate.py")
+    monkeypatch.setattr(sys, "argv", [script, *flags.split(), "--data-dir", "DATA"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(script, run_name="__main__")
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ predictors
+
+
+@pytest.fixture
+def exports(monkeypatch):
+    """Exports without the check in another process, which takes seconds; the folders made."""
+    made, whole = [], pretrained.export_model
+
+    @functools.wraps(whole)
+    def export(net, directory, *arguments, **options):
+        made.append(str(directory))
+        return whole(net, directory, *arguments, check=False, **options)
+
+    monkeypatch.setattr(pretrained, "export_model", export)
+    return made
+
+
+def test_an_export_is_made_once_for_each_release_and_again_if_damaged(
+    tmp_path, monkeypatch, exports, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    first = pretrained.load_predictor(NAME, root="~/weights")
+    folder = Path(exports[0])
+    assert folder.parent == tmp_path / "home" / "weights" / "exports"
+    assert not (tmp_path / "~").exists()
+    pretrained.load_predictor(NAME, root="~/weights")
+    assert len(exports) == 1 and "exported again" not in caplog.text
+    weights = folder / f"{NAME}-0000.params"
+    for damage in (lambda: os.truncate(weights, 100), (folder / f"{NAME}.json").unlink):
+        caplog.clear()
+        damage()
+        again = pretrained.load_predictor(NAME, root="~/weights")
+        assert "exported again" in caplog.text and again.classes == first.classes
+    assert exports == [str(folder)] * 3
+    monkeypatch.setattr(pretrained, "__version__", "9.9")
+    pretrained.load_predictor(NAME, root="~/weights")
+    assert exports[3] != exports[0] and exports[3].endswith("-9.9")
+
+
+def test_two_processes_that_start_together_share_an_export(tmp_path, monkeypatch, exports):
+    """The other one is faster: this one finds its export when its own is written."""
+    slow = pretrained.export_model
+
+    def late(net, directory, *arguments, **options):
+        slow(net, directory, *arguments, **options)
+        return slow(net, directory, *arguments, **options)  # FileExistsError
+
+    monkeypatch.setattr(pretrained, "export_model", late)
+    image = np.zeros((40, 40, 3), np.uint8)
+    assert pretrained.load_predictor(NAME)([image]).shape == (1, 10)
+    assert len(exports) == 2
+
+
+def test_where_the_store_cannot_be_written_the_users_own_temporary_folder_is_used(
+    tmp_path, exports
+):
+    (tmp_path / "file").write_text("x")
+    for _ in range(2):
+        pretrained.load_predictor(NAME, root=str(tmp_path / "file"))
+    (folder,) = (tmp_path / "tmp").iterdir()
+    assert len(exports) == 1 and Path(exports[0]).parent == folder
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)  # as if another user had put it there: nothing is read from it
+    try:
+        for _ in range(2):
+            pretrained.load_predictor(NAME, root=str(tmp_path / "file"))
+        assert len(exports) == 2 and Path(exports[1]).parent != folder
+    finally:
+        pretrained._until_exit.cache_clear()

@@ -1,0 +1,222 @@
+"""The table of controlled experiments: every method against its baseline, over seeds.
+
+Each experiment keeps its runs in a folder of its own and continues what is unfinished there. What
+an experiment ends with is written into a page: its tables and figures between two marks, and one
+summary of all, in which the paper's own numbers have columns of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Callable, NamedTuple
+
+from tabulate import tabulate
+
+from gluon_attn.core.files import write_text
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
+from gluon_attn.train.run_once import check_seeds
+from tools.experiments.results_page import (
+    add_scores,
+    alone_with,
+    read_scores,
+    replace_block,
+)
+
+SEEDS = (0, 1, 2, 3, 4)
+QUICK_SEEDS = (0, 1)
+QUICK_FOLDER = "quick"  # a quick run must never be taken for a finished one
+NOT_KNOWN = "not known to us"
+
+
+class Published(NamedTuple):
+    """What a paper printed, of the comparison nearest to the experiment.
+
+    Attributes:
+        data: Its data and network.
+        baseline: Its number without the method, text.
+        method: With it, text.
+    """
+
+    data: str
+    baseline: str = NOT_KNOWN
+    method: str = NOT_KNOWN
+
+
+class Experiment(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        paper: Short name of the paper.
+        data: Our data and network.
+        score: What is compared, with its unit.
+        arms: Titles of the baseline and of the method, of the summary.
+        published: :class:`Published`.
+        run: Function ``(Request) -> Outcome``.
+    """
+
+    paper: str
+    data: str
+    score: str
+    arms: tuple
+    published: Published
+    run: Callable[..., Any]
+
+
+class Request(NamedTuple):
+    """What an experiment is asked to do.
+
+    Attributes:
+        out: Its folder.
+        seeds: Integers.
+        workers: Threads that load, processes that draw.
+        quick: Whether a few small epochs are enough, to see that everything runs.
+        recipes: Folder of the recipes.
+        say: Called with lines for the reader.
+    """
+
+    out: str
+    seeds: tuple
+    workers: int
+    quick: bool
+    recipes: str
+    say: Callable[[str], Any]
+
+
+class Outcome(NamedTuple):
+    """What an experiment ended with.
+
+    Attributes:
+        scores: ``{arm: [score of each seed]}``.
+        text: Its tables as Markdown.
+        figures: ``{caption: path of a PNG}``.
+    """
+
+    scores: dict
+    text: str
+    figures: dict
+
+
+def reproduce(table, names, request, page=None):
+    """Run experiments one after another; write summary and, if asked, a page.
+
+    Args:
+        table: ``{name: Experiment}``, all there are.
+        names: Those to run; each gets the folder ``out/<name>``, in a quick run
+            ``out/quick/<name>``.
+        request: :class:`Request`.
+        page: Markdown file in which the blocks of these experiments are replaced, or None. The
+            scores behind it are kept beside it, in ``results.json``.
+
+    Returns:
+        The summary of what has been run, as Markdown. ``summary.json`` beside the experiments'
+        folders keeps the scores, with those of earlier calls.
+
+    Raises:
+        ValueError: An unknown name; a seed twice; ``page`` with ``quick``, as such numbers say
+            nothing, or with fewer seeds than it has; a damaged file of scores.
+        FileNotFoundError: No such page.
+        FileExistsError: A folder holds a finished run of other settings or data.
+    """
+    for name in names:
+        if name not in table:
+            raise ValueError(unknown_name("experiment", name, table))
+    check_seeds(request.seeds)
+    if request.quick:
+        request = request._replace(out=os.path.join(request.out, QUICK_FOLDER))
+    record = os.path.join(request.out, "summary.json")
+    _summary_of(table, record)  # whatever is wrong is said before hours are spent
+    if page:
+        _check_page(page, names, request)
+        _summary_of(table, _kept(page))
+    found = {}
+    for name in names:
+        request.say(f"--- {name}: {table[name].paper}, {table[name].data}")
+        outcome = table[name].run(request._replace(out=os.path.join(request.out, name)))
+        found[name] = {"seeds": list(request.seeds), "scores": outcome.scores}
+        add_scores(record, {name: found[name]})
+        if page:
+            _publish(page, name, outcome)
+    with alone_with(record):  # another call may have ended meanwhile
+        text = _summary_of(table, record)
+        write_text(os.path.join(request.out, "summary.md"), text)
+    if page:
+        add_scores(_kept(page), found)
+        replace_block(page, "summary", lambda: _summary_of(table, _kept(page)))
+    return text
+
+
+def _summary_of(table, path):
+    """Return the summary of the scores in a file."""
+    try:
+        return summary(table, read_scores(path))
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}; remove that entry") from error
+
+
+def _kept(page):
+    return os.path.join(os.path.dirname(page), "results.json")
+
+
+def _check_page(page, names, request):
+    """Refuse to write into a page what does not belong there."""
+    if request.quick:
+        raise ValueError("a quick run only shows that everything runs; leave out --page")
+    if not os.path.isfile(page):
+        raise FileNotFoundError(f"{page}: --page wants a Markdown file that is there")
+    for name, known in read_scores(_kept(page)).items():
+        if name in names and len(known["seeds"]) > len(request.seeds):
+            raise ValueError(
+                f"{page} has '{name}' over {len(known['seeds'])} seeds, which "
+                f"{len(request.seeds)} must not replace; add --seeds, leave out --page, or remove "
+                f"the entry from {_kept(page)}"
+            )
+
+
+def summary(table, found):
+    """Return the table of all experiments, ours and the papers' numbers in separate columns.
+
+    Args:
+        table: ``{name: Experiment}``.
+        found: ``{name: {'seeds', 'scores'}}``; those that are missing are shown as not run.
+
+    Raises:
+        KeyError: Scores of other arms than an experiment's.
+    """
+    rows = []
+    for name, experiment in table.items():
+        printed = experiment.published
+        rows.append([
+            f"`{name}`", experiment.paper, experiment.data, experiment.score,
+            *_ours(name, experiment, found.get(name)),
+            printed.data, printed.baseline, printed.method,
+        ])  # fmt: skip
+    heads = [
+        "experiment", "method", "**our** data and net", "score", "seeds", "ours: baseline",
+        "ours: method", "ours: difference [95 %]", "**paper's** data and net", "paper: baseline",
+        "paper: method",
+    ]  # fmt: skip
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def _ours(name, experiment, found):
+    if not found:
+        return ["-", *["not run"] * 3]
+    if not set(experiment.arms) <= set(found["scores"]):
+        wanted, there = (", ".join(arms) for arms in (experiment.arms, found["scores"]))
+        raise KeyError(f"the scores of '{name}' are those of {there}, not of {wanted}")
+    base, ours = (found["scores"][arm] for arm in experiment.arms)
+    gain = difference_text(paired_differences(ours, base))
+    return [str(len(base)), spread_text(base), spread_text(ours), gain]
+
+
+def _publish(page, name, outcome):
+    """Put an experiment's tables into the page and its figures beside it."""
+    parts = [outcome.text.strip()]
+    for number, (caption, path) in enumerate(outcome.figures.items()):
+        file = f"results-{name}{f'-{number}' if number else ''}.png"
+        os.makedirs(os.path.join(os.path.dirname(page), "images"), exist_ok=True)
+        shutil.copyfile(path, os.path.join(os.path.dirname(page), "images", file))
+        parts.append(f"![{caption}](images/{file})")
+    replace_block(page, name, "\n\n".join(parts))

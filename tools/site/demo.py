@@ -1,0 +1,237 @@
+"""The whole way in minutes: data, two trainings, comparison, export, prediction, summary page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from gluon_attn.core.text import read_json
+from gluon_attn.data.scan import entries
+from gluon_attn.data.synthetic.generate import MARKER
+from gluon_attn.data.synthetic.people import OUTPUTS, write_synthetic
+from gluon_attn.export import Predictor, export_model
+from gluon_attn.export.sidecar import is_export
+from gluon_attn.figures.bars import attribute_bars
+from gluon_attn.figures.curves import pr_curves, training_curves
+from gluon_attn.figures.heatmaps import scene_overview
+from gluon_attn.metrics.report import compare
+from gluon_attn.runtime import contexts
+from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.train import read_json_lines
+from gluon_attn.train import trained as load
+from gluon_attn.train.run import Settings, train
+from tools.site import summary
+
+logger = logging.getLogger("gluon_attn.demo")
+
+IMAGES = {"train": 150, "val": 120, "test": 300}
+SCENES = 2  # test scenes that are predicted from the export and drawn
+
+
+class Model(NamedTuple):
+    """One of the two models that the demo trains."""
+
+    title: str
+    folder: str
+    recipe: object
+
+
+def make_data(folder, seed, say):
+    """Draw the synthetic data unless the same data is there already."""
+    if _is_of_size(folder) and _read_json(folder, "SYNTHETIC.json")["seed"] == seed:
+        say(f"data: {folder} is there already")
+        return
+    started = time.time()
+    write_synthetic(folder, images=IMAGES, seed=seed, overwrite=True)
+    say(f"data: {sum(IMAGES.values())} scenes drawn in {time.time() - started:.0f} s")
+
+
+def run_demo(out, plain, vaa, seed=0, say=print):
+    """Run the demo into ``out``; return the path of its summary page.
+
+    Args:
+        out: Folder; an unfinished demo in it is continued.
+        plain: Recipe of the plain backbone.
+        vaa: Recipe of VAA, of the same budget.
+        seed: Seed of data and training.
+        say: Called with each line of text for the reader.
+
+    Raises:
+        FileExistsError: See :func:`claim`.
+    """
+    started = time.time()
+    claim(out, plain, vaa)
+    data = os.path.join(out, "data")
+    make_data(data, seed, say)
+    models = [
+        Model("plain backbone", os.path.join(out, "plain"), plain),
+        Model("VAA", os.path.join(out, "vaa"), vaa),
+    ]
+    trained, seconds = {}, {}
+    for model in models:
+        say(f"training: {model.title} ({model.recipe.model}), {model.recipe.epochs} epochs")
+        seconds[model.title] = _train(model, data)
+        say(f"  {seconds[model.title]:.0f} s")
+    ctx = contexts("cpu")
+    results, probs = {}, {}
+    for model in models:
+        trained[model.title] = load.from_run(model.folder, ctx)
+        net = trained[model.title]
+        dataset = evaluation.open_for_evaluation(data, "test", net.classes, recipe=model.recipe)
+        found = evaluation.predict_dataset(net, dataset, ctx[0])
+        done = evaluation.evaluate(found, dataset.names, model.folder, "test", figures=False)
+        results[model.title], probs[model.title] = done.result, found.probs
+    say("\n" + compare(results))
+    pictures = _draw(out, models, trained["VAA"], dataset, found, probs, results, ctx[0])
+    export, predicted = _export(out, trained["VAA"], data, dataset, found, say)
+    page = summary.write(
+        os.path.join(out, "index.html"),
+        results, pictures, predicted, seconds, trained["VAA"], export,
+    )  # fmt: skip
+    say(f"\nsummary page: {page}   ({time.time() - started:.0f} s in all)")
+    return page
+
+
+def _train(model, data):
+    """Train one model, continuing an unfinished run; return the seconds that its epochs took."""
+    train(model.recipe, Settings(data, model.folder, resume=True, cache=True, test=False))
+    records = read_json_lines(os.path.join(model.folder, "log.jsonl"))
+    return sum(record["seconds"] for record in records)
+
+
+def _draw(out, models, vaa, dataset, found, probs, results, ctx):
+    """Draw all figures; return ``{title: path}``."""
+    curves = {model.title: os.path.join(model.folder, "log.jsonl") for model in models}
+    return {
+        "Average precision by attribute": attribute_bars(
+            results, os.path.join(out, "ap.png")
+        ),
+        "Precision and recall": pr_curves(
+            probs, found.label, found.mask, dataset.names, os.path.join(out, "pr_curves.png")
+        ),
+        "Where VAA looks": evaluation.draw_attention(
+            vaa, dataset, found, os.path.join(out, "attention.png"), ctx
+        ),
+        "Training": training_curves(curves, os.path.join(out, "curves.png")),
+    }  # fmt: skip
+
+
+def _export(out, vaa, data, dataset, found, say):
+    """Export VAA, predict test scenes from the export, check that the numbers agree."""
+    folder = os.path.join(out, "export")
+    export_model(
+        vaa.net, folder, vaa.name, vaa.classes, vaa.input_size, vaa.export_preprocess,
+        with_maps=True, extra=vaa.extra, overwrite=True,
+    )  # fmt: skip
+    predictor = Predictor(folder)
+    say(f"export: {folder}, largest difference to the net "
+        f"{predictor.sidecar['parity']['max_abs_diff']:.1e}")  # fmt: skip
+    drawn = []
+    for number, (path, boxes, rows) in enumerate(_scenes(data, dataset)):
+        records = predictor.predict([path], [boxes])
+        values = np.array([list(r["probabilities"].values()) for r in records])
+        difference = np.abs(values - found.probs[rows]).max()
+        if difference > 1e-4:
+            raise ValueError(f"export and net differ by {difference} on {path}")
+        texts = [", ".join(r["positives"]) or "(none)" for r in records]
+        say(f"predict: {os.path.basename(path)}")
+        for text in texts:
+            say(f"  {text}")
+        picture = os.path.join(out, f"prediction{number + 1}.png")
+        drawn.append(scene_overview(_read(path), boxes, texts, picture))
+    return folder, drawn
+
+
+def _scenes(data, dataset):
+    """Return ``(path, boxes, rows of the data set)`` of test scenes with two or three people."""
+    people = {}
+    for row, sample in enumerate(dataset.sample_ids):
+        people.setdefault(sample.rsplit("#", 1)[0], []).append(row)
+    chosen = [name for name, rows in people.items() if 2 <= len(rows) <= 3][:SCENES]
+    return [
+        (os.path.join(data, "Image", name), [list(dataset.boxes[r]) for r in people[name]],
+         people[name])
+        for name in chosen
+    ]  # fmt: skip
+
+
+def _read(path):
+    from gluon_attn.export.preprocess import read_image
+
+    return read_image(path)
+
+
+def claim(out, plain, vaa):
+    """Check that what is in the demo's folders of ``out`` comes from a demo with these recipes.
+
+    Returns:
+        Paths of the folders that are there.
+
+    Raises:
+        FileExistsError: One is somebody else's; nothing was touched.
+    """
+    checks = {
+        "data": _is_drawn, "plain": partial(_is_run, recipe=plain),
+        "vaa": partial(_is_run, recipe=vaa), "export": partial(_is_exported, recipe=vaa),
+    }  # fmt: skip
+    found = {n: os.path.join(out, n) for n in checks if os.path.lexists(os.path.join(out, n))}
+    for name, path in found.items():
+        if not os.path.isdir(path) or (entries(path) and not checks[name](path)):
+            raise FileExistsError(
+                f"{path} was not made by a demo with these settings; nothing was touched. Give "
+                "another --out, or move it away"
+            )
+    return list(found.values())
+
+
+def forget(out, plain, vaa):
+    """Remove the folders of an earlier demo with these recipes, and nothing else, from ``out``.
+
+    Raises:
+        FileExistsError: See :func:`claim`; nothing was removed.
+    """
+    for path in claim(out, plain, vaa):
+        os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
+
+
+def _is_drawn(folder):
+    """Return whether a folder holds the demo's data, finished or interrupted, and no more."""
+    if {entry.name for entry in entries(folder)} - {*OUTPUTS, MARKER}:
+        return False
+    begun = _read_json(folder, MARKER).get("generator") == "synthetic"
+    return begun or _is_of_size(folder)  # synthetic people in other numbers are somebody's
+
+
+def _is_of_size(folder):
+    done = _read_json(folder, "SYNTHETIC.json")
+    if done.get("generator") != "synthetic":
+        return False
+    return all(done["expected"][split]["images"] == count for split, count in IMAGES.items())
+
+
+def _is_run(folder, recipe):
+    """Return whether a folder holds a run of the recipe's method and model, with any budget."""
+    names = [entry.name for entry in entries(folder)]
+    if names == ["train.log"]:  # stopped before the run described itself
+        return True
+    found = _read_json(folder, "recipe.json").get("recipe", {})
+    return (found.get("method"), found.get("model")) == (recipe.method, recipe.model)
+
+
+def _is_exported(folder, recipe):
+    return is_export(folder) and os.path.isfile(os.path.join(folder, f"{recipe.model}.json"))
+
+
+def _read_json(folder, name):
+    """Return an object from a JSON file, empty where there is none."""
+    try:
+        found = read_json(os.path.join(folder, name))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
