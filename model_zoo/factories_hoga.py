@@ -11,7 +11,8 @@
 =================================  ==========================================================
 
 Another genotype: ``get_model("hoga_resnet20_cifar10", attention="hoga:found.json")``, or its name,
-or its line (:mod:`gluon_attn.papers.autola.genotype`). The paper's controls are ``attention="hog_se"`` and
+or its line (:mod:`gluon_attn.papers.autola.genotype`). The paper's controls are
+``attention="hog_se"`` and
 ``"hog_cbam"``. Every other ResNet of the zoo takes the block too:
 ``get_model("vaa_resnet101", attention="hoga")``.
 """

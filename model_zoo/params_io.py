@@ -4,7 +4,8 @@ MXNet has two kinds: ``save_parameters`` writes structural names (``features.0.w
 writes ``arg:``/``aux:`` and absolute names (``arg:resnetv10_conv0_weight``) whose prefix changes
 with every instance. Here both load into a Gluon block: everything is checked first, and then either
 all of it is assigned or nothing. ``mx.nd.load`` is not used: it takes memory for whatever a damaged
-file promises (see ``gluon_attn.core.reading``). Shapes, names and finite values are checked here, hashes
+file promises (see ``gluon_attn.core.reading``). Shapes, names and finite values are checked
+here, hashes
 by ``model_zoo.store``. Files of other packages are opened and renamed by ``model_zoo.adapters``.
 """
 

@@ -8,7 +8,10 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from formats.tiny import write_tiny  # noqa: E402
 
 from gluon_attn.cli import common as cli  # noqa: E402
 from gluon_attn.data import DATASETS, prepare  # noqa: E402
@@ -96,7 +99,7 @@ def main(arguments=None):
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     again = "interrupted; the same command continues"
-    return cli.status_of(lambda: prepare.run(options, print), again)
+    return cli.status_of(lambda: prepare.run(options, print, write_tiny), again)
 
 
 if __name__ == "__main__":

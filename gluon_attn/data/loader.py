@@ -32,7 +32,8 @@ LAST = ("pad", "discard")
 class Loader:
     """Iterates over a data set in batches of constant size.
 
-    Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, S, S)`` float32, label and mask
+    Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, S, S)`` float32, label
+    and mask
     ``(B, A)`` float32, on ``ctx``; index ``(B,)`` int64 NumPy. Every iteration runs one epoch, the
     one set by :meth:`set_epoch`.
 

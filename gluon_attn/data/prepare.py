@@ -34,7 +34,7 @@ OFFICIAL = {
 }  # fmt: skip
 # Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
 GENERATORS = {
-    "synthetic": ("synthetic", "wider", "."), "tasks": ("synthetic_tasks", "wider", "scenes"),
+    "synthetic": ("people", "wider", "."), "tasks": ("synthetic_tasks", "wider", "scenes"),
     "digits": ("digits", "list", "."), "digits_single": ("digits_single", "folders", "."),
 }  # fmt: skip
 OWN = ("wider", "list", "folders", "coco_keypoints", "packed")  # without a tiny tree of their own
@@ -66,18 +66,19 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def run(options, say):
+def run(options, say, write_tiny=None):
     """Carry out a parsed command and return the exit code.
 
     Args:
         options: The command line's namespace.
         say: Called with each piece of text for the user.
+        write_tiny: Writer of miniature trees, for the command ``tiny``.
 
     Raises:
         OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
     """
     if options.command in (*GENERATORS, "tiny"):
-        return generate(options, say)
+        return generate(options, say, write_tiny)
     if options.command == "cifar10_png":
         from gluon_attn.data.cifar_png import convert
 
@@ -115,13 +116,13 @@ def run(options, say):
     return 0
 
 
-def generate(options, say):
+def generate(options, say, write_tiny=None):
     """Write a synthetic data set, read it back and show its counts."""
     given = {split: getattr(options, split) for split in GENERATED}
     if options.command == "tiny":
-        return _generate_tiny(options, given, say)
+        return _generate_tiny(options, given, say, write_tiny)
     module, kind, place = GENERATORS[options.command]
-    module = importlib.import_module(f"gluon_attn.data.{module}")
+    module = importlib.import_module(f"gluon_attn.data.synthetic.{module}")
     write = getattr(module, f"write_{options.command}")
     images = dict(module.IMAGES, **{split: n for split, n in given.items() if n is not None})
     extra = {"side": options.side} if options.command == "digits_single" else {}
@@ -140,9 +141,7 @@ def generate(options, say):
     return 0
 
 
-def _generate_tiny(options, given, say):
-    from tests.formats.tiny import write_tiny
-
+def _generate_tiny(options, given, say, write_tiny):
     images = {split: n for split, n in given.items() if n is not None}
     extra = _version(options)
     write_tiny(options.name, options.out, images, options.seed, options.overwrite, **extra)

@@ -1,6 +1,7 @@
 """Opening the two files of an exported graph: MXNet's C code sees only what has been checked.
 
-Its reader of parameters takes memory for whatever a file promises (see ``gluon_attn.core.reading``), and
+Its reader of parameters takes memory for whatever a file promises (see
+``gluon_attn.core.reading``), and
 a graph in which a layer takes output 7 of one that has a single output, or a convolution has no
 groups, ends the process.
 """

@@ -2,7 +2,8 @@
 official evaluation of Market-1501-attribute and DukeMTMC-attribute.
 
 ``probs``, ``labels`` and ``mask`` are ``(N, A)`` with the columns of a
-:class:`gluon_attn.core.schema.Schema`: one per binary attribute, one per class of a multi-class one.
+:class:`gluon_attn.core.schema.Schema`: one per binary attribute, one per class of a multi-class
+one.
 What is unknown (mask 0) counts nowhere; what cannot be computed is nan and left out of means.
 
 * A binary attribute is predicted where its probability reaches the threshold; accuracy is the share

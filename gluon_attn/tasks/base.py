@@ -91,4 +91,4 @@ def output_stem(out, split):
 
 
 def _module(name):
-    return importlib.import_module(f"gluon_attn.workflows.{name}") if name else None
+    return importlib.import_module(f"gluon_attn.coco.{name}_task") if name else None

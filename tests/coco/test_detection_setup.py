@@ -66,7 +66,7 @@ def test_without_gluoncv_it_says_what_to_install(name, monkeypatch):
 
 
 def test_other_nets_and_data_have_no_task():
-    assert task_of_dataset("coco").__name__.endswith("detection")
+    assert task_of_dataset("coco").__name__.endswith("detection_task")
     assert task_of_dataset("auto") is None and task_of(object()) is None
     assert default_names("resnet50_v1b") is None
     names = default_names("SSD300_resnet50_coco")

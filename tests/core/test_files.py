@@ -89,7 +89,7 @@ def test_content_is_on_disk_before_the_name_and_the_name_before_the_return(tmp_p
 def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path, moment):
     script = """
         import os, signal, sys
-        from gluon_attn import files
+        from gluon_attn.core import files
         def kill(*_):
             os.kill(os.getpid(), signal.SIGKILL)
         if sys.argv[2] == "publish":
@@ -131,7 +131,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path):
     script = """
         import resource, sys
-        from gluon_attn import files
+        from gluon_attn.core import files
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         for write, content in ((files.write_text, "x"), (files.write_bytes, b"x")):
             try:
@@ -233,7 +233,7 @@ def test_threads_do_not_change_the_umask_for_each_other(tmp_path):
 def test_a_write_protected_file_is_not_replaced():
     script = """
         import os, sys
-        from gluon_attn import files
+        from gluon_attn.core import files
         os.chdir(sys.argv[1])
         if os.geteuid() == 0:  # root may write anywhere
             os.seteuid(65534)
@@ -332,7 +332,7 @@ def test_full_disk_is_noticed_though_mxnet_does_not(tmp_path, count):
     script = """
         import resource, sys
         import mxnet as mx
-        from gluon_attn import files
+        from gluon_attn.core import files
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         data = mx.nd.ones((int(sys.argv[2]),))
         if len(sys.argv) > 3:
@@ -395,7 +395,7 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
 def test_mxnet_is_not_imported(tmp_path):
     script = """
         import sys
-        from gluon_attn import files
+        from gluon_attn.core import files
         files.write_text(sys.argv[1], "x")
         sys.exit("mxnet" in sys.modules)
     """

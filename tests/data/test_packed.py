@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from pathlib import Path
 
 import cv2
 import mxnet as mx
@@ -317,6 +318,7 @@ def test_files_that_do_not_fit_together(tmp_path):
 def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path):
     script = """
         import resource, sys
+        sys.path.insert(0, sys.argv[2])
         import test_packed as t
         t.packing.CHUNK = 8
         resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))
@@ -325,7 +327,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path):
         except OSError as error:
             print(error)
     """
-    _, out, err = run_python(script, tmp_path / "train")
+    _, out, err = run_python(script, tmp_path / "train", Path(__file__).parent)
     assert "cannot write" in out and ".rec" in out, err
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["plan.json"], left

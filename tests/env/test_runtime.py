@@ -301,7 +301,7 @@ def test_variable_reaches_onednn_but_no_child_process(tmp_path, stack):
     # SSE41 in the place of AMX: every x86-64 processor that MXNet runs on has it.
     program = f"""
 import importlib.util, os, gluon_attn
-from gluon_attn import _amx
+from gluon_attn.env import amx as _amx
 del os.environ["GLUON_ATTN_AMX"]
 _amx.AMX_ISA = "SSE41"
 print(_amx.enable(cpuinfo={_cpuinfo(tmp_path)!r}, request=lambda: (True, "granted")).status)
@@ -324,7 +324,7 @@ def test_amx_reaches_onednn_where_there_is_any(stack):
         pytest.skip("this processor has no AMX")
     program = """
 import gluon_attn, mxnet as mx
-from gluon_attn import _amx
+from gluon_attn.env import amx as _amx
 x = mx.nd.ones((1, 8, 8, 8))
 mx.nd.Convolution(x, mx.nd.ones((8, 8, 3, 3)), no_bias=True, kernel=(3, 3), num_filter=8).asnumpy()
 print(_amx.state().status)

@@ -44,6 +44,13 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
         FileExistsError: If something else is in the way.
         ValueError: If the name or a number of pictures is not valid.
     """
+    from formats import (  # noqa: F401 (they fill the registry)
+        tiny_classes,
+        tiny_coco,
+        tiny_lists,
+        tiny_mats,
+        tiny_reid,
+    )
 
     images = dict(IMAGES, **(images or {}))
     wrong = {k: n for k, n in images.items() if k not in IMAGES or n < 4}

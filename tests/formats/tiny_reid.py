@@ -1,7 +1,8 @@
 """Market-1501 and DukeMTMC-reID trees of drawn people, in the exact official format.
 
 Folders, file names, query and gallery, junk (-1) and distractors (0000) are as published. Every
-identity is one of the synthetic pedestrians (:mod:`gluon_attn.data.synthetic.pedestrian`) with its own
+identity is one of the synthetic pedestrians (:mod:`gluon_attn.data.synthetic.pedestrian`) with
+its own
 clothes, colours and build, drawn anew in every picture: other pose, other side, other place. Each
 camera has its own background, light, colours and sharpness, so a picture of the same camera is
 easier to match than one of another, and clothes decide. **Nobody is real, and no number on these

@@ -456,7 +456,7 @@ def test_killed_while_saving_leaves_whole_files_and_the_next_save_cleans_up(tmp_
     script = """
         import os, signal, sys
         import mxnet as mx
-        from gluon_attn import files
+        from gluon_attn.core import files
         from model_zoo.params_io import save_params
         save_params({"w": mx.nd.ones((4,))}, sys.argv[1])
         files.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

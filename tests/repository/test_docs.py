@@ -37,8 +37,9 @@ COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
 CALLABLES = (
     "gluon_attn.core.batch", "gluon_attn.papers.vaa.method", "gluon_attn.papers.awmt.method",
     "gluon_attn.losses.classification", "gluon_attn.papers.vaa.history",
-    "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes", "gluon_attn.blocks",
-    "gluon_attn.metrics.retrieval", "gluon_attn.tasks.reid",
+    "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
+    "gluon_attn.papers.autola.hoga",
+    "gluon_attn.metrics.retrieval", "gluon_attn.tasks.reid", "gluon_attn.blocks",
 )  # fmt: skip
 
 PREPARE_COMMANDS = (

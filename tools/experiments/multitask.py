@@ -1,6 +1,7 @@
 """A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
 
-The data are those of :mod:`gluon_attn.data.synthetic.synthetic_tasks`: synthetic people with tasks of clearly
+The data are those of :mod:`gluon_attn.data.synthetic.synthetic_tasks`: synthetic people with
+tasks of clearly
 different difficulty.
 """
 

@@ -155,7 +155,8 @@ class HOGA(GroupAttention):
         """Return the block for the slot name ``hoga:TEXT``.
 
         Args:
-            text: A genotype as :func:`gluon_attn.papers.autola.genotype.find_genotype` understands it.
+            text: A genotype as :func:`gluon_attn.papers.autola.genotype.find_genotype`
+            understands it.
         """
         return type(cls.__name__, (cls,), {"default": find_genotype(text)})
 

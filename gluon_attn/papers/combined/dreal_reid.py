@@ -1,6 +1,7 @@
 """DREAL on a person re-identification baseline: rewards for modules, softmax and triplet loss.
 
-See :mod:`gluon_attn.papers.dreal.method` and :mod:`gluon_attn.papers.baselines.reid`. The classification loss L_c of
+See :mod:`gluon_attn.papers.dreal.method` and :mod:`gluon_attn.papers.baselines.reid`. The
+classification loss L_c of
 DREAL is replaced by both losses of the baseline; the reward stays what an attention module adds to
 the probability of the right identity. How the paper combines them is unknown to us (assumption).
 """

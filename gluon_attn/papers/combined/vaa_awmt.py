@@ -1,6 +1,7 @@
 """VAA with AWMT's weights: a combination of two papers, in neither of them.
 
-See :mod:`gluon_attn.papers.vaa.method` and :mod:`gluon_attn.papers.awmt.method`. To train VAA's net with AWMT's
+See :mod:`gluon_attn.papers.vaa.method` and :mod:`gluon_attn.papers.awmt.method`. To train VAA's
+net with AWMT's
 own loss, use method ``awmt`` with a VAA model and ``heads=each``.
 """
 

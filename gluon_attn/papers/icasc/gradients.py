@@ -15,7 +15,8 @@ second way out. ``exact`` adds it: with d = dL/dg,
 
     grad <d, g>  =  grad of the directional derivative of Y^c, in direction d,
 
-and that derivative is a forward pass (:mod:`gluon_attn.papers.icasc.tangents`), so its gradient needs
+and that derivative is a forward pass (:mod:`gluon_attn.papers.icasc.tangents`), so its gradient
+needs
 first-order differentiation only.
 """
 
@@ -32,7 +33,8 @@ class ScorePass:
     """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
 
     Args:
-        tail: :class:`gluon_attn.papers.icasc.tail.Tail`; a frozen one looks at scores as they are in
+        tail: :class:`gluon_attn.papers.icasc.tail.Tail`; a frozen one looks at scores as they
+        are in
             inference, and nothing is trained.
         image: ``(B, 3, H, W)``.
 

@@ -121,7 +121,8 @@ class Tail:
             training mode.)
 
     Raises:
-        ValueError: As :func:`~gluon_attn.papers.icasc.parts.split_net`; or the trunk shares parameters with
+        ValueError: As :func:`~gluon_attn.papers.icasc.parts.split_net`; or the trunk shares
+        parameters with
             what follows.
     """
 

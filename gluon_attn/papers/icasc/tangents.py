@@ -9,7 +9,8 @@ Neural Computation 1994).
 Sums are add_n, never elemwise_add: with static memory, MXNet 1.9.1 gives wrong gradients, without a
 word, behind an elemwise_add of which one operand needs no gradient (and directions need none).
 
-Batch-norm is in :mod:`gluon_attn.papers.icasc.tangent_norm`. Where a function has a kink (ReLU, maximum),
+Batch-norm is in :mod:`gluon_attn.papers.icasc.tangent_norm`. Where a function has a kink (ReLU,
+maximum),
 its side is held fixed, as automatic differentiation does.
 """
 
