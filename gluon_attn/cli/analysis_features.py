@@ -13,8 +13,12 @@ from gluon_attn.core.batch import PADDING
 from gluon_attn.core.files import write_json
 from gluon_attn.figures.distribution import channel_attention, selectivity_distributions
 from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
-from gluon_attn.metrics.diversity import ChannelStatistics
-from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summarize_selectivity
+from gluon_attn.metrics.channels import (
+    ChannelStatistics,
+    ClassMeans,
+    selectivity_index,
+    summarize_selectivity,
+)
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.graphs import Graph, GraphBlock
 from gluon_attn.nets.taps import TappedStage

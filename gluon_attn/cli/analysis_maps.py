@@ -172,7 +172,7 @@ def attention_overlap(trained, dataset, settings, threshold=THRESHOLD):
                     for k, layer in enumerate(LAYERS)}  # fmt: skip
             for layer, separation in _separations(maps).items():
                 arrays = [array.asnumpy() for array in (*maps[layer], separation)]
-                meters[kind][layer].update(*arrays, right, valid)
+                meters[kind][layer].update(*arrays, right, valid=valid)
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()

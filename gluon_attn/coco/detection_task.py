@@ -21,7 +21,7 @@ from gluon_attn.coco.detection_transforms import FitTransform, SsdTransform, Str
 from gluon_attn.coco.metrics import evaluate_detections
 from gluon_attn.core.batch import PADDING
 from gluon_attn.core.files import finite, write_json, write_text
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.tasks.base import reading_for
 from gluon_attn.tasks.scores import some
 from gluon_attn.train import build

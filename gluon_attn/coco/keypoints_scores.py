@@ -7,7 +7,7 @@ import os
 
 from gluon_attn.coco.metrics import evaluate_keypoints
 from gluon_attn.core.files import finite, write_json, write_text
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 
 logger = logging.getLogger("gluon_attn.keypoints")
 

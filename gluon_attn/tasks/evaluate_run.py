@@ -17,12 +17,10 @@ from gluon_attn.export import Predictor
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
-from gluon_attn.metrics.attribute_tables import write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import evaluate_classification
-from gluon_attn.metrics.classification_tables import write_classification
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import write_report
+from gluon_attn.metrics.reports import ACCURACY, CLASSIFICATION, MULTILABEL
 from gluon_attn.nets import name_outputs
 from gluon_attn.tasks import scores
 from gluon_attn.train import Predictions, predict
@@ -165,16 +163,16 @@ def evaluate(
     """
     if schema is not None and scores.is_classification(schema):
         result = evaluate_classification(*predictions, names=scores.class_names(schema))
-        files = list(write_classification(result, out_dir, stem).values())
+        files = list(CLASSIFICATION.write(result, out_dir, stem).values())
         files.append(scores.save_predictions(predictions, schema, out_dir, stem,
                                              names=np.array(names)))  # fmt: skip
         return Evaluation(result, predictions, files)
     result = evaluate_multilabel(*predictions, names=names, threshold=threshold)
-    files = list(write_report(result, out_dir, stem).values())
+    files = list(MULTILABEL.write(result, out_dir, stem).values())
     accuracy = None
     if schema is not None:
         accuracy = evaluate_attributes(*predictions, schema=schema, threshold=threshold)
-        files += write_accuracy(accuracy, out_dir, f"{stem}_accuracy").values()
+        files += ACCURACY.write(accuracy, out_dir, f"{stem}_accuracy").values()
     everything = schema or Schema.binary(names)
     files.append(
         scores.save_predictions(predictions, everything, out_dir, stem, names=np.array(names))

@@ -21,8 +21,8 @@ from gluon_attn.data import DATASETS
 from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
 from gluon_attn.data.reid import JUNK, ReidDataset
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.metrics.reports import RETRIEVAL
 from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
-from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
 from gluon_attn.train import Stream
 from gluon_attn.train.build import open_split, reading_of
@@ -216,7 +216,7 @@ def judge(dataset: ReidDataset) -> tuple[str, str]:
 
 def write_scores(result, dataset, folder, stem):
     """Write the tables of a split as ``folder/stem.*``; return the paths."""
-    files = list(write_retrieval(result, folder, stem, result["names"]).values())
+    files = list(RETRIEVAL.write(result, folder, stem).values())
     logger.info(
         "%s: mAP %.4f, rank-1 %.4f over %d queries; tables in %s.{md,csv,json}", dataset.split,
         result["mAP"], result["rank1"], result["queries"], os.path.join(folder, stem),
@@ -287,7 +287,7 @@ def evaluate_reid(
     )  # fmt: skip
     result = retrieve(trained.net, dataset, loader, ctx or mx.cpu(), metric, flip, progress=True)
     files = write_scores(result, dataset, out_dir, split)
-    return ReidEvaluation(result, retrieval_text(result), files, dataset.skipped)
+    return ReidEvaluation(result, RETRIEVAL.text(result), files, dataset.skipped)
 
 
 def _check_sizes(recipe):

@@ -10,14 +10,11 @@ import numpy as np
 
 from gluon_attn.core.files import save_arrays
 from gluon_attn.data.classification import ATTRIBUTE
-from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies
-from gluon_attn.metrics.classification_tables import classification_text, write_classification
-from gluon_attn.metrics.layout import decimal
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import to_console, write_report
-from gluon_attn.metrics.retrieval_tables import retrieval_text
+from gluon_attn.metrics.reports import ACCURACY, CLASSIFICATION, MULTILABEL, RETRIEVAL
+from gluon_attn.metrics.tables import decimal
 
 logger = logging.getLogger("gluon_attn.scores")
 
@@ -137,17 +134,17 @@ def write_scores(found, dataset, folder, stem, with_accuracy):
     if is_classification(dataset.schema):
         save_predictions(found, dataset.schema, folder, stem)
         result = evaluate_classification(*arrays, names=class_names(dataset.schema))
-        write_classification(result, folder, stem)
+        CLASSIFICATION.write(result, folder, stem)
         text = ", ".join(f"{name} {decimal(value)}" for name, value in result["overall"].items())
         logger.info("%s: %s; tables in %s.{md,csv,json}", dataset.split, text,
                     os.path.join(folder, stem))  # fmt: skip
         return result
     result = evaluate_multilabel(*arrays, dataset.names)
     save_predictions(found, dataset.schema, folder, stem)
-    write_report(result, folder, stem)
+    MULTILABEL.write(result, folder, stem)
     if with_accuracy:
         accuracy = evaluate_attributes(*arrays, dataset.schema)
-        write_accuracy(accuracy, folder, f"{stem}_accuracy")
+        ACCURACY.write(accuracy, folder, f"{stem}_accuracy")
         shown = decimal(accuracy["overall"]["accuracy"])
         logger.info("Test accuracy %s, mean over attributes", shown)
     path = os.path.join(folder, stem)
@@ -180,11 +177,11 @@ def text_of(result, accuracy=None):
     if "console" in result:
         return result["console"]
     if "cmc" in result:
-        return retrieval_text(result)
+        return RETRIEVAL.text(result)
     if "confusions" in result:
-        return classification_text(result)
-    text = to_console(result)
-    return text if accuracy is None else f"{text}\n{accuracy_text(accuracy)}"
+        return CLASSIFICATION.text(result)
+    text = MULTILABEL.text(result)
+    return text if accuracy is None else f"{text}\n{ACCURACY.text(accuracy)}"
 
 
 def _multilabel(arrays, dataset):

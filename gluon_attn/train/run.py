@@ -16,7 +16,7 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.tasks import reid, scores
 from gluon_attn.tasks.base import task_of
 from gluon_attn.train import SCHEDULES, Run, TensorBoard, build, fit, log_to, predict, start

@@ -20,7 +20,7 @@ from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
-from gluon_attn.metrics.report import compare
+from gluon_attn.metrics.reports import compare
 from gluon_attn.runtime import contexts
 from gluon_attn.tasks import evaluate_run as evaluation
 from gluon_attn.train import read_json_lines

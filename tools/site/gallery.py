@@ -27,7 +27,7 @@ from gluon_attn.core.files import write_bytes
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
-from gluon_attn.metrics.layout import percent
+from gluon_attn.metrics.tables import percent
 from gluon_attn.nets import name_outputs
 from gluon_attn.tasks import evaluate_run as evaluation
 from gluon_attn.tasks.scores import class_names, is_classification
