@@ -11,8 +11,12 @@ from tqdm import tqdm
 
 from gluon_attn.core.batch import PADDING
 from gluon_attn.core.files import write_json
-from gluon_attn.figures.distribution import channel_attention, selectivity_distributions
-from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
+from gluon_attn.figures.distribution import (
+    MOST_CLASSES,
+    channel_attention,
+    embeddings,
+    selectivity_distributions,
+)
 from gluon_attn.metrics.channels import (
     ChannelStatistics,
     ClassMeans,

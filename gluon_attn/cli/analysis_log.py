@@ -6,7 +6,7 @@ import os
 
 from gluon_attn.core.files import write_json
 from gluon_attn.core.text import read_json_lines
-from gluon_attn.figures.critic import critique_curves
+from gluon_attn.figures.curves import critique_curves
 
 KEYS = ("critique", "reward", "critic_error")
 
@@ -57,7 +57,8 @@ def analyse_critic(models, dataset, settings):
             continue
         path = settings.path(f"critic_{len(values)}.png" if values else "critic.png")
         files.append(str(critique_curves(
-            epochs, series["critique"], series["reward"], path, series["critic_error"]
+            epochs, series["critique"], series["reward"], path,
+            error=series["critic_error"],
         )))  # fmt: skip
         values[name] = dict(epoch=epochs, **series)
         text.append(f"critic of {name}, epoch {epochs[-1]}: critique, reward, squared error")

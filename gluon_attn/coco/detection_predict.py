@@ -83,7 +83,7 @@ def detect_files(detector, pictures, threshold=0.5, on_bad_image="error", draw=N
         labels, scores = classes[rows].astype(int), scores[rows]
         records.append(_record(picture.path, boxes, labels, scores, detector.class_names))
         if draw:
-            drawn = draw_boxes(image, boxes, labels, scores, detector.class_names)
+            drawn = draw_boxes(image, boxes, labels, scores, class_names=detector.class_names)
             write_png(Path(draw) / f"{number:05d}_{Path(picture.path).stem}.png", drawn)
     return records
 

@@ -119,7 +119,9 @@ def find_in_files(
             records.append(_record(picture.path, box, totals[k], table, None))
         if draw:
             if given is not None:
-                image = draw_boxes(image, corners, [0] * len(corners), totals, ["person"])
+                image = draw_boxes(
+                    image, corners, [0] * len(corners), totals, class_names=["person"]
+                )
             drawn = draw_keypoints(image, tables, threshold=threshold)
             write_png(Path(draw) / f"{number:05d}_{Path(picture.path).stem}.png", drawn)
     return records

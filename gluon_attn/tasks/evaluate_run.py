@@ -178,7 +178,8 @@ def evaluate(
         scores.save_predictions(predictions, everything, out_dir, stem, names=np.array(names))
     )
     if figures:
-        files.append(pr_curves(*predictions, names, os.path.join(out_dir, f"{stem}_pr_curves.png")))
+        path = os.path.join(out_dir, f"{stem}_pr_curves.png")
+        files.append(pr_curves(*predictions, names, path=path))
         files.append(attribute_bars({stem: result}, os.path.join(out_dir, f"{stem}_ap.png")))
     return Evaluation(result, predictions, files, accuracy)
 
@@ -215,7 +216,8 @@ def draw_attention(trained, dataset, predictions, path, ctx, samples=None):
     maps = {n.replace("attention_", ""): outputs[n].asnumpy() for n in names}
     images = [_view(dataset.read(i), trained.preprocess) for i in samples]
     return heatmap_grid(
-        images, maps, dataset.names, predictions.probs[samples], predictions.label[samples], path,
+        images, maps, dataset.names, predictions.probs[samples],
+        labels=predictions.label[samples], path=path,
         mask=predictions.mask[samples],
     )  # fmt: skip
 

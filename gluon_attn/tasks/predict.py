@@ -276,8 +276,8 @@ def _draw(
         {name.replace("attention_", ""): values[None] for name, values in maps.items()},
         predictor.classes,
         [[record["probabilities"][name] for name in predictor.classes]],
-        None,
-        folder / f"{number:05d}_{Path(record['image']).stem}.png",
+        labels=None,
+        path=folder / f"{number:05d}_{Path(record['image']).stem}.png",
         # nothing positive: show what comes nearest to it
         attributes=record["positives"]
         or [max(record["probabilities"], key=record["probabilities"].get)],

@@ -14,8 +14,7 @@ from gluon_attn.core.errors import describe
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
-from gluon_attn.figures.curves import training_curves
-from gluon_attn.figures.weights import weight_curves
+from gluon_attn.figures.curves import training_curves, weight_curves
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.tasks import reid, scores
 from gluon_attn.tasks.base import task_of

@@ -113,7 +113,8 @@ def _draw(out, models, vaa, dataset, found, probs, results, ctx):
             results, os.path.join(out, "ap.png")
         ),
         "Precision and recall": pr_curves(
-            probs, found.label, found.mask, dataset.names, os.path.join(out, "pr_curves.png")
+            probs, found.label, found.mask, dataset.names,
+            path=os.path.join(out, "pr_curves.png"),
         ),
         "Where VAA looks": evaluation.draw_attention(
             vaa, dataset, found, os.path.join(out, "attention.png"), ctx

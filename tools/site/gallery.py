@@ -180,7 +180,7 @@ def _figures(logs, results, found, dataset, files):
         one = next(iter(found.values()))
         drawn["Precision and recall"] = pr_curves(
             {title: f.probs for title, f in found.items()}, one.label, one.mask, dataset.names,
-            files.path("pr_curves.png"),
+            path=files.path("pr_curves.png"),
         )  # fmt: skip
     if logs:
         drawn["Training"] = training_curves(logs, files.path("training.png"))
