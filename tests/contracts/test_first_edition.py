@@ -1,6 +1,6 @@
 """Files that version 0.1 wrote still work: packed data, a checkpoint, a folder of a run.
 
-``tests/fixtures/first_edition`` holds AWMT on 26 synthetic people, stopped after two of four epochs,
+``tests/fixtures/first_edition`` holds AWMT on synthetic people, stopped after two of four epochs,
 and the predictions with which version 0.1 ended.
 """
 
