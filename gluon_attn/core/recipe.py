@@ -235,6 +235,16 @@ class Recipe:
         return cls.from_dict(values, source=path)
 
 
+def summaries(folder: str) -> dict[str, str]:
+    """Return the first line of every recipe of a folder, by name."""
+    found = {}
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".py") and file[0] != ".":
+            text = ast.get_docstring(ast.parse(read_text(os.path.join(folder, file)))) or ""
+            found[file[:-3]] = text.partition("\n")[0]
+    return found
+
+
 _LOWEST = {
     "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
     "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
