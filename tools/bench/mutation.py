@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     **{f"papers/{name}": ([f"gluon_attn/papers/{name}"], [f"tests/papers/{name}"])
        for name in ("vaa", "awmt", "icasc", "dreal", "autola")},
