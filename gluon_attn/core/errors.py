@@ -56,20 +56,22 @@ def naming(what: Any, message: str = "") -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:  # MemoryError and RecursionError are among them
-        if isinstance(error, OSError):
-            if not message or error.errno not in (None, errno.EINVAL):
-                if message and error.filename is None:
-                    raise OSError(error.errno, f"cannot read {what}: {error.strerror}") from error
-                raise
-            why, own = str(error), False
+        damaged = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
+        if isinstance(error, OSError) and not (message and damaged):
+            if message and error.filename is None:
+                raise OSError(error.errno, f"cannot read {what}: {error.strerror}") from error
+            raise
+        own = isinstance(error, ValueError)
+        if own and str(what) in str(error):
+            raise
+        if not message:
+            why = str(error) if own else describe(error)
+        elif isinstance(error, (DamagedError, OSError)):
+            why = one_line(error)
         else:
-            own = isinstance(error, ValueError)
-            if own and str(what) in str(error):
-                raise
-            why = str(error) if own and not message else describe(error)
+            why = f"{type(error).__name__}: {one_line(error)}"
         # What our own errors derive from is kept, for those that catch it.
         kind = type(error) if own and type(error).__init__ is ValueError.__init__ else ValueError
-        why = one_line(why) if message else why
         raise kind((message or "{path}: {why}").format(path=what, why=why)) from error
 
 

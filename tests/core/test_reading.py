@@ -182,7 +182,7 @@ GOOD = {"descr": "<f4", "fortran_order": False, "shape": (2,)}
         (b"{'descr': '<f4', 'fortran_order'", "SyntaxError"),
         (b"(" * 9000, "(SyntaxError|MemoryError|RecursionError)"),
         (b" " * 20_000, "a header of 20000 bytes"),
-        (b"\xff\xfe", "codec can.t decode"),
+        (b"\xff\xfe", "UnicodeDecodeError"),
         ({**GOOD, "shape": (1 << 40,)}, r"\(1099511627776,\) has 8 bytes"),
         ({**GOOD, "shape": (3,)}, r"\(3,\) has 8 bytes"),
         ({**GOOD, "shape": (-2,)}, "has no shape"),
@@ -264,7 +264,7 @@ def test_checkpoints_of_another_program_and_of_tomorrow(tmp_path):
     [
         (DamagedError("two\nlines\x07"), r"^f: truncated or damaged \(two lines\?\); copy"),
         (KeyError("x"), r"^f: truncated or damaged \(KeyError: 'x'\)"),
-        (MemoryError(), r"^f: truncated or damaged \(MemoryError\)"),
+        (MemoryError(), r"^f: truncated or damaged \(MemoryError: \)"),
         (RecursionError("deep"), "RecursionError: deep"),
         (ValueError("f: says what it is"), "^f: says what it is$"),
         (OSError(errno.EINVAL, "Invalid argument"), "^f: truncated or damaged"),
