@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any, Callable, NamedTuple, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence, Union
 
 import cv2
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.coco.dataset import CocoKeypoints
 from gluon_attn.coco.keypoints import check_encoding, heatmap_targets, mirror_order
 from gluon_attn.coco.parts import Array
 from gluon_attn.core.batch import PADDING, Batch
@@ -29,6 +28,9 @@ from gluon_attn.data.identity_sampler import RectangleLoader
 from gluon_attn.data.images import BadImageError
 from gluon_attn.data.loader import BufferPool
 from gluon_attn.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, planes
+
+if TYPE_CHECKING:
+    from gluon_attn.coco.dataset import CocoKeypoints
 
 MARGIN = 1.25  # of the region around a box, Simple Baselines
 STRIDE = 4  # input pixels per pixel of the heat-map
