@@ -21,8 +21,8 @@ from gluon_attn import __version__
 from gluon_attn.export import ExportError, Predictor, export_model
 from gluon_attn.export.sidecar import FORMAT_VERSION, is_export, read_sidecar, read_verified
 from gluon_attn.train import trained as load
-from model_zoo import get_model, store
-from model_zoo.names import trained_options
+from model_zoo import store
+from model_zoo.registry import get_model, trained_options
 
 logger = logging.getLogger("gluon_attn.pretrained")
 

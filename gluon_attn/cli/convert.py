@@ -6,7 +6,8 @@ import argparse
 from typing import Sequence
 
 from gluon_attn.cli import common as cli
-from model_zoo.adapters import SCHEMES, beside, convert, guess_net, read_arrays
+from model_zoo.adapters import SCHEMES, beside, guess_net, read_arrays
+from model_zoo.adapters.convert import convert
 
 # What the authors' weights expect, in units of 0 to 255.
 IMAGENET = "mean=(123.675, 116.28, 103.53) std=(58.395, 57.12, 57.375), RGB"

@@ -12,7 +12,7 @@ from gluon_attn.tasks.scores import some
 from gluon_attn.train import load_checkpoint, load_net
 from gluon_attn.train.trained import weights_of_run
 from model_zoo import MODELS, store
-from model_zoo.adapters.files import is_checkpoint
+from model_zoo.adapters.read import is_checkpoint
 from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.start")

@@ -21,8 +21,8 @@ from gluon_attn.tasks.scores import activation_of
 from gluon_attn.train import use_static_graph
 from gluon_attn.train.build import build_net, eval_preprocess
 from model_zoo import MODELS, WIDER_ATTRIBUTES, get_model, store
-from model_zoo.names import trained_options
 from model_zoo.params_io import load_into
+from model_zoo.registry import trained_options
 
 logger = logging.getLogger("gluon_attn.load")
 

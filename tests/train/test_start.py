@@ -19,7 +19,7 @@ from gluon_attn.train import build, load_checkpoint, search, start
 from gluon_attn.train import run as training
 from gluon_attn.train.run import Settings, train
 from model_zoo import get_model, store
-from model_zoo.params_io import read_arrays
+from model_zoo.adapters.read import read_arrays
 
 VALUES = {"options": {"phase1_epochs": 0, "history_start": 0, "history_weights": 2}, "epochs": 1}
 
