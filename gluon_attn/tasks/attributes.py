@@ -103,7 +103,9 @@ class LabelTask(Task):
         found = predict(
             net, loader, len(dataset), asked.ctx, progress=True, activation=self.activation
         )
-        done = self.report(found, dataset, asked._replace(figures=False), recipe.to_dict())
+        done = self.report(
+            found, dataset, asked._replace(figures=False, final=True), recipe.to_dict()
+        )
         logger.info("%s; tables in %s.{md,csv,json}", self.headline(done, dataset),
                     os.path.join(asked.out, asked.stem))  # fmt: skip
         return done
@@ -226,8 +228,7 @@ class Attributes(LabelTask):
             files += map(str, paths)
             text.append(accuracy_text(accuracy))
             result = dict(result, accuracy=accuracy)
-        arrays = dict(found._asdict(), names=np.array(dataset.names))
-        files.append(save_predictions(arrays, asked))
+        files.append(save_predictions(found._asdict(), dataset, asked))
         if asked.figures:
             start = os.path.join(asked.out, asked.stem)
             curves = pr_curves(*found, dataset.names, path=f"{start}_pr_curves.png")
@@ -251,10 +252,11 @@ def reports_accuracy(recipe: dict[str, Any], schema: Schema) -> bool:
     return asked or not schema.is_binary
 
 
-def save_predictions(arrays: dict[str, np.ndarray], asked: Asked) -> str:
+def save_predictions(arrays: dict[str, np.ndarray], dataset: Any, asked: Asked) -> str:
     """Write ``<stem>_predictions.npz`` and return its path."""
     path = os.path.join(asked.out, f"{asked.stem}_predictions.npz")
-    save_arrays(path, arrays, compress=True)
+    names = {} if asked.final else {"names": np.array(dataset.names)}
+    save_arrays(path, {**arrays, **names}, compress=True)
     return path
 
 
