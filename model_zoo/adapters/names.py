@@ -1,4 +1,4 @@
-"""From others' names to ours and back, by the tables, and which net of the zoo a file belongs to."""
+"""From others' names to ours and back by the tables; which net of the zoo a file belongs to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Params = Mapping[str, Any]  # anything with a shape, by name
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 # (units of each stage, bottleneck) -> depth
-RESNETS = {
+RESNETS: dict[Any, int] = {
     ((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50,
     ((3, 4, 23, 3), True): 101, ((3, 8, 36, 3), True): 152,
 }  # fmt: skip

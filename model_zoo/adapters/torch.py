@@ -168,9 +168,10 @@ def _read_stream(file: BinaryIO) -> tuple[Any, Arrays]:
 
 def _read_tar(file: BinaryIO) -> tuple[Any, Arrays]:
     """Return ``(value, {key: numbers})`` of the format before PyTorch 0.1.9."""
-    budget = Budget(os.fstat(file.fileno()).st_size)
+    size = os.fstat(file.fileno()).st_size
+    budget = Budget(size)
     with tarfile.open(fileobj=file, mode="r:") as archive:
-        stored = _member(archive, "storages")
+        stored = _member(archive, "storages", size)
         numbers: Arrays = {}
         storages: dict[Any, Storage] = {}
         for _ in range(_count(run(stored, budget=budget))):
@@ -179,28 +180,28 @@ def _read_tar(file: BinaryIO) -> tuple[Any, Arrays]:
             storages[key] = Storage(_format_of(kind), key, len(numbers[key]))
         for key, root, start, length in run(stored, budget=budget):
             storages[_key(key)] = Storage(storages[_key(root)].kind, root, length, start)
-        tensors, described = {}, _member(archive, "tensors")
+        tensors, described = {}, _member(archive, "tensors", size)
         for _ in range(_count(run(described, budget=budget))):
             key, storage, _ = run(described, budget=budget)
             axes, _ = struct.unpack("<ii", described.read(8))
             if not 0 <= axes <= MAX_AXES:
                 raise DamagedError(f"a tensor of {axes} axes")
             sides = struct.unpack(f"<{2 * axes + 1}q", described.read(16 * axes + 8))
-            size, stride = sides[:axes], sides[axes:-1]
-            tensors[int(key)] = Tensor(storages[_key(storage)], sides[-1], size, stride)
+            window = sides[:axes], sides[axes:-1]
+            tensors[int(key)] = Tensor(storages[_key(storage)], sides[-1], *window)
         # Containers of whole models are written as tuples.
-        value = run(_member(archive, "pickle"), lambda pid: tensors[int(pid)])
+        value = run(_member(archive, "pickle", size), lambda pid: tensors[int(pid)])
     return value, numbers
 
 
-def _member(archive: tarfile.TarFile, name: str) -> Any:
+def _member(archive: tarfile.TarFile, name: str, size: int) -> Any:
     """Return a member of a tar archive as an open file."""
     info = archive.getmember(name)
     # A sparse member has not the bytes that its length promises: zeros are made up for the rest.
     if not info.isreg() or info.issparse():
         raise DamagedError(f"'{name}' in the archive is no plain file, as PyTorch writes it")
     # Extended headers may give any length.
-    if not 0 <= info.size <= os.fstat(archive.fileobj.fileno()).st_size - info.offset_data:
+    if not 0 <= info.size <= size - info.offset_data:
         raise DamagedError(f"'{name}' is longer than the file")
     return archive.extractfile(info)
 

@@ -17,7 +17,7 @@ import collections
 import os
 import pickletools
 import sys
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple, cast
 
 import numpy as np
 
@@ -290,7 +290,7 @@ def run(
     budget = budget or Budget(reader.left)
     machine = _Machine(persistent, budget)
     try:
-        for operation, argument, _ in pickletools.genops(reader):
+        for operation, argument, _ in pickletools.genops(cast(Any, reader)):
             budget.steps -= 1
             if budget.steps < 0:
                 raise UnsafePickleError(f"has more than {MAX_STEPS} instructions")

@@ -37,11 +37,11 @@ def write_torch(arrays: Mapping[str, Any], path: PathLike) -> None:
     members: dict[str, Any] = {"data.pkl": _pickle(arrays), "byteorder": sys.byteorder.encode()}
     members.update((f"data/{i}", array) for i, array in enumerate(arrays.values()))
     members["version"] = b"3\n"
-    with atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in members.items():
                 data = data if isinstance(data, bytes) else data.tobytes()
-                archive.writestr(_member(f"{ROOT}/{name}", archive.fp.tell()), data)
+                archive.writestr(_member(f"{ROOT}/{name}", file.tell()), data)
 
 
 def _member(name: str, position: int) -> zipfile.ZipInfo:

@@ -19,7 +19,7 @@ from gluon_attn.data.synthetic.synthetic_tasks import TASKS
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
 from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, percent
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.bench.benchmark import machine
 from tools.experiments.controlled_data import make_data
 
@@ -99,7 +99,7 @@ def _run(method, seed, make_recipe, data, out, workers):
 
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
-    seconds = train_once(recipe, data, folder, workers, "test_accuracy.json")
+    seconds = train_once(recipe, data, folder, workers, result="test_accuracy.json")
     return ACCURACY.from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
 
 
