@@ -128,9 +128,11 @@ def _parse_entry(name: str, record: Any, where: str) -> WeightEntry:
 
 
 def _check_file(name: str, record: dict[str, Any], check: Check) -> None:
-    digest, file, size = (record.get(key) for key in ("sha256", "file", "size"))
-    good = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
-    check(good, f"sha256 {digest!r} is not 64 lower-case hexadecimal digits")
+    digest, file, size = str(record.get("sha256")), record.get("file"), record.get("size")
+    check(
+        re.fullmatch("[0-9a-f]{64}", digest),
+        f"sha256 {digest!r} is not 64 lower-case hexadecimal digits",
+    )
     # This also keeps a mirror from naming a file outside the store's directory.
     check(file == f"{name}-{digest[:8]}.params", f"file must be {name}-{digest[:8]}.params")
     check(_whole(size), f"size {size!r} is not a positive number of bytes")

@@ -129,22 +129,23 @@ def convert(
             also if the net cannot be guessed.
     """
     guess = guess_net(read_arrays(source, key))
-    if model is None and (guess is None or guess.model is None):
+    found = guess.options if guess else {}
+    if model is not None:
+        found = {key: value for key, value in found.items() if key == "classes"}
+    name = model or (guess.model if guess else None)
+    if name is None:
         what = f"looks like {guess.text}" if guess else "is of no net we know"
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
-    found = guess.options if guess else {}
-    known = found if model is None else {k: v for k, v in found.items() if k == "classes"}
-    model, options = model or guess.model, {**known, **(options or {})}
-    net = get_model(model, **options)
+    options = {**found, **(options or {})}
+    net = get_model(name, **options)
     net.initialize(mx.init.Zero())
     load_foreign(net, source, scheme, key=key)
     to = to or ("gluon" if str(out).endswith(".params") else "torchvision")
     save_foreign(net, out, to)
     values = _values(net)
     read = guess.scheme if guess and scheme == "auto" else scheme
-    return Converted(
-        model, options, read, to, len(values), sum(int(np.prod(v.shape)) for v in values.values())
-    )
+    numbers = sum(int(np.prod(v.shape)) for v in values.values())
+    return Converted(name, options, read, to, len(values), numbers)
 
 
 def _values(net: Any) -> dict[str, Any]:
