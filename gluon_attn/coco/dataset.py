@@ -39,7 +39,7 @@ from gluon_attn.coco.coco_layout import ImageFinder, available, coco_parts, has_
 from gluon_attn.coco.coco_names import limbs_of, mirror_pairs
 from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
 from gluon_attn.data.layout import Located, Part
 
@@ -222,7 +222,9 @@ class CocoDataset(Located, Dataset):
         """Return the CountReport; ``unit`` says what its boxes are."""
         found = self._content
         dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
-        count = SplitCount(self.split, len(self.coco.imgs), boxes, found.clipped, dropped)
+        count = SplitCount(
+            self.split, len(self.coco.imgs), boxes, clipped=found.clipped, dropped=dropped
+        )
         published = published if self.split in published else None
         expected, source = expected_counts(self.root, published)
         notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
@@ -230,7 +232,7 @@ class CocoDataset(Located, Dataset):
             notes.append(f"{self.split}: no annotations: no score can be computed on it")
         notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
-        return CountReport([count], expected, source, notes)
+        return CountReport([count], expected, source, notes=notes)
 
     def __repr__(self):
         return f"{type(self).__name__}(split={self.split!r}, samples={len(self)})"

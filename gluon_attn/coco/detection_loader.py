@@ -33,7 +33,9 @@ class DetectionLoader(Loader):
     def __init__(
         self, dataset, transform, batch_size, shuffle=False, seed=0, workers=0, last="pad"
     ):
-        super().__init__(dataset, transform, batch_size, shuffle, seed, workers, last)
+        super().__init__(
+            dataset, transform, batch_size, shuffle, seed=seed, workers=workers, last=last
+        )
         frames = [transform.frame(*dataset.size(i)) for i in range(len(dataset))]
         kinds = {frame: k for k, frame in enumerate(sorted(set(frames)))}
         self._kinds = np.array([kinds[frame] for frame in frames])

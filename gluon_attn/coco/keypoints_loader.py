@@ -6,12 +6,11 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.batch import PADDING, Batch
-from gluon_attn.data.identity_sampler import RectangleLoader
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.loader import BufferPool
+from gluon_attn.data.loader import BufferPool, Loader
 
 
-class PoseLoader(RectangleLoader):
+class PoseLoader(Loader):
     """Training batches: ``label`` are heat-maps ``(B, K, h, w)``, ``mask`` weights ``(B, K)``.
 
     Args:
@@ -77,7 +76,7 @@ class People:
         )
 
 
-class PeopleLoader(RectangleLoader):
+class PeopleLoader(Loader):
     """Evaluation batches in order, the last one padded; ``mask`` ``(B, 1)`` is 0 if not readable.
 
     Args:

@@ -48,9 +48,6 @@ def is_image_name(name: str) -> bool:
 
 class Passed:
     """What a listing passed over, counted by kind: ``3 files passed over: 2 HEIC, 1 GIF``.
-
-    Args:
-        where: The folder, named in front.
     """
 
     def __init__(self, where: object = "") -> None:

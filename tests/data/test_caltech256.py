@@ -9,7 +9,7 @@ import pytest
 from formats.tiny import write_tiny
 
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.caltech256 import draw
+from gluon_attn.data.caltech256 import choose as draw
 
 OPTIONS = {"per_class": 8, "test_per_class": 3}
 

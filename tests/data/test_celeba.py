@@ -9,7 +9,8 @@ from formats.tiny import write_tiny
 from formats.tiny_lists import CELEBA_NAMES
 
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.celeba import PUBLISHED
+from gluon_attn.data import CelebA
+PUBLISHED = CelebA.published
 
 ATTR = """5
 Bald  Young Male\x20

@@ -13,7 +13,8 @@ from formats.tiny import write_tiny
 from formats.tiny_classes import class_picture, python2_pickle
 
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.cifar import ARCHIVES
+from gluon_attn.data.cifar import CIFAR10, CIFAR100
+ARCHIVES = {form.folder: form.archive for form in CIFAR10 + CIFAR100}
 from gluon_attn.data.safe_pickle import load_pickle
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from gluon_attn.data import EvalTransform, Loader, detect_kind, open_dataset, pack, packing
-from gluon_attn.data.classification import ClassificationDataset, class_schema, official_split
-from gluon_attn.data.columns import ChosenAttributes
+from gluon_attn.data.base import ClassificationDataset, Known, OneHot, class_schema
+from gluon_attn.data.protocol import official_split
+from gluon_attn.data.views import ChosenAttributes
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.one_hot import Known, OneHot
-from gluon_attn.data.synthetic.digits_single import draw_scene, write_digits_single
-from gluon_attn.data.synthetic.garments import GARMENTS, choose
+from gluon_attn.data.synthetic.digits import draw_single as draw_scene, write_digits_single
+from gluon_attn.data.wider import GARMENTS, choose_garments as choose
 
 CLASSES = ("cat", "dog", "cow")
 

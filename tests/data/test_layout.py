@@ -8,7 +8,7 @@ import pytest
 from kinds_helpers import KINDS, fingerprints, image, rewrite
 
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, layout, open_dataset
+from gluon_attn.data import DATASETS, detect_kind, detection_order, layout, open_dataset
 from gluon_attn.data.folders import Folders
 from gluon_attn.tasks.evaluate_run import open_for_evaluation
 from gluon_attn.train import build
@@ -28,7 +28,7 @@ def test_a_data_set_is_found_where_unpacking_left_it(kind, trees, tmp_path):
         assert fingerprints(kind, parent) == plain
         assert reader.home(parent) == parent / place and reader.home(root) == root
         assert all(reader.has_split(parent, split) for split in reader.expected_splits(parent))
-        if kind in DETECTION_ORDER:
+        if kind in detection_order():
             assert detect_kind(parent) == detect_kind(root) == kind
             shutil.copytree(root, parent / "copy" / "of" / "it")  # farther away: the nearer counts
             assert detect_kind(parent) == kind or place.count("/")

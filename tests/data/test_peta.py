@@ -13,7 +13,8 @@ from scipy.io import loadmat, savemat
 
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
 from gluon_attn.data.matfile import load_mat
-from gluon_attn.data.peta import ATTRIBUTES, PUBLISHED, RATES
+from gluon_attn.data.peta import ATTRIBUTES, RATES, Peta
+PUBLISHED = Peta.published
 
 N, UNUSED = 7, ("hairShort", "accessoryKerchief")
 

@@ -10,8 +10,8 @@ import pytest
 from formats.tiny import write_tiny
 from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
 
-from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, open_dataset
-from gluon_attn.data.synthetic.synthetic_tasks import TASKS
+from gluon_attn.data import DATASETS, detect_kind, detection_order, open_dataset
+from gluon_attn.data.synthetic.people import TASKS
 
 
 @pytest.fixture
@@ -203,8 +203,8 @@ BY_NAME = {"coco", "coco_keypoints", "garments", "reid_market", "reid_duke"}
 
 
 def test_every_reader_is_looked_for_or_asked_for_by_name():
-    assert set(DETECTION_ORDER) == set(DATASETS.names()) - BY_NAME
-    assert len(set(DETECTION_ORDER)) == len(DETECTION_ORDER)
+    assert set(detection_order()) == set(DATASETS.names()) - BY_NAME
+    assert len(set(detection_order())) == len(detection_order())
 
 
 # -- single-label data ---------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from test_peta import cell
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
-from gluon_attn.data.reid_tables import DUKE, MARKET, POSITIVE
+from gluon_attn.data.reid import DUKE, MARKET, POSITIVE
 
 MARKET_FIELDS = (
     "age backpack bag handbag downblack downblue downbrown downgray downgreen downpink downpurple "

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from process_helpers import run_python
 
-from gluon_attn.data.synthetic import generate
+from gluon_attn.data.synthetic import drawing as generate
 from gluon_attn.data.synthetic.pedestrian import (
     ATTRIBUTES,
     LOWERS,
@@ -23,7 +23,7 @@ from gluon_attn.data.synthetic.pedestrian import (
     sample_look,
 )
 from gluon_attn.data.synthetic.people import SCENES, draw_scene, write_synthetic
-from gluon_attn.data.synthetic.population import RATES, Population, fit_table, truth_rate
+from gluon_attn.data.synthetic.pedestrian import RATES, Population, fit_table, truth_rate
 
 COUNTS = {"train": 24, "val": 4, "test": 6}
 # Copied from the published annotation files, not from the code under test

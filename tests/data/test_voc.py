@@ -9,7 +9,8 @@ from formats.tiny import write_tiny
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.voc import CLASSES, PUBLISHED, PUBLISHED_2007
+from gluon_attn.data.voc import CLASSES, Voc, Voc2007
+PUBLISHED, PUBLISHED_2007 = Voc.published, Voc2007.published
 
 IDS = ["2008_000008", "2008_000015", "2009_000001"]
 

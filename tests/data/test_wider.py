@@ -11,8 +11,9 @@ import pytest
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import DATASETS, BadImageError, detect_kind, open_dataset
-from gluon_attn.data.counts import PUBLISHED, VAA_WEIGHTS, CountReport
-from gluon_attn.data.wider import ATTRIBUTES, clip_box
+from gluon_attn.data.published_sizes import CountReport
+from gluon_attn.data.wider import ATTRIBUTES, VAA_WEIGHTS, WiderAttribute, clip_box
+PUBLISHED = WiderAttribute.published
 
 A = len(ATTRIBUTES)
 ORDER = {str(i): name for i, name in enumerate(ATTRIBUTES)}

@@ -16,7 +16,7 @@ import numpy as np
 
 from gluon_attn.core.files import write_json
 from gluon_attn.core.registry import Registry
-from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image
+from gluon_attn.data.synthetic.drawing import claim_folder, release_folder, write_image
 
 IMAGES = {"train": 24, "val": 8, "test": 16}
 LEVELS = {1: 215, -1: 40, 0: 128}  # grey of a cell

@@ -19,7 +19,7 @@ from formats.tiny import TINY
 from gluon_attn.coco.coco_names import CATEGORIES, KEYPOINTS, SKELETON
 from gluon_attn.core.files import write_json
 from gluon_attn.data.synthetic.drawing import ellipse, rect
-from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image
+from gluon_attn.data.synthetic.drawing import claim_folder, release_folder, write_image
 
 IMAGES = {"train2017": 8, "val2017": 4}
 SIZE = (96, 128)  # height and width

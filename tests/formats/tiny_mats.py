@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from formats.tiny import TINY, picture, random_labels, write_lines, write_picture
-from gluon_attn.data import peta, peta_folders
-from gluon_attn.data.reid_tables import DUKE, MARKET
+from gluon_attn.data import peta
+from gluon_attn.data.reid import DUKE, MARKET
 
 RAP_NAMES = (
     "Femal AgeLess16 Age17-30 Age31-45 BodyFat BodyNormal BodyThin Customer Clerk hs-BaldHead "
@@ -84,7 +84,7 @@ def write_peta(
 
 def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator) -> dict:
     """Write the ten sub-sets, two images of a person except in CUHK; return their counts."""
-    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta_folders.SUBSETS}
+    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta.SUBSETS}
     for k, subset in enumerate(np.resize(list(found), len(labels))):
         number = len(found[subset])
         row = labels[k] if subset == "CUHK" or number % 2 == 0 else found[subset][-1][1]

@@ -19,7 +19,7 @@ import numpy as np
 
 from formats.tiny import TINY, write_picture
 from gluon_attn.data.synthetic.pedestrian import draw_person, sample_look
-from gluon_attn.data.synthetic.population import Population
+from gluon_attn.data.synthetic.pedestrian import Population
 from gluon_attn.data.synthetic.scenery import paint_background
 
 SIZE = (128, 64)  # height and width, those of Market-1501

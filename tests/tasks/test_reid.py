@@ -19,9 +19,9 @@ import model_zoo.factories_reid  # noqa: F401  (registers its models)
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.data import BadImageError, open_dataset, prepare  # noqa: F401
-from gluon_attn.data.identity_sampler import IdentityLoader, IdentitySampler, RectangleLoader
+from gluon_attn.data.loader import IdentityLoader, IdentitySampler, Loader
 from gluon_attn.data.reid import DUKE, MARKET, choose_queries
-from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.data.transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.preprocess import Preprocess
 from gluon_attn.export.sidecar import input_entry
@@ -257,7 +257,7 @@ def test_bad_batches_are_refused():
 
 def identity_loader(people, workers=0):
     data = open_dataset(people, "trainval", kind="reid_market")
-    return IdentityLoader(data, ReidTrainTransform((32, 16), erase=0.5), 3, 4, 7, workers)
+    return IdentityLoader(data, ReidTrainTransform((32, 16), erase=0.5), 3, 4, seed=7, workers=workers)
 
 
 def test_batches_do_not_depend_on_workers_and_can_be_resumed(people):
@@ -561,7 +561,7 @@ def test_preprocessing_of_an_export_is_that_of_the_evaluation(people):
 def test_embeddings_are_in_the_order_of_the_data(people):
     recipe, data, net, _ = parts(people)
     loader = reid.eval_loader((32, 16), recipe.mean, recipe.std, data["val"], 3, 0)
-    assert isinstance(loader, RectangleLoader)
+    assert isinstance(loader, Loader)
     features, seen = reid.embed(net, loader, len(data["val"]), mx.cpu())
     transform = ReidEvalTransform((32, 16), recipe.mean, recipe.std)
     images = np.stack([transform(data["val"].read(i)) for i in range(len(data["val"]))])

@@ -11,30 +11,41 @@ Class frequencies are long-tailed: digit ``k`` (the order is shuffled by ``seed`
 odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed versions of balanced sets
 (Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
 is ``RATIO`` times as likely as the rarest.
+
+``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly one
+handwritten digit, of a class drawn evenly, among two to five distractors (wavy lines, hatching,
+crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
+``classes.txt`` (zero to nine). Where the digit is, is not said; a classifier has to find it.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from gluon_attn.core.files import write_bytes, write_json
-from gluon_attn.data.synthetic.drawing import Canvas, ellipse, random_colour, rect, stripes
-from gluon_attn.data.synthetic.generate import (
+from gluon_attn.data.synthetic.drawing import (
+    SPLITS,
+    Canvas,
+    check_images,
     claim_folder,
     draw_all,
+    ellipse,
+    random_colour,
+    rect,
     release_folder,
+    stripes,
     write_image,
-)  # fmt: skip
+)
 
 VERSION = 1
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPLITS = ("train", "val", "test")
 CUTS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
-IMAGES = {"train": 2000, "val": 400, "test": 600}
+IMAGES = dict.fromkeys(("digits", "digits_single"), {"train": 2000, "val": 400, "test": 600})
 RATIO = 20.0
 SIDE = 128
 _digits = None
@@ -68,7 +79,9 @@ def write_digits(
         ValueError: If ``images``, ``seed`` or ``unspecified`` is invalid.
         ImportError: If scikit-learn is missing.
     """
-    images, started = check_images(images, seed, unspecified), time.perf_counter()
+    images, started = check_images(images or IMAGES["digits"], seed), time.perf_counter()
+    if not 0.0 <= unspecified < 1.0:
+        raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
     load_samples()
     root = Path(root)
     outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
@@ -90,21 +103,6 @@ def write_digits(
     release_folder(root)
     rates = dict(zip(NAMES, (labels == 1).mean(0).tolist()))
     return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
-
-
-def check_images(images, seed, unspecified):
-    """Return images per split as plain numbers, refusing what no data set can be made of."""
-    images = dict(IMAGES if images is None else images)
-    if sorted(images) != sorted(SPLITS):
-        raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
-    for split, count in images.items():
-        if not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"images[{split!r}]={count!r}: a whole number >= 1 is needed")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: a whole number >= 0 is needed")
-    if not 0.0 <= unspecified < 1.0:
-        raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
-    return {split: int(images[split]) for split in SPLITS}
 
 
 def class_odds(seed):
@@ -260,3 +258,94 @@ def scan(rgb, rng):
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.9))
     grain = rng.normal(0, rng.uniform(1, 8), (SIDE, SIDE, 1)).astype(np.float32)
     return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+SIZES = (26.0, 50.0)  # of the digit, in pixels of a page of 128
+SMALL_SIZES = (64.0, 88.0)  # the same where the page shrinks to fewer than 64 pixels
+DISTRACTORS = (2, 5)
+
+
+def write_digits_single(
+    root, images=None, seed=0, overwrite=False, workers=1, progress=True, side=SIDE
+):
+    """Draw the data set and write it, one folder per class; lists of classes are written last.
+
+    Args:
+        root: Folder to write to.
+        images: Number of images per split; missing splits take ``IMAGES``.
+        seed: Integer >= 0.
+        overwrite: Whether to replace a finished data set of this generator.
+        workers: Processes; see ``draw_all``.
+        progress: Whether to show a progress bar on a terminal.
+        side: Side of the pictures, 16 to 128 pixels. Below 64 the digit fills half to two thirds
+            of the page, so that 32 pixels still show it.
+
+    Returns:
+        A report: ``expected`` images per split, ``seconds``.
+
+    Raises:
+        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
+            that this generator did not write.
+        ValueError: If ``images``, ``seed`` or ``side`` is invalid.
+        ImportError: If scikit-learn is missing.
+    """
+    started = time.perf_counter()
+    images = check_images(dict(IMAGES["digits_single"], **(images or {})), seed)
+    if not isinstance(side, int) or not 16 <= side <= SIDE:
+        raise ValueError(f"side={side!r}: a whole number from 16 to {SIDE} is needed")
+    load_samples()
+    root = Path(root)
+    outputs = (*SPLITS, "classes.txt", "SYNTHETIC.json")
+    claim_folder(root, "digits_single", outputs, "SYNTHETIC.json", overwrite)
+    jobs = [(str(root), seed, s, n, side) for s in SPLITS for n in range(images[s])]
+    for _ in draw_all(_write_single, jobs, workers, progress, "composing digits"):
+        pass
+    write_bytes(root / "classes.txt", ("\n".join(NAMES) + "\n").encode())
+    summary = {
+        "generator": "digits_single", "version": VERSION, "seed": seed, "side": side,
+        "expected": {split: {"images": images[split]} for split in SPLITS},
+    }  # fmt: skip
+    write_json(root / "SYNTHETIC.json", summary, indent=2)
+    release_folder(root)
+    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+
+
+def _write_single(job):
+    root, seed, split, number, side = job
+    rng = np.random.default_rng([seed, 20 + SPLITS.index(split), number])
+    # Classes in turn, in an order of their own: as even as a number of pictures allows.
+    order = np.random.default_rng([seed, 30 + SPLITS.index(split), number // 10]).permutation(10)
+    digit = int(order[number % 10])
+    picture, _ = draw_single(rng, split_samples(split), digit, side)
+    write_image(Path(root) / split / NAMES[digit] / f"{number:05d}.jpg", picture,
+                rng.integers(80, 96))  # fmt: skip
+
+
+def draw_single(rng, samples, digit, side=SIDE):
+    """Compose one scene.
+
+    Args:
+        rng: NumPy Generator.
+        samples: Indices of the handwritten samples that may be used.
+        digit: Its class, 0 to 9.
+        side: Side of the picture in pixels.
+
+    Returns:
+        ``picture`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size
+        ``(x, y, size)`` in pixels of the picture.
+    """
+    pictures, targets = load_samples()
+    paper = random_colour(rng, 165, 250, 0.5)
+    canvas = Canvas(SIDE, SIDE)
+    draw_paper(canvas, rng, paper)
+    for _ in range(rng.integers(DISTRACTORS[0], DISTRACTORS[1] + 1)):
+        draw_scribble(canvas, rng, random_ink(rng))
+    size = rng.uniform(*(SIZES if side >= SIDE // 2 else SMALL_SIZES))
+    place = rng.uniform(size * 0.5, SIDE - size * 0.5, 2)
+    sample = rng.choice(samples[targets[samples] == digit])
+    write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
+    picture = scan(canvas.image(), rng)
+    if side != SIDE:
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    scale = side / SIDE
+    return picture, (place[0] * scale, place[1] * scale, size * scale)

@@ -8,6 +8,10 @@ Labels are 1 positive, -1 negative, 0 unspecified. A label becomes unspecified w
 shows it is hidden behind someone, behind an object or outside the picture; "Male" also for some
 people who are small or seen from behind. Hidden legs are recorded as negative half of
 the time: real annotators do either (an assumption, as are the shares).
+
+``write_tasks`` packs the same people with tasks of clearly different difficulty, data for AWMT:
+real imbalance (rates as in WIDER-Attribute), small and large details, and labels of which a share
+is wrong in the training and validation splits. The test split keeps its true labels.
 """
 
 from __future__ import annotations
@@ -15,26 +19,43 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 import cv2
 import numpy as np
 
+from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.files import write_json
-from gluon_attn.data.synthetic.drawing import ellipse
-from gluon_attn.data.synthetic.generate import (
+from gluon_attn.data.base import DATASETS
+from gluon_attn.data.packing import pack
+from gluon_attn.data.synthetic.drawing import (
+    SPLITS,
+    Canvas,
+    check_images,
     claim_folder,
     draw_all,
+    ellipse,
     release_folder,
     write_image,
-)  # fmt: skip
-from gluon_attn.data.synthetic.pedestrian import ATTRIBUTES, draw_person, sample_look
-from gluon_attn.data.synthetic.population import Population
+)
+from gluon_attn.data.synthetic.pedestrian import (
+    ATTRIBUTES,
+    Outfit,
+    Population,
+    draw_person,
+    sample_look,
+)
 from gluon_attn.data.synthetic.scenery import paint_background, paint_occluder
+from gluon_attn.data.views import ChosenAttributes
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
-SPLITS = ("train", "val", "test")
 OUTPUTS = ("Anno", "Image", "SYNTHETIC.json")  # what the folder of a finished data set holds
-IMAGES = {"train": 1000, "val": 200, "test": 300}
+IMAGES = {  # of each generator, by default
+    "synthetic": {"train": 1000, "val": 200, "test": 300},
+    "tasks": {"train": 500, "val": 150, "test": 300},
+}
 # The 30 scenes of WIDER-Attribute keep the numbers they have among the 61 events of WIDER
 SCENES = {
     0: "Parade", 1: "Handshaking", 3: "Riot", 4: "Dancing", 6: "Funeral", 7: "Cheering",
@@ -62,7 +83,6 @@ PART = {
 LOWER = ("shorts", "jeans", "longPants", "skirt")
 _population = None
 
-log = logging.getLogger(__name__)
 
 
 def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, progress=True):
@@ -93,7 +113,7 @@ def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, pr
             that this generator did not write.
         ValueError: If ``images`` or ``seed`` is invalid.
     """
-    images = _check(images, seed)
+    images = check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
     claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite)
     jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
@@ -111,20 +131,8 @@ def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, pr
     release_folder(root)
     report = dict(summary, root=str(root), seconds=time.perf_counter() - started)
     report.update(_rates(records))
-    log.info("%s: %s in %.0f s", root, expected, report["seconds"])
+    logger.info("%s: %s in %.0f s", root, expected, report["seconds"])
     return report
-
-
-def _check(images, seed):
-    images = dict(IMAGES if images is None else images)
-    if sorted(images) != sorted(SPLITS):
-        raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
-    for split, count in images.items():
-        if not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"images[{split!r}]={count!r}: a whole number >= 1 is needed")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: a whole number >= 0 is needed")
-    return {split: int(images[split]) for split in SPLITS}
 
 
 def _write_annotation(root, part, records):
@@ -326,3 +334,76 @@ def _photograph(rgb, rng):
     grain = rng.standard_normal((height, width, 1), np.float32)
     picture += grain * np.float32(rng.uniform(0.5, 5))
     return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+
+
+# Task and share of flipped labels in train and val, in the data set's order. Positives: from 10 %
+# (skirt) to 55 % (Male); a logo is a few pixels wide, a sleeve is not.
+TASKS = {"Male": 0.2, "Hat": 0.1, "longSleeve": 0.0, "skirt": 0.0, "logo": 0.0}
+TASK_SIZE = 56  # pixels of the packed people
+
+
+def write_tasks(root, images=None, seed=0, workers=None, overwrite=False, progress=True):
+    """Draw people, choose their tasks, flip labels and pack; ``root`` is then a packed data set.
+
+    Args:
+        root: Folder to write to; the scenes stay in ``root/scenes``, with all attributes and true
+            labels.
+        images: Scenes per split; missing splits take ``IMAGES["tasks"]``.
+        seed: Integer >= 0, of pictures and of flipped labels.
+        workers: Processes; see :func:`gluon_attn.data.synthetic.people.write_synthetic`.
+        overwrite: Whether to replace a finished data set of this generator.
+        progress: Whether to show progress bars on a terminal.
+
+    Returns:
+        A report: ``expected`` (per split: images and people), ``seconds``.
+
+    Raises:
+        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
+            that this generator did not write.
+        ValueError: If ``images`` or ``seed`` is invalid.
+    """
+    root, started = Path(root), time.perf_counter()
+    packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
+    claim_folder(root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite)
+    scenes = root / "scenes"
+    images = dict(IMAGES["tasks"], **(images or {}))
+    expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
+    for split in SPLITS:
+        pack_split(scenes, split, root, seed, progress)
+    summary = {
+        "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
+        "expected": expected,
+    }  # fmt: skip
+    write_json(root / "SYNTHETIC.json", summary, indent=2)
+    release_folder(root)
+    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+
+
+def pack_split(scenes, split, root, seed=0, progress=True):
+    """Pack the tasks of the people of one split, their labels flipped but in the test split.
+
+    Args:
+        scenes: Folder of a WIDER-Attribute tree.
+        split: One of ``SPLITS``.
+        root: Folder of the packed splits.
+        seed: Integer >= 0, of the flipped labels.
+        progress: Whether to show a progress bar on a terminal.
+    """
+    people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
+    people = ChosenAttributes(people, list(TASKS))
+    if split != "test":
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        people.raw = flip_labels(people.raw, people.names, rng)
+    pack(people, Path(root) / split, size=TASK_SIZE, train_size=TASK_SIZE - 2, progress=progress)
+
+
+def flip_labels(raw, names, rng):
+    """Return raw labels of which each attribute's share in ``TASKS`` has changed sign.
+
+    Args:
+        raw: ``(n, len(names))`` int8: 1, -1, or 0 where nothing is known, which stays.
+        names: Attributes of the columns.
+        rng: NumPy Generator.
+    """
+    share = np.array([TASKS[name] for name in names])
+    return np.where(rng.random(raw.shape) < share, -raw, raw).astype(raw.dtype)

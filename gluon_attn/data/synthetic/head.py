@@ -6,9 +6,12 @@ bob and long hair.
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import numpy as np
 
 from gluon_attn.data.synthetic.drawing import capsule, ellipse, rect, spline
+from gluon_attn.data.synthetic.figure import Figure
 
 CENTRE = 0.085  # height of the middle of the head
 RX = 0.059  # half its width
