@@ -39,9 +39,9 @@ from gluon_attn.coco.coco_layout import ImageFinder, available, coco_parts, has_
 from gluon_attn.coco.coco_names import limbs_of, mirror_pairs
 from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
 from gluon_attn.data.layout import Located, Part
+from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts
 
 logger = logging.getLogger(__name__)
 

@@ -177,7 +177,8 @@ class AttributeDataset(Located, Dataset):
             )
         self.split = split
         self._one_hot = isinstance(raw, OneHot)
-        self.raw = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        table: Any = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        self.raw = table
         self.sample_ids = list(sample_ids)
         self.policy = LabelPolicy() if policy is None else policy
         self.on_bad_image = check_policy(on_bad_image)
@@ -410,6 +411,7 @@ class Reader(AttributeDataset):
 
     title = ""  # for messages
     published: Mapping[Any, Mapping[str, int]] = {}  # ``{split: {'images': n, 'boxes': n, ...}}``
+    compared = True  # whether counts are compared with these or with SYNTHETIC.json
     train_policy = "negative"  # what unspecified labels are in training unless a policy is given
 
     def __init_subclass__(cls) -> None:
@@ -418,7 +420,7 @@ class Reader(AttributeDataset):
         own = list(inspect.signature(Reader.__init__).parameters.values())[1:5]
         settings = list(inspect.signature(cls.samples).parameters.values())[3:]
         settings = [p for p in settings if p.kind is not p.VAR_KEYWORD]
-        cls.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]  # read by inspect
+        cls.__signature__ = inspect.Signature([*own, *settings])
 
     def __init__(
         self,
@@ -446,9 +448,8 @@ class Reader(AttributeDataset):
             schema=samples.schema,
         )
         self.images = ImageFolder(samples.folder or self.root, self.sample_ids[0])
-        expected, source = expected_counts(
-            self.root, self.published if samples.published is None else samples.published
-        )
+        published = self.published if samples.published is None else samples.published
+        expected, source = expected_counts(self.root, published) if self.compared else ({}, None)
         self.report = CountReport(
             samples.counts or [SplitCount(split, len(self))],
             expected,

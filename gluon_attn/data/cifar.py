@@ -33,7 +33,7 @@ import contextlib
 import re
 import tarfile
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -65,11 +65,11 @@ class Form(NamedTuple):
 
     folder: str
     archive: str
-    training: Tuple[str, ...]
+    training: tuple[str, ...]
     test: str
     names: str
     labels: Any
-    key: Union[str, None] = None
+    key: str | None = None
 
 
 BATCHES = tuple(f"data_batch_{k}" for k in range(1, 6))
@@ -98,7 +98,7 @@ class Cifar(Reader, ClassificationDataset):
         form: The :class:`Form` that was found.
     """
 
-    forms: Tuple[Form, ...] = ()
+    forms: tuple[Form, ...] = ()
     count = 0  # classes
     valid = SPLITS
     published = {"trainval": {"images": 50000}, "test": {"images": 10000}}
@@ -123,9 +123,7 @@ class Cifar(Reader, ClassificationDataset):
         paths = {part.name: place / part.name for part in there}
         return Found(home, paths, [part for part in parts if part not in there], parts, Path(root))
 
-    def samples(
-        self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0
-    ) -> Samples:
+    def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         self.form, place = _find(self.root, self.forms) or (self.forms[0], self.root)
         with _opened(place, self.form.folder) as read:
             names = _names(read(self.form.names), place / self.form.names, self.form)
@@ -246,10 +244,10 @@ def _names(data: bytes, place: Path, form: Form) -> list[str]:
     return names
 
 
-def _batch(
-    data: bytes, place: Path, form: Form, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _batch(data: bytes, place: Path, form: Form, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(N, 3072)`` uint8 and ``(N,)`` class numbers of one file."""
+    pixels: Any
+    targets: Any
     if form.key is None:
         before, column = form.labels
         width = before + PIXELS
@@ -323,7 +321,7 @@ def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict
 
 
 def _png_labels(path: Path, last: int) -> np.ndarray:
-    """Return the class numbers of a label file, ``(N,)`` uint8, of at least batches 0 to ``last``."""
+    """Return the class numbers of a label file, ``(N,)`` uint8, up to batch ``last`` or more."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it holds the labels of all batches")
     found = re.search(r"labels\s*=\s*\[([\d,\s]*)\]", read_text(path))

@@ -91,9 +91,7 @@ class ClothingCoParsing(Reader):
         halves = [folder_part(f"annotations/{kind}") for kind in HALVES]
         return (file_part("label_list.mat"), *halves, folder_part("photos"))
 
-    def samples(
-        self, found: Found, split: str, seed: int = 0, annotation: str = "all"
-    ) -> Samples:
+    def samples(self, found: Found, split: str, seed: int = 0, annotation: str = "all") -> Samples:
         if annotation not in ("all", *HALVES):
             raise ValueError(f"annotation={annotation!r}: valid are all, {', '.join(HALVES)}")
         self.tags = read_tags(self.root)

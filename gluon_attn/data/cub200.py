@@ -56,9 +56,7 @@ class Cub200(Reader, ClassificationDataset):
         lists = (file_part(name, name, f"{PLACE}/{name}") for name in LISTS)
         return (*lists, folder_part("images", "images", f"{PLACE}/images", images=True))
 
-    def samples(
-        self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0
-    ) -> Samples:
+    def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         folder = found.paths[LISTS[0]].parent
         paths, labels, marks, names = (
             _read_list(folder / name, kind) for name, kind in zip(LISTS, (str, int, int, str))
@@ -109,5 +107,5 @@ def _check(
     if wrong:
         meaning = "1 (training) and 0 (test)" if most == 1 else f"{least} to {most}"
         raise ValueError(
-            f"{path}: image {wrong[0]} has {table[wrong[0]]}; valid are {meaning}"
+            f"{path}: image {wrong[0]} is marked {table[wrong[0]]}; valid are {meaning}"
         )

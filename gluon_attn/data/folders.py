@@ -27,7 +27,7 @@ from gluon_attn.data.base import (
     Samples,
     class_schema,
 )
-from gluon_attn.data.layout import Found, Part
+from gluon_attn.data.layout import Found, Part, PathLike
 from gluon_attn.data.scan import (
     SHOWN,
     SUFFIXES,
@@ -61,7 +61,7 @@ class Folders(Reader, ClassificationDataset):
         return (Part(f"{split}/", ALIASES.get(split, (split,)), _has_classes),)
 
     @classmethod
-    def require(cls, root: Path, split: str, **options: object) -> Found:
+    def require(cls, root: PathLike, split: str, **options: object) -> Found:
         found = cls.locate(root, split)
         places = [found.home / place for place in ALIASES.get(split, (split,))]
         folder = next(filter(Path.is_dir, places), None)
@@ -93,7 +93,9 @@ class Folders(Reader, ClassificationDataset):
 
     def remarks(self, source: str | None) -> list[str]:
         known = {name for names in ALIASES.values() for name in names} | {self.split}
-        others = [n for n in subfolders(self.root) if n not in known and _has_classes(self.root / n)]
+        others = [
+            n for n in subfolders(self.root) if n not in known and _has_classes(self.root / n)
+        ]
         note = f"not read: {', '.join(f'{n}/' for n in others)} (--splits NAME reads such a folder)"
         return [self.class_note(), *([note] if others and self.split == "train" else [])]
 

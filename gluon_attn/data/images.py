@@ -148,9 +148,7 @@ def resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
     return resize(image, max(side, round(columns * scale)), max(side, round(rows * scale)))
 
 
-def _named(
-    path: PathLike, sample_id: str, function: Callable[..., Any], *arguments: object
-) -> Any:
+def _named(path: PathLike, sample_id: str, function: Callable[..., Any], *arguments: object) -> Any:
     """Return ``function(*arguments)``; what it says of the image gets file and sample."""
     try:
         return function(*arguments)

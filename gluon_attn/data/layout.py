@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Tuple, Union
+from typing import Any, Callable, Iterator, NamedTuple
 
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.data.scan import PathLike, subfolders
@@ -35,11 +35,11 @@ class Part(NamedTuple):
     """
 
     name: str
-    places: Tuple[str, ...]
+    places: tuple[str, ...]
     fits: Callable[[Path], bool] = Path.exists
     apart: bool = False
     images: bool = False
-    option: Union[str, None] = None
+    option: str | None = None
 
 
 def folder_part(name: str, *places: str, **options: Any) -> Part:
@@ -66,7 +66,7 @@ class Found(NamedTuple):
     home: Path
     paths: dict
     missing: list
-    parts: Tuple[Part, ...]
+    parts: tuple[Part, ...]
     root: Path
 
     def path(self, part: Part) -> Path:
@@ -82,12 +82,12 @@ class Located:
     """What all readers have: their parts, and from them where a data set is."""
 
     looks_for = "(nothing: abstract)"
-    splits: Tuple[str, ...] = ("train", "val", "test")  # what tools check and pack if it is there
-    optional: Tuple[str, ...] = ()  # those of ``splits`` that not every complete copy has
-    valid: Union[Tuple[str, ...], None] = None  # all splits that can be opened; None: any name
+    splits: tuple[str, ...] = ("train", "val", "test")  # what tools check and pack if it is there
+    optional: tuple[str, ...] = ()  # those of ``splits`` that not every complete copy has
+    valid: tuple[str, ...] | None = None  # all splits that can be opened; None: any name
     # Place in the order in which kinds are recognised; None: only read when it is asked for.
-    detection: Union[float, None] = None
-    settings: Tuple[str, ...] = ()  # those that the command line offers
+    detection: float | None = None
+    settings: tuple[str, ...] = ()  # those that the command line offers
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

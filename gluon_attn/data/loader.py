@@ -24,7 +24,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Deque, Iterable, Iterator, List, Tuple
+from typing import Any, Iterable, Iterator, Tuple
 
 import cv2
 import mxnet as mx
@@ -86,7 +86,7 @@ class Loader:
                 f"{len(dataset)} samples do not fill one batch of {batch_size}; use a smaller "
                 "batch or last='pad'"
             )
-        self.dataset = CachedDataset(dataset, transform.resize) if cache else dataset
+        self.dataset: Any = CachedDataset(dataset, transform.resize) if cache else dataset
         self.transform, self.batch_size = transform, int(batch_size)
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
         self.ctx = mx.cpu() if ctx is None else ctx
@@ -128,14 +128,14 @@ class Loader:
         jobs = self.jobs(self.epoch)
         for batch in self._ahead(jobs) if self.workers else (self._make(*job) for job in jobs):
             if self.ctx != mx.cpu():
-                batch = Batch(*(a.as_in_context(self.ctx) for a in batch[:3]), batch.index)
+                batch = Batch._make([*(a.as_in_context(self.ctx) for a in batch[:3]), batch.index])
             yield batch
 
     def _ahead(self, jobs: Iterable[Job]) -> Iterator[Batch]:
         """Yield the batches of ``jobs`` in order, up to two per worker being made ahead."""
         cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
         pool = ThreadPoolExecutor(self.workers, "loader", _give_way)
-        pending: Deque[Any] = collections.deque()
+        pending: collections.deque[Any] = collections.deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(self._make, *job))
@@ -164,7 +164,8 @@ class Loader:
                 sample = (*self.dataset[i][:3], None)
             image, labels[row], masks[row], corner = sample
             self.transform(image, random, images[row], corner)
-        return Batch(self._buffers.wrap(images), *map(mx.nd.from_numpy, (labels, masks)), index)
+        label, mask = mx.nd.from_numpy(labels), mx.nd.from_numpy(masks)
+        return Batch(self._buffers.wrap(images), label, mask, index)
 
 
 class BufferPool:
@@ -182,7 +183,9 @@ class BufferPool:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._free: Deque[np.ndarray] = collections.deque()  # its append and pop are atomic
+        self._free: collections.deque[np.ndarray] = (
+            collections.deque()
+        )  # its append and pop are atomic
 
     def take(self) -> np.ndarray:
         """Return a float32 array with arbitrary contents."""
@@ -232,7 +235,7 @@ class IdentitySampler:
             )
         order = np.argsort(targets, kind="stable")
         _, starts = np.unique(targets[order], return_index=True)
-        self._images: List[np.ndarray] = np.split(order, starts[1:])
+        self._images: list[np.ndarray] = np.split(order, starts[1:])
         if len(self._images) < identities:
             raise ValueError(
                 f"the data show {len(self._images)} identities, a batch wants {identities}; use "

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +50,9 @@ _OLD_NUMBERS = ("f8", "f4", "i4", "i2", "u2", "u1")
 
 
 class Unread:
-    """Stands for a value of a kind that is not read.
+    """Stands for a value of a kind that is not read."""
 
-    Args:
-        kind: In words.
-    """
-
-    def __init__(self, kind: str):
+    def __init__(self, kind: str) -> None:
         self.kind = kind
 
 
@@ -111,7 +107,7 @@ def _read_5(data: bytes) -> list:
 class _Budget:
     """How many bytes may still be taken."""
 
-    def __init__(self, left: int):
+    def __init__(self, left: int) -> None:
         self.left = left
 
     def take(self, count: int) -> None:
@@ -129,16 +125,9 @@ class _Budget:
 
 
 class _Elements:
-    """The elements of a file of version 5, one after another.
+    """The elements of a file of version 5, or of a packed part of it, from ``at`` on."""
 
-    Args:
-        data: The file, or a part of it that was packed.
-        order: Byte order, as ``struct`` calls it.
-        budget: Shared by all parts.
-        at: Where the next element begins.
-    """
-
-    def __init__(self, data: bytes, order: str, budget: _Budget, at: int = 0):
+    def __init__(self, data: bytes, order: str, budget: _Budget, at: int = 0) -> None:
         self.data, self.order, self.budget, self.at = data, order, budget, at
         self._tag = struct.Struct(f"{order}2I").unpack_from
         self._head = struct.Struct(f"{order}10I").unpack_from
@@ -146,8 +135,7 @@ class _Elements:
     def next(self, end: int) -> tuple:
         """Return ``(type, start, end)`` of the element here, and go behind it.
 
-        Args:
-            end: Of the element around it.
+        ``end`` is that of the element around it.
         """
         at = self.at
         if end - at < 8:
@@ -320,33 +308,29 @@ def _read_4(data: bytes) -> list:
 
 
 class Node:
-    """A value inside a MATLAB file.
-
-    Args:
-        value: What :func:`gluon_attn.data.mat_reader.read_mat` returned for it.
-        place: Where it is, for messages.
+    """A value inside a MATLAB file, and where it is, for messages.
 
     Every method raises ValueError, naming the place, if the value is of another kind.
     """
 
-    def __init__(self, value, place):
+    def __init__(self, value: Any, place: str) -> None:
         self.value, self.place = value, place
 
-    def error(self, message):
+    def error(self, message: str) -> ValueError:
         """Return the ValueError that says ``message`` about this place."""
         return ValueError(f"{self.place}: {message}")
 
     @property
-    def is_cell(self):
+    def is_cell(self) -> bool:
         """Whether it is a cell array."""
         return isinstance(self.value, np.ndarray) and self.value.dtype == object
 
     @property
-    def fields(self):
-        """The field names of a struct, a tuple; empty for anything else."""
+    def fields(self) -> tuple[str, ...]:
+        """The field names of a struct; empty for anything else."""
         return getattr(getattr(self.value, "dtype", None), "names", None) or ()
 
-    def field(self, key):
+    def field(self, key: str | int) -> Node:
         """Return a field of a 1 x 1 struct, by name or, from 0, by position."""
         names = self.fields
         if not names or np.size(self.value) != 1:
@@ -359,27 +343,26 @@ class Node:
             raise self.error(f"field '{key}' is missing; has {', '.join(names)}")
         return Node(np.ravel(self.value)[0][key], f"{self.place}.{key}")
 
-    def cells(self):
+    def cells(self) -> list[Node]:
         """Return the elements of a cell array (or of an array of structs), column by column."""
         if not self.is_cell and not (self.fields and isinstance(self.value, np.ndarray)):
             raise self.error(f"expected a cell array, found {self.kind()}")
-        return [
-            Node(item, f"{self.place}{{{k}}}") for k, item in enumerate(self.value.ravel("F"), 1)
-        ]
+        items = enumerate(self.value.ravel("F"), 1)
+        return [Node(item, f"{self.place}{{{k}}}") for k, item in items]
 
-    def strings(self):
-        """Return the texts of a cell array of texts, or the rows of a char array, a list."""
+    def strings(self) -> list[str]:
+        """Return the texts of a cell array of texts, or the rows of a char array."""
         if isinstance(self.value, np.ndarray) and self.value.dtype.kind == "U":
             return [str(text).strip() for text in self.value.ravel("F")]
         return [cell.text() for cell in self.cells()]
 
-    def text(self):
+    def text(self) -> str:
         """Return a single text."""
         if np.size(self.value) == 1 and getattr(self.value, "dtype", np.dtype("O")).kind == "U":
             return str(np.ravel(self.value)[0]).strip()
         raise self.error(f"expected a text, found {self.kind()}")
 
-    def matrix(self):
+    def matrix(self) -> np.ndarray:
         """Return a two-dimensional array of whole numbers, int64."""
         value = self.value
         numeric = isinstance(value, np.ndarray) and value.dtype.kind in "buif"
@@ -394,14 +377,14 @@ class Node:
             )
         return whole
 
-    def vector(self):
+    def vector(self) -> np.ndarray:
         """Return the numbers of a row or a column, int64 ``(N,)``."""
         matrix = self.matrix()
         if 1 not in matrix.shape and matrix.size:
             raise self.error(f"expected a row or a column of numbers, found {self.kind()}")
         return matrix.ravel()
 
-    def kind(self):
+    def kind(self) -> str:
         """Return what the value is, in words."""
         shape = " x ".join(str(n) for n in np.shape(self.value))
         if self.fields:
@@ -415,29 +398,19 @@ class Node:
         return f"a {shape} {names.get(kind, 'array')}" if shape else type(self.value).__name__
 
 
-def load_mat(path, variable=None):
-    """Return the Node of a variable in a MATLAB file.
-
-    Args:
-        path: The file, of version 4 to 7.
-        variable: Its name; None returns a dict of Nodes of all.
+def load_mat(path: Any, variable: str | None = None) -> Any:
+    """Return the Node of a variable in a MATLAB file; a dict of Nodes of all without a name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is none of these, truncated, or without the variable.
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another version, truncated, or without the variable.
     """
     nodes = {name: Node(value, f"{path}: {name}") for name, value in read_mat(path).items()}
-    if variable is None:
-        return nodes
-    return take(nodes, variable, path)
+    return nodes if variable is None else take(nodes, variable, path)
 
 
-def take(nodes, variable, path):
-    """Return a variable out of :func:`load_mat`'s dict.
-
-    Raises:
-        ValueError: If it is not there.
-    """
+def take(nodes: dict[str, Node], variable: str, path: Any) -> Node:
+    """Return a variable out of :func:`load_mat`'s dict; raise ValueError if it is not there."""
     if variable not in nodes:
         raise ValueError(
             f"{path}: variable '{variable}' is missing; has {', '.join(nodes) or '(none)'}"

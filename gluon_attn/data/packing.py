@@ -49,7 +49,7 @@ def pack(
     progress: bool = True,
     train_size: int = 224,
 ) -> dict[str, Any]:
-    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; :class:`gluon_attn.data.packed.PackedDataset` reads them.
+    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; ``packed.PackedDataset`` reads them.
 
     Args:
         out_prefix: ``folder/split``; the folder is created.
@@ -180,7 +180,7 @@ class _Chunks:
             if self.stopped:
                 return
             try:
-                records.append(self._encode(i))
+                records.append(self.encode(i))
             except BadImageError as error:
                 bad = not isinstance(error, NoOverlapError)
                 if bad and self.on_bad_image == "error":
@@ -192,7 +192,7 @@ class _Chunks:
         note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
         write_text(self.path(k, "json"), json_text(note, None))
 
-    def _encode(self, i: int) -> bytes:
+    def encode(self, i: int) -> bytes:
         """Return the record of sample ``i``."""
         image = resize(self.dataset.read(i), self.plan["size"], self.plan["size"])
         jpeg = encode_tiles(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), self.plan["quality"])
@@ -224,9 +224,7 @@ def write_records(path: PathLike, records: Iterable[bytes]) -> list[int]:
     return offsets
 
 
-def _finish(
-    dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int
-) -> dict[str, Any]:
+def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int) -> dict[str, Any]:
     """Join the chunks, put the three files in place (the JSON last) and return its contents."""
     notes = [read_json(chunks.path(k, "json")) for k in range(count)]
     skipped = [item for note in notes for item in note["skipped"]]

@@ -46,7 +46,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, NamedTuple
 
 import numpy as np
 
@@ -120,12 +120,12 @@ class _Copy(NamedTuple):
     """
 
     folder: Path
-    ids: List[str]
+    ids: list[str]
     names: tuple
     raw: np.ndarray
     persons: np.ndarray
     parts: Parts
-    notes: List[str]
+    notes: list[str]
 
 
 @DATASETS.register("peta")
@@ -177,7 +177,8 @@ class Peta(Reader):
         base = None if named else find_base(home)
         self._rates: dict[str, float] | None = None if base else RATES
         if base is None:
-            copy = _read_mat(*found.each(), partition, uncertain)
+            path, images = found.each()
+            copy = _read_mat(path, images, partition, uncertain)
         else:
             check_uncertain(uncertain, False, base)
             copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)

@@ -211,7 +211,8 @@ def shared_persons(
     known, seen = persons[persons != unknown], set(others[others != unknown].tolist())
     people = set(known.tolist())
     shown = sum(person in seen for person in known.tolist())
+    percent = 100 * shown / max(1, len(persons))
     return (
         f"{split}: {len(people & seen):,} of {len(people):,} known persons are also in {name}; "
-        f"they are on {shown:,} of {len(persons):,} images ({100 * shown / len(persons):.1f} %)"
+        f"they are on {shown:,} of {len(persons):,} images ({percent:.1f} %)"
     )

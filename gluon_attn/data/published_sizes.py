@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence, Union
+from typing import Any, Iterable, Mapping, Sequence
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.scan import shortened
@@ -29,11 +29,11 @@ class SplitCount:
     """
 
     split: str
-    images: Union[int, None]
-    boxes: Union[int, None] = None
+    images: int | None
+    boxes: int | None = None
     clipped: int = 0
     dropped: list = field(default_factory=list)
-    identities: Union[int, None] = None
+    identities: int | None = None
 
 
 class CountReport:
@@ -66,7 +66,7 @@ class CountReport:
         by_name = {count.split: count for count in counts}
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
-            sums = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
+            sums: dict[str, Any] = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
             total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)

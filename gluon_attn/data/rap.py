@@ -134,13 +134,13 @@ class Rap(Reader):
         check_disjoint(parts, cell)
         parts["trainval"] = joint
         chosen = parts[split]
-        self.persons = None if persons is None else persons[chosen]
+        self.persons: np.ndarray | None = None if persons is None else persons[chosen]
         notes = [f"RAP version {self.version}"] if split == "train" else []
-        if split in EARLIER and persons is None:
+        if split in EARLIER and (persons is None or self.persons is None):
             notes.append(
                 f"{split}: the file names no persons: how many are also in training is not known"
             )
-        elif split in EARLIER:
+        elif split in EARLIER and persons is not None and self.persons is not None:
             other = EARLIER[split]
             others = persons[parts[other]]
             notes.append(shared_persons(split, self.persons, others, other, unknown=UNKNOWN))

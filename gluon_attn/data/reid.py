@@ -38,7 +38,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Mapping, NamedTuple, Pattern, Tuple
+from typing import Mapping, NamedTuple, Pattern
 
 import numpy as np
 
@@ -72,8 +72,8 @@ class Task(NamedTuple):
     """
 
     name: str
-    classes: Tuple[str, ...] = ()
-    fields: Tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 class Layout(NamedTuple):
@@ -93,7 +93,7 @@ class Layout(NamedTuple):
     pattern: Pattern[str]
     example: str
     variable: str
-    tasks: Tuple[Task, ...]
+    tasks: tuple[Task, ...]
     repairs: Mapping[str, Mapping[str, int]]
 
     @property
@@ -189,9 +189,7 @@ class ReidDataset(Reader, ClassificationDataset):
                 )
         return found
 
-    def samples(
-        self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0
-    ) -> Samples:
+    def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         parts = [_list_images(self.layout, found.home / folder) for folder in FOLDERS[split]]
         images = [image for part in parts for image in part]
         if split in ("train", "val"):
@@ -207,7 +205,7 @@ class ReidDataset(Reader, ClassificationDataset):
                 "needed"
             )
         self.query, self.gallery = self._roles(split, len(parts[0]), seed)
-        people = int((known > DISTRACTOR).sum())
+        shown = int((known > DISTRACTOR).sum())
         notes = []
         for identity, what in ((JUNK, "junk (-1)"), (DISTRACTOR, "distractors (0000)")):
             number = int((self.identities == identity).sum())
@@ -219,7 +217,7 @@ class ReidDataset(Reader, ClassificationDataset):
             targets,
             [path for path, _, _ in images],
             notes=notes,
-            counts=[SplitCount(split, len(images), identities=people)],
+            counts=[SplitCount(split, len(images), identities=shown)],
         )
 
     def remarks(self, source: str | None) -> list[str]:
@@ -337,7 +335,7 @@ class ReidAttributes(Reader):
     layout: Layout
     splits = ("train", "val", "test", "query")
     valid = ("train", "val", "trainval", "test", "query")
-    settings: Tuple[str, ...] = ("attributes", "holdout", "seed")
+    settings: tuple[str, ...] = ("attributes", "holdout", "seed")
     train_policy = "masked"
 
     @classmethod
@@ -394,12 +392,14 @@ class ReidAttributes(Reader):
                     f"{several:,} with several"
                 )
         missing = (self.raw == 0).any(1).sum()
-        return notes + ([f"{self.split}: {missing:,} images with missing labels"] if missing else [])
+        return notes + (
+            [f"{self.split}: {missing:,} images with missing labels"] if missing else []
+        )
 
 
 @DATASETS.register("market")
 class MarketAttribute(ReidAttributes):
-    """Market-1501 with 12 attributes, three of them multi-class (age and two colours); 30 columns."""
+    """Market-1501 with 12 attributes, three multi-class (age and two colours); 30 columns."""
 
     layout, title = MARKET, "Market-1501-attribute"
     looks_for = LOOKS_FOR_LABELS.format("market_attribute")

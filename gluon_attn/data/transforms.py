@@ -246,7 +246,7 @@ class PadCropTransform(_Normalizing):
         left, top, right, bottom = self.window(random)
         if corner is None:
             image, corner = resize_image(image, self.size, self.size), (0, 0)
-        piece = np.zeros((self.size, self.size, 3), np.uint8)
+        piece: Any = np.zeros((self.size, self.size, 3), np.uint8)
         piece[top - y : bottom - y, left - x : right - x] = image[
             top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]
         ]

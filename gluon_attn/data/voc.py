@@ -57,7 +57,8 @@ class Voc(Reader):
     title, year = "VOC", 2012
     looks_for = LOOKS_FOR.format(2012)
     detection = 80
-    valid, optional, settings = SPLITS, ("test",), ("difficult",)
+    valid, settings = SPLITS, ("difficult",)
+    optional: tuple[str, ...] = ("test",)
     published = {
         "train": {"images": 5717},
         "val": {"images": 5823},

@@ -46,7 +46,7 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -83,8 +83,8 @@ class Box(NamedTuple):
 
     image: str
     number: int
-    box: List[float]  # x, y, w, h
-    labels: List[int]
+    box: list[float]  # x, y, w, h
+    labels: list[int]
 
     @property
     def id(self) -> str:
@@ -199,8 +199,8 @@ class WiderAttribute(_Wider):
         hidden = None if progress and len(first) > 500 else True
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(header, first)
-            found = list(tqdm(found, "headers", len(first), disable=hidden, unit="img"))
-        return dict(zip(first, found))
+            headers = list(tqdm(found, "headers", len(first), disable=hidden, unit="img"))
+        return dict(zip(first, headers))
 
 
 def load_annotation(path: Path) -> dict[str, Any]:
@@ -251,9 +251,7 @@ def attribute_columns(document: dict[str, Any], path: Path) -> list[int]:
     return columns
 
 
-def read_records(
-    document: dict[str, Any], path: Path, prefixes: tuple[str, ...]
-) -> Iterator[Box]:
+def read_records(document: dict[str, Any], path: Path, prefixes: tuple[str, ...]) -> Iterator[Box]:
     """Yield every box of the images whose names begin with ``prefixes``, validated.
 
     Boxes are counted on through repeated entries of an image. Images of the file's other splits are
@@ -407,7 +405,7 @@ GARMENTS = ("shorts", "skirt", "jeans", "trousers")
 
 @DATASETS.register("garments")
 class Garments(_Wider, ClassificationDataset):
-    """People of a WIDER-Attribute tree by their lower garment: single-label data of the same images.
+    """People of a WIDER-Attribute tree by their lower garment: single-label data.
 
     The 14 attributes are not exclusive, but four of them nearly settle one question: ``shorts``,
     ``skirt`` and ``jeans`` where the attribute of that name is positive, ``trousers`` where
@@ -419,7 +417,7 @@ class Garments(_Wider, ClassificationDataset):
         left_out: How many people have no such class.
     """
 
-    looks_for, published = WiderAttribute.looks_for, {}
+    looks_for, compared = WiderAttribute.looks_for, False
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -439,6 +437,9 @@ class Garments(_Wider, ClassificationDataset):
 
     def remarks(self, source: str | None) -> list[str]:
         return [self.class_note()]
+
+    def path(self, i: int) -> Path:
+        return self._people.path(self._chosen[i])
 
     def read(self, i: int) -> np.ndarray:
         return self._people.read(self._chosen[i])

@@ -8,8 +8,8 @@ import pytest
 from formats.tiny import write_tiny
 from formats.tiny_lists import CELEBA_NAMES
 
-from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data import CelebA
+from gluon_attn.data import CelebA, detect_kind, open_dataset
+
 PUBLISHED = CelebA.published
 
 ATTR = """5
@@ -45,7 +45,7 @@ def write(root, attr=ATTR, partition=PARTITION, suffix=".txt", places=("", "")):
     return root
 
 
-def pictures(folder):
+def images(folder):
     folder.mkdir(parents=True)
     for k in range(1, 6):
         cv2.imwrite(str(folder / f"{k:06d}.jpg"), np.full((8, 6, 3), 40 * k, np.uint8))
@@ -64,7 +64,7 @@ def pictures(folder):
 )
 def test_labels_are_joined_by_name(tmp_path, files, folder):
     write(tmp_path, **files)
-    pictures(tmp_path / folder)
+    images(tmp_path / folder)
     assert detect_kind(tmp_path) == "celeba"
     train = open_dataset(tmp_path, "train")
     assert train.names == ("Bald", "Young", "Male")
@@ -118,16 +118,16 @@ def test_published_counts_add_up():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"attr": ATTR.replace("5\n", "6\n", 1)}, "attr_celeba.txt:1: announces 6 pictures; 5 fo"),
-        ({"attr": "Bald\n" + ATTR}, "attr_celeba.txt:1: expected the number of pictures"),
+        ({"attr": ATTR.replace("5\n", "6\n", 1)}, "attr_celeba.txt:1: announces 6 images; 5 fo"),
+        ({"attr": "Bald\n" + ATTR}, "attr_celeba.txt:1: expected the number of images"),
         ({"attr": ATTR.replace("-1 -1  1", "-1 1")}, "celeba.txt:5: 2 labels for 3 attributes"),
         ({"attr": ATTR.replace("-1 -1  1", "-1 -1  0")}, "celeba.txt:5: label '0' of 'Male'"),
         ({"attr": ATTR.replace("000002", "000001")}, "celeba.txt:4: '000001.jpg' comes twice"),
         ({"attr": ATTR.replace("Young", "Bald")}, "attr_celeba.txt: .* repeated ones: Bald"),
-        ({"partition": PARTITION.replace(" 2", " 3")}, "partition.txt:4: expected a picture and 0"),
+        ({"partition": PARTITION.replace(" 2", " 3")}, "partition.txt:4: expected an image and 0"),
         (
             {"partition": PARTITION[: PARTITION.index("000004")]},
-            "partition.txt: 1 pictures .*00004",
+            "partition.txt: 1 images .*00004",
         ),
         (
             {"partition": PARTITION + "000006.jpg 0\n"},

@@ -8,9 +8,8 @@ import pytest
 from kinds_helpers import KINDS, image, rewrite
 
 from gluon_attn.data import DATASETS, open_dataset
-from gluon_attn.data.prepare import check
+from gluon_attn.data.prepare import OFFICIAL, check
 from gluon_attn.data.published_sizes import CountReport, SplitCount
-from gluon_attn.data.prepare import OFFICIAL
 from gluon_attn.data.scan import SHOWN
 from tools import prepare_data
 

@@ -11,17 +11,19 @@ import pytest
 
 from gluon_attn.data import EvalTransform, Loader, detect_kind, open_dataset, pack, packing
 from gluon_attn.data.base import ClassificationDataset, Known, OneHot, class_schema
-from gluon_attn.data.protocol import official_split
-from gluon_attn.data.views import ChosenAttributes
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.synthetic.digits import draw_single as draw_scene, write_digits_single
-from gluon_attn.data.wider import GARMENTS, choose_garments as choose
+from gluon_attn.data.protocol import official_split
+from gluon_attn.data.synthetic.digits import draw_single as draw_scene
+from gluon_attn.data.synthetic.digits import write_digits_single
+from gluon_attn.data.views import ChosenAttributes
+from gluon_attn.data.wider import GARMENTS
+from gluon_attn.data.wider import choose_garments as choose
 
 CLASSES = ("cat", "dog", "cow")
 
 
 class Memory(ClassificationDataset):
-    """Grey pictures, as light as their class number; some cannot be read."""
+    """Grey images, as light as their class number; some cannot be read."""
 
     def __init__(self, targets=(0, 1, 2, 1, 1, 0, 2), classes=CLASSES, bad=(), **options):
         ids = [f"{k}.jpg" for k in range(len(targets))]
@@ -42,7 +44,7 @@ class Memory(ClassificationDataset):
 )
 def test_rows_are_those_of_the_matrix(key):
     targets = np.array([2, 0, 1, 1, 3])
-    rows = OneHot(targets, 4, 1, 0, np.float32)
+    rows = OneHot(targets, 4, 1, 0, dtype=np.float32)
     matrix = np.eye(4, dtype=np.float32)[targets]
     np.testing.assert_array_equal(rows[key], matrix[key])
     assert rows[key].dtype == np.float32 and rows[key].flags.writeable
@@ -136,7 +138,7 @@ def test_many_pictures_of_a_thousand_classes_take_little_memory():
 @pytest.mark.parametrize("cache", [False, True])
 def test_loader(cache):
     dataset = Memory(bad=(3,), on_bad_image="skip")
-    transform = EvalTransform(16, 16, 16, (0, 0, 0), (1, 1, 1))
+    transform = EvalTransform(16, 16, 16, mean=(0, 0, 0), std=(1, 1, 1))
     loader = Loader(dataset, transform, 4, workers=2, cache=cache)
     for _ in range(2):
         first, second = list(loader)
@@ -207,7 +209,7 @@ def test_official_splits():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 5, 300)
     training, test = np.arange(0, 200), np.arange(200, 300)
-    parts = {s: official_split(s, training, test, targets) for s in
+    parts = {s: official_split(s, {"trainval": training, "test": test}, targets) for s in
              ("train", "val", "trainval", "test")}  # fmt: skip
     np.testing.assert_array_equal(np.sort(np.r_[parts["train"], parts["val"]]), training)
     np.testing.assert_array_equal(parts["trainval"], training)
@@ -215,20 +217,18 @@ def test_official_splits():
     for k in range(5):  # a tenth of every class
         total = (targets[:200] == k).sum()
         assert (targets[parts["val"]] == k).sum() == round(0.1 * total)
-    again = official_split("val", training, test, targets)
+    again = official_split("val", {"trainval": training, "test": test}, targets)
     np.testing.assert_array_equal(again, parts["val"])
-    other = official_split("val", training, test, targets, seed=1)
+    other = official_split("val", {"trainval": training, "test": test}, targets, seed=1)
     assert set(other) != set(again)
     with pytest.raises(ValueError, match="holdout=1"):
-        official_split("val", training, test, targets, 1)
-    with pytest.raises(ValueError, match="unknown split 'Val'"):
-        official_split("Val", training, test, targets)
+        official_split("val", {"trainval": training, "test": test}, targets, 1)
 
 
 def test_small_classes_keep_a_training_picture():
     targets = np.array([0, 1, 1, 2, 2, 2])
-    val = official_split("val", np.arange(6), [], targets, holdout=0.9)
-    train = official_split("train", np.arange(6), [], targets, holdout=0.9)
+    val = official_split("val", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)
+    train = official_split("train", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)
     assert np.bincount(targets[train], minlength=3).tolist() == [1, 1, 1]
     assert np.bincount(targets[val], minlength=3).tolist() == [0, 1, 2]
 
@@ -247,7 +247,7 @@ def folders(tmp_path):
         for number in range(3):
             write(tmp_path / "train" / name / f"{number}.PNG", 50 * k)
     write(tmp_path / "val" / "a" / "x.jpeg", 50)
-    (tmp_path / "train" / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -258,7 +258,7 @@ def test_folders(folders):
     assert len(train) == 9 and train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert train.read(0).mean() == 50 and train.read(3).mean() == 0
     assert val.targets.tolist() == [0] and val.sample_ids == ["val/a/x.jpeg"]
-    assert "train: 3 classes of 3 pictures each" in train.report.text()
+    assert "train: 3 classes of 3 images each" in train.report.text()
     (folders / "classes.txt").write_text("c\nb\na\n")
     assert open_dataset(folders, "val").targets.tolist() == [2]
     (folders / "classes.txt").write_text("c\nb\n")
@@ -312,11 +312,11 @@ def test_the_digit_is_where_it_is_said_and_of_its_class():
     from gluon_attn.data.synthetic.digits import split_samples
 
     samples = split_samples("train")
-    pictures = {}
+    images = {}
     for digit in (0, 1):  # all else equal, only the digit differs
-        pictures[digit], place = draw_scene(np.random.default_rng(7), samples, digit)
+        images[digit], place = draw_scene(np.random.default_rng(7), samples, digit)
     x, y, size = place
-    apart = np.abs(pictures[0].astype(int) - pictures[1]).sum(2) > 60
+    apart = np.abs(images[0].astype(int) - images[1]).sum(2) > 60
     rows, columns = np.nonzero(apart)
     assert apart.sum() > 20
     assert np.abs(rows - y).max() < 0.9 * size and np.abs(columns - x).max() < 0.9 * size

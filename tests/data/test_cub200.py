@@ -49,9 +49,9 @@ def test_lists(root, tmp_path):
         ("images.txt", "1 a.jpg\n1 b.jpg\n", "images.txt:2: number 1 comes twice"),
         ("images.txt", "one a.jpg\n", "images.txt:1: expected a number and a value"),
         ("image_class_labels.txt", "1\n", "image_class_labels.txt:1: expected a number and"),
-        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n10 3\n", "picture 10 has class 3; valid"),
-        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n", "not the pictures of images.txt: 1"),
-        ("train_test_split.txt", "1 1\n2 0\n3 0\n4 2\n10 1\n", "picture 4 is marked 2"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n10 3\n", "image 10 is marked 3; valid"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n", "not the images of images.txt: 1"),
+        ("train_test_split.txt", "1 1\n2 0\n3 0\n4 2\n10 1\n", "image 4 is marked 2"),
         ("classes.txt", "1 a\n3 b\n", "classes must be numbered from 1"),
     ],
 )

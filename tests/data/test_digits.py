@@ -87,13 +87,13 @@ def test_labels_are_the_digits_written(digit):
     only = np.eye(10)[digit]
     rng = np.random.default_rng(digit)
     for _ in range(5):
-        picture, present = draw_scene(rng, split_samples("test"), only)
-        assert picture.dtype == np.uint8 and picture.shape == (128, 128, 3)
+        image, present = draw_scene(rng, split_samples("test"), only)
+        assert image.dtype == np.uint8 and image.shape == (128, 128, 3)
         assert present.tolist() == (only == 1).tolist()
 
 
 def test_handwriting_is_in_the_picture(monkeypatch):
-    """With blank samples and all else equal the picture differs where the digits were."""
+    """With blank samples and all else equal the image differs where the digits were."""
     from gluon_attn.data.synthetic import digits
 
     def scene():

@@ -13,7 +13,7 @@ SYNSETS = ("n01440764", "n01514668", "n02012849", "n03126707")
 WORDS = ("tench, Tinca tinca", "cock", "crane", "crane")
 # The development kit's numbers are not the sorted order
 NUMBERS = (4, 1, 3, 2)
-VALIDATION = [1, 0, 3, 2, 0]  # classes of pictures 1 to 5
+VALIDATION = [1, 0, 3, 2, 0]  # classes of images 1 to 5
 
 
 def touch(path):
@@ -57,7 +57,7 @@ def test_training_folders(root):
     assert train.targets.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert train.sample_ids[0] == "train/n01440764/n01440764_1.JPEG"
     assert train.path(0) == root / "train/n01440764/n01440764_1.JPEG"
-    with pytest.raises(FileNotFoundError, match="no 'val' of ImageNet"):
+    with pytest.raises(FileNotFoundError, match="val is missing; looked for"):
         open_dataset(root, "val", kind="imagenet")
     with pytest.raises(ValueError, match="ImageNet: unknown split 'test'"):
         open_dataset(root, "test", kind="imagenet")

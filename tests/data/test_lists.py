@@ -1,4 +1,4 @@
-"""The generic list data set and the picture decoder."""
+"""The generic list data set and the image decoder."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from scipy.io import loadmat, savemat
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.peta import ATTRIBUTES, RATES, Peta
+
 PUBLISHED = Peta.published
 
 N, UNUSED = 7, ("hairShort", "accessoryKerchief")
@@ -30,13 +31,13 @@ def column(*numbers):
 
 
 def table():
-    """Six pictures' labels by hand: row k has attribute k positive; two are 'uncertain'."""
+    """Six images' labels by hand: row k has attribute k positive; two are 'uncertain'."""
     values = np.zeros((N, 4 + len(ATTRIBUTES) + len(UNUSED)))
     values[:, :4] = [[k, 1000 + k, 5, 9] for k in range(1, N + 1)]
     values[range(N), range(4, 4 + N)] = 1
-    values[2, 4 + 34] = 2  # picture 3, upperBodyVNeck
+    values[2, 4 + 34] = 2  # image 3, upperBodyVNeck
     values[0, 4 + 35] = 2  # a column that is not evaluated
-    values[5, 4 + 16] = 1  # picture 6, personalMale
+    values[5, 4 + 16] = 1  # image 6, personalMale
     return values
 
 
@@ -154,7 +155,7 @@ def labelled(row, value):
         (partition(train=column(3, 1, 3)), r"partition\{1\}.train: number 3 comes twice"),
         (
             partition(val=column(1)),
-            r"partition\{1\}: 1 pictures are in both train and val.*number 1",
+            r"partition\{1\}: 1 images are in both train and val.*number 1",
         ),
         (partition(train=column(1.5)), r"\{1\}.train: row 1, column 1 is 1.5, no whole number"),
         (partition(train=column(np.nan)), r"\{1\}.train: row 1, column 1 is nan, no whole number"),

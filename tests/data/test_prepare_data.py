@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from formats.tiny import write_tiny
-from test_wider import annotate, picture, srn, target, tree  # noqa: F401 (fixtures)
+from test_wider import annotate, image, srn, target, tree  # noqa: F401 (fixtures)
 
 from gluon_attn.data import DATASETS, detect_kind, detection_order, open_dataset
 from gluon_attn.data.synthetic.people import TASKS
@@ -121,7 +121,7 @@ def test_generators(tool, tmp_path):
 
 
 def test_boxes_that_show_nothing_are_reported(tool, tmp_path):
-    picture(tmp_path, "train/0--Parade/a.jpg")
+    image(tmp_path, "train/0--Parade/a.jpg")
     boxes = [target([0, 0, 20, 20]), target([900, 0, 20, 20])]
     annotate(tmp_path, {"train/0--Parade/a.jpg": boxes})
     code, text, _ = tool("wider", "--root", tmp_path, "--out", tmp_path / "p", "--splits", "train")

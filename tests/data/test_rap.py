@@ -20,7 +20,7 @@ def row(*numbers):
     return np.array(numbers, np.float64)[None]
 
 
-def pictures(root, names):
+def images(root, names):
     root.mkdir(parents=True, exist_ok=True)
     for k, name in enumerate(names):
         cv2.imwrite(str(root / name), np.full((8, 4, 3), 20 * k, np.uint8))
@@ -67,13 +67,13 @@ def version2(**changes):
 
 @pytest.fixture
 def rap1(tmp_path):
-    pictures(tmp_path / "RAP_dataset", IMAGES)
+    images(tmp_path / "RAP_dataset", IMAGES)
     return save_rap(tmp_path, version1())
 
 
 @pytest.fixture
 def rap2(tmp_path):
-    pictures(tmp_path / "RAP_dataset", IMAGES)
+    images(tmp_path / "RAP_dataset", IMAGES)
     return save_rap(tmp_path, version2())
 
 
@@ -235,8 +235,12 @@ def shared(**changes):
     "make, changes, message",
     [
         (version1, {"label": np.zeros((6, 91))}, "RAP_annotation.label: 6 x 91 labels for the 6"),
-        (version1, {"imagesname": cell(IMAGES[:5])}, "RAP_annotation.label: 6 x 92 labels.* 5 pic"),
-        (version1, {"partion": shared(test_index=row(2))}, r"partion\{1\}: 1 pictures are in both"),
+        (
+            version1,
+            {"imagesname": cell(IMAGES[:5])},
+            "RAP_annotation.label: 6 x 92 labels.* 5 images",
+        ),
+        (version1, {"partion": shared(test_index=row(2))}, r"partion\{1\}: 1 images are in both"),
         (version1, {"partion": shared(train_index=row(0))}, r"\{1\}.train_index: number 0 is out"),
         (version1, {"label": np.full((6, 92), 7)}, "label: row 1, attribute 'attribute 0' is 7"),
         (
@@ -285,7 +289,7 @@ def pa100k(**changes):
 
 @pytest.mark.parametrize("folder", ["data", "release_data/release_data"])
 def test_pa100k(tmp_path, folder):
-    pictures(tmp_path / folder, [f"{k}.jpg" for k in range(1, 5)])
+    images(tmp_path / folder, [f"{k}.jpg" for k in range(1, 5)])
     savemat(tmp_path / "annotation.mat", pa100k())
     assert detect_kind(tmp_path) == "pa100k"
     train = open_dataset(tmp_path, "train")
@@ -302,7 +306,7 @@ def test_pa100k(tmp_path, folder):
     [
         (
             {"train_label": np.ones((3, 3))},
-            "train_label: 3 x 3 labels for the 2 pictures of train_i",
+            "train_label: 3 x 3 labels for the 2 images",
         ),
         ({"train_label": np.ones((2, 4))}, "train_label: 2 x 4 labels .* and 3 attributes"),
         (

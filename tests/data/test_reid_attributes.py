@@ -33,7 +33,7 @@ def part(fields, people, values, order=1):
     return dict(rows, image_index=cell(people, (1, -1)))
 
 
-def picture(root, name, level):
+def image(root, name, level):
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / name), np.full((8, 4, 3), level, np.uint8))
 
@@ -69,12 +69,12 @@ def market(tmp_path):
     train = ["0010_c1s1_000001_01", "0002_c3s2_000002_01", "0002_c1s1_000009_02",
              "0007_c1s1_000003_01"]  # fmt: skip
     for k, name in enumerate(train):
-        picture(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
+        image(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
     test = ["-1_c1s1_000001_01", "0000_c1s1_000002_01", "0003_c1s1_000001_01", "0001_c6s3_00000_0"]
     for k, name in enumerate(test):
-        picture(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
-    (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not a picture")
-    picture(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
+        image(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
+    (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not an image")
+    image(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
     write_mat(tmp_path, market_mat())
     return tmp_path
 
@@ -121,7 +121,7 @@ def test_no_colour_is_known_to_be_none_of_the_classes(market):
     colours = both.schema.slices()[10:]
     assert [(both.raw[3, c] == -1).all() for c in colours] == [True, True]
     text = open_dataset(market, "trainval").report.text()
-    assert "upcolour: 1 pictures with none of the classes, 0 with several" in text
+    assert "upcolour: 1 images with none of the classes, 0 with several" in text
 
 
 def test_fields_are_taken_by_name_in_the_other_order_of_test(market):
@@ -144,9 +144,9 @@ def test_rows_of_several_colours_and_missing_values(market):
     np.testing.assert_array_equal(test.raw[1, age], [0, 0, 0, 0])
     np.testing.assert_array_equal(test.mask[1, age], [0, 0, 0, 0])
     text = test.report.text()
-    assert "downcolour: 0 pictures with none of the classes, 1 with several" in text
-    assert "test: 1 pictures with missing labels" in text
-    assert "test: 2 pictures of -1 and 0000 left out" in text
+    assert "downcolour: 0 images with none of the classes, 1 with several" in text
+    assert "test: 1 images with missing labels" in text
+    assert "test: 2 images of -1 and 0000 left out" in text
     assert "test: 2 identities, published 750 (-748)" in text
     write_mat(market, market_mat(test=dict(TEST, upwhite={"0001": 0})))
     test = open_dataset(market, "test")
@@ -239,7 +239,7 @@ def test_missing_folders_and_odd_names(market):
     (market / "query" / "0003_c2s1_000005_00.jpg").unlink()
     with pytest.raises(ValueError, match="split 'query' is empty"):
         open_dataset(market, "query")
-    picture(market, "query/cat.jpg", 0)
+    image(market, "query/cat.jpg", 0)
     with pytest.raises(ValueError, match="cat.jpg: no identity; expected a name like 0002_c1s1"):
         open_dataset(market, "query")
     (market / "query" / "cat.jpg").unlink()
@@ -270,8 +270,8 @@ def duke(tmp_path):
     }
     write_mat(tmp_path, content, "duke_attribute")
     for k, person in enumerate(people):
-        picture(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
-    picture(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
+        image(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
+    image(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
     return tmp_path
 
 

@@ -345,7 +345,7 @@ def test_folders_to_predict(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"")
     found = find_pictures([tmp_path])
     assert [p.key for p in found] == ["a.JPG", "b.jfif.jpg", "frames.jpg/d.png", "sub/c.png"]
-    assert all(os.path.isfile(picture.path) for picture in found)
+    assert all(os.path.isfile(image.path) for image in found)
     assert caplog.text.count("2 files passed over: 1 GIF, 1 HEIC") == 1
     given = find_pictures([tmp_path / "._1.jpg", tmp_path / "x.heic"])
     assert len(given) == 2, "what is named is taken as it is"
@@ -356,7 +356,7 @@ def test_folders_to_predict(tmp_path, caplog):
 
 
 def test_boxes_of_files_that_were_made_on_windows(tmp_path):
-    pictures = [Picture(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
-    assert match_boxes(pictures, {"a\\b.jpg": [[1, 2, 3, 4]]}, tmp_path / "boxes.json") == (
-        pictures, [[[1, 2, 3, 4]]],
+    images = [Picture(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
+    assert match_boxes(images, {"a\\b.jpg": [[1, 2, 3, 4]]}, tmp_path / "boxes.json") == (
+        images, [[[1, 2, 3, 4]]],
     )  # fmt: skip

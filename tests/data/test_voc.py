@@ -10,6 +10,7 @@ from formats.tiny import write_tiny
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.voc import CLASSES, Voc, Voc2007
+
 PUBLISHED, PUBLISHED_2007 = Voc.published, Voc2007.published
 
 IDS = ["2008_000008", "2008_000015", "2009_000001"]
@@ -29,8 +30,8 @@ def write(root, ids=IDS, split="train"):
         (sets(root) / f"{name}_{split}.txt").write_text("\n".join(lines) + "\n")
     (root / "JPEGImages").mkdir(exist_ok=True)
     for k, name in enumerate(ids):
-        picture = np.full((8, 10, 3), 50 * k, np.uint8)
-        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), picture)
+        image = np.full((8, 10, 3), 50 * k, np.uint8)
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)
     return root
 
 
@@ -69,11 +70,11 @@ def test_difficult_is_masked_unless_told_otherwise(tmp_path):
     [
         (
             "2008_000015 2",
-            "cat_train.txt:2: expected a picture and 1, -1 or 0, found '2008_000015 2'",
+            "cat_train.txt:2: expected an image and 1, -1 or 0, found '2008_000015 2'",
         ),
-        ("2008_000015", "cat_train.txt:2: expected a picture"),
+        ("2008_000015", "cat_train.txt:2: expected an image"),
         ("2008_000008 -1", "cat_train.txt:2: '2008_000008' comes twice"),
-        ("2008_000016 -1", "cat_train.txt: not the pictures of aeroplane_train.txt: 2 .*000015"),
+        ("2008_000016 -1", "cat_train.txt: not the images of aeroplane_train.txt: 2 .*000015"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path, line, message):

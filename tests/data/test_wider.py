@@ -13,6 +13,7 @@ from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import DATASETS, BadImageError, detect_kind, open_dataset
 from gluon_attn.data.published_sizes import CountReport
 from gluon_attn.data.wider import ATTRIBUTES, VAA_WEIGHTS, WiderAttribute, clip_box
+
 PUBLISHED = WiderAttribute.published
 
 A = len(ATTRIBUTES)
@@ -23,8 +24,8 @@ def target(box, labels=None):
     return {"attribute": [1, -1, 0] + [-1] * (A - 3) if labels is None else labels, "bbox": box}
 
 
-def picture(root, name, width=60, height=40, colour=(10, 120, 200)):
-    """Write a picture of one RGB colour with a red 10 x 10 square at the top left."""
+def image(root, name, width=60, height=40, colour=(10, 120, 200)):
+    """Write an image of one RGB colour with a red 10 x 10 square at the top left."""
     image = np.full((height, width, 3), colour[::-1], np.uint8)
     image[:10, :10] = (0, 0, 255)
     path = root / "Image" / name
@@ -47,10 +48,10 @@ def annotate(root, images, part="trainval", order=None, folder="Annotations"):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two training pictures with three boxes, one validation and one test picture."""
+    """Two training images with three boxes, one validation and one test image."""
     for name in ("train/0--Parade/a.jpg", "train/0--Parade/b.jpg", "val/0--Parade/c.jpg"):
-        picture(tmp_path, name)
-    picture(tmp_path, "test/0--Parade/d.jpg")
+        image(tmp_path, name)
+    image(tmp_path, "test/0--Parade/d.jpg")
     annotate(
         tmp_path,
         {
@@ -195,7 +196,10 @@ def test_empty_split_and_missing_annotation_say_what_was_looked_for(tree):
     (tree / "Annotations" / "wider_attribute_test.json").unlink()
     with pytest.raises(FileNotFoundError, match="Annotations.*Anno.*wider_attribute_annotation"):
         open_dataset(tree, "test")
-    with pytest.raises(ValueError, match="unknown split 'tset'.*train, val, trainval, test"):
+    with pytest.raises(
+        ValueError,
+        match="unknown split 'tset'; did you mean 'test'. valid: test, train, trainval, val",
+    ):
         open_dataset(tree, "tset")
 
 
@@ -248,7 +252,7 @@ def test_half_a_jpeg_is_refused(tree):
         path.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(BadImageError, match=r"b\.jpg: is truncated.*b\.jpg#0"):
             open_dataset(tree, "train").read(2)
-    path.write_bytes(b"no picture at all")
+    path.write_bytes(b"no image at all")
     with pytest.raises(BadImageError, match="is a text file, no image"):
         open_dataset(tree, "train")
 
@@ -291,7 +295,7 @@ def test_pictures_without_boxes_count_as_pictures(tree):
 def test_fingerprint_depends_on_names_ids_and_labels_only(tree):
     first = open_dataset(tree, "train").fingerprint()
     assert first == open_dataset(tree, "train", LabelPolicy("masked")).fingerprint()
-    picture(tree, "train/0--Parade/a.jpg", colour=(1, 2, 3))
+    image(tree, "train/0--Parade/a.jpg", colour=(1, 2, 3))
     assert first == open_dataset(tree, "train").fingerprint()
     flipped = [1, -1, 1] + [-1] * (A - 3)
     annotate(

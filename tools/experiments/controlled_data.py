@@ -8,8 +8,7 @@ from gluon_attn.core.files import write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.data import open_dataset, pack
 from gluon_attn.data.synthetic import people as synthetic_tasks
-from gluon_attn.data.synthetic.digits import write_digits
-from gluon_attn.data.synthetic.digits import write_digits_single
+from gluon_attn.data.synthetic.digits import write_digits, write_digits_single
 from gluon_attn.data.synthetic.people import write_synthetic
 
 IMAGES = {

@@ -12,9 +12,9 @@ odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed version
 (Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
 is ``RATIO`` times as likely as the rarest.
 
-``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly one
-handwritten digit, of a class drawn evenly, among two to five distractors (wavy lines, hatching,
-crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
+``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly
+one handwritten digit, of a class chosen evenly, among two to five distractors (wavy lines,
+hatching, crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
 ``classes.txt`` (zero to nine). Where the digit is, is not said; a classifier has to find it.
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,8 +52,14 @@ _digits = None
 
 
 def write_digits(
-    root, images=None, seed=0, overwrite=False, workers=1, progress=True, unspecified=0.0
-):
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    workers: int | None = 1,
+    progress: bool = True,
+    unspecified: float = 0.0,
+) -> dict[str, Any]:
     """Draw the data set and write it in the generic list format.
 
     Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
@@ -105,21 +111,21 @@ def write_digits(
     return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
 
 
-def class_odds(seed):
+def class_odds(seed: int) -> np.ndarray:
     """Return the ``(10,)`` probabilities with which a written digit is of each class."""
     rank = np.random.default_rng([seed, 99]).permutation(10)
     odds = RATIO ** (-rank / 9.0)
     return odds / odds.sum()
 
 
-def split_samples(split):
+def split_samples(split: str) -> np.ndarray:
     """Return the indices into ``load_digits`` that ``split`` may use."""
     total = len(load_samples()[1])
     first, last = (int(round(share * total)) for share in CUTS[split])
     return np.arange(first, last)
 
 
-def load_samples():
+def load_samples() -> tuple[np.ndarray, np.ndarray]:
     """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes.
 
     Raises:
@@ -138,7 +144,7 @@ def load_samples():
     return _digits
 
 
-def _write_scene(job):
+def _write_scene(job: Any) -> Any:
     root, seed, split, number, unspecified = job
     rng = np.random.default_rng([seed, 10 + SPLITS.index(split), number])
     picture, present = draw_scene(rng, split_samples(split), class_odds(seed))
@@ -149,7 +155,7 @@ def _write_scene(job):
     return split, f"{name}\t{','.join(map(str, label))}\n", label.tolist()
 
 
-def draw_scene(rng, samples, odds):
+def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
     """Compose one scene.
 
     Args:
@@ -166,7 +172,8 @@ def draw_scene(rng, samples, odds):
     draw_paper(canvas, rng, paper)
     for _ in range(rng.integers(1, 5)):
         draw_scribble(canvas, rng, random_ink(rng))
-    present, taken = np.zeros(10, bool), []
+    present = np.zeros(10, bool)
+    taken: list[Any] = []
     for _ in range(rng.integers(1, 6)):
         digit = rng.choice(10, p=odds)
         size = rng.uniform(26, 50)
@@ -180,13 +187,13 @@ def draw_scene(rng, samples, odds):
     return scan(canvas.image(), rng), present
 
 
-def random_ink(rng):
+def random_ink(rng: np.random.Generator) -> np.ndarray:
     """Return a dark ink: black, blue, red, green or pencil grey."""
     inks = [(25, 25, 30), (30, 45, 130), (140, 30, 35), (30, 95, 55), (90, 90, 95)]
     return np.array(inks[rng.integers(5)]) + rng.uniform(-15, 20, 3)
 
 
-def draw_paper(canvas, rng, paper):
+def draw_paper(canvas: Canvas, rng: np.random.Generator, paper: np.ndarray) -> None:
     """Paint a page of colour ``paper``: plain, ruled, squared or stained."""
     canvas.rgb[:] = paper[:, None, None]
     canvas.alpha[:] = 1.0
@@ -204,7 +211,7 @@ def draw_paper(canvas, rng, paper):
             canvas.paint([ellipse(x, y, r, r * 0.8)], paper * rng.uniform(0.82, 0.97), opacity=0.7)
 
 
-def draw_scribble(canvas, rng, ink):
+def draw_scribble(canvas: Canvas, rng: np.random.Generator, ink: Any) -> None:
     """Paint something pen-like that is no digit: a wavy line, hatching, crossed strokes."""
     x, y = rng.uniform(10, SIDE - 10, 2)
     kind, size, width = rng.integers(4), rng.uniform(8, 22), rng.uniform(1.5, 4)
@@ -223,7 +230,7 @@ def draw_scribble(canvas, rng, ink):
         canvas.text((x, y), "AEFHKMNRTUVWXY"[rng.integers(14)], size * 0.9, ink)
 
 
-def _free_place(rng, size, taken):
+def _free_place(rng: np.random.Generator, size: Any, taken: list) -> Any:
     """Return a centre where a digit overlaps no other by much, or None."""
     for _ in range(12):
         x, y = rng.uniform(size * 0.45, SIDE - size * 0.45, 2)
@@ -232,7 +239,9 @@ def _free_place(rng, size, taken):
     return None
 
 
-def write_digit(canvas, rng, grey, place, size, ink):
+def write_digit(
+    canvas: Canvas, rng: np.random.Generator, grey: np.ndarray, place: Any, size: Any, ink: Any
+) -> None:
     """Lay one handwritten sample ``(8, 8)`` on the paper, enlarged, turned and slanted."""
     side = 96
     large = cv2.resize(np.pad(grey, 1), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -249,7 +258,7 @@ def write_digit(canvas, rng, grey, place, size, ink):
     canvas.rgb += np.asarray(ink, np.float32)[:, None, None] * mask
 
 
-def scan(rgb, rng):
+def scan(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the page as scanned: uneven light, blur, grain."""
     t = np.linspace(-1, 1, SIDE, dtype=np.float32)
     slope = rng.uniform(-0.18, 0.18, 2)
@@ -266,8 +275,14 @@ DISTRACTORS = (2, 5)
 
 
 def write_digits_single(
-    root, images=None, seed=0, overwrite=False, workers=1, progress=True, side=SIDE
-):
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    workers: int | None = 1,
+    progress: bool = True,
+    side: Any = SIDE,
+) -> dict[str, Any]:
     """Draw the data set and write it, one folder per class; lists of classes are written last.
 
     Args:
@@ -310,7 +325,7 @@ def write_digits_single(
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
 
 
-def _write_single(job):
+def _write_single(job: Any) -> None:
     root, seed, split, number, side = job
     rng = np.random.default_rng([seed, 20 + SPLITS.index(split), number])
     # Classes in turn, in an order of their own: as even as a number of pictures allows.
@@ -321,7 +336,7 @@ def _write_single(job):
                 rng.integers(80, 96))  # fmt: skip
 
 
-def draw_single(rng, samples, digit, side=SIDE):
+def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side: Any = SIDE) -> Any:
     """Compose one scene.
 
     Args:

@@ -1,11 +1,10 @@
-"""Anti-aliased painting with OpenCV, and what the generators share: a safe folder, parallel drawing.
+"""Anti-aliased painting with OpenCV, and what the generators share: folders, parallel drawing.
 
 All colours are RGB in 0..255, all coordinates are pixels ``(x, y)``.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -27,7 +26,7 @@ MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 SPLITS = ("train", "val", "test")
 
 
-def write_image(path, rgb, quality):
+def write_image(path: Any, rgb: np.ndarray, quality: Any) -> None:
     """Write an RGB uint8 picture ``(H, W, 3)`` as JPEG, creating its folder."""
     done, code = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:
@@ -43,7 +42,7 @@ def write_image(path, rgb, quality):
         raise
 
 
-def check_images(images, seed):
+def check_images(images: Any, seed: int) -> dict[str, int]:
     """Return images per split as plain numbers, refusing what no data set can be made of."""
     if sorted(images) != sorted(SPLITS):
         raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
@@ -55,7 +54,9 @@ def check_images(images, seed):
     return {split: int(images[split]) for split in SPLITS}
 
 
-def claim_folder(root, generator, outputs, summary, overwrite):
+def claim_folder(
+    root: Any, generator: str, outputs: Sequence[str], summary: str, overwrite: bool
+) -> None:
     """Make ``root`` ready for a run of ``generator``, refusing to harm what it did not make.
 
     An interrupted run leaves ``GENERATING.json`` and no annotations; the next call starts it over.
@@ -94,19 +95,21 @@ def claim_folder(root, generator, outputs, summary, overwrite):
         shutil.rmtree(target) if target.is_dir() else target.unlink()
 
 
-def release_folder(root):
+def release_folder(root: Any) -> None:
     """Declare the run finished."""
     (Path(root) / MARKER).unlink()
 
 
-def _owner(path):
+def _owner(path: Any) -> Any:
     try:
         return read_json(path).get("generator")
     except (OSError, ValueError, AttributeError):
         return None
 
 
-def draw_all(draw, jobs, workers, progress, title):
+def draw_all(
+    draw: Callable[[Any], Any], jobs: Sequence[Any], workers: int | None, progress: bool, title: str
+) -> Iterator[Any]:
     """Yield ``draw(job)`` for every job, in order, from ``workers`` processes.
 
     Args:
@@ -134,7 +137,7 @@ def draw_all(draw, jobs, workers, progress, title):
             yield result
 
 
-def _results(draw, jobs, workers):
+def _results(draw: Callable[[Any], Any], jobs: Sequence[Any], workers: int | None) -> Iterator[Any]:
     if workers == 1:
         yield from map(draw, jobs)
         return
@@ -148,14 +151,16 @@ def _results(draw, jobs, workers):
             raise
 
 
-def _start_worker():
+def _start_worker() -> None:
     cv2.setNumThreads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     """A killed parent leaves its workers waiting for ever, unless they watch it."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 
@@ -163,12 +168,21 @@ EMBLEMS = ("star", "ring", "triangle", "bolt", "bars", "letters", "heart")
 WORDS = ("NYC", "GO", "A1", "TEAM", "23", "7", "RUN", "K", "ZED", "88")
 
 
-def rect(x0, y0, x1, y1):
+def rect(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
     """Return the four corners of an axis-aligned rectangle, ``(4, 2)``."""
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
 
 
-def ellipse(cx, cy, rx, ry, angle=0.0, start=0.0, stop=2 * np.pi, points=28):
+def ellipse(
+    cx: float,
+    cy: float,
+    rx: float,
+    ry: float,
+    angle: float = 0.0,
+    start: float = 0.0,
+    stop: float = 2 * np.pi,
+    points: Any = 28,
+) -> np.ndarray:
     """Return ``points`` points on an arc of an ellipse turned by ``angle`` radians."""
     unit = _arc(start, stop, points)
     if angle == 0.0:
@@ -178,12 +192,12 @@ def ellipse(cx, cy, rx, ry, angle=0.0, start=0.0, stop=2 * np.pi, points=28):
 
 
 @lru_cache(maxsize=64)
-def _arc(start, stop, points):
+def _arc(start: float, stop: float, points: Any) -> np.ndarray:
     t = np.linspace(start, stop, points)
     return np.stack([np.cos(t), np.sin(t)], 1)
 
 
-def capsule(a, b, ra, rb, flat_end=False):
+def capsule(a: Any, b: Any, ra: float, rb: float, flat_end: bool = False) -> np.ndarray:
     """Return the outline of a limb: a tapered bar from ``a`` to ``b`` with round ends."""
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     angle = math.atan2(b[1] - a[1], b[0] - a[0])
@@ -194,7 +208,7 @@ def capsule(a, b, ra, rb, flat_end=False):
     return np.concatenate([tail, ellipse(b[0], b[1], rb, rb, angle, -np.pi / 2, np.pi / 2, 10)])
 
 
-def _spline_basis(steps):
+def _spline_basis(steps: int) -> np.ndarray:
     t = np.arange(steps, dtype=np.float32)[:, None] / steps
     return 0.5 * np.hstack(
         [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
@@ -204,7 +218,7 @@ def _spline_basis(steps):
 _BASIS = _spline_basis(6)
 
 
-def spline(points):
+def spline(points: Any) -> np.ndarray:
     """Return a smooth closed curve (Catmull-Rom) through ``points`` ``(N, 2)``."""
     p = np.asarray(points, np.float32)
     knots = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)], 1)
@@ -222,12 +236,21 @@ class Canvas:
         relief: Width in pixels of the shaded rim of a shape.
     """
 
-    def __init__(self, height, width, light=(-0.5, -0.8), relief=4.0):
+    def __init__(
+        self, height: int, width: int, light: Sequence[float] = (-0.5, -0.8), relief: float = 4.0
+    ) -> None:
         self.rgb = np.zeros((3, height, width), np.float32)
         self.alpha = np.zeros((height, width), np.float32)
         self.light, self.relief = light, relief
 
-    def paint(self, shapes, colour, shade=0.0, texture=None, opacity=1.0):
+    def paint(
+        self,
+        shapes: Sequence[Any],
+        colour: Any,
+        shade: float = 0.0,
+        texture: Any = None,
+        opacity: float = 1.0,
+    ) -> None:
         """Fill the union of ``shapes`` with ``colour``.
 
         Args:
@@ -245,14 +268,16 @@ class Canvas:
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         for shape in shapes:
             corners = np.round((shape - (x0, y0)) * 16).astype(np.int32)
-            cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)
+            cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
         self._blend(spot, mask, colour, shade, texture, opacity)
 
-    def image(self):
+    def image(self) -> np.ndarray:
         """Return ``(H, W, 3)`` float32, premultiplied."""
         return cv2.merge(list(self.rgb))
 
-    def stroke(self, points, colour, width, closed=False, opacity=1.0):
+    def stroke(
+        self, points: Any, colour: Any, width: float, closed: bool = False, opacity: float = 1.0
+    ) -> None:
         """Draw a line ``width`` pixels wide through ``points``."""
         points = np.asarray(points, np.float32)
         spot = self._spot(points, int(width) + 2)
@@ -261,10 +286,10 @@ class Canvas:
         x0, y0, x1, y1 = spot
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         line = [np.round((points - (x0, y0)) * 16).astype(np.int32)]
-        cv2.polylines(mask, line, closed, 255, max(1, int(round(width))), cv2.LINE_AA, 4)
+        cv2.polylines(mask, line, closed, 255, max(1, int(round(width))), cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
         self._blend(spot, mask, colour, 0.0, None, opacity * min(1.0, max(width, 0.4)))
 
-    def text(self, centre, word, height, colour):
+    def text(self, centre: Any, word: str, height: float, colour: Any) -> None:
         """Write ``word``, its capitals ``height`` pixels high, around ``centre``."""
         thick = max(1, int(round(height * 0.22)))
         font = cv2.FONT_HERSHEY_SIMPLEX
@@ -275,17 +300,19 @@ class Canvas:
             return
         mask = np.zeros((spot[3] - spot[1], spot[2] - spot[0]), np.uint8)
         org = (int(corner[0]) - spot[0], int(corner[1]) + h - spot[1])
-        cv2.putText(mask, word, org, font, height / 21.0, 255, thick, cv2.LINE_AA)
+        cv2.putText(mask, word, org, font, height / 21.0, 255, thick, cv2.LINE_AA)  # type: ignore[call-overload]  # one channel: a number
         self._blend(spot, mask, colour, 0.0, None, 1.0)
 
-    def _spot(self, points, margin=2):
+    def _spot(self, points: Any, margin: int = 2) -> Any:
         height, width = self.alpha.shape
         x0, y0 = np.floor(points.min(0)).astype(int) - margin
         x1, y1 = np.ceil(points.max(0)).astype(int) + margin + 1
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
-    def _blend(self, spot, mask, colour, shade, texture, opacity):
+    def _blend(
+        self, spot: Any, mask: np.ndarray, colour: Any, shade: float, texture: Any, opacity: float
+    ) -> None:
         x0, y0, x1, y1 = spot
         m = mask.astype(np.float32) * (opacity / 255.0)
         fill = np.asarray(colour, np.float32).reshape(3, 1, 1)
@@ -300,7 +327,7 @@ class Canvas:
         alpha *= keep
         alpha += m
 
-    def _relief(self, m, shade):
+    def _relief(self, m: np.ndarray, shade: float) -> np.ndarray:
         """Rim lighting: the blurred mask is taken as a height field and lit from one side."""
         soft = cv2.GaussianBlur(m, (0, 0), self.relief, borderType=cv2.BORDER_CONSTANT)
         gx = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=1)
@@ -309,7 +336,9 @@ class Canvas:
         return np.maximum(0.72 + 0.28 * soft + shade * tilt, 0.3)
 
 
-def emblem(canvas, centre, size, colour, kind, word="GO"):
+def emblem(
+    canvas: Canvas, centre: Any, size: Any, colour: Any, kind: str, word: str = "GO"
+) -> None:
     """Paint a small printed sign: ``kind`` is one of ``EMBLEMS``; ``size`` is its radius."""
     x, y = centre
     if kind == "letters":
@@ -319,7 +348,7 @@ def emblem(canvas, centre, size, colour, kind, word="GO"):
         canvas.stroke(ring, colour, max(1.0, size * 0.35), True)
         canvas.paint([ellipse(x, y, size * 0.3, size * 0.3)], colour)
     elif kind == "star":
-        outer, inner = ellipse(x, y, size, size, -np.pi / 2, points=6)[:5], []
+        outer = ellipse(x, y, size, size, -np.pi / 2, points=6)[:5]
         inner = ellipse(x, y, size * 0.42, size * 0.42, -np.pi / 2 + np.pi / 5, points=6)[:5]
         canvas.paint([np.stack([outer, inner], 1).reshape(-1, 2)], colour)
     elif kind == "triangle":
@@ -344,18 +373,22 @@ def emblem(canvas, centre, size, colour, kind, word="GO"):
         canvas.paint(lobes + [tip.astype(np.float32)], colour)
 
 
-def stripes(period, angle, other, duty=0.5):
+def stripes(
+    period: float, angle: float, other: Any, duty: float = 0.5
+) -> Callable[..., np.ndarray]:
     """Return a texture of bars of colour ``other``, ``period`` pixels apart."""
     other = np.asarray(other, np.float32).reshape(3, 1, 1)
 
-    def texture(x, y, fill):
+    def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
         phase = (x * np.cos(angle) + y * np.sin(angle)) / period
         return np.where(phase - np.floor(phase) < duty, other, fill)
 
     return texture
 
 
-def random_colour(rng, low=30, high=235, vivid=1.0):
+def random_colour(
+    rng: np.random.Generator, low: float = 30, high: float = 235, vivid: float = 1.0
+) -> np.ndarray:
     """Return a random RGB colour; ``vivid`` 0 makes it grey."""
     colour = rng.uniform(low, high, 3)
     return (colour.mean() + (colour - colour.mean()) * vivid).astype(np.float32)

@@ -8,7 +8,7 @@ not a logo.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -26,7 +26,7 @@ LONG_SLEEVED = ("suit", "long", "robe")
 NECK = np.array([0.0, 0.165], np.float32)
 
 
-def _symmetric(half, smooth=True):
+def _symmetric(half: Any, smooth: bool = True) -> np.ndarray:
     """Return the outline whose right half, from top to bottom, is ``half``; ends lie on x = 0."""
     right = np.array(half, np.float32)
     whole = np.concatenate([right, right[-2:0:-1] * (-1, 1)])
@@ -36,12 +36,12 @@ def _symmetric(half, smooth=True):
 class Figure:
     """The painter of one person; coordinates are body frame, ``at`` turns them into pixels."""
 
-    def __init__(self, outfit, look, scale):
+    def __init__(self, outfit: Any, look: Any, scale: float) -> None:
         self.outfit, self.look, self.scale = outfit, look, scale
         self.canvas = Canvas(
             int(scale * 1.4), int(scale * 1.2), (look.light, -0.7), max(1.0, scale * 0.011)
         )
-        self.origin = np.float32([scale * 0.6, scale * 1.34])
+        self.origin = np.array([scale * 0.6, scale * 1.34], np.float32)
         self.c, self.s = np.cos(look.lean), np.sin(look.lean)
         turn = look.yaw * (
             0.35 if outfit.top == "suit" else 0.85
@@ -56,7 +56,7 @@ class Figure:
         self.head_x = 0.018 * self.sin
         self.zoom = 1.0  # enlarges around the neck whatever is painted while it is not 1
 
-    def at(self, points):
+    def at(self, points: Any) -> np.ndarray:
         """Return pixels for body-frame points ``(N, 2)`` or ``(2,)``."""
         p = np.asarray(points, np.float32)
         if self.zoom != 1.0:
@@ -66,17 +66,24 @@ class Figure:
         turned = np.stack([x * self.c - y * self.s, x * self.s + y * self.c], -1)
         return (turned * self.scale + self.origin).astype(np.float32)
 
-    def fill(self, *shapes, colour, shade=0.35, texture=None, opacity=1.0):
+    def fill(
+        self,
+        *shapes: Any,
+        colour: Any,
+        shade: float = 0.35,
+        texture: Any = None,
+        opacity: float = 1.0,
+    ) -> None:
         """Fill the union of shapes given in the body frame."""
         self.canvas.paint([self.at(s) for s in shapes], colour, shade, texture, opacity)
 
-    def line(self, points, colour, width, opacity=1.0):
+    def line(self, points: Any, colour: Any, width: float, opacity: float = 1.0) -> None:
         """Draw a line; ``width`` is in body units."""
         wide = width * self.scale * self.zoom
         self.canvas.stroke(self.at(points), colour, wide, opacity=opacity)
 
     # ---- lower body -----------------------------------------------------------------------
-    def _joints(self, i):
+    def _joints(self, i: int) -> Any:
         side, bend = (-1, 1)[i], self.look.knees[i]
         narrow = {"robe": 0.3, "skirt": 0.6}.get(self.outfit.lower, 1.0)
         a, hip = self.look.legs[i] * narrow, np.array([(-1, 1)[i] * self.hip * 0.52, 0.5])
@@ -84,7 +91,7 @@ class Figure:
         b = a - bend * np.sign(self.look.yaw + 1e-6) - 0.02 * side
         return hip, knee, knee + 0.225 * np.array([np.sin(b), np.cos(b)])
 
-    def _leg(self, i, upto, loose=0.0):
+    def _leg(self, i: int, upto: float, loose: float = 0.0) -> list[np.ndarray]:
         """Return the shapes of leg ``i`` from the hip; ``upto`` 1 is the knee, 2 the ankle."""
         hip, knee, ankle = self._joints(i)
         build = self.look.build * (0.55 + 0.45 * self.f)
@@ -96,7 +103,7 @@ class Figure:
         end, re = knee + (ankle - knee) * (upto - 1), r[1] + (r[2] - r[1]) * (upto - 1)
         return [capsule(hip, knee, r[0], r[1]), capsule(knee, end, r[1], re, True)]
 
-    def legs(self):
+    def legs(self) -> None:
         for i in (0, 1):
             hip, knee, ankle = self._joints(i)
             self.fill(*self._leg(i, 2.0), colour=self.look.skin)
@@ -104,7 +111,7 @@ class Figure:
             foot = ellipse(ankle[0] + toe, ankle[1] + 0.022, 0.03 + abs(toe) * 0.5, 0.022)
             self.fill(foot, capsule(ankle, ankle + (0, 0.015), 0.024, 0.026), colour=self.look.shoe)
 
-    def lower(self):
+    def lower(self) -> Any:
         lower, k = self.outfit.lower, self.look
         if lower in ("skirt", "robe"):
             return self._skirt(lower)
@@ -122,7 +129,7 @@ class Figure:
         for i in (0, 1):
             self._trouser_details(i, reach, colour, denim)
 
-    def _trouser_details(self, i, reach, colour, denim):
+    def _trouser_details(self, i: int, reach: float, colour: Any, denim: bool) -> None:
         hip, knee, ankle = self._joints(i)
         side = (-1, 1)[i]
         self.line([(0, 0.53), (0, 0.57), (side * 0.008, 0.62)], colour * 0.7, 0.004)
@@ -151,14 +158,14 @@ class Figure:
                     shade=0.2,
                 )
 
-    def _denim(self):
+    def _denim(self) -> Callable[..., np.ndarray]:
         rng = np.random.default_rng(self.look.grain)
         shape = self.canvas.alpha.shape
         noise = rng.normal(0, 16, (shape[0], shape[1] // 3 + 1)).astype(np.float32).repeat(3, 1)
         fade = [(self._joints(i)[0] + self._joints(i)[1]) / 2 for i in (0, 1)]
         spots = [self.at(p) for p in fade]
 
-        def texture(x, y, fill):
+        def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
             y0, x0 = int(y[0, 0]), int(x[0, 0])
             light = noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
             for sx, sy in spots:
@@ -168,20 +175,20 @@ class Figure:
 
         return texture
 
-    def _weave(self):
+    def _weave(self) -> Callable[..., np.ndarray]:
         """A coarse cloth that is not denim: speckled, but without seams and worn patches."""
         rng = np.random.default_rng(self.look.grain)
         height, width = self.canvas.alpha.shape
         noise = rng.normal(1, 0.1, (height // 3 + 1, width // 3 + 1)).astype(np.float32)
         noise = noise.repeat(3, 0).repeat(3, 1)
 
-        def texture(x, y, fill):
+        def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
             y0, x0 = int(y[0, 0]), int(x[0, 0])
             return fill * noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
 
         return texture
 
-    def _skirt(self, lower):
+    def _skirt(self, lower: str) -> None:
         suit = self.outfit.top == "suit" and self.look.suit_skirt
         colour = self.look.suit if suit else self.look.trousers
         hem, flare = (self.look.hem, 1.0 if suit else 1.45) if lower == "skirt" else (0.945, 1.5)
@@ -207,7 +214,7 @@ class Figure:
             self.line([(t * self.hip * 0.9, 0.53), (t * w, hem)], colour * 0.72, 0.006)
 
     # ---- upper body -----------------------------------------------------------------------
-    def _outline(self):
+    def _outline(self) -> np.ndarray:
         o = self.outfit
         hem = {"suit": 0.555, "long": 0.53, "tshirt": 0.525, "polo": 0.52}.get(o.top, 0.5)
         bust = 0.0 if o.male else 0.008
@@ -216,14 +223,14 @@ class Figure:
         half += [(self.waist, 0.4), (self.hip, hem - 0.02), (self.hip * 0.9, hem), (0, hem)]
         return _symmetric(half)
 
-    def skin(self):
+    def skin(self) -> None:
         """Paint neck and torso as they are under the clothes."""
         self.fill(
             capsule((self.head_x, 0.13), (0, 0.19), 0.031, 0.037), colour=self.look.skin * 0.9
         )
         self.fill(self._outline(), colour=self.look.skin)
 
-    def torso(self):
+    def torso(self) -> None:
         """Paint the top without its sleeves."""
         o, outline = self.outfit, self._outline()
         if o.top == "bare":
@@ -240,7 +247,7 @@ class Figure:
             return
         self.fill(outline, colour=self.top, texture=texture)
 
-    def _print(self):
+    def _print(self) -> Any:
         """Return the cloth's texture: stripes if the outfit says so, else perhaps a distractor."""
         k, kind = self.look, "stripe" if self.outfit.stripe else self.look.pattern
         if self.outfit.top in ("suit", "robe", "gown") and not self.outfit.stripe:
@@ -255,7 +262,7 @@ class Figure:
         if kind == "dots":
             r = period * 0.6
 
-            def dots(x, y, fill):
+            def dots(x: Any, y: Any, fill: Any) -> np.ndarray:
                 near = (np.mod(x, r) - r / 2) ** 2 + (np.mod(y, r) - r / 2) ** 2
                 return np.where(near < r * r * 0.07, plane, fill)
 
@@ -265,7 +272,7 @@ class Figure:
             return lambda x, y, fill: (fill + across(x, y, fill) + down(x, y, fill)) / 3
         return None
 
-    def arm(self, i):
+    def arm(self, i: int) -> None:
         o, k, side = self.outfit, self.look, (-1, 1)[i]
         a, bend = k.arms[i]
         r = np.array([0.033, 0.026, 0.02]) * (0.6 + 0.4 * k.build) * (1.08 if o.male else 0.92)
@@ -275,10 +282,15 @@ class Figure:
         self.fill(
             capsule(start, elbow, r[0], r[1]), capsule(elbow, hand, r[1], r[2]), colour=k.skin
         )
-        self.fill(ellipse(*(hand + (hand - elbow) * 0.09), 0.021, 0.024), colour=k.skin)
+        self.fill(
+            ellipse(
+                hand[0] + (hand - elbow)[0] * 0.09, hand[1] + (hand - elbow)[1] * 0.09, 0.021, 0.024
+            ),
+            colour=k.skin,
+        )
         self._sleeve(start, elbow, hand, r)
 
-    def _sleeve(self, start, elbow, hand, r):
+    def _sleeve(self, start: Any, elbow: Any, hand: Any, r: Any) -> None:
         o, k, texture = self.outfit, self.look, self._print()
         if o.top in LONG_SLEEVED:
             wide, reach = 0.022 if o.top == "robe" else 0.009, 0.93 if o.top != "long" else k.sleeve
@@ -297,7 +309,7 @@ class Figure:
                 self.fill(hem, colour=k.print)
 
     # ---- things carried -------------------------------------------------------------------
-    def bag(self):
+    def bag(self) -> None:
         """A bag, perhaps striped or with an emblem: print that is not on the person's chest."""
         k, side = self.look, 1 if self.look.yaw > 0 else -1
         colour, texture = k.bag_colour, None
@@ -320,7 +332,7 @@ class Figure:
             emblem(self.canvas, self.at((x, y)), size, ink, k.logo_kind, k.logo_word)
 
 
-def paint_chest(f):
+def paint_chest(f: Figure) -> None:
     """Paint what tells one top from another onto figure ``f``."""
     o, k = f.outfit, f.look
     x = 0.05 * f.sin  # the middle of the chest moves as the person turns
@@ -339,20 +351,20 @@ def paint_chest(f):
         _logo(f, x)
 
 
-def _logo(f, x):
+def _logo(f: Figure, x: float) -> None:
     k = f.look
     size = 0.032 if k.logo_small else 0.046
     place = (x + 0.045 * f.f, 0.272) if k.logo_small else (x * 0.8, 0.325)
     if f.outfit.stripe or k.pattern:  # a plain patch under the sign keeps it legible
-        f.fill(ellipse(*place, size * 1.3, size * 1.3), colour=f.top, shade=0)
+        f.fill(ellipse(place[0], place[1], size * 1.3, size * 1.3), colour=f.top, shade=0)
     emblem(f.canvas, f.at(place), size * f.scale, k.print, k.logo_kind, k.logo_word)
 
 
-def _mirrored(points, x, side):
+def _mirrored(points: Any, x: float, side: Any) -> np.ndarray:
     return np.array([(x + side * px, py) for px, py in points])
 
 
-def _suit(f, x):
+def _suit(f: Figure, x: float) -> None:
     suit = f.look.suit
     shirt = [(x - 0.042, 0.183), (x + 0.042, 0.183), (x + 0.004, 0.375), (x - 0.004, 0.375)]
     f.fill(np.array(shirt), colour=(240, 240, 240), shade=0.1)
@@ -362,7 +374,7 @@ def _suit(f, x):
     _lapels(f, x, suit)
 
 
-def _lapels(f, x, suit):
+def _lapels(f: Figure, x: float, suit: Any) -> None:
     edge = [(0.04, 0.18), (0.075, 0.25), (0.05, 0.265), (0.056, 0.285), (0.0, 0.395), (0.014, 0.33)]
     for side in (-1, 1):
         lapel = _mirrored(edge, x, side)
@@ -373,49 +385,49 @@ def _lapels(f, x, suit):
     f.fill(*buttons, colour=suit * 0.4, shade=0)
 
 
-def _neckline(f, x, depth, colour):
+def _neckline(f: Figure, x: float, depth: float, colour: Any) -> None:
     f.fill(ellipse(x * 0.6, 0.184, 0.044, depth), colour=colour * 0.75, shade=0)
     f.fill(ellipse(x * 0.6, 0.18, 0.036, depth * 0.8), colour=f.look.skin * 0.92, shade=0)
 
 
-def _tshirt(f, x):
+def _tshirt(f: Figure, x: float) -> None:
     _neckline(f, x, 0.03, f.top)
 
 
-def _robe(f, x):
+def _robe(f: Figure, x: float) -> None:
     _neckline(f, x, 0.025, f.top)
     f.line([(x, 0.21), (x, 0.93)], f.top * 0.6, 0.007)
 
 
-def _collar(f, x, colour):
+def _collar(f: Figure, x: float, colour: Any) -> None:
     f.fill(ellipse(x * 0.7, 0.182, 0.03, 0.02), colour=f.look.skin * 0.9, shade=0)
     edge = [(0.045, 0.17), (0.05, 0.2), (0.016, 0.222), (0.0, 0.198), (0.03, 0.172)]
     for side in (-1, 1):
         f.fill(_mirrored(edge, x, side), colour=colour, shade=0.3)
 
 
-def _buttons(f, x, first, last, count):
+def _buttons(f: Figure, x: float, first: float, last: float, count: int) -> None:
     f.line([(x, first - 0.01), (x, last)], f.top * 0.65, 0.005)
     dots = [ellipse(x, y, 0.006, 0.006, points=10) for y in np.linspace(first, last, count)]
     f.fill(*dots, colour=f.top * 0.4 if f.top.mean() > 110 else (225, 225, 215), shade=0)
 
 
-def _polo(f, x):
+def _polo(f: Figure, x: float) -> None:
     _collar(f, x, f.look.print)
     _buttons(f, x, 0.225, 0.265, 3)
 
 
-def _shirt(f, x):
+def _shirt(f: Figure, x: float) -> None:
     _collar(f, x, np.minimum(f.top * 1.15, 255))
     _buttons(f, x, 0.23, 0.5, 7)
 
 
-def _sweater(f, x):
+def _sweater(f: Figure, x: float) -> None:
     _neckline(f, x, 0.02, f.top)
     f.fill(rect(-f.hip * 0.9, 0.508, f.hip * 0.9, 0.53), colour=f.top * 0.75, shade=0.2)
 
 
-def _hoodie(f, x):
+def _hoodie(f: Figure, x: float) -> None:
     f.fill(ellipse(x * 0.6, 0.185, 0.064, 0.032), colour=f.top * 0.75, shade=0.4)
     f.fill(ellipse(x * 0.6, 0.18, 0.034, 0.024), colour=f.look.skin * 0.9, shade=0)
     for side in (-1, 1):
@@ -424,12 +436,12 @@ def _hoodie(f, x):
     f.line(_mirrored(pouch, x, 1), f.top * 0.6, 0.006)
 
 
-def _zip(f, x):
+def _zip(f: Figure, x: float) -> None:
     f.fill(rect(x - 0.036, 0.165, x + 0.036, 0.195), colour=f.top * 0.8, shade=0.2)
     f.line([(x, 0.175), (x, 0.525)], (200, 200, 205), 0.007)
 
 
-def _open(f, x):
+def _open(f: Figure, x: float) -> None:
     """An open jacket without a tie: the nearest thing to a suit that is not formal."""
     half = [(0.05, 0.185), (0.03, 0.35), (0.04, 0.525)]
     inside = np.concatenate([_mirrored(half, x, 1), _mirrored(half[::-1], x, -1)])
@@ -439,7 +451,7 @@ def _open(f, x):
         f.line(_mirrored(half, x, side), f.top * 0.55, 0.008)
 
 
-def _blazer(f, x):
+def _blazer(f: Figure, x: float) -> None:
     """A jacket with lapels over an open collar: all of a suit but the tie."""
     shirt = [(x - 0.045, 0.183), (x + 0.045, 0.183), (x + 0.004, 0.375), (x - 0.004, 0.375)]
     f.fill(np.array(shirt), colour=f.look.inner, shade=0.1)

@@ -3,22 +3,22 @@
 ``Outfit`` says what is true of the person, ``Look`` holds everything else (pose, proportions,
 colours, distractors), so that one attribute can be toggled with all else equal.
 
-``Population`` draws outfits whose attribute rates follow WIDER-Attribute. Rates are positives over *all* boxes, unspecified ones included, because that is what the class
-weights published with VAA measure (weight = negatives / positives, unspecified counted as negative;
-positive rate = 1 / (1 + weight)). "Male" has weight 1 there, which only says "at least half"; 0.55
-is an assumption.
+``Population`` draws outfits whose attribute rates follow WIDER-Attribute. Rates are positives over
+*all* boxes, unspecified ones included, because that is what the class weights published with VAA
+measure (weight = negatives / positives, unspecified counted as negative; positive rate = 1 / (1 +
+weight)). "Male" has weight 1 there, which only says "at least half"; 0.55 is an assumption.
 
-What excludes what (a skirt excludes trousers, a suit implies long sleeves, ...) is a table of
-sex x top x lower garment with zeros in the impossible cells. Iterative proportional fitting
-(Deming and Stephan, 1940) turns it into probabilities with exactly the wanted marginals. The other
-attributes are drawn given the cell, with odds scaled so that their overall rates are met too.
+What excludes what (a skirt excludes trousers, a suit implies long sleeves, ...) is a table of sex x
+top x lower garment with zeros in the impossible cells. Iterative proportional fitting (Deming and
+Stephan, 1940) turns it into probabilities with exactly the wanted marginals. The other attributes
+are drawn given the cell, with odds scaled so that their overall rates are met too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,7 +88,7 @@ class Outfit:
     logo: bool = False
     stripe: bool = False
 
-    def attributes(self):
+    def attributes(self) -> tuple[bool, ...]:
         """Return the 14 truths in the order of ``ATTRIBUTES``."""
         return (
             self.male, self.long_hair, self.sunglass, self.hat, self.top == "tshirt",
@@ -98,14 +98,14 @@ class Outfit:
         )  # fmt: skip
 
 
-def _cloth(rng):
+def _cloth(rng: np.random.Generator) -> np.ndarray:
     """Return a garment colour: greys, muted and vivid ones."""
     hue, sat, val = rng.random(), rng.random() ** 1.2, rng.uniform(0.2, 0.97)
     hsv = np.array([[[hue * 180, sat * 215, val * 255]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
 
 
-def _away(colour, rng, gap=110):
+def _away(colour: Any, rng: np.random.Generator, gap: float = 110) -> np.ndarray:
     """Return a colour that differs clearly from ``colour``: print must be visible."""
     for _ in range(20):
         other = random_colour(rng, 5, 250)
@@ -114,7 +114,7 @@ def _away(colour, rng, gap=110):
     return np.where(colour.mean() > 127, 20.0, 240.0) * np.ones(3, np.float32)
 
 
-def sample_look(rng, back=False):
+def sample_look(rng: np.random.Generator, back: bool = False) -> SimpleNamespace:
     """Return everything about a person but the outfit, as a namespace of plain values.
 
     Args:
@@ -130,7 +130,7 @@ def sample_look(rng, back=False):
     return look
 
 
-def _pose(rng):
+def _pose(rng: np.random.Generator) -> dict[str, Any]:
     arms = [[rng.uniform(0.05, 0.5), rng.uniform(-0.5, 0.45)] for _ in range(2)]
     if rng.random() < 0.1:  # raised
         arms[1] = [rng.uniform(2.3, 2.8), rng.uniform(-0.2, 0.6)]
@@ -149,7 +149,7 @@ def _pose(rng):
     }
 
 
-def _head_look(rng):
+def _head_look(rng: np.random.Generator) -> Any:
     return {
         "skin": SKIN[rng.integers(6)] * rng.uniform(0.92, 1.05),
         "hair": HAIR[rng.integers(6)] + rng.uniform(-8, 8, 3),
@@ -166,7 +166,7 @@ def _head_look(rng):
     }
 
 
-def _clothes_look(rng):
+def _clothes_look(rng: np.random.Generator) -> Any:
     trousers = _cloth(rng) * 0.8
     if rng.random() < 0.4:  # blue, but not denim
         trousers = np.array([45, 65, 120]) + rng.uniform(-20, 20, 3)
@@ -186,11 +186,11 @@ def _clothes_look(rng):
         "shoe": rng.uniform(20, 240, 3) if bright else rng.uniform(15, 60, 3),
         "suit": SUITS[rng.integers(6)],
         "suit_skirt": rng.random() < 0.5,
-        "tie": _away(np.float32([235, 235, 235]), rng),
+        "tie": _away(np.array([235, 235, 235], np.float32), rng),
     }
 
 
-def _print_look(rng):
+def _print_look(rng: np.random.Generator) -> Any:
     return {
         "logo_kind": _one_of(rng, EMBLEMS),
         "logo_word": _one_of(rng, WORDS),
@@ -201,7 +201,7 @@ def _print_look(rng):
     }
 
 
-def _extras_look(rng):
+def _extras_look(rng: np.random.Generator) -> Any:
     """The near misses worn by people who lack the attribute, and things carried."""
     return {
         "glasses": rng.random() < 0.25,
@@ -216,11 +216,11 @@ def _extras_look(rng):
     }
 
 
-def _one_of(rng, values):
+def _one_of(rng: np.random.Generator, values: Any) -> Any:
     return values[rng.integers(len(values))]
 
 
-def _choice(rng, **odds):
+def _choice(rng: np.random.Generator, **odds: Any) -> Any:
     """Return one of the names with its probability, or None with what is left."""
     draw = rng.random()
     for name, p in odds.items():
@@ -230,7 +230,7 @@ def _choice(rng, **odds):
     return None
 
 
-def draw_person(outfit, look, height):
+def draw_person(outfit: Any, look: Any, height: float) -> Any:
     """Draw one person.
 
     Args:
@@ -256,7 +256,7 @@ def draw_person(outfit, look, height):
     return rgb, alpha, regions
 
 
-def _paint(figure):
+def _paint(figure: Any) -> None:
     """Paint from back to front; the arm on the far side goes behind the torso."""
     outfit, look = figure.outfit, figure.look
     far = 0 if figure.sin < 0 else 1
@@ -291,12 +291,12 @@ HIDDEN = {
 }  # fmt: skip
 
 
-def truth_rate(name):
+def truth_rate(name: str) -> float:
     """Return how often ``name`` must be true for its *recorded* rate to be ``RATES[name]``."""
     return RATES[name] / (1.0 - HIDDEN[name])
 
 
-def fit_table(table, marginals, rounds=200):
+def fit_table(table: Any, marginals: Any, rounds: int = 200) -> np.ndarray:
     """Scale ``table`` until it has the given marginals, keeping its zeros and odds ratios.
 
     Args:
@@ -322,7 +322,7 @@ def fit_table(table, marginals, rounds=200):
     return table
 
 
-def _marginals():
+def _marginals() -> list[np.ndarray]:
     tshirt, long_, suit = (truth_rate(n) for n in ("Tshirt", "longSleeve", "formal"))
     robe = 0.06
     rest = 1.0 - tshirt - long_
@@ -349,7 +349,7 @@ def _marginals():
     ]
 
 
-def _affinity():
+def _affinity() -> np.ndarray:
     """Return the unscaled table ``(sex, top, lower)``: 0 impossible, 1 usual."""
     table = np.ones((2, len(TOPS), len(LOWERS)))
     top, low = {n: i for i, n in enumerate(TOPS)}, {n: i for i, n in enumerate(LOWERS)}
@@ -388,7 +388,7 @@ _ODDS = {  # how much likelier than usual, by (sex, top); the overall rate is fi
 class Population:
     """Draws outfits. Build once; ``sample`` costs microseconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.table = fit_table(_affinity(), _marginals())
         by_sex_top = self.table.sum(2)
         self.chance = {}
@@ -397,7 +397,7 @@ class Population:
             self.chance[name] = _scale_odds(weight, by_sex_top, truth_rate(name))
         self._flat = np.cumsum(self.table.ravel() / self.table.sum())
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Outfit:
         """Return an ``Outfit``."""
         cell = min(int(np.searchsorted(self._flat, rng.random())), self._flat.size - 1)
         sex, top, lower = np.unravel_index(cell, self.table.shape)
@@ -409,7 +409,7 @@ class Population:
         )  # fmt: skip
 
 
-def _scale_odds(weight, cells, rate):
+def _scale_odds(weight: Any, cells: Any, rate: float) -> np.ndarray:
     """Return probabilities proportional to ``weight`` (capped at 0.9) with overall ``rate``."""
     low, high = 0.0, 100.0
     for _ in range(60):

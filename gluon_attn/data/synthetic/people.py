@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
@@ -40,7 +40,6 @@ from gluon_attn.data.synthetic.drawing import (
 )
 from gluon_attn.data.synthetic.pedestrian import (
     ATTRIBUTES,
-    Outfit,
     Population,
     draw_person,
     sample_look,
@@ -84,8 +83,14 @@ LOWER = ("shorts", "jeans", "longPants", "skirt")
 _population = None
 
 
-
-def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, progress=True):
+def write_synthetic(
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Draw the data set and write it as WIDER-Attribute is published.
 
     Files: ``Anno/wider_attribute_trainval.json``, ``Anno/wider_attribute_test.json``,
@@ -135,7 +140,7 @@ def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, pr
     return report
 
 
-def _write_annotation(root, part, records):
+def _write_annotation(root: Any, part: str, records: list) -> None:
     document = {
         "images": records,
         "attribute_id_map": {str(i): name for i, name in enumerate(ATTRIBUTES)},
@@ -144,7 +149,7 @@ def _write_annotation(root, part, records):
     write_json(root / "Anno" / f"wider_attribute_{part}.json", document, indent=None)
 
 
-def _rates(records):
+def _rates(records: list) -> dict[str, Any]:
     labels = np.array([t["attribute"] for r in records for t in r["targets"]]).reshape(
         -1, len(ATTRIBUTES)
     )
@@ -155,7 +160,7 @@ def _rates(records):
     }
 
 
-def _write_scene(job):
+def _write_scene(job: Any) -> Any:
     root, seed, split, number = job
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     picture, targets, place = draw_scene(rng)
@@ -166,7 +171,7 @@ def _write_scene(job):
     return {"file_name": file_name, "scene_id": scene, "targets": targets}
 
 
-def draw_scene(rng):
+def draw_scene(rng: np.random.Generator) -> Any:
     """Draw one scene.
 
     Returns:
@@ -185,10 +190,12 @@ def draw_scene(rng):
     return _photograph(scene.canvas.image(), rng), targets, place
 
 
-def _places(rng, height, width, horizon):
+def _places(rng: np.random.Generator, height: int, width: float, horizon: float) -> Any:
     """Return ``(x, feet, size)`` of one to six people, far ones first."""
     count = 1 + rng.choice(6, p=[0.14, 0.26, 0.25, 0.17, 0.11, 0.07])
-    base, taken, found = rng.uniform(0.38, 0.84) * height, [], []
+    base = rng.uniform(0.38, 0.84) * height
+    taken: list[tuple[Any, float]] = []
+    found: list[tuple[float, float, float]] = []
     for _ in range(count):
         tall = float(np.clip(base * rng.uniform(0.8, 1.2), 80, 260))
         near = tall / (0.9 * height)
@@ -210,11 +217,12 @@ def _places(rng, height, width, horizon):
 class _Scene:
     """A picture that remembers which pixel belongs to whom."""
 
-    def __init__(self, canvas, rng):
-        self.canvas, self.rng, self.people = canvas, rng, []
+    def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
+        self.canvas, self.rng = canvas, rng
+        self.people: list[Any] = []
         self.owner = np.full(canvas.alpha.shape, -1, np.int16)
 
-    def add(self, outfit, x, feet, tall):
+    def add(self, outfit: Any, x: float, feet: float, tall: float) -> None:
         """Draw a person whose feet stand at ``(x, feet)`` in front of everyone so far."""
         rng = self.rng
         plain = not (outfit.sunglass or outfit.mask or outfit.top == "suit" or outfit.logo)
@@ -224,17 +232,17 @@ class _Scene:
         left, top = int(round(x - tall * 0.6)), int(round(feet - tall * 1.34))
         self._shadow(x, feet, tall)
         spot, part = _overlap(self.owner.shape, alpha.shape, left, top)
-        under = self.canvas.rgb[(slice(None), *spot)]
+        under = self.canvas.rgb[(slice(None), spot[0], spot[1])]
         under *= 1.0 - alpha[part]
         under += rgb[part].transpose(2, 0, 1)
         self.owner[spot][alpha[part] > 0.5] = len(self.people)
         self.people.append((outfit, back, alpha > 0.5, (left, top), regions, tall))
 
-    def _shadow(self, x, feet, tall):
+    def _shadow(self, x: float, feet: float, tall: float) -> None:
         shade = ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
         self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
 
-    def obstruct(self):
+    def obstruct(self) -> None:
         """Perhaps put an object in front of one of the people."""
         rng = self.rng
         if rng.random() > 0.28:
@@ -249,7 +257,7 @@ class _Scene:
         self.canvas.rgb += thing.rgb
         self.owner[thing.alpha > 0.5] = -2
 
-    def targets(self):
+    def targets(self) -> list[dict[str, Any]]:
         """Return the annotation of everyone who can be seen well enough to have been noticed."""
         found = []
         for number, person in enumerate(self.people):
@@ -259,7 +267,7 @@ class _Scene:
                 found.append({"attribute": self._labels(person, seen), "bbox": box})
         return found
 
-    def _seen(self, number, person):
+    def _seen(self, number: int, person: Any) -> Any:
         """Return, per region, the part of the person's pixels that is in view."""
         _, _, mask, (left, top), regions, _ = person
         spot, part = _overlap(self.owner.shape, mask.shape, left, top)
@@ -272,7 +280,7 @@ class _Scene:
             seen[name] = visible[y0:y1, x0:x1].sum() / total if total else 0.0
         return seen
 
-    def _labels(self, person, seen):
+    def _labels(self, person: Any, seen: dict) -> list[int]:
         outfit, back, _, _, _, tall = person
         rng = self.rng
         labels = [1 if true else -1 for true in outfit.attributes()]
@@ -286,7 +294,7 @@ class _Scene:
             labels[2], labels[11] = 0, 0
         return labels
 
-    def _box(self, person):
+    def _box(self, person: Any) -> list[int] | None:
         """Return ``[x, y, w, h]``; cut by the picture, it may stick out a little."""
         _, _, mask, (left, top), _, tall = person
         rng, (height, width) = self.rng, self.owner.shape
@@ -306,7 +314,7 @@ class _Scene:
         return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _overlap(size, patch, left, top):
+def _overlap(size: Any, patch: Any, left: Any, top: Any) -> Any:
     """Return the slices of a picture and of a patch laid on it at ``(left, top)``."""
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + patch[0], size[0]), min(left + patch[1], size[1])
@@ -315,7 +323,7 @@ def _overlap(size, patch, left, top):
     return spot, (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
-def _photograph(rgb, rng):
+def _photograph(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the picture as a camera would: uneven light, colour cast, blur, noise."""
     height, width = rgb.shape[:2]
     slope = rng.uniform(-0.25, 0.25, 2)
@@ -342,7 +350,14 @@ TASKS = {"Male": 0.2, "Hat": 0.1, "longSleeve": 0.0, "skirt": 0.0, "logo": 0.0}
 TASK_SIZE = 56  # pixels of the packed people
 
 
-def write_tasks(root, images=None, seed=0, workers=None, overwrite=False, progress=True):
+def write_tasks(
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Draw people, choose their tasks, flip labels and pack; ``root`` is then a packed data set.
 
     Args:
@@ -379,7 +394,7 @@ def write_tasks(root, images=None, seed=0, workers=None, overwrite=False, progre
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
 
 
-def pack_split(scenes, split, root, seed=0, progress=True):
+def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, progress: bool = True) -> None:
     """Pack the tasks of the people of one split, their labels flipped but in the test split.
 
     Args:
@@ -397,7 +412,7 @@ def pack_split(scenes, split, root, seed=0, progress=True):
     pack(people, Path(root) / split, size=TASK_SIZE, train_size=TASK_SIZE - 2, progress=progress)
 
 
-def flip_labels(raw, names, rng):
+def flip_labels(raw: np.ndarray, names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """Return raw labels of which each attribute's share in ``TASKS`` has changed sign.
 
     Args:
