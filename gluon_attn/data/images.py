@@ -20,9 +20,8 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-from gluon_attn.core import image_files, images
-from gluon_attn.core.image_files import Header, ImageError
-from gluon_attn.core.images import resize
+from gluon_attn.core import images
+from gluon_attn.core.images import Header, ImageError, resize
 from gluon_attn.data.scan import PathLike
 
 __all__ = [
@@ -94,7 +93,7 @@ def read_image(path: PathLike, sample_id: str, upright: bool = True) -> np.ndarr
     Raises:
         BadImageError: The file is missing, unreadable, truncated or no image.
     """
-    return decode(_named(path, sample_id, image_files.read_bytes, path), path, sample_id, upright)
+    return decode(_named(path, sample_id, images.read_bytes, path), path, sample_id, upright)
 
 
 def read_annotated(

@@ -15,7 +15,7 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from gluon_attn.core.reading import DamagedError, damage_named
+from gluon_attn.core.errors import DamagedError, naming
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 # Python's reader in Python: that in C makes room for whatever place an instruction names.
@@ -127,7 +127,7 @@ def load_pickle(data: bytes, place: Any) -> Any:
     Raises:
         ValueError: It is damaged or asks for anything else; nothing has been executed.
     """
-    with damage_named(place, "{path}: damaged or no pickle: {why}"):
+    with naming(place, "{path}: damaged or no pickle: {why}"):
         try:
             value = _Reader(io.BytesIO(data), encoding="latin1").load()
             return _plain(value, itertools.count(), len(data))

@@ -51,8 +51,7 @@ from typing import Any, Iterator, NamedTuple, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.core.image_files import Header
-from gluon_attn.core.images import clip_box
+from gluon_attn.core.images import Header, clip_box
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json, read_lines
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
