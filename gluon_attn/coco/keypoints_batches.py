@@ -25,7 +25,7 @@ from gluon_attn.coco.keypoints import check_encoding, heatmap_targets, mirror_or
 from gluon_attn.coco.parts import Array
 from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.loader import BufferPool
+from gluon_attn.data.loader import BufferPool, Loader
 from gluon_attn.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, planes
 
 if TYPE_CHECKING:

@@ -171,10 +171,11 @@ def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) 
         image = image.strip()
         if not image:
             raise ValueError(f"{where}: expected path<TAB>{','.join(['0'] * len(names))}: {line!r}")
-        if schema.is_single_label and text.strip() in schema.attributes[0].classes:
-            labels = [1 if text.strip() == name else -1 for name in schema.attributes[0].classes]
+        words = [word.strip() for word in text.split(",")]
+        if schema.is_single_label and not set(words) & set(codes):
+            labels = _labels_of_class(text.strip(), schema.attributes[0].classes, where)
         else:
-            labels = _labels([word.strip() for word in text.split(",")], names, codes, where)
+            labels = _labels(words, names, codes, where)
         for attribute, columns in zip(schema.attributes, schema.slices()):
             if attribute.width > 1:
                 _check_classes(labels[columns], f"{where}: '{attribute.name}'")
@@ -182,6 +183,12 @@ def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) 
         if image in rows:
             raise ValueError(f"{where}: '{image}' is in {rows[image][1]} already")
         rows[image] = labels, where
+
+
+def _labels_of_class(word: str, classes: Sequence[str], where: str) -> list[int]:
+    if word not in classes:
+        raise ValueError(f"{where}: '{word}' is no class; known are {', '.join(classes)}")
+    return [1 if word == name else -1 for name in classes]
 
 
 def _labels(

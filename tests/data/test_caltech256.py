@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-from formats.tiny import write_tiny
 
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.caltech256 import choose as draw
 
 OPTIONS = {"per_class": 8, "test_per_class": 3}
 
@@ -64,18 +61,6 @@ def test_draws_are_nested_seeded_and_as_large_as_a_class_allows(root):
             open_dataset(root, "test", **bad)
 
 
-def test_every_picture_is_drawn_equally_often():
-    paths, targets = [f"a/{k}" for k in range(10)], np.zeros(10, int)
-    times = dict.fromkeys(paths, 0)
-    for seed in range(2000):
-        lists = draw(paths, targets, 4, 3, seed=seed)
-        assert len(set(lists["train"] + lists["test"])) == 7
-        for name in lists["test"]:
-            times[name] += 1
-    counts = np.array(list(times.values()))
-    assert ((counts - 600) ** 2 / 420).sum() < 28  # chi-squared, 9 degrees of freedom, 0.1 %
-
-
 def test_the_file_rules(root, tmp_path):
     first = open_dataset(root, "test", **OPTIONS)
     path = first.split_file
@@ -121,16 +106,3 @@ def test_an_unwritable_place_only_warns(root, caplog, tmp_path):
     assert len(dataset) == 9 and "give a split_file elsewhere" in caplog.text
     again = open_dataset(root, "test", split_file=place, **OPTIONS)
     assert again.sample_ids == dataset.sample_ids
-
-
-def test_generated_tree(tmp_path):
-    write_tiny("caltech256", tmp_path)
-    trainval, test = open_dataset(tmp_path, "trainval"), open_dataset(tmp_path, "test")
-    assert len(trainval) == 120 and len(test) == 100
-    assert trainval.report.ok and test.report.ok
-    grey = [k for k, name in enumerate(trainval.sample_ids + test.sample_ids)
-            if name.endswith("001_0001.jpg")]  # fmt: skip
-    assert len(grey) <= 1 and trainval.read(0).shape[2] == 3
-    clutter = open_dataset(tmp_path, "trainval", clutter=True,
-                           split_file=str(tmp_path / "clutter.json"))  # fmt: skip
-    assert clutter.classes[-1] == "clutter" and len(clutter.classes) == 5

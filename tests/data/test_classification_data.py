@@ -80,25 +80,6 @@ def test_impossible_class_numbers(targets, message):
 # -- the data set --------------------------------------------------------------------------------
 
 
-def test_contract():
-    dataset = Memory()
-    assert dataset.classes == CLASSES and dataset.names == ("class=cat", "class=dog", "class=cow")
-    assert dataset.schema == class_schema(CLASSES) and dataset.schema.is_single_label
-    image, label, mask, index = dataset[-1]
-    assert image.dtype == np.uint8 and index == 6
-    assert label.tolist() == [0, 0, 1] and mask.tolist() == [1, 1, 1]
-    assert dataset.class_counts.tolist() == [2, 3, 2]
-    np.testing.assert_allclose(dataset.prior, [2 / 7, 3 / 7, 2 / 7])
-    assert dataset.counts().tolist() == [[2, 5, 0], [3, 4, 0], [2, 5, 0]]
-    built = np.asarray(dataset.raw)
-    counted = np.stack([(built == v).sum(0) for v in (1, -1, 0)], 1)
-    np.testing.assert_array_equal(dataset.counts(), counted)
-    with pytest.raises(IndexError):
-        dataset[7]
-    with pytest.raises(ValueError, match="is empty"):
-        Memory(np.zeros(0, int))
-
-
 def test_repeated_class_names_get_their_number():
     assert class_schema(["crane", "hen", "crane"]).columns == (
         "class=crane (0)", "class=hen", "class=crane (2)",
@@ -133,23 +114,6 @@ def test_many_pictures_of_a_thousand_classes_take_little_memory():
 
 
 # -- loader, cache, packing, columns -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_loader(cache):
-    dataset = Memory(bad=(3,), on_bad_image="skip")
-    transform = EvalTransform(16, 16, 16, mean=(0, 0, 0), std=(1, 1, 1))
-    loader = Loader(dataset, transform, 4, workers=2, cache=cache)
-    for _ in range(2):
-        first, second = list(loader)
-        assert first.label.shape == first.mask.shape == (4, 3)
-        np.testing.assert_array_equal(first.label.asnumpy(), np.eye(3)[[0, 1, 2, 1]])
-        np.testing.assert_array_equal(first.mask.asnumpy(), [[1] * 3] * 3 + [[0] * 3])
-        np.testing.assert_array_equal(second.mask.asnumpy(), [[1] * 3] * 3 + [[0] * 3])
-        np.testing.assert_array_equal(second.index, [4, 5, 6, -1])
-        shown = first.image.asnumpy().mean((1, 2, 3))
-        np.testing.assert_allclose(shown, [0, 40, 80, 0])
-    assert dataset.skipped == [("3.jpg", "is bad")]
 
 
 def test_packing_keeps_class_numbers_and_the_fingerprint(tmp_path, monkeypatch):
@@ -269,6 +233,20 @@ def test_folders(folders):
         open_dataset(folders, "train")
     with pytest.raises(FileNotFoundError, match="test is missing"):
         open_dataset(folders, "test", kind="folders")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_other_names_of_splits_are_taken_and_others_named(folders, name):
+    before = open_dataset(folders, "val")
+    (folders / "val").rename(folders / name)
+    (folders / "train" / "a").parent.rename(folders / "training")
+    (folders / "extra" / "a").mkdir(parents=True)
+    (folders / "extra" / "a" / "x.jpeg").write_bytes(before.path(0).name.encode())
+    val, train = open_dataset(folders, "val"), open_dataset(folders, "train")
+    assert val.sample_ids == [f"{name}/a/x.jpeg"] and val.read(0).shape == (8, 9, 3)
+    assert val.classes == train.classes == before.classes
+    assert "not read: extra/ (--splits NAME" in train.report.text()
+    assert open_dataset(folders, "extra").sample_ids == ["extra/a/x.jpeg"]
 
 
 def test_garments_are_exclusive():

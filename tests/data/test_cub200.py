@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
 
 from gluon_attn.data import detect_kind, open_dataset
 
@@ -59,17 +58,3 @@ def test_malformed_lists_are_named(root, name, text, message):
     (root / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         open_dataset(root, "test")
-
-
-def test_generated_tree(tmp_path):
-    write_tiny("cub200", tmp_path)
-    parts = {s: open_dataset(tmp_path, s) for s in ("train", "val", "trainval", "test")}
-    assert parts["trainval"].report.ok and parts["test"].report.ok
-    together = parts["train"].sample_ids + parts["val"].sample_ids
-    assert sorted(together) == sorted(parts["trainval"].sample_ids)
-    assert not set(parts["test"].sample_ids) & set(together)
-    for dataset in parts.values():
-        for k, name in enumerate(dataset.sample_ids):
-            assert name.startswith(f"{dataset.targets[k] + 1:03d}.")
-    with pytest.raises(FileNotFoundError, match="images.txt is missing; looked for"):
-        open_dataset(tmp_path / "CUB_200_2011" / "images", "train", kind="cub200")

@@ -113,23 +113,6 @@ def test_unspecified_labels_are_written_as_minus_one(tmp_path):
     assert abs((labels == -1).mean() - 0.3) < 0.08
 
 
-def test_refuses_to_replace_unless_asked(tmp_path):
-    write_digits(tmp_path, {**ONE, "train": 2}, progress=False)
-    before = (tmp_path / "train.txt").read_bytes()
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_digits(tmp_path, ONE, progress=False)
-    assert (tmp_path / "train.txt").read_bytes() == before
-    write_digits(tmp_path, ONE, overwrite=True, progress=False)
-    assert len(list((tmp_path / "images").iterdir())) == 3
-
-
-def test_never_touches_foreign_files(tmp_path):
-    (tmp_path / "train.txt").write_text("mine\t0\n")
-    with pytest.raises(FileExistsError, match="did not write"):
-        write_digits(tmp_path, ONE, overwrite=True, progress=False)
-    assert [p.name for p in tmp_path.iterdir()] == ["train.txt"]
-
-
 @pytest.mark.parametrize(
     "arguments", [{"images": {"train": 3}}, {"images": ONE, "seed": -2}, {"unspecified": 1.0}]
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
 from formats.tiny_mats import save
 
 from gluon_attn.data import detect_kind, open_dataset
@@ -152,14 +151,3 @@ def test_validation_alone(root):
         path.rmdir() if path.is_dir() else path.unlink()
     val = open_dataset(root, "val")
     assert val.synsets == SYNSETS and val.targets.tolist() == VALIDATION
-
-
-def test_generated_tree(tmp_path):
-    write_tiny("imagenet", tmp_path)
-    assert detect_kind(tmp_path) == "imagenet"
-    train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
-    assert train.classes == val.classes == ("tench", "goldfish", "crane (2)", "crane (3)", "hen")
-    assert train.report.ok and val.report.ok
-    bars = [[val.read(k).mean((1, 2))[r] > 125 for r in (12, 36, 60)] for k in range(len(val))]
-    spelled = [sum(bit << place for place, bit in enumerate(row)) for row in bars]
-    assert spelled == val.targets.tolist(), "the kit's numbers were translated"

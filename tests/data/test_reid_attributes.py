@@ -11,7 +11,7 @@ from test_peta import cell
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
-from gluon_attn.data.reid import DUKE, MARKET, POSITIVE
+from gluon_attn.data.reid import POSITIVE
 
 MARKET_FIELDS = (
     "age backpack bag handbag downblack downblue downbrown downgray downgreen downpink downpurple "
@@ -176,19 +176,6 @@ def test_validation_holds_out_whole_identities(tmp_path):
     assert set(open_dataset(tmp_path, "val").identities) == set(val.identities)
 
 
-@pytest.mark.parametrize("place", ["attribute", "Market-1501_Attribute"])
-def test_the_annotation_may_lie_below_or_elsewhere(market, tmp_path_factory, place):
-    (market / "market_attribute.mat").unlink()
-    with pytest.raises(FileNotFoundError, match="market: market_attribute.mat in the folder"):
-        open_dataset(market, "train")
-    write_mat(market, market_mat(), place=place)
-    assert len(open_dataset(market, "trainval")) == 4
-    other = tmp_path_factory.mktemp("other")
-    write_mat(other, market_mat(train={}))
-    path = other / "market_attribute.mat"
-    assert positives(open_dataset(market, "trainval", attributes=path), 0) == {"age=young"}
-
-
 def change(which, **fields):
     content = market_mat()
     content[which].update(fields)
@@ -295,22 +282,3 @@ def test_missing_tops_of_duke_are_unspecified_or_repaired(duke):
     repaired = open_dataset(duke, "trainval", repair=True)
     assert repaired.raw[:, top].tolist() == [1, -1, 1], "0370 short, 0679 long"
     assert open_dataset(duke, "test", repair=True).raw[0, top] == 0, "nothing else is invented"
-
-
-@pytest.mark.parametrize("name, layout, columns", [("market", MARKET, 30), ("duke", DUKE, 23)])
-def test_generated_trees(tmp_path, name, layout, columns):
-    write_tiny(name, tmp_path)
-    content = loadmat(tmp_path / f"{layout.variable}.mat")[layout.variable][0][0]
-    fields = set(content["train"][0][0].dtype.names) - {"image_index"}
-    assert fields == set(MARKET_FIELDS if name == "market" else DUKE_FIELDS)
-    assert content["train"].dtype.names[:3] != content["test"].dtype.names[:3]
-    test = content["test"][0][0]
-    people = [str(item[0]) for item in test["image_index"][0]]
-    dataset = open_dataset(tmp_path, "test")
-    assert len(dataset.names) == columns and dataset.report.ok
-    for column, field in (("backpack", "backpack"), ("downcolour=blue", "downblue")):
-        values = test[field][0]
-        expected = [values[people.index(p)] == 2 for p in dataset.identities]
-        np.testing.assert_array_equal(dataset.label[:, dataset.names.index(column)], expected)
-    colour = dataset.raw[:, dataset.schema.slices()[-1]]
-    assert (colour == -1).all(1).any() and ((colour == 1).sum(1) > 1).any()

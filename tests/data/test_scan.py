@@ -230,13 +230,6 @@ def test_a_split_without_any_image_says_what_is_there_instead(pets):
 # -- the other readers ---------------------------------------------------------------------------
 
 
-def test_caltech_passes_over_copies_as_before(trees, tmp_path):
-    root = trees.copy("caltech256", tmp_path / "tree")
-    train = open_dataset(root, "train")
-    assert "passed over: 001.ak47/copies, 004.bear/RENAME2" in train.report.text()
-    assert all(name.count("/") == 1 for name in train.sample_ids)
-
-
 @pytest.mark.parametrize("kind", ("market", "duke", "reid_market", "reid_duke"))
 def test_pedestrians_may_have_another_format_and_company(kind, trees, tmp_path, caplog):
     root = trees.copy(kind, tmp_path / "tree")
@@ -271,22 +264,6 @@ def test_listed_images_in_another_format(kind, folder, trees, tmp_path):
     again = open_dataset(root, "train")
     assert again.path(1).suffix == ".bmp" and again.fingerprint() == plain.fingerprint()
     assert (again.read(1) == pixels).all()
-
-
-@pytest.mark.parametrize("place", ("img_align_celeba_png", "Img/img_align_celeba_png",
-                                   "Img/img_align_celeba_png.7z/img_align_celeba_png"))  # fmt: skip
-def test_celeba_as_published_in_png(place, trees, tmp_path):
-    root = trees.copy("celeba", tmp_path / "tree")
-    plain = open_dataset(root, "test")
-    wanted = plain.read(0)
-    (root / place).mkdir(parents=True)
-    for path in list((root / "Img" / "img_align_celeba").iterdir()):
-        cv2.imwrite(str(root / place / f"{path.stem}.png"), cv2.imread(str(path)))
-        path.unlink()
-    (root / "Img" / "img_align_celeba").rmdir()
-    test = open_dataset(root, "test")
-    assert test.fingerprint() == plain.fingerprint() and test.sample_ids[0].endswith(".jpg")
-    assert (test.read(0) == wanted).all() and test.path(0).suffix == ".png"
 
 
 def backslashes(content):
