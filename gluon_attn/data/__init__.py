@@ -42,7 +42,6 @@ __all__ = [
     "Reader",
     "TrainTransform",
     "detect_kind",
-    "detection_order",
     "open_dataset",
     "pack",
 ]

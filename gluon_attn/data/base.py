@@ -190,7 +190,8 @@ class AttributeDataset(Located, Dataset):
             raise ValueError(f"{self.raw.shape[1]} label columns for {len(self.names)} names")
         training = split in TRAINING_SPLITS
         encoded = self.raw.encode() if self._one_hot else self.policy.encode(self.raw, training)
-        self.label, self.mask = encoded
+        self.label: Any = encoded[0]
+        self.mask: Any = encoded[1]
         self._skipped: dict[int, str] = {}
         self._lock = threading.Lock()
 
