@@ -121,7 +121,9 @@ class Cifar(Reader, ClassificationDataset):
         # What an archive holds shows when it is read.
         there = [p for p in parts if place.is_file() or (place / p.name).is_file()]
         paths = {part.name: place / part.name for part in there}
-        return Found(home, paths, [part for part in parts if part not in there], parts, Path(root))
+        return Found(
+            home, paths, [part for part in parts if part not in there], parts, root=Path(root)
+        )
 
     def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         self.form, place = _find(self.root, self.forms) or (self.forms[0], self.root)

@@ -61,8 +61,8 @@ class Cub200(Reader, ClassificationDataset):
         paths, labels, marks, names = (
             _read_list(folder / name, kind) for name, kind in zip(LISTS, (str, int, int, str))
         )
-        _check(folder / LISTS[1], labels, paths, 1, len(names))
-        _check(folder / LISTS[2], marks, paths, 0, 1)
+        _check(folder / LISTS[1], labels, paths, 1, most=len(names))
+        _check(folder / LISTS[2], marks, paths, 0, most=1)
         if sorted(names) != list(range(1, len(names) + 1)):
             raise ValueError(f"{folder / LISTS[3]}: classes must be numbered from 1")
         numbers = sorted(paths)
@@ -94,7 +94,7 @@ def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
 
 
 def _check(
-    path: Path, table: dict[int, int], images: dict[int, str], least: int, most: int
+    path: Path, table: dict[int, int], images: dict[int, str], least: int, *, most: int
 ) -> None:
     """Refuse a list of other images than images.txt's, or a value that is out of range."""
     odd = sorted(set(table) ^ set(images))

@@ -142,7 +142,7 @@ class Located:
                 paths[part.name] = path
             else:
                 missing.append(part)
-        return Found(home, paths, missing, parts, Path(root))
+        return Found(home, paths, missing, parts, root=Path(root))
 
     @classmethod
     def require(cls, root: PathLike, split: str, **options: Any) -> Found:

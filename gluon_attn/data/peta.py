@@ -218,7 +218,15 @@ def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy
         logger.warning("%s: other attributes than published: %s", path, ", ".join(odd[:5]))
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
-    return _Copy(images, ids, names, raw, persons, _partition(peta, partition, len(raw)), [])
+    return _Copy(
+        images,
+        ids,
+        names,
+        raw,
+        persons=persons,
+        parts=_partition(peta, partition, len(raw)),
+        notes=[],
+    )
 
 
 def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -272,7 +280,7 @@ def _read_folders(
     else:
         parts = choose_split(people, subsets, seed)
         source = f"split chosen by persons, seed {seed}: not that of papers"
-    return _Copy(base, ids, ATTRIBUTES, raw, people, parts, [*notes, source])
+    return _Copy(base, ids, ATTRIBUTES, raw, persons=people, parts=parts, notes=[*notes, source])
 
 
 def _compare_rows(

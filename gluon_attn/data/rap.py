@@ -155,12 +155,14 @@ def _find_tables(rap: Node) -> _Tables:
     """Return the file's tables; the fields of version 2 have known names, those of 1 places."""
     if "selected_attribute" not in rap.fields:
         images, labels, names, partitions = (rap.field(place) for place in (5, 1, 3, 0))
-        return _Tables(1, images, labels, names, partitions, np.arange(EVALUATED))
+        return _Tables(
+            1, images, labels, names, partitions=partitions, columns=np.arange(EVALUATED)
+        )
     images, labels, names, partitions = (
         rap.field(name) for name in ("name", "data", "attribute", "partition_attribute")
     )
     columns = one_based(rap.field("selected_attribute"), len(names.cells()))
-    return _Tables(2, images, labels, names, partitions, columns)
+    return _Tables(2, images, labels, names, partitions=partitions, columns=columns)
 
 
 def _read_labels(tables: _Tables, uncertain: str) -> tuple[list[str], list[str], np.ndarray]:

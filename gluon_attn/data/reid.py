@@ -134,12 +134,6 @@ DUKE = Layout(
     ),
     {"top": {"0370": 1, "0679": 2}},
 )
-# What the positive label (value 2) of a binary attribute means.
-POSITIVE = {
-    "gender": "female", "hair": "long", "up": "short sleeves", "down": "short", "clothes": "pants",
-    "hat": "yes", "backpack": "yes", "bag": "yes", "handbag": "yes", "boots": "yes",
-    "top": "long upper-body clothing", "shoes": "light",
-}  # fmt: skip
 LOOKS_FOR = "bounding_box_train/, query/ and bounding_box_test/ with images named like {}"
 LOOKS_FOR_LABELS = (
     "{}.mat in the folder itself, attribute/ or the folder named as its repository, beside "
@@ -151,7 +145,6 @@ class ReidDataset(Reader, ClassificationDataset):
     """Identities and cameras of the images, official train, query and gallery parts.
 
     Args:
-        split: 'train', 'val', 'trainval', 'query', 'gallery', or 'test' (the latter two).
         holdout: Share of the training identities that is the validation split, at least two.
         seed: Seed of that choice, and of the choice of its queries.
 
@@ -318,7 +311,6 @@ class ReidAttributes(Reader):
     """Attributes of the identities, joined to the images.
 
     Args:
-        split: 'train', 'val', 'trainval', 'test' (gallery) or 'query'.
         attributes: Path of the ``.mat`` file, if it is elsewhere.
         holdout: Share of the training identities that is the validation split.
         seed: Seed of that choice.
@@ -357,13 +349,13 @@ class ReidAttributes(Reader):
         hint = "no identity; expected a name like 0002_c1s1_....jpg"
         every = [(name, match.group(1)) for name, match in _named(folder, LABELLED, hint)]
         images = [item for item in every if item[1] not in ("-1", "0000")]
-        without = len(every) - len(images)
         strangers = sorted({identity for _, identity in images} - set(row))
         if strangers:
             raise ValueError(
                 f"{folder}: identity '{strangers[0]}' and {len(strangers) - 1} more have no labels "
                 f"in {node.place} (is it the annotation of another data set?)"
             )
+        without = len(every) - len(images)
         if split in ("train", "val"):
             held = hold_out(known, holdout, seed)
             images = [item for item in images if (item[1] in held) == (split == "val")]
@@ -465,9 +457,9 @@ def _read_identities(node: Node) -> tuple[str, ...]:
     repeated = sorted({name for name in found if found.count(name) > 1})
     if repeated:
         raise node.error(f"identity '{repeated[0]}' comes twice")
-    for name in found:
-        if len(name) != 4 or not name.isdigit():
-            raise node.error(f"{name!r} is no identity of four digits")
+    odd = [name for name in found if not re.fullmatch(r"\d{4}", name)]
+    if odd:
+        raise node.error(f"{odd[0]!r} is no identity of four digits")
     return tuple(found)
 
 

@@ -108,7 +108,9 @@ class Voc(Reader):
         self.difficult = (raw == 0).sum(0)
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         notes = [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
-        return Samples(Schema.binary(CLASSES), raw, ids, folder.parents[1] / "JPEGImages", notes)
+        return Samples(
+            Schema.binary(CLASSES), raw, ids, folder.parents[1] / "JPEGImages", notes=notes
+        )
 
     def path(self, i: int) -> Path:
         return self.images / f"{self.sample_ids[i]}.jpg"

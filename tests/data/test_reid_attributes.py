@@ -11,7 +11,6 @@ from test_peta import cell
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
-from gluon_attn.data.reid import POSITIVE
 
 MARKET_FIELDS = (
     "age backpack bag handbag downblack downblue downbrown downgray downgreen downpink downpurple "
@@ -98,7 +97,6 @@ def test_schema_of_market(market):
     assert (
         schema.attributes[11].classes[2] == "pink" and schema.attributes[11].classes[8] == "purple"
     )
-    assert all(a.name in POSITIVE for a in schema.attributes if a.kind == "binary")
 
 
 def test_labels_are_joined_by_identity(market):

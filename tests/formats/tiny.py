@@ -58,7 +58,9 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
         raise ValueError(f"images={wrong}: valid are train, val and test, at least 4 each")
     write, outputs = TINY.get(name)
     generator = f"tiny {name}"
-    claim_folder(root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite)
+    claim_folder(
+        root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
+    )
     expected = write(Path(root), images, np.random.default_rng(seed), **options)
     report = {"generator": generator, "seed": seed, "expected": expected}
     write_json(Path(root) / "SYNTHETIC.json", report, indent=1)

@@ -31,7 +31,7 @@ SIZE = (96, 128)  # height and width
 FOLDERS = ("annotations", "train2017", "val2017")
 # Category id -> (colour, outline of radius 1 around the origin).
 SHAPES = {
-    13: ((205, 40, 40), ellipse(0, 0, 1, 1, np.pi / 8, points=9)[:8]),  # stop sign
+    13: ((205, 40, 40), ellipse(0, 0, 1, 1, angle=np.pi / 8, points=9)[:8]),  # stop sign
     37: ((235, 150, 30), ellipse(0, 0, 1, 1)),  # sports ball
     38: ((60, 170, 70), np.array([[0, -1], [0.7, 0], [0, 1], [-0.7, 0]], np.float32)),  # kite
     84: ((70, 70, 200), rect(-1, -0.7, 1, 0.7)),  # book
@@ -73,7 +73,9 @@ def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, cat
             f"{' and '.join(IMAGES)} with 1 image or more, 64 pixels or more, 'few' or 'all'"
         )
     generator = "tiny coco"
-    claim_folder(folder, generator, (*FOLDERS, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite)
+    claim_folder(
+        folder, generator, (*FOLDERS, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
+    )
     rng = np.random.default_rng(seed)
     expected = _write_splits(Path(folder), images, rng, size, categories)
     report = {"generator": generator, "seed": seed, "expected": expected}

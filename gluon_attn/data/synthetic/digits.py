@@ -56,6 +56,7 @@ def write_digits(
     images: Any = None,
     seed: int = 0,
     overwrite: bool = False,
+    *,
     workers: int | None = 1,
     progress: bool = True,
     unspecified: float = 0.0,
@@ -91,9 +92,9 @@ def write_digits(
     load_samples()
     root = Path(root)
     outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
-    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite)
+    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite=overwrite)
     jobs = [(str(root), seed, s, n, unspecified) for s in SPLITS for n in range(images[s])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, "composing digits"))
+    records = list(draw_all(_write_scene, jobs, workers, progress, title="composing digits"))
     write_bytes(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
     for split in SPLITS:
         lines = [line for name, line, _ in records if name == split]
@@ -182,7 +183,7 @@ def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
             continue
         taken.append((*place, size))
         sample = rng.choice(samples[targets[samples] == digit])
-        write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
+        write_digit(canvas, rng, pictures[sample], place, size=size, ink=random_ink(rng))
         present[digit] = True
     return scan(canvas.image(), rng), present
 
@@ -240,7 +241,7 @@ def _free_place(rng: np.random.Generator, size: Any, taken: list) -> Any:
 
 
 def write_digit(
-    canvas: Canvas, rng: np.random.Generator, grey: np.ndarray, place: Any, size: Any, ink: Any
+    canvas: Canvas, rng: np.random.Generator, grey: np.ndarray, place: Any, *, size: Any, ink: Any
 ) -> None:
     """Lay one handwritten sample ``(8, 8)`` on the paper, enlarged, turned and slanted."""
     side = 96
@@ -279,6 +280,7 @@ def write_digits_single(
     images: Any = None,
     seed: int = 0,
     overwrite: bool = False,
+    *,
     workers: int | None = 1,
     progress: bool = True,
     side: Any = SIDE,
@@ -311,9 +313,9 @@ def write_digits_single(
     load_samples()
     root = Path(root)
     outputs = (*SPLITS, "classes.txt", "SYNTHETIC.json")
-    claim_folder(root, "digits_single", outputs, "SYNTHETIC.json", overwrite)
+    claim_folder(root, "digits_single", outputs, "SYNTHETIC.json", overwrite=overwrite)
     jobs = [(str(root), seed, s, n, side) for s in SPLITS for n in range(images[s])]
-    for _ in draw_all(_write_single, jobs, workers, progress, "composing digits"):
+    for _ in draw_all(_write_single, jobs, workers, progress, title="composing digits"):
         pass
     write_bytes(root / "classes.txt", ("\n".join(NAMES) + "\n").encode())
     summary = {
@@ -358,7 +360,7 @@ def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side:
     size = rng.uniform(*(SIZES if side >= SIDE // 2 else SMALL_SIZES))
     place = rng.uniform(size * 0.5, SIDE - size * 0.5, 2)
     sample = rng.choice(samples[targets[samples] == digit])
-    write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
+    write_digit(canvas, rng, pictures[sample], place, size=size, ink=random_ink(rng))
     picture = scan(canvas.image(), rng)
     if side != SIDE:
         picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)

@@ -55,7 +55,7 @@ def check_images(images: Any, seed: int) -> dict[str, int]:
 
 
 def claim_folder(
-    root: Any, generator: str, outputs: Sequence[str], summary: str, overwrite: bool
+    root: Any, generator: str, outputs: Sequence[str], summary: str, *, overwrite: bool
 ) -> None:
     """Make ``root`` ready for a run of ``generator``, refusing to harm what it did not make.
 
@@ -108,7 +108,12 @@ def _owner(path: Any) -> Any:
 
 
 def draw_all(
-    draw: Callable[[Any], Any], jobs: Sequence[Any], workers: int | None, progress: bool, title: str
+    draw: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    workers: int | None,
+    progress: bool,
+    *,
+    title: str,
 ) -> Iterator[Any]:
     """Yield ``draw(job)`` for every job, in order, from ``workers`` processes.
 
@@ -178,6 +183,7 @@ def ellipse(
     cy: float,
     rx: float,
     ry: float,
+    *,
     angle: float = 0.0,
     start: float = 0.0,
     stop: float = 2 * np.pi,
@@ -197,15 +203,20 @@ def _arc(start: float, stop: float, points: Any) -> np.ndarray:
     return np.stack([np.cos(t), np.sin(t)], 1)
 
 
-def capsule(a: Any, b: Any, ra: float, rb: float, flat_end: bool = False) -> np.ndarray:
+def capsule(a: Any, b: Any, ra: float, rb: float, *, flat_end: bool = False) -> np.ndarray:
     """Return the outline of a limb: a tapered bar from ``a`` to ``b`` with round ends."""
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     angle = math.atan2(b[1] - a[1], b[0] - a[0])
-    tail = ellipse(a[0], a[1], ra, ra, angle, np.pi / 2, 3 * np.pi / 2, 10)
+    tail = ellipse(a[0], a[1], ra, ra, angle=angle, start=np.pi / 2, stop=3 * np.pi / 2, points=10)
     if flat_end:
         side = np.array([math.sin(angle), -math.cos(angle)], np.float32) * rb
         return np.concatenate([tail, [b + side, b - side]]).astype(np.float32)
-    return np.concatenate([tail, ellipse(b[0], b[1], rb, rb, angle, -np.pi / 2, np.pi / 2, 10)])
+    return np.concatenate(
+        [
+            tail,
+            ellipse(b[0], b[1], rb, rb, angle=angle, start=-np.pi / 2, stop=np.pi / 2, points=10),
+        ]
+    )
 
 
 def _spline_basis(steps: int) -> np.ndarray:
@@ -249,6 +260,7 @@ class Canvas:
         colour: Any,
         shade: float = 0.0,
         texture: Any = None,
+        *,
         opacity: float = 1.0,
     ) -> None:
         """Fill the union of ``shapes`` with ``colour``.
@@ -269,14 +281,14 @@ class Canvas:
         for shape in shapes:
             corners = np.round((shape - (x0, y0)) * 16).astype(np.int32)
             cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
-        self._blend(spot, mask, colour, shade, texture, opacity)
+        self._blend(spot, mask, colour, shade, texture=texture, opacity=opacity)
 
     def image(self) -> np.ndarray:
         """Return ``(H, W, 3)`` float32, premultiplied."""
         return cv2.merge(list(self.rgb))
 
     def stroke(
-        self, points: Any, colour: Any, width: float, closed: bool = False, opacity: float = 1.0
+        self, points: Any, colour: Any, width: float, closed: bool = False, *, opacity: float = 1.0
     ) -> None:
         """Draw a line ``width`` pixels wide through ``points``."""
         points = np.asarray(points, np.float32)
@@ -287,7 +299,9 @@ class Canvas:
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         line = [np.round((points - (x0, y0)) * 16).astype(np.int32)]
         cv2.polylines(mask, line, closed, 255, max(1, int(round(width))), cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
-        self._blend(spot, mask, colour, 0.0, None, opacity * min(1.0, max(width, 0.4)))
+        self._blend(
+            spot, mask, colour, 0.0, texture=None, opacity=opacity * min(1.0, max(width, 0.4))
+        )
 
     def text(self, centre: Any, word: str, height: float, colour: Any) -> None:
         """Write ``word``, its capitals ``height`` pixels high, around ``centre``."""
@@ -301,7 +315,7 @@ class Canvas:
         mask = np.zeros((spot[3] - spot[1], spot[2] - spot[0]), np.uint8)
         org = (int(corner[0]) - spot[0], int(corner[1]) + h - spot[1])
         cv2.putText(mask, word, org, font, height / 21.0, 255, thick, cv2.LINE_AA)  # type: ignore[call-overload]  # one channel: a number
-        self._blend(spot, mask, colour, 0.0, None, 1.0)
+        self._blend(spot, mask, colour, 0.0, texture=None, opacity=1.0)
 
     def _spot(self, points: Any, margin: int = 2) -> Any:
         height, width = self.alpha.shape
@@ -311,7 +325,14 @@ class Canvas:
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
     def _blend(
-        self, spot: Any, mask: np.ndarray, colour: Any, shade: float, texture: Any, opacity: float
+        self,
+        spot: Any,
+        mask: np.ndarray,
+        colour: Any,
+        shade: float,
+        *,
+        texture: Any,
+        opacity: float,
     ) -> None:
         x0, y0, x1, y1 = spot
         m = mask.astype(np.float32) * (opacity / 255.0)
@@ -337,7 +358,7 @@ class Canvas:
 
 
 def emblem(
-    canvas: Canvas, centre: Any, size: Any, colour: Any, kind: str, word: str = "GO"
+    canvas: Canvas, centre: Any, size: Any, colour: Any, *, kind: str, word: str = "GO"
 ) -> None:
     """Paint a small printed sign: ``kind`` is one of ``EMBLEMS``; ``size`` is its radius."""
     x, y = centre
@@ -348,11 +369,11 @@ def emblem(
         canvas.stroke(ring, colour, max(1.0, size * 0.35), True)
         canvas.paint([ellipse(x, y, size * 0.3, size * 0.3)], colour)
     elif kind == "star":
-        outer = ellipse(x, y, size, size, -np.pi / 2, points=6)[:5]
-        inner = ellipse(x, y, size * 0.42, size * 0.42, -np.pi / 2 + np.pi / 5, points=6)[:5]
+        outer = ellipse(x, y, size, size, angle=-np.pi / 2, points=6)[:5]
+        inner = ellipse(x, y, size * 0.42, size * 0.42, angle=-np.pi / 2 + np.pi / 5, points=6)[:5]
         canvas.paint([np.stack([outer, inner], 1).reshape(-1, 2)], colour)
     elif kind == "triangle":
-        canvas.paint([ellipse(x, y, size, size, -np.pi / 2, points=4)[:3]], colour)
+        canvas.paint([ellipse(x, y, size, size, angle=-np.pi / 2, points=4)[:3]], colour)
     elif kind == "bolt":
         zigzag = [(0.1, -1), (-0.6, 0.2), (-0.05, 0.1), (-0.2, 1), (0.6, -0.3), (0.05, -0.2)]
         canvas.paint([np.array(zigzag, np.float32) * size + (x, y)], colour)

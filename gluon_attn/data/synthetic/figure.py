@@ -75,7 +75,7 @@ class Figure:
         opacity: float = 1.0,
     ) -> None:
         """Fill the union of shapes given in the body frame."""
-        self.canvas.paint([self.at(s) for s in shapes], colour, shade, texture, opacity)
+        self.canvas.paint([self.at(s) for s in shapes], colour, shade, texture, opacity=opacity)
 
     def line(self, points: Any, colour: Any, width: float, opacity: float = 1.0) -> None:
         """Draw a line; ``width`` is in body units."""
@@ -98,10 +98,12 @@ class Figure:
         r = np.array([0.054, 0.04, 0.027]) * build + loose
         if upto <= 1:
             return [
-                capsule(hip, hip + (knee - hip) * upto, r[0], r[0] + (r[1] - r[0]) * upto, True)
+                capsule(
+                    hip, hip + (knee - hip) * upto, r[0], r[0] + (r[1] - r[0]) * upto, flat_end=True
+                )
             ]
         end, re = knee + (ankle - knee) * (upto - 1), r[1] + (r[2] - r[1]) * (upto - 1)
-        return [capsule(hip, knee, r[0], r[1]), capsule(knee, end, r[1], re, True)]
+        return [capsule(hip, knee, r[0], r[1]), capsule(knee, end, r[1], re, flat_end=True)]
 
     def legs(self) -> None:
         for i in (0, 1):
@@ -153,7 +155,7 @@ class Figure:
             if self.outfit.lower == "cropped_jeans":  # turned-up hem
                 a, b = (knee + (ankle - knee) * t for t in (0.64, 0.76))
                 self.fill(
-                    capsule(a, b, 0.036, 0.036, True),
+                    capsule(a, b, 0.036, 0.036, flat_end=True),
                     colour=np.minimum(colour * 1.5 + 25, 240),
                     shade=0.2,
                 )
@@ -296,16 +298,16 @@ class Figure:
             wide, reach = 0.022 if o.top == "robe" else 0.009, 0.93 if o.top != "long" else k.sleeve
             end, re = elbow + (hand - elbow) * reach, r[2] + wide
             arm = [capsule(start, elbow, r[0] + 0.009, r[1] + 0.009)]
-            arm.append(capsule(elbow, end, r[1] + 0.009, re, True))
+            arm.append(capsule(elbow, end, r[1] + 0.009, re, flat_end=True))
             self.fill(*arm, colour=self.top, texture=texture)
-            cuff = capsule(elbow + (end - elbow) * 0.94, end, re, re, True)
+            cuff = capsule(elbow + (end - elbow) * 0.94, end, re, re, flat_end=True)
             self.fill(cuff, colour=(238, 238, 238) if o.top == "suit" else self.top * 0.8)
         elif o.top in ("tshirt", "polo"):
             end, re = start + (elbow - start) * k.short_sleeve, r[1] + 0.018
-            upper = capsule(start, end, r[0] + 0.008, re, True)
+            upper = capsule(start, end, r[0] + 0.008, re, flat_end=True)
             self.fill(upper, colour=self.top, texture=texture)
             if o.top == "polo":
-                hem = capsule(end - (elbow - start) * 0.1, end, re, re, True)
+                hem = capsule(end - (elbow - start) * 0.1, end, re, re, flat_end=True)
                 self.fill(hem, colour=k.print)
 
     # ---- things carried -------------------------------------------------------------------
@@ -329,7 +331,7 @@ class Figure:
         self.fill(spline(corners), colour=colour, texture=texture, shade=0.4)
         if k.bag_print == "logo":
             size, ink = 0.03 * self.scale, 255 - colour
-            emblem(self.canvas, self.at((x, y)), size, ink, k.logo_kind, k.logo_word)
+            emblem(self.canvas, self.at((x, y)), size, ink, kind=k.logo_kind, word=k.logo_word)
 
 
 def paint_chest(f: Figure) -> None:
@@ -357,7 +359,7 @@ def _logo(f: Figure, x: float) -> None:
     place = (x + 0.045 * f.f, 0.272) if k.logo_small else (x * 0.8, 0.325)
     if f.outfit.stripe or k.pattern:  # a plain patch under the sign keeps it legible
         f.fill(ellipse(place[0], place[1], size * 1.3, size * 1.3), colour=f.top, shade=0)
-    emblem(f.canvas, f.at(place), size * f.scale, k.print, k.logo_kind, k.logo_word)
+    emblem(f.canvas, f.at(place), size * f.scale, k.print, kind=k.logo_kind, word=k.logo_word)
 
 
 def _mirrored(points: Any, x: float, side: Any) -> np.ndarray:
@@ -406,7 +408,7 @@ def _collar(f: Figure, x: float, colour: Any) -> None:
         f.fill(_mirrored(edge, x, side), colour=colour, shade=0.3)
 
 
-def _buttons(f: Figure, x: float, first: float, last: float, count: int) -> None:
+def _buttons(f: Figure, x: float, first: float, last: float, *, count: int) -> None:
     f.line([(x, first - 0.01), (x, last)], f.top * 0.65, 0.005)
     dots = [ellipse(x, y, 0.006, 0.006, points=10) for y in np.linspace(first, last, count)]
     f.fill(*dots, colour=f.top * 0.4 if f.top.mean() > 110 else (225, 225, 215), shade=0)
@@ -414,12 +416,12 @@ def _buttons(f: Figure, x: float, first: float, last: float, count: int) -> None
 
 def _polo(f: Figure, x: float) -> None:
     _collar(f, x, f.look.print)
-    _buttons(f, x, 0.225, 0.265, 3)
+    _buttons(f, x, 0.225, 0.265, count=3)
 
 
 def _shirt(f: Figure, x: float) -> None:
     _collar(f, x, np.minimum(f.top * 1.15, 255))
-    _buttons(f, x, 0.23, 0.5, 7)
+    _buttons(f, x, 0.23, 0.5, count=7)
 
 
 def _sweater(f: Figure, x: float) -> None:

@@ -65,7 +65,7 @@ def _skull(f: Figure, x: float, wide: float) -> None:
 def _worn_on_head(f: Figure, x: float, wide: float) -> Any:
     o, k = f.outfit, f.look
     if k.scarf and o.top != "suit":
-        end = capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, True)
+        end = capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, flat_end=True)
         f.fill(capsule((x - 0.045, 0.178), (x + 0.045, 0.178), 0.024, 0.024), colour=k.extra)
         f.fill(end, colour=k.extra * 0.9)
     if o.hat:
@@ -211,32 +211,32 @@ def _hood(f: Figure, x: float, wide: float) -> None:
         f.fill(np.concatenate([outer, inner]), colour=f.top * 0.95, shade=0.4)
 
 
-def _dome(f: Figure, x: float, wide: float, top: Any, base: float) -> None:
+def _dome(f: Figure, x: float, wide: float, top: Any, *, base: float) -> None:
     arc = ellipse(x, base, wide * 1.08, base - top, start=np.pi, stop=2 * np.pi)
     f.fill(arc, colour=f.look.hat, shade=0.5)
 
 
 def _cap(f: Figure, x: float, wide: float) -> None:
-    _dome(f, x, wide, -0.03, 0.05)
+    _dome(f, x, wide, -0.03, base=0.05)
     if not f.look.back:
         peak = x + 0.05 * f.sin
         f.fill(ellipse(peak, 0.05, wide * 1.0, 0.014), colour=f.look.hat * 0.7, shade=0.3)
 
 
 def _beanie(f: Figure, x: float, wide: float) -> None:
-    _dome(f, x, wide, -0.035, 0.05)
+    _dome(f, x, wide, -0.035, base=0.05)
     f.fill(rect(x - wide * 1.1, 0.03, x + wide * 1.1, 0.055), colour=f.look.hat * 0.75, shade=0.2)
     f.fill(ellipse(x, -0.042, 0.016, 0.014), colour=f.look.hat * 1.2)
 
 
 def _sunhat(f: Figure, x: float, wide: float) -> None:
     f.fill(ellipse(x, 0.042, wide * 2.1, 0.022), colour=f.look.hat * 0.85, shade=0.3)
-    _dome(f, x, wide * 0.95, -0.03, 0.04)
+    _dome(f, x, wide * 0.95, -0.03, base=0.04)
     f.fill(rect(x - wide, 0.022, x + wide, 0.036), colour=f.look.extra, shade=0)
 
 
 def _helmet(f: Figure, x: float, wide: float) -> None:
-    _dome(f, x, wide * 1.08, -0.042, 0.045)
+    _dome(f, x, wide * 1.08, -0.042, base=0.045)
     f.fill(rect(x - wide * 1.35, 0.038, x + wide * 1.35, 0.05), colour=f.look.hat * 0.8, shade=0.2)
     f.line([(x, -0.04), (x, 0.035)], f.look.hat * 0.75, 0.012)
 

@@ -88,6 +88,7 @@ def write_synthetic(
     images: Any = None,
     seed: int = 0,
     workers: int | None = None,
+    *,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -120,9 +121,9 @@ def write_synthetic(
     """
     images = check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
-    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite)
+    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
     jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, "drawing pedestrians"))
+    records = list(draw_all(_write_scene, jobs, workers, progress, title="drawing pedestrians"))
     by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}
     expected = {
         s: {"images": len(r), "boxes": sum(len(i["targets"]) for i in r)}
@@ -252,7 +253,7 @@ class _Scene:
         middle, half = left + (x0 + x1) / 2, tall * rng.uniform(0.25, 0.5)
         edge = top + y0 + tall * rng.uniform(0.05, 0.3)
         height, width = self.owner.shape
-        thing = paint_occluder(rng, height, width, edge, middle - half, middle + half)
+        thing = paint_occluder(rng, height, width, edge, left=middle - half, right=middle + half)
         self.canvas.rgb *= 1.0 - thing.alpha
         self.canvas.rgb += thing.rgb
         self.owner[thing.alpha > 0.5] = -2
@@ -355,6 +356,7 @@ def write_tasks(
     images: Any = None,
     seed: int = 0,
     workers: int | None = None,
+    *,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -379,12 +381,14 @@ def write_tasks(
     """
     root, started = Path(root), time.perf_counter()
     packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
-    claim_folder(root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite)
+    claim_folder(
+        root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite=overwrite
+    )
     scenes = root / "scenes"
     images = dict(IMAGES["tasks"], **(images or {}))
     expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
     for split in SPLITS:
-        pack_split(scenes, split, root, seed, progress)
+        pack_split(scenes, split, root, seed, progress=progress)
     summary = {
         "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
         "expected": expected,
@@ -394,7 +398,7 @@ def write_tasks(
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
 
 
-def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, progress: bool = True) -> None:
+def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:
     """Pack the tasks of the people of one split, their labels flipped but in the test split.
 
     Args:

@@ -124,7 +124,7 @@ def _stadium(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
         canvas.paint([ellipse(x, y, 3, 4, points=8) for x, y in spots], colour)
     canvas.paint([rect(-2, horizon - 10, width + 2, horizon + 4)], random_colour(rng))
     for x in np.arange(rng.uniform(0, 60), width, 90):
-        emblem(canvas, (x, horizon - 3), 6, random_colour(rng), *_sign(rng))
+        emblem(canvas, (x, horizon - 3), 6, random_colour(rng), **_sign(rng))
 
 
 def _shop(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
@@ -139,7 +139,7 @@ def _shop(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
         y, r, colour = horizon * rng.uniform(0.55, 0.85), rng.uniform(6, 12), random_colour(rng)
         dome = ellipse(x, y, r * 0.6, r * 0.7, start=np.pi, stop=2 * np.pi)
         canvas.paint([dome, ellipse(x, y, r, r * 0.25)], colour, 0.3)
-    emblem(canvas, (width / 2, horizon * 0.22), horizon * 0.1, random_colour(rng), *_sign(rng))
+    emblem(canvas, (width / 2, horizon * 0.22), horizon * 0.1, random_colour(rng), **_sign(rng))
 
 
 def _beach(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
@@ -170,8 +170,8 @@ def _crowd(canvas: Canvas, rng: np.random.Generator, horizon: float, count: int)
         canvas.paint([ellipse(x, y - h * 0.95, h * 0.09, h * 0.11)], (190, 150, 125))
 
 
-def _sign(rng: np.random.Generator) -> Any:
-    return EMBLEMS[rng.integers(len(EMBLEMS))], WORDS[rng.integers(len(WORDS))]
+def _sign(rng: np.random.Generator) -> dict[str, str]:
+    return {"kind": EMBLEMS[rng.integers(len(EMBLEMS))], "word": WORDS[rng.integers(len(WORDS))]}
 
 
 def _poster(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
@@ -185,7 +185,7 @@ def _poster(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     canvas.paint([rect(x, y, x + w, y + h)], paper, 0.1, bars if kind == 0 else None)
     cx, cy, r = x + w / 2, y + h / 2, min(w, h) * 0.3
     if kind == 1:
-        emblem(canvas, (cx, cy), r, ink, *_sign(rng))
+        emblem(canvas, (cx, cy), r, ink, **_sign(rng))
     elif kind == 2:
         canvas.paint([ellipse(cx, cy - r * 0.2, r, r * 1.15)], ink * 0.5)
         canvas.paint(
@@ -219,7 +219,7 @@ _FURNITURE = {
 
 
 def paint_occluder(
-    rng: np.random.Generator, height: int, width: int, top: Any, left: Any, right: float
+    rng: np.random.Generator, height: int, width: int, top: Any, *, left: Any, right: float
 ) -> Canvas:
     """Return a ``Canvas`` with one object in the foreground.
 
@@ -255,5 +255,5 @@ def paint_occluder(
         if kind == "desk":
             canvas.paint([rect(left - 5, top - 3, right + 5, top + 6)], colour * 1.2, 0.3)
         else:
-            emblem(canvas, ((left + right) / 2, top + 20), 10, random_colour(rng), *_sign(rng))
+            emblem(canvas, ((left + right) / 2, top + 20), 10, random_colour(rng), **_sign(rng))
     return canvas
