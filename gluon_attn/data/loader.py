@@ -52,7 +52,7 @@ class Loader:
         seed: Non-negative integer from which order and augmentation are derived.
         workers: Threads that make batches ahead; 0 makes them in the caller's thread.
         last: What happens to samples that do not fill the last batch: 'pad' adds black rows with
-            mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned anew);
+            mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned again);
             'discard' leaves them out, as training wants it.
         ctx: Where the arrays of a batch live; None: in memory.
         cache: Whether to keep decoded images in memory; see :class:`CachedDataset`.

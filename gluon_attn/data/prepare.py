@@ -151,7 +151,7 @@ def generate(
             overwrite=options.overwrite,
             **extra,
         )["expected"]
-        # A handful of scenes may happen to show nobody.
+        # A handful of scenes may happen to show no one.
         splits = [s for s in GENERATED if kind != "wider" or expected[s]["boxes"]]
     say(open_splits(kind, root, splits)[1].text())
     say(f"written to {options.out}")

@@ -205,7 +205,7 @@ def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
-    """Return the sum; None if a part is not known. (Parts of one training set share nobody.)"""
+    """Return the sum; None if a part is not known. (Parts of one training set share no person.)"""
     return None if a is None or b is None else a + b
 
 

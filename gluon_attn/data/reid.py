@@ -220,8 +220,8 @@ class ReidDataset(Reader, ClassificationDataset):
             return choose_queries(self.identities, self.cameras, seed), every
         if split == "test":
             return every[:queries], every[queries:]
-        nobody = every[:0]
-        return (every, nobody) if split == "query" else (nobody, every)
+        none = every[:0]
+        return (every, none) if split == "query" else (none, every)
 
 
 @DATASETS.register("reid_market")
@@ -288,7 +288,7 @@ def _list_images(layout: Layout, folder: Path) -> list[tuple[str, int, int]]:
         identity, camera = int(match.group(1)), int(match.group(2))
         if identity <= DISTRACTOR and folder.name != GALLERY:
             raise ValueError(
-                f"{folder / name}: identity {_text(identity)} shows nobody known; such images "
+                f"{folder / name}: identity {_text(identity)} is no known person; such images "
                 f"belong to {GALLERY}/ only"
             )
         found.append((f"{folder.name}/{name}", identity, camera))

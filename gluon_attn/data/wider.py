@@ -146,7 +146,7 @@ class WiderAttribute(_Wider):
             )
         headers = self._headers(records, progress)
         kept, count = check_boxes(split, records, headers)
-        files = {image["file_name"] for image in document["images"]}  # some show nobody
+        files = {image["file_name"] for image in document["images"]}  # some have no box
         count.images = sum(name.startswith(prefixes) for name in files)
         self._files = [record.image for record in kept]
         self.boxes = np.array([record.box for record in kept], np.float64).reshape(-1, 4)

@@ -148,11 +148,11 @@ def load_samples() -> tuple[np.ndarray, np.ndarray]:
 def _write_scene(job: Any) -> Any:
     root, seed, split, number, unspecified = job
     rng = np.random.default_rng([seed, 10 + SPLITS.index(split), number])
-    picture, present = draw_scene(rng, split_samples(split), class_odds(seed))
+    image, present = draw_scene(rng, split_samples(split), class_odds(seed))
     label = present.astype(int)
     label[rng.random(10) < unspecified] = -1
     name = f"images/{split}_{number:05d}.jpg"
-    write_image(Path(root) / name, picture, rng.integers(70, 95))
+    write_image(Path(root) / name, image, rng.integers(70, 95))
     return split, f"{name}\t{','.join(map(str, label))}\n", label.tolist()
 
 
@@ -165,9 +165,9 @@ def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
         odds: ``(10,)`` class probabilities.
 
     Returns:
-        ``picture`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
+        ``image`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
     """
-    pictures, targets = load_samples()
+    digits, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)
     draw_paper(canvas, rng, paper)
@@ -183,7 +183,7 @@ def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
             continue
         taken.append((*place, size))
         sample = rng.choice(samples[targets[samples] == digit])
-        write_digit(canvas, rng, pictures[sample], place, size=size, ink=random_ink(rng))
+        write_digit(canvas, rng, digits[sample], place, size=size, ink=random_ink(rng))
         present[digit] = True
     return scan(canvas.image(), rng), present
 
@@ -263,11 +263,11 @@ def scan(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the page as scanned: uneven light, blur, grain."""
     t = np.linspace(-1, 1, SIDE, dtype=np.float32)
     slope = rng.uniform(-0.18, 0.18, 2)
-    picture = rgb * (1 + slope[0] * t[None, :, None] + slope[1] * t[:, None, None])
+    image = rgb * (1 + slope[0] * t[None, :, None] + slope[1] * t[:, None, None])
     if rng.random() < 0.4:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.9))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     grain = rng.normal(0, rng.uniform(1, 8), (SIDE, SIDE, 1)).astype(np.float32)
-    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
 SIZES = (26.0, 50.0)  # of the digit, in pixels of a page of 128
@@ -294,7 +294,7 @@ def write_digits_single(
         overwrite: Whether to replace a finished data set of this generator.
         workers: Processes; see ``draw_all``.
         progress: Whether to show a progress bar on a terminal.
-        side: Side of the pictures, 16 to 128 pixels. Below 64 the digit fills half to two thirds
+        side: Side of the images, 16 to 128 pixels. Below 64 the digit fills half to two thirds
             of the page, so that 32 pixels still show it.
 
     Returns:
@@ -330,11 +330,11 @@ def write_digits_single(
 def _write_single(job: Any) -> None:
     root, seed, split, number, side = job
     rng = np.random.default_rng([seed, 20 + SPLITS.index(split), number])
-    # Classes in turn, in an order of their own: as even as a number of pictures allows.
+    # Classes in turn, in an order of their own: as even as a number of images allows.
     order = np.random.default_rng([seed, 30 + SPLITS.index(split), number // 10]).permutation(10)
     digit = int(order[number % 10])
-    picture, _ = draw_single(rng, split_samples(split), digit, side)
-    write_image(Path(root) / split / NAMES[digit] / f"{number:05d}.jpg", picture,
+    image, _ = draw_single(rng, split_samples(split), digit, side)
+    write_image(Path(root) / split / NAMES[digit] / f"{number:05d}.jpg", image,
                 rng.integers(80, 96))  # fmt: skip
 
 
@@ -345,13 +345,13 @@ def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side:
         rng: NumPy Generator.
         samples: Indices of the handwritten samples that may be used.
         digit: Its class, 0 to 9.
-        side: Side of the picture in pixels.
+        side: Side of the image in pixels.
 
     Returns:
-        ``picture`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size
-        ``(x, y, size)`` in pixels of the picture.
+        ``image`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size
+        ``(x, y, size)`` in pixels of the image.
     """
-    pictures, targets = load_samples()
+    digits, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)
     draw_paper(canvas, rng, paper)
@@ -360,9 +360,9 @@ def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side:
     size = rng.uniform(*(SIZES if side >= SIDE // 2 else SMALL_SIZES))
     place = rng.uniform(size * 0.5, SIDE - size * 0.5, 2)
     sample = rng.choice(samples[targets[samples] == digit])
-    write_digit(canvas, rng, pictures[sample], place, size=size, ink=random_ink(rng))
-    picture = scan(canvas.image(), rng)
+    write_digit(canvas, rng, digits[sample], place, size=size, ink=random_ink(rng))
+    image = scan(canvas.image(), rng)
     if side != SIDE:
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     scale = side / SIDE
-    return picture, (place[0] * scale, place[1] * scale, size * scale)
+    return image, (place[0] * scale, place[1] * scale, size * scale)

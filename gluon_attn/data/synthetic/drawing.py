@@ -27,14 +27,14 @@ SPLITS = ("train", "val", "test")
 
 
 def write_image(path: Any, rgb: np.ndarray, quality: Any) -> None:
-    """Write an RGB uint8 picture ``(H, W, 3)`` as JPEG, creating its folder."""
+    """Write an RGB uint8 image ``(H, W, 3)`` as JPEG, creating its folder."""
     done, code = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:
         raise OSError(f"{path}: OpenCV could not encode a JPEG of shape {rgb.shape}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:  # no fsync: pictures count only once the annotations, written last, name them
+    try:  # no fsync: images count only once the annotations, written last, name them
         temporary.write_bytes(code.tobytes())
         os.replace(temporary, path)
     except BaseException:
@@ -134,7 +134,7 @@ def draw_all(
         workers = len(cores) or os.cpu_count() or 1
     if workers < 1:
         raise ValueError(f"workers={workers}: at least 1 is needed")
-    workers = min(workers, max(1, len(jobs) // 16))  # starting a process costs about 16 pictures
+    workers = min(workers, max(1, len(jobs) // 16))  # starting a process costs about 16 images
     quiet = not progress or not sys.stderr.isatty()
     with tqdm(total=len(jobs), desc=title, unit="img", disable=quiet) as bar:
         for result in _results(draw, jobs, workers):
@@ -237,7 +237,7 @@ def spline(points: Any) -> np.ndarray:
 
 
 class Canvas:
-    """A float picture with transparency; ``rgb`` ``(3, H, W)`` is premultiplied by ``alpha``.
+    """A float image with transparency; ``rgb`` ``(3, H, W)`` is premultiplied by ``alpha``.
 
     Channels come first because NumPy blends planes several times faster than pixels.
 

@@ -11,7 +11,7 @@ weight)). "Male" has weight 1 there, which only says "at least half"; 0.55 is an
 What excludes what (a skirt excludes trousers, a suit implies long sleeves, ...) is a table of sex x
 top x lower garment with zeros in the impossible cells. Iterative proportional fitting (Deming and
 Stephan, 1940) turns it into probabilities with exactly the wanted marginals. The other attributes
-are drawn given the cell, with odds scaled so that their overall rates are met too.
+are sampled given the cell, with odds scaled so that their overall rates are met too.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ RATES = {
 }  # fmt: skip
 
 # Share of people whose label is lost, or recorded as negative, because the part is hidden, small or
-# seen from behind, measured on drawn scenes. Truths are drawn more often by this much.
+# seen from behind, measured on such scenes. Truths are sampled more often by this much.
 HIDDEN = {
     "Male": 0.08, "longHair": 0.02, "sunglass": 0.02, "Hat": 0.02, "Tshirt": 0.02,
     "longSleeve": 0.02, "formal": 0.02, "shorts": 0.17, "jeans": 0.17, "longPants": 0.17,
@@ -401,11 +401,11 @@ class Population:
         """Return an ``Outfit``."""
         cell = min(int(np.searchsorted(self._flat, rng.random())), self._flat.size - 1)
         sex, top, lower = np.unravel_index(cell, self.table.shape)
-        drawn = {name: bool(rng.random() < p[sex, top]) for name, p in self.chance.items()}
+        true = {name: bool(rng.random() < p[sex, top]) for name, p in self.chance.items()}
         return Outfit(
-            male=bool(sex), top=TOPS[top], lower=LOWERS[lower], long_hair=drawn["longHair"],
-            sunglass=drawn["sunglass"], hat=drawn["Hat"], mask=drawn["faceMask"],
-            logo=drawn["logo"], stripe=drawn["stripe"],
+            male=bool(sex), top=TOPS[top], lower=LOWERS[lower], long_hair=true["longHair"],
+            sunglass=true["sunglass"], hat=true["Hat"], mask=true["faceMask"],
+            logo=true["logo"], stripe=true["stripe"],
         )  # fmt: skip
 
 

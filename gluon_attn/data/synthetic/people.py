@@ -1,11 +1,11 @@
 """A synthetic pedestrian data set in the official on-disk format of WIDER-Attribute.
 
 Scenes of one to six people are drawn with all 14 attributes visible, so that the real reader, the
-training and the demonstration can be exercised without the real pictures. The attributes' rates and
-their order are WIDER's (``population``); everything else about the pictures is invented.
+training and the demonstration can be exercised without the real images. The attributes' rates and
+their order are WIDER's (``population``); everything else about the images is invented.
 
 Labels are 1 positive, -1 negative, 0 unspecified. A label becomes unspecified when the part that
-shows it is hidden behind someone, behind an object or outside the picture; "Male" also for some
+shows it is hidden behind someone, behind an object or outside the image; "Male" also for some
 people who are small or seen from behind. Hidden legs are recorded as negative half of
 the time: real annotators do either (an assumption, as are the shares).
 
@@ -97,7 +97,7 @@ def write_synthetic(
     Files: ``Anno/wider_attribute_trainval.json``, ``Anno/wider_attribute_test.json``,
     ``Image/<split>/<number>--<scene>/*.jpg`` and ``SYNTHETIC.json`` (generator, version, seed and
     the expected numbers of images and boxes). Annotations are written last: a run that was
-    interrupted leaves none, and the next call starts it over. Every picture has its own random
+    interrupted leaves none, and the next call starts it over. Every image has its own random
     stream, so the files do not depend on ``workers``.
 
     Args:
@@ -164,11 +164,11 @@ def _rates(records: list) -> dict[str, Any]:
 def _write_scene(job: Any) -> Any:
     root, seed, split, number = job
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    picture, targets, place = draw_scene(rng)
+    image, targets, place = draw_scene(rng)
     scene = int(rng.choice(PLACE_SCENES[place]))
     name = SCENES[scene]
     file_name = f"{split}/{scene}--{name}/{scene}_{name}_{place}_{scene}_{number}.jpg"
-    write_image(Path(root) / "Image" / file_name, picture, rng.integers(45, 93))
+    write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
     return {"file_name": file_name, "scene_id": scene, "targets": targets}
 
 
@@ -176,7 +176,7 @@ def draw_scene(rng: np.random.Generator) -> Any:
     """Draw one scene.
 
     Returns:
-        ``picture`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
+        ``image`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
         the annotation file) and the name of the place.
     """
     global _population
@@ -216,7 +216,7 @@ def _places(rng: np.random.Generator, height: int, width: float, horizon: float)
 
 
 class _Scene:
-    """A picture that remembers which pixel belongs to whom."""
+    """An image that remembers which pixel belongs to whom."""
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
         self.canvas, self.rng = canvas, rng
@@ -291,12 +291,12 @@ class _Scene:
                 labels[i] = -1 if name in LOWER and record_hidden else 0
         if rng.random() < (0.4 if back else 0.15 if tall < 110 else 0.03):
             labels[0] = 0
-        if back:  # nobody can tell what the face wears
+        if back:  # what the face wears cannot be told
             labels[2], labels[11] = 0, 0
         return labels
 
     def _box(self, person: Any) -> list[int] | None:
-        """Return ``[x, y, w, h]``; cut by the picture, it may stick out a little."""
+        """Return ``[x, y, w, h]``; cut by the image, it may stick out a little."""
         _, _, mask, (left, top), _, tall = person
         rng, (height, width) = self.rng, self.owner.shape
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -316,7 +316,7 @@ class _Scene:
 
 
 def _overlap(size: Any, patch: Any, left: Any, top: Any) -> Any:
-    """Return the slices of a picture and of a patch laid on it at ``(left, top)``."""
+    """Return the slices of an image and of a patch laid on it at ``(left, top)``."""
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + patch[0], size[0]), min(left + patch[1], size[1])
     y1, x1 = max(y1, y0), max(x1, x0)
@@ -325,24 +325,24 @@ def _overlap(size: Any, patch: Any, left: Any, top: Any) -> Any:
 
 
 def _photograph(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the picture as a camera would: uneven light, colour cast, blur, noise."""
+    """Return the image as a camera would: uneven light, colour cast, blur, noise."""
     height, width = rgb.shape[:2]
     slope = rng.uniform(-0.25, 0.25, 2)
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     light = rng.uniform(0.55, 1.1) * (1 + slope[0] * x[None] + slope[1] * y[:, None])
     cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
-    picture = rgb * (light.astype(np.float32)[..., None] * cast)
+    image = rgb * (light.astype(np.float32)[..., None] * cast)
     if rng.random() < 0.3:  # a cheap sensor
         share = rng.uniform(0.5, 0.8)
-        small = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.3))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3))
     elif rng.random() < 0.15:  # camera shake
-        picture = cv2.blur(picture, (int(rng.integers(2, 5)), 1))
+        image = cv2.blur(image, (int(rng.integers(2, 5)), 1))
     grain = rng.standard_normal((height, width, 1), np.float32)
-    picture += grain * np.float32(rng.uniform(0.5, 5))
-    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+    image += grain * np.float32(rng.uniform(0.5, 5))
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
 # Task and share of flipped labels in train and val, in the data set's order. Positives: from 10 %
@@ -366,7 +366,7 @@ def write_tasks(
         root: Folder to write to; the scenes stay in ``root/scenes``, with all attributes and true
             labels.
         images: Scenes per split; missing splits take ``IMAGES["tasks"]``.
-        seed: Integer >= 0, of pictures and of flipped labels.
+        seed: Integer >= 0, of images and of flipped labels.
         workers: Processes; see :func:`gluon_attn.data.synthetic.people.write_synthetic`.
         overwrite: Whether to replace a finished data set of this generator.
         progress: Whether to show progress bars on a terminal.

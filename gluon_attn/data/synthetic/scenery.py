@@ -1,7 +1,7 @@
 """Where synthetic pedestrians stand, and what stands in front of them.
 
 Distractors are there on purpose: stripes, emblems, posters with faces (some with sunglasses) and
-hat-like shapes appear away from any person, so that a texture found anywhere in the picture does
+hat-like shapes appear away from any person, so that a texture found anywhere in the image does
 not give an attribute away.
 """
 
