@@ -69,22 +69,18 @@ def write_digits(
     (generator, version, seed, numbers of images, class odds). Lists are written last.
 
     Args:
-        root: Folder to write to.
-        images: Number of images per split.
+        images: Scenes per split.
         seed: Integer >= 0.
-        overwrite: Whether to replace a finished digits data set.
-        workers: Processes; see ``write_synthetic``.
-        progress: Whether to show a progress bar on a terminal.
+        workers: Processes; see ``draw_all``.
         unspecified: Share of labels in 0..1 that are hidden (written as -1).
 
     Returns:
         A report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
 
     Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images``, ``seed`` or ``unspecified`` is invalid.
-        ImportError: If scikit-learn is missing.
+        FileExistsError: ``root`` holds something that may not be replaced.
+        ValueError: ``images``, ``seed`` or ``unspecified`` is invalid.
+        ImportError: scikit-learn is missing.
     """
     images, started = check_images(images or IMAGES["digits"], seed), time.perf_counter()
     if not 0.0 <= unspecified < 1.0:
@@ -158,11 +154,6 @@ def _write_scene(job: Any) -> Any:
 
 def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
     """Compose one scene.
-
-    Args:
-        rng: NumPy Generator.
-        samples: Indices of the handwritten samples that may be used.
-        odds: ``(10,)`` class probabilities.
 
     Returns:
         ``image`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
@@ -287,24 +278,8 @@ def write_digits_single(
 ) -> dict[str, Any]:
     """Draw the data set and write it, one folder per class; lists of classes are written last.
 
-    Args:
-        root: Folder to write to.
-        images: Number of images per split; missing splits take ``IMAGES``.
-        seed: Integer >= 0.
-        overwrite: Whether to replace a finished data set of this generator.
-        workers: Processes; see ``draw_all``.
-        progress: Whether to show a progress bar on a terminal.
-        side: Side of the images, 16 to 128 pixels. Below 64 the digit fills half to two thirds
-            of the page, so that 32 pixels still show it.
-
-    Returns:
-        A report: ``expected`` images per split, ``seconds``.
-
-    Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images``, ``seed`` or ``side`` is invalid.
-        ImportError: If scikit-learn is missing.
+    ``side`` is that of the images, 16 to 128 pixels. Below 64 the digit fills half to two thirds of
+    the page, so that 32 pixels still show it. Otherwise as :func:`write_digits`.
     """
     started = time.perf_counter()
     images = check_images(dict(IMAGES["digits_single"], **(images or {})), seed)
@@ -340,12 +315,6 @@ def _write_single(job: Any) -> None:
 
 def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side: Any = SIDE) -> Any:
     """Compose one scene.
-
-    Args:
-        rng: NumPy Generator.
-        samples: Indices of the handwritten samples that may be used.
-        digit: Its class, 0 to 9.
-        side: Side of the image in pixels.
 
     Returns:
         ``image`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size

@@ -62,15 +62,13 @@ def claim_folder(
     An interrupted run leaves ``GENERATING.json`` and no annotations; the next call starts it over.
 
     Args:
-        root: Folder of the data set, created if needed.
-        generator: Name of the generator.
         outputs: Names inside ``root`` that the generator writes.
         summary: The one of ``outputs`` that marks a finished data set of this generator.
         overwrite: Whether a finished data set *of this generator* may be replaced.
 
     Raises:
-        FileExistsError: If a data set is there and may not be replaced.
-        ValueError: If ``root`` is a file.
+        FileExistsError: A data set is there and may not be replaced.
+        ValueError: ``root`` is a file.
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -117,15 +115,8 @@ def draw_all(
 ) -> Iterator[Any]:
     """Yield ``draw(job)`` for every job, in order, from ``workers`` processes.
 
-    Args:
-        draw: A function of an importable module.
-        jobs: List of arguments.
-        workers: Number of processes; ``None`` takes one per usable core, 1 draws in this process.
-        progress: Whether to show a bar (only ever shown on a terminal).
-        title: Text of the bar.
-
-    Raises:
-        ValueError: If ``workers`` is not positive.
+    ``workers`` None takes one per usable core, 1 stays in this process; a bar titled ``title`` is
+    only ever shown on a terminal. A ValueError says that ``workers`` is not positive.
     """
     from tqdm import tqdm
 

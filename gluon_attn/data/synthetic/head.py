@@ -121,16 +121,8 @@ def _face(f: Figure, x: float, squeeze: float) -> None:
         [(x + 0.004 * f.sin, 0.082), (x + 0.007, 0.106), (x - 0.004, 0.108)], k.skin * 0.7, 0.005
     )
     if o.male and k.beard:
-        beard = [
-            (-0.05, 0.09),
-            (-0.044, 0.118),
-            (0, 0.113),
-            (0.044, 0.118),
-            (0.05, 0.09),
-            (0.042, 0.145),
-            (0, 0.172),
-            (-0.042, 0.145),
-        ]
+        beard = [(-0.05, 0.09), (-0.044, 0.118), (0, 0.113), (0.044, 0.118), (0.05, 0.09)]
+        beard += [(0.042, 0.145), (0, 0.172), (-0.042, 0.145)]
         f.fill(np.array(beard) * (1, 1) + (x * 0.8, 0), colour=k.hair, shade=0.2, opacity=0.92)
     lips = k.skin * (0.72, 0.55, 0.55)
     if not o.male:
@@ -162,14 +154,8 @@ def _hair(f: Figure, x: float, wide: float) -> None:
 def _worn_on_face(f: Figure, x: float, wide: float) -> None:
     o, k = f.outfit, f.look
     if o.mask:
-        cover = [
-            (-0.05, 0.098),
-            (0, 0.09),
-            (0.05, 0.098),
-            (0.043, 0.142),
-            (0, 0.17),
-            (-0.043, 0.142),
-        ]
+        cover = [(-0.05, 0.098), (0, 0.09), (0.05, 0.098), (0.043, 0.142), (0, 0.17)]
+        cover += [(-0.043, 0.142)]
         f.fill(np.array(cover) + (x * 0.85, 0), colour=k.mask, shade=0.2)
         for y in (0.115, 0.132):
             f.line([(x * 0.85 - 0.04, y), (x * 0.85 + 0.04, y)], k.mask * 0.8, 0.003)
@@ -242,15 +228,8 @@ def _helmet(f: Figure, x: float, wide: float) -> None:
 
 
 def _fedora(f: Figure, x: float, wide: float) -> None:
-    crown = [
-        (-0.85, 0.035),
-        (-0.75, -0.03),
-        (-0.2, -0.045),
-        (0, -0.036),
-        (0.2, -0.045),
-        (0.75, -0.03),
-        (0.85, 0.035),
-    ]
+    crown = [(-0.85, 0.035), (-0.75, -0.03), (-0.2, -0.045), (0, -0.036), (0.2, -0.045)]
+    crown += [(0.75, -0.03), (0.85, 0.035)]
     f.fill(np.array([(x + a * wide, b) for a, b in crown]), colour=f.look.hat, shade=0.4)
     f.fill(rect(x - wide * 0.86, 0.014, x + wide * 0.86, 0.034), colour=f.look.hat * 0.4, shade=0)
     f.fill(ellipse(x, 0.038, wide * 1.6, 0.013), colour=f.look.hat * 0.9, shade=0.3)

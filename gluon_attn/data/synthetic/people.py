@@ -101,23 +101,19 @@ def write_synthetic(
     stream, so the files do not depend on ``workers``.
 
     Args:
-        root: Folder to write to.
-        images: Number of images per split, ``{"train": n, "val": n, "test": n}``; a person more or
-            less than three per image.
+        images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
         seed: Integer >= 0.
         workers: Processes; ``None`` takes one per usable core. They are started by "spawn", so a
             script that asks for several needs the usual ``if __name__ == "__main__"``.
         overwrite: Whether to replace a finished synthetic data set.
-        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         A report: ``expected`` (per split: images, boxes), ``positive_rate`` and
         ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
 
     Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images`` or ``seed`` is invalid.
+        FileExistsError: ``root`` holds something that may not be replaced.
+        ValueError: ``images`` or ``seed`` is invalid.
     """
     images = check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
@@ -362,22 +358,8 @@ def write_tasks(
 ) -> dict[str, Any]:
     """Draw people, choose their tasks, flip labels and pack; ``root`` is then a packed data set.
 
-    Args:
-        root: Folder to write to; the scenes stay in ``root/scenes``, with all attributes and true
-            labels.
-        images: Scenes per split; missing splits take ``IMAGES["tasks"]``.
-        seed: Integer >= 0, of images and of flipped labels.
-        workers: Processes; see :func:`gluon_attn.data.synthetic.people.write_synthetic`.
-        overwrite: Whether to replace a finished data set of this generator.
-        progress: Whether to show progress bars on a terminal.
-
-    Returns:
-        A report: ``expected`` (per split: images and people), ``seconds``.
-
-    Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images`` or ``seed`` is invalid.
+    The scenes stay in ``root/scenes``, with all attributes and true labels. Arguments, report and
+    errors are those of :func:`write_synthetic`; missing splits take ``IMAGES["tasks"]``.
     """
     root, started = Path(root), time.perf_counter()
     packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
@@ -401,12 +383,7 @@ def write_tasks(
 def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:
     """Pack the tasks of the people of one split, their labels flipped but in the test split.
 
-    Args:
-        scenes: Folder of a WIDER-Attribute tree.
-        split: One of ``SPLITS``.
-        root: Folder of the packed splits.
-        seed: Integer >= 0, of the flipped labels.
-        progress: Whether to show a progress bar on a terminal.
+    ``scenes`` is the folder of a WIDER-Attribute tree, ``seed`` that of the flipped labels.
     """
     people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
     people = ChosenAttributes(people, list(TASKS))
@@ -419,10 +396,7 @@ def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: b
 def flip_labels(raw: np.ndarray, names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """Return raw labels of which each attribute's share in ``TASKS`` has changed sign.
 
-    Args:
-        raw: ``(n, len(names))`` int8: 1, -1, or 0 where nothing is known, which stays.
-        names: Attributes of the columns.
-        rng: NumPy Generator.
+    ``raw`` is ``(n, len(names))``: 1, -1, or 0 where nothing is known, which stays.
     """
     share = np.array([TASKS[name] for name in names])
     return np.where(rng.random(raw.shape) < share, -raw, raw).astype(raw.dtype)
