@@ -7,8 +7,8 @@ import json
 import mxnet as mx
 from mxnet.gluon import nn
 
-from gluon_attn.export import symbol as graphs
-from gluon_attn.export.int8_search import Quantizer
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.int8 import Quantizer
 
 CALLS = (2, 2, 5, 5, 2)  # batch sizes; one of the traps shows in the second call of a size
 

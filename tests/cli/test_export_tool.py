@@ -19,7 +19,7 @@ from training_helpers import NAMES, recipe, write_data
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import EvalTransform, open_dataset
 from gluon_attn.export import int8, int8_search, load_exported
-from gluon_attn.export.int8_search import first_output
+from gluon_attn.export.int8 import first_output
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.runtime import has_avx512

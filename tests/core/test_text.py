@@ -17,8 +17,8 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.counts import expected_counts
 from gluon_attn.data.folders import read_classes
 from gluon_attn.data.lists import read_names
-from gluon_attn.export.backend_choice import FORMAT as SPEEDS
-from gluon_attn.export.backend_choice import _read as read_speeds
+from gluon_attn.export.backends import FORMAT as SPEEDS
+from gluon_attn.export.backends import _read_speeds as read_speeds
 from gluon_attn.export.sidecar import FORMAT, REQUIRED, read_sidecar, write_sidecar
 from gluon_attn.figures.curves import _read as read_curves
 from gluon_attn.papers.autola.genotype import find_genotype

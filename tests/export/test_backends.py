@@ -16,10 +16,10 @@ from export_helpers import SIZE, export, images, make_net
 from process_helpers import at_once
 
 from gluon_attn.env import cpu as _cpu
-from gluon_attn.export import ExportError, Predictor, backend_choice, backends, sidecar, symbol
-from gluon_attn.export.backends import BACKENDS, NEEDS
-from gluon_attn.export.onnx_model import OnnxVariant
-from gluon_attn.export.variants import Variant, add_variants
+from gluon_attn.export import ExportError, Predictor, backends, precision, sidecar
+from gluon_attn.export.backends import BACKENDS
+from gluon_attn.export.onnx import OnnxVariant
+from gluon_attn.export.writer import Variant, add_variants
 
 
 def installed(*packages):
@@ -28,10 +28,10 @@ def installed(*packages):
 
 ENGINES = [
     name
-    for name, needs in NEEDS.items()
+    for name, needs in BACKENDS.items()
     if needs.cpu and (needs.variant != "onnx" or installed("onnx", "onnxruntime", needs.package))
 ]
-ONNX_ENGINES = [name for name in ENGINES if NEEDS[name].variant == "onnx"]
+ONNX_ENGINES = [name for name in ENGINES if BACKENDS[name].variant == "onnx"]
 BF16_FLAGS = {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 FILES = {
     "mxnet": ("symbol", "params"),
@@ -106,7 +106,7 @@ def expected(net, data):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_outputs_are_the_nets_in_order_for_any_batch(made, name):
-    engine = BACKENDS[name](made[1])
+    engine = BACKENDS[name].open(made[1])
     for count in (1, 4, 3, 1):
         outputs = engine.run(batch(count, count))
         assert len(outputs) == 2
@@ -117,7 +117,7 @@ def test_outputs_are_the_nets_in_order_for_any_batch(made, name):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_results_are_not_overwritten_and_input_is_not_changed(made, name):
-    engine, data = BACKENDS[name](made[1]), batch(3)
+    engine, data = BACKENDS[name].open(made[1]), batch(3)
     kept = data.copy()
     first = engine.run(data)
     copies = [out.copy() for out in first]
@@ -156,14 +156,14 @@ def test_all_backends_agree_from_several_threads_at_once(made):
 def test_predictor_says_what_it_runs_on(made):
     for name in ENGINES:
         predictor = Predictor(made[1], backend=name)
-        assert (predictor.backend, predictor.precision) == (name, NEEDS[name].precision)
+        assert (predictor.backend, predictor.precision) == (name, BACKENDS[name].precision)
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
 @pytest.mark.parametrize("name", ONNX_ENGINES)
 def test_threads_are_those_asked_for_else_mxnets(made, name, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
-    engine = BACKENDS[name](made[1], threads=threads)
+    engine = BACKENDS[name].open(made[1], threads=threads)
     if name == "onnxruntime":
         actual = engine._session.get_session_options().intra_op_num_threads
     else:
@@ -209,7 +209,7 @@ def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how
     error = FileNotFoundError if how == "missing" else ExportError
     message = "missing from the export" if how == "missing" else "truncated|mismatch|too long"
     with pytest.raises(error, match=message):
-        BACKENDS[name](copied)
+        BACKENDS[name].open(copied)
     with pytest.raises(error, match=message):
         Predictor(copied, backend=name)
 
@@ -228,22 +228,22 @@ def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how
 )
 def test_wrong_input(made, name, data, message):
     with pytest.raises(ValueError, match=message):
-        BACKENDS[name](made[1]).run(data)
+        BACKENDS[name].open(made[1]).run(data)
 
 
-@pytest.mark.parametrize("name", [n for n in BACKENDS if NEEDS[n].variant])
+@pytest.mark.parametrize("name", [n for n in BACKENDS if BACKENDS[n].variant])
 def test_variant_that_the_export_lacks(bare, name):
-    flag = NEEDS[name].variant
+    flag = BACKENDS[name].variant
     message = f"'{name}': export 'tiny' has no {flag} variant; .*export.py .*--{flag}"
-    for make in (BACKENDS[name], lambda d: Predictor(d, backend=name)):
+    for make in (BACKENDS[name].open, lambda d: Predictor(d, backend=name)):
         with pytest.raises(ValueError, match=message):
             make(bare)
 
 
 @pytest.mark.parametrize("name", ONNX_ENGINES)
 def test_package_that_is_not_installed(made, name, monkeypatch):
-    monkeypatch.setitem(sys.modules, NEEDS[name].package, None)
-    for make in (BACKENDS[name], lambda d: Predictor(d, backend=name)):
+    monkeypatch.setitem(sys.modules, BACKENDS[name].package, None)
+    for make in (BACKENDS[name].open, lambda d: Predictor(d, backend=name)):
         with pytest.raises(ImportError, match=f"needs {name}: pip install"):
             make(made[1])
     assert Predictor(made[1]).backend == "mxnet"
@@ -260,7 +260,7 @@ def test_bf16_needs_avx512(made, flags, monkeypatch):
     monkeypatch.delenv("DNNL_MAX_CPU_ISA")
     monkeypatch.setattr(backends, "load_exported", never)
     flags.remove("avx512bw")
-    for make in (BACKENDS["mxnet-bf16"], lambda d: Predictor(d, backend="mxnet-bf16")):
+    for make in (BACKENDS["mxnet-bf16"].open, lambda d: Predictor(d, backend="mxnet-bf16")):
         with pytest.raises(ValueError, match="bfloat16 needs a processor with AVX-512"):
             make(made[1])
 
@@ -288,7 +288,7 @@ def test_onnx_file_that_an_engine_does_not_take(copied):
     sidecar.write_sidecar(copied, contents)
     for name in ONNX_ENGINES:
         with pytest.raises(ExportError, match="ONNX Runtime refuses|OpenVINO"):
-            BACKENDS[name](copied)
+            BACKENDS[name].open(copied)
 
 
 # --- the choice ---------------------------------------------------------------------------------
@@ -317,12 +317,16 @@ def speeds(monkeypatch):
     """Replace the engines by fakes; the values are seconds per image, or what they raise."""
     seconds = {"mxnet": 0.003, "mxnet-fused": 0.0035, "mxnet-int8": 0.001, "mxnet-bf16": 0.004}
     seconds.update({"onnxruntime": 0.002, "openvino": 0.005})
-    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
     monkeypatch.setattr(Fake, "made", [])
-    monkeypatch.setattr(backend_choice.time, "perf_counter", lambda: Fake.now)
+    monkeypatch.setattr(backends.time, "perf_counter", lambda: Fake.now)
     for name in BACKENDS:
         monkeypatch.setitem(
-            BACKENDS, name, lambda *a, n=name, **options: Fake(n, seconds[n], *a, **options)
+            BACKENDS,
+            name,
+            BACKENDS[name]._replace(
+                open=lambda *a, n=name, **options: Fake(n, seconds[n], *a, **options)
+            ),
         )
     return seconds
 
@@ -332,7 +336,7 @@ def memory(directory):
 
 
 def test_fastest_is_measured_once_and_remembered(copied, speeds, caplog):
-    with caplog.at_level(logging.INFO, "gluon_attn.export.backend_choice"):
+    with caplog.at_level(logging.INFO, "gluon_attn.export.backends"):
         predictor = Predictor(copied, batch_size=2, threads=1, backend="fastest")
     assert (predictor.backend, predictor.precision) == ("mxnet-int8", "int8")
     assert "backend mxnet-int8 (int8): " in caplog.text and "images/s" in caplog.text
@@ -361,7 +365,7 @@ def test_another_situation_is_measured_by_itself(copied, speeds, options, monkey
     Predictor(copied, backend="fastest", **dict(wanted, **options))
     assert len(memory(copied)) == 2
     assert Predictor(copied, backend="auto", **dict(wanted, **options)).backend == "mxnet-int8"
-    monkeypatch.setattr(backend_choice, "versions", lambda: {"processor": "other", "amx": "on"})
+    monkeypatch.setattr(backends, "versions", lambda: {"processor": "other", "amx": "on"})
     assert Predictor(copied, backend="auto", **wanted).backend == "mxnet"
 
 
@@ -411,7 +415,7 @@ def test_engine_that_fails_is_left_out_with_a_warning(copied, speeds, caplog):
 
 @pytest.mark.parametrize("key", ["params", "int8_params", "bf16_symbol"])
 def test_damaged_export_is_not_just_left_out(copied, key, monkeypatch):
-    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
     damage(copied, key, "tampered")
     with pytest.raises(ExportError, match="mismatch"):
         Predictor(copied, batch_size=1, backend="fastest")
@@ -442,7 +446,7 @@ def test_directory_that_cannot_be_written_costs_a_warning(copied, speeds, caplog
     def read_only(path, text):
         raise PermissionError(13, f"cannot write {path}: Permission denied")
 
-    monkeypatch.setattr(backend_choice, "write_json", read_only)
+    monkeypatch.setattr(backends, "write_json", read_only)
     with caplog.at_level(logging.WARNING):
         assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-int8"
     assert "not remembered: " in caplog.text and "Permission denied" in caplog.text
@@ -467,12 +471,12 @@ def test_remembered_engine_that_is_gone_is_not_used(copied, speeds, flags):
 
 
 def test_real_engines_can_be_measured(made, monkeypatch):
-    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
     contents = sidecar.read_sidecar(made[1])
-    found = backend_choice.measure(made[1], contents, batch_size=2, threads=1)
+    found = backends.measure(made[1], contents, batch_size=2, threads=1)
     assert list(found) == ENGINES and min(found.values()) > 0
 
 
 def test_every_backend_states_its_needs():
-    assert list(BACKENDS) == list(NEEDS) == list(FILES)
-    assert {needs.precision for needs in NEEDS.values()} == set(symbol.PRECISIONS)
+    assert list(BACKENDS) == list(BACKENDS) == list(FILES)
+    assert {needs.precision for needs in BACKENDS.values()} == set(precision.PRECISIONS)

@@ -13,12 +13,10 @@ from mxnet import gluon
 from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, pictures, small
 
 from gluon_attn.env import cpu as _cpu
-from gluon_attn.export import ExportError, bfloat16, load_exported
-from gluon_attn.export import symbol as graphs
-from gluon_attn.export.bfloat16 import BFLOAT16, Bf16Variant, convert
-from gluon_attn.export.int8 import write_graph
-from gluon_attn.export.int8_search import first_output
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export import ExportError, load_exported, precision
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.precision import BFLOAT16, Bf16Variant, to_bfloat16
+from gluon_attn.export.writer import add_variants, write_files
 from gluon_attn.runtime import has_avx512
 
 ABLE = has_avx512()
@@ -48,7 +46,13 @@ def converted(name):
     net = small(name)
     names = ("logits",) + tuple(net.attention_outputs)
     symbol, arrays = graphs.trace(net, names)
-    return net, names, symbol, arrays, convert(symbol, arrays, names)
+    return (
+        net,
+        names,
+        symbol,
+        arrays,
+        to_bfloat16(symbol, arrays, {"outputs": [{"name": name} for name in names]}),
+    )
 
 
 # --- conversion ----------------------------------------------------------------------------------
@@ -104,15 +108,15 @@ def test_rounded_weights_give_nearly_the_same_logits(name):
         key: mx.nd.array(as_float(value)) if value.dtype == BFLOAT16 else value
         for key, value in params.items()
     }
-    found = first_output(graphs.make_block(symbol, stored)(pictures(4)))
-    expected = first_output(graphs.make_block(symbol, arrays)(pictures(4)))
+    found = graphs.logits_of(graphs.make_block(symbol, stored), pictures(4).asnumpy())
+    expected = graphs.logits_of(graphs.make_block(symbol, arrays), pictures(4).asnumpy())
     assert 0 < np.abs(found - expected).max()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
 
 def test_files_keep_casts_and_types_for_plain_mxnet(tmp_path):
     _, names, _, arrays, (graph, params) = converted("vaa_resnet18_w16_synthetic")
-    files = write_graph(tmp_path, "x-bf16", graph, params, "bf16")
+    files = write_files(tmp_path, "x-bf16", graph, params, "bf16_")
     assert files == {"bf16_symbol": "x-bf16-symbol.json", "bf16_params": "x-bf16-0000.params"}
     paths = [str(tmp_path / file) for file in files.values()]
     again = mx.sym.load(paths[0])
@@ -144,7 +148,7 @@ def test_variant_refuses_a_processor_that_cannot_check_it(tmp_path):
 @needs_none
 def test_mxnets_own_error_is_told_if_the_check_of_the_processor_is_wrong(tmp_path, monkeypatch):
     directory = export(make_net(), tmp_path / "x")
-    monkeypatch.setattr(bfloat16, "require_cpu", lambda name: None)
+    monkeypatch.setattr(precision, "require_cpu", lambda name: None)
     variant = Bf16Variant(score=lambda run: run(images(2).asnumpy()).mean())
     with pytest.raises(
         ExportError, match="bf16: the graph does not run: .*could not create a prim"
@@ -159,9 +163,9 @@ def test_loading_asks_for_the_processor_first(tmp_path, monkeypatch):
         load_exported(directory, precision="bf16")
     monkeypatch.setattr(_cpu, "read_flags", lambda path: {"avx2"})
     with pytest.raises(ExportError, match=r"bf16 needs a processor with AVX-512"):
-        graphs.require_cpu("bf16")
+        precision.require_cpu("bf16")
     monkeypatch.setattr(_cpu, "read_flags", lambda path: set(_cpu.AVX512))
-    graphs.require_cpu("bf16")
+    precision.require_cpu("bf16")
 
 
 def test_negative_budget():
@@ -201,7 +205,7 @@ def test_variant_is_measured_written_and_loaded(tmp_path):
     entry = sidecar["bf16"]
     assert entry["drop"] <= entry["max_drop"] == 0.1
     assert entry["parity"]["max_abs_diff"] <= entry["parity"]["tolerance"]
-    assert first_output(block(images(3))).shape == (3, len(CLASSES))
+    assert graphs.logits_of(block, images(3).asnumpy()).shape == (3, len(CLASSES))
     with pytest.raises(ExportError, match="bf16 loses 50.00 points"):
         left = [100, 50]
         add_variants(directory, [Bf16Variant(lambda run: left.pop(0))])

@@ -80,7 +80,7 @@ def test_parity_process_gives_up_if_our_package_can_be_imported(tmp_path):
     code = (
         "import sys, runpy, importlib; sys.argv = ['p', *'abcde'];"
         f"sys.path.insert(0, {str(tmp_path)!r}); import model_zoo;"
-        f"runpy.run_path({str(ROOT / 'gluon_attn/export/_parity.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(ROOT / 'gluon_attn/export/parity.py')!r}, run_name='__main__')"
     )
     code, _, err = run([sys.executable, "-I", "-c", code])
     assert code == 1 and "model_zoo can be imported" in err

@@ -13,8 +13,9 @@ from export_helpers import CLASSES, PREPROCESS, SIZE, Net, export, make_net
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from gluon_attn.export import ExportError, export_model, load_exported, sidecar, symbol
-from gluon_attn.export.graph_file import load_symbol
+from gluon_attn.export import ExportError, export_model, load_exported, sidecar
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.graph import load_symbol
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_graphs_with_several_outputs_and_graphs_inside_load_as_they_are():
         mx.sym.Convolution(data, num_filter=4, kernel=(1, 1)), num_outputs=2
     )
     group = mx.sym.Group([parts[1], mx.sym.BatchNorm(parts[0])])
-    for graph in (group, symbol.fuse(group)):
+    for graph in (group, graphs.fuse(group)):
         text = graph.tojson()
         assert load_symbol(text).tojson() == text
     with pytest.raises(ValueError, match="output 2 of 'parts', which has 2"):
@@ -238,11 +239,11 @@ def test_nets_that_cannot_be_exported(tmp_path, make, options, message):
 def test_no_parameters_is_an_error():
     net = nn.HybridLambda(lambda F, x: F.mean(x, axis=(2, 3)))
     with pytest.raises(ExportError, match="no parameters"):
-        symbol.trace(net, ("logits",))
+        graphs.trace(net, ("logits",))
 
 
 def test_half_precision_net_is_refused():
     net = make_net()
     net.cast("float16")
     with pytest.raises(ExportError, match=r"float16.*cast\('float32'\)"):
-        symbol.trace(net, ("logits",))
+        graphs.trace(net, ("logits",))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gluon_attn.export import Predictor, export_model, load_exported
-from gluon_attn.export import symbol as graphs
-from gluon_attn.export.float16 import to_float16
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.precision import to_float16
 from model_zoo import get_model
 
 PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60), "resize": 36, "crop": 32}

@@ -15,11 +15,10 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 from training_helpers import NAMES, picture
 
-from gluon_attn.export import ExportError, export_model, int8, load_exported, rewrite
-from gluon_attn.export import symbol as graphs
-from gluon_attn.export.int8 import Int8Variant
-from gluon_attn.export.int8_search import Quantizer, first_output
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export import ExportError, export_model, int8, load_exported, parity, precision
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.int8 import Int8Variant, Quantizer
+from gluon_attn.export.writer import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.runtime import cpu_flags
 from model_zoo import get_model
@@ -86,7 +85,7 @@ def quantized(trained, tmp_path_factory):
 
 def runner(directory, **options):
     block = static(load_exported(directory, **options)[0])
-    return lambda batch: first_output(block(mx.nd.array(batch)))
+    return lambda batch: graphs.logits_of(block, batch)
 
 
 def test_trained_net_loses_at_most_half_a_point(quantized):
@@ -191,11 +190,11 @@ def test_flags_obey_onednn_ceiling(tmp_path, monkeypatch):
 
 def test_processor_that_saturates_is_warned_of(quantized, monkeypatch, caplog):
     entry = {"vnni": True, "drop": 0.25}
-    monkeypatch.setattr(graphs, "has_vnni", lambda: False)
+    monkeypatch.setattr(precision, "has_vnni", lambda: False)
     with caplog.at_level(logging.WARNING):
-        graphs.require_cpu("int8", dict(entry, vnni=False))
+        precision.require_cpu("int8", dict(entry, vnni=False))
         assert not caplog.records
-        graphs.require_cpu("int8", entry)
+        precision.require_cpu("int8", entry)
     assert "large sums saturate here, and the recorded drop of 0.25" in caplog.text
 
 
@@ -249,7 +248,9 @@ def export(tmp_path, monkeypatch):
         net.add(nn.Conv2D(width, 3, padding=1, activation="relu"))
     net.add(nn.GlobalAvgPool2D(), nn.Dense(3))
     built(net, stack_images(4))
-    monkeypatch.setattr(int8, "check_parity", lambda *given: {"max_abs_diff": 0.0})
+    monkeypatch.setattr(
+        "gluon_attn.export.parity.check_parity", lambda *a, **k: {"max_abs_diff": 0.0}
+    )
     return export_model(net, tmp_path / "x", "tiny", NAMES, 8, PREPROCESS, check=False)
 
 
@@ -274,7 +275,7 @@ def test_known_baseline_is_not_measured_again(export):
 def test_as_few_layers_as_will_do_are_excluded(export):
     # all int8: 70; the worst 1: 75, 2: 76, 4: 79.9, which is enough; 3: 79.6, enough as well
     entry = search(export, 80, 70, 75, 76, 79.9, 79.6)
-    symbol, arrays = rewrite.read_graph(export, load_exported(export)[1])
+    symbol, arrays = graphs.read_graph(export, load_exported(export)[1])
     made = Quantizer(symbol, arrays, stack_images(16))
     worst = [layer for layer, _ in made.sensitivity("naive")]
     assert entry["excluded"] == worst[:3] and entry["score"] == 79.6
@@ -303,14 +304,18 @@ def test_budget_that_cannot_be_met_tells_the_drop_and_changes_nothing(export):
 def test_other_numbers_elsewhere_are_refused(tmp_path, monkeypatch):
     images = stack_images(2)
     symbol, arrays = quantizer(built(conv_net(), images), images).build("naive")
-    files = int8.write_graph(tmp_path, "x-int8", symbol, arrays, "int8")
-    block = graphs.make_block(symbol, arrays)
-    figures = int8.check_parity(tmp_path, files, block, images)
+    contents = {"name": "x", "input": {"shape": ["batch", 3, 8, 8]}}
+    contents["outputs"] = [{"name": "logits", "shape": ["batch", 4]}]
+    batch = stack_images(3)
+    files, figures = precision.write_checked(tmp_path, contents, "int8", (symbol, arrays), batch)
+    assert files == {"int8_symbol": "x-int8-symbol.json", "int8_params": "x-int8-0000.params"}
     assert figures["max_abs_diff"] <= figures["tolerance"] and figures["batch"] == [1, 2, 3]
-    name = next(name for name, array in arrays.items() if name.endswith("bias") and array.size == 4)
-    other = graphs.make_block(symbol, dict(arrays, **{name: arrays[name] + 0.5}))
+    outputs_of = parity.outputs_of
+    monkeypatch.setattr(
+        parity, "outputs_of", lambda *a: {k: [v[0] + 0.5] for k, v in outputs_of(*a).items()}
+    )
     with pytest.raises(ExportError, match=r"give other numbers in plain MXNet, by 0\.[2-9]"):
-        int8.check_parity(tmp_path, files, other, images)
+        precision.write_checked(tmp_path, contents, "int8", (symbol, arrays), batch)
 
 
 def test_arguments_are_checked(export):

@@ -20,8 +20,8 @@ from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.data.transforms import EvalTransform
 from gluon_attn.data.wider import clip_box
 from gluon_attn.export import Predictor, export_model, sidecar
-from gluon_attn.export.backends import BACKENDS
-from gluon_attn.export.preprocess import Preprocess, crop_box, read_image
+from gluon_attn.export.backends import MXNetBackend
+from gluon_attn.export.images import Preprocess, crop_box, read_image
 from gluon_attn.tasks.predict import format_table
 
 CLASSES = ("hat", "bag", "skirt")
@@ -190,13 +190,13 @@ def test_batches_have_few_shapes(made, paths, count, rows, monkeypatch):
     "warmup, rows", [((), []), (1, [1]), ([1, 3], [1, 4]), ((2, 64), [2, 4]), (4, [4])]
 )
 def test_warm_up_runs_the_shapes_that_will_come(made, monkeypatch, warmup, rows):
-    seen, run = [], BACKENDS["mxnet"].run
+    seen, run = [], MXNetBackend.run
 
     def spy(self, batch):
         seen.append((batch.shape[0], float(np.abs(batch).max())))
         return run(self, batch)
 
-    monkeypatch.setattr(BACKENDS["mxnet"], "run", spy)
+    monkeypatch.setattr(MXNetBackend, "run", spy)
     predictor = Predictor(made[1], batch_size=4, warmup=warmup)
     assert seen == [(count, 0.0) for count in rows]
     assert predictor([picture(1)]).shape == (1, 3)
