@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import mxnet as mx
 from mxnet.gluon import nn
 
@@ -23,7 +21,7 @@ def static(block):
 
 
 def operators(symbol):
-    return [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
+    return [node for node in graphs.nodes_of(symbol) if node["op"] != "null"]
 
 
 def built(net, images):

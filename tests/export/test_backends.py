@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import sys
 
@@ -72,6 +71,14 @@ def made(tmp_path_factory):
     return net, export(net, directory, with_maps=True, variants=variants)
 
 
+@pytest.fixture(scope="module")
+def opened(made):
+    """All engines of that export."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cpu, "read_flags", lambda path=None: BF16_FLAGS)
+        return {name: BACKENDS[name].open(made[1]) for name in ENGINES}
+
+
 @pytest.fixture
 def copied(made, tmp_path):
     """A copy of that export, to be damaged or written into."""
@@ -105,8 +112,8 @@ def expected(net, data):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_outputs_are_the_nets_in_order_for_any_batch(made, name):
-    engine = BACKENDS[name].open(made[1])
+def test_outputs_are_the_nets_in_order_for_any_batch(made, opened, name):
+    engine = opened[name]
     for count in (1, 4, 3, 1):
         outputs = engine.run(batch(count, count))
         assert len(outputs) == 2
@@ -116,8 +123,8 @@ def test_outputs_are_the_nets_in_order_for_any_batch(made, name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_results_are_not_overwritten_and_input_is_not_changed(made, name):
-    engine, data = BACKENDS[name].open(made[1]), batch(3)
+def test_results_are_not_overwritten_and_input_is_not_changed(opened, name):
+    engine, data = opened[name], batch(3)
     kept = data.copy()
     first = engine.run(data)
     copies = [out.copy() for out in first]
@@ -146,17 +153,13 @@ def test_all_backends_agree_from_several_threads_at_once(made):
     def work(predictor, part):
         return [predictor(pictures[part]) for _ in range(5)]
 
+    for predictor, name in zip(predictors, ENGINES):
+        assert (predictor.backend, predictor.precision) == (name, BACKENDS[name].precision)
     results = at_once(*(functools.partial(work, *job) for job in jobs))
     for result, (predictor, part) in zip(results, jobs):
         for actual in result:
             message = predictor.backend
             np.testing.assert_allclose(actual, wanted[part], rtol=0, atol=1e-5, err_msg=message)
-
-
-def test_predictor_says_what_it_runs_on(made):
-    for name in ENGINES:
-        predictor = Predictor(made[1], backend=name)
-        assert (predictor.backend, predictor.precision) == (name, BACKENDS[name].precision)
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
@@ -179,7 +182,9 @@ def damage(directory, key, how):
     contents = sidecar.read_sidecar(directory)
     path = directory / contents["files"][key]["file"]
     data = path.read_bytes()
-    if how == "truncated":
+    if how == "longer":
+        path.write_bytes(data + b"x")
+    elif how == "truncated":
         path.write_bytes(data[: len(data) // 2])
     elif how == "tampered":
         middle = len(data) // 2
@@ -195,8 +200,10 @@ def damage(directory, key, how):
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["truncated", "tampered", "swapped", "missing"])
-@pytest.mark.parametrize("name, key", [(n, key) for n in ENGINES for key in FILES[n]])
+@pytest.mark.parametrize("name, key, how", [
+    *[("mxnet", "params", how) for how in ("truncated", "swapped", "missing", "longer")],
+    *[(n, key, "tampered") for n in ENGINES for key in FILES[n]],
+])  # fmt: skip
 def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("an engine was given a damaged file")
@@ -214,7 +221,6 @@ def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how
         Predictor(copied, backend=name)
 
 
-@pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize(
     "data, message",
     [
@@ -226,9 +232,10 @@ def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how
         ([[0.0]], "batch is a list"),
     ],
 )
-def test_wrong_input(made, name, data, message):
-    with pytest.raises(ValueError, match=message):
-        BACKENDS[name].open(made[1]).run(data)
+def test_wrong_input(opened, data, message):
+    for engine in opened.values():
+        with pytest.raises(ValueError, match=message):
+            engine.run(data)
 
 
 @pytest.mark.parametrize("name", [n for n in BACKENDS if BACKENDS[n].variant])
@@ -451,16 +458,6 @@ def test_directory_that_cannot_be_written_costs_a_warning(copied, speeds, caplog
         assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-int8"
     assert "not remembered: " in caplog.text and "Permission denied" in caplog.text
     assert not (copied / "tiny-speed.json").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
-def test_read_only_directory(copied, speeds, caplog):
-    copied.chmod(0o555)
-    try:
-        assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-int8"
-    finally:
-        copied.chmod(0o755)
-    assert "not remembered" in caplog.text
 
 
 def test_remembered_engine_that_is_gone_is_not_used(copied, speeds, flags):

@@ -34,38 +34,6 @@ def refused(directory, message, error=ExportError):
         load_exported(directory)
 
 
-def flip(path, position=-40):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def test_flipped_bit_names_file_and_both_checksums(damaged):
-    flip(damaged / "tiny-0000.params")
-    refused(damaged, r"tiny-0000\.params: checksum mismatch: sha256 expected \w{64}, actual \w{64}")
-
-
-def test_truncated_and_prolonged_parameters(damaged):
-    path = damaged / "tiny-0000.params"
-    data = path.read_bytes()
-    path.write_bytes(data[:-100])
-    refused(damaged, rf"params: truncated: {len(data) - 100} bytes, the sidecar says {len(data)}")
-    path.write_bytes(data + b"x")
-    refused(damaged, "params: too long")
-
-
-@pytest.mark.parametrize("file", ["tiny-symbol.json", "tiny-0000.params"])
-def test_missing_file(damaged, file):
-    (damaged / file).unlink()
-    refused(damaged, file, FileNotFoundError)
-
-
-def test_parameters_of_another_export(damaged, tmp_path):
-    other = export(make_net(seed=9), tmp_path / "other", with_maps=True)
-    shutil.copy(str(other / "tiny-0000.params"), str(damaged))
-    refused(damaged, "checksum mismatch")
-
-
 @pytest.mark.parametrize(
     "old, new", [('"hat"', '"bat"'), ("123.68", "103.94"), ('"crop": 16', '"crop": 12')]
 )

@@ -29,7 +29,6 @@ from gluon_attn.export import (
     precision,
     sidecar,
 )
-from gluon_attn.export import onnx as onnx_form
 from gluon_attn.export.backends import OpenVINOBackend, open_onnx_session, parse_context
 from gluon_attn.export.onnx import OnnxVariant
 from gluon_attn.export.precision import Bf16Variant
@@ -245,27 +244,6 @@ def test_outputs_in_bfloat16_are_cast():
     assert precision._float32_outputs(mx.sym.Group([x])).list_outputs() == ["data"]
 
 
-def test_float16_is_made_of_the_float32_graph(made, monkeypatch):
-    """On a GPU; here the graph is asked for and the conversion replaced."""
-    seen = []
-
-    def to_float16(symbol, arrays):
-        seen.append(symbol.list_outputs())
-        return symbol, arrays
-
-    monkeypatch.setattr(precision, "to_float16", to_float16)
-    monkeypatch.setattr(precision, "_check_request", lambda *_: None)
-    block, _ = load_exported(made[1], precision="fp16")
-    np.testing.assert_allclose(
-        block(images(1))[0].asnumpy(), logits_of(made[0], images(1).asnumpy()), atol=1e-5
-    )
-    assert len(seen) == 1
-    monkeypatch.undo()
-    precision._check_request("fp16", False, mx.gpu(0))
-    with pytest.raises(ValueError, match="runs on a GPU only"):
-        load_exported(made[1], precision="fp16")
-
-
 # --- engines -------------------------------------------------------------------------------------
 
 
@@ -330,13 +308,6 @@ def test_onnx_runtime_that_falls_back_to_the_cpu(copied, monkeypatch):
     monkeypatch.setattr(onnx_graph, "import_onnxruntime", lambda: fake)
     with pytest.raises(ValueError, match="gpu:1: ONNX Runtime could not start CUDA there"):
         open_onnx_session(path.read_bytes(), kind="gpu", number=1)
-
-
-@needs_onnx
-def test_a_model_beyond_onnxs_limit(copied, monkeypatch):
-    monkeypatch.setattr(onnx_form, "LARGEST", 10)
-    with pytest.raises(ExportError, match=r"tiny: \d+ bytes.*; ONNX takes up to 2 GB"):
-        add_variants(copied, [OnnxVariant()])
 
 
 def test_devices_that_an_engine_does_not_have(made, monkeypatch):
