@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from export_helpers import CLASSES, Net, export, images, make_net
+from int8_helpers import operators
 from mxnet import gluon
 from test_zoo import small
 
