@@ -12,6 +12,7 @@ import pytest
 from process_helpers import run
 
 from gluon_attn.cli import common as cli
+from gluon_attn.cli.train import training_flags
 from gluon_attn.core import errors
 from gluon_attn.core.errors import describe, naming
 
@@ -231,7 +232,7 @@ PAIRS = ["lr=0.5", "model_options.width=8", "model_options={'width': 8}"]
 @pytest.mark.parametrize("pair", PAIRS)
 def test_key_value_may_stand_anywhere(place, pair):
     words = ["--recipe", "R", "--data-dir", "D", "--save-dir", "S", "--seeds", "0", "1"]
-    parser = cli.training_parser("search")
+    parser = training_flags("search")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = cli.parse(parser, [*words[:place], pair, "epochs=2", *words[place:]])
     assert args.overrides == [pair, "epochs=2"] and args.seeds == [0, 1]
@@ -240,7 +241,7 @@ def test_key_value_may_stand_anywhere(place, pair):
 
 def test_what_looks_like_key_value_may_be_a_name():
     words = ["--recipe", "R", "--data-dir", "D", "lr=1", "--save-dir", "runs=2"]
-    args = cli.parse(cli.training_parser("train"), words)
+    args = cli.parse(training_flags("train"), words)
     assert args.save_dir == "runs=2" and args.overrides == ["lr=1"]
 
 
