@@ -171,9 +171,9 @@ class OpenVINOBackend:
 
 
 class Backend(NamedTuple):
-    """How a backend is opened, what it runs and what it cannot do without."""
+    """How a backend is made, what it runs and what it cannot do without."""
 
-    open: Callable[..., Any]  # of directory, ctx and threads
+    make: Callable[..., Any]  # of directory, ctx and threads
     precision: str
     variant: str = ""  # form of the export: prefix of its keys in the sidecar's files
     package: str = ""
@@ -348,7 +348,7 @@ def measure(
     failures = [str(obstacle(name, sidecar, ctx)) for name in BACKENDS if not names]
     for name in tqdm(names, desc="measuring backends", disable=None, leave=False):
         try:
-            engine = BACKENDS[name].open(directory, ctx=ctx, threads=threads)
+            engine = BACKENDS[name].make(directory, ctx=ctx, threads=threads)
             speeds[name] = images_per_second(engine, batch)
         except (ExportError, FileNotFoundError):
             raise  # the export is not what it says: no reason to try the next engine

@@ -111,7 +111,7 @@ class Predictor:
             backend, directory, self.sidecar, ctx, batch_size=self.batch_size, threads=threads
         )
         self.precision = BACKENDS[self.backend].precision
-        self._backend = BACKENDS[self.backend].open(directory, ctx=ctx, threads=threads)
+        self._backend = BACKENDS[self.backend].make(directory, ctx=ctx, threads=threads)
         self._readers = min(8, os.cpu_count() or 1)
         for count in warmup:
             self._warm_up(int(count))

@@ -76,7 +76,7 @@ def opened(made):
     """All engines of that export."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cpu, "read_flags", lambda path=None: BF16_FLAGS)
-        return {name: BACKENDS[name].open(made[1]) for name in ENGINES}
+        return {name: BACKENDS[name].make(made[1]) for name in ENGINES}
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_all_backends_agree_from_several_threads_at_once(made):
 @pytest.mark.parametrize("name", ONNX_ENGINES)
 def test_threads_are_those_asked_for_else_mxnets(made, name, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
-    engine = BACKENDS[name].open(made[1], threads=threads)
+    engine = BACKENDS[name].make(made[1], threads=threads)
     if name == "onnxruntime":
         actual = engine._session.get_session_options().intra_op_num_threads
     else:
@@ -216,7 +216,7 @@ def test_damaged_file_is_refused_before_an_engine_sees_it(copied, name, key, how
     error = FileNotFoundError if how == "missing" else ExportError
     message = "missing from the export" if how == "missing" else "truncated|mismatch|too long"
     with pytest.raises(error, match=message):
-        BACKENDS[name].open(copied)
+        BACKENDS[name].make(copied)
     with pytest.raises(error, match=message):
         Predictor(copied, backend=name)
 
@@ -242,7 +242,7 @@ def test_wrong_input(opened, data, message):
 def test_variant_that_the_export_lacks(bare, name):
     flag = BACKENDS[name].variant
     message = f"'{name}': export 'tiny' has no {flag} variant; .*export.py .*--{flag}"
-    for make in (BACKENDS[name].open, lambda d: Predictor(d, backend=name)):
+    for make in (BACKENDS[name].make, lambda d: Predictor(d, backend=name)):
         with pytest.raises(ValueError, match=message):
             make(bare)
 
@@ -250,7 +250,7 @@ def test_variant_that_the_export_lacks(bare, name):
 @pytest.mark.parametrize("name", ONNX_ENGINES)
 def test_package_that_is_not_installed(made, name, monkeypatch):
     monkeypatch.setitem(sys.modules, BACKENDS[name].package, None)
-    for make in (BACKENDS[name].open, lambda d: Predictor(d, backend=name)):
+    for make in (BACKENDS[name].make, lambda d: Predictor(d, backend=name)):
         with pytest.raises(ImportError, match=f"needs {name}: pip install"):
             make(made[1])
     assert Predictor(made[1]).backend == "mxnet"
@@ -267,7 +267,7 @@ def test_bf16_needs_avx512(made, flags, monkeypatch):
     monkeypatch.delenv("DNNL_MAX_CPU_ISA")
     monkeypatch.setattr(backends, "load_exported", never)
     flags.remove("avx512bw")
-    for make in (BACKENDS["mxnet-bf16"].open, lambda d: Predictor(d, backend="mxnet-bf16")):
+    for make in (BACKENDS["mxnet-bf16"].make, lambda d: Predictor(d, backend="mxnet-bf16")):
         with pytest.raises(ValueError, match="bfloat16 needs a processor with AVX-512"):
             make(made[1])
 
@@ -295,7 +295,7 @@ def test_onnx_file_that_an_engine_does_not_take(copied):
     sidecar.write_sidecar(copied, contents)
     for name in ONNX_ENGINES:
         with pytest.raises(ExportError, match="ONNX Runtime refuses|OpenVINO"):
-            BACKENDS[name].open(copied)
+            BACKENDS[name].make(copied)
 
 
 # --- the choice ---------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def speeds(monkeypatch):
             BACKENDS,
             name,
             BACKENDS[name]._replace(
-                open=lambda *a, n=name, **options: Fake(n, seconds[n], *a, **options)
+                make=lambda *a, n=name, **options: Fake(n, seconds[n], *a, **options)
             ),
         )
     return seconds
