@@ -64,16 +64,9 @@ logger = logging.getLogger(__name__)
 
 
 class MXNetBackend:
-    """Runs an export on MXNet.
+    """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
-    Args:
-        directory: The export directory.
-        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``); int8 and bf16 run on the CPU only, fp16
-            on a GPU only.
-        threads: Compute threads; they belong to the process, not to this object. None leaves them.
-        precision: ``'fp32'``, ``'fp16'``, ``'int8'`` or ``'bf16'``; the last two are forms that
-            the export must hold.
-        fused: Of fp32, the fused graph.
+    Its compute threads belong to the process, not to this object; None leaves them.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
@@ -113,14 +106,8 @@ class MXNetBackend:
 class OnnxRuntimeBackend:
     """Runs an export's ONNX file on ONNX Runtime, in float32.
 
-    Args:
-        directory: The export directory.
-        ctx: As for :class:`MXNetBackend`; a GPU needs the package onnxruntime-gpu, not MXNet's.
-        threads: Compute threads of this session; None takes as many as MXNet uses.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-        FileNotFoundError, ValueError: As for :class:`MXNetBackend`.
+    A GPU needs the package onnxruntime-gpu, not MXNet's. Threads are those of this object; None
+    takes as many as MXNet uses. An ImportError if the package is not installed; else as above.
     """
 
     def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
@@ -138,10 +125,7 @@ class OnnxRuntimeBackend:
 
 
 class OpenVINOBackend:
-    """Runs an export's ONNX file on OpenVINO, in float32, on the CPU.
-
-    Args, Raises: As for :class:`OnnxRuntimeBackend`; ``ctx`` is None or ``'cpu'``.
-    """
+    """Runs an export's ONNX file on OpenVINO, in float32, on the CPU; as ONNX Runtime."""
 
     def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
         sidecar, raw = _read_onnx("openvino", directory, ctx)
@@ -296,8 +280,7 @@ def choose(
         backend: A key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and this
             machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
             ``'mxnet'``; it never measures.
-        directory: The export directory.
-        sidecar: Contents of its sidecar.
+        directory, sidecar: The export.
         ctx: Context or its name.
         batch_size: Rows of a run.
         threads: Compute threads; None as many as MXNet starts with.

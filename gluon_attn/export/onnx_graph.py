@@ -279,14 +279,7 @@ def _dimension(first: int, second: int) -> int | str | None:
 def _for_all_batches(
     graph: Graph, node: Any, position: int, values: Sequence[np.ndarray]
 ) -> np.ndarray | None:
-    """Return what a node may read as one of its inputs at any batch size, or None.
-
-    Args:
-        graph: The graph.
-        node: The node.
-        position: Of the input.
-        values: Of the input at the two batch sizes.
-    """
+    """Return what a node may read at any batch size as the input that has these two, or None."""
     first, second = values
     if first.shape == second.shape and np.array_equal(first, second):
         return first
@@ -371,14 +364,10 @@ def open_onnx_session(
     *,
     optimize: bool = True,
 ) -> Any:
-    """Return an ONNX Runtime session of a model in memory.
+    """Return an ONNX Runtime session of a model's bytes.
 
-    Args:
-        raw: The model's bytes.
-        threads: Compute threads; None takes as many as MXNet uses.
-        kind: ``'cpu'``, or ``'gpu'`` with its ``number``.
-        number: Of the GPU.
-        optimize: Whether the graph is optimized first, which fails for some.
+    It takes as many threads as MXNet by default. ``kind`` is cpu or gpu, the ``number`` that of the
+    GPU. Some graphs cannot be optimized.
 
     Raises:
         ImportError: onnxruntime is not installed.

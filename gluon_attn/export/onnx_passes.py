@@ -323,7 +323,7 @@ def reduce_channels(graph: Graph, node: Any) -> Result:
     """Write sums and maxima over the parts of a split, which train fast, as reductions.
 
     On a CPU maxima and means over the channels train fast if a map is split into parts, which are
-    compared and added elementwise (:class:`gluon_attn.blocks.cbam.ChannelPool`, for instance).
+    compared and added elementwise, as the blocks of this package do.
     Parts of several channels are followed by a reduction of their own, and sums may be divided.
     """
     output, op = node.output[0], node.op_type

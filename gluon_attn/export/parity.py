@@ -34,11 +34,7 @@ BLOCKED = ("gluon_attn", "model_zoo")
 
 
 def random_batch(entry: dict[str, Any]) -> Any:
-    """Return 3 random images on the scale of real ones; draws on no global random state.
-
-    Args:
-        entry: The sidecar's ``input`` entry.
-    """
+    """Return 3 random images for an ``input`` entry; draws on no global random state."""
     import numpy as np
 
     shape = (3, *entry["shape"][1:])
@@ -76,17 +72,11 @@ def check_parity(
 ) -> dict[str, Any]:
     """Run symbol and params in plain MXNet, elsewhere; return the sidecar's ``parity`` entry.
 
-    Args:
-        paths: Of the symbol and the params.
-        inputs: ``{key: (B, 3, H, W) float32}``, run one after the other.
-        expected: ``{key: [the net's own outputs]}``.
-        batches: The batch sizes among them, for the record.
-        context: Device, such as ``'gpu:0'``.
-        what: Beginning of the message about a difference.
-        tolerance: Largest difference, of max(1, |output|).
+    ``batches`` are the batch sizes among the inputs, for the record; ``context`` is a device such
+    as ``'gpu:0'``; ``what`` begins the message about a difference.
 
     Raises:
-        ExportError: A number differs by more, or the graph does not run.
+        ExportError: A number differs by more than the tolerance, or the graph does not run.
     """
     import numpy as np
 

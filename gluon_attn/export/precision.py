@@ -93,15 +93,7 @@ def load_exported(
 
 
 def require_cpu(precision: str, entry: Any = None) -> None:
-    """Refuse a precision that this processor cannot run; warn where it gives other numbers.
-
-    Args:
-        precision: See :func:`load_exported`.
-        entry: The sidecar's entry for it, if there is one.
-
-    Raises:
-        ExportError: bf16 without AVX-512.
-    """
+    """Refuse bf16 without AVX-512; warn where int8 gives other numbers than its entry says."""
     if precision == "bf16" and not has_avx512():
         raise ExportError(
             "bf16 needs a processor with AVX-512 (avx512bw, avx512dq, avx512vl), and oneDNN has no "
@@ -150,17 +142,10 @@ def measure(score: Score, block: Any, what: str) -> float:
 def write_checked(
     directory: Path, sidecar: Sidecar, form: str, graph: Graph, batch: np.ndarray
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Write a form's graph and compare it in plain MXNet; return its ``files`` and its ``parity``.
+    """Write the graph of ``'int8'`` or ``'bf16'`` and compare it with plain MXNet on a batch of 3.
 
-    Args:
-        directory: The export that is being written.
-        sidecar: Its contents.
-        form: ``'int8'`` or ``'bf16'``.
-        graph: Symbol and parameters.
-        batch: ``(3, 3, H, W)`` images to compare with.
-
-    Raises:
-        ExportError: Shapes are not those of the sidecar, or the numbers differ.
+    Returns:
+        Its ``files`` and its ``parity``; an ExportError if shapes or numbers differ.
     """
     graphs.check_shapes(*graph, sidecar, form)
     files = write_files(directory, f"{sidecar['name']}-{form}", *graph, prefix=f"{form}_")

@@ -119,10 +119,8 @@ class Predictor:
     def __call__(self, images: Any, on_bad_image: str = "error") -> np.ndarray:
         """Return the probabilities ``(B, A)`` float32.
 
-        Args:
-            images: See the class.
-            on_bad_image: ``'error'``, or ``'skip'``: an image that cannot be read gets a row of
-                NaN and a logged warning, so that rows still match images.
+        With ``on_bad_image='skip'`` an image that cannot be read gets a row of NaN and a logged
+        warning, so that rows still match images.
 
         Raises:
             FileNotFoundError, ValueError: An image that cannot be read; the message names it.
@@ -162,11 +160,7 @@ class Predictor:
         return self.outputs(images, on_bad_image)[names[0]]
 
     def predict(
-        self,
-        images: Any,
-        boxes: Any = None,
-        on_bad_image: str = "error",
-        with_maps: bool = False,
+        self, images: Any, boxes: Any = None, on_bad_image: str = "error", with_maps: bool = False
     ) -> list[dict[str, Any]]:
         """Return one record per person.
 
@@ -188,11 +182,7 @@ class Predictor:
         return list(self.stream(images, boxes, on_bad_image, with_maps))
 
     def stream(
-        self,
-        images: Any,
-        boxes: Any = None,
-        on_bad_image: str = "error",
-        with_maps: bool = False,
+        self, images: Any, boxes: Any = None, on_bad_image: str = "error", with_maps: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield the records of :meth:`predict` while later images are read.
 

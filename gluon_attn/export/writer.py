@@ -175,12 +175,8 @@ def write_export(
         directory: Where to write.
         sidecar: Its contents but for ``files``, ``parity`` and the forms, which are entered.
         graph: What :func:`gluon_attn.export.graph.trace` returned.
-        checked: Inputs and the net's outputs for :func:`gluon_attn.export.parity.check_parity`;
-            None: no check.
-        variants: Further forms.
-        overwrite: Replace an export that is there.
-        context: Device of the check.
-        batches: The batch sizes in ``checked``.
+        checked: Inputs and the net's outputs for :func:`gluon_attn.export.parity.check_parity`,
+            with their device and batch sizes below; None: no check.
 
     Raises:
         FileExistsError, ExportError, OSError: See :func:`export_model`.
