@@ -264,9 +264,6 @@ def test_other_numbers_elsewhere_are_refused(tmp_path, monkeypatch):
     contents = {"name": "x", "input": {"shape": ["batch", 3, 8, 8]}}
     contents["outputs"] = [{"name": "logits", "shape": ["batch", 4]}]
     batch = stack_images(3)
-    files, figures = precision.write_checked(tmp_path, contents, "int8", (symbol, arrays), batch)
-    assert files == {"int8_symbol": "x-int8-symbol.json", "int8_params": "x-int8-0000.params"}
-    assert figures["max_abs_diff"] <= figures["tolerance"] and figures["batch"] == [1, 2, 3]
     outputs_of = parity.outputs_of
     monkeypatch.setattr(
         parity, "outputs_of", lambda *a: {k: [v[0] + 0.5] for k, v in outputs_of(*a).items()}
