@@ -141,7 +141,7 @@ class Int8Variant(Variant):
         symbol, arrays = best.graph
         graph = graphs.rename_outputs(symbol, sidecar), arrays
         batch = images[np.arange(3) % len(images)]
-        files, figures = write_checked(directory, sidecar, self.name, graph, batch)
+        files, figures = write_checked(directory, sidecar, self.name, graph, batch=batch)
         entry: dict[str, Any] = {
             "mode": best.mode,
             "granularity": GRANULARITY,

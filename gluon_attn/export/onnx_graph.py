@@ -380,7 +380,7 @@ def open_onnx_session(
     options.inter_op_num_threads = 1
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors; its warnings are about graphs it mends itself
+    options.log_severity_level = 3  # errors; its warnings are about graphs it repairs itself
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "gpu":
         # Without TF32, whose ten bits would not give the numbers that were checked at export.

@@ -140,7 +140,7 @@ def measure(score: Score, block: Any, what: str) -> float:
 
 
 def write_checked(
-    directory: Path, sidecar: Sidecar, form: str, graph: Graph, batch: np.ndarray
+    directory: Path, sidecar: Sidecar, form: str, graph: Graph, *, batch: np.ndarray
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Write the graph of ``'int8'`` or ``'bf16'`` and compare it with plain MXNet on a batch of 3.
 
@@ -207,7 +207,7 @@ class Bf16Variant(Variant):
         if self._score is not None:
             entry.update(self._measure(self._score, float32, converted))
         batch = parity.random_batch(sidecar["input"])
-        files, figures = write_checked(directory, sidecar, self.name, converted, batch)
+        files, figures = write_checked(directory, sidecar, self.name, converted, batch=batch)
         return files, dict(entry, parity=figures, versions=versions())
 
     def _measure(self, score_of: Score, float32: Graph, converted: Graph) -> dict[str, float]:

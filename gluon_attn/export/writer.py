@@ -196,7 +196,7 @@ def write_export(
 
 
 def write_files(
-    directory: Path, stem: str, symbol: Symbol, arrays: Arrays, prefix: str = ""
+    directory: Path, stem: str, symbol: Symbol, arrays: Arrays, *, prefix: str = ""
 ) -> dict[str, str]:
     """Write a graph and its parameters; return ``{key of the sidecar's files: file name}``."""
     graph, params = f"{stem}-symbol.json", f"{stem}-0000.params"

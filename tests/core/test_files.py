@@ -103,14 +103,14 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(tmp_p
     """
     path = tmp_path / "a.params"
     path.write_bytes(b"old")
-    foreign = [".a.params.otherhost-1-0123456789ab.tmp", ".a.params.tmp", ".b.params.1.tmp"]
-    for name in foreign:
+    others = [".a.params.otherhost-1-0123456789ab.tmp", ".a.params.tmp", ".b.params.1.tmp"]
+    for name in others:
         (tmp_path / name).write_bytes(b"")
     assert run_python(script, path, moment)[0] == -signal.SIGKILL
     assert path.read_bytes() == b"old" and len(os.listdir(tmp_path)) == 5
     files.write_bytes(path, b"newer")
     assert path.read_bytes() == b"newer"
-    assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "a.params"])
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.params"])
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):

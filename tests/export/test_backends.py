@@ -402,7 +402,7 @@ def test_new_variant_forgets_the_measurement(bare, speeds):
     kept = (bare / "tiny-speed.json").read_bytes()
     add_variants(bare, [Copy("int8")])
     assert not (bare / "tiny-speed.json").exists()
-    (bare / "tiny-speed.json").write_bytes(kept)  # even if somebody copies it back
+    (bare / "tiny-speed.json").write_bytes(kept)  # even if it is copied back
     assert Predictor(bare, batch_size=2, backend="auto").backend == "mxnet"
     assert Predictor(bare, batch_size=2, backend="fastest").backend == "mxnet-int8"
 

@@ -70,7 +70,7 @@ def test_weights_are_rounded_to_nearest_and_the_rest_is_untouched(name):
 
 def test_files_keep_casts_and_types_for_plain_mxnet(tmp_path):
     _, names, _, arrays, (graph, params) = converted("vaa_resnet18_w16_synthetic")
-    files = write_files(tmp_path, "x-bf16", graph, params, "bf16_")
+    files = write_files(tmp_path, "x-bf16", graph, params, prefix="bf16_")
     assert files == {"bf16_symbol": "x-bf16-symbol.json", "bf16_params": "x-bf16-0000.params"}
     paths = [str(tmp_path / file) for file in files.values()]
     again = mx.sym.load(paths[0])

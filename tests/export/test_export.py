@@ -171,11 +171,11 @@ def test_existing_directory_is_refused_and_only_an_export_is_replaced(tmp_path):
         export(net, target)
     export(net, target, overwrite=True, thresholds=0.25)
     assert sidecar.read_sidecar(target)["thresholds"] == [0.25] * 4
-    foreign = tmp_path / "thesis"
-    foreign.mkdir()
-    (foreign / "chapter1.json").write_text("{}")
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.json").write_text("{}")
     with pytest.raises(FileExistsError, match="no export"):
-        export(net, foreign, overwrite=True)
+        export(net, other, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["thesis", "x"]
 
 

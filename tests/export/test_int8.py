@@ -269,7 +269,7 @@ def test_other_numbers_elsewhere_are_refused(tmp_path, monkeypatch):
         parity, "outputs_of", lambda *a: {k: [v[0] + 0.5] for k, v in outputs_of(*a).items()}
     )
     with pytest.raises(ExportError, match=r"give other numbers in plain MXNet, by 0\.[2-9]"):
-        precision.write_checked(tmp_path, contents, "int8", (symbol, arrays), batch)
+        precision.write_checked(tmp_path, contents, "int8", (symbol, arrays), batch=batch)
 
 
 def test_arguments_are_checked(export):
