@@ -353,8 +353,7 @@ def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis
             continue
         path = settings.path(f"critic_{len(values)}.png" if values else "critic.png")
         files.append(str(critique_curves(
-            epochs, series["critique"], series["reward"], path,
-            error=series["critic_error"],
+            epochs, series["critique"], series["reward"], path, error=series["critic_error"]
         )))  # fmt: skip
         values[name] = dict(epoch=epochs, **series)
         text.append(f"critic of {name}, epoch {epochs[-1]}: critique, reward, squared error")
