@@ -25,7 +25,7 @@ from mxnet import gluon
 
 from gluon_attn.core.schema import MULTICLASS, Schema
 from gluon_attn.method import METHODS, Method
-from gluon_attn.nets.frozen import frozen_view
+from gluon_attn.nets.graph import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss, squared_error
 
 logger = logging.getLogger("gluon_attn.awmt")

@@ -14,15 +14,14 @@ from reference import dreal as reference
 
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.nets.attention import attention_blocks
-from gluon_attn.papers.dreal.losses import (
+from gluon_attn.nets.count import count
+from gluon_attn.papers.dreal.counterfactuals import Builder, Counterfactuals, Trace
+from gluon_attn.papers.dreal.critic import quality_loss, regression_loss
+from gluon_attn.papers.dreal.reward import (
     MultiLabelReward,
-    QualityLoss,
-    RegressionLoss,
     SingleLabelReward,
     replacement_reward,
 )
-from gluon_attn.papers.dreal.reward import Builder, Counterfactuals
-from gluon_attn.papers.dreal.trace import Trace
 from model_zoo import get_model
 
 NETS = {
@@ -89,17 +88,17 @@ def test_the_training_pass_is_that_of_the_net(hybridize):
         net.hybridize(active=hybridize)
         for _ in range(2):
             with autograd.record():
-                seen = view.run({"data": image}) if own else {"output0": net(image)}
-                total = seen["output0"].square().sum()
+                seen = view.run({"data": image}) if own else {"logits": net(image)}
+                total = seen["logits"].square().sum()
                 for name, array in seen.items():
-                    total = total + (0 if name == "output0" else array.sum())
+                    total = total + (0 if name == "logits" else array.sum())
             total.backward()
         mx.nd.waitall()
         gradients = {
             n: p.grad().asnumpy() for n, p in net._collect_params_with_prefix().items()
             if p.grad_req != "null"
         }  # fmt: skip
-        found.append((seen["output0"].asnumpy(), gradients, values(net)))
+        found.append((seen["logits"].asnumpy(), gradients, values(net)))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
     for name, one in found[0][1].items():
         scale = abs(one).max() + 1e-3
@@ -113,7 +112,7 @@ def test_the_training_pass_is_that_of_the_net(hybridize):
 def test_it_shows_mean_and_inverse_standard_deviation_of_the_batch():
     net = net_of({"stage4": "srm"}, size=32)
     gates = gates_of([block for _, block in attention_blocks(net)])
-    image, trace, inputs = batch_of(2, 5, 32).image, Trace(net, gates), {}
+    image, trace, inputs = batch_of(2, 5, 32).image, Trace.of(net, gates), {}
     with autograd.train_mode():
         seen = Counterfactuals(net, gates, [(0, 1)]).view.run({"data": image})
         net.apply(
@@ -129,7 +128,8 @@ def test_it_shows_mean_and_inverse_standard_deviation_of_the_batch():
     assert len(shown) == 3  # all that is behind module 0: two convolutions and the other gate
     for name in shown:
         number = int(name[len("seen") :].split("_")[0])
-        norm, x = inputs[trace.nodes[trace.inputs(number)[1][0]]["name"]]
+        nodes = trace.graph.nodes
+        norm, x = inputs[nodes[nodes[number].inputs[1][0]].name]
         x = x.asnumpy().astype(float)
         axes = tuple(axis for axis in range(x.ndim) if axis != 1)
         expected = 1 / np.sqrt(x.var(axes) + norm._kwargs["eps"])
@@ -165,8 +165,8 @@ def test_a_gate_that_is_not_called_or_leads_nowhere_is_refused():
     with pytest.raises(ValueError, match="0 times; an attention module must be used exactly once"):
         Counterfactuals(net, [(stranger,)], [(0,)])
     gates = gates_of([block for _, block in attention_blocks(net)])
-    trace = Trace(net, gates)
-    trace.outputs = [trace.graph.variable("data")]
+    trace = Trace.of(net, gates)
+    trace.outputs["logits"] = trace.graph.variable("data")
     with pytest.raises(ValueError, match="module 0 does not influence the logits"):
         Builder(trace, (0,))
 
@@ -179,43 +179,29 @@ def multiply_adds(net, size, groups):
 
     Counted on the graphs that run, from the shapes of their convolutions and dense layers.
     """
-    gates = gates_of([block for _, block in attention_blocks(net)])
-    trace = Trace(net, gates)
-    whole = cost_of(trace.graph, trace.outputs[:1], {"data": (1, 3, size, size)})
-    numbers = [n for n, node in enumerate(trace.nodes) if node["op"] != "null"]
-    symbols = mx.sym.Group(trace.graph.symbol([(number, 0) for number in numbers]))
-    _, shapes, _ = symbols.infer_shape(data=(1, 3, size, size))
-    shape_of = dict(zip(numbers, shapes))
+    trace = Trace.of(net, gates_of([block for _, block in attention_blocks(net)]))
+    entries = [(number, 0) for number in range(len(trace.graph.nodes))]
+    shapes = trace.graph.shapes(entries, data=(1, 3, size, size))
+    params = {p.name: p.shape for p in net.collect_params().values()}
     found = []
     for group in groups:
         builder = Builder(trace, group)
         logits, _ = builder.logits()
         needed = builder.variables([logits])
-        inputs = {p.name: p.shape for p in net.collect_params().values() if p.name in needed}
+        inputs = {name: shape for name, shape in params.items() if name in needed}
         for (number, output), (place, _) in builder.seen.items():
-            shape = shape_of[number]
-            inputs[builder.nodes[place]["name"]] = (shape[1],) if output else shape
-        found.append(cost_of(builder, [logits], inputs))
-    return whole, found
+            shape = shapes[number, 0]
+            inputs[builder.nodes[place].name] = (shape[1],) if output else shape
+        found.append(cost_of(builder, logits, inputs))
+    return count(net, (size, size)).multiply_adds, found
 
 
-def cost_of(graph, entries, inputs):
-    symbol = mx.sym.Group(graph.symbol(entries))
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape(**inputs)
-    shapes = dict(zip(internals.list_outputs(), shapes))
-    arguments, argument_shapes = symbol.list_arguments(), symbol.infer_shape(**inputs)[0]
-    weights = dict(zip(arguments, argument_shapes))
-    total = 0
-    for number in graph.needed(entries):
-        node = graph.nodes[number]
-        if node["op"] in ("Convolution", "FullyConnected"):
-            source = graph.nodes[node["inputs"][1][0]]
-            name = source["name"] if source["op"] == "null" else source["name"] + "_output"
-            weight = weights.get(name, shapes.get(name))
-            out = shapes[node["name"] + "_output"]
-            pixels = math.prod(out[2:]) if node["op"] == "Convolution" else 1
-            total += out[0] * pixels * math.prod(weight)
+def cost_of(graph, logits, inputs):
+    shapes, total = graph.shapes([logits], **inputs), 0
+    for number in graph.needed([logits]):
+        if graph.nodes[number].op in ("Convolution", "FullyConnected"):
+            rows, _, *side = shapes[number, 0]
+            total += rows * math.prod(side) * math.prod(shapes[graph.nodes[number].inputs[1]])
     return total
 
 
@@ -315,13 +301,13 @@ def test_losses_of_critic_and_actors():
     q = mx.nd.array(critique)
     q.attach_grad()
     with autograd.record():
-        loss = RegressionLoss()(q, mx.nd.array(reward), mx.nd.array(known))
+        loss = regression_loss(q, mx.nd.array(reward), mx.nd.array(known))
     loss.backward()
     expected = ((critique - reward) ** 2).mean(1) * known
     np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-5)
     slope = (critique - reward) / 2 * np.array(known)[:, None]
     np.testing.assert_allclose(q.grad.asnumpy(), slope, rtol=1e-5)
-    np.testing.assert_allclose(QualityLoss()(q).asnumpy(), -critique.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(quality_loss(q).asnumpy(), -critique.mean(1), rtol=1e-5)
 
 
 def test_a_sample_of_modules_estimates_the_critics_loss_without_bias():
@@ -333,7 +319,7 @@ def test_a_sample_of_modules_estimates_the_critics_loss_without_bias():
     def loss_and_gradient(modules):
         with autograd.record():
             chosen = [mx.nd.concat(*[a[:, m : m + 1] for m in modules], dim=1) for a in (q, reward)]
-            loss = RegressionLoss()(*chosen, mx.nd.ones(3))
+            loss = regression_loss(*chosen, mx.nd.ones(3))
         loss.backward()
         return loss.asnumpy(), q.grad.asnumpy()
 
