@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None, compare: Callable | None = None
     from gluon_attn.train.build import load_recipe
 
     def make_search(overrides: list[str]) -> Recipe:
-        return load_recipe(args.recipe, [*overrides_of(args), *overrides], cli.recipe_folder())
+        return load_recipe(args.recipe, [*overrides_of(args), *overrides])
 
     if compare and args.compare_with:
         if args.init_from or args.base_params:
             raise ValueError("--init-from, --base-params: runs that are compared start from none")
 
         def make_training(overrides: list[str]) -> Recipe:
-            return load_recipe(args.compare_with, overrides, cli.recipe_folder())
+            return load_recipe(args.compare_with, overrides)
 
         done = compare(
             make_search, make_training, args.data_dir, args.seeds, args.save_dir, args.ways,

@@ -93,7 +93,7 @@ def train_from_flags(args: argparse.Namespace) -> int:
     from gluon_attn.train.build import load_recipe
     from gluon_attn.train.run import train
 
-    recipe = load_recipe(args.recipe, overrides_of(args), cli.recipe_folder())
+    recipe = load_recipe(args.recipe, overrides_of(args))
     result = run_training(train, recipe, args)
     if result["test"]:
         print(text_of(result["test"]))
