@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
-
 from mxnet.gluon import Block, HybridBlock, nn
 
 from gluon_attn.blocks import AttentionBlock, Slot, build_block, find_block
@@ -40,12 +38,12 @@ def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> At
     return block
 
 
-def attention_blocks(net: Block) -> List[Tuple[str, AttentionBlock]]:
+def attention_blocks(net: Block) -> list[tuple[str, AttentionBlock]]:
     """Return names and attention blocks of a net or of the backbone in it, in network order.
 
     ``stage3_unit22`` is unit 22, from 0, of stage 3, from 1, as in the tap ``stage3_activation22``.
     """
-    found: List[AttentionBlock] = []
+    found: list[AttentionBlock] = []
     net.apply(lambda block: found.append(block) if hasattr(block, "slot") else None)
     return [(block.slot.name, block) for block in found]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -32,7 +32,7 @@ class Count(NamedTuple):
 
     parameters: int
     multiply_adds: int
-    layers: Tuple[Tuple[str, str, int], ...]
+    layers: tuple[tuple[str, str, int], ...]
 
     def __str__(self) -> str:
         return f"{self.parameters / 1e6:.3f} M parameters, {self.multiply_adds / 1e9:.3f} G"
@@ -74,7 +74,7 @@ def count(net: HybridBlock, input_size: Sequence[int], pooling: bool = False) ->
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
 
 
-def _cost(node: Node, inputs: List[Shape], output: Shape) -> int:
+def _cost(node: Node, inputs: list[Shape], output: Shape) -> int:
     if node.op == "Convolution":
         return math.prod(output) * math.prod(inputs[1][1:])  # weight (out, in / groups, kernel)
     if node.op == "Deconvolution":

@@ -14,7 +14,6 @@ from typing import (
     Any,
     Callable,
     Container,
-    Dict,
     Iterable,
     List,
     Mapping,
@@ -34,8 +33,8 @@ class Node(NamedTuple):
 
     op: str
     name: str
-    attrs: Dict[str, str]
-    inputs: List[Entry]
+    attrs: dict[str, str]
+    inputs: list[Entry]
 
     def flag(self, name: str, default: str = "False") -> bool:
         """Return a boolean attribute."""
@@ -55,11 +54,11 @@ class Graph:
     """Nodes in topological order."""
 
     def __init__(self) -> None:
-        self.nodes: List[Node] = []
-        self._variables: Dict[str, Entry] = {}
+        self.nodes: list[Node] = []
+        self._variables: dict[str, Entry] = {}
 
     @classmethod
-    def of(cls, symbols: Iterable[mx.sym.Symbol]) -> Tuple[Graph, List[Entry]]:
+    def of(cls, symbols: Iterable[mx.sym.Symbol]) -> tuple[Graph, list[Entry]]:
         """Return the graph of symbols with one output each, and their entries."""
         text = json.loads(mx.sym.Group(list(symbols)).tojson(remove_amp_cast=False))
         graph = cls()
@@ -91,9 +90,9 @@ class Graph:
         return entry
 
     def take(
-        self, source: Graph, wanted: Iterable[Entry], known: Dict[Entry, Entry],
-        change: Optional[Change] = None,
-    ) -> List[Entry]:  # fmt: skip
+        self, source: Graph, wanted: Iterable[Entry], known: dict[Entry, Entry],
+        change: Change | None = None,
+    ) -> list[Entry]:  # fmt: skip
         """Copy what ``wanted`` entries of another graph need.
 
         Args:
@@ -108,7 +107,7 @@ class Graph:
         wanted = list(wanted)
         numbers = source.needed(wanted, known)
         read = {e for number in numbers for e in source.nodes[number].inputs} | set(wanted)
-        outputs: Dict[int, List[int]] = {}
+        outputs: dict[int, list[int]] = {}
         for number, output in sorted(read):
             outputs.setdefault(number, []).append(output)
         for number in numbers:
@@ -122,7 +121,7 @@ class Graph:
         return [known[entry] for entry in wanted]
 
     # -- reading -----------------------------------------------------------------------------------
-    def needed(self, entries: Iterable[Entry], known: Container[Entry] = ()) -> List[int]:
+    def needed(self, entries: Iterable[Entry], known: Container[Entry] = ()) -> list[int]:
         """Return the numbers of all nodes that ``entries`` need beside what is known, in order."""
         found, stack = set(), [entry for entry in entries if entry not in known]
         while stack:
@@ -140,12 +139,12 @@ class Graph:
                 found.add(number)
         return found
 
-    def variables(self, entries: Iterable[Entry]) -> List[str]:
+    def variables(self, entries: Iterable[Entry]) -> list[str]:
         """Return the names of the variables that ``entries`` need, in order."""
         nodes = (self.nodes[number] for number in self.needed(entries))
         return [node.name for node in nodes if node.op == "null"]
 
-    def symbols(self, entries: Iterable[Entry]) -> List[mx.sym.Symbol]:
+    def symbols(self, entries: Iterable[Entry]) -> list[mx.sym.Symbol]:
         """Return one symbol for each entry."""
         entries = list(entries)
         kept = self.needed(entries)
@@ -163,8 +162,8 @@ class Graph:
         return [group[k] for k in range(len(entries))]
 
     def shapes(
-        self, entries: Iterable[Entry], **inputs: Tuple[int, ...]
-    ) -> Dict[Entry, Tuple[int, ...]]:
+        self, entries: Iterable[Entry], **inputs: tuple[int, ...]
+    ) -> dict[Entry, tuple[int, ...]]:
         """Return the shapes of ``entries`` and of all that they need.
 
         Raises:
@@ -190,7 +189,7 @@ class GraphBlock(gluon.SymbolBlock):
 
     def __init__(
         self, graph: Graph, takes: Iterable[str], gives: Mapping[str, Entry],
-        params: Optional[gluon.ParameterDict] = None,
+        params: gluon.ParameterDict | None = None,
     ) -> None:  # fmt: skip
         present = set(graph.variables(gives.values()))
         names = tuple(name for name in takes if name in present)
@@ -199,7 +198,7 @@ class GraphBlock(gluon.SymbolBlock):
         self.takes, self.gives = names, tuple(gives)
         self.hybridize(static_alloc=True, static_shape=True)
 
-    def run(self, values: Mapping[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
+    def run(self, values: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
         """Take the inputs from a dict by name; return the outputs as a dict."""
         outputs = self(*[values[name] for name in self.takes])
         return dict(zip(self.gives, outputs if isinstance(outputs, list) else [outputs]))
@@ -217,13 +216,13 @@ class Record(NamedTuple):
     """A recorded net: its graph on the variable ``data``, its outputs by name, and calls inside."""
 
     graph: Graph
-    outputs: Dict[str, Entry]
-    calls: List[Call]
+    outputs: dict[str, Entry]
+    calls: list[Call]
 
 
 def record(net: gluon.HybridBlock, blocks: Iterable[gluon.HybridBlock] = ()) -> Record:
     """Run a net of one input on a symbol; note the calls of ``blocks``, in order."""
-    seen: List[Tuple[Any, Any, Any]] = []
+    seen: list[tuple[Any, Any, Any]] = []
 
     def note(block: gluon.HybridBlock, inputs: Any, output: Any) -> None:
         seen.append((block, inputs[0], _listed(output)[0]))
@@ -245,7 +244,7 @@ def record(net: gluon.HybridBlock, blocks: Iterable[gluon.HybridBlock] = ()) -> 
 
 def cut(
     source: Graph, given: Mapping[str, Entry], wanted: Mapping[str, Entry],
-    params: gluon.ParameterDict, *, change: Optional[Change] = None,
+    params: gluon.ParameterDict, *, change: Change | None = None,
 ) -> GraphBlock:  # fmt: skip
     """Return what lies between the entries ``given`` and ``wanted`` of a graph, as a block."""
     graph = Graph()
@@ -267,12 +266,12 @@ def frozen_view(net: gluon.HybridBlock) -> GraphBlock:
     return cut(graph, given, outputs, net.collect_params(), change=freeze_norm)
 
 
-def freeze_norm(target: Graph, number: int, node: Node, inputs: List[Entry]) -> Optional[Entry]:
+def freeze_norm(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
     """Change (see :data:`Change`) that puts batch-norm on its running statistics."""
     if node.op != "BatchNorm":
         return None
     return target.copy(node.changed(use_global_stats="True"), inputs)
 
 
-def _listed(outputs: Any) -> List[Any]:
+def _listed(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

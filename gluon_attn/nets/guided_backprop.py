@@ -19,8 +19,6 @@ mode, and no dropout, and is recorded in training mode.
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
-
 import mxnet as mx
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
@@ -46,8 +44,8 @@ class GuidedBackprop:
         graph, outputs, _ = record(net)
         logits = next(iter(outputs.values()))
         given = {"data": graph.variable("data")}
-        ends: Dict[str, Entry] = {}
-        self._ceilings: Dict[str, float] = {}
+        ends: dict[str, Entry] = {}
+        self._ceilings: dict[str, float] = {}
         for number in graph.needed([logits]):
             ceiling = _ceiling(graph.nodes[number])
             if ceiling is not None:
@@ -85,7 +83,7 @@ class GuidedBackprop:
         if vector.shape != outputs["logits"].shape:
             shape = outputs["logits"].shape
             raise ValueError(f"vector {vector.shape}: must be as the logits, {shape}")
-        gradients: Dict[str, mx.nd.NDArray] = {"logits": vector}
+        gradients: dict[str, mx.nd.NDArray] = {"logits": vector}
         for name in reversed(list(self.pieces)):
             arriving = gradients.pop(name, None)
             if arriving is None:
@@ -103,7 +101,7 @@ class GuidedBackprop:
         return gradients["data"]
 
 
-def _ceiling(node: Node) -> Optional[float]:
+def _ceiling(node: Node) -> float | None:
     """Return the largest value of a ReLU; None of any other operator."""
     if node.op == "relu" or (node.op == "Activation" and node.attrs["act_type"] == "relu"):
         return 3e38
@@ -112,8 +110,8 @@ def _ceiling(node: Node) -> Optional[float]:
 
 
 def _as_in_inference(
-    target: Graph, number: int, node: Node, inputs: List[Entry]
-) -> Optional[Entry]:  # fmt: skip
+    target: Graph, number: int, node: Node, inputs: list[Entry]
+) -> Entry | None:  # fmt: skip
     if node.op == "Dropout":
         return inputs[0]
     return freeze_norm(target, number, node, inputs)

@@ -150,7 +150,7 @@ class OneByOne:
     Args:
         net: Net.
         modules: For each module the tuple of its gates.
-        ours: :class:`gluon_attn.papers.dreal.counterfactuals.Counterfactuals`, for the training pass.
+        ours: ``papers.dreal.counterfactuals.Counterfactuals``, for the training pass.
     """
 
     def __init__(self, net, modules, ours):

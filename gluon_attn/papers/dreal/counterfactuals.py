@@ -19,7 +19,7 @@ Legend: B batch, A logits, L modules, *variant* l: the counterfactual without mo
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, ParameterDict
@@ -39,8 +39,8 @@ class Trace(NamedTuple):
     """The graph of a net: its outputs, and input and map of every gate of its modules."""
 
     graph: Graph
-    outputs: Dict[str, Entry]
-    modules: List[List[Tuple[Entry, Entry]]]
+    outputs: dict[str, Entry]
+    modules: list[list[tuple[Entry, Entry]]]
 
     @classmethod
     def of(cls, net: HybridBlock, modules: Sequence[Gates]) -> Trace:
@@ -82,8 +82,8 @@ class Counterfactuals:
     def __init__(self, net: HybridBlock, modules: Sequence[Gates], groups: Iterable[Group]) -> None:
         trace, params = Trace.of(net, modules), net.collect_params()
         states = [gates[0][0] for gates in trace.modules]
-        seen: Dict[Entry, Any] = dict.fromkeys(states)
-        self._passes: Dict[Group, Tuple[GraphBlock, Group]] = {}
+        seen: dict[Entry, Any] = dict.fromkeys(states)
+        self._passes: dict[Group, tuple[GraphBlock, Group]] = {}
         for group in map(tuple, groups):
             builder = Builder(trace, group)
             logits, variants = builder.logits()
@@ -95,7 +95,7 @@ class Counterfactuals:
 
     def logits(
         self, group: Group, seen: Mapping[str, mx.nd.NDArray]
-    ) -> Tuple[List[mx.nd.NDArray], mx.nd.NDArray]:
+    ) -> tuple[list[mx.nd.NDArray], mx.nd.NDArray]:
         """Return the logits without each module of a group, and those to compare them with.
 
         Args:
@@ -117,7 +117,7 @@ def _name(entry: Entry) -> str:
     return f"seen{entry[0]}_{entry[1]}"
 
 
-def _view(trace: Trace, entries: List[Entry], params: ParameterDict) -> GraphBlock:
+def _view(trace: Trace, entries: list[Entry], params: ParameterDict) -> GraphBlock:
     """Return the block of the training pass, with ``entries`` as further outputs."""
     gives = dict(trace.outputs)
     for entry in entries:
@@ -145,12 +145,12 @@ class Builder(Graph):
         super().__init__()
         net = trace.graph
         self._net, self._head = net, trace.outputs["logits"]
-        self.seen: Dict[Entry, Entry] = {}
-        self._values: Dict[Entry, List[Tuple[Group, Entry]]] = {}
-        self._constants: Dict[int, Entry] = {}
+        self.seen: dict[Entry, Entry] = {}
+        self._values: dict[Entry, list[tuple[Group, Entry]]] = {}
+        self._constants: dict[int, Entry] = {}
         self._sampled = net.dependent([net.variable("data")[0]])
-        self._maps: Dict[Entry, int] = {}
-        self._inside: Dict[int, Set[int]] = {}
+        self._maps: dict[Entry, int] = {}
+        self._inside: dict[int, set[int]] = {}
         for module in chosen:
             gates = trace.modules[module]
             self._maps.update((map_, module) for _, map_ in gates)
@@ -163,14 +163,14 @@ class Builder(Graph):
                 raise ValueError(f"attention module {module} does not influence the logits")
         affected = net.dependent([number for number, _ in self._maps])
         self._todo = sorted(affected & set(net.needed([self._head])))
-        self._outputs: Dict[int, Set[int]] = {}  # of every node, those that are read
+        self._outputs: dict[int, set[int]] = {}  # of every node, those that are read
         for number in self._todo:
             for node, output in net.nodes[number].inputs:
                 self._outputs.setdefault(node, {0}).add(output)
         kept = {number for number, _ in trace.outputs.values()}
         self._folded = self._foldable() - kept
 
-    def logits(self) -> Tuple[Entry, Group]:
+    def logits(self) -> tuple[Entry, Group]:
         """Write everything; return the entry of the logits and the order of the variants."""
         for number in self._todo:
             # The maps of a module are means in its own variant: what leads to them is not needed.
@@ -199,7 +199,7 @@ class Builder(Graph):
             segments.insert(0, ((FACTUAL,), self._see(source)))
         self._values[(number, 0)] = segments
 
-    def _batch_norm(self, number: int, node: Node, ignored: Set[int]) -> None:
+    def _batch_norm(self, number: int, node: Node, ignored: set[int]) -> None:
         """Write a batch-norm with the statistics of the factual batch, as constants."""
         source = node.inputs[0]
         folded = source[0] in self._folded
@@ -217,7 +217,7 @@ class Builder(Graph):
             else:
                 self._put(number, group, self._affine(read, scale, shift))
 
-    def _fold(self, node: Node, scale: Entry, shift: Entry) -> Tuple[Node, Entry, Entry]:
+    def _fold(self, node: Node, scale: Entry, shift: Entry) -> tuple[Node, Entry, Entry]:
         """Return a convolution as a node with a bias, and entries of weight and bias."""
         _, weight, *bias = node.inputs
         rows = self.add("Reshape", scale, shape="(-1, 1, 1, 1)")
@@ -227,7 +227,7 @@ class Builder(Graph):
             shift = self.add("elemwise_add", moved, shift)
         return node.changed(no_bias=False), weight, shift
 
-    def _scale_and_shift(self, number: int, node: Node) -> Tuple[Entry, Entry]:
+    def _scale_and_shift(self, number: int, node: Node) -> tuple[Entry, Entry]:
         """Return ``(C,)`` entries of the scale and the shift of a batch-norm."""
         _, gamma, beta, *running = node.inputs
         if node.flag("use_global_stats"):
@@ -248,10 +248,10 @@ class Builder(Graph):
         scaled = self.add("broadcast_mul", flat, scale)
         return self.add("reshape_like", self.add("broadcast_add", scaled, shift), x)
 
-    def _foldable(self) -> Set[int]:
+    def _foldable(self) -> set[int]:
         """Return the convolutions that are read by a batch-norm and by nothing else."""
         nodes = self._net.nodes
-        readers: Dict[int, List[Node]] = {}
+        readers: dict[int, list[Node]] = {}
         for reader in nodes:
             for number, _ in reader.inputs:
                 readers.setdefault(number, []).append(reader)
@@ -272,7 +272,7 @@ class Builder(Graph):
             segments = self._values.setdefault((number, output), [])
             segments.append((group, (written[0], output)))
 
-    def _groups(self, inputs: List[Entry], ignored: Set[int], together: bool) -> List[Group]:
+    def _groups(self, inputs: list[Entry], ignored: set[int], together: bool) -> list[Group]:
         """Return the tuples of variants that a node has to be written for.
 
         Args:
@@ -280,7 +280,7 @@ class Builder(Graph):
             together: Whether all variants are one group; else only those are that stand together
                 in an input.
         """
-        groups: List[Set[int]] = []
+        groups: list[set[int]] = []
         for entry in inputs:
             for variants, _ in self._values.get(entry, ()):
                 if not set(variants) <= ignored:
@@ -293,11 +293,11 @@ class Builder(Graph):
         """Return an entry that holds ``entry`` for all variants of ``group``, in their order."""
         if entry[0] not in self._sampled:
             return self._constant(entry)
-        segments: List[Tuple[Group, Entry]] = self._values.get(entry, [])
-        parts: List[Entry] = []
+        segments: list[tuple[Group, Entry]] = self._values.get(entry, [])
+        parts: list[Entry] = []
         done = 0
         while done < len(group):
-            segment: Optional[Tuple[Group, Entry]] = next(
+            segment: tuple[Group, Entry] | None = next(
                 (s for s in segments if group[done] in s[0]), None
             )
             if segment is None:  # not touched by this variant

@@ -14,7 +14,7 @@ H hidden.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, ParameterDict
@@ -130,7 +130,7 @@ def judge(
     for block in (critic, *(gate for module in modules for _, gate in module)):
         params.update(block.collect_params())
 
-    def change(target: Graph, number: int, node: Node, inputs: List[Entry]) -> Optional[Entry]:
+    def change(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
         if node.op == "BatchNorm":
             return target.copy(node.changed(momentum=1.0), inputs)
         if node.op == "null" and node.name in constant:

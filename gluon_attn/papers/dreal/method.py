@@ -20,7 +20,7 @@ Legend: B batch, A logits, L modules, Q critique, R reward.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -49,7 +49,7 @@ Array = Any  # NDArray
 
 def chosen_modules(
     net: gluon.HybridBlock, stages: str = "all"
-) -> List[Tuple[str, AttentionBlock]]:  # fmt: skip
+) -> list[tuple[str, AttentionBlock]]:  # fmt: skip
     """Return the attention modules that DREAL trains, by name, in network order.
 
     They are blocks that are chains of gates.
@@ -99,8 +99,8 @@ class DREAL(Method):
     FLOAT32_ONLY = "because its rewards are small differences of logits"
 
     def __init__(
-        self, net: gluon.HybridBlock, ctx: List[mx.Context], task: Task,
-        optimization: Optimization, options: Optional[Dict[str, Any]] = None,
+        self, net: gluon.HybridBlock, ctx: list[mx.Context], task: Task,
+        optimization: Optimization, options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         options = dict(options or {})
         if isinstance(options.get("stages"), (tuple, list)):  # "key=a,b" gives a tuple
@@ -120,8 +120,8 @@ class DREAL(Method):
         )
         self.steps, self._wanted = 0, self._groups
         # of each device: the critic's vectors, rewards (B, modules), and which images are known
-        self._experience: List[Tuple[List[Array], Array, Array]] = []
-        self._sums: Dict[Group, Array] = {}
+        self._experience: list[tuple[list[Array], Array, Array]] = []
+        self._sums: dict[Group, Array] = {}
 
     def _check_options(self) -> None:
         count = self.options["sample"]
@@ -136,7 +136,7 @@ class DREAL(Method):
         if self.options["critic_optimizer"] not in known:
             raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
 
-    def _make_groups(self, blocks: Sequence[AttentionBlock]) -> List[Group]:
+    def _make_groups(self, blocks: Sequence[AttentionBlock]) -> list[Group]:
         """Return the groups of modules whose counterfactuals are computed together."""
         everything = range(len(blocks))
         if self.options["sample"]:
@@ -175,12 +175,12 @@ class DREAL(Method):
         super().begin_epoch(epoch)
         self._sums = {}
 
-    def forward(self, image: Array) -> Dict[str, Any]:
+    def forward(self, image: Array) -> dict[str, Any]:
         """Return the named outputs of the net, and under ``'seen'`` what counterfactuals need."""
         seen = self.counterfactuals.view.run({"data": image})
         return dict(seen, seen=seen)
 
-    def losses(self, outputs: Dict[str, Any], batch: Batch) -> Dict[str, Any]:
+    def losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
         seen = outputs["seen"]
         judged = self._judge.run(seen)
@@ -192,7 +192,7 @@ class DREAL(Method):
             "quality": weight * quality_loss(critique),
         }
 
-    def _remember(self, seen: Dict[str, Array], vectors: List[Array], batch: Batch) -> None:
+    def _remember(self, seen: dict[str, Array], vectors: list[Array], batch: Batch) -> None:
         """Compute the rewards, with the weights that the net has now."""
         rewards = []
         with autograd.pause(train_mode=True):  # as inference, MXNet would reorder the weights
@@ -203,7 +203,7 @@ class DREAL(Method):
                     rewards.append(reward)
             self._experience.append((vectors, mx.nd.stack(*rewards, axis=1), known))
 
-    def train_step(self, batch: Batch, held_out: Optional[Batch] = None) -> Dict[str, Any]:
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict[str, Any]:
         """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
 
         Returns:
@@ -217,7 +217,7 @@ class DREAL(Method):
         totals["regression"] = self._train_critic(len(batch.index))
         return totals
 
-    def sampled(self, step: int) -> List[Group]:
+    def sampled(self, step: int) -> list[Group]:
         """Return the groups of modules that get a reward in a step.
 
         With ``sample`` = k these are k of the L modules, every choice being as likely as every
@@ -226,7 +226,7 @@ class DREAL(Method):
         if not self.options["sample"]:
             return self._groups
         rng = np.random.default_rng((self.options["sample_seed"], step))
-        chosen = rng.choice(len(self.names), self.options["sample"], replace=False)
+        chosen: Any = rng.choice(len(self.names), self.options["sample"], replace=False)
         return [(module,) for module in sorted(chosen.tolist())]
 
     def _train_critic(self, samples: int) -> Array:
@@ -254,7 +254,7 @@ class DREAL(Method):
         key = tuple(modules)
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
-    def report(self) -> Dict[str, Dict[str, Optional[float]]]:
+    def report(self) -> dict[str, dict[str, float | None]]:
         """Return critique, reward and squared error of every module, means over the epoch.
 
         A module that was not sampled has None.
@@ -269,14 +269,14 @@ class DREAL(Method):
             record[key] = dict(zip(self.names, values))
         return record
 
-    def state(self) -> Dict[str, np.ndarray[Any, Any]]:
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the critic's parameters and the number of steps, on which sampling depends."""
         mx.nd.waitall()
         critic = self.critic._collect_params_with_prefix()
         state = {f"critic/{n}": p.data(self.ctx[0]).asnumpy() for n, p in critic.items()}
         return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
 
-    def load_state(self, state: Dict[str, np.ndarray[Any, Any]]) -> None:
+    def load_state(self, state: dict[str, np.ndarray[Any, Any]]) -> None:
         """Take over what :meth:`state` returned.
 
         Raises:
@@ -296,7 +296,7 @@ class DREAL(Method):
         self.steps = int(state["steps"])
 
 
-def _columns(critique: Array, modules: List[int], count: int) -> Array:
+def _columns(critique: Array, modules: list[int], count: int) -> Array:
     """Return the columns of ``critique (B, L)`` that belong to ``modules``."""
     if modules == list(range(count)):
         return critique

@@ -10,7 +10,7 @@ truth, p' the same without the module's attention, gamma penalty.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional
+from typing import Any
 
 from mxnet.gluon import HybridBlock
 
@@ -64,7 +64,7 @@ class SingleLabelReward(Reward):
 
     def hybrid_forward(
         self, F: Any, logits: Tensor, without: Tensor, label: Tensor, mask: Tensor
-    ) -> List[Tensor]:
+    ) -> list[Tensor]:
         """Return reward and known, each ``(B,)``."""
         truth = F.broadcast_mul(label, mask)
         p, replaced = (F.sum(F.softmax(z, axis=1) * truth, axis=1) for z in (logits, without))
@@ -86,7 +86,7 @@ class MultiLabelReward(Reward):
 
     def hybrid_forward(
         self, F: Any, logits: Tensor, without: Tensor, label: Tensor, mask: Tensor
-    ) -> List[Tensor]:
+    ) -> list[Tensor]:
         """Return reward and known, each ``(B,)``."""
         side = 2 * label - 1
         p, replaced = (F.sigmoid(side * z) for z in (logits, without))
@@ -96,7 +96,7 @@ class MultiLabelReward(Reward):
 
 
 def replacement_reward(
-    schema: Optional[Schema] = None, penalty: float = 1.0, form: str = "ratio"
+    schema: Schema | None = None, penalty: float = 1.0, form: str = "ratio"
 ) -> Reward:
     """Return the reward for labels of a schema, hybridized.
 

@@ -18,7 +18,7 @@ batch-norms once more, and every forward pass drops other features. Here
 from __future__ import annotations
 
 import ast
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Mapping, NamedTuple, Sequence
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock
@@ -49,9 +49,9 @@ class Cut(NamedTuple):
 
     graph: Graph
     logits: Entry
-    layers: Tuple[str, ...]
-    passed: Dict[str, Entry]
-    staged: Dict[str, Entry]
+    layers: tuple[str, ...]
+    passed: dict[str, Entry]
+    staged: dict[str, Entry]
 
 
 def cut_net(net: HybridBlock) -> Cut:
@@ -61,7 +61,7 @@ def cut_net(net: HybridBlock) -> Cut:
         ValueError: The net has fewer than two stages, or its last stage reads more than the output
             of the stage before.
     """
-    stages: List[TappedStage] = []
+    stages: list[TappedStage] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
     graph, outputs, calls = record(net, stages)
     if len(calls) < 2:
@@ -104,7 +104,7 @@ class LinearHead(NamedTuple):
     mask: str
 
     @classmethod
-    def of(cls, cut: Cut) -> Optional[LinearHead]:
+    def of(cls, cut: Cut) -> LinearHead | None:
         """Return that of a cut net, or None if its head does more."""
         node, mask, pooled = cut.graph.nodes[cut.logits[0]], "", False
         if node.op != "FullyConnected":
@@ -127,7 +127,7 @@ class Dropped(NamedTuple):
     """One dropout: the share that is dropped, axes that are dropped as a whole, its input."""
 
     rate: float
-    axes: Tuple[int, ...]
+    axes: tuple[int, ...]
     entry: Entry
 
 
@@ -156,10 +156,10 @@ class Tail:
     def __init__(self, net: HybridBlock, ctx: Sequence[mx.Context], frozen: bool = False) -> None:
         self.cut, self.params, self.ctx = cut_net(net), net.collect_params(), list(ctx)
         self.frozen, self.layers = frozen, self.cut.layers
-        self._norms: Dict[int, Node] = {}
-        self._dropped: Dict[str, Dropped] = {}
-        self._unused: Dict[str, Tuple[int, ...]] = {}  # shapes of parameters that nothing reads
-        self._shapes: Dict[Tuple[str, Tuple[int, ...]], Tuple[int, ...]] = {}
+        self._norms: dict[int, Node] = {}
+        self._dropped: dict[str, Dropped] = {}
+        self._unused: dict[str, tuple[int, ...]] = {}  # shapes of parameters that nothing reads
+        self._shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         cut = self.cut
         self.trunk = GraphBlock(cut.graph, ["data"], cut.passed, self.params)
         self.stage = self._part(cut.passed, cut.staged)
@@ -172,19 +172,19 @@ class Tail:
         if shared:
             raise ValueError(f"the trunk shares parameter '{shared[0]}' with what follows it")
 
-    def _part(self, given: Dict[str, Entry], wanted: Dict[str, Entry]) -> GraphBlock:
+    def _part(self, given: dict[str, Entry], wanted: dict[str, Entry]) -> GraphBlock:
         graph = Graph()
-        extra: Dict[str, Entry] = {}
+        extra: dict[str, Entry] = {}
         known = {entry: graph.variable(name) for name, entry in given.items()}
 
-        def change(target: Graph, number: int, node: Node, inputs: List[Entry]) -> Optional[Entry]:
+        def change(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
             return self._prepared(target, number, node, inputs, extra=extra)
 
         entries = graph.take(self.cut.graph, wanted.values(), known, change)
         gives = {**dict(zip(wanted, entries)), **extra}
         return self._block(graph, [*given, *self._dropped], gives)
 
-    def _block(self, graph: Graph, takes: List[str], gives: Dict[str, Entry]) -> GraphBlock:
+    def _block(self, graph: Graph, takes: list[str], gives: dict[str, Entry]) -> GraphBlock:
         block = GraphBlock(graph, takes, gives, self.params)
         for name, parameter in block.collect_params().items():
             if name not in self.params:
@@ -193,9 +193,9 @@ class Tail:
         return block
 
     def _prepared(
-        self, graph: Graph, number: int, node: Node, inputs: List[Entry], *,
-        extra: Dict[str, Entry],
-    ) -> Optional[Entry]:  # fmt: skip
+        self, graph: Graph, number: int, node: Node, inputs: list[Entry], *,
+        extra: dict[str, Entry],
+    ) -> Entry | None:  # fmt: skip
         """Return what takes the place of a node, or None; ``extra`` receives batch statistics."""
         if node.op == "Dropout":
             return inputs[0] if self.frozen else self._dropout(graph, number, node, inputs[0])
@@ -213,7 +213,7 @@ class Tail:
         return graph.copy(node, inputs[:3] + [graph.variable(name) for name in unused])
 
     def _remember(
-        self, number: int, node: Node, extra: Dict[str, Entry], mean: Entry, *, var: Entry
+        self, number: int, node: Node, extra: dict[str, Entry], mean: Entry, *, var: Entry
     ) -> None:
         self._norms[number] = node
         extra.update({f"mean{number}": mean, f"var{number}": var})
@@ -239,7 +239,7 @@ class Tail:
             ValueError: A layer has no directional derivative.
         """
         graph, cut = Graph(), self.cut
-        extra: Dict[str, Entry] = {}
+        extra: dict[str, Entry] = {}
         known = {entry: graph.variable(name) for name, entry in cut.passed.items()}
         own = {
             layer: [graph.variable(f"{layer}_{d}") for d in DIRECTIONS]
@@ -247,7 +247,7 @@ class Tail:
         }
         tangents = Tangents(graph, {known[cut.passed["inner"]]: [*own["inner"]]})
 
-        def change(target: Graph, number: int, node: Node, inputs: List[Entry]) -> Optional[Entry]:
+        def change(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
             moving, batch_norm = tangents.moving(inputs), node.op == "BatchNorm"
             if moving and batch_norm:
                 entry = self._norm(target, number, node, inputs, tangents=tangents, extra=extra)
@@ -269,8 +269,8 @@ class Tail:
         return self._block(graph, takes, gives)
 
     def _norm(
-        self, graph: Graph, number: int, node: Node, inputs: List[Entry], *, tangents: Tangents,
-        extra: Dict[str, Entry],
+        self, graph: Graph, number: int, node: Node, inputs: list[Entry], *, tangents: Tangents,
+        extra: dict[str, Entry],
     ) -> Entry:  # fmt: skip
         """Write a batch-norm whose input moves, in both directions."""
         node = node.changed(use_global_stats=True) if self.frozen else node
@@ -283,7 +283,7 @@ class Tail:
         return norm.output
 
     # -- what a step needs -------------------------------------------------------------------------
-    def masks(self, shape: Tuple[int, ...], context: mx.Context) -> Dict[str, mx.nd.NDArray]:
+    def masks(self, shape: tuple[int, ...], context: mx.Context) -> dict[str, mx.nd.NDArray]:
         """Return new dropout masks by name, for one step on an image batch of this shape."""
         made = {}
         for name, (rate, axes, entry) in self._dropped.items():
@@ -297,7 +297,7 @@ class Tail:
 
     def gradient_at_last(
         self, vector: mx.nd.NDArray, last: mx.nd.NDArray, masks: Arrays
-    ) -> Optional[mx.nd.NDArray]:
+    ) -> mx.nd.NDArray | None:
         """Return the gradient of the scores ``vector . logits`` at the last map in closed form."""
         if self.closed_form is None:
             return None

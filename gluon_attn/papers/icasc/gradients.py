@@ -21,7 +21,7 @@ needs first-order differentiation only.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Mapping
 
 import mxnet as mx
 from mxnet import autograd
@@ -33,7 +33,7 @@ from gluon_attn.papers.icasc.cut import DIRECTIONS, Arrays, Tail
 Array = Any  # NDArray
 
 
-def true_and_confusing(logits: Array, label: Array, mask: Array) -> Tuple[Array, Array, Array]:
+def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Return the two score vectors of a batch, and for which images there are any.
 
     True: all classes that the image is known to have. Confusing: the class with the highest
@@ -91,7 +91,7 @@ class ScorePass:
         self.logits = headed["logits"]
         self.inner, self.last = self.before_head["inner"], self.before_head["last"]
 
-    def gradients(self, vector: Array, inner: bool = True) -> Dict[str, Array]:
+    def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
         """Return the gradients of the scores ``vector . logits`` at the feature maps.
 
         Args:
@@ -115,7 +115,7 @@ class ScorePass:
                     found["inner"] = found["inner"] + ahead["inner"]
             return found
 
-    def _head_gradients(self, vector: Array) -> Dict[str, Array]:
+    def _head_gradients(self, vector: Array) -> dict[str, Array]:
         last = self.tail.gradient_at_last(vector, self.last, self.masks)
         if last is not None:
             return {"last": last}

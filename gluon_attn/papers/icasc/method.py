@@ -20,7 +20,7 @@ images without a known class, small constants.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Mapping
 
 import mxnet as mx
 from mxnet import autograd
@@ -53,7 +53,7 @@ TERMS = ("as_inner", "as_last", "ac")
 INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_confusing", "valid")
 
 
-def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> Dict[str, Tensor]:
+def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the attention losses of equation 6 by name, each ``(B,)``.
 
     Args:
@@ -113,8 +113,8 @@ class ICASC(Method):
     FLOAT32_ONLY = "because its losses are made of gradients"
 
     def __init__(
-        self, net: HybridBlock, ctx: List[mx.Context], task: Task, optimization: Optimization,
-        options: Optional[Dict[str, Any]] = None,
+        self, net: HybridBlock, ctx: list[mx.Context], task: Task, optimization: Optimization,
+        options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(net, ctx, task, optimization, options)
         for name, valid in CHOICES.items():
@@ -131,7 +131,7 @@ class ICASC(Method):
         exact = self.options["gradient"] == "exact"
         self._directional = self._tail.directional() if exact else None
 
-    def _weighted_terms(self) -> Optional[GraphBlock]:
+    def _weighted_terms(self) -> GraphBlock | None:
         """Return the attention losses times their weights, as a block; None if all weights are 0.
 
         It takes of ``INPUTS`` what terms with a weight need.
@@ -150,11 +150,11 @@ class ICASC(Method):
         """Whether attention losses are part of the current epoch's loss."""
         return self._terms is not None and self.epoch >= self.options["start_epoch"]
 
-    def losses(self, outputs: Dict[str, Any], batch: Batch) -> Dict[str, Any]:
+    def losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """Return the classification loss, ``(B,)``: all there is without attention."""
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
-    def train_step(self, batch: Batch, held_out: Optional[Batch] = None) -> Dict[str, Any]:
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict[str, Any]:
         """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
         if not self.attends:
             return super().train_step(batch, held_out)
@@ -162,7 +162,7 @@ class ICASC(Method):
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
-        totals: Dict[str, List[mx.nd.NDArray]] = {}
+        totals: dict[str, list[mx.nd.NDArray]] = {}
         for step in range(micro):
             for part in parts[step::micro]:
                 for name, value in self._differentiate(part).items():
@@ -172,7 +172,7 @@ class ICASC(Method):
             return {n: sum_of([v.sum().as_in_context(self.ctx[0]) for v in vs])
                     for n, vs in totals.items()}  # fmt: skip
 
-    def _differentiate(self, part: Batch) -> Dict[str, mx.nd.NDArray]:
+    def _differentiate(self, part: Batch) -> dict[str, mx.nd.NDArray]:
         """Make all gradients of one device's share; return its losses, each ``(B,)``."""
         run = ScorePass(self._tail, part.image)
         with autograd.pause():
@@ -193,13 +193,13 @@ class ICASC(Method):
         self._tail.update_statistics(exact.statistics)
         return losses
 
-    def _recorded_losses(self, run: Any, part: Batch, seen: Arrays) -> Dict[str, mx.nd.NDArray]:
+    def _recorded_losses(self, run: Any, part: Batch, seen: Arrays) -> dict[str, mx.nd.NDArray]:
         with autograd.record():
             losses = self.losses({"logits": run.logits}, part)
             losses.update(self._terms.run({**seen, "inner": run.inner, "last": run.last}))
             return dict(losses, loss=sum_of(losses.values()))
 
-    def _directions(self, run: ScorePass, seen: Arrays) -> Dict[str, mx.nd.NDArray]:
+    def _directions(self, run: ScorePass, seen: Arrays) -> dict[str, mx.nd.NDArray]:
         """Return how the attention losses change with the scores' gradients, dL/dg."""
         maps = {"inner": run.inner.detach(), "last": run.last.detach()}
         names = [n for n in self._terms.takes if n in seen and n != "valid"]

@@ -15,7 +15,7 @@ does. Batch-norm has no rule: it is written in separate steps, see :func:`normal
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional
 
 from mxnet.gluon import HybridBlock
 
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     output: Entry
 
     @property
-    def inputs(self) -> List[Entry]:
+    def inputs(self) -> list[Entry]:
         return self.node.inputs
 
     def add(self, op: str, *inputs: Entry, **attrs: Any) -> Entry:
@@ -62,7 +62,7 @@ class Tangents:
         changes: ``{entry: its change in each direction}``, to begin with.
     """
 
-    def __init__(self, graph: Graph, changes: Dict[Entry, Changes]) -> None:
+    def __init__(self, graph: Graph, changes: dict[Entry, Changes]) -> None:
         self._graph, self._changes = graph, changes
         self._count = len(next(iter(changes.values())))
 
@@ -95,7 +95,7 @@ class Tangents:
             self[entry[0], output] = [change and (change[0], output) for change in found]
 
 
-def missing_rules(block: HybridBlock) -> List[str]:
+def missing_rules(block: HybridBlock) -> list[str]:
     """Return what keeps exact ICASC from differentiating a block of one input, such as an attention
     block: one message for each operator that has no rule; empty if there is none."""
     source, outputs, _ = record(block)
@@ -103,7 +103,7 @@ def missing_rules(block: HybridBlock) -> List[str]:
     data = graph.variable("data")
     tangents = Tangents(graph, {data: [graph.variable("direction")]})
 
-    def change(target: Graph, number: int, node: Node, inputs: List[Entry]) -> Optional[Entry]:
+    def change(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
         if not tangents.moving(inputs):
             return None
         entry = target.copy(node, inputs)
@@ -139,40 +139,40 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     "UpSampling", "broadcast_axis", "broadcast_like", "reshape_like", "slice_like", "Cast", "Pad",
     "_contrib_AdaptiveAvgPooling2D", "SliceChannel",
 )  # fmt: skip
-def _linear(step: Step, changes: Changes) -> Optional[Entry]:
+def _linear(step: Step, changes: Changes) -> Entry | None:
     if changes[0] is None:  # only the second input moves, which gives nothing but a shape
         return None
     return step.like(changes[0], *map(step.shape_of, step.inputs[1:]))
 
 
 @_rule("_plus_scalar", "_minus_scalar")
-def _shifted(step: Step, changes: Changes) -> Optional[Entry]:
+def _shifted(step: Step, changes: Changes) -> Entry | None:
     return changes[0]
 
 
 @_rule("_rminus_scalar")
-def _reflected(step: Step, changes: Changes) -> Optional[Entry]:
+def _reflected(step: Step, changes: Changes) -> Entry | None:
     return step.add("negative", changes[0])
 
 
 @_rule("BlockGrad", "ones_like", "zeros_like", "shape_array")
-def _constant(step: Step, changes: Changes) -> Optional[Entry]:
+def _constant(step: Step, changes: Changes) -> Entry | None:
     return None
 
 
 @_rule("elemwise_add", "add_n", "_grad_add")
-def _sum(step: Step, changes: Changes) -> Optional[Entry]:
+def _sum(step: Step, changes: Changes) -> Entry | None:
     return added(step.graph, *changes)
 
 
-def added(graph: Graph, *terms: Optional[Entry]) -> Entry:
+def added(graph: Graph, *terms: Entry | None) -> Entry:
     """Add the sum of the terms that are not None, of which there must be one."""
     present = [term for term in terms if term is not None]
     return present[0] if len(present) == 1 else graph.add("add_n", *present, num_args=len(present))
 
 
 @_rule("broadcast_add", "broadcast_sub", "elemwise_sub")
-def _broadcast_sum(step: Step, changes: Changes) -> Optional[Entry]:
+def _broadcast_sum(step: Step, changes: Changes) -> Entry | None:
     left, right = changes
     if left is not None and right is not None:
         return step.like(left, right)
@@ -183,13 +183,13 @@ def _broadcast_sum(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("Concat", "stack")
-def _concatenation(step: Step, changes: Changes) -> Optional[Entry]:
+def _concatenation(step: Step, changes: Changes) -> Entry | None:
     pairs = zip(changes, step.inputs)
     return step.like(*[step.add("zeros_like", x) if t is None else t for t, x in pairs])
 
 
 @_rule("Convolution", "FullyConnected")
-def _layer(step: Step, changes: Changes) -> Optional[Entry]:
+def _layer(step: Step, changes: Changes) -> Entry | None:
     if any(change is not None for change in changes[1:]):
         raise ValueError(
             f"operator {step.node.op}: its parameters depend on the image, which has no rule; "
@@ -202,7 +202,7 @@ def _layer(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("elemwise_mul", "broadcast_mul", "batch_dot", "dot")
-def _product(step: Step, changes: Changes) -> Optional[Entry]:
+def _product(step: Step, changes: Changes) -> Entry | None:
     (left, right), (moved_left, moved_right) = step.inputs, changes
     return added(
         step.graph,
@@ -212,7 +212,7 @@ def _product(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("elemwise_div", "broadcast_div")
-def _quotient(step: Step, changes: Changes) -> Optional[Entry]:
+def _quotient(step: Step, changes: Changes) -> Entry | None:
     (_, divisor), (upper, lower), second = step.inputs, changes, None
     if lower is not None:
         product = step.add("negative", step.add("broadcast_mul", step.output, lower))
@@ -224,7 +224,7 @@ def _over_input(step: Step) -> Entry:
     return step.add("elemwise_div", step.output, step.inputs[0])
 
 
-SLOPES: Dict[str, Callable[[Step], Entry]] = {
+SLOPES: dict[str, Callable[[Step], Entry]] = {
     "relu": lambda s: s.add("_greater_scalar", s.output, scalar=0),
     "sigmoid": lambda s: s.add("elemwise_sub", s.output, s.add("square", s.output)),
     "tanh": lambda s: s.add("_rminus_scalar", s.add("square", s.output), scalar=1),
@@ -251,7 +251,7 @@ def _scalar(step: Step) -> str:
 
 
 @_rule("Activation", *SLOPES)
-def _function(step: Step, changes: Changes) -> Optional[Entry]:
+def _function(step: Step, changes: Changes) -> Entry | None:
     name = step.node.attrs.get("act_type", step.node.op)
     if name not in SLOPES:
         raise ValueError(unknown_name("activation with a directional derivative", name, SLOPES))
@@ -259,7 +259,7 @@ def _function(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("softmax")
-def _softmax(step: Step, changes: Changes) -> Optional[Entry]:
+def _softmax(step: Step, changes: Changes) -> Entry | None:
     weighted = step.add("elemwise_mul", step.output, changes[0])
     axis = step.node.attrs.get("axis", "-1")
     total = step.add("sum", weighted, axis=axis, keepdims=True)
@@ -270,7 +270,7 @@ def _softmax(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("Pooling")
-def _pooling(step: Step, changes: Changes) -> Optional[Entry]:
+def _pooling(step: Step, changes: Changes) -> Entry | None:
     attrs, kind = step.node.attrs, step.node.attrs.get("pool_type", "max")
     if kind == "avg":
         return step.like(changes[0])
@@ -290,7 +290,7 @@ def _pooling(step: Step, changes: Changes) -> Optional[Entry]:
     return _first_of_largest(step, changes[0], kernel)
 
 
-def _first_of_largest(step: Step, change: Optional[Entry], kernel: Tuple[int, ...]) -> Entry:
+def _first_of_largest(step: Step, change: Entry | None, kernel: tuple[int, ...]) -> Entry:
     """Return the change of the first largest value of every window.
 
     The first, because that is where pooling sends its gradient; behind a ReLU many windows hold
@@ -320,7 +320,7 @@ def _first_of_largest(step: Step, change: Optional[Entry], kernel: Tuple[int, ..
 
 
 @_rule("_maximum", "broadcast_maximum", "_minimum", "broadcast_minimum")
-def _extreme(step: Step, changes: Changes) -> Optional[Entry]:
+def _extreme(step: Step, changes: Changes) -> Entry | None:
     compare = "greater" if step.node.op.endswith("maximum") else "lesser"
     chosen = step.add(f"broadcast_{compare}", *step.inputs)
     shares = chosen, step.add("_rminus_scalar", chosen, scalar=1)
@@ -329,7 +329,7 @@ def _extreme(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 @_rule("max")
-def _maximum(step: Step, changes: Changes) -> Optional[Entry]:
+def _maximum(step: Step, changes: Changes) -> Entry | None:
     attrs = step.node.attrs
     over = {k: v for k, v in attrs.items() if k in ("axis", "exclude")}
     largest = step.add("max", step.inputs[0], **over, keepdims=True)
@@ -338,7 +338,7 @@ def _maximum(step: Step, changes: Changes) -> Optional[Entry]:
 
 
 def _mean_where(
-    step: Step, largest: Entry, change: Optional[Entry], mean: Callable[[Entry], Entry]
+    step: Step, largest: Entry, change: Entry | None, mean: Callable[[Entry], Entry]
 ) -> Entry:
     """Return the mean change of all that are largest; ``mean`` adds a mean to the graph."""
     chosen = step.add("broadcast_equal", step.inputs[0], largest)
@@ -346,7 +346,7 @@ def _mean_where(
     return step.add("broadcast_div", total, step.add("BlockGrad", mean(chosen)))
 
 
-def _pair(text: str) -> Tuple[int, ...]:
+def _pair(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.strip("()[] ").split(",") if part.strip())
 
 
@@ -365,12 +365,12 @@ class Norm(NamedTuple):
     output: Entry
     normal: Entry  # the normalised input
     slope: Entry  # gamma over the standard deviation, (C,)
-    mean: Optional[Entry]
-    var: Optional[Entry]
+    mean: Entry | None
+    var: Entry | None
     channels: int
 
 
-def normalize(graph: Graph, node: Node, inputs: List[Entry], channels: int) -> Norm:
+def normalize(graph: Graph, node: Node, inputs: list[Entry], channels: int) -> Norm:
     """Add a BatchNorm node in separate steps.
 
     Raises:
