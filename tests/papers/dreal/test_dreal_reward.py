@@ -32,6 +32,7 @@ NETS = {
     "cifar": {"attention": "srm", "name": "cifar_resnet20_cifar10", "width": 4, "size": 32},
     "taps": {"attention": {"stage3": "eca"}, "taps": ("stage3_activation0",)},
     "dropout": {"attention": {"stage4": "se"}, "dropout": 0.5},
+    "relu6": {"attention": {"stage6": "cbam", "stage7": "se"}, "name": "lite"},
     "vaa": {"attention": {"stage3": "se", "stage4": "cbam"}, "name": "vaa_resnet18"},
 }
 
