@@ -20,7 +20,7 @@ Legend: B batch, A logits, L modules, Q critique, R reward.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -44,7 +44,16 @@ from gluon_attn.papers.dreal.reward import replacement_reward
 
 CRITIC = "critic"  # name of the critic's trainer
 GROUPS = ("net", "stage")
+MEANS = ("critique", "reward", "critic_error")  # that are reported of every module
 Array = Any  # NDArray
+
+
+class Experience(NamedTuple):
+    """What a step leaves for the critic: its L vectors, rewards ``(B, modules)``, known ``(B,)``."""
+
+    vectors: list[Array]
+    reward: Array
+    known: Array
 
 
 def chosen_modules(
@@ -119,8 +128,7 @@ class DREAL(Method):
             task.schema, self.options["penalty"], self.options["reward"]
         )
         self.steps, self._wanted = 0, self._groups
-        # of each device: the critic's vectors, rewards (B, modules), and which images are known
-        self._experience: list[tuple[list[Array], Array, Array]] = []
+        self._experience: list[Experience] = []  # of each device
         self._sums: dict[Group, Array] = {}
 
     def _check_options(self) -> None:
@@ -201,7 +209,7 @@ class DREAL(Method):
                 for replaced in without:
                     reward, known = self._reward(logits, replaced, batch.label, batch.mask)
                     rewards.append(reward)
-            self._experience.append((vectors, mx.nd.stack(*rewards, axis=1), known))
+            self._experience.append(Experience(vectors, mx.nd.stack(*rewards, axis=1), known))
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict[str, Any]:
         """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
@@ -231,43 +239,42 @@ class DREAL(Method):
 
     def _train_critic(self, samples: int) -> Array:
         """Update the critic from what the step has seen; return its summed loss."""
-        modules = [module for group in self._wanted for module in group]
-        found = []
+        modules = tuple(module for group in self._wanted for module in group)
+        critiques, losses = [], []
         with autograd.record():
             for vectors, reward, known in self._experience:
-                critique = _columns(self.critic(*vectors), modules, len(self.names))
-                found.append((critique, regression_loss(critique, reward, known)))
-        autograd.backward([loss for _, loss in found])
+                critiques.append(_columns(self.critic(*vectors), modules, len(self.names)))
+                losses.append(regression_loss(critiques[-1], reward, known))
+        autograd.backward(losses)
         self.trainers[CRITIC].step(samples)
         with autograd.pause():
-            for (critique, _), (_, reward, known) in zip(found, self._experience):
-                self._count(modules, critique, reward, known)
-            return sum_of([loss.sum().as_in_context(self.ctx[0]) for _, loss in found])
+            for critique, seen in zip(critiques, self._experience):
+                self._count(modules, critique, seen)
+            return sum_of([loss.sum().as_in_context(self.ctx[0]) for loss in losses])
 
     # -- what is known about it --------------------------------------------------------------------
-    def _count(self, modules: Sequence[int], critique: Array, reward: Array, known: Array) -> None:
-        """Add up critiques, rewards, squared errors and samples of every module."""
-        known = known.expand_dims(1)
-        error = (critique - reward).square()
-        sums = [(known * a).sum(axis=0) for a in (critique, reward, error)]
-        sums = mx.nd.stack(*sums, known.sum().broadcast_like(sums[0])).as_in_context(self.ctx[0])
-        key = tuple(modules)
-        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+    def _count(self, modules: Group, critique: Array, seen: Experience) -> None:
+        """Add up what is reported of every module, and images with a label behind it."""
+        found = {"critique": critique, "reward": seen.reward}
+        found["critic_error"] = (critique - seen.reward).square()
+        known = seen.known.expand_dims(1)
+        rows = [(known * found[name]).sum(axis=0) for name in MEANS]
+        sums = mx.nd.stack(*rows, known.sum().broadcast_like(rows[0])).as_in_context(self.ctx[0])
+        self._sums[modules] = self._sums[modules] + sums if modules in self._sums else sums
 
     def report(self) -> dict[str, dict[str, float | None]]:
         """Return critique, reward and squared error of every module, means over the epoch.
 
         A module that was not sampled has None.
         """
-        totals = np.zeros((4, len(self.names)))
-        for modules, sums in self._sums.items():
-            totals[:, list(modules)] += sums.asnumpy()
-        record = {}
-        for key, row in zip(("critique", "reward", "critic_error"), totals):
-            means = np.divide(row, totals[3], out=np.full(len(row), np.nan), where=totals[3] > 0)
-            values = [None if np.isnan(mean) else float(mean) for mean in means]
-            record[key] = dict(zip(self.names, values))
-        return record
+        sums = np.zeros((len(MEANS) + 1, len(self.names)))
+        for modules, found in self._sums.items():
+            sums[:, list(modules)] += found.asnumpy()
+        *rows, images = sums.tolist()
+        return {
+            key: {n: s / k if k else None for n, s, k in zip(self.names, row, images)}
+            for key, row in zip(MEANS, rows)
+        }
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the critic's parameters and the number of steps, on which sampling depends."""
@@ -296,8 +303,8 @@ class DREAL(Method):
         self.steps = int(state["steps"])
 
 
-def _columns(critique: Array, modules: list[int], count: int) -> Array:
+def _columns(critique: Array, modules: Group, count: int) -> Array:
     """Return the columns of ``critique (B, L)`` that belong to ``modules``."""
-    if modules == list(range(count)):
+    if modules == tuple(range(count)):
         return critique
     return mx.nd.concat(*[critique.slice_axis(axis=1, begin=m, end=m + 1) for m in modules], dim=1)

@@ -207,16 +207,11 @@ class Tail:
         mean = batch_mean(graph, data)
         row = graph.add("Reshape", mean, shape="(1, -1, 1, 1)")
         var = batch_mean(graph, graph.add("square", graph.add("broadcast_sub", data, row)))
-        self._remember(number, node, extra, mean, var=var)
+        self._norms[number] = node
+        extra.update({f"mean{number}": mean, f"var{number}": var})
         unused = [f"{node.name}_unused_{kind}" for kind in ("mean", "var")]
         self._unused.update(dict.fromkeys(unused, self.params[self._read(node, 1)].shape))
         return graph.copy(node, inputs[:3] + [graph.variable(name) for name in unused])
-
-    def _remember(
-        self, number: int, node: Node, extra: dict[str, Entry], mean: Entry, *, var: Entry
-    ) -> None:
-        self._norms[number] = node
-        extra.update({f"mean{number}": mean, f"var{number}": var})
 
     def _read(self, node: Node, position: int) -> str:
         """Return the name of the parameter that a node of the net reads at a position."""
@@ -276,7 +271,8 @@ class Tail:
         node = node.changed(use_global_stats=True) if self.frozen else node
         norm = normalize(graph, node, inputs, self.params[self._read(node, 1)].shape[0])
         if norm.mean and norm.var:
-            self._remember(number, node, extra, norm.mean, var=norm.var)
+            self._norms[number] = node
+            extra.update({f"mean{number}": norm.mean, f"var{number}": norm.var})
         tangents[norm.output] = [
             change and normalize_tangent(graph, norm, change) for change in tangents[inputs[0]]
         ]

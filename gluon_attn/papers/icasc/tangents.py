@@ -15,6 +15,7 @@ does. Batch-norm has no rule: it is written in separate steps, see :func:`normal
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Callable, Iterable, List, NamedTuple, Optional
 
 from mxnet.gluon import HybridBlock
@@ -36,6 +37,9 @@ class Step(NamedTuple):
     @property
     def inputs(self) -> list[Entry]:
         return self.node.inputs
+
+    def attr(self, name: str, default: str = "") -> str:
+        return self.node.attrs.get(name, default)
 
     def add(self, op: str, *inputs: Entry, **attrs: Any) -> Entry:
         """Add a node to the graph; return its entry."""
@@ -145,24 +149,10 @@ def _linear(step: Step, changes: Changes) -> Entry | None:
     return step.like(changes[0], *map(step.shape_of, step.inputs[1:]))
 
 
-@_rule("_plus_scalar", "_minus_scalar")
-def _shifted(step: Step, changes: Changes) -> Entry | None:
-    return changes[0]
-
-
-@_rule("_rminus_scalar")
-def _reflected(step: Step, changes: Changes) -> Entry | None:
-    return step.add("negative", changes[0])
-
-
-@_rule("BlockGrad", "ones_like", "zeros_like", "shape_array")
-def _constant(step: Step, changes: Changes) -> Entry | None:
-    return None
-
-
-@_rule("elemwise_add", "add_n", "_grad_add")
-def _sum(step: Step, changes: Changes) -> Entry | None:
-    return added(step.graph, *changes)
+_rule("_plus_scalar", "_minus_scalar")(lambda step, changes: changes[0])
+_rule("_rminus_scalar")(lambda step, changes: step.add("negative", changes[0]))
+_rule("BlockGrad", "ones_like", "zeros_like", "shape_array")(lambda step, changes: None)
+_rule("elemwise_add", "add_n", "_grad_add")(lambda step, changes: added(step.graph, *changes))
 
 
 def added(graph: Graph, *terms: Entry | None) -> Entry:
@@ -236,23 +226,19 @@ SLOPES: dict[str, Callable[[Step], Entry]] = {
     "rsqrt": lambda s: s.add("_mul_scalar", _over_input(s), scalar=-0.5),
     "reciprocal": lambda s: s.add("negative", _over_input(s)),
     "_rdiv_scalar": lambda s: s.add("negative", _over_input(s)),  # c / x
-    "_maximum_scalar": lambda s: s.add("_greater_scalar", s.inputs[0], scalar=_scalar(s)),
-    "_minimum_scalar": lambda s: s.add("_lesser_scalar", s.inputs[0], scalar=_scalar(s)),
+    "_maximum_scalar": lambda s: s.add("_greater_scalar", s.inputs[0], scalar=s.attr("scalar")),
+    "_minimum_scalar": lambda s: s.add("_lesser_scalar", s.inputs[0], scalar=s.attr("scalar")),
     "clip": lambda s: s.add(
         "elemwise_mul",
-        s.add("_greater_equal_scalar", s.inputs[0], scalar=s.node.attrs["a_min"]),
-        s.add("_lesser_equal_scalar", s.inputs[0], scalar=s.node.attrs["a_max"]),
+        s.add("_greater_equal_scalar", s.inputs[0], scalar=s.attr("a_min")),
+        s.add("_lesser_equal_scalar", s.inputs[0], scalar=s.attr("a_max")),
     ),
 }
 
 
-def _scalar(step: Step) -> str:
-    return step.node.attrs["scalar"]
-
-
 @_rule("Activation", *SLOPES)
 def _function(step: Step, changes: Changes) -> Entry | None:
-    name = step.node.attrs.get("act_type", step.node.op)
+    name = step.attr("act_type", step.node.op)
     if name not in SLOPES:
         raise ValueError(unknown_name("activation with a directional derivative", name, SLOPES))
     return step.add("elemwise_mul", changes[0], SLOPES[name](step))
@@ -261,8 +247,7 @@ def _function(step: Step, changes: Changes) -> Entry | None:
 @_rule("softmax")
 def _softmax(step: Step, changes: Changes) -> Entry | None:
     weighted = step.add("elemwise_mul", step.output, changes[0])
-    axis = step.node.attrs.get("axis", "-1")
-    total = step.add("sum", weighted, axis=axis, keepdims=True)
+    total = step.add("sum", weighted, axis=step.attr("axis", "-1"), keepdims=True)
     return step.add("broadcast_sub", weighted, step.add("broadcast_mul", step.output, total))
 
 
@@ -271,17 +256,17 @@ def _softmax(step: Step, changes: Changes) -> Entry | None:
 
 @_rule("Pooling")
 def _pooling(step: Step, changes: Changes) -> Entry | None:
-    attrs, kind = step.node.attrs, step.node.attrs.get("pool_type", "max")
+    kind = step.attr("pool_type", "max")
     if kind == "avg":
         return step.like(changes[0])
     if kind == "max" and step.node.flag("global_pool"):
         largest = step.add("broadcast_like", step.output, step.shape_of(step.inputs[0]))
         return _mean_where(step, largest, changes[0], lambda x: step.like(x, pool_type="avg"))
-    kernel, stride, pad = (
-        _pair(attrs.get(name, default))
-        for name, default in (("kernel", "()"), ("stride", "(1, 1)"), ("pad", "(0, 0)"))
+    kernel, stride = _pair(step.attr("kernel")), _pair(step.attr("stride", "(1, 1)"))
+    pad, full = (
+        _pair(step.attr("pad", "(0, 0)")),
+        step.attr("pooling_convention", "valid") != "valid",
     )
-    full = attrs.get("pooling_convention", "valid") != "valid"
     if kind != "max" or kernel != stride or pad != (0, 0) or full:
         raise ValueError(
             f"Pooling {kind}, kernel {kernel}, stride {stride}, pad {pad}: only averages and "
@@ -290,32 +275,29 @@ def _pooling(step: Step, changes: Changes) -> Entry | None:
     return _first_of_largest(step, changes[0], kernel)
 
 
-def _first_of_largest(step: Step, change: Entry | None, kernel: tuple[int, ...]) -> Entry:
+def _first_of_largest(step: Step, change: Any, kernel: tuple[int, ...]) -> Entry | None:
     """Return the change of the first largest value of every window.
 
     The first, because that is where pooling sends its gradient; behind a ReLU many windows hold
     nothing but zeros.
     """
-    best: Any = None
-    found: Any = None
-    size = step.shape_of(step.output)
-    for row in range(kernel[0]):
-        for column in range(kernel[1]):
-            piece = {
-                "begin": f"(None, None, {row}, {column})", "end": "(None, None, None, None)",
-                "step": f"(None, None, {kernel[0]}, {kernel[1]})",
-            }  # fmt: skip
-            value, moved = (
-                step.add("slice_like", step.add("slice", x, **piece), size, axes="(2, 3)")
-                for x in (step.inputs[0], change)
-            )
-            if best is None:
-                best, found = value, moved
-                continue
-            larger = step.add("broadcast_greater", value, best)
-            best = step.add("broadcast_maximum", value, best)
-            gain = step.add("elemwise_mul", larger, step.add("broadcast_sub", moved, found))
-            found = added(step.graph, found, gain)
+    size, best, found = step.shape_of(step.output), None, None
+    for row, column in itertools.product(*map(range, kernel)):
+        piece = {
+            "begin": f"(None, None, {row}, {column})", "end": "(None, None, None, None)",
+            "step": f"(None, None, {kernel[0]}, {kernel[1]})",
+        }  # fmt: skip
+        value, moved = (
+            step.add("slice_like", step.add("slice", x, **piece), size, axes="(2, 3)")
+            for x in (step.inputs[0], change)
+        )
+        if best is None or found is None:
+            best, found = value, moved
+            continue
+        larger = step.add("broadcast_greater", value, best)
+        best = step.add("broadcast_maximum", value, best)
+        gain = step.add("elemwise_mul", larger, step.add("broadcast_sub", moved, found))
+        found = added(step.graph, found, gain)
     return found
 
 
@@ -338,8 +320,8 @@ def _maximum(step: Step, changes: Changes) -> Entry | None:
 
 
 def _mean_where(
-    step: Step, largest: Entry, change: Entry | None, mean: Callable[[Entry], Entry]
-) -> Entry:
+    step: Step, largest: Entry, change: Any, mean: Callable[[Entry], Entry]
+) -> Entry:  # fmt: skip
     """Return the mean change of all that are largest; ``mean`` adds a mean to the graph."""
     chosen = step.add("broadcast_equal", step.inputs[0], largest)
     total = mean(step.add("elemwise_mul", change, chosen))
@@ -357,10 +339,7 @@ def _pair(text: str) -> tuple[int, ...]:
 
 
 class Norm(NamedTuple):
-    """Batch-norm in separate steps, as entries; statistics are None if the running ones are used.
-
-    mean and var are of the batch, ``(C,)``, and not to be differentiated.
-    """
+    """Batch-norm in separate steps; mean and var ``(C,)`` are constants, None if they are running."""
 
     output: Entry
     normal: Entry  # the normalised input
