@@ -49,7 +49,7 @@ Array = Any  # NDArray
 
 
 class Experience(NamedTuple):
-    """What a step leaves for the critic: its L vectors, rewards ``(B, modules)``, known ``(B,)``."""
+    """What a step leaves for the critic: L vectors, rewards ``(B, modules)``, known ``(B,)``."""
 
     vectors: list[Array]
     reward: Array

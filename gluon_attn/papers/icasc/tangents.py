@@ -339,7 +339,7 @@ def _pair(text: str) -> tuple[int, ...]:
 
 
 class Norm(NamedTuple):
-    """Batch-norm in separate steps; mean and var ``(C,)`` are constants, None if they are running."""
+    """Batch-norm in separate steps; mean and var ``(C,)`` are constants, None if running."""
 
     output: Entry
     normal: Entry  # the normalised input
