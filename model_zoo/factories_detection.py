@@ -33,7 +33,7 @@ def ssd_resnet(
 ):  # fmt: skip
     """Build SSD on a ResNet v1b; see :func:`gluon_attn.coco.ssd.ssd`."""
     net = ssd(
-        resnet(depth, "v1b", 1000, width, (), attention), classes, input_size, levels, width,
+        resnet(depth, "v1b", 1000, width, attention=attention), classes, input_size, levels, width,
         predictor_norm, nms_overlap, score_threshold, per_class, detections,
     )  # fmt: skip
     return _complete(net, net.raw)
@@ -50,7 +50,7 @@ def faster_rcnn_resnet(
     one may become; see :func:`gluon_attn.coco.faster_rcnn.faster_rcnn`.
     """
     net = faster_rcnn(
-        resnet(depth, "v1b", 1000, width, (), attention), classes, (input_size, long_size),
+        resnet(depth, "v1b", 1000, width, attention=attention), classes, (input_size, long_size),
         frozen_stages, norm_eval, fpn_channels, hidden, train_proposals, test_proposals,
         nms_overlap, score_threshold, detections, anchor_scale,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def simple_pose(
             "paper), the width is three quarters of it"
         )
     filters = FILTERS * width // 64 if filters is None else filters
-    net = SimplePose(resnet(depth, version, 1, width, (), attention), classes, filters)
+    net = SimplePose(resnet(depth, version, 1, width, attention=attention), classes, filters)
     net.input_size = (input_size, input_size * 3 // 4)
     return infer_shapes(net)
 

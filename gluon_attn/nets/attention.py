@@ -6,7 +6,7 @@ import mxnet as mx
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from gluon_attn.blocks import build_block, find_block
+from gluon_attn.blocks import BLOCKS, build_block
 
 
 def add_attention(unit, name, channels, slot):
@@ -17,7 +17,7 @@ def add_attention(unit, name, channels, slot):
     Args:
         unit: Residual unit; its ``body`` is conv, norm, relu, conv, norm and, in a bottleneck,
             relu, conv, norm.
-        name: As :func:`gluon_attn.blocks.find_block`.
+        name: As ``gluon_attn.blocks.BLOCKS`` knows it.
         channels: Of the residual branch.
         slot: :class:`gluon_attn.blocks.Slot`; it becomes ``block.slot``.
 
@@ -25,7 +25,7 @@ def add_attention(unit, name, channels, slot):
         ValueError: Unknown name.
     """
     layers = list(unit.body)
-    if getattr(find_block(name), "place", "branch") == "branch" or len(layers) < 8:
+    if getattr(BLOCKS.get(name), "place", "branch") == "branch" or len(layers) < 8:
         block = build_block(name, channels, slot)
         unit.body.add(block)
     else:

@@ -25,7 +25,7 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
+from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Method, sum_of
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.critic import Critic, judge, vector_sizes
@@ -95,7 +95,7 @@ class DREAL(Method):
         options = dict(options or {})
         if isinstance(options.get("stages"), (tuple, list)):  # "key=a,b" gives a tuple
             options["stages"] = ",".join(options["stages"])
-        super().__init__(net, ctx, task, optimization, options)
+        super().__init__(net, ctx, task, optimization, options=options)
         modules = chosen_modules(net, self.options["stages"])
         self.names = tuple(name for name, _ in modules)
         blocks = [block for _, block in modules]

@@ -24,7 +24,7 @@ from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
+from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Method, split_batch, sum_of
 from gluon_attn.papers.icasc.gradients import ExactPass, ScorePass, true_and_confusing
 from gluon_attn.papers.icasc.losses import (
@@ -113,7 +113,7 @@ class ICASC(Method):
     FLOAT32_ONLY = "because its losses are made of gradients"
 
     def __init__(self, net, ctx, task, optimization, options=None):
-        super().__init__(net, ctx, task, optimization, options)
+        super().__init__(net, ctx, task, optimization, options=options)
         self._check_options()
         schema = self.task.schema
         self._name = "ce" if schema is not None and schema.is_single_label else "bce"

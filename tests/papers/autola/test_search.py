@@ -14,7 +14,7 @@ from gluon_attn.core.batch import Batch
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.figures.search import search_curves
-from gluon_attn.losses.objective import objective
+from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets import cifar_resnet, resnet
 from gluon_attn.papers.autola import (
@@ -252,7 +252,7 @@ def batch_of(seed, rows=6):
 def method_of(net, **options):
     task = Task(SCHEMA.columns, 60, np.full(CLASSES, 1 / CLASSES), SCHEMA)
     params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.05}
-    method = METHODS.get("autola")(net, [mx.cpu()], task, Optimization("sgd", params), options)
+    method = METHODS.get("autola")(net, [mx.cpu()], task, Optimization("sgd", params), options=options)
     method.begin_epoch(0)
     return method
 

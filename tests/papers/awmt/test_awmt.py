@@ -212,7 +212,7 @@ def method_of(net, name="awmt", lr=0.01, schema=None, ctx=None, columns=COLUMNS,
     names = schema.columns if schema else tuple("abcdefghij"[:columns])
     task = Task(names, 64, np.full(len(names), 0.3), schema)
     params = {"learning_rate": lr, "momentum": 0.9, "wd": wd}
-    method = METHODS.get(name)(net, ctx or [mx.cpu()], task, Optimization("sgd", params), options)
+    method = METHODS.get(name)(net, ctx or [mx.cpu()], task, Optimization("sgd", params), options=options)
     method.begin_epoch(0)
     return method
 

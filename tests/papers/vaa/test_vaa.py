@@ -141,7 +141,7 @@ def batch(rows=4, classes=4, samples=8):
 def method(net, ctx=None, accumulate=1, **options):
     optimization = Optimization("sgd", {"momentum": 0.9, "learning_rate": 0.05}, accumulate)
     task = Task(tuple("abcd"), 8, np.full(4, 0.3))
-    return VAATraining(net, ctx or [mx.cpu()], task, optimization, options)
+    return VAATraining(net, ctx or [mx.cpu()], task, optimization, options=options)
 
 
 def snapshot(block):

@@ -1,0 +1,176 @@
+"""The nine candidate operations of Auto Learning Attention.
+
+Auto Learning Attention, Ma, Zhang, Xia, Tao, NeurIPS 2020 ("paper"), with the authors' code
+("code").
+
+Every operation maps ``(B, c, H, W)`` to the same shape. ``none`` gives zeros, ``skip_connect`` its
+input; each of the others multiplies its input by a gate in (0, 1):
+
+=========================  ================  ====================================================
+operation                  gate              from
+=========================  ================  ====================================================
+``sep_conv_3x3``           ``(B, c, H, W)``  dw3x3, pw, BN, ReLU, dw3x3, pw, BN, sigmoid
+``dil_conv_3x3``           ``(B, c, H, W)``  dw3x3 with dilation 2, pw, BN, sigmoid
+``sep_conv_3x3_spatial``   ``(B, 1, H, W)``  the first, from two channels to two to one, on P
+``dil_conv_3x3_spatial``   ``(B, 1, H, W)``  conv3x3 with dilation 2 to one channel, pw, BN, sigmoid
+``SE``                     ``(B, c, 1, 1)``  two dense layers on the means, no bias, sigmoid
+``SE_A_M``                 ``(B, c, 1, 1)``  the same two layers on means and maxima, added, sigmoid
+``CBAM``                   both              as SE_A_M with bias; then conv7x7 on P of its product
+=========================  ================  ====================================================
+
+P is the *channel pool*: maximum and mean over the channels, in that order. dw and pw are depth-wise
+and 1x1 convolutions; no convolution has a bias. The dense layers have c // 4 units inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxnet.gluon import HybridBlock, nn
+
+from gluon_attn.blocks import AttentionBlock
+from gluon_attn.blocks.base import Tensor
+from gluon_attn.blocks.gates import (
+    ChannelGate,
+    Start,
+    global_max,
+    global_mean,
+    pool_channels,
+    zero_start,
+)
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.papers.autola.genotype import OPERATIONS
+
+REDUCTION = 4  # of the dense layers inside an operation; code
+
+
+def channel_pool(F: Any, x: Tensor, channels: int) -> Tensor:
+    """Return P: maximum and mean over the channels, ``(B, 2, H, W)``."""
+    # Not concat: in static graphs oneDNN's fails now and then on arrays that are reshaped later.
+    return F.stack(*(F.squeeze(part, axis=1) for part in pool_channels(F, x, channels)), axis=1)
+
+
+def conv(
+    filters: int, in_channels: int, kernel: int = 1, dilation: int = 1, *, groups: int = 1
+) -> nn.Conv2D:
+    """Return a convolution without bias that keeps the map's size."""
+    return nn.Conv2D(
+        filters, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups,
+        use_bias=False, in_channels=in_channels,
+    )  # fmt: skip
+
+
+def norm(channels: int, affine: bool = True) -> nn.BatchNorm:
+    """Return a batch normalisation; not affine, as while searching: no learnt scale and shift."""
+    return nn.BatchNorm(in_channels=channels, center=affine, scale=affine)
+
+
+def separable(filters: int, channels: int, affine: bool, dilation: int = 1) -> list[Any]:
+    """Return the layers dw3x3, pw, BN."""
+    return [
+        conv(channels, channels, 3, dilation, groups=channels),
+        conv(filters, channels),
+        norm(filters, affine),
+    ]
+
+
+class LayerGate(HybridBlock):
+    """A sigmoid behind convolutions of x, or of its channel pool; ``(B, c or 1, H, W)``.
+
+    Args:
+        pooled: c, to read the channel pool; 0 to read x.
+    """
+
+    def __init__(self, *layers: HybridBlock, pooled: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pooled = pooled
+        with self.name_scope():
+            self.body = nn.HybridSequential(prefix="")
+            self.body.add(*layers)
+
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        """Return the gate."""
+        return F.sigmoid(self.body(channel_pool(F, x, self._pooled) if self._pooled else x))
+
+
+class ConvolutionGate(ChannelGate):
+    """The channel gate whose layers are 1x1 convolutions on 1x1 maps, as in the code.
+
+    So AutoLA's weight files have them; the layers start as the net's initialiser says.
+    """
+
+    def _add_layers(self, channels: int, hidden: int, biases: Start | None) -> None:
+        self.squeeze = nn.Conv2D(hidden, 1, use_bias=biases is not None, in_channels=channels)
+        self.excite = nn.Conv2D(channels, 1, use_bias=biases is not None, in_channels=hidden)
+
+    def _score(self, F: Any, pooled: Tensor) -> Tensor:
+        return self.excite(F.relu(self.squeeze(pooled)))
+
+
+class Zeros(HybridBlock):
+    """The operation ``none``: zeros, and no gradient."""
+
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        """Return zeros of the input's shape."""
+        return F.zeros_like(x)
+
+
+class Skip(HybridBlock):
+    """The operation ``skip_connect``: the identity."""
+
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        """Return the input."""
+        return F.identity(x)
+
+
+class Gated(AttentionBlock):
+    """An operation that multiplies its input by gates.
+
+    Args:
+        name: One of ``OPERATIONS`` but ``none`` and ``skip_connect``.
+        channels: c.
+        affine: Whether batch norms have scale and shift.
+    """
+
+    def __init__(self, name: str, channels: int, affine: bool = True, **kwargs: Any) -> None:
+        super().__init__(channels, **kwargs)
+        c, relu = channels, nn.Activation
+        means, both = (global_mean,), (global_mean, global_max)
+        with self.name_scope():
+            if name == "sep_conv_3x3":
+                layers = [*separable(c, c, affine), relu("relu"), *separable(c, c, affine)]
+                self.add_gate("full", LayerGate(*layers), "gate")
+            elif name == "dil_conv_3x3":
+                self.add_gate("full", LayerGate(*separable(c, c, affine, dilation=2)), "gate")
+            elif name == "sep_conv_3x3_spatial":
+                layers = [*separable(2, 2, affine), relu("relu"), *separable(1, 2, affine)]
+                self.add_gate("spatial", LayerGate(*layers, pooled=c), "gate")
+            elif name == "dil_conv_3x3_spatial":
+                layers = [conv(1, 2, 3, dilation=2), conv(1, 1), norm(1, affine)]
+                self.add_gate("spatial", LayerGate(*layers, pooled=c), "gate")
+            elif name == "SE":
+                self.add_gate("channel", ConvolutionGate(c, REDUCTION, means, biases=None), "gate")
+            elif name == "SE_A_M":
+                self.add_gate("channel", ConvolutionGate(c, REDUCTION, both, biases=None), "gate")
+            else:  # CBAM, Woo, Park, Lee, Kweon, ECCV 2018, in the form of the code
+                self.add_gate("channel", ConvolutionGate(c, REDUCTION, both, biases=zero_start))
+                self.add_gate("spatial", LayerGate(conv(1, 2, 7), norm(1, affine), pooled=c))
+
+
+def operation(name: str, channels: int, affine: bool = True) -> HybridBlock:
+    """Return a candidate operation, ``(B, c, H, W)`` to the same shape.
+
+    Args:
+        name: One of ``OPERATIONS``.
+        channels: c.
+        affine: Whether batch norms have scale and shift: yes when an architecture is trained, no
+            while it is searched.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if name not in OPERATIONS:
+        raise ValueError(unknown_name("operation", name, OPERATIONS))
+    if name in ("none", "skip_connect"):
+        return Zeros() if name == "none" else Skip()
+    return Gated(name, channels, affine)
