@@ -3,7 +3,7 @@
 Multiply-adds are what the literature on efficient nets calls FLOPs: one product and one sum, of
 convolutions and dense layers, without biases, norms, activations, pooling and elementwise products.
 ResNet-50 has 4.09 G at 224 pixels. Matrix products of two activations are not counted: in these
-nets they stand for means and elementwise products (``gluon_attn.blocks.base``).
+nets they stand for means and elementwise products (``gluon_attn.blocks.gates``).
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import pytest
 from mxnet import autograd
 from reference import losses as reference
 
-from gluon_attn.losses.classification import MaskedBCELoss, WeightedFocalLoss, positive_weights
-from gluon_attn.papers.vaa.history import PredictionHistory
+from gluon_attn.losses.classification import MaskedBCELoss
+from gluon_attn.papers.vaa import PredictionHistory, WeightedFocalLoss
+from gluon_attn.papers.vaa.losses import positive_weights
 
 B, A = 7, 5
 

@@ -11,7 +11,7 @@ import pytest
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
 from gluon_attn.nets import activation_shapes, cifar_resnet, name_outputs, resnet, wide_resnet
-from gluon_attn.nets.resnet_wide import WideBottleneckV1b
+from gluon_attn.nets.resnet import WideBottleneckV1b
 from model_zoo import get_model
 
 

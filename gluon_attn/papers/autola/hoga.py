@@ -143,7 +143,8 @@ class HOGA(GroupAttention):
 
     def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *inputs: Tensor) -> list[Tensor]:
         """Return the four nodes: the sum of the operations on their sources."""
-        edges, nodes = iter(self.edges), []
+        edges = iter(self.edges)
+        nodes: list[Tensor] = []
         for group, own in zip(groups, self.genotype.nodes):
             sources = [group, *nodes]
             terms = [next(edges)(sources[source]) for _, source in own]

@@ -61,9 +61,10 @@ class DepthWise(HybridBlock):
         self._channels, self._more = channels, -channels % LANES
         if self._more > channels:
             self._more = 0
+        self._kernel = (kernel, kernel)
         reach = dilation * (kernel // 2)
         self._options = {
-            "kernel": (kernel, kernel), "pad": (reach, reach), "dilate": (dilation, dilation),
+            "kernel": self._kernel, "pad": (reach, reach), "dilate": (dilation, dilation),
             "no_bias": True, "num_filter": channels + self._more,
             "num_group": channels + self._more,
         }  # fmt: skip
@@ -77,7 +78,7 @@ class DepthWise(HybridBlock):
         x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
         kernel = F.reshape(weight, shape=(self._channels, -1))
         zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
-        kernel = F.reshape(F.concat(kernel, zeros, dim=0), shape=(-1, 1, *self._options["kernel"]))
+        kernel = F.reshape(F.concat(kernel, zeros, dim=0), shape=(-1, 1) + self._kernel)
         y = F.Convolution(x, kernel, **self._options)
         return F.slice_axis(y, axis=1, begin=0, end=self._channels)
 

@@ -1,7 +1,8 @@
 """DREAL on a person re-identification baseline: rewards for modules, softmax and triplet loss.
 
-The classification loss L_c of DREAL is replaced by both losses of the baseline; the reward
-stays what an attention module adds to the probability of the right identity. How the paper combines them is unknown to us (assumption).
+The classification loss L_c of DREAL is replaced by both losses of the baseline; the reward stays
+what an attention module adds to the probability of the right identity. How the paper combines them
+is unknown to us (assumption).
 """
 
 from __future__ import annotations

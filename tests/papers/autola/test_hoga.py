@@ -17,7 +17,7 @@ from gluon_attn.export.variants import add_variants
 from gluon_attn.nets.count import count
 from gluon_attn.papers.autola.genotype import GENOTYPES, OPERATIONS, of_operations, save_genotype
 from gluon_attn.papers.autola.hoga import HOGA, REDUCTIONS, SEARCH_REDUCTIONS
-from gluon_attn.papers.autola.primitives import channel_pool, operation
+from gluon_attn.papers.autola.operations import channel_pool, operation
 from model_zoo import get_model
 
 # Computed from the official evaluation block; docs/autola.md.

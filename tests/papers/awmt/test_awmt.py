@@ -20,7 +20,7 @@ from gluon_attn.figures.weights import weight_curves
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets.frozen import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss
-from gluon_attn.papers.awmt.method import EPS, ValidationLossTrend, update_weights
+from gluon_attn.papers.awmt.trend import EPS, ValidationLossTrend, update_weights
 from gluon_attn.papers.vaa.method import VAATraining
 from gluon_attn.tasks import evaluate_run as evaluate
 from gluon_attn.train import SCHEDULES, Stream, build, read_json_lines
@@ -212,7 +212,8 @@ def method_of(net, name="awmt", lr=0.01, schema=None, ctx=None, columns=COLUMNS,
     names = schema.columns if schema else tuple("abcdefghij"[:columns])
     task = Task(names, 64, np.full(len(names), 0.3), schema)
     params = {"learning_rate": lr, "momentum": 0.9, "wd": wd}
-    method = METHODS.get(name)(net, ctx or [mx.cpu()], task, Optimization("sgd", params), options=options)
+    sgd = Optimization("sgd", params)
+    method = METHODS.get(name)(net, ctx or [mx.cpu()], task, sgd, options=options)
     method.begin_epoch(0)
     return method
 
