@@ -28,7 +28,7 @@ from mxnet.gluon import HybridBlock, nn
 from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Tensor
 from gluon_attn.blocks.gates import apply_map
 from gluon_attn.papers.autola.genotype import NODES, Genotype, find_genotype
-from gluon_attn.papers.autola.operations import ConvolutionGate, conv, norm, operation
+from gluon_attn.papers.autola.operations import ConvolutionGate, PlainNorm, conv, norm, operation
 
 REDUCTIONS = (8, 8)  # r1, r2 when an architecture is trained
 SEARCH_REDUCTIONS = (4, 16)  # while it is searched
@@ -87,8 +87,10 @@ class GroupAttention(AttentionBlock):
             self.descriptor = SqueezeExcite(self.group, reductions[0], narrow)
             self.project = nn.HybridSequential(prefix="project_")
             with self.project.name_scope():
+                wide = channels + self.group
+                first = PlainNorm if wide % 16 == 8 else nn.BatchNorm
                 self.project.add(
-                    conv(channels, channels + self.group), norm(channels), nn.Activation("relu"),
+                    conv(channels, wide), norm(channels, kind=first), nn.Activation("relu"),
                     conv(channels, channels), norm(channels),
                 )  # fmt: skip
             self.rescale = SqueezeExcite(channels, reductions[1], narrow)

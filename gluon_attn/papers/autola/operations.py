@@ -24,7 +24,7 @@ and 1x1 convolutions; no convolution has a bias. The dense layers have c // 4 un
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 from mxnet.gluon import HybridBlock, nn
 
@@ -42,6 +42,7 @@ from gluon_attn.core.registry import unknown_name
 from gluon_attn.papers.autola.genotype import OPERATIONS
 
 REDUCTION = 4  # of the dense layers inside an operation; code
+LANES = 8  # channels that oneDNN's depth-wise kernels take at once
 
 
 def channel_pool(F: Any, x: Tensor, channels: int) -> Tensor:
@@ -50,25 +51,79 @@ def channel_pool(F: Any, x: Tensor, channels: int) -> Tensor:
     return F.stack(*(F.squeeze(part, axis=1) for part in pool_channels(F, x, channels)), axis=1)
 
 
-def conv(
-    filters: int, in_channels: int, kernel: int = 1, dilation: int = 1, *, groups: int = 1
-) -> nn.Conv2D:
+def side_by_side(F: Any, arrays: Sequence[Tensor]) -> Tensor:
+    """Join maps ``(B, …, H, W)`` along the channels.
+
+    As a plain concat, but with H and W in one axis: then MXNet leaves it to its own code instead of
+    oneDNN's, whose gradient fails where channels are no multiples of 16.
+    """
+    flat = F.concat(*(F.reshape(a, shape=(0, 0, -1)) for a in arrays), dim=1)
+    return F.reshape_like(flat, arrays[0], lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4)
+
+
+def conv(filters: int, in_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Conv2D:
     """Return a convolution without bias that keeps the map's size."""
     return nn.Conv2D(
-        filters, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups,
-        use_bias=False, in_channels=in_channels,
+        filters, kernel, padding=dilation * (kernel // 2), dilation=dilation, use_bias=False,
+        in_channels=in_channels,
     )  # fmt: skip
 
 
-def norm(channels: int, affine: bool = True) -> nn.BatchNorm:
+class DepthWise(nn.Conv2D):
+    """Depth-wise convolution without bias that keeps the map's size.
+
+    Other numbers of channels than multiples of 8 make oneDNN fall back to kernels that are two to
+    three times as slow, so the input is filled up with copies of its channels and weights of 0;
+    not for dilated kernels of a single operation, which gain nothing.
+    """
+
+    def __init__(
+        self, channels: int, kernel: int = 3, dilation: int = 1, *, fill: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels,
+            use_bias=False, in_channels=channels, **kwargs,
+        )  # fmt: skip
+        self._more = -channels % LANES if fill else 0
+        if self._more > channels:
+            self._more = 0
+
+    def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor, bias: Tensor = None) -> Tensor:
+        """Return ``(B, channels, H, W)``."""
+        if not self._more:
+            return super().hybrid_forward(F, x, weight)
+        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
+        kernel = F.reshape(weight, shape=(self._channels, -1))
+        zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
+        kernel = F.concat(kernel, zeros, dim=0)
+        kernel = F.reshape(kernel, shape=(-1, 1) + self._kwargs["kernel"])
+        wide = self._channels + self._more
+        y = F.Convolution(x, kernel, **dict(self._kwargs, num_filter=wide, num_group=wide))
+        return F.slice_axis(y, axis=1, begin=0, end=self._channels)
+
+
+def norm(channels: int, affine: bool = True, kind: type[nn.BatchNorm] = nn.BatchNorm) -> Any:
     """Return a batch normalisation; not affine, as while searching: no learnt scale and shift."""
-    return nn.BatchNorm(in_channels=channels, center=affine, scale=affine)
+    return kind(in_channels=channels, center=affine, scale=affine)
+
+
+class PlainNorm(nn.BatchNorm):
+    """Batch normalisation that reads its input in plain order, not in oneDNN's blocks of channels.
+
+    Behind a convolution of 8 (2 k + 1) channels these are blocks of 8, its gradient comes in blocks
+    of 16, and MXNet's code for such a pair takes twenty times as long.
+    """
+
+    def hybrid_forward(self, F: Any, x: Tensor, *args: Tensor, **params: Tensor) -> Tensor:
+        """Return the normalised input."""
+        plain = F.reshape_like(F.reshape(x, shape=(0, 0, -1)), x)
+        return super().hybrid_forward(F, plain, *args, **params)
 
 
 def separable(filters: int, channels: int, affine: bool, dilation: int = 1) -> list[Any]:
     """Return the layers dw3x3, pw, BN."""
     return [
-        conv(channels, channels, 3, dilation, groups=channels),
+        DepthWise(channels, 3, dilation, fill=dilation == 1),
         conv(filters, channels),
         norm(filters, affine),
     ]

@@ -33,54 +33,15 @@ from gluon_attn.nets.resnet import ResNet
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.papers.autola.genotype import EDGES, NODES, OPERATIONS
 from gluon_attn.papers.autola.hoga import SEARCH_REDUCTIONS, GroupAttention
-from gluon_attn.papers.autola.operations import REDUCTION, channel_pool, norm
+from gluon_attn.papers.autola.operations import (
+    REDUCTION,
+    DepthWise,
+    channel_pool,
+    norm,
+    side_by_side,
+)
 
 ALPHA_SCALE = 1e-3  # of the normal distribution that the code draws alpha from
-LANES = 8  # channels that oneDNN's depth-wise kernels take at once
-
-
-def side_by_side(F: Any, arrays: Sequence[Tensor]) -> Tensor:
-    """Join maps ``(B, …, H, W)`` along the channels.
-
-    As a plain concat, but with H and W in one axis: then MXNet leaves it to its own code instead of
-    oneDNN's, whose gradient fails where channels are no multiples of 16.
-    """
-    flat = F.concat(*(F.reshape(a, shape=(0, 0, -1)) for a in arrays), dim=1)
-    return F.reshape_like(flat, arrays[0], lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4)
-
-
-class DepthWise(HybridBlock):
-    """Depth-wise convolution without bias that keeps the map's size.
-
-    Other numbers of channels than multiples of 8 make oneDNN fall back to kernels three times as
-    slow, so the input is filled up with copies of its channels and weights of 0.
-    """
-
-    def __init__(self, channels: int, kernel: int = 3, dilation: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._channels, self._more = channels, -channels % LANES
-        if self._more > channels:
-            self._more = 0
-        self._kernel = (kernel, kernel)
-        reach = dilation * (kernel // 2)
-        self._options = {
-            "kernel": self._kernel, "pad": (reach, reach), "dilate": (dilation, dilation),
-            "no_bias": True, "num_filter": channels + self._more,
-            "num_group": channels + self._more,
-        }  # fmt: skip
-        with self.name_scope():
-            self.weight = self.params.get("weight", shape=(channels, 1, kernel, kernel))
-
-    def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """Return ``(B, channels, H, W)``."""
-        if not self._more:
-            return F.Convolution(x, weight, **self._options)
-        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
-        kernel = F.reshape(weight, shape=(self._channels, -1))
-        zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
-        kernel = F.reshape(F.concat(kernel, zeros, dim=0), shape=(-1, 1) + self._kernel)
-        y = F.Convolution(x, kernel, **self._options)
-        return F.slice_axis(y, axis=1, begin=0, end=self._channels)
 
 
 class PairConv(HybridBlock):
@@ -155,8 +116,8 @@ class EdgePass(HybridBlock):
         c, wide = channels, channels * edges
         with self.name_scope():
             self.sep = sequence(
-                DepthWise(wide), grouped(c, c, edges), norm(wide, affine=False), nn.Activation("relu"),
-                DepthWise(wide), grouped(c, c, edges),
+                DepthWise(wide), grouped(c, c, edges), norm(wide, affine=False),
+                nn.Activation("relu"), DepthWise(wide), grouped(c, c, edges),
             )  # fmt: skip
             self.dil = sequence(DepthWise(wide, dilation=2), grouped(c, c, edges))
             self.sep_spatial = sequence(
