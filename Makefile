@@ -68,7 +68,7 @@ lint: $(READY)
 
 # Needs cosmic-ray in .venv; a sample of 420 mutants takes about two hours.
 mutation: $(READY)
-	$(RUN) tools/mutation.py $(ARGS)
+	$(RUN) tools/bench/mutation.py $(ARGS)
 
 doctor: $(READY)
 	$(RUN) -m gluon_attn.runtime

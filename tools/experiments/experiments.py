@@ -26,7 +26,7 @@ QUICK = ("epochs=2", "warmup_epochs=0")
 def _maker(name, request, changes=()):
     """Return a function ``overrides -> Recipe`` of a recipe."""
     quick = QUICK if request.quick else ()
-    return lambda overrides: load_recipe(name, [*overrides, *changes, *quick], request.recipes)
+    return lambda overrides: load_recipe(name, [*overrides, *changes, *quick])
 
 
 def _outcome(scores, text, score, request, figures=()):

@@ -72,7 +72,6 @@ class Request(NamedTuple):
         seeds: Integers.
         workers: Threads that load, processes that draw.
         quick: Whether a few small epochs are enough, to see that everything runs.
-        recipes: Folder of the recipes.
         say: Called with lines for the reader.
     """
 
@@ -80,7 +79,6 @@ class Request(NamedTuple):
     seeds: tuple
     workers: int
     quick: bool
-    recipes: str
     say: Callable[[str], Any]
 
 
