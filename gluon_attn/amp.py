@@ -166,7 +166,8 @@ def low_layers(
     found = []
     for node in graph.nodes:
         if node["op"] == "Convolution":
-            weight = known[graph.nodes[node["inputs"][1][0]]["name"]]
+            made = graph.nodes[node["inputs"][1][0]]
+            weight = known[made["name"] + ("" if made["op"] == "null" else "_output")]
             if _fast_in_bfloat16(node["attrs"], weight, known[f"{node['name']}_output"]):
                 found.append(node["name"])
     return frozenset(found)

@@ -62,6 +62,10 @@ def count(net, input_size, pooling=False):
             continue
         inputs = [_shape_of(shapes, nodes, source) for source in node["inputs"]]
         output = shapes[node["name"] + "_output"]
+        if node["op"] == "Convolution" and nodes[node["inputs"][1][0]]["op"] != "null":
+            # A kernel that is filled up with zeros (papers.autola.operations.DepthWise).
+            layers.append((node["name"], node["op"], _learnt_part(nodes, shapes, node, output)))
+            continue
         layers.append((node["name"], node["op"], cost(node.get("attrs", {}), inputs, output)))
     # Frozen parameters count; scale and shift of a norm that never had any to learn do not.
     learnt = {p.name for p in net.collect_params().values() if p._differentiable}
@@ -87,6 +91,16 @@ def _shape_of(shapes, nodes, source):
         if node["name"] + suffix in shapes:
             return shapes[node["name"] + suffix]
     raise ValueError(f"{node['name']} ({node['op']}): no shape of its output {index}")
+
+
+def _learnt_part(nodes, shapes, node, output):
+    """Return the multiply-adds of a convolution's learnt numbers, at every position of the map."""
+    names, stack = set(), [node["inputs"][1][0]]
+    while stack:
+        made = nodes[stack.pop()]
+        stack += [source[0] for source in made["inputs"]]
+        names |= {made["name"]} if made["op"] == "null" else set()
+    return math.prod(output[2:]) * sum(math.prod(shapes[name]) for name in names)
 
 
 def _convolution(attrs, inputs, output):
