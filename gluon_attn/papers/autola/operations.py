@@ -73,8 +73,7 @@ class DepthWise(nn.Conv2D):
     """Depth-wise convolution without bias that keeps the map's size.
 
     Other numbers of channels than multiples of 8 make oneDNN fall back to kernels that are two to
-    three times as slow, so the input is filled up with copies of its channels and weights of 0;
-    not for dilated kernels of a single operation, which gain nothing.
+    three times as slow, so the input is filled up with copies of its channels and weights of 0.
     """
 
     def __init__(
@@ -92,13 +91,16 @@ class DepthWise(nn.Conv2D):
         """Return ``(B, channels, H, W)``."""
         if not self._more:
             return super().hybrid_forward(F, x, weight)
-        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
+        twice = self._more == self._channels  # then all that an export needs is Concat and Split
+        x = side_by_side(F, [x, x if twice else F.slice_axis(x, axis=1, begin=0, end=self._more)])
         kernel = F.reshape(weight, shape=(self._channels, -1))
-        zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
-        kernel = F.concat(kernel, zeros, dim=0)
+        rows = kernel if twice else F.slice_axis(kernel, axis=0, begin=0, end=self._more)
+        kernel = F.concat(kernel, F.zeros_like(rows), dim=0)
         kernel = F.reshape(kernel, shape=(-1, 1) + self._kwargs["kernel"])
         wide = self._channels + self._more
         y = F.Convolution(x, kernel, **dict(self._kwargs, num_filter=wide, num_group=wide))
+        if twice:
+            return F.split(y, num_outputs=2, axis=1)[0]
         return F.slice_axis(y, axis=1, begin=0, end=self._channels)
 
 
@@ -122,8 +124,9 @@ class PlainNorm(nn.BatchNorm):
 
 def separable(filters: int, channels: int, affine: bool, dilation: int = 1) -> list[Any]:
     """Return the layers dw3x3, pw, BN."""
+    fill = channels == LANES // 2 and dilation == 1  # elsewhere it gains little or nothing
     return [
-        DepthWise(channels, 3, dilation, fill=dilation == 1),
+        DepthWise(channels, 3, dilation, fill=fill),
         conv(filters, channels),
         norm(filters, affine),
     ]
