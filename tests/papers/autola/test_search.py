@@ -272,22 +272,6 @@ def test_a_step_moves_alpha_by_adam_and_weights_by_sgd():
     assert net.alpha.grad_req == "null"  # the step of the weights computes no gradient of alpha
 
 
-def test_nothing_is_read_from_the_device_in_a_step(monkeypatch):
-    net = super_net()
-    net.hybridize(static_alloc=True, static_shape=True)
-    method = method_of(net)
-    batch, held_out = batch_of(0), batch_of(1)
-    method.train_step(batch, held_out)
-
-    def forbidden(*args, **kwargs):
-        raise AssertionError("the step waits for the device")
-
-    for name in ("asnumpy", "asscalar", "wait_to_read"):
-        monkeypatch.setattr(mx.nd.NDArray, name, forbidden)
-    method.train_step(batch, held_out)
-    monkeypatch.undo()
-
-
 def test_the_gradient_is_clipped_to_its_norm():
     arrays = [normal((4, 3), 1), normal((5,), 2)]
     before = [a.asnumpy() for a in arrays]

@@ -89,14 +89,6 @@ def test_trends_of_zero_divide_by_nothing():
     assert np.isfinite(weights).all() and weights.mean() == pytest.approx(1)
 
 
-def test_the_guard_changes_nothing_elsewhere():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        now, before = rng.uniform(0.01, 5, (2, 6))
-        expected = reference.update_weights(now.tolist(), before.tolist())
-        np.testing.assert_allclose(update_weights(now, before), expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("cut", [0, 3, 4, 7, 8, 9, 21])
 def test_resumed_in_mid_window_it_continues_identically(cut):
     losses = recorded(1, 40)
@@ -462,13 +454,10 @@ def test_two_devices_measure_and_weigh_as_one():
         np.testing.assert_allclose(array, found[1][1][name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-# One net of every structure in the zoo
-FAMILIES = ("resnet18_w16_synthetic", "resnet50_v1", "resnet50_v1b", "awmt_resnet50",
-            "vaa_resnet18_w16_synthetic", "vaa_resnet50_v1b_wider")  # fmt: skip
-
-
-@pytest.mark.parametrize("heads", ["prediction", "each"])
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("heads, model", [
+    ("prediction", "resnet50_v1"), ("prediction", "vaa_resnet18_w16_synthetic"),
+    ("each", "resnet18_w16_synthetic"), ("each", "vaa_resnet18_w16_synthetic"),
+])  # fmt: skip
 def test_any_net_of_the_zoo_and_any_schema(model, heads):
     method = method_of(net_of(model), schema=SCHEMA, heads=heads, window=1)
     for step in range(3):

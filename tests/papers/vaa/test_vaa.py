@@ -248,11 +248,6 @@ def test_two_devices_make_the_same_update_as_one():
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
 
 
-def test_unknown_option_is_refused():
-    with pytest.raises(ValueError, match="did you mean 'gamma'"):
-        method(small(), gama=1)
-
-
 def test_primary_phase_trains_the_primary_net_alone_and_stores_no_history():
     net = small()
     training = method(net, phase0_epochs=1, phase1_epochs=1, history_start=0)
