@@ -61,7 +61,7 @@ def method_of(net, schema=SINGLE, lr=0.02, ctx=None, accumulate=1, seed=0, **opt
     params = {"learning_rate": lr, "momentum": 0.9, "wd": 0.0}
     optimization = Optimization("sgd", params, accumulate)
     options = dict({"hidden": 16}, **options)
-    method = DREAL(net, ctx or [mx.cpu()], task, optimization, options)
+    method = DREAL(net, ctx or [mx.cpu()], task, optimization, options=options)
     method.begin_epoch(0)
     return method
 

@@ -1,7 +1,7 @@
 """The rule for reductions over channels; see :mod:`gluon_attn.export.onnx_plain`.
 
 Maxima and means over the channels train fast on a CPU if a map is split into parts, which are
-compared and added elementwise (:class:`gluon_attn.blocks.cbam.ChannelPool`, for instance). In other
+compared and added elementwise (:func:`gluon_attn.blocks.gates.pool_channels`, for instance). In other
 engines one reduction is as fast, and it is what they know.
 """
 

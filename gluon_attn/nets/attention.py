@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mxnet.gluon import Block, HybridBlock, nn
 
-from gluon_attn.blocks import AttentionBlock, Slot, build_block, find_block
+from gluon_attn.blocks import BLOCKS, AttentionBlock, Slot, build_block
 from gluon_attn.nets.graph import GraphBlock, record
 
 
@@ -16,7 +16,7 @@ def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> At
     Args:
         unit: Residual unit; its ``body`` is conv, norm, relu, conv, norm and, in a bottleneck,
             relu, conv, norm.
-        name: As :func:`gluon_attn.blocks.find_block`.
+        name: As ``gluon_attn.blocks.BLOCKS`` knows it.
         channels: Of the residual branch.
         slot: It becomes ``block.slot``.
 
@@ -24,7 +24,7 @@ def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> At
         ValueError: Unknown name.
     """
     layers = list(unit.body)
-    if getattr(find_block(name), "place", "branch") == "branch" or len(layers) < 8:
+    if getattr(BLOCKS.get(name), "place", "branch") == "branch" or len(layers) < 8:
         block = build_block(name, channels, slot)
         unit.body.add(block)
     else:

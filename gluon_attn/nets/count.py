@@ -3,7 +3,7 @@
 Multiply-adds are what the literature on efficient nets calls FLOPs: one product and one sum, of
 convolutions and dense layers, without biases, norms, activations, pooling and elementwise products.
 ResNet-50 has 4.09 G at 224 pixels. Matrix products of two activations are not counted: in these
-nets they stand for means and elementwise products (``gluon_attn.blocks.base``).
+nets they stand for means and elementwise products (``gluon_attn.blocks.gates``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple, Sequence, Tuple
 import mxnet as mx
 from mxnet.gluon import HybridBlock
 
-from gluon_attn.nets.graph import Node, record
+from gluon_attn.nets.graph import Entry, Graph, Node, record
 
 Shape = Tuple[int, ...]
 
@@ -66,12 +66,28 @@ def count(net: HybridBlock, input_size: Sequence[int], pooling: bool = False) ->
         if node.op == "null" and node.name in learnt:
             parameters += math.prod(shapes[number, 0])
         elif node.op in MULTIPLYING or (pooling and node.op == "Pooling"):
-            cost = _cost(node, [shapes[entry] for entry in node.inputs], shapes[number, 0])
+            weights = _learnt(graph, node)
+            if weights is None:
+                cost = _cost(node, [shapes[entry] for entry in node.inputs], shapes[number, 0])
+            else:
+                positions = math.prod(shapes[number, 0][2:])
+                cost = positions * sum(math.prod(shapes[entry]) for entry in weights)
             layers.append((node.name, node.op, cost))
     return Count(parameters, sum(cost for *_, cost in layers), tuple(layers))
 
 
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
+
+
+def _learnt(graph: Graph, node: Node) -> list[Entry] | None:
+    """Return the parameters of a convolution whose kernel is computed, else None.
+
+    Such a kernel is filled up with zeros (``papers.autola.operations.DepthWise``): only its learnt
+    numbers count.
+    """
+    if node.op != "Convolution" or graph.nodes[node.inputs[1][0]].op == "null":
+        return None
+    return [graph.variable(name) for name in graph.variables(node.inputs[1:2])]
 
 
 def _cost(node: Node, inputs: list[Shape], output: Shape) -> int:

@@ -233,7 +233,7 @@ def build_method(recipe, net, ctx, dataset):
         params["momentum"] = recipe.momentum
     optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
-    return METHODS.get(recipe.method)(net, ctx, task, optimization, recipe.options)
+    return METHODS.get(recipe.method)(net, ctx, task, optimization, options=recipe.options)
 
 
 def reports_accuracy(recipe, schema):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_blocks import NAMES, picture, random_start
 
-from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block, find_block
+from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block
 from gluon_attn.nets import resnet
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from model_zoo import get_model
@@ -105,7 +105,7 @@ def test_variants_of_a_block_by_colon():
     finally:
         BLOCKS._entries.pop("reduced")
     with pytest.raises(ValueError, match="'se:4': 'se' has no variants, write 'se'"):
-        find_block("se:4")
+        BLOCKS.get("se:4")
 
 
 # ------------------------------------------------------------------------------ states and actions

@@ -215,7 +215,7 @@ def method_of(net, kind, method="baseline", ctx=1, optimizer="sgd", accumulate=1
     optimization = Optimization(optimizer, params, accumulate, kind)
     contexts = [mx.cpu(number) for number in range(ctx)]
     net.collect_params().reset_ctx(contexts)
-    made = METHODS.get(method)(net, contexts, task, optimization, options)
+    made = METHODS.get(method)(net, contexts, task, optimization, options=options)
     made.begin_epoch(0)
     return made
 
@@ -452,7 +452,7 @@ def test_a_net_without_a_graph_is_refused(bfloat16):
 @pytest.mark.parametrize("name", REFUSING)
 def test_methods_in_float32_only_say_so(name):
     with pytest.raises(ValueError, match="trains in float32 only, because .*; use amp=none"):
-        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"), {})
+        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"))
 
 
 def test_which_methods_refuse():
@@ -512,7 +512,7 @@ def detector(name):
         options = {"ssd": {"warmup_epochs": 0.0},
                    "faster_rcnn": {"samples": 64, "warmup_updates": 0}}[name]  # fmt: skip
         optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
-        method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+        method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
         method.begin_epoch(0)
         return method, {"ssd": test_ssd, "faster_rcnn": test_faster_rcnn}[name].batch_of()
 

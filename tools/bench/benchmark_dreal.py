@@ -133,7 +133,7 @@ def make_method(variant, model, size, batch, sample=1):
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 1e-4, "learning_rate": 1e-3})
     options = {"sample": sample} if variant == "sampled" else {}
     name = "baseline" if variant == "plain" else "dreal"
-    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
     if variant == "naive":
         gates = [tuple(gate for _, gate in block.gates) for _, block in dreal.chosen_modules(net)]
         method.counterfactuals = OneByOne(net, gates, method.counterfactuals)

@@ -20,7 +20,7 @@ Legend: B batch, A logits, L modules, Q critique, R reward.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -29,8 +29,8 @@ from mxnet import autograd, gluon
 from gluon_attn.blocks import AttentionBlock
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
-from gluon_attn.method import METHODS, Method, Optimization, Task, sum_of
+from gluon_attn.losses.classification import objective
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, State, Task, sum_of
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.counterfactuals import Counterfactuals, Group
 from gluon_attn.papers.dreal.critic import (
@@ -108,13 +108,13 @@ class DREAL(Method):
     FLOAT32_ONLY = "because its rewards are small differences of logits"
 
     def __init__(
-        self, net: gluon.HybridBlock, ctx: list[mx.Context], task: Task,
-        optimization: Optimization, options: dict[str, Any] | None = None,
+        self, net: gluon.HybridBlock, ctx: Iterable[mx.Context], task: Task,
+        optimization: Optimization, *, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         options = dict(options or {})
         if isinstance(options.get("stages"), (tuple, list)):  # "key=a,b" gives a tuple
             options["stages"] = ",".join(options["stages"])
-        super().__init__(net, ctx, task, optimization, options)
+        super().__init__(net, ctx, task, optimization, options=options)
         modules = chosen_modules(net, self.options["stages"])
         self.names = tuple(name for name, _ in modules)
         blocks = [block for _, block in modules]
@@ -183,12 +183,12 @@ class DREAL(Method):
         super().begin_epoch(epoch)
         self._sums = {}
 
-    def forward(self, image: Array) -> dict[str, Any]:
+    def forward(self, image: Array) -> Outputs:
         """Return the named outputs of the net, and under ``'seen'`` what counterfactuals need."""
         seen = self.counterfactuals.view.run({"data": image})
         return dict(seen, seen=seen)
 
-    def losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
         seen = outputs["seen"]
         judged = self._judge.run(seen)
@@ -211,7 +211,7 @@ class DREAL(Method):
                     rewards.append(reward)
             self._experience.append(Experience(vectors, mx.nd.stack(*rewards, axis=1), known))
 
-    def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict[str, Any]:
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
 
         Returns:
@@ -276,14 +276,14 @@ class DREAL(Method):
             for key, row in zip(MEANS, rows)
         }
 
-    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+    def state(self) -> State:
         """Return the critic's parameters and the number of steps, on which sampling depends."""
         mx.nd.waitall()
         critic = self.critic._collect_params_with_prefix()
         state = {f"critic/{n}": p.data(self.ctx[0]).asnumpy() for n, p in critic.items()}
         return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
 
-    def load_state(self, state: dict[str, np.ndarray[Any, Any]]) -> None:
+    def load_state(self, state: State) -> None:
         """Take over what :meth:`state` returned.
 
         Raises:

@@ -10,7 +10,7 @@ truth, p' the same without the module's attention, gamma penalty.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 from mxnet.gluon import HybridBlock
 
@@ -20,7 +20,7 @@ Tensor = Any  # NDArray or Symbol
 
 TINY = 1e-30  # smallest probability to divide by; a prediction that is right has more
 # What a module gains, from p and p'.
-FORMS = {
+FORMS: dict[str, Callable[..., Tensor]] = {
     "ratio": lambda F, p, replaced: 1 - replaced / F.maximum(p, TINY),
     "sign": lambda F, p, replaced: F.sign(p - replaced),
 }

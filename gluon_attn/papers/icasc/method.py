@@ -20,7 +20,7 @@ images without a known class, small constants.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 import mxnet as mx
 from mxnet import autograd
@@ -28,8 +28,8 @@ from mxnet.gluon import HybridBlock
 
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
-from gluon_attn.method import METHODS, Method, Optimization, Task, split_batch, sum_of
+from gluon_attn.losses.classification import objective
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, split_batch, sum_of
 from gluon_attn.nets.graph import Graph, GraphBlock
 from gluon_attn.papers.icasc.attention import (
     MAPS,
@@ -113,10 +113,10 @@ class ICASC(Method):
     FLOAT32_ONLY = "because its losses are made of gradients"
 
     def __init__(
-        self, net: HybridBlock, ctx: list[mx.Context], task: Task, optimization: Optimization,
-        options: dict[str, Any] | None = None,
+        self, net: HybridBlock, ctx: Iterable[mx.Context], task: Task,
+        optimization: Optimization, *, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(net, ctx, task, optimization, options)
+        super().__init__(net, ctx, task, optimization, options=options)
         for name, valid in CHOICES.items():
             if self.options[name] not in valid:
                 raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
@@ -150,11 +150,11 @@ class ICASC(Method):
         """Whether attention losses are part of the current epoch's loss."""
         return self._terms is not None and self.epoch >= self.options["start_epoch"]
 
-    def losses(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return the classification loss, ``(B,)``: all there is without attention."""
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
-    def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict[str, Any]:
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
         if not self.attends:
             return super().train_step(batch, held_out)
@@ -169,7 +169,7 @@ class ICASC(Method):
                     totals.setdefault(name, []).append(value)
         self.trainer.step(len(batch.index))
         with autograd.pause():
-            return {n: sum_of([v.sum().as_in_context(self.ctx[0]) for v in vs])
+            return {n: sum_of(v.sum().as_in_context(self.ctx[0]) for v in vs)
                     for n, vs in totals.items()}  # fmt: skip
 
     def _differentiate(self, part: Batch) -> dict[str, mx.nd.NDArray]:

@@ -36,7 +36,7 @@ def method_of(net, schema=SINGLE, name="icasc", ctx=None, accumulate=1, lr=0.0, 
     net.collect_params().reset_ctx(ctx)
     task = Task(schema.columns, 20, np.full(len(schema.columns), 0.3), schema)
     optimization = Optimization("sgd", {"learning_rate": lr, "momentum": 0.9}, accumulate)
-    method = METHODS.get(name)(net, ctx, task, optimization, options)
+    method = METHODS.get(name)(net, ctx, task, optimization, options=options)
     method.begin_epoch(0)
     return method
 
