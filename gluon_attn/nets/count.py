@@ -60,6 +60,7 @@ def count(net: HybridBlock, input_size: Sequence[int], pooling: bool = False) ->
         raise ValueError(f"no shapes for an input of {data}: {error}") from error
     # Frozen parameters count; scale and shift of a norm that never had any to learn do not.
     learnt = {p.name for p in net.collect_params().values() if p._differentiable}
+    learnt &= set(mx.sym.Group(graph.symbols(outputs.values())).list_arguments())
     layers, parameters = [], 0
     for number in graph.needed(outputs.values()):
         node = graph.nodes[number]

@@ -125,8 +125,9 @@ class Net(nn.HybridBlock):
     def __init__(self, function, scale):
         super().__init__()
         self._function = function
-        self.scale = self.params.get("scale", shape=(3,), init=mx.init.Constant(scale))
+        self.scale = self.params.get("scale", shape=(3,), init="ones")
         self.initialize()
+        self.scale.set_data(mx.nd.array(scale))
 
     def hybrid_forward(self, F, x, scale):
         return self._function(F, F.broadcast_mul(F.Flatten(x), F.reshape(scale, shape=(1, 3))))
