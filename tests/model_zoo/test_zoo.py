@@ -8,6 +8,7 @@ import re
 import mxnet as mx
 import numpy as np
 import pytest
+from process_helpers import run_python
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.core.files import save_parameters, sha256_of
@@ -266,9 +267,39 @@ def test_released_variant_exports_its_three_maps(tmp_path):
 # ------------------------------------------------------------------------------ get_model's errors
 
 
-def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match="did you mean .*'vaa_resnet101_wider'"):
+def test_unknown_name_suggests_the_nearest_and_does_not_list_all():
+    with pytest.raises(ValueError, match="did you mean .*'vaa_resnet101_wider'") as caught:
         get_model("vaa_resnet101_widder")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ValueError, match=r"unknown model 'xyz'; list_models\(\) has all"):
+        get_model("xyz")
+
+
+def test_every_block_is_in_the_table_at_every_cifar_depth():
+    names = set(list_models())
+    for block in (name for name in BLOCKS.names() if "_" not in name):
+        assert {f"{block}_resnet{depth}_cifar10" for depth in (20, 32, 44, 56, 110)} <= names
+        assert {f"{block}_resnet50", f"{block}_resnet18_w16_digits"} <= names
+
+
+def test_models_with_weights_are_listed():
+    found = list_models(pretrained=True)
+    assert {"resnet8_w8_digits", "resnet18_v1"} <= set(found) < set(list_models())
+
+
+def test_the_zoo_names_models_of_layers_above_without_importing_them(tmp_path):
+    script = """
+import sys
+from model_zoo import list_models
+assert "ssd300_resnet50_coco" in list_models()
+above = [m for m in sys.modules if m.startswith(("gluon_attn.coco", "gluon_attn.train"))]
+assert not above, above
+from model_zoo import load_predictor
+above = [m for m in sys.modules if m.startswith(("gluon_attn.train", "gluon_attn.cli"))]
+assert not above, above
+"""
+    code, _, err = run_python(script, tmp_path)
+    assert code == 0, err
 
 
 def test_unknown_argument_lists_the_valid_ones():
