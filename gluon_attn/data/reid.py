@@ -155,6 +155,7 @@ class ReidDataset(Reader, ClassificationDataset):
             and 'trainval'.
     """
 
+    task = "reid"
     layout: Layout
     splits = ("train", "val", "query", "gallery")
     valid, settings = tuple(FOLDERS), ("holdout", "seed")

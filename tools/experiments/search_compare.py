@@ -9,7 +9,7 @@ import numpy as np
 
 from gluon_attn.core.files import or_nan, write_json, write_text
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.layout import (
+from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
     paired_differences,
@@ -18,7 +18,7 @@ from gluon_attn.metrics.layout import (
 )
 from gluon_attn.papers.autola import random_genotype
 from gluon_attn.papers.autola.genotype import load_genotype
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
 from tools.bench.benchmark import machine
 
@@ -94,7 +94,7 @@ def _attention(way, seed, make_search, data_dir, out, workers):
         return FIXED[way], 0.0
     folder = os.path.join(out, f"search-{seed}")
     recipe = make_search([f"seed={seed}"])
-    seconds = train_once(recipe, data_dir, folder, workers, "genotype.json", search)
+    seconds = train_once(recipe, data_dir, folder, workers, result="genotype.json", run=search)
     return f"hoga:{load_genotype(os.path.join(folder, 'genotype.json'))}", seconds
 
 
