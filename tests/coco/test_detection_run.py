@@ -133,7 +133,11 @@ def exported(run, tmp_path_factory):
     trained = load.from_run(str(folder), [mx.cpu()])
     directory = tmp_path_factory.mktemp("export") / method
     sidecar = export_detector(
-        trained.net, directory, "tiny", trained.classes, preprocess=trained.preprocess,
+        trained.net,
+        directory,
+        "tiny",
+        trained.classes,
+        preprocess=trained.preprocess,
         extra=trained.extra,
     )
     return directory, trained, sidecar
