@@ -54,9 +54,14 @@ def main():
             return load_recipe(args.compare_with, overrides, cli.recipe_folder())
 
         done = compare(
-            make_search, make_training, args.data_dir, args.seeds, args.save_dir, args.ways,
-            args.num_workers,
-        )  # fmt: skip
+            make_search,
+            make_training,
+            args.data_dir,
+            args.seeds,
+            out=args.save_dir,
+            ways=args.ways,
+            workers=args.num_workers,
+        )
         print("\n" + done.text)
         return
     from gluon_attn.train.search import search

@@ -29,7 +29,7 @@ from model_zoo.store import BUILTIN
 from model_zoo.weight_table import parse_table
 from tools.experiments import results_page
 from tools.site import demo
-from tools.site.gallery_files import _listed
+from tools.site.gallery import _listed
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = b"\xef\xbb\xbf"

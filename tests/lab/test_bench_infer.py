@@ -16,8 +16,8 @@ import pytest
 from process_helpers import run as execute
 from process_helpers import wait_for
 
-from tools.bench import bench_engines, bench_infer, bench_step, bench_turns
-from tools.bench.bench_turns import Job, Measured, Process, take_turns
+from tools.bench import engines, infer, turns
+from tools.bench.turns import Job, Measured, Process, take_turns
 
 MODEL = "resnet18_w16_synthetic"
 KEYS = {"engine", "precision", "batch", "images_per_s", "p50_ms", "p95_ms", "peak_mb"}
@@ -30,7 +30,7 @@ KEYS |= {"load_s", "file_mb", "spread", "ratio_to_mxnet", "ratio_spread"}
 def open_timed(seconds, megabytes=0):
     """A job whose call takes a known time by a clock of its own."""
     kept, now = np.ones(megabytes * 2**20, np.uint8), [0.0]
-    bench_turns.time = SimpleNamespace(perf_counter=lambda: now[0])
+    turns.time = SimpleNamespace(perf_counter=lambda: now[0])
 
     def call():
         now[0] += seconds
@@ -80,7 +80,7 @@ def test_turns_measure_what_a_call_takes():
         assert item.facts == {"name": seconds}
         assert item.turns == [[seconds] * calls] * 3
     assert measured[1].against == measured[0].turns
-    row = bench_infer.make_row(measured[1], 4)
+    row = infer.make_row(measured[1], 4)
     assert row["ratio_to_mxnet"] == 4 and row["batch"] == 4
     assert sum("round" in line for line in lines) == 3
 
@@ -129,11 +129,11 @@ def test_peak_memory_is_the_processs_own():
     measured, _ = take_turns(jobs, 1, 1.0, "", lambda line: None)
     small, large = (item.peak_mb for item in measured)
     assert 95 < large - small < 110
-    assert small < bench_turns.peak_memory_mb() - 0.9 * ballast.nbytes / 2**20 + 50
+    assert small < turns.peak_memory_mb() - 0.9 * ballast.nbytes / 2**20 + 50
 
 
 def test_groups_share_the_reference_when_memory_is_short(monkeypatch):
-    monkeypatch.setattr(bench_turns, "free_memory_mb", lambda: 1.0)
+    monkeypatch.setattr(turns, "free_memory_mb", lambda: 1.0)
     jobs = [job(name, open_timed, 1.0) for name in ("base", "a", "b")]
     measured, left_out = take_turns(jobs, 2, 1.0, "", lambda line: None)
     assert [m.job.engine for m in measured] == ["base", "a", "b"] and not left_out
@@ -153,9 +153,9 @@ def test_processes_print_nothing_on_standard_output_and_leave(capfd):
 def test_thread_variables_come_and_go(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    assert bench_turns.default_threads() == 3
-    with bench_turns.thread_variables(7):
-        assert {os.environ[name] for name in bench_turns.THREAD_VARIABLES} == {"7"}
+    assert turns.default_threads() == 3
+    with turns.thread_variables(7):
+        assert {os.environ[name] for name in turns.THREAD_VARIABLES} == {"7"}
     assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
 
 
@@ -174,7 +174,7 @@ def test_a_row_by_hand(tmp_path):
     file.write_bytes(b"x" * 2**20)
     # Rates 8 * 2 / 4 = 4, then 8 / 1 = 8, then 16 images/s; the reference's 2, 2 and 2.
     item = measured_of([[1.0, 3.0], [1.0], [0.5]], [[4.0], [4.0], [2.0, 6.0]])
-    row = bench_infer.make_row(item, 8, [str(file), str(file)])
+    row = infer.make_row(item, 8, [str(file), str(file)])
     assert (row["images_per_s"], row["spread"]) == (8, [4, 16])
     assert (row["ratio_to_mxnet"], row["ratio_spread"]) == (4, [2, 8])
     assert row["p50_ms"] == 1000 and row["calls"] == 4
@@ -194,11 +194,11 @@ def test_an_engine_with_other_numbers_is_left_out():
         measured_of(turns, turns, "shape", "int8", logits=base[:, :2]),
         measured_of(turns, turns, "coarse", "int8", logits=base + 0.1),
     ]
-    reasons = bench_infer.drop_others(measured)
+    reasons = infer.drop_others(measured)
     assert [m.job.engine for m in measured] == ["mxnet", "near", "coarse"]
     assert set(reasons) == {"far fp32", "nan fp32", "shape int8"}
-    rows = [bench_infer.make_row(item, 2) for item in measured]
-    bench_infer.add_agreement(rows, measured)
+    rows = [infer.make_row(item, 2) for item in measured]
+    infer.add_agreement(rows, measured)
     assert rows[2]["correlation"] == pytest.approx(1) and rows[2]["max_diff"] > 0.03
 
 
@@ -206,14 +206,14 @@ def rows_of(*batches):
     turns = [[0.5], [0.4]]
     kinds = (("mxnet", "fp32"), ("onnxruntime", "int8"), ("torch", "bf16"))
     return [
-        bench_infer.make_row(measured_of(turns, turns, engine, precision), batch)
+        infer.make_row(measured_of(turns, turns, engine, precision), batch)
         for batch in batches
         for engine, precision in kinds
     ]
 
 
 def test_table_has_a_line_per_row():
-    lines = bench_infer.table(rows_of(1, 8)).splitlines()
+    lines = infer.table(rows_of(1, 8)).splitlines()
     assert len(lines) == 2 + 6 and len({line.count("|") for line in lines}) == 1
     assert "files MB" not in lines[0] and "load s" in lines[0]  # a column of nothing is not shown
 
@@ -221,9 +221,9 @@ def test_table_has_a_line_per_row():
 def test_results_are_written(tmp_path):
     import cv2  # here, as the jobs' processes import this module
 
-    result = bench_infer.describe_run(bench_infer.describe_network(MODEL), 2, 1)
+    result = infer.describe_run(infer.describe_network(MODEL), 2, 1)
     result.update(rows=rows_of(1, 8), left_out={"openvino int8": "not installed"})
-    paths = bench_infer.write_results(result, tmp_path / "new", "Inference")
+    paths = infer.write_results(result, tmp_path / "new", "Inference")
     assert [path.name for path in paths] == ["results.md", "results.json", "results.png"]
     text = paths[0].read_text(encoding="utf-8")
     assert "openvino int8: not installed" in text and "mxnet 1.9.1" in text
@@ -252,21 +252,21 @@ def test_figure_shows_the_longest_bar_of_its_colour(tmp_path):
 
 
 def test_engines_are_distinct_and_the_reference_is_first():
-    keys = [(e.name, e.precision) for e in bench_engines.ENGINES]
-    assert len(set(keys)) == len(keys) and keys[0] == bench_infer.REFERENCE
-    assert {e.product for e in bench_engines.ENGINES} == set(bench_engines.PRODUCTS)
-    trainers = [(t.name, t.precision) for t in bench_step.TRAINERS]
-    assert len(set(trainers)) == len(trainers) and trainers[0] == bench_infer.REFERENCE
+    keys = [(e.name, e.precision) for e in engines.ENGINES]
+    assert len(set(keys)) == len(keys) and keys[0] == infer.REFERENCE
+    assert {e.product for e in engines.ENGINES} == set(engines.PRODUCTS)
+    trainers = [(t.name, t.precision) for t in infer.TRAINERS]
+    assert len(set(trainers)) == len(trainers) and trainers[0] == infer.REFERENCE
 
 
 def test_selection():
-    chosen = bench_infer.select(["onnxruntime", "torch:bf16"])
+    chosen = infer.select(["onnxruntime", "torch:bf16"])
     assert [(e.name, e.precision) for e in chosen] == [
         ("mxnet", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "bf16"),
     ]  # fmt: skip
-    assert bench_infer.select(None) == list(bench_engines.ENGINES)
+    assert infer.select(None) == list(engines.ENGINES)
     with pytest.raises(ValueError, match="tensorrt.*valid are"):
-        bench_infer.select(["tensorrt"])
+        infer.select(["tensorrt"])
 
 
 @pytest.mark.parametrize(
@@ -284,13 +284,13 @@ def test_selection():
 )
 def test_arguments_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        bench_infer.benchmark_inference(**dict({"model": MODEL}, **change))
+        infer.benchmark_inference(**dict({"model": MODEL}, **change))
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r"openvino.*gluon_attn\[bench\]"):
-        bench_engines.import_library("openvino")
+        engines.import_library("openvino")
 
 
 def test_statistics_go_half_of_the_way_to_a_batchs():
@@ -300,10 +300,10 @@ def test_statistics_go_half_of_the_way_to_a_batchs():
 
     net = get_model("resnet101_v1", width=4, input_size=32, classes=5)
     net.initialize(mx.init.Xavier())
-    before = [layer._kwargs["momentum"] for layer in bench_engines.norms(net)]
-    images = mx.nd.array(bench_engines.random_images(4, 32))
-    bench_engines.settle(net, images)
-    assert [layer._kwargs["momentum"] for layer in bench_engines.norms(net)] == before
+    before = [layer._kwargs["momentum"] for layer in engines.norms(net)]
+    images = mx.nd.array(engines.random_images(4, 32))
+    engines.settle(net, images)
+    assert [layer._kwargs["momentum"] for layer in engines.norms(net)] == before
     # The first batch-norm's mean was 0.
     entered = net.features[0](images)
     np.testing.assert_allclose(
@@ -373,7 +373,7 @@ def test_the_export_that_was_made_is_kept_and_used_again(run):
     folder, _, _ = run
     before = {p.name: p.read_bytes() for p in (folder / "export").iterdir()}
     assert f"{MODEL}-symbol.json" in before
-    result = bench_infer.benchmark_inference(
+    result = infer.benchmark_inference(
         MODEL,
         export=folder / "export",
         rounds=1,
@@ -385,11 +385,11 @@ def test_the_export_that_was_made_is_kept_and_used_again(run):
     assert [row["engine"] for row in result["rows"]] == ["mxnet", "mxnet-export"]
     assert {p.name: p.read_bytes() for p in (folder / "export").iterdir()} == before
     with pytest.raises(ValueError, match="64x64 px, asked for are 96"):
-        bench_infer.benchmark_inference(MODEL, 96, export=folder / "export")
+        infer.benchmark_inference(MODEL, 96, export=folder / "export")
 
 
 def test_training_step():
-    result = bench_step.benchmark_step(
+    result = infer.benchmark_step(
         "vaa_resnet18_w16_synthetic", 64, 2, rounds=1, threads=1, seconds=0.01, only=["mxnet:fp32"]
     )
     (row,) = result["rows"]

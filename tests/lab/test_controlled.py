@@ -8,8 +8,8 @@ import pytest
 
 from gluon_attn.train import run_once
 from gluon_attn.train.build import load_recipe
-from tools.experiments.controlled import describe, run_preset
-from tools.experiments.controlled_presets import BASELINE, PRESETS
+from tools.experiments.controlled import BASELINE, describe, run_preset
+from tools.experiments.presets import PRESETS
 
 IMAGES = {"train": 40, "val": 20, "test": 24}
 FAST = ("epochs=1", "batch_size=20", "model_options.width=8", "input_size=32", "resize=36",
@@ -62,7 +62,9 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     preset = preset._replace(arms=arms)
     make = maker(repository, preset, FAST)
     said = []
-    text, rows = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
+    text, rows = run_preset(
+        preset, make, [3], str(tmp_path), workers=1, images=IMAGES, say=said.append
+    )
     assert len(said) == 2 and f"{FIRST}, seed 3: mAP %" in said[1]
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
     assert rows == json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
@@ -74,17 +76,17 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
         raise AssertionError("trained again")
 
     monkeypatch.setattr(run_once, "train", never)
-    again = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
+    again = run_preset(preset, make, [3], str(tmp_path), workers=1, images=IMAGES, say=said.append)
     assert again == (text, rows)
     with pytest.raises(FileExistsError, match="holds other data"):
-        run_preset(preset, make, [3], str(tmp_path), 1, {**IMAGES, "val": 21})
+        run_preset(preset, make, [3], str(tmp_path), images={**IMAGES, "val": 21})
 
 
 def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path, repository):
     preset = PRESETS["dreal-digit"]
     arms = {BASELINE: preset.arms[BASELINE], "all stages": ()}
     preset, make = preset._replace(arms=arms), maker(repository, preset, (*FAST, "epochs=2"))
-    run_preset(preset, make, [1], str(tmp_path), 1, IMAGES, [].append)
+    run_preset(preset, make, [1], str(tmp_path), workers=1, images=IMAGES, say=[].append)
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     assert rows[BASELINE][0]["critic"] == {}
     found = rows["all stages"][0]["critic"]

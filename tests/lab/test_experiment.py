@@ -11,8 +11,8 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.train import run as train
-from tools.experiments import experiment
-from tools.experiments.experiment import run_experiment
+from tools.experiments import runner
+from tools.experiments.runner import run_experiment
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def trained(monkeypatch):
         results[title](folder, int(seed))
         return 2.0
 
-    monkeypatch.setattr(experiment, "train_once", train_once)
+    monkeypatch.setattr(runner, "train_once", train_once)
     return results, folders
 
 
@@ -47,7 +47,7 @@ def test_single_label_recipes(trained, tmp_path):
         return one
 
     trained[0].update({title: write(title) for title in scores})
-    done = run_experiment(makers("top1", *scores), [0, 1], "DATA", str(tmp_path), 1, len)
+    done = run_experiment(makers("top1", *scores), [0, 1], "DATA", str(tmp_path), say=len)
     assert trained[1][:2] == [str(tmp_path / "plain-0"), str(tmp_path / "new-0")]
     assert done.score == "top1" and done.scores["new"] == pytest.approx([58.0, 64.0])
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in done.table.splitlines()]
@@ -68,7 +68,7 @@ def test_multi_label_recipes(trained, tmp_path):
         write_report(result, folder, "test")
 
     trained[0].update(plain=write, new=write)
-    done = run_experiment(makers("accuracy", "plain", "new"), [3], "DATA", str(tmp_path), 1, len)
+    done = run_experiment(makers("accuracy", "plain", "new"), [3], "DATA", str(tmp_path), say=len)
     assert done.score == "accuracy" and "| a " in done.table
     assert "accuracy, new minus plain" in done.table
     assert done.scores["new"] == [100 * done.results["new"][0]["overall"]["accuracy"]]

@@ -10,6 +10,7 @@ import shutil
 import sys
 
 import cv2
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -18,8 +19,7 @@ from gluon_attn.data.synthetic.digits_single import write_digits_single
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import Settings, train
 from tools.site import gallery
-from tools.site.gallery import make_gallery
-from tools.site.gallery_files import Files
+from tools.site.gallery import Files, make_gallery
 
 IMAGES = {"train": 24, "val": 12, "test": 12}
 TINY = ("epochs=1", "batch_size=12", "model_options.width=8", "input_size=32", "resize=36",
@@ -224,7 +224,7 @@ def command(repository, monkeypatch, tmp_path):
 
     def call(*arguments):
         seen = []
-        monkeypatch.setattr(gallery, "make_gallery", lambda *a: seen.append(a) or "PAGE")
+        monkeypatch.setattr(gallery, "make_gallery", lambda *a, **o: seen.append((*a, o)) or "PAGE")
         monkeypatch.setattr(sys, "argv", ["gallery.py", *arguments, "--data-dir", "D", "--out=O"])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(repository / "tools" / "gallery.py"), run_name="__main__")
@@ -238,7 +238,7 @@ def command(repository, monkeypatch, tmp_path):
 
 def test_the_tool_takes_folders_with_and_without_titles(command, capsys, monkeypatch):
     monkeypatch.setenv("MXNET_GLUON_REPO", "/none")  # no mirror is asked
-    status, ((runs, data, out, split, images, ctx, workers),) = command(
+    status, ((runs, data, out, split, options),) = command(
         "runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "y=resnet20_w8_digits",
         "--images=3", "-j1",
     )  # fmt: skip
@@ -247,7 +247,8 @@ def test_the_tool_takes_folders_with_and_without_titles(command, capsys, monkeyp
         ("plain", "runs/plain/"), ("A b", "runs/vaa"), ("lr=0.1", "runs/lr=0.1"),
         ("x", "runs/lr=0.1"), ("y", "resnet20_w8_digits"),
     ]  # fmt: skip
-    assert (data, out, split, images, str(ctx), workers) == ("D", "O", None, 3, "cpu(0)", 1)
+    assert (data, out, split) == ("D", "O", None)
+    assert options == {"images": 3, "ctx": mx.cpu(0), "workers": 1}
 
 
 @pytest.mark.parametrize(

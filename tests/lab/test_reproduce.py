@@ -18,16 +18,10 @@ from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
 from gluon_attn.metrics.layout import difference_text, mean_interval, paired_differences
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run_once import train_once
-from tools.experiments.experiments import EXPERIMENTS
-from tools.experiments.reproduce import (
-    Experiment,
-    Outcome,
-    Published,
-    Request,
-    reproduce,
-    summary,
-)
+from tools.experiments.presets import EXPERIMENTS
+from tools.experiments.reproduce import reproduce, summary
 from tools.experiments.results_page import add_scores, read_scores, replace_block
+from tools.experiments.runner import Experiment, Outcome, Published, Request
 
 
 def request(tmp_path, **changes):
