@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 # A process per core, each with one compute thread; a file's tests stay together, as they share nets.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: demo test test-all test-matrix coverage docs lint doctor venv clean
+.PHONY: demo test test-all test-matrix coverage mutation docs lint doctor venv clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -18,7 +18,8 @@ help:
 	@echo 'make test-matrix   the default tests on every CPython 3.8 to 3.12 that is found'
 	@echo 'make coverage  the default tests, and which lines of the library they do not run'
 	@echo 'make docs      the documentation as HTML, with the API, in build/docs'
-	@echo 'make doctor    check the environment; make lint: ruff; make clean: remove .venv and caches'
+	@echo 'make lint      style (ruff), types (mypy) and layers (import-linter)'
+	@echo 'make doctor    check the environment; make clean: remove .venv and caches'
 
 # The script compares contents, so this costs nothing when nothing has changed.
 .PHONY: FORCE
@@ -36,8 +37,13 @@ test: $(READY)
 test-all: $(READY)
 	$(RUN) -m pytest -m '' $(PARALLEL) $(ARGS)
 
+# The floor holds for the layers that hold the methods and what leaves the house.
+FLOOR := $(foreach layer,core papers losses blocks nets metrics export,gluon_attn/$(layer)/*)
+comma := ,
 coverage: $(READY)
-	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(ARGS)
+	$(RUN) -m coverage report --skip-covered --fail-under=95 \
+	    --include='$(subst $() $(),$(comma),$(FLOOR))'
 
 # An environment for each version in .venv-matrix; no .venv needed.
 test-matrix:
@@ -50,9 +56,19 @@ docs: $(READY)
 	    && cp requirements-docs.txt $(VENV)/.docs; }
 	$(RUN) docs/sphinx/build.py $(ARGS)
 
+# Style, types, layers. What it needs is installed at the first call, and when the list of it changes.
 lint: $(READY)
+	@cmp -s requirements-lint.txt $(VENV)/.lint || { $(RUN) -m pip --disable-pip-version-check \
+	    install -q --only-binary :all: -r requirements-lint.txt \
+	    && cp requirements-lint.txt $(VENV)/.lint; }
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+# Needs cosmic-ray in .venv; a sample of 420 mutants takes about two hours.
+mutation: $(READY)
+	$(RUN) tools/bench/mutation.py $(ARGS)
 
 doctor: $(READY)
 	$(RUN) -m gluon_attn.runtime

@@ -305,4 +305,4 @@ def _trainer(name):
     """Return the command that trains a model of this name."""
     if name.endswith("_wider"):
         return "tools/train_wider.py"
-    return f"tools/train.py --recipe RECIPE model={name}, recipes in tools/recipes"
+    return f"tools/train.py --recipe RECIPE model={name}, recipes: gluon-attn recipes"

@@ -31,8 +31,7 @@ def main():
     from tools.site import demo
 
     plain, vaa = (
-        load_recipe(f"{name}_synthetic_resnet18", [f"seed={args.seed}", *args.overrides],
-                    cli.recipe_folder())
+        load_recipe(f"{name}_synthetic_resnet18", [f"seed={args.seed}", *args.overrides])
         for name in ("baseline", "vaa")
     )  # fmt: skip
     if args.fresh:  # only now: a wrong override must not cost the earlier demo

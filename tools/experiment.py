@@ -32,9 +32,7 @@ def main():
     from tools.experiments.runner import run_experiment
 
     def maker(name):
-        return lambda seed: load_recipe(
-            name, [*args.set, *args.overrides, f"seed={seed}"], cli.recipe_folder()
-        )
+        return lambda seed: load_recipe(name, [*args.set, *args.overrides, f"seed={seed}"])
 
     # A recipe may be given as a file; its runs are named after it and stay in --out.
     makers = {Path(name).stem: maker(name) for name in args.recipes}

@@ -57,7 +57,7 @@ def main():
     names = list(dict.fromkeys(name for names in lists for name in names))
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     request = Request(
-        args.out, seeds, args.num_workers, args.quick, cli.recipe_folder(),
+        args.out, seeds, args.num_workers, args.quick,
         lambda line: print(line, flush=True),
     )  # fmt: skip
     print("\n" + reproduce(EXPERIMENTS, names, request, args.page))

@@ -12,13 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gluon_attn.cli import common as cli  # noqa: E402
-
-
-def main():
-    """Parse the flags and train."""
-    flags = cli.training_parser(__doc__, default_recipe="vaa_wider_resnet101")
-    return cli.train_from_flags(cli.parse(flags))
-
+from gluon_attn.cli import train  # noqa: E402
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: train.main(None, __doc__, "vaa_wider_resnet101"))

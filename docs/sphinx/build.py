@@ -43,14 +43,14 @@ class SiteError(ValueError):
 
 
 def modules():
-    """Return ``{dotted name: path}`` of all public modules."""
+    """Return ``{dotted name: path}`` of all public modules; recipes are none."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = list(path.relative_to(ROOT).with_suffix("").parts)
             if parts[-1] == "__init__":
                 parts.pop()
-            if not any(part.startswith("_") for part in parts):
+            if not any(part.startswith("_") or part == "recipes" for part in parts):
                 found[".".join(parts)] = path
     return found
 
@@ -181,11 +181,10 @@ class Assembly:
             return f"{up}index.md"  # the start page
         if path.suffix in (".md", ".png") and is_on_site(path):
             return target
-        if path.suffix == ".py" and relative.parts[0] in PACKAGES:
-            goal = "api/" + ".".join(relative.with_suffix("").parts) + ".rst"
-            return up + goal.replace(".__init__.rst", ".rst")
-        if path.is_dir() and relative.parts[:1] and relative.parts[0] in PACKAGES:
-            return f"{up}api/{'.'.join(relative.parts)}.rst"
+        name = ".".join(relative.with_suffix("").parts)
+        name = name[: -len(".__init__")] if name.endswith(".__init__") else name
+        if name in self.modules and path.suffix in (".py", ""):
+            return f"{up}api/{name}.rst"
         self.linked.add(relative)
         return f"{up}files/{relative.as_posix()}.rst"
 

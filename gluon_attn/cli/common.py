@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 import traceback
-from typing import Any, Callable, Sequence
+from typing import Callable, Match, Sequence
 
-from gluon_attn.core import console
-from gluon_attn.core.errors import DivergedError, describe
+from gluon_attn.core import errors
+from gluon_attn.core.errors import describe
 
 EXPECTED = (ValueError, OSError, ImportError)
 TRACEBACK = "GLUON_ATTN_TRACEBACK"
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+SCRIPTS = {"prepare": "prepare_data"}  # in tools/, where the name is another
+COMMANDS = {
+    "train": "train a recipe on a data set",
+    "evaluate": "score and analyse a run, an export or a zoo model",
+    "export": "write a net as files for plain MXNet, ONNX, int8 and bfloat16",
+    "predict": "predict from an export",
+    "search": "search an attention block (AutoLA)",
+    "prepare": "check, pack and generate data sets",
+    "convert": "convert weight files",
+    "models": "list the models of the zoo",
+    "recipes": "list the recipes",
+    "doctor": "check the environment",
+}
+SCRIPT = re.compile(r"(python )?\btools/(\w+)\.py")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
-
-# GluonCV's flag names, and the recipe keys they stand for
-RECIPE_FLAGS = {
-    "batch-size": "batch_size", "num-epochs": "epochs", "epochs": "epochs", "lr": "lr",
-    "momentum": "momentum", "wd": "wd", "seed": "seed", "log-interval": "log_interval",
-    "amp": "amp",
-}  # fmt: skip
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -41,10 +47,10 @@ def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") 
         main: Does the work; returns the exit status, or None for 0.
         interrupted: What is said after Ctrl-C.
     """
-    console.prepare()
+    errors.prepare_console()
     try:
         status = main() or 0
-        console.finish()
+        errors.flush_console()
         return status
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
@@ -52,7 +58,7 @@ def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") 
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {as_called(_one_line(error))}", file=sys.stderr)
         return 2
 
 
@@ -74,15 +80,15 @@ def _one_line(error: Exception) -> str:
     return f"{text} ({place}, line {ours[-1].lineno}; {TRACEBACK}=1 shows how it came to that)"
 
 
-def parser(description, epilog=""):
+def parser(description: str | None, epilog: str = "") -> argparse.ArgumentParser:
     """Return an argument parser that keeps the layout of its texts."""
     return argparse.ArgumentParser(
-        description=description, epilog=epilog,
+        description=as_called(description or ""), epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
 
 
-def add_data_flags(flags):
+def add_data_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of everything that reads a data set."""
     flags.add_argument(
         "--data-dir", required=True, metavar="DIR",
@@ -98,7 +104,7 @@ def add_data_flags(flags):
     )  # fmt: skip
 
 
-def add_device_flags(flags):
+def add_device_flags(flags: argparse.ArgumentParser) -> None:
     """Add ``--gpus`` and ``--device``."""
     group = flags.add_mutually_exclusive_group()
     group.add_argument("--gpus", metavar="0,1", help="GPU numbers; a batch is split over them")
@@ -108,7 +114,7 @@ def add_device_flags(flags):
     )  # fmt: skip
 
 
-def add_source_flags(parser, export):
+def add_source_flags(parser: argparse.ArgumentParser, export: str) -> None:
     """Add where a trained net comes from: ``--run``, ``--model`` with its weights, ``--export``.
 
     Args:
@@ -146,134 +152,44 @@ def parse(
     return parser.parse_intermixed_args([*moved, *kept])
 
 
-def parse_source(parser):
+def parse_source(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
     """Return the parsed flags; those of ``--model`` beside another source end the program."""
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     stray = [f"--{name}" for name in ("params", "pretrained", "names") if getattr(args, name)]
     if stray and not args.model:
         parser.error(f"{', '.join(stray)}: only with --model")
     return args
 
 
-def device_of(args):
+def device_of(args: argparse.Namespace) -> str:
     """Return the device specification that the flags give."""
     return f"gpu:{args.gpus}" if args.gpus else args.device
 
 
-def training_parser(description, default_recipe=None):
-    """Return the parser of the training tools."""
-    flags = parser(
-        description,
-        "Every value of the recipe can be overridden: lr=0.01 epochs=20 gamma=0.5 "
-        "model=vaa_resnet50_wider\nModel arguments: model_options.taps=stage4_activation2, "
-        "or all: model_options=\"{'width': 8}\"",
-    )
-    flags.add_argument(
-        "--recipe", default=default_recipe, required=default_recipe is None, metavar="NAME|FILE",
-        help="recipe from tools/recipes, or a file" + (" (default: %(default)s)" if default_recipe
-                                                      else ""),
-    )  # fmt: skip
-    add_data_flags(flags)
-    flags.add_argument("--save-dir", required=True, metavar="DIR", help="where the run goes")
-    flags.add_argument(
-        "--base-params", metavar="FILE",
-        help="backbone weights: Gluon zoo file, own run, or exported params",
-    )  # fmt: skip
-    flags.add_argument(
-        "--init-from", metavar="RUN|FILE",
-        help="all weights, heads included, for a new run: those of a run's best epoch, or a "
-        "checkpoint (last.ckpt) or weight file",
-    )  # fmt: skip
-    add_device_flags(flags)
-    flags.add_argument("--resume", action="store_true", help="continue from SAVE_DIR/last.ckpt")
-    flags.add_argument(
-        "--cache", action="store_true", help="keep resized training images in memory"
-    )
-    flags.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    flags.add_argument(
-        "--no-test", action="store_true", help="do not evaluate the best epoch on the test split"
-    )
-    for flag, key in RECIPE_FLAGS.items():
-        flags.add_argument(f"--{flag}", metavar="VALUE", help=f"same as {key}=VALUE")
-    flags.add_argument("overrides", nargs="*", metavar="key=value", help="recipe overrides")
-    flags.set_defaults(parser=flags)
-    return flags
+def recipe_folder() -> str:
+    """Return the folder of the recipes."""
+    return os.path.join(ROOT, "tools", "recipes")
 
 
-def overrides_of(args):
-    """Return all overrides, flags and ``key=value`` alike, as ``key=value`` strings."""
-    given = vars(args)
-    pairs = [
-        f"{key}={given[flag.replace('-', '_')]}"
-        for flag, key in RECIPE_FLAGS.items()
-        if given.get(flag.replace("-", "_")) is not None
-    ]
-    return pairs + args.overrides
+def called(command: str) -> str:
+    """Return how the user calls a command: as a script of a checkout, or of ``gluon-attn``.
 
-
-def recipe_folder():
-    """Return ``tools/recipes`` of the source tree that the running script belongs to."""
-    return os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "recipes")
-
-
-def train_from_flags(args: argparse.Namespace) -> int:
-    """Train what the flags of :func:`training_parser` say; return the exit status.
-
-    It is 1 if there are weights, but no epoch had a validation score to choose them by.
+    `gluon_attn.cli.main` puts program and command into ``sys.argv[0]``.
     """
-    from gluon_attn.tasks.scores import text_of
-    from gluon_attn.train.build import load_recipe
-    from gluon_attn.train.run import train
-
-    recipe = load_recipe(args.recipe, overrides_of(args), recipe_folder())
-    result = run_training(train, recipe, args)
-    if result["test"]:
-        print(text_of(result["test"]))
-    print(f"\nweights: {os.path.join(args.save_dir, 'best.params')}")
-    print(f"next:    python tools/export.py --run {args.save_dir} --out EXPORT")
-    score = result["best"][recipe.score]
-    return 1 if recipe.keep == "best" and score != score else 0
+    program, blank, _ = sys.argv[0].rpartition(" ")
+    if blank and not sys.argv[0].endswith(".py"):
+        return f"{program} {command}"
+    return f"python tools/{SCRIPTS.get(command, command)}.py"
 
 
-def run_training(train: Callable, recipe: Any, args: argparse.Namespace) -> dict:
-    """Return ``train(recipe, settings)`` with the settings that the flags give.
+def as_called(text: str) -> str:
+    """Return a text that names scripts of a checkout with the commands that the user calls."""
+    commands = {script: command for command, script in SCRIPTS.items()}
 
-    Raises:
-        DivergedError: Training has diverged; the message ends with a command that goes on.
-    """
-    from gluon_attn.train.run import Settings
+    def replace(match: Match[str]) -> str:
+        name = commands.get(match[2], match[2])
+        return called(name) if name in COMMANDS else match[0]
 
-    settings = Settings(
-        args.data_dir, args.save_dir, device_of(args), args.base_params, args.resume,
-        args.num_workers, args.cache, args.on_bad_image, args.tensorboard, not args.no_test,
-        init_from=args.init_from,
-    )  # fmt: skip
-    try:
-        return train(recipe, settings)
-    except DivergedError as error:
-        raise DivergedError(f"{error}. For example: {_again(args, recipe)}") from error
-
-
-def _again(args: argparse.Namespace, recipe: Any) -> str:
-    """Return the command that trains once more, with a tenth of the learning rate."""
-    own = ("help", "overrides", "lr", "save_dir", "init_from", "base_params", "resume")
-    words = ["python", sys.argv[0]]
-    for action in args.parser._actions:
-        value = getattr(args, action.dest, None)
-        if action.dest in own or value is None or value == action.default:
-            continue
-        words.append(action.option_strings[-1])
-        if action.nargs != 0:
-            words += map(str, value if isinstance(value, list) else [value])
-    folder = args.save_dir.rstrip("/" + os.sep)
-    number = 2
-    while os.path.exists(f"{folder}-{number}"):
-        number += 1
-    words += ["--save-dir", f"{folder}-{number}"]
-    if os.path.exists(os.path.join(args.save_dir, "last.ckpt")):
-        words += ["--init-from", folder]
-    else:
-        words += ["--init-from", args.init_from] if args.init_from else []
-        words += ["--base-params", args.base_params] if args.base_params else []
-    words += [pair for pair in args.overrides if not pair.startswith("lr=")]
-    return " ".join(shlex.quote(word) for word in [*words, f"lr={recipe.lr / 10:g}"])
+    return SCRIPT.sub(replace, text) if not called("").endswith(".py") else text

@@ -9,13 +9,17 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
+from pathlib import Path
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import json_of, read_text
 
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 AUGMENT = ("crop", "pad", "inception")
 INIT = ("xavier", "msra")
 KEEP = ("best", "last")
@@ -85,13 +89,13 @@ class Recipe:
 
     method: str
     model: str
-    model_options: dict = dataclasses.field(default_factory=dict)
+    model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: str = ""
-    options: dict = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     dataset: str = "auto"
-    data_options: dict = dataclasses.field(default_factory=dict)
-    splits: tuple = ("train", "val", "test")
-    attributes: tuple = ()
+    data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    splits: tuple[Any, ...] = ("train", "val", "test")
+    attributes: tuple[Any, ...] = ()
     unspecified: str = "negative"
     input_size: int = 224
     resize: int = 256
@@ -103,8 +107,8 @@ class Recipe:
     area_min: float = 0.08
     eval_crop: int = 224
     keep_aspect: bool = False
-    mean: tuple = (123.68, 116.779, 103.939)
-    std: tuple = (58.393, 57.12, 57.375)
+    mean: tuple[Any, ...] = (123.68, 116.779, 103.939)
+    std: tuple[Any, ...] = (58.393, 57.12, 57.375)
     epochs: int = 60
     iterations_per_epoch: int = 0
     score: str = "mAP"
@@ -118,7 +122,7 @@ class Recipe:
     schedule: str = "plateau"
     lr_factor: float = 0.1
     lr_patience: int = 10
-    lr_epochs: tuple = ()
+    lr_epochs: tuple[Any, ...] = ()
     lr_min: float = 1e-5
     warmup_epochs: int = 0
     init: str = "xavier"
@@ -127,9 +131,9 @@ class Recipe:
     seed: int = 0
     log_interval: int = 50
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _typed(field.name, field.type, getattr(self, field.name))
+            value = _typed(field.name, str(field.type).partition("[")[0], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         for name, lowest in _LOWEST.items():
             if getattr(self, name) < lowest:
@@ -147,7 +151,7 @@ class Recipe:
                 f"{self.crop_min}, {self.crop_max}, {self.resize}"
             )
 
-    def override(self, pairs, options=()):
+    def override(self, pairs: Iterable[str], options: Iterable[str] = ()) -> Recipe:
         """Return a copy with ``key=value`` strings applied.
 
         Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
@@ -163,7 +167,7 @@ class Recipe:
         Raises:
             ValueError: An unknown key (with the nearest valid ones) or a value of the wrong type.
         """
-        changes = {}
+        changes: dict[str, Any] = {}
         fields = [f.name for f in dataclasses.fields(self)]
         for pair in pairs:
             key, found, text = pair.partition("=")
@@ -191,12 +195,12 @@ class Recipe:
                 raise ValueError(unknown_name("recipe key", key, fields + list(options)))
         return dataclasses.replace(self, **changes)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return all values as JSON-able types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, values, source="recipe"):
+    def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
         """Build a recipe, refusing unknown keys.
 
         Args:
@@ -216,23 +220,121 @@ class Recipe:
         return cls(**values)
 
     @classmethod
-    def load(cls, name, folder=None):
-        """Load a recipe by path (``.py`` or ``.json``) or by its name in ``folder``.
+    def load(cls, name: str) -> Recipe:
+        """Load a recipe by name, or from a file (``.py`` or ``.json``).
 
         Raises:
-            FileNotFoundError: No such recipe; the message lists those in ``folder``.
+            FileNotFoundError: No such recipe; the message lists those that exist.
             ValueError: Not a recipe: syntax error, logic instead of values, unknown key.
         """
-        path = name
-        if not os.path.isfile(path) and folder:
-            path = os.path.join(folder, name + ".py")
-        if not os.path.isfile(path):
-            files = os.listdir(folder) if folder else []
-            known = sorted(f[:-3] for f in files if f.endswith(".py") and f[0] != ".")
-            raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', name, known)}")
-        text = read_text(path)
-        values = json_of(text, path) if path.endswith(".json") else _read_python(text, path)
-        return cls.from_dict(values, source=path)
+        if name.endswith(".json") and os.path.isfile(name):
+            return cls.from_dict(json_of(read_text(name), name), source=name)
+        entry = find(name)
+        return cls.from_dict(resolved(entry), source=entry.file)
+
+
+class Entry(NamedTuple):
+    """A recipe as its file has it: its text, its own values and where they stand."""
+
+    text: str
+    values: dict[str, Any]
+    file: str
+
+
+@functools.lru_cache(maxsize=None)
+def catalogue() -> dict[str, Entry]:
+    """Return the recipes of the package; names that begin with ``_`` are only bases of others."""
+    found: dict[str, Entry] = {}
+    for path in sorted(FOLDER.glob("*.py")):
+        found.update(read_entries(str(path)))
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of the package's recipes, sorted."""
+    return sorted(name for name in catalogue() if name[0] != "_")
+
+
+def find(name: str) -> Entry:
+    """Return the recipe of this name, or that of a file.
+
+    A file with several takes ``FILE.py:NAME``. A path that is no longer there, such as
+    ``tools/recipes/NAME.py`` of version 0.1, stands for the name.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A file with several, and none of them is chosen.
+    """
+    path, colon, chosen = name.rpartition(":")
+    path = path if colon else name
+    if os.path.isfile(path):
+        found = read_entries(path)
+        if colon and chosen not in found:
+            raise FileNotFoundError(f"{path}: {unknown_name('recipe', chosen, found)}")
+        if not colon and len(found) > 1:
+            raise ValueError(
+                f"{path} holds several recipes, choose one: {path}:{next(iter(found))}"
+            )
+        return found[chosen] if colon else next(iter(found.values()))
+    folder, file = os.path.split(name)
+    key = file[:-3] if os.path.basename(folder) == "recipes" and file.endswith(".py") else name
+    if key not in names():
+        raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', key, names())}")
+    return catalogue()[key]
+
+
+def resolved(entry: Entry, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's values with those of its bases; a group of settings replaces its base's."""
+    values = dict(entry.values)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if base not in catalogue():
+        raise ValueError(f"{entry.file}: {unknown_name('base', base, catalogue())}")
+    if base in seen:
+        raise ValueError(f"{entry.file}: base '{base}' comes back to itself")
+    return {**resolved(catalogue()[base], (*seen, base)), **values}
+
+
+def read_entries(path: str) -> dict[str, Entry]:
+    """Return the recipes of a Python file: its classes, or, where it has none, the file itself.
+
+    A class without a ``base`` of its own starts from the values that stand outside of classes.
+
+    Raises:
+        ValueError: A syntax error, or anything but assignments of literals.
+    """
+    try:
+        tree = ast.parse(read_text(path), path)
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    common = _literals([node for node in tree.body if node not in classes], path)
+    if not classes:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        return {stem: Entry(ast.get_docstring(tree) or "", common, path)}
+    found = {}
+    for node in classes:
+        own = _literals(node.body, path)
+        text = "\n\n".join(filter(None, map(ast.get_docstring, (node, tree))))
+        found[node.name] = Entry(text, own if "base" in own else {**common, **own}, path)
+    return found
+
+
+def _literals(body: Sequence[ast.stmt], path: str) -> dict[str, Any]:
+    values = {}
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        try:
+            if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+                raise ValueError
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        except ValueError:
+            raise ValueError(
+                f"{path}:{node.lineno}: a recipe holds only assignments of plain values"
+            ) from None
+    return values
 
 
 _LOWEST = {
@@ -242,8 +344,8 @@ _LOWEST = {
 }  # fmt: skip
 
 
-def _literal(text):
-    named = {"true": True, "false": False, "none": "none"}
+def _literal(text: str) -> Any:
+    named: dict[str, Any] = {"true": True, "false": False, "none": "none"}
     if text.lower() in named:
         return named[text.lower()]
     with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
@@ -254,7 +356,7 @@ def _literal(text):
     return tuple(part for part in text.split(",") if part) if "," in text else text
 
 
-def _typed(name, kind, value):
+def _typed(name: str, kind: str, value: Any) -> Any:
     """Return ``value`` as the type that the field's annotation names."""
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -266,24 +368,3 @@ def _typed(name, kind, value):
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")
     return value
-
-
-def _read_python(text, path):
-    try:
-        tree = ast.parse(text, path)
-    except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
-    values = {}
-    for node in tree.body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # the docstring
-        simple = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        try:
-            if not simple:
-                raise ValueError
-            values[node.targets[0].id] = ast.literal_eval(node.value)
-        except ValueError:
-            raise ValueError(
-                f"{path}:{node.lineno}: a recipe holds only assignments of plain values"
-            ) from None
-    return values

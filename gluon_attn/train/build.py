@@ -48,7 +48,7 @@ def load_recipe(name, overrides=(), folder=None):
         FileNotFoundError: No such recipe.
         ValueError: Unknown key, wrong type, unknown method.
     """
-    recipe = Recipe.load(name, folder)
+    recipe = Recipe.load(name)
     method = dict(pair.partition("=")[::2] for pair in overrides).get("method", recipe.method)
     known = METHODS.get(method).OPTIONS
     if method != recipe.method:

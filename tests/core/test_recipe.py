@@ -1,49 +1,59 @@
-"""Recipes: literals only, typed overrides, unknown keys refused."""
+"""Recipes: literals only, bases, typed overrides, unknown keys refused."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
+from gluon_attn.core import recipe as recipes
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.papers.vaa.method import VAATraining
 from gluon_attn.train.build import load_recipe
 from model_zoo import list_models
 
-NAMES = [
-    "vaa_wider_resnet101", "vaa_wider_resnet101_released", "baseline_wider_resnet101",
-    "vaa_synthetic_resnet18", "baseline_synthetic_resnet18",
-]  # fmt: skip
+VALUES = json.loads(Path(__file__).with_name("recipes.json").read_text())
+HEADER = ("Command", "Hardware", "Hours", "Paper", "Ours", "Deviates")
 
 
-@pytest.fixture
-def folder(repository):
-    return str(repository / "tools" / "recipes")
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe(name):
+    found = load_recipe(name)
+    assert found.model in list_models()
+    assert Recipe.from_dict(found.to_dict()) == found
+    assert Recipe.load(f"tools/recipes/{name}.py") == found  # as version 0.1 had them
+    text = recipes.find(name).text
+    lacking = [word for word in HEADER if f"\n{word} " not in text]
+    assert not lacking
 
 
-def test_every_recipe_loads_and_names_a_model(folder, repository):
-    found = sorted(p.stem for p in (repository / "tools" / "recipes").glob("*.py"))
-    assert set(NAMES) <= set(found)
-    for name in found:
-        recipe = load_recipe(name, (), folder)
-        assert recipe.model in list_models()
-        assert Recipe.from_dict(recipe.to_dict()) == recipe
+def test_values_of_all_recipes_are_those_that_results_were_made_with():
+    """After a wanted change: put the new digest into recipes.json, and say in the log why."""
+    digests = {
+        name: hashlib.sha256(
+            json.dumps(Recipe.load(name).to_dict(), sort_keys=True).encode()
+        ).hexdigest()[:16]
+        for name in recipes.names()
+    }
+    assert digests == VALUES
 
 
-def test_wider_recipe_holds_the_supplements_values(folder):
-    recipe = load_recipe("vaa_wider_resnet101", (), folder)
+def test_wider_recipe_holds_the_supplements_values():
+    recipe = load_recipe("vaa_wider_resnet101")
     assert (recipe.optimizer, recipe.momentum, recipe.wd, recipe.lr) == ("sgd", 0.9, 5e-4, 1e-3)
     assert (recipe.batch_size, recipe.resize, recipe.input_size) == (32, 256, 224)
     assert (recipe.crop_min, recipe.crop_max, recipe.mirror) == (128, 224, True)
     assert (recipe.schedule, recipe.lr_factor, recipe.lr_min) == ("plateau", 0.1, 1e-5)
 
 
-def test_overrides_are_typed(folder):
+def test_overrides_are_typed():
     recipe = load_recipe(
         "vaa_wider_resnet101",
         ["lr=1", "epochs=3", "mirror=false", "gamma=0.5", "mean=1,2,3",
          "options.weighting=released",
          "model_options.taps=('stage4_activation2',)", "lr_epochs=4"],
-        folder,
     )  # fmt: skip
     assert recipe.lr == 1.0 and isinstance(recipe.lr, float)
     assert recipe.epochs == 3 and recipe.mirror is False
@@ -73,9 +83,20 @@ def test_overrides_are_typed(folder):
         ("method=other", "unknown method 'other'"),
     ],
 )
-def test_bad_overrides_are_refused(folder, pair, message):
+def test_bad_overrides_are_refused(pair, message):
     with pytest.raises(ValueError, match=message):
-        load_recipe("vaa_wider_resnet101", [pair], folder)
+        load_recipe("vaa_wider_resnet101", [pair])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a recipe file and returns its path."""
+
+    def write(text, name="recipe.py"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -83,42 +104,70 @@ def test_bad_overrides_are_refused(folder, pair, message):
     [
         ("model = 'x'\nlr = 0.1 * 2\n", ":2: a recipe holds only"),
         ("import os\n", ":1: a recipe holds only"),
+        ("class a:\n    def lr(self): pass\n", ":2: a recipe holds only"),
         ("lr = = 2\n", ":1: invalid syntax"),
         ("method = 'vaa'\nmodel = 'x'\nlearning_rate = 1\n", "unknown recipe key 'learning_rate'"),
         ("method = 'vaa'\n", "'model' is missing"),
+        ("base = '_imagenett'\n", "unknown base '_imagenett'; did you mean '_imagenet'"),
+        ("class a:\n  lr = 1\nclass b:\n  lr = 2\n", "several recipes, choose one: .*recipe.py:a"),
     ],
 )
-def test_bad_files_are_refused(tmp_path, text, message):
-    path = tmp_path / "recipe.py"
-    path.write_text(text)
+def test_bad_files_are_refused(write, text, message):
     with pytest.raises(ValueError, match=message):
-        Recipe.load(str(path))
+        Recipe.load(write(text))
 
 
-def test_unknown_name_lists_the_recipes(folder):
+def test_a_base_gives_what_is_not_said(write):
+    own = Recipe.load(write("base = 'vaa_wider_resnet101'\nlr = 0.5\noptions = {'gamma': 1.0}\n"))
+    base = Recipe.load("vaa_wider_resnet101")
+    assert (own.lr, own.options) == (0.5, {"gamma": 1.0})  # a group is replaced as a whole
+    changed = {key for key, value in own.to_dict().items() if base.to_dict()[key] != value}
+    assert changed == {"lr", "options"}
+
+
+def test_a_file_of_several_recipes(write):
+    path = write(
+        "base = '_small'\nmethod = 'vaa'\nepochs = 7\n"
+        "class a:\n  'First.'\n  model = 'x'\n  epochs = 3\n"
+        "class b:\n  base = 'baseline_synthetic_resnet18'\n"
+    )
+    first, second = Recipe.load(f"{path}:a"), Recipe.load(f"{path}:b")
+    assert (first.method, first.model, first.epochs, first.input_size) == ("vaa", "x", 3, 112)
+    assert (second.method, second.epochs) == ("baseline", 80)  # nothing of the file
+    assert recipes.find(f"{path}:a").text == "First."
+    with pytest.raises(FileNotFoundError, match="unknown recipe 'c'; valid: a, b"):
+        Recipe.load(f"{path}:c")
+
+
+def test_a_base_that_comes_back_to_itself(monkeypatch):
+    loop = {"a": recipes.Entry("", {"base": "b"}, "x.py")}
+    loop["b"] = recipes.Entry("", {"base": "a"}, "x.py")
+    monkeypatch.setattr(recipes, "catalogue", lambda: loop)
+    with pytest.raises(ValueError, match="x.py: base 'b' comes back to itself"):
+        Recipe.load("a")
+
+
+@pytest.mark.parametrize("name", ["vaa_wider_resnet10", "no/such/file.py", "_imagenet", "x.py:a"])
+def test_unknown_name_lists_the_recipes(name):
     with pytest.raises(FileNotFoundError, match="vaa_wider_resnet101"):
-        Recipe.load("vaa_wider_resnet10", folder)
+        Recipe.load(name)
 
 
-def test_json_recipe(tmp_path):
-    path = tmp_path / "recipe.json"
-    path.write_text('{"method": "vaa", "model": "vaa_resnet101_wider", "options": {"gamma": 1}}')
-    assert Recipe.load(str(path)).options == {"gamma": 1}
-    path.write_text('{"method": "vaa",\n')
+def test_json_recipe(write):
+    path = write('{"method": "vaa", "model": "m", "options": {"gamma": 1}}', "recipe.json")
+    assert Recipe.load(path).options == {"gamma": 1}
     with pytest.raises(ValueError, match="recipe.json:2: not valid JSON"):
-        Recipe.load(str(path))
+        Recipe.load(write('{"method": "vaa",\n', "recipe.json"))
 
 
 def test_method_defaults_are_the_documented_ones():
-    assert VAATraining.OPTIONS["history_length"] == 5
-    assert VAATraining.OPTIONS["history_start"] == 2
-    assert VAATraining.OPTIONS["history_weights"] == 5
-    assert VAATraining.OPTIONS["gamma"] == 2.0
+    wanted = {"history_length": 5, "history_start": 2, "history_weights": 5, "gamma": 2.0}
+    assert {key: VAATraining.OPTIONS[key] for key in wanted} == wanted
 
 
-def test_a_group_of_settings_is_set_as_a_whole_or_one_by_one(folder):
+def test_a_group_of_settings_is_set_as_a_whole_or_one_by_one():
     def options(*pairs):
-        return load_recipe("vaa_synthetic_resnet18", pairs, folder).model_options
+        return load_recipe("vaa_synthetic_resnet18", pairs).model_options
 
     before = options()
     assert options("model_options={'width': 8}") == {"width": 8} != before
@@ -128,5 +177,5 @@ def test_a_group_of_settings_is_set_as_a_whole_or_one_by_one(folder):
     }  # fmt: skip
     assert options("model_options.scale=2", "model_options={}") == {}
     assert options("model_options.scale=2") == {**before, "scale": 2}
-    recipe = load_recipe("vaa_synthetic_resnet18", ["options={'gamma': 1.5}"], folder)
+    recipe = load_recipe("vaa_synthetic_resnet18", ["options={'gamma': 1.5}"])
     assert recipe.options == {"gamma": 1.5}

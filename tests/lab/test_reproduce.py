@@ -25,7 +25,7 @@ from tools.experiments.runner import Experiment, Outcome, Published, Request
 
 
 def request(tmp_path, **changes):
-    fields = dict(out=str(tmp_path), seeds=(0, 1), workers=1, quick=False, recipes="", say=len)
+    fields = dict(out=str(tmp_path), seeds=(0, 1), workers=1, quick=False, say=len)
     return Request(**dict(fields, **changes))
 
 
@@ -153,8 +153,7 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path, repository):
     """Of other settings or data: it would be published under their name."""
     folder, data = tmp_path / "run", tmp_path / "data"
     write_digits_single(data, images={"train": 20, "val": 10, "test": 10}, seed=0, side=36)
-    recipes = str(repository / "tools" / "recipes")
-    recipe = load_recipe("icasc_digits_single_resnet20", (), recipes)
+    recipe = load_recipe("icasc_digits_single_resnet20")
     trained = []
 
     def run(recipe, settings):
@@ -166,7 +165,7 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path, repository):
         (folder / "test.json").write_text("{}")
 
     folder.mkdir()
-    same = load_recipe("icasc_digits_single_resnet20", ["theta=0.8"], recipes)  # the default
+    same = load_recipe("icasc_digits_single_resnet20", ["theta=0.8"])  # the default
     for asked in (recipe, recipe, same):
         assert train_once(asked, str(data), str(folder), 1, run=run) == 5.0
     for change in ("lr=0.5", "epochs=3", "seed=7"):
@@ -203,8 +202,7 @@ def test_every_experiment_says_what_the_paper_had():
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_quick_run(name, tmp_path, repository):
-    recipes = str(repository / "tools" / "recipes")
-    asked = request(tmp_path, quick=True, recipes=recipes, seeds=(0,))
+    asked = request(tmp_path, quick=True, seeds=(0,))
     text = reproduce(EXPERIMENTS, [name], asked)
     (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
     assert "not run" not in line

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 
 import gluon_attn
-from gluon_attn.core.recipe import Recipe
+from gluon_attn.core.recipe import Recipe, catalogue
+from gluon_attn.core.recipe import names as recipe_names
 from gluon_attn.method import METHODS
 from gluon_attn.train.build import load_recipe
 from model_zoo import MODELS, list_models
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-RECIPES = ROOT / "tools" / "recipes"
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -109,7 +109,7 @@ def problems_of(tool, words):
         recipe = words[words.index("--recipe") + 1] if "--recipe" in words else None
         pairs = [word for word in words if re.match(r"[a-z_.]+=", word)]
         try:
-            load_recipe(recipe or "vaa_wider_resnet101", pairs, str(RECIPES))
+            load_recipe(recipe or "vaa_wider_resnet101", pairs)
         except (ValueError, FileNotFoundError) as error:
             found.append(str(error))
     return found
@@ -271,7 +271,7 @@ def ledger_row(page, words):
 
 def problem_of_switch(item, page="vaa"):
     """Return what is wrong with one entry of the column "Switch", or None."""
-    recipe = load_recipe(LEDGER_RECIPES[page], (), str(RECIPES))
+    recipe = load_recipe(LEDGER_RECIPES[page])
     settings = METHODS.get(recipe.method).OPTIONS
     if item.startswith("--") or item.startswith("tools/"):
         *tool, flag = item.split()
@@ -337,7 +337,7 @@ def settings_left_out(page):
         "method", "options", "model_options", "accumulate", "amp", "hybridize", "log_interval",
         "warmup_epochs", "lr_epochs", "lr_patience",
     }  # fmt: skip
-    recipe, plain = load_recipe(LEDGER_RECIPES[page], (), str(RECIPES)), Recipe(method="", model="")
+    recipe, plain = load_recipe(LEDGER_RECIPES[page]), Recipe(method="", model="")
     # Only papers that use them need say so.
     rare = {"augment", "pad", "area_min", "keep_aspect", "init", "keep", "splits", "data_options",
             "backbone"}  # fmt: skip
@@ -392,11 +392,10 @@ def test_models_and_recipes_named_in_pages_exist():
     named = set()
     for page in PAGES:
         named.update(re.findall(r"`((?:vaa_|awmt_)?resnet\d+_\w+)`", prose_of(page)))
-    recipes = {path.stem for path in RECIPES.glob("*.py")}
-    assert not {name for name in named if name not in [*list_models(), *recipes]}
-    texts = map(text_of, PAGES)
-    listed = {name for text in texts for name in re.findall(r"recipes/(\w+)\.py\)", text)}
-    assert listed == recipes
+    assert not {name for name in named if name not in [*list_models(), *recipe_names()]}
+    listed = re.findall(r"recipes/(\w+)\.py\)", "".join(map(text_of, PAGES)))
+    files = {Path(entry.file).stem for name, entry in catalogue().items() if name[0] != "_"}
+    assert set(listed) == files
 
 
 def test_version_is_the_same_everywhere():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gluon_attn.core import recipe
 from gluon_attn.method import METHODS
 from gluon_attn.train.build import build_net, load_recipe
 from model_zoo import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "tools" / "recipes"
 PAGE = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
 EVIDENCE = ("CONFIRMED", "LIKELY", "MEMORY (", "UNKNOWN")
 NOT_OURS = re.compile(r"not run: needs [A-Z][\w ,()-]+, a GPU")
@@ -47,15 +47,15 @@ def problem_of(run):
     """Return what is wrong with ``recipe key=value …``, or an empty string."""
     name, *pairs = run.split()
     try:
-        recipe = load_recipe(name, pairs, str(RECIPES))
+        found = load_recipe(name, pairs)
         if "model_options." in run:  # what the net makes of it shows only when it is built
-            build_net(recipe, 5)
-        MODELS.get(recipe.model)
+            build_net(found, 5)
+        MODELS.get(found.model)
     except (ValueError, TypeError, FileNotFoundError) as error:
         return str(error)
-    unknown = set(recipe.options) - set(METHODS.get(recipe.method).OPTIONS)
+    unknown = set(found.options) - set(METHODS.get(found.method).OPTIONS)
     # A baseline leaves the options of the method that it stands in for aside.
-    return "" if recipe.method in ("baseline", "reid") or not unknown else f"no {unknown}"
+    return "" if found.method in ("baseline", "reid") or not unknown else f"no {unknown}"
 
 
 def test_recipes_and_overrides_load():
@@ -91,7 +91,7 @@ def test_numbers_stand_in_columns_that_are_called_the_papers():
 
 
 def test_every_recipe_for_published_data_has_its_row():
-    recipes = {path.stem for path in RECIPES.glob("*.py")}
+    recipes = set(recipe.names())
     others = {n for n in recipes if re.search("_(synthetic|digits|tiny|clothing)(_|$)", n)}
     assert not recipes - others - {run.split()[0] for run in RUNS}
 

@@ -48,17 +48,17 @@ def test_links_lead_to_pages_of_the_site(build):
     assembly = build.Assembly()
     page = ROOT / "docs" / "vaa.md"
     text = (
-        "[a](../gluon_attn/papers/vaa/method.py) [b](../tools/recipes/vaa_wider_resnet101.py) "
+        "[a](../gluon_attn/papers/vaa/method.py) [b](../gluon_attn/recipes/vaa_wider.py) "
         "[c](data.md#digits) [d](https://x.org/a.py) `gluon_attn.core.batch.Batch`\n"
         "```python\n`gluon_attn.core.batch` [e](../setup.py)\n```\n"
     )
     made = assembly.relink(text, page)
     assert "[a](../api/gluon_attn.papers.vaa.method.rst)" in made
-    assert "[b](../files/tools/recipes/vaa_wider_resnet101.py.rst)" in made
+    assert "[b](../files/gluon_attn/recipes/vaa_wider.py.rst)" in made
     assert "[c](data.md#digits) [d](https://x.org/a.py)" in made
     assert "{py:obj}`gluon_attn.core.batch.Batch`" in made
     assert "`gluon_attn.core.batch` [e](../setup.py)" in made  # code stays as it is
-    assert [path.name for path in assembly.linked] == ["vaa_wider_resnet101.py"]
+    assert [path.name for path in assembly.linked] == ["vaa_wider.py"]
     top = assembly.relink("[f](gluon_attn/papers/vaa/method.py)", ROOT / "README.md")
     assert top == "[f](api/gluon_attn.papers.vaa.method.rst)"
 

@@ -28,7 +28,7 @@ FILES = ("requirements-common.txt", "requirements.txt", "requirements-cu112.txt"
 # Modules whose distribution has another name, and modules that only an extra brings.
 DISTRIBUTION = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow"}
 OPTIONAL = {"onnx", "onnxruntime", "gluoncv", "tensorboardX", "openvino", "torch", "torchvision",
-            "pycocotools"}  # fmt: skip
+            "pycocotools", "cosmic_ray"}  # fmt: skip
 
 
 def _load_setup():

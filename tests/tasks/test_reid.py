@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from pathlib import Path
 
 import cv2
 import mxnet as mx
@@ -33,7 +32,6 @@ from gluon_attn.train import SCHEDULES, Run, build, fit
 from gluon_attn.train.trained import Trained
 from model_zoo import get_model
 
-RECIPES = Path(__file__).resolve().parents[2] / "tools" / "recipes"
 SMALL = {
     "method": "reid", "model": "reid_resnet18_w16_synthetic",
     "model_options": {"width": 8, "attention": "se"}, "dataset": "reid_market", "input_size": 32,
@@ -617,14 +615,14 @@ def test_only_splits_with_queries_and_gallery_can_be_evaluated(people):
 
 @pytest.mark.parametrize("data", ("market", "duke"))
 def test_recipes(data):
-    recipe = Recipe.load(str(RECIPES / f"reid_{data}_resnet50.py"))
+    recipe = Recipe.load(f"reid_{data}_resnet50")
     assert METHODS.get(recipe.method) is ReidBaseline and recipe.dataset == f"reid_{data}"
     images = recipe.options["images_per_identity"]
     assert recipe.batch_size % images == 0 and set(recipe.options) <= set(ReidBaseline.OPTIONS)
     assert recipe.crop_min == recipe.crop_max == recipe.input_size == 256
     assert recipe.resize == recipe.eval_crop == 256 * 9 // 8
     assert (recipe.splits, recipe.keep) == (("trainval", "val", "test"), "last")
-    dreal = Recipe.load(str(RECIPES / f"dreal_{data}_se_resnet50.py"))
+    dreal = Recipe.load(f"dreal_{data}_se_resnet50")
     assert METHODS.get(dreal.method) is DrealReid and dreal.model_options["attention"] == "se"
     assert set(dreal.options) <= set(DrealReid.OPTIONS)
     for key in ("dataset", "input_size", "resize", "batch_size", "epochs", "lr", "lr_epochs"):

@@ -18,6 +18,7 @@ from training_helpers import NAMES, recipe, write_data
 
 from gluon_attn.core.files import save_parameters
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.core.recipe import names as recipe_names
 from gluon_attn.export import export_model
 from gluon_attn.runtime import seed_everything
 from gluon_attn.tasks import evaluate_run as evaluate
@@ -26,8 +27,6 @@ from gluon_attn.train import Predictions, build
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
 from model_zoo import WIDER_ATTRIBUTES, get_model
-
-ROOT_RECIPES = "tools/recipes"
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +62,10 @@ def values(net):
 # ------------------------------------------------------------------------------ build
 
 
-def test_recipes_of_the_repository_build(repository):
+def test_recipes_of_the_package_build():
     built = set()  # nets that differ in depth alone are built by test_zoo
-    for path in sorted((repository / ROOT_RECIPES).glob("*.py")):
-        found = build.load_recipe(path.stem, folder=str(repository / ROOT_RECIPES))
+    for name in recipe_names():
+        found = build.load_recipe(name)
         same = (re.sub(r"\d+", "", found.model), repr(found.model_options), found.input_size)
         # Nets of detection and keypoints have tests of their own.
         if not found.model.startswith(tuple(OF_MODEL)) and same not in built:
@@ -75,22 +74,21 @@ def test_recipes_of_the_repository_build(repository):
             assert net.output_names[0] == "logits"
             assert net.input_size[0] == found.input_size  # people are half as wide
         unknown = set(found.options) - set(build.METHODS.get(found.method).OPTIONS)
-        assert not unknown, (path, unknown)
+        assert not unknown, (name, unknown)
 
 
-def test_overrides_reach_recipe_method_and_model(repository):
+def test_overrides_reach_recipe_method_and_model():
     found = build.load_recipe(
         "vaa_synthetic_resnet18",
         ["lr=0.5", "gamma=1", "model_options.width=8", "epochs=2"],
-        str(repository / ROOT_RECIPES),
     )
     assert (found.lr, found.epochs) == (0.5, 2)
     assert found.options["gamma"] == 1 and found.model_options["width"] == 8
     assert found.model_options["taps"] == ["stage2_activation1", "stage3_activation1"]
     with pytest.raises(ValueError, match="unknown recipe key 'gama'; did you mean 'gamma'"):
-        build.load_recipe("vaa_synthetic_resnet18", ["gama=1"], str(repository / ROOT_RECIPES))
+        build.load_recipe("vaa_synthetic_resnet18", ["gama=1"])
     with pytest.raises(ValueError, match="unknown method 'va'"):
-        build.load_recipe("vaa_synthetic_resnet18", ["method=va"], str(repository / ROOT_RECIPES))
+        build.load_recipe("vaa_synthetic_resnet18", ["method=va"])
 
 
 def test_initial_weights_depend_on_the_seed_alone():

@@ -12,6 +12,7 @@ import pytest
 from training_helpers import NAMES, recipe, write_data, write_recipe
 
 from gluon_attn.cli import common as cli
+from gluon_attn.cli.train import train_from_flags, training_flags
 from gluon_attn.core.files import save_parameters
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.train import build, load_checkpoint, search, start
@@ -216,8 +217,8 @@ def main(repository, monkeypatch, capsys):
 
     def call(*words):
         monkeypatch.setattr("sys.argv", [str(repository / "tools" / "train.py"), *map(str, words)])
-        args = cli.parse(cli.training_parser("train"))
-        status = cli.status_of(lambda: cli.train_from_flags(args))
+        args = cli.parse(training_flags("train"))
+        status = cli.status_of(lambda: train_from_flags(args))
         return (status, *capsys.readouterr())
 
     return call

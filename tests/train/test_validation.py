@@ -18,6 +18,7 @@ from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.cli import common as cli
+from gluon_attn.cli.train import train_from_flags, training_flags
 from gluon_attn.coco import detection_task as detection
 from gluon_attn.core.batch import Batch, LabelPolicy
 from gluon_attn.core.errors import DivergedError, NotFiniteError
@@ -459,8 +460,8 @@ def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
     monkeypatch.setattr(scores, "validation_scores", lambda *_: {"mAP": nan, "mA": nan})
     file = write_recipe(tmp_path / "tiny.json", **PLAIN)
     words = ["--recipe", file, "--data-dir", data, "--save-dir", tmp_path / "run", "-j", 0]
-    args = cli.parse(cli.training_parser(""), list(map(str, words)))
-    assert cli.train_from_flags(args) == 1
+    args = cli.parse(training_flags(""), list(map(str, words)))
+    assert train_from_flags(args) == 1
     text = capsys.readouterr().out
     assert "No epoch has a defined validation mAP" in text and "epoch 0, are kept" in text
     names = assert_json_everywhere(tmp_path / "run")
@@ -473,10 +474,10 @@ def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
 def test_a_run_that_keeps_the_last_epoch_needs_no_score_for_status_0(monkeypatch, tmp_path):
     file = write_recipe(tmp_path / "tiny.json", **dict(PLAIN, keep="last"))
     words = ["--recipe", file, "--data-dir", tmp_path, "--save-dir", tmp_path / "run"]
-    args = cli.parse(cli.training_parser(""), list(map(str, words)))
+    args = cli.parse(training_flags(""), list(map(str, words)))
     found = {"best": {"epoch": 0, "mAP": nan}, "test": None}
     monkeypatch.setattr(training, "train", lambda *_: found)
-    assert cli.train_from_flags(args) == 0
+    assert train_from_flags(args) == 0
 
 
 def test_what_fails_behind_the_training_costs_neither_weights_nor_words(

@@ -89,7 +89,7 @@ PRESETS = {
 def _maker(name: str, request: Request, changes: Sequence[str] = ()) -> Make:
     """Return a function ``overrides -> Recipe`` of a recipe."""
     quick = QUICK if request.quick else ()
-    return lambda overrides: load_recipe(name, [*overrides, *changes, *quick], request.recipes)
+    return lambda overrides: load_recipe(name, [*overrides, *changes, *quick])
 
 
 def _data(kind: str, request: Request, few: dict[str, int] = FEW) -> str:

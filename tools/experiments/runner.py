@@ -54,7 +54,6 @@ class Request(NamedTuple):
         seeds: Integers.
         workers: Threads that load, processes that make data.
         quick: Whether a few small epochs are enough, to see that everything runs.
-        recipes: Folder of the recipes.
         say: Called with lines for the reader.
     """
 
@@ -62,7 +61,6 @@ class Request(NamedTuple):
     seeds: Sequence[int]
     workers: int
     quick: bool
-    recipes: str
     say: Say
 
 

@@ -387,7 +387,7 @@ def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
 
 @pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet14"])
 def test_small_recipes_train(repository, tmp_path, name):
-    found = Recipe.load(name, str(repository / "tools" / "recipes"))
+    found = Recipe.load(name)
     assert found.method == "icasc"
     data = write_data(tmp_path / "data", train=16, val=8, test=8)
     small = {k: TINY[k] for k in ("input_size", "resize", "crop_min", "crop_max", "eval_crop")}

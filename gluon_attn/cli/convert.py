@@ -1,0 +1,83 @@
+"""Convert weight files: python tools/convert.py resnet50-0676ba61.pth --out resnet50_v1b.params."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Sequence
+
+from gluon_attn.cli import common as cli
+from model_zoo.adapters import SCHEMES, beside, convert, guess_net, read_arrays
+
+# What the authors' weights expect, in units of 0 to 255.
+IMAGENET = "mean=(123.675, 116.28, 103.53) std=(58.395, 57.12, 57.375), RGB"
+PIXELS = {
+    "torchvision": IMAGENET, "gluoncv": IMAGENET, "gluoncv_exported": IMAGENET,
+    "vaa_released": "mean=(104, 117, 123) std=(1, 1, 1), RGB",
+}  # fmt: skip
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = cli.parser(
+        "Convert weights between this package, torchvision, GluonCV and VAA's repository.\n"
+        "Reads .pth, .pt (nothing in them is executed), .safetensors, .params, and the folder with "
+        "VAA's files.",
+        "Further arguments of the model: width=8 input_size=96",
+    )
+    add = parser.add_argument
+    add("source", metavar="FILE|DIR", help="weights to read")
+    add("--out", metavar="FILE|DIR",
+        help="weights to write: .params, .pth, .pt or .safetensors; a folder with --to "
+        "vaa_released. Without it: say what FILE holds")  # fmt: skip
+    add("--model", metavar="NAME", help="net of the zoo (default: recognised by its shapes)")
+    add("--scheme", default="auto", choices=("auto", *SCHEMES),
+        help="whose names FILE has (default: the one that fits)")  # fmt: skip
+    add("--key", help="which of several state dicts of a PyTorch checkpoint: state_dict_ema")
+    add("--to", choices=SCHEMES,
+        help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
+    add("options", nargs="*", metavar="key=value", help="arguments of the model")
+    return cli.parse(parser, arguments)
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, int | str]:
+    """Return ``key=value`` pairs as a dict; whole numbers as such."""
+    options: dict[str, int | str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair}: expected key=value, such as width=8")
+        options[key] = int(value) if value.lstrip("-").isdigit() else value
+    return options
+
+
+def show(source: str, key: str | None) -> None:
+    """Print what a file holds, and what a PyTorch checkpoint holds beside its weights."""
+    arrays = read_arrays(source, key)
+    guess = guess_net(arrays)
+    for name, array in list(arrays.items())[:3]:
+        print(f"  {name} {array.shape}")
+    print(f"  … {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} numbers")
+    print(f"looks like: {guess.text if guess else 'no net we know'}")
+    if guess and guess.scheme:
+        print(f"names:      {guess.scheme}")
+    others = beside(source, key)
+    if others:
+        print(f"beside:     {others}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert a file, or say what it holds."""
+    args = parse(arguments)
+    if not args.out:
+        show(args.source, args.key)
+        return
+    done = convert(
+        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
+        key=args.key,
+    )  # fmt: skip
+    options = "".join(f" {key}={value}" for key, value in done.options.items())
+    print(f"read:    {args.source}: {done.read} names, {done.model}{options}")
+    size = f"{done.arrays} arrays, {done.numbers:,} numbers"
+    print(f"written: {args.out}: {done.written} names, {size}")
+    if done.read in PIXELS:
+        print(f"pixels:  {PIXELS[done.read]}")

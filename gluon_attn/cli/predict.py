@@ -1,0 +1,99 @@
+"""Predict the attributes of people in pictures, from an export directory.
+
+  python tools/predict.py runs/demo/export photo.jpg
+  python tools/predict.py runs/demo/export pictures/ --json result.json --heatmaps maps/
+  python tools/predict.py EXPORT WIDER/Image --boxes wider_attribute_test.json --csv -
+  python tools/predict.py EXPORT pictures/ --backend fastest --threads 4
+
+Without --boxes every picture should show one person. Errors end with code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Sequence
+
+from gluon_attn.cli import common as cli
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("export", metavar="EXPORT", help="export directory")
+    parser.add_argument("images", metavar="IMG|DIR", nargs="+", help="pictures and folders")
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help='persons: JSON {"path": [[x, y, w, h], …]}, CSV path,x,y,w,h or WIDER annotation',
+    )
+    parser.add_argument("--json", metavar="FILE|-", help="write JSON; - prints it, without table")
+    parser.add_argument("--csv", metavar="FILE|-", help="write CSV; - prints it, without table")
+    parser.add_argument("--heatmaps", metavar="DIR", help="draw attention maps over the persons")
+    parser.add_argument("--draw", metavar="DIR", help="draw what detectors and pose nets find")
+    parser.add_argument("--threshold", type=float, metavar="T", help="instead of the export's own")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--ctx", default="cpu", help="cpu (default) or gpu:0")
+    parser.add_argument(
+        "--backend",
+        default="mxnet",
+        metavar="NAME",
+        help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, mxnet-fp16, onnxruntime, "
+        "openvino; fastest: measure once and remember; auto: what is remembered",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
+    parser.add_argument(
+        "--on-bad-image", choices=("error", "skip"), default="error", help="default: error"
+    )
+    options = cli.parse(parser, arguments)
+    if options.json == "-" and options.csv == "-":
+        parser.error("only one of --json and --csv can go to standard output")
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict and write what was asked for."""
+    from gluon_attn.export import Predictor
+    from gluon_attn.tasks import base as tasks
+    from gluon_attn.tasks import predict
+
+    task, sidecar = tasks.task_of_export(options.export)
+    if task:
+        task.run_predict(options, sidecar)
+        return
+    if options.draw:
+        raise ValueError("--draw: this export finds no boxes; its maps are drawn by --heatmaps DIR")
+
+    predictor = Predictor(
+        options.export,
+        ctx=options.ctx,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        backend=options.backend,
+    )
+    if options.threshold is not None:
+        predictor.set_thresholds(options.threshold)
+    if options.heatmaps:
+        predictor.require_maps()
+    pictures, boxes = predict.find_pictures(options.images), None
+    if options.boxes:
+        pictures, boxes = predict.match_boxes(
+            pictures, predict.read_boxes(options.boxes), options.boxes
+        )
+    records = predict.predict_people(
+        predictor, pictures, boxes, options.on_bad_image, options.heatmaps
+    )
+    texts = [
+        (options.json, lambda: predict.to_json(predictor, records)),
+        (options.csv, lambda: predict.to_csv(records, predictor.classes)),
+    ]
+    predict.write_results(texts, lambda: predict.format_table(records, predictor.classes))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("gluon_attn.export.backend_choice").setLevel(logging.INFO)
+    run(options)

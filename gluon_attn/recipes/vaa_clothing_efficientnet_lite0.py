@@ -1,0 +1,32 @@
+"""VAA on Clothing Co-Parsing, on an EfficientNet-Lite0 with ImageNet weights.
+
+Command    gluon-attn train --recipe vaa_clothing_efficientnet_lite0 --data-dir CCP --save-dir RUN
+Hardware   2 CPU cores
+Hours      see docs/results.md
+Paper      none: neither this net nor this data is the paper's
+Ours       docs/results.md
+Deviates   another backbone and data set; whole photographs are kept (resize = eval_crop); attention
+           modules of a quarter of the filters; Adam and a cosine schedule, as fits a short
+           fine-tuning
+"""
+
+method = "vaa"
+model = "vaa_efficientnet_lite0"
+backbone = "efficientnet_lite0"
+dataset = "clothing_co_parsing"
+input_size = 192
+resize = 224
+crop_min = 176
+crop_max = 224
+eval_crop = 224
+mean = (127.0, 127.0, 127.0)
+std = (128.0, 128.0, 128.0)
+epochs = 15
+batch_size = 32
+lr = 5e-4
+optimizer = "adam"
+wd = 1e-4
+schedule = "cosine"
+lr_min = 0.0
+warmup_epochs = 1
+options = {"phase0_epochs": 6, "phase1_epochs": 2}
