@@ -20,9 +20,8 @@ from gluon_attn.metrics.layout import difference_text, mean_interval, paired_dif
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.report import write_report
 from gluon_attn.train import run as train
-from gluon_attn.train import run_once
 from gluon_attn.train.build import load_recipe
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.experiments import runner
 from tools.experiments.controlled import BASELINE, describe, run_preset
 from tools.experiments.presets import EXPERIMENTS, PRESETS
@@ -119,7 +118,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, monkeypatch):
     for row in (rows[BASELINE][0], rows[first][0]):
         assert 0 < row["score"]["mAP %"] < 100
         assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
-    monkeypatch.setattr(run_once, "train", None)
+    monkeypatch.setattr(train, "train", None)
     assert run() == (text, rows), "nothing is trained again"
     with pytest.raises(FileExistsError, match="holds other data"):
         run(images={**IMAGES, "val": 21})

@@ -16,16 +16,14 @@ import numpy as np
 from tabulate import tabulate
 
 from gluon_attn import runtime
-from gluon_attn.cli.analysis import Settings
-from gluon_attn.cli.analysis_features import channel_statistics
-from gluon_attn.cli.analysis_log import read_critic
+from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
-from gluon_attn.train.build import open_split
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.experiments.data import make_data
 from tools.experiments.runner import Make, Rows, Say, run_arms
 

@@ -17,7 +17,7 @@ from gluon_attn.data.synthetic.synthetic_tasks import TASKS
 from gluon_attn.metrics.attribute_tables import accuracy_from_json, compare_accuracy, lowest
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.experiments.data import make_data
 from tools.experiments.runner import Make, Rows, Say, run_arms
 
@@ -62,7 +62,7 @@ def run_multitask(
 
     def train(fixed: Sequence[str], folder: str) -> dict:
         name = "test_accuracy.json"
-        spent = train_once(make_recipe(fixed), data, folder, workers, name)
+        spent = train_once(make_recipe(fixed), data, folder, workers, result=name)
         return {"result": accuracy_from_json(read_text(Path(folder) / name)), "seconds": spent}
 
     def arm(method: str) -> Callable[[int], dict]:

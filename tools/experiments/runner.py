@@ -22,7 +22,7 @@ from gluon_attn.metrics.layout import (
     with_nan,
 )
 from gluon_attn.metrics.report import compare, from_json
-from gluon_attn.train.run_once import check_seeds, train_once
+from gluon_attn.train.run import check_seeds, train_once
 from tools.bench.turns import machine
 
 NOT_KNOWN = "not known to us"

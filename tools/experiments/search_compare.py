@@ -19,7 +19,7 @@ from gluon_attn.metrics.layout import (
 )
 from gluon_attn.papers.autola.derive import random_genotype
 from gluon_attn.papers.autola.genotype import load_genotype
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
 from tools.experiments.runner import Make, Rows, Say, run_arms
 
@@ -83,7 +83,7 @@ def compare(
         if way != SEARCHED:
             return FIXED[way], 0.0
         folder, recipe = os.path.join(out, f"search-{seed}"), make_search([f"seed={seed}"])
-        spent = train_once(recipe, data_dir, folder, workers, "genotype.json", search)
+        spent = train_once(recipe, data_dir, folder, workers, result="genotype.json", run=search)
         return f"hoga:{load_genotype(os.path.join(folder, 'genotype.json'))}", spent
 
     def arm(way: str) -> Callable[[int], dict]:

@@ -23,15 +23,15 @@ border control, for decisions about employment, education, credit, insurance, ho
 to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
 of real people.
 
-**Limits.** Trained on generated pictures: scores say nothing about photographs. Labels are those of
+**Limits.** Trained on generated images: scores say nothing about photographs. Labels are those of
 the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
 performance for groups of real people is unknown.
 
-Licence: that of this package, whose generator draws the data."""
+Licence: that of this package, whose generator makes the data."""
 _DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
-nothing but scikit-learn's `digits` in drawn scenes.
+nothing but scikit-learn's `digits` in synthetic scenes.
 
-Licence: that of this package, whose generator draws the data from scikit-learn's digits (UCI, CC BY
+Licence: that of this package, whose generator makes the data from scikit-learn's digits (UCI, CC BY
 4.0)."""
 _CARD = """# {name}
 
@@ -144,7 +144,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
     recipe, score, data = entry["recipe"], entry["score"], entry["data"]
     packed = data.get("packed_with")
     packed = packed and (
-        f"\n  For training they were packed, `{packed}`; the score is on the pictures as drawn."
+        f"\n  For training they were packed, `{packed}`; the score is on the images as generated."
     )
     chosen = f"of its epochs the best {recipe['score']} on `{recipe['splits'][1]}`"
     return _CARD.format(
