@@ -61,6 +61,8 @@ def export(args: argparse.Namespace, forms: Any) -> str:
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
     trained = load.from_flags(args, contexts("cpu"))
+    if trained is None:
+        raise ValueError("give --run DIR or --model NAME, the net to export")
     refuse_existing(args.out, args.overwrite)
     trained.task.check_forms(args)
     trained.task.export(
@@ -80,9 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work.check_forms(forms)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("gluon_attn.export").setLevel("INFO" if forms.wanted else "WARNING")
-    if args.export:
-        directory = work.extend(args.export, forms, args.out)
-    else:
-        directory = export(args, forms)
-    print("\n".join(work.summary(directory)))
+    extended = work.extend(args.export, forms, args.out) if args.export else None
+    print("\n".join(work.summary(extended or export(args, forms))))
     print(f"next: {cli.called('predict')} {args.out or args.export} IMAGE_OR_FOLDER")

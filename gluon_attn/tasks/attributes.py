@@ -20,15 +20,15 @@ from gluon_attn.export import Predictor, export_model
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
-from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
-from gluon_attn.metrics.layout import decimal
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import to_console, write_report
+from gluon_attn.metrics.reports import ACCURACY, MULTILABEL
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import FORMS, TASKS, Asked, Exported, Predicted, Result, Task, Trained
 from gluon_attn.tasks import images
 from gluon_attn.tasks.data import (
+    Array,
     Predictions,
     Stream,
     eval_loader,
@@ -103,7 +103,9 @@ class LabelTask(Task):
         found = predict(
             net, loader, len(dataset), asked.ctx, progress=True, activation=self.activation
         )
-        done = self.report(found, dataset, asked._replace(figures=False), recipe.to_dict())
+        done = self.report(
+            found, dataset, asked._replace(figures=False, final=True), recipe.to_dict()
+        )
         logger.info("%s; tables in %s.{md,csv,json}", self.headline(done, dataset),
                     os.path.join(asked.out, asked.stem))  # fmt: skip
         return done
@@ -218,16 +220,15 @@ class Attributes(LabelTask):
     ) -> Result:  # fmt: skip
         """Accuracy per attribute goes into ``<stem>_accuracy.*`` (:func:`reports_accuracy`)."""
         result = self.measure(found, dataset, asked.threshold)
-        text = [to_console(result)]
-        files = list(map(str, write_report(result, asked.out, asked.stem).values()))
+        text = [MULTILABEL.text(result)]
+        files = list(map(str, MULTILABEL.write(result, asked.out, asked.stem).values()))
         if reports_accuracy(recipe or {}, dataset.schema):
             accuracy = evaluate_attributes(*found, dataset.schema, threshold=asked.threshold)
-            paths = write_accuracy(accuracy, asked.out, f"{asked.stem}_accuracy").values()
+            paths = ACCURACY.write(accuracy, asked.out, f"{asked.stem}_accuracy").values()
             files += map(str, paths)
-            text.append(accuracy_text(accuracy))
+            text.append(ACCURACY.text(accuracy))
             result = dict(result, accuracy=accuracy)
-        arrays = dict(found._asdict(), names=np.array(dataset.names))
-        files.append(save_predictions(arrays, asked))
+        files.append(save_predictions(found._asdict(), dataset, asked))
         if asked.figures:
             start = os.path.join(asked.out, asked.stem)
             curves = pr_curves(*found, dataset.names, path=f"{start}_pr_curves.png")
@@ -251,10 +252,11 @@ def reports_accuracy(recipe: dict[str, Any], schema: Schema) -> bool:
     return asked or not schema.is_binary
 
 
-def save_predictions(arrays: dict[str, np.ndarray], asked: Asked) -> str:
+def save_predictions(arrays: dict[str, Array], dataset: Any, asked: Asked) -> str:
     """Write ``<stem>_predictions.npz`` and return its path."""
     path = os.path.join(asked.out, f"{asked.stem}_predictions.npz")
-    save_arrays(path, arrays, compress=True)
+    names = {} if asked.final else {"names": np.array(dataset.names)}
+    save_arrays(path, {**arrays, **names}, compress=True)
     return path
 
 
@@ -265,7 +267,7 @@ def ranking_scores(found: Predictions, dataset: Any) -> dict[str, float]:
 
 
 def judge_columns(
-    score: str, names: Sequence[str], positives: np.ndarray, negatives: np.ndarray,
+    score: str, names: Sequence[str], positives: Array, negatives: Array,
     lacking: tuple[str, ...] | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """Return why no net can be scored on these labels, and which columns a score leaves out.
@@ -331,7 +333,7 @@ def draw_attention(
     ))  # fmt: skip
 
 
-def _view(image: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
+def _view(image: Array, preprocess: dict[str, Any]) -> Array:
     """Return the part of an image that the net sees, uint8, for drawing maps over it."""
     side, crop = preprocess["resize"], preprocess["crop"] or preprocess["resize"]
     image = resize(image, side, side)

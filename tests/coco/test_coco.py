@@ -351,7 +351,7 @@ def test_similarity_and_suppression():
 def test_boxes_are_drawn_where_they_are():
     image = np.full((60, 80, 3), 90, np.uint8)
     box = [[20, 25, 60, 50]]
-    found = draw_boxes(image, box, [1], [0.9], ["cat", "dog"])
+    found = draw_boxes(image, box, [1], [0.9], class_names=["cat", "dog"])
     assert (image == 90).all() and found.shape == image.shape and found.dtype == np.uint8
     assert all((found[y, x] != 90).any() for y, x in ((38, 20), (38, 60), (50, 40)))
     assert (found[38, 40] == 90).all()
@@ -362,7 +362,7 @@ def test_boxes_are_drawn_where_they_are():
         draw_boxes(image / 2, [], [])
     for labels, names in (([], None), ([2], ["cat", "dog"])):
         with pytest.raises(ValueError):
-            draw_boxes(image, [[1, 2, 3, 4]], labels, None, names)
+            draw_boxes(image, [[1, 2, 3, 4]], labels, class_names=names)
 
 
 def test_keypoints_are_drawn_where_they_are():

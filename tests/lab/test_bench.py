@@ -195,7 +195,7 @@ def test_an_engine_with_other_numbers_is_left_out():
 def test_results_are_written(tmp_path):
     import cv2  # here, as the jobs' processes import this module
 
-    from gluon_attn.figures.speed import speed_bars
+    from gluon_attn.figures.bars import speed_bars
 
     kinds = (("mxnet", "fp32"), ("onnxruntime", "int8"), ("torch", "bf16"))
     times = [[0.5], [0.4]]

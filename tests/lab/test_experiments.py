@@ -15,10 +15,11 @@ from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import open_dataset
 from gluon_attn.data.synthetic.digits_single import write_digits_single
-from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
-from gluon_attn.metrics.layout import difference_text, mean_interval, paired_differences
+from gluon_attn.figures.bars import arms_by_seed
+from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import write_report
+from gluon_attn.metrics.reports import MULTILABEL
+from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
 from gluon_attn.train import run as train
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import train_once
@@ -189,7 +190,7 @@ def test_multi_label_recipes(trained, tmp_path):
 
     def write(folder, seed):
         result = evaluate_multilabel(rng.random((30, 2)), labels, None, ["a", "b"])
-        write_report(result, folder, "test")
+        MULTILABEL.write(result, folder, "test")
 
     trained.update(plain=write, new=write)
     done = run_experiment(makers("accuracy", "plain", "new"), [3], "DATA", str(tmp_path), say=len)

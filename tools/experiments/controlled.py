@@ -20,7 +20,7 @@ from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_
 from gluon_attn.cli.analysis_maps import attention_overlap
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import train_once

@@ -14,9 +14,9 @@ import numpy as np
 
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic.synthetic_tasks import TASKS
-from gluon_attn.metrics.attribute_tables import accuracy_from_json, compare_accuracy, lowest
 from gluon_attn.metrics.attributes import MEASURES
-from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
+from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
+from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, percent
 from gluon_attn.train.run import train_once
 from tools.experiments.data import make_data
 from tools.experiments.runner import Make, Rows, Say, run_arms
@@ -63,7 +63,7 @@ def run_multitask(
     def train(fixed: Sequence[str], folder: str) -> dict:
         name = "test_accuracy.json"
         spent = train_once(make_recipe(fixed), data, folder, workers, result=name)
-        return {"result": accuracy_from_json(read_text(Path(folder) / name)), "seconds": spent}
+        return {"result": ACCURACY.from_json(read_text(Path(folder) / name)), "seconds": spent}
 
     def arm(method: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:

@@ -9,7 +9,8 @@ import functools
 import os
 from typing import Any, Callable, Sequence
 
-from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
+from gluon_attn.figures.bars import arms_by_seed
+from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import BASELINE, Preset, run_preset
 from tools.experiments.data import make_data

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from gluon_attn.core.files import or_nan
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.layout import (
+from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
     paired_differences,

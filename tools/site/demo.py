@@ -21,7 +21,7 @@ from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
-from gluon_attn.metrics.report import compare
+from gluon_attn.metrics.reports import compare
 from gluon_attn.runtime import contexts
 from gluon_attn.task import Asked
 from gluon_attn.tasks import data as evaluation
@@ -142,7 +142,7 @@ def _draw(out: str, models: Sequence[Model], vaa: Any, seen: Seen, *, ctx: Any) 
     return {
         "Average precision by attribute": attribute_bars(seen.results, path("ap.png")),
         "Precision and recall": pr_curves(
-            seen.probs, found.label, found.mask, names, path("pr_curves.png")
+            seen.probs, found.label, found.mask, names, path=path("pr_curves.png")
         ),
         "Where VAA looks": draw_attention(vaa, seen.dataset, found, path("attention.png"), ctx=ctx),
         "Training": training_curves(curves, path("curves.png")),

@@ -29,7 +29,7 @@ from gluon_attn.core.text import read_json
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
-from gluon_attn.metrics.layout import percent
+from gluon_attn.metrics.tables import percent
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import Asked, task_of
 from gluon_attn.task import is_one_class as is_classification
@@ -168,7 +168,9 @@ def _figures(
         drawn["Average precision by attribute"] = attribute_bars(results, files.path("ap.png"))
         one, probs = next(iter(found.values())), {title: f.probs for title, f in found.items()}
         path = files.path("pr_curves.png")
-        drawn["Precision and recall"] = pr_curves(probs, one.label, one.mask, dataset.names, path)
+        drawn["Precision and recall"] = pr_curves(
+            probs, one.label, one.mask, dataset.names, path=path
+        )
     if logs:
         drawn["Training"] = training_curves(logs, files.path("training.png"))
     return drawn
