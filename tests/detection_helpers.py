@@ -71,7 +71,7 @@ def method_of(kind, net, **options):
     """Return the training method of a tiny net, on four images."""
     names = tuple(f"class{k}" for k in range(net.classes))
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.01})
-    return METHODS.get(kind)(net, [mx.cpu()], Task(names, 4, None), optimization, options)
+    return METHODS.get(kind)(net, [mx.cpu()], Task(names, 4, None), optimization, options=options)
 
 
 def batch_of(count=3, width=96, seed=0):

@@ -188,7 +188,7 @@ def new_method(
     task = Task(schema.columns if schema else names, 100, prior, schema)
     params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": lr}
     optimization = Optimization("sgd", params, amp=amp)
-    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
     method.begin_epoch(0)
     return method
 
