@@ -39,9 +39,9 @@ from gluon_attn.coco.annotations import ARCHIVE, Record, load_coco
 from gluon_attn.coco.names import limbs_of, mirror_pairs
 from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
 from gluon_attn.data.layout import Located, Part, PathLike, file_part, folder_part
+from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts
 from gluon_attn.data.scan import files, stored_name, subfolders
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class CocoDataset(Located, Dataset):
             notes.append(f"{self.split}: no annotations: no score can be computed on it")
         notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
-        return CountReport([count], expected, source, notes)
+        return CountReport([count], expected, source, notes=notes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(split={self.split!r}, samples={len(self)})"
@@ -423,8 +423,9 @@ class CocoKeypoints(CocoDataset):
         published = {s: dict(PUBLISHED[s], boxes=n) for s, n in PUBLISHED_PERSONS.items()}
         self.report = self._count(len(self), published, "persons with labelled keypoints")
         if self.report.source == "generated":  # whose counts are those of all boxes
-            for expected in self.report.expected.values():
-                expected.pop("boxes", None)
+            expected = self.report.expected.items()
+            images = {s: {k: n for k, n in found.items() if k != "boxes"} for s, found in expected}
+            self.report.expected = images
 
     def annotations(self, i: int) -> list[Record]:
         """Return the annotation record of sample ``i``, alone in a list."""

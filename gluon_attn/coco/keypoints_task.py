@@ -40,8 +40,8 @@ from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.files import finite, json_text
 from gluon_attn.core.images import box_window, unit_doubt
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.export.parity import ROWS, random_batch
 from gluon_attn.export.sidecar import check_classes, input_entry
-from gluon_attn.export.writer import ROWS, random_batch
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained

@@ -280,7 +280,7 @@ def norms(net: Any) -> list:
 def _make_variant(spec: Spec, name: str) -> list[str]:
     """Add a variant to the export, unless it has it."""
     from gluon_attn.export.sidecar import read_sidecar
-    from gluon_attn.export.variants import add_variants
+    from gluon_attn.export.writer import add_variants
 
     if name not in read_sidecar(spec["export"]):
         add_variants(spec["export"], [_variant(name, spec)])
@@ -291,11 +291,11 @@ def _make_variant(spec: Spec, name: str) -> list[str]:
 
 def _variant(kind: str, spec: Spec) -> Any:
     if kind == "onnx":
-        from gluon_attn.export.onnx_model import OnnxVariant
+        from gluon_attn.export.onnx import OnnxVariant
 
         return OnnxVariant()
     if kind == "bf16":
-        from gluon_attn.export.bfloat16 import Bf16Variant
+        from gluon_attn.export.precision import Bf16Variant
 
         return Bf16Variant()
     from gluon_attn.export.int8 import Int8Variant

@@ -13,10 +13,10 @@ import numpy as np
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.scan import entries
-from gluon_attn.data.synthetic.generate import MARKER
+from gluon_attn.data.synthetic.drawing import MARKER
 from gluon_attn.data.synthetic.people import OUTPUTS, write_synthetic
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.export.preprocess import read_image
+from gluon_attn.export.images import read_image
 from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
