@@ -31,7 +31,9 @@ def plain_resnet(
     dropout=0.0,
 ):  # fmt: skip
     """Build a ResNet; see :func:`classifier` for ``input_size`` and ``dropout``."""
-    return classifier(resnet(depth, version, classes, width, taps, attention), input_size, dropout)
+    return classifier(
+        resnet(depth, version, classes, width, taps=taps, attention=attention), input_size, dropout
+    )
 
 
 def classifier(net, input_size, dropout=0.0):
@@ -62,7 +64,7 @@ def vaa_resnet(
 
     ``width`` is the backbone's base width, 64 in the paper; the attention modules scale with it.
     """
-    backbone = resnet(depth, version, classes, width, taps, attention)
+    backbone = resnet(depth, version, classes, width, taps=taps, attention=attention)
     return infer_shapes(VAA(backbone, (input_size, input_size), variant, width / 64))
 
 

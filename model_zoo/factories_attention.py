@@ -27,7 +27,9 @@ def small_resnet(
     depth=20, classes=10, input_size=32, width=16, taps=(), attention=None, dropout=0.0
 ):
     """Build a ResNet of three stages for small pictures; arguments as ``plain_resnet``."""
-    return classifier(cifar_resnet(depth, classes, width, taps, attention), input_size, dropout)
+    return classifier(
+        cifar_resnet(depth, classes, width, taps=taps, attention=attention), input_size, dropout
+    )
 
 
 def wider_resnet(
@@ -35,7 +37,7 @@ def wider_resnet(
     dropout=0.0,
 ):  # fmt: skip
     """Build a wide ResNet v1b, ``factor`` times as wide; arguments as ``plain_resnet``."""
-    net = wide_resnet(depth, factor, classes, width, taps, attention)
+    net = wide_resnet(depth, factor, classes, width, taps=taps, attention=attention)
     return classifier(net, input_size, dropout)
 
 

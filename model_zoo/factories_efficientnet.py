@@ -17,7 +17,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.nets import efficientnet_lite
 from gluon_attn.nets.efficientnet_lite import VARIANTS
-from gluon_attn.papers.vaa.method import VAA
+from gluon_attn.papers.vaa import VAA
 from model_zoo.factories import ATTRIBUTES, infer_shapes
 from model_zoo.names import register
 

@@ -31,7 +31,7 @@ def reid_resnet(
         raise ValueError(f"input_size={input_size!r}: the height must be even, the width is half")
     if last_stride not in (1, 2):
         raise ValueError(f"last_stride={last_stride!r}: valid are 1 and 2")
-    net = resnet(depth, version, classes, width, (), attention)
+    net = resnet(depth, version, classes, width, attention=attention)
     if last_stride == 1:
         keep_resolution(net)
     net.output.weight.init = xavier()

@@ -22,7 +22,7 @@ def plain_vgg(
     ``pool`` is the side to which the last maps are pooled in front of it, 0 for no such pooling:
     with 7, weights made at 224 pixels fit every input size.
     """
-    net = vgg(depth, classes, batch_norm, width, hidden, taps, pool or None)
+    net = vgg(depth, classes, batch_norm, width, hidden=hidden, taps=taps, pool=pool or None)
     net.input_size = (input_size, input_size)
     return infer_shapes(net)
 

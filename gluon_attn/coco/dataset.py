@@ -423,9 +423,9 @@ class CocoKeypoints(CocoDataset):
         published = {s: dict(PUBLISHED[s], boxes=n) for s, n in PUBLISHED_PERSONS.items()}
         self.report = self._count(len(self), published, "persons with labelled keypoints")
         if self.report.source == "generated":  # whose counts are those of all boxes
-            expected = self.report.expected.items()
-            images = {s: {k: n for k, n in found.items() if k != "boxes"} for s, found in expected}
-            self.report.expected = images
+            known, self.report.expected = self.report.expected, {}
+            for name, found in known.items():
+                self.report.expected[name] = {k: n for k, n in found.items() if k != "boxes"}
 
     def annotations(self, i: int) -> list[Record]:
         """Return the annotation record of sample ``i``, alone in a list."""
