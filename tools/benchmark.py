@@ -73,42 +73,42 @@ def name_left_out(found):
 
 def compare(args):
     """Measure engines against each other; return the rows and the text for the console."""
-    from tools.bench import bench_infer, bench_step
+    from tools.bench import infer
 
-    common = (args.rounds, args.threads)
     more = {"only": args.engines, "seconds": args.seconds, "report": report}
+    more.update(rounds=args.rounds, threads=args.threads)
     if args.command == "infer":
-        result = bench_infer.benchmark_inference(
-            args.model, args.size, args.batch_size, *common, export=args.export, **more
+        result = infer.benchmark_inference(
+            args.model, args.size, args.batch_size, export=args.export, **more
         )
     else:
-        result = bench_step.benchmark_step(args.model, args.size, args.batch_size, *common, **more)
+        result = infer.benchmark_step(args.model, args.size, args.batch_size, **more)
     name_left_out(result["left_out"])
     if args.out:
-        for path in bench_infer.write_results(result, args.out, TITLES[args.command]):
+        for path in infer.write_results(result, args.out, TITLES[args.command]):
             report(f"wrote {path}")
-    return result["rows"], f"{bench_infer.describe(result)}\n\n{bench_infer.table(result['rows'])}"
+    return result["rows"], f"{infer.describe(result)}\n\n{infer.table(result['rows'])}"
 
 
 def main():
     """Measure and print."""
     args = flags().parse_args()
-    from tools.bench import benchmark as work
-
     if args.command in TITLES:
         result, text = compare(args)
     elif args.command in STEPS:
-        measure, table = work.step_benchmark(args.command)
-        result = measure(args.model, args.size, args.batch_size, args.rounds, report=report)
-        name_left_out(result.get("left_out", {}))
-        text = table(result)
+        from tools.bench import steps
+
+        common = {"rounds": args.rounds, "report": report}
+        result = steps.measure(args.command, args.model, args.size, args.batch_size, **common)
+        name_left_out(result["left_out"])
+        text = steps.table(args.command, result)
     else:
         from gluon_attn.data import open_dataset
-        from tools.bench.data import loader_rate
+        from tools.bench.loading import data_table, loader_rate
 
         dataset = open_dataset(args.data_dir, args.split, kind="packed")
         result = loader_rate(dataset, workers=args.num_workers, rounds=args.rounds)
-        text = work.data_table(result)
+        text = data_table(result)
     try:
         if args.json:
             write_json(args.json, result)

@@ -29,7 +29,7 @@ def main():
     cli.add_data_flags(parser)
     args = cli.parse(parser)
     from gluon_attn.train.build import load_recipe
-    from tools.experiments.experiment import run_experiment
+    from tools.experiments.runner import run_experiment
 
     def maker(name):
         return lambda seed: load_recipe(name, [*args.set, *args.overrides, f"seed={seed}"])
@@ -38,7 +38,7 @@ def main():
     makers = {Path(name).stem: maker(name) for name in args.recipes}
     if len(makers) < len(args.recipes):
         parser.error("--recipes: two of the same name")
-    done = run_experiment(makers, args.seeds, args.data_dir, args.out, args.num_workers)
+    done = run_experiment(makers, args.seeds, args.data_dir, args.out, workers=args.num_workers)
     print("\n" + done.table)
 
 

@@ -73,9 +73,8 @@ def main():
     from tools.site.gallery import make_gallery
 
     ctx = contexts(cli.device_of(args))[0]
-    page = make_gallery(
-        titled(args.runs), args.data_dir, args.out, args.split, args.images, ctx, args.num_workers
-    )
+    common = {"images": args.images, "ctx": ctx, "workers": args.num_workers}
+    page = make_gallery(titled(args.runs), args.data_dir, args.out, args.split, **common)
     print(f"wrote {page}")
 
 

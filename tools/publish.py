@@ -37,10 +37,8 @@ def main():
 
     if args.page and not Path(args.page).is_file():
         raise FileNotFoundError(f"--page {args.page}: there is no such page")
-    entry = publish(args.name, Source(
-        args.run, args.data_dir, args.made_with, args.trained_with, args.baseline, args.summary,
-        args.half, args.packed_with,
-    ))  # fmt: skip
+    source = Source(**{name: getattr(args, name) for name in Source._fields})
+    entry = publish(args.name, source)
     if args.page:
         renew(args.page)
     print(f"{entry['file']}: {entry['score']}")

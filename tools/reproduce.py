@@ -43,8 +43,9 @@ def main():
     """Run the experiments and print the summary."""
     parser = flags()
     args = parser.parse_args()
-    from tools.experiments.experiments import EXPERIMENTS
-    from tools.experiments.reproduce import QUICK_SEEDS, SEEDS, Request, reproduce
+    from tools.experiments.presets import EXPERIMENTS
+    from tools.experiments.reproduce import QUICK_SEEDS, SEEDS, reproduce
+    from tools.experiments.runner import Request
 
     if not args.experiments:
         for name, experiment in EXPERIMENTS.items():

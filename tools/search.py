@@ -11,11 +11,11 @@ from gluon_attn.cli import common as cli  # noqa: E402
 from gluon_attn.cli import search  # noqa: E402
 
 
-def compare(*arguments):
+def compare(*arguments, **settings):
     """Compare searches; see tools.experiments."""
     from tools.experiments import search_compare
 
-    return search_compare.compare(*arguments)
+    return search_compare.compare(*arguments, **settings)
 
 
 if __name__ == "__main__":
