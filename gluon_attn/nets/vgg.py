@@ -142,7 +142,7 @@ def vgg(
         ValueError: Unknown depth or tap; sizes that are not positive.
     """
     check_choice("VGG depth", depth, VGG_DEPTHS)
-    check_sizes("VGG", width=width, hidden=hidden, pool=1 if pool is None else pool)
+    check_sizes("VGG", width=width, hidden=hidden, pool=pool or 1)
     layers, filters = vgg_spec[depth]
     return VGG(
         layers,
