@@ -15,9 +15,10 @@ from mxnet import autograd
 
 from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
+from gluon_attn.export.graph import trace
+from gluon_attn.export.parity import check_parity, random_batch
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import trace
-from gluon_attn.export.writer import check_parity, random_batch, write_files
+from gluon_attn.export.writer import write_files
 from gluon_attn.runtime import versions
 from gluon_attn.tasks.base import refuse_forms
 
@@ -80,8 +81,9 @@ def export_detector(
     ]
     symbol, arrays = trace(view, view.output_names)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        sidecar["files"] = write_files(partial, name, symbol, arrays)
-        paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+        files = write_files(partial, name, symbol, arrays)
+        paths = [partial / file for file in files.values()]
+        sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
         inputs = {f"batch{n}": images[:n] for n in BATCHES}
         sidecar["parity"] = check_parity(paths, inputs, expected, BATCHES)
         sidecar_file.write_sidecar(partial, sidecar)

@@ -13,10 +13,10 @@ from mxnet import autograd
 from gluon_attn.coco.keypoints_task import FORMS, PoseFinder, Reading, options_of
 from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
+from gluon_attn.export.graph import check_shapes, trace
+from gluon_attn.export.parity import BATCHES, ROWS, check_parity, random_batch
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import check_shapes, trace
-from gluon_attn.export.variants import write_variants
-from gluon_attn.export.writer import BATCHES, ROWS, check_parity, random_batch, write_files
+from gluon_attn.export.writer import write_files, write_variants
 from gluon_attn.runtime import versions
 from gluon_attn.tasks.base import refuse_forms
 from gluon_attn.tasks.export_run import Forms, make_variants, summary
@@ -85,8 +85,9 @@ def export_pose(
     }]  # fmt: skip
     check_shapes(symbol, arrays, sidecar, type(net).__name__)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        sidecar["files"] = write_files(partial, name, symbol, arrays)
-        paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+        files = write_files(partial, name, symbol, arrays)
+        paths = [partial / file for file in files.values()]
+        sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
         inputs = {key: images[rows] for key, rows in ROWS.items()}
         outputs = {key: [expected[rows]] for key, rows in ROWS.items()}
         sidecar["parity"] = check_parity(paths, inputs, outputs, BATCHES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gluon_attn.export.precision import require_cpu
 from gluon_attn.export.sidecar import read_sidecar
-from gluon_attn.export.symbol import require_cpu
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export.writer import add_variants
 from gluon_attn.tasks.base import refuse_forms, task_of_export
 
 
@@ -49,7 +49,7 @@ def check_forms(forms):
     if forms.bf16:
         require_cpu("bf16")
     if forms.onnx:
-        from gluon_attn.export.onnx_model import require_packages
+        from gluon_attn.export.onnx import require_packages
 
         require_packages()
 
@@ -86,11 +86,11 @@ def make_variants(forms, classes, entry, activation="sigmoid", *, recipe=None):
             )
         )
     if forms.bf16:
-        from gluon_attn.export.bfloat16 import Bf16Variant
+        from gluon_attn.export.precision import Bf16Variant
 
         variants.append(Bf16Variant(data.score if data else None))
     if forms.onnx:
-        from gluon_attn.export.onnx_model import OnnxVariant
+        from gluon_attn.export.onnx import OnnxVariant
 
         variants.append(OnnxVariant())
     return variants

@@ -20,7 +20,7 @@ from gluon_attn.core import errors
 from gluon_attn.core.files import json_text, write_text
 from gluon_attn.core.text import json_of, read_text
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
-from gluon_attn.export.preprocess import crop_box, read_image
+from gluon_attn.export.images import crop_box, read_image
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from tqdm import tqdm
 
-from gluon_attn.export.preprocess import Preprocess
+from gluon_attn.export.images import Preprocess
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.tasks.evaluate_run import open_for_evaluation
 from gluon_attn.train.build import reading_of

@@ -22,7 +22,7 @@ from mxnet.gluon import nn
 from process_helpers import run
 
 from gluon_attn.cli import common as cli
-from gluon_attn.export import Predictor, backend_choice, export_model
+from gluon_attn.export import Predictor, backends, export_model
 from gluon_attn.tasks import predict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_errors_are_one_line(exports, images, tmp_path, capsys):
 
 
 def test_backend_measured_once_then_remembered(exports, images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
     copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
     paths = sorted(images.rglob("*.[jp][pn]g"))
     options = [*paths, "--batch-size", "2", "--threads", "1", "--json", tmp_path / "r.json"]

@@ -20,7 +20,7 @@ from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.prepare import pack_splits
 from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.export.preprocess import crop_box
+from gluon_attn.export.images import crop_box
 from gluon_attn.tasks import predict as workflow
 from gluon_attn.tasks.evaluate_run import predict_export
 from gluon_attn.train import predict

@@ -22,7 +22,7 @@ from gluon_attn.data.identity_sampler import IdentityLoader, IdentitySampler, Re
 from gluon_attn.data.reid import DUKE, MARKET, choose_queries
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.export.preprocess import Preprocess
+from gluon_attn.export.images import Preprocess
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.method import METHODS
 from gluon_attn.papers.baselines.reid import IdentityLosses, ReidBaseline

@@ -162,7 +162,7 @@ def _scenes(data, dataset):
 
 
 def _read(path):
-    from gluon_attn.export.preprocess import read_image
+    from gluon_attn.export.images import read_image
 
     return read_image(path)
 

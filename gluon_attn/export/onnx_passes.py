@@ -4,8 +4,8 @@ MXNet's exporter writes what MXNet computes, operator by operator. Some of that 
 shapes that are read from tensors while the net runs, sums of many terms, means and repetitions as
 matrix products with ones (which is how the blocks of this package train fast), exponentials that
 overflow in place of a softmax. So the graph is rewritten in two steps: what no image changes
-becomes a constant (:func:`gluon_attn.export.onnx_fold.fold`), then small rules replace nodes by
-plainer ones (:func:`gluon_attn.export.onnx_graph.Graph.rewrite`). They are here.
+becomes a constant (:func:`gluon_attn.export.onnx_graph.fold`), then small rules replace nodes by
+plainer ones (:meth:`gluon_attn.export.onnx_graph.Graph.rewrite`). They are here.
 
 Weights keep their names and numbers, and no rule looks at the numbers of a weight: the graph
 depends on the net's structure alone. General simplifiers (onnxsim, onnxoptimizer) do neither step:
@@ -16,14 +16,13 @@ Legend: B batch, C channels, H W map size.
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from gluon_attn.export.onnx_fold import END, fold
-from gluon_attn.export.onnx_graph import BATCH, Graph, Result, Shape, infer
-from gluon_attn.export.onnx_reductions import ROUNDING, axes_of, reduce_channels
+from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer
 
+ROUNDING = 1e-6  # of a factor
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same numbers in another shape
 PAIRED = {"Sum": "Add", "Max": "Max", "Min": "Min"}
@@ -32,12 +31,9 @@ NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
 
 def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
-    """Rewrite a model in place, and enter the shapes of its tensors.
+    """Rewrite a model whose batch size is free in place, and enter the shapes of its tensors.
 
-    Args:
-        onnx: The onnx package.
-        model: ModelProto that ONNX Runtime takes; its input ``data`` has a free batch size.
-        weights: Names of the initializers that are parameters of the net.
+    ``weights`` names the initializers that are parameters of the net.
 
     Raises:
         ExportError: ONNX Runtime does not take the model.
@@ -80,7 +76,8 @@ def pairs(graph: Graph, node: Any) -> Result:
     op, terms = PAIRED.get(node.op_type), list(node.input)
     if op is None or (len(terms) == 2 and op == node.op_type):
         return None
-    shape, made = graph.shape(node.output[0]), []
+    shape = graph.shape(node.output[0])
+    made: list[Any] = []
     terms.sort(key=lambda term: graph.shape(term) != shape)  # those that are broadcast come last
     if graph.shape(terms[0]) != shape:
         return None
@@ -148,7 +145,7 @@ def mean_as_product(graph: Graph, node: Any) -> Result:
     if found is None:
         made.append(_view(graph, x, (*shape, 1)))
         found = x if made[0] is None else made[0].output[0]
-    pooled = _pooled(graph, "GlobalAveragePool", found, node, share * shape[2])
+    pooled = _pooled(graph, "GlobalAveragePool", found, node, factor=share * shape[2])
     return None if pooled is None or None in made else [*made, *pooled]
 
 
@@ -161,7 +158,7 @@ def _map_of(graph: Graph, x: str) -> str | None:
     return None
 
 
-def _pooled(graph: Graph, op: str, x: str, node: Any, factor: float = 1.0) -> Result:
+def _pooled(graph: Graph, op: str, x: str, node: Any, *, factor: float = 1.0) -> Result:
     """Return nodes that pool the map ``x``, scale the result, and give it the shape of ``node``."""
     output, pooled = node.output[0], (*graph.shape(x)[:2], 1, 1)
     wanted, scaled = graph.shape(output), abs(factor - 1) > ROUNDING
@@ -272,8 +269,9 @@ def shorten_slice(graph: Graph, node: Any) -> Result:
     """Leave out the axes of which a slice takes everything."""
     if node.op_type != "Slice":
         return None
-    vectors = [graph.numbers(name) for name in node.input[1:]]
-    if any(vector is None for vector in vectors):
+    found = [graph.numbers(name) for name in node.input[1:]]
+    vectors = [vector for vector in found if vector is not None]
+    if len(vectors) < len(found):
         return None
     count = len(vectors[0])
     vectors += [np.arange(count), np.ones(count, np.int64)][len(vectors) - 2 :]
@@ -308,6 +306,110 @@ def resize_by_scales(graph: Graph, node: Any) -> Result:
     new = graph.node("Resize", inputs, graph.shape(node.output[0]), node.output[0])
     new.attribute.extend(node.attribute)
     return [new]
+
+
+# -------------------------------------------------------------- reductions over channels
+
+
+def axes_of(graph: Graph, node: Any) -> list[int] | None:
+    """Return the axes of a reduction, an attribute or an input; None if it has none."""
+    axes = graph.attribute(node, "axes")
+    if axes is None and len(node.input) > 1:
+        axes = graph.numbers(node.input[1])
+    return None if axes is None else [int(axis) for axis in axes]
+
+
+def reduce_channels(graph: Graph, node: Any) -> Result:
+    """Write sums and maxima over the parts of a split, which train fast, as reductions.
+
+    On a CPU maxima and means over the channels train fast if a map is split into parts, which are
+    compared and added elementwise, as the blocks of this package do.
+    Parts of several channels are followed by a reduction of their own, and sums may be divided.
+    """
+    output, op = node.output[0], node.op_type
+    _note(graph, node)
+    if op in ("Add", "Max"):
+        x, count = _whole(graph, output, op)
+        alone = count > 1 and graph.shape(output)[1] == 1
+        return [_reduced(graph, "Sum" if op == "Add" else "Max", x, output)] if alone else None
+    if op in ("Mul", "Div"):
+        total, factor = _scaled(graph, node)
+        made = graph.producer(total)
+        if made.op_type != "ReduceSum" or not _over_channels(graph, made):
+            return None
+        x = made.input[0]
+        is_mean = abs(factor * graph.shape(x)[1] - 1) < ROUNDING
+        return [_reduced(graph, "Mean", x, output)] if is_mean else None
+    if op not in ("ReduceMax", "ReduceMean", "ReduceSum") or not _over_channels(graph, node):
+        return None
+    name, factor = node.input[0], 1.0
+    if graph.shape(name)[1] == 1:
+        return name
+    if op == "ReduceMean":
+        name, factor = _scaled(graph, graph.producer(name), name)
+    x, count = _whole(graph, name, "Max" if op == "ReduceMax" else "Add")
+    if count == 1 or (op == "ReduceMean" and abs(factor * count - 1) > ROUNDING):
+        return None
+    return [_reduced(graph, op[len("Reduce") :], x, output)]
+
+
+def _over_channels(graph: Graph, node: Any) -> bool:
+    """Return whether a reduction is one over the channels that keeps their axis."""
+    return axes_of(graph, node) == [1] and graph.attribute(node, "keepdims", 1) == 1
+
+
+def _scaled(graph: Graph, node: Any, name: str = "") -> tuple[str, float]:
+    """Return ``(tensor, factor)`` of a product or quotient with a number; else ``(name, 1)``."""
+    if node.op_type not in ("Mul", "Div"):
+        return name, 1.0
+    left, right = (graph.uniform(term) for term in node.input)
+    if right is not None:
+        return node.input[0], right if node.op_type == "Mul" else 1 / (right or np.inf)
+    return (node.input[1], left) if left is not None and node.op_type == "Mul" else (name, 1.0)
+
+
+class Parts(NamedTuple):
+    """A tensor that is made from parts of another one."""
+
+    x: str  # name of the other, which is split along its channels
+    parts: int  # into how many parts of the same size
+    numbers: frozenset[int]  # which of them
+    op: str  # what joins them, Add or Max; '' for a single one
+
+
+def _note(graph: Graph, node: Any) -> None:
+    """Remember what the outputs of a node are made from."""
+    if node.op_type == "Split":
+        sizes = graph.attribute(node, "split")  # an input from operator set 13 on
+        if graph.attribute(node, "axis", 0) == 1 and sizes is None and len(node.input) == 1:
+            for number, name in enumerate(node.output):
+                parts = Parts(node.input[0], len(node.output), frozenset([number]), "")
+                graph.notes[name] = parts
+    elif node.op_type in ("Add", "Max") and len(node.input) == 2:
+        left, right = (graph.notes.get(name) for name in node.input)
+        if left is None or right is None or left[:2] != right[:2]:
+            return
+        if {left.op, right.op} <= {"", node.op_type} and not left.numbers & right.numbers:
+            numbers = left.numbers | right.numbers
+            graph.notes[node.output[0]] = Parts(left.x, left.parts, numbers, node.op_type)
+
+
+def _whole(graph: Graph, name: str, op: str) -> tuple[str, int]:
+    """Return ``(x, count)``: the tensor is ``op`` of all ``count`` parts of ``x`` along axis 1."""
+    whole, parts = 1, graph.notes.get(name)
+    while parts is not None and parts.op in ("", op) and len(parts.numbers) == parts.parts:
+        whole, name = whole * parts.parts, parts.x
+        parts = graph.notes.get(name)
+    return name, whole
+
+
+def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
+    """Return the node that reduces the channels of ``x``."""
+    shape = (graph.shape(x)[0], 1, *graph.shape(x)[2:])
+    if kind == "Sum" and graph.opset >= 13:
+        axes = graph.constant(np.array([1], np.int64), "channels")
+        return graph.node("ReduceSum", [x, axes], shape, output, keepdims=1)
+    return graph.node(f"Reduce{kind}", [x], shape, output, keepdims=1, axes=[1])
 
 
 RULES = (
