@@ -104,7 +104,6 @@ class AdaptivePool(HybridBlock):
         self._side = int(side)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return ``(B, C, side, side)``."""
         return F.contrib.AdaptiveAvgPooling2D(x, output_size=self._side)
 
 
