@@ -16,7 +16,7 @@ Three parts:
 from __future__ import annotations
 
 import logging
-from typing import Any, Tuple
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -25,7 +25,7 @@ from mxnet import gluon
 from mxnet.gluon.block import _flatten, _regroup
 
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.nets.graphs import Graph, GraphBlock, copy_into
+from gluon_attn.nets.graph import Entry, Graph, GraphBlock, Node
 from gluon_attn.runtime import cpu_flags, has_avx512
 
 KINDS = ("none", "bfloat16", "float16")
@@ -37,8 +37,6 @@ _MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
 _FOLLOWING = ("BatchNorm", "Pooling", "relu")
 
 logger = logging.getLogger(__name__)
-
-Entry = Tuple[int, int]
 
 
 def require(kind: str, ctx: list[mx.Context]) -> None:
@@ -159,17 +157,17 @@ def low_layers(
     """
     graph, _ = Graph.of(symbols)
     if kind == "float16":
-        return frozenset(node["name"] for node in graph.nodes if node["op"] in _MULTIPLYING)
+        return frozenset(node.name for node in graph.nodes if node.op in _MULTIPLYING)
     internals = mx.sym.Group(symbols).get_internals()
     _, outputs, _ = internals.infer_shape_partial(**shapes)
     known = dict(zip(internals.list_outputs(), outputs))
     found = []
     for node in graph.nodes:
-        if node["op"] == "Convolution":
-            made = graph.nodes[node["inputs"][1][0]]
-            weight = known[made["name"] + ("" if made["op"] == "null" else "_output")]
-            if _fast_in_bfloat16(node["attrs"], weight, known[f"{node['name']}_output"]):
-                found.append(node["name"])
+        if node.op == "Convolution":
+            made = graph.nodes[node.inputs[1][0]]
+            weight = known[made.name + ("" if made.op == "null" else "_output")]
+            if _fast_in_bfloat16(node.attrs, weight, known[f"{node.name}_output"]):
+                found.append(node.name)
     return frozenset(found)
 
 
@@ -203,9 +201,9 @@ def lowered(
     target = Graph()
     cast = _Casts(target)
 
-    def rewrite(number: int, node: dict, inputs: list[Entry]) -> Entry:
-        if node["op"] in _MULTIPLYING:
-            low = inputs if node["name"] in layers else []
+    def rewrite(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry:
+        if node.op in _MULTIPLYING:
+            low = inputs if node.name in layers else []
         else:
             low = _followed(node, inputs, cast.low)
         given = [cast(entry, kind if entry in low else FLOAT32) for entry in inputs]
@@ -214,18 +212,16 @@ def lowered(
             cast.low.add(entry)
         return entry
 
-    entries = copy_into(target, source, wanted, {}, rewrite)
+    entries = target.take(source, wanted, {}, rewrite)
     return target, [cast(entry, FLOAT32) for entry in entries]
 
 
-def _followed(node: dict, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
+def _followed(node: Node, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
     """Return which inputs of a layer without weights are taken in the lower precision."""
-    if node["op"] == "elemwise_add":
+    if node.op == "elemwise_add":
         return inputs if low.intersection(inputs) else []
-    attrs = node["attrs"]
-    relu = node["op"] == "Activation" and attrs.get("act_type") == "relu"
-    everywhere = attrs.get("global_pool") in ("True", "1")
-    follows = relu or node["op"] in _FOLLOWING and not everywhere
+    relu = node.op == "Activation" and node.attrs.get("act_type") == "relu"
+    follows = relu or node.op in _FOLLOWING and not node.flag("global_pool")
     return inputs[:1] if follows and inputs[0] in low else []
 
 

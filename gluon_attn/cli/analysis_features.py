@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 
-import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
 from gluon_attn.metrics.diversity import ChannelStatistics
 from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summarize_selectivity
 from gluon_attn.nets.attention import attention_blocks, attention_view
-from gluon_attn.nets.graphs import Graph, GraphBlock
+from gluon_attn.nets.graph import GraphBlock, record
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.tasks.scores import is_classification
 from gluon_attn.train.build import eval_loader
@@ -38,24 +37,17 @@ def stage_view(net):
             :class:`~gluon_attn.nets.taps.TappedStage`.
 
     Returns:
-        A :class:`~gluon_attn.nets.graphs.GraphBlock` from ``data`` to ``stage1``, ``stage2``, …
+        A :class:`~gluon_attn.nets.graph.GraphBlock` from ``data`` to ``stage1``, ``stage2``, …
 
     Raises:
         ValueError: The net has no such stage.
     """
-    stages, seen = [], []
+    stages = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
     if not stages:
         raise ValueError(f"{type(net).__name__} has no stage of type TappedStage to look at")
-    hooks = [stage.register_forward_hook(lambda b, i, out: seen.append(out)) for stage in stages]
-    try:
-        net(mx.sym.var("data", dtype="float32"))
-    finally:
-        for hook in hooks:
-            hook.detach()
-    symbols = [out[0] if isinstance(out, (list, tuple)) else out for out in seen]
-    graph, entries = Graph.of(symbols)
-    gives = {f"stage{k + 1}": entry for k, entry in enumerate(entries)}
+    graph, _, calls = record(net, stages)
+    gives = {f"stage{k + 1}": call.gave for k, call in enumerate(calls)}
     return GraphBlock(graph, ["data"], gives, net.collect_params())
 
 

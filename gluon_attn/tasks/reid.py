@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from gluon_attn.core.batch import PADDING
 from gluon_attn.data import DATASETS
-from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
+from gluon_attn.data.loader import IdentityLoader, Loader
 from gluon_attn.data.reid import JUNK, ReidDataset
-from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.data.transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
 from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
@@ -94,9 +94,11 @@ def train_loader(recipe, dataset, method, workers, parts=1):
     _check_sizes(recipe)
     transform = ReidTrainTransform(
         _rectangle(recipe.input_size), _rectangle(recipe.resize), recipe.mirror,
-        method.options.get("erase", 0.0), recipe.mean, recipe.std,
+        method.options.get("erase", 0.0), mean=recipe.mean, std=recipe.std,
     )  # fmt: skip
-    loader = IdentityLoader(dataset, transform, identities, images, recipe.seed, workers)
+    loader = IdentityLoader(
+        dataset, transform, identities, images, seed=recipe.seed, workers=workers
+    )
     return Stream(loader, recipe.iterations_per_epoch) if recipe.iterations_per_epoch else loader
 
 
@@ -108,7 +110,7 @@ def eval_loader(size, mean, std, dataset, batch_size, workers):
         mean, std: In 0-255 units, RGB.
     """
     transform = ReidEvalTransform(size, mean, std)
-    return RectangleLoader(dataset, transform, batch_size, workers=workers, last="pad")
+    return Loader(dataset, transform, batch_size, workers=workers, last="pad")
 
 
 def embed(net, loader, count, ctx, flip=False, progress=False):

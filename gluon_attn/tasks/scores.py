@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from gluon_attn.core.files import save_arrays
-from gluon_attn.data.classification import ATTRIBUTE
+from gluon_attn.data.base import ATTRIBUTE
 from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies

@@ -23,8 +23,8 @@ from gluon_attn.data import (
     detect_kind,
     open_dataset,
 )
-from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
-from gluon_attn.data.columns import ChosenAttributes
+from gluon_attn.data.transforms import PadCropTransform, ResizedCropTransform
+from gluon_attn.data.views import ChosenAttributes
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets.init import xavier
 from gluon_attn.runtime import seed_everything
@@ -107,7 +107,7 @@ def open_split(
         policy = LabelPolicy(train=unspecified or recipe.unspecified)
         if unspecified:
             policy = LabelPolicy(train=unspecified, evaluate=unspecified)
-        dataset = open_dataset(data_dir, split, policy, on_bad_image, kind, **options)
+        dataset = open_dataset(data_dir, split, policy, on_bad_image, kind=kind, **options)
         return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from gluon_attn import runtime
 from gluon_attn.core.files import or_nan
 from gluon_attn.data import Loader
-from gluon_attn.data.cache import CachedDataset
-from gluon_attn.data.subset import Subset
+from gluon_attn.data.views import CachedDataset, Subset
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
 from gluon_attn.figures.search import search_curves

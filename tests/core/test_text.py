@@ -14,9 +14,9 @@ from gluon_attn.cli.analysis_log import read_critic
 from gluon_attn.coco.keypoints_boxes import boxes_of_pictures, read_results
 from gluon_attn.core import text as reading
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data.counts import expected_counts
 from gluon_attn.data.folders import read_classes
 from gluon_attn.data.lists import read_names
+from gluon_attn.data.published_sizes import expected_counts
 from gluon_attn.export.backends import FORMAT as SPEEDS
 from gluon_attn.export.backends import _read_speeds as read_speeds
 from gluon_attn.export.sidecar import FORMAT, REQUIRED, read_sidecar, write_sidecar

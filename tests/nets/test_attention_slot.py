@@ -37,6 +37,7 @@ def test_inner_place_is_behind_the_norm_of_the_3x3_convolution(inner, version):
     assert [name for name, _ in net.attention_blocks()] == [f"stage3_unit{k}" for k in range(6)]
     unit = net.features[6][1]
     block = dict(net.attention_blocks())["stage3_unit1"]
+    assert attention_blocks(net) == net.attention_blocks()
     assert block.channels == 32 and block.built_for == Slot("resnet50", 3, 1)
     net.initialize()
     x = picture(2, 128, 4, 4)

@@ -26,7 +26,7 @@ from mxnet import gluon
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.schema import MULTICLASS, Schema
 from gluon_attn.method import METHODS, Method, Outputs, State
-from gluon_attn.nets.frozen import frozen_view
+from gluon_attn.nets.graph import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss, squared_error
 from gluon_attn.papers.awmt.trend import ValidationLossTrend, mean_of_known
 

@@ -18,7 +18,7 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.figures.weights import weight_curves
 from gluon_attn.method import METHODS, Optimization, Task
-from gluon_attn.nets.frozen import frozen_view
+from gluon_attn.nets.graph import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss
 from gluon_attn.papers.awmt.trend import EPS, ValidationLossTrend, update_weights
 from gluon_attn.papers.vaa.method import VAATraining

@@ -1,41 +1,19 @@
-"""Comparing what was read with what was published: images, boxes and positive rates.
+"""Comparing what was read with what was published: images, boxes, identities, positive rates.
 
-Sources of WIDER-Attribute's numbers: 13,789 images and 57,524 boxes in all (the paper's page); the
-split into 5,509 / 1,362 / 6,918 images and into 28,345 / 29,179 boxes is repeated in many papers
-and adds up, but is not in the annotation's own documentation. The SRN crop lists hold
-22,958 / 5,382 / 29,177 crops (a user's log, VAA repository, issue 11). The other data sets' numbers
-stand in their readers.
+The published numbers stand in the readers. ``SYNTHETIC.json`` in a folder replaces them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Iterable, Mapping, Sequence
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.scan import shortened
 
-PUBLISHED = {
-    "train": {"images": 5509},
-    "val": {"images": 1362},
-    "trainval": {"images": 6871, "boxes": 28345},
-    "test": {"images": 6918, "boxes": 29179},
-}
-PUBLISHED_SRN = {
-    "train": {"boxes": 22958},
-    "val": {"boxes": 5382},
-    "trainval": {"boxes": 28340},
-    "test": {"boxes": 29177},
-}
-# Class weights in VAA's released code: (1 - rate) / rate of the training split, or 1 from 50 % on.
-VAA_WEIGHTS = {
-    "longHair": 3.4595959, "sunglass": 18.472435, "Hat": 3.3854823, "Tshirt": 3.5971165,
-    "longSleeve": 1.1370194, "formal": 12.584616, "shorts": 5.7822747, "jeans": 10.827924,
-    "longPants": 1.7478157, "skirt": 8.8111115, "faceMask": 28.433332, "logo": 2.7568319,
-    "stripe": 18.020712,
-}  # fmt: skip
-
 KEYS = ("images", "boxes", "identities")  # what is compared
+Expected = Mapping[Any, Mapping[str, int]]
 
 
 @dataclass
@@ -43,54 +21,61 @@ class SplitCount:
     """What one split's annotation holds.
 
     Attributes:
-        split: Its name.
-        images: Pictures with at least one entry; None where a format does not tell.
-        boxes: Annotated boxes, those left out included; None where a sample is a whole picture.
-        clipped: Boxes that reach beyond their picture and were cut at its border.
-        dropped: ``[(sample id, reason), ...]``: boxes without area inside their picture.
+        images: Images with at least one entry; None where a format does not tell.
+        boxes: Annotated boxes, those left out included; None where a sample is a whole image.
+        clipped: Boxes that reach beyond their image and were cut at its border.
+        dropped: ``[(sample id, reason), ...]``: boxes without area inside their image.
         identities: Persons shown; None where a format does not tell.
     """
 
     split: str
-    images: int
-    boxes: int = None
+    images: int | None
+    boxes: int | None = None
     clipped: int = 0
     dropped: list = field(default_factory=list)
-    identities: int = None
+    identities: int | None = None
 
 
 class CountReport:
     """Counts per split beside the expected ones.
 
     Args:
-        counts: SplitCount objects.
         expected: ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional.
         source: Where the expected numbers come from, for the heading; None if there are none.
         notes: Further lines of text, printed below the table.
         faults: Lines about what is wrong with the data beside numbers.
     """
 
-    def __init__(self, counts, expected=None, source=None, notes=(), faults=()):
+    def __init__(
+        self,
+        counts: Iterable[SplitCount],
+        expected: Expected | None = None,
+        source: str | None = None,
+        *,
+        notes: Iterable[str] = (),
+        faults: Iterable[str] = (),
+    ) -> None:
         self.counts, self.expected = list(counts), dict(expected or {})
         self.source, self.notes, self.faults = source, list(notes), list(faults)
 
     @classmethod
-    def join(cls, reports):
+    def join(cls, reports: Iterable[CountReport]) -> CountReport:
         """Return one report over the splits of several (with their sum, for train and val)."""
         reports = list(reports)
         counts = [count for report in reports for count in report.counts]
         by_name = {count.split: count for count in counts}
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
-            sums = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
+            sums: dict[str, Any] = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
             total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
         notes = [note for report in reports for note in report.notes]
         faults = [fault for report in reports for fault in report.faults]
-        return cls(counts, reports[0].expected, reports[0].source, notes, faults)
+        first = reports[0]
+        return cls(counts, first.expected, first.source, notes=notes, faults=faults)
 
-    def differences(self):
+    def differences(self) -> list[str]:
         """Return one line per number that is not as expected, and per other fault."""
         lines = list(self.faults)
         for count in self.counts:
@@ -104,14 +89,12 @@ class CountReport:
         return lines
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether every number that can be compared is as expected."""
         return not self.differences()
 
-    def table(self):
+    def table(self) -> str:
         """Return the counts as a plain-text table."""
-        from tabulate import tabulate
-
         source = self.source or "expected"
         has = {key: any(getattr(c, key) is not None for c in self.counts) for key in KEYS}
         shown = [key for key in KEYS if key == "images" or has[key]]
@@ -127,19 +110,18 @@ class CountReport:
                 row += [_number(found), _number(expected), difference]
             cut = [_number(count.clipped), _number(len(count.dropped))] if has["boxes"] else []
             rows.append(row + cut)
-        right = ["right"] * (len(header) - 1)
-        return tabulate(rows, header, disable_numparse=True, colalign=["left"] + right)
+        return _plain_table(rows, header)
 
-    def text(self):
+    def text(self) -> str:
         """Return table, verdict, the boxes left out and the notes."""
         lines = [self.table(), "", *self._verdict()]
-        dropped = [item for count in self.counts if count.split != "trainval" or
-                   len(self.counts) == 1 for item in count.dropped]  # fmt: skip
-        if dropped:
-            lines += ["left out:", *shortened([f"{name}: {reason}" for name, reason in dropped])]
+        alone = len(self.counts) == 1
+        parts = [count for count in self.counts if alone or count.split != "trainval"]
+        dropped = [f"{name}: {reason}" for count in parts for name, reason in count.dropped]
+        lines += ["left out:", *shortened(dropped)] if dropped else []
         return "\n".join(lines + self.notes)
 
-    def _verdict(self):
+    def _verdict(self) -> list[str]:
         """Return lines that say whether the numbers are as expected, and which are not there."""
         if not self.ok:
             return ["differences:", *shortened(self.differences())]
@@ -154,14 +136,14 @@ class CountReport:
         return [f"{told}not compared: {', '.join(absent)}"]
 
 
-def expected_counts(root, published=None):
+def expected_counts(root: Any, published: Expected | None = None) -> tuple[Expected, str | None]:
     """Return ``(expected, source)`` for a data set in ``root``.
 
     ``SYNTHETIC.json`` in it, ``{"expected": {split: {"images": n, "boxes": n}}}``, replaces the
-    published numbers, which are about other pictures then.
+    published numbers, which are about other images then.
 
     Raises:
-        ValueError: If that file is malformed.
+        ValueError: That file is malformed.
     """
     path = Path(root) / "SYNTHETIC.json"
     if not path.exists():
@@ -173,40 +155,19 @@ def expected_counts(root, published=None):
         raise ValueError(
             f'{path}: needs {{"expected": {{split: {{"images": n, "boxes": n}}}}}}: {error!r}'
         ) from error
-    return {s: {k: n for k, n in kinds.items() if k in KEYS}
-            for s, kinds in numbers.items()}, "generated"  # fmt: skip
+    kept = {s: {k: n for k, n in kinds.items() if k in KEYS} for s, kinds in numbers.items()}
+    return kept, "generated"
 
 
-def rate_note(dataset):
-    """Return a table of positive rates beside those that VAA's class weights imply.
-
-    The weights are 1 / rate - 1. Whether unspecified labels counted in the denominator is not
-    stated, so both readings are shown. "Male" has weight 1: its rate is at least 50 %.
-    """
-    from tabulate import tabulate
-
-    rows = []
-    for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
-        known, total = positive + negative, positive + negative + unspecified
-        vaa = 100 / (1 + VAA_WEIGHTS[name]) if name in VAA_WEIGHTS else None
-        of_known = f"{100 * positive / known:.1f}" if known else "-"
-        vaa = ">= 50" if vaa is None else f"{vaa:.1f}"
-        rows.append([name, vaa, f"{100 * positive / total:.1f}", of_known])
-    header = ["positive, %", "VAA weights", "of all boxes", "of specified"]
-    table = tabulate(rows, header, disable_numparse=True, colalign=["left"] + ["right"] * 3)
-    return f"\npositive rates of '{dataset.split}':\n{table}"
-
-
-def label_note(dataset, reference=None, source="published"):
+def label_note(
+    dataset: Any, reference: Mapping[str, float] | None = None, source: str = "published"
+) -> str:
     """Return a table of positive, negative and unspecified labels per attribute.
 
     Args:
-        dataset: AttributeDataset.
         reference: ``{name: positive rate}`` to print beside, or None.
         source: Heading of that column.
     """
-    from tabulate import tabulate
-
     rows = []
     for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
         known = positive + negative
@@ -217,15 +178,36 @@ def label_note(dataset, reference=None, source="published"):
         rows.append(row)
     header = ["attribute", "positive", "negative", "unspecified", "positive, %"]
     header += [f"{source}, %"] if reference else []
-    right = ["right"] * (len(header) - 1)
-    table = tabulate(rows, header, disable_numparse=True, colalign=["left"] + right)
-    return f"\nlabels of '{dataset.split}':\n{table}"
+    return f"\nlabels of '{dataset.split}':\n{_plain_table(rows, header)}"
 
 
-def _sum(a, b):
-    """Return the sum; None if a part is not known. (Parts of one training set share nobody.)"""
+def rate_note(dataset: Any, weights: Mapping[str, float]) -> str:
+    """Return a table of positive rates beside those that the class weights of VAA's code imply.
+
+    The weights are 1 / rate - 1. Whether unspecified labels counted in the denominator is not
+    stated, so both readings are shown. An attribute without a weight has a rate of at least 50 %.
+    """
+    rows = []
+    for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
+        known, total = positive + negative, positive + negative + unspecified
+        implied = f"{100 / (1 + weights[name]):.1f}" if name in weights else ">= 50"
+        of_known = f"{100 * positive / known:.1f}" if known else "-"
+        rows.append([name, implied, f"{100 * positive / total:.1f}", of_known])
+    header = ["positive, %", "VAA weights", "of all boxes", "of specified"]
+    return f"\npositive rates of '{dataset.split}':\n{_plain_table(rows, header)}"
+
+
+def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    align = ["left"] + ["right"] * (len(header) - 1)
+    return tabulate(rows, header, disable_numparse=True, colalign=align)
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    """Return the sum; None if a part is not known. (Parts of one training set share no person.)"""
     return None if a is None or b is None else a + b
 
 
-def _number(value):
+def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"

@@ -6,30 +6,33 @@ bob and long hair.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gluon_attn.data.synthetic.drawing import capsule, ellipse, rect, spline
+from gluon_attn.data.synthetic.figure import Figure
 
 CENTRE = 0.085  # height of the middle of the head
 RX = 0.059  # half its width
 ZOOM = 1.18  # heads a little large, so that glasses cover pixels in a person of 100 pixels
 
 
-def paint_mane(f):
+def paint_mane(f: Figure) -> None:
     """Long hair behind the neck and shoulders, painted before the torso."""
     f.zoom = ZOOM
     f.fill(_mane(f), colour=f.look.hair * 0.85, shade=0.4)
     f.zoom = 1.0
 
 
-def _mane(f):
+def _mane(f: Figure) -> np.ndarray:
     x, end = f.head_x, f.look.hair_length
     right = [(0.066, 0.06), (0.082, 0.13), (0.1, 0.22), (0.085, end - 0.01), (0.03, end + 0.012)]
     left = [(-a, b) for a, b in right[::-1]]
     return spline([(x, 0.0)] + [(x + a, b) for a, b in right + left])
 
 
-def paint_head(f):
+def paint_head(f: Figure) -> None:
     """Paint the head of figure ``f`` over its torso."""
     o, k, x = f.outfit, f.look, f.head_x
     f.zoom = ZOOM
@@ -51,7 +54,7 @@ def paint_head(f):
     f.zoom = 1.0
 
 
-def _skull(f, x, wide):
+def _skull(f: Figure, x: float, wide: float) -> None:
     male = f.outfit.male
     half = [(0, 0.006), (wide * 0.8, 0.03), (wide, 0.08), (wide * (0.72 if male else 0.5), 0.14)]
     half.append((0, 0.163 + 0.004 * male))
@@ -59,10 +62,10 @@ def _skull(f, x, wide):
     f.fill(spline([(x + a, b) for a, b in whole]), colour=f.look.skin)
 
 
-def _worn_on_head(f, x, wide):
+def _worn_on_head(f: Figure, x: float, wide: float) -> Any:
     o, k = f.outfit, f.look
     if k.scarf and o.top != "suit":
-        end = capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, True)
+        end = capsule((x + 0.03, 0.18), (x + 0.04, 0.29), 0.018, 0.022, flat_end=True)
         f.fill(capsule((x - 0.045, 0.178), (x + 0.045, 0.178), 0.024, 0.024), colour=k.extra)
         f.fill(end, colour=k.extra * 0.9)
     if o.hat:
@@ -78,7 +81,7 @@ def _worn_on_head(f, x, wide):
         f.line(arc, k.hat, 0.016)
 
 
-def _back_of_head(f, x, wide):
+def _back_of_head(f: Figure, x: float, wide: float) -> None:
     k = f.look
     if f.outfit.long_hair:
         f.fill(_mane(f), colour=k.hair, shade=0.45)
@@ -105,7 +108,7 @@ def _back_of_head(f, x, wide):
         f.fill(ellipse(x, 0.02, 0.032, 0.03), colour=k.hair * 0.8)
 
 
-def _face(f, x, squeeze):
+def _face(f: Figure, x: float, squeeze: float) -> None:
     o, k = f.outfit, f.look
     eyes = [x - 0.024 * squeeze, x + 0.024 * squeeze]
     for ex in eyes:
@@ -118,16 +121,8 @@ def _face(f, x, squeeze):
         [(x + 0.004 * f.sin, 0.082), (x + 0.007, 0.106), (x - 0.004, 0.108)], k.skin * 0.7, 0.005
     )
     if o.male and k.beard:
-        beard = [
-            (-0.05, 0.09),
-            (-0.044, 0.118),
-            (0, 0.113),
-            (0.044, 0.118),
-            (0.05, 0.09),
-            (0.042, 0.145),
-            (0, 0.172),
-            (-0.042, 0.145),
-        ]
+        beard = [(-0.05, 0.09), (-0.044, 0.118), (0, 0.113), (0.044, 0.118), (0.05, 0.09)]
+        beard += [(0.042, 0.145), (0, 0.172), (-0.042, 0.145)]
         f.fill(np.array(beard) * (1, 1) + (x * 0.8, 0), colour=k.hair, shade=0.2, opacity=0.92)
     lips = k.skin * (0.72, 0.55, 0.55)
     if not o.male:
@@ -135,14 +130,14 @@ def _face(f, x, squeeze):
     f.fill(ellipse(x, 0.128, 0.017 * squeeze, 0.004 if o.male else 0.0065), colour=lips, shade=0)
 
 
-def _hair(f, x, wide):
+def _hair(f: Figure, x: float, wide: float) -> None:
     o, k = f.outfit, f.look
     side = [(wide * 1.06, 0.08), (wide * 1.05, 0.03), (0.03, -0.008)]
     crown = [(-a, b) for a, b in side] + side[::-1]
     fringe = [(wide * 0.86, 0.055), (0.02, 0.036), (-0.02, 0.042), (-wide * 0.86, 0.055)]
     fringe = [(a + (abs(a) == 0.02) * 0.02 * f.sin, b) for a, b in fringe]
     f.fill(spline([(x + a, b) for a, b in crown + fringe]), colour=k.hair, shade=0.4)
-    lock = None
+    lock: list[Any] = []
     if o.long_hair:  # locks that fall over the shoulders
         end = k.hair_length - 0.025
         lock = [(wide * 0.8, 0.04), (wide * 1.25, 0.06), (0.082, 0.15), (0.088, end - 0.03)]
@@ -156,17 +151,11 @@ def _hair(f, x, wide):
         f.fill(spline([(x + sign * a, b) for a, b in lock]), colour=k.hair, shade=0.42)
 
 
-def _worn_on_face(f, x, wide):
+def _worn_on_face(f: Figure, x: float, wide: float) -> None:
     o, k = f.outfit, f.look
     if o.mask:
-        cover = [
-            (-0.05, 0.098),
-            (0, 0.09),
-            (0.05, 0.098),
-            (0.043, 0.142),
-            (0, 0.17),
-            (-0.043, 0.142),
-        ]
+        cover = [(-0.05, 0.098), (0, 0.09), (0.05, 0.098), (0.043, 0.142), (0, 0.17)]
+        cover += [(-0.043, 0.142)]
         f.fill(np.array(cover) + (x * 0.85, 0), colour=k.mask, shade=0.2)
         for y in (0.115, 0.132):
             f.line([(x * 0.85 - 0.04, y), (x * 0.85 + 0.04, y)], k.mask * 0.8, 0.003)
@@ -198,7 +187,7 @@ def _worn_on_face(f, x, wide):
         f.line([(x - 0.006, 0.08), (x + 0.006, 0.08)], k.hair * 0.6, 0.005)
 
 
-def _hood(f, x, wide):
+def _hood(f: Figure, x: float, wide: float) -> None:
     """A hood is no hat: it frames the face in the cloth of the top."""
     outer = ellipse(x, 0.085, wide * 1.35, 0.105, points=40)
     inner = ellipse(x + 0.02 * f.sin, 0.09, wide * 0.9, 0.07, points=40)[::-1]
@@ -208,46 +197,39 @@ def _hood(f, x, wide):
         f.fill(np.concatenate([outer, inner]), colour=f.top * 0.95, shade=0.4)
 
 
-def _dome(f, x, wide, top, base):
+def _dome(f: Figure, x: float, wide: float, top: Any, *, base: float) -> None:
     arc = ellipse(x, base, wide * 1.08, base - top, start=np.pi, stop=2 * np.pi)
     f.fill(arc, colour=f.look.hat, shade=0.5)
 
 
-def _cap(f, x, wide):
-    _dome(f, x, wide, -0.03, 0.05)
+def _cap(f: Figure, x: float, wide: float) -> None:
+    _dome(f, x, wide, -0.03, base=0.05)
     if not f.look.back:
         peak = x + 0.05 * f.sin
         f.fill(ellipse(peak, 0.05, wide * 1.0, 0.014), colour=f.look.hat * 0.7, shade=0.3)
 
 
-def _beanie(f, x, wide):
-    _dome(f, x, wide, -0.035, 0.05)
+def _beanie(f: Figure, x: float, wide: float) -> None:
+    _dome(f, x, wide, -0.035, base=0.05)
     f.fill(rect(x - wide * 1.1, 0.03, x + wide * 1.1, 0.055), colour=f.look.hat * 0.75, shade=0.2)
     f.fill(ellipse(x, -0.042, 0.016, 0.014), colour=f.look.hat * 1.2)
 
 
-def _sunhat(f, x, wide):
+def _sunhat(f: Figure, x: float, wide: float) -> None:
     f.fill(ellipse(x, 0.042, wide * 2.1, 0.022), colour=f.look.hat * 0.85, shade=0.3)
-    _dome(f, x, wide * 0.95, -0.03, 0.04)
+    _dome(f, x, wide * 0.95, -0.03, base=0.04)
     f.fill(rect(x - wide, 0.022, x + wide, 0.036), colour=f.look.extra, shade=0)
 
 
-def _helmet(f, x, wide):
-    _dome(f, x, wide * 1.08, -0.042, 0.045)
+def _helmet(f: Figure, x: float, wide: float) -> None:
+    _dome(f, x, wide * 1.08, -0.042, base=0.045)
     f.fill(rect(x - wide * 1.35, 0.038, x + wide * 1.35, 0.05), colour=f.look.hat * 0.8, shade=0.2)
     f.line([(x, -0.04), (x, 0.035)], f.look.hat * 0.75, 0.012)
 
 
-def _fedora(f, x, wide):
-    crown = [
-        (-0.85, 0.035),
-        (-0.75, -0.03),
-        (-0.2, -0.045),
-        (0, -0.036),
-        (0.2, -0.045),
-        (0.75, -0.03),
-        (0.85, 0.035),
-    ]
+def _fedora(f: Figure, x: float, wide: float) -> None:
+    crown = [(-0.85, 0.035), (-0.75, -0.03), (-0.2, -0.045), (0, -0.036), (0.2, -0.045)]
+    crown += [(0.75, -0.03), (0.85, 0.035)]
     f.fill(np.array([(x + a * wide, b) for a, b in crown]), colour=f.look.hat, shade=0.4)
     f.fill(rect(x - wide * 0.86, 0.014, x + wide * 0.86, 0.034), colour=f.look.hat * 0.4, shade=0)
     f.fill(ellipse(x, 0.038, wide * 1.6, 0.013), colour=f.look.hat * 0.9, shade=0.3)
