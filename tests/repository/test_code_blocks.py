@@ -343,8 +343,8 @@ def problem_of_command(words, monkeypatch):
         return "" if rest[0] in targets else "no such target"
     if program == "pip" and rest[0] == "install":
         extras = re.findall(r"gluon_attn\[(\w+)\]", " ".join(rest))
-        known = (ROOT / "setup.py").read_text()
-        return "" if all(f'"{extra}": ' in known for extra in extras) else "no such extra"
+        known = (ROOT / "pyproject.toml").read_text()
+        return "" if all(f'\n{extra} = [' in known for extra in extras) else "no such extra"
     if program == "export" and len(rest) == 1 and "=" in rest[0]:
         return ""
     return "a program that this test does not know"
