@@ -13,7 +13,7 @@ import platform
 import random
 import sys
 
-from gluon_attn.core import console
+from gluon_attn.core import errors
 from gluon_attn.env import amx as _amx
 from gluon_attn.env import environment as _environment
 from gluon_attn.env import gpu as _gpu
@@ -179,7 +179,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    console.prepare()
+    errors.prepare_console()
     status = main()
-    console.finish()
+    errors.flush_console()
     sys.exit(status)

@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import gluon_attn  # noqa: F401  (checks and prepares the environment before MXNet loads)
+import gluon_attn.coco.models  # noqa: F401  (its models)
 import model_zoo.factories  # noqa: F401  (these fill the registry)
 import model_zoo.factories_attention  # noqa: F401
-import model_zoo.factories_detection  # noqa: F401
 import model_zoo.factories_efficientnet  # noqa: F401
 import model_zoo.factories_hoga  # noqa: F401
-import model_zoo.factories_keypoints  # noqa: F401
 import model_zoo.factories_reid  # noqa: F401
 import model_zoo.factories_trained  # noqa: F401
 import model_zoo.factories_vgg  # noqa: F401

@@ -19,8 +19,9 @@ import re
 
 import numpy as np
 
+from gluon_attn.core.errors import REMEDY
 from gluon_attn.core.files import save_parameters
-from gluon_attn.core.reading import PARAMS_MAGIC, REMEDY, load_params
+from gluon_attn.core.reading import PARAMS_MAGIC, load_params
 
 CLASSIFIER = "output.*"
 

@@ -19,8 +19,8 @@ from typing import Iterable
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from gluon_attn.core.errors import naming
 from gluon_attn.core.files import DISK_FULL, digest_of, publish
-from gluon_attn.core.reading import damage_named
 
 MIRROR_VARIABLE = "MXNET_GLUON_REPO"
 LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file
@@ -177,7 +177,7 @@ def _obtain(entry, mirror, part):
 def _unzip(archive, member, target):
     """Extract exactly one member to ``target``, whatever else the archive names."""
     try:
-        with damage_named(archive, "{path} is not a sound zip file: {why}"):
+        with naming(archive, "{path} is not a sound zip file: {why}"):
             with zipfile.ZipFile(archive) as file:
                 if member not in file.namelist():
                     return f"{archive} holds {', '.join(file.namelist()[:5])} but not {member}"

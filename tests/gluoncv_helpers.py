@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from gluon_attn.coco.gluoncv_parts import gluoncv_module
+from gluon_attn.coco.parts import gluoncv_module
 
 
 def gluoncv_or_skip():

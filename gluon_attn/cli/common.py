@@ -9,7 +9,7 @@ import sys
 import traceback
 from typing import Callable, Match, Sequence
 
-from gluon_attn.core import console
+from gluon_attn.core import errors
 from gluon_attn.core.errors import describe
 
 EXPECTED = (ValueError, OSError, ImportError)
@@ -47,10 +47,10 @@ def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") 
         main: Does the work; returns the exit status, or None for 0.
         interrupted: What is said after Ctrl-C.
     """
-    console.prepare()
+    errors.prepare_console()
     try:
         status = main() or 0
-        console.finish()
+        errors.flush_console()
         return status
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

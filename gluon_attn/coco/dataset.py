@@ -2,7 +2,7 @@
 
     annotations/instances_train2017.json          boxes
     annotations/person_keypoints_train2017.json   persons with keypoints
-    train2017/000000000009.jpg                    pictures
+    train2017/000000000009.jpg                    images
 
 Own files are read in the same layout under any split name, and as Roboflow
 (``train/_annotations.coco.json`` beside the images) and CVAT (``images/`` or ``images/<split>/``)
@@ -10,13 +10,13 @@ export them. A ``file_name`` may have folders, back-slashes, or the path of anot
 last part then counts.
 
 Files are read through pycocotools, whose object (``dataset.coco``) the evaluation needs as well,
-after every record has been checked (``coco_file``). Crowds are left out of the samples; the
-evaluation sees them.
+after every record has been checked (:mod:`gluon_attn.coco.annotations`; GluonCV's data sets check
+nothing). Crowds are left out of the samples; the evaluation sees them.
 
 Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
-whether boxes were drawn on the upright image, as labelling tools show it, or on the stored pixels.
+whether boxes were made on the upright image, as labelling tools show it, or on the stored pixels.
 
-Published counts (from memory, not verified here): 118,287 training and 5,000 validation pictures,
+Published counts (from memory, not verified here): 118,287 training and 5,000 validation images,
 860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
 
 Reference: Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick, "Microsoft COCO: Common
@@ -29,19 +29,20 @@ import hashlib
 import json
 import logging
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from mxnet.gluon.data import Dataset
 
-from gluon_attn.coco.coco_file import ARCHIVE, load_coco
-from gluon_attn.coco.coco_layout import ImageFinder, available, coco_parts, has_annotations
-from gluon_attn.coco.coco_names import limbs_of, mirror_pairs
+from gluon_attn.coco.annotations import ARCHIVE, Record, load_coco
+from gluon_attn.coco.names import limbs_of, mirror_pairs
 from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
-from gluon_attn.data.layout import Located, Part
+from gluon_attn.data.layout import Located, Part, PathLike, file_part, folder_part
+from gluon_attn.data.scan import files, stored_name, subfolders
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,38 @@ PUBLISHED = {
 PUBLISHED_PERSONS = {"train2017": 149813, "val2017": 6352}
 NOTE = "published counts of COCO 2017: from memory"
 
+ROBOFLOW = "_annotations.coco.json"
+ANNOTATIONS = ("annotations/{kind}_{split}.json", "{split}/" + ROBOFLOW)
+IMAGES = ("{split}", "images/{split}", "images")  # the second and the third as CVAT exports them
+
+
+class ImageFinder:
+    """Finds the images that a file names, also under the path of another machine."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        folders = [root / name.format(split=split) for name in IMAGES]
+        self._folders = [folder for folder in folders if folder.is_dir()]
+        if not self._folders:
+            raise FileNotFoundError(
+                f"{root / split} does not exist; unpack {split}.zip there, so that "
+                f"{root / split}/*.jpg exist"
+            )
+        self._folders.append(root)
+        self._owners: dict[str, str] = {}  # of file names that were found without their folders
+
+    def __call__(self, name: str) -> Path:
+        """Return the file of a ``file_name``; if there is none, the place it should be at."""
+        for folder in self._folders:
+            path = folder / stored_name(folder, name)
+            if path.is_file():
+                return path
+        last = PurePosixPath(name).name
+        for folder in self._folders:
+            path = folder / stored_name(folder, last)
+            if path.is_file() and self._owners.setdefault(last, name) == name:
+                return path
+        return self._folders[0] / name
+
 
 class CocoDataset(Located, Dataset):
     """What both views of COCO share; the sub-classes say what a sample is.
@@ -59,7 +92,7 @@ class CocoDataset(Located, Dataset):
     Args:
         root: Folder of the data set.
         split: 'train2017', 'val2017', or any other name of which annotation and folder exist.
-        on_bad_image: 'error' raises where a picture cannot be read; 'skip' gives a black picture
+        on_bad_image: 'error' raises where an image cannot be read; 'skip' gives a black image
             without boxes or labelled keypoints and lists it in ``skipped``.
 
     Attributes:
@@ -67,81 +100,92 @@ class CocoDataset(Located, Dataset):
         names: What the net names: classes or keypoints; ``schema`` says that each is binary.
         report: CountReport of this split.
         sample_ids: Names of the samples for messages.
+        image_ids: COCO ids of the samples' images.
 
     Raises:
         ImportError: pycocotools is not installed.
-        FileNotFoundError: The annotation or the folder of pictures does not exist.
+        FileNotFoundError: The annotation or the folder of images does not exist.
         ValueError: A record of the annotation is wrong; the message names file, record and remedy.
     """
 
-    kind = None  # the annotation file's first word
-    task = None  # what is learnt from it: 'detection' or 'keypoints'
+    kind = ""  # the annotation file's first word
+    task = ""  # what is learnt from it: 'detection' or 'keypoints'
     # Names under which tools look for splits; any other works if it is asked for.
     splits = (
         "train2017", "val2017", "train2014", "val2014", "train", "val", "valid", "test", "default",
     )  # fmt: skip
+    names: tuple[str, ...]
+    sample_ids: list[str]
+    image_ids: list
 
     def __init__(self, root: str | Path, split: str, on_bad_image: str) -> None:
         found = self.locate(root, split)
         self.root, self.split = found.home, split
         self.on_bad_image = check_policy(on_bad_image)
         self.annotation = found.path(self.parts(split)[0])
-        if not self.annotation.is_file() and available(self.root):
-            raise FileNotFoundError(
-                f"{self.annotation} does not exist; {self.root} has {available(self.root)}. "
-                f"Official ones: unpack {ARCHIVE}"
-            )
         if self.annotation.is_file():
             self._find = ImageFinder(self.root, split)
+        else:
+            there = [f"annotations/{p.name}" for p in files(self.root / "annotations", ".json")]
+            there += [f"{n}/{ROBOFLOW}" for n in _roboflow_splits(self.root)]
+            if there:
+                raise FileNotFoundError(
+                    f"{self.annotation} does not exist; {self.root} has {', '.join(there[:8])}. "
+                    f"Official ones: unpack {ARCHIVE}"
+                )
         self._content = load_coco(
-            self.annotation, self.kind == "person_keypoints",
-            lambda name: image_size(self._find(name), name), on_bad_image == "skip",
-        )  # fmt: skip
+            self.annotation,
+            self.kind == "person_keypoints",
+            lambda name: image_size(self._find(name), name),
+            on_bad_image == "skip",
+        )
         self.coco = self._content.coco
         for line in self._content.warnings:
             logger.warning("%s: %s", self.annotation, line)
         for line in self._content.notes:
             logger.info("%s: %s", self.annotation, line)
-        self._skipped, self._lock = {}, threading.Lock()
+        self._skipped: dict[int, str] = {}
+        self._lock = threading.Lock()
         self._warned = False
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        return coco_parts(cls.kind, split)
+        """Return the annotation file and the folder of images of a split."""
+        places = [name.format(kind=cls.kind, split=split) for name in ANNOTATIONS]
+        folders = [name.format(split=split) for name in IMAGES]
+        return file_part(places[0], *places), folder_part(split, *folders, images=True)
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
-        return has_annotations(folder, cls.kind)
+        """Return whether a folder holds annotations of this kind, of any split."""
+        named = (p.name.startswith(f"{cls.kind}_") for p in files(folder / "annotations"))
+        return any(named) or bool(_roboflow_splits(folder))
 
     @classmethod
-    def expected_splits(cls, root: str | Path) -> tuple[str, ...]:
+    def expected_splits(cls, root: PathLike) -> tuple[str, ...]:
         """Return the official splits if one of them is there, else those that are there."""
         there = [split for split in cls.splits if cls.has_split(root, split)]
         official = cls.splits[:2]
         return official if not there or set(official) & set(there) else tuple(there)
 
-    def path(self, i):
-        """Return the file that holds sample ``i``."""
-        return self._find(self.coco.imgs[self.image_of(i)]["file_name"])
-
-    def image_of(self, i):
-        """Return the COCO id of sample ``i``'s picture."""
+    def annotations(self, i: int) -> list[Record]:
+        """Return the annotation records that sample ``i`` is made of."""
         raise NotImplementedError
 
-    def size(self, i):
-        """Return ``(width, height)`` of sample ``i``'s picture, as the annotation has it."""
-        record = self.coco.imgs[self.image_of(i)]
+    def path(self, i: int) -> Path:
+        """Return the file that holds sample ``i``."""
+        return self._find(self.coco.imgs[self.image_ids[i]]["file_name"])
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Return ``(width, height)`` of sample ``i``'s image, as the annotation has it."""
+        record = self.coco.imgs[self.image_ids[i]]
         return record["width"], record["height"]
 
-    def read(self, i):
-        """Return the picture of sample ``i``, uint8 ``(H, W, 3)`` RGB.
+    def read(self, i: int) -> np.ndarray:
+        """Return the image of sample ``i``; see :meth:`read_image_id`."""
+        return self.read_image_id(self.image_ids[i], self.sample_ids[i])
 
-        Raises:
-            BadImageError: If there is none, or its size is not the annotation's.
-        """
-        return self.read_image_id(self.image_of(i), self.sample_ids[i])
-
-    def read_image_id(self, image_id, sample_id=None):
+    def read_image_id(self, image_id: Any, sample_id: str | None = None) -> np.ndarray:
         """Return the image of a COCO image id, uint8 ``(H, W, 3)`` RGB.
 
         It is upright, unless only the stored pixels have the width and height of the annotation.
@@ -160,24 +204,20 @@ class CocoDataset(Located, Dataset):
                     "%s: has its annotated size, %d x %d, only if its EXIF orientation is "
                     "overlooked; so it is read lying, and others like it. If the boxes are of the "
                     "upright image, exchange width and height in %s",
-                    path, record["width"], record["height"], self.annotation,
-                )  # fmt: skip
+                    *(path, record["width"], record["height"], self.annotation),
+                )
         return image
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.sample_ids)
 
     @property
-    def schema(self):
+    def schema(self) -> Schema:
         """Schema of ``names``: every class or keypoint is there or not."""
         return Schema.binary(self.names)
 
-    def annotations(self, i):
-        """Return the annotation records that sample ``i`` is made of."""
-        raise NotImplementedError
-
-    def fingerprint(self):
-        """Return the sha256 of names, pictures, boxes and keypoints, as 64 hexadecimal digits."""
+    def fingerprint(self) -> str:
+        """Return the sha256 of names, images, boxes and keypoints, as 64 hexadecimal digits."""
         keys = ("id", "category_id", "bbox", "keypoints")
         digest = hashlib.sha256(json.dumps(self.names).encode())
         for i in range(len(self)):
@@ -185,10 +225,20 @@ class CocoDataset(Located, Dataset):
             digest.update(json.dumps([self.sample_ids[i], records]).encode())
         return digest.hexdigest()
 
-    def _read_or_skip(self, i):
-        """Return ``(picture, whether it is the sample's)``."""
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Samples met so far whose image could not be read: ``[(sample id, reason), ...]``."""
+        with self._lock:
+            return [(self.sample_ids[i], why) for i, why in sorted(self._skipped.items())]
+
+    def _open(self, i: int) -> tuple[int, np.ndarray, bool]:
+        """Return the position from 0, the image, and whether it is the sample's."""
+        i = int(i)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)} in split '{self.split}'")
+        i %= len(self)
         try:
-            return self.read(i), True
+            return i, self.read(i), True
         except BadImageError as error:
             if self.on_bad_image == "error":
                 raise
@@ -197,34 +247,23 @@ class CocoDataset(Located, Dataset):
                     self._skipped[i] = error.reason
                     logger.warning("skipped: %s", error)
             width, height = self.size(i)
-            return np.zeros((int(height), int(width), 3), np.uint8), False
+            return i, np.zeros((int(height), int(width), 3), np.uint8), False
 
-    @property
-    def skipped(self):
-        """Samples met so far whose picture could not be read: ``[(sample id, reason), ...]``."""
-        with self._lock:
-            return [(self.sample_ids[i], why) for i, why in sorted(self._skipped.items())]
-
-    def _position(self, i):
-        i = int(i)
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"sample {i} of {len(self)} in split '{self.split}'")
-        return i % len(self)
-
-    def _box(self, annotation):
-        """Return an annotation's box, cut at the picture's border, float32 ``(4,)`` xyxy."""
+    def _box(self, annotation: Record) -> np.ndarray:
+        """Return an annotation's box, cut at the image's border, float32 ``(4,)`` xyxy."""
         x, y, w, h = annotation["bbox"]
         image = self.coco.imgs[annotation["image_id"]]
         box = (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
         return np.array(box, np.float32)
 
-    def _count(self, boxes, published, unit):
+    def _count(self, boxes: int, published: dict, unit: str) -> CountReport:
         """Return the CountReport; ``unit`` says what its boxes are."""
         found = self._content
         dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
-        count = SplitCount(self.split, len(self.coco.imgs), boxes, found.clipped, dropped)
-        published = published if self.split in published else None
-        expected, source = expected_counts(self.root, published)
+        images = len(self.coco.imgs)
+        count = SplitCount(self.split, images, boxes=boxes, clipped=found.clipped, dropped=dropped)
+        known = published if self.split in published else None
+        expected, source = expected_counts(self.root, known)
         notes = [f"{self.split}: boxes are {unit}; samples: {len(self):,}"]
         if not found.total:
             notes.append(f"{self.split}: no annotations: no score can be computed on it")
@@ -232,8 +271,12 @@ class CocoDataset(Located, Dataset):
         notes += [NOTE] if source == "published" else []
         return CountReport([count], expected, source, notes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(split={self.split!r}, samples={len(self)})"
+
+
+def _roboflow_splits(folder: Path) -> list[str]:
+    return [name for name in subfolders(folder) if (folder / name / ROBOFLOW).is_file()]
 
 
 @DATASETS.register("coco")
@@ -250,66 +293,67 @@ class CocoDetection(CocoDataset):
         min_area: Smallest area in pixels of an object that becomes a sample's box (of its mask
             where the annotation tells it).
         use_crowd: Whether boxes around crowds become boxes, too.
-        keep_empty: Whether pictures without boxes are samples; by default in every split whose name
+        keep_empty: Whether images without boxes are samples; by default in every split whose name
             does not begin with 'train'.
 
     Attributes:
-        class_names: Names of the classes in the file's order of ids.
-        category_ids: COCO ids of the classes.
-        image_ids: COCO ids of the samples' pictures.
+        class_names, category_ids: Names and COCO ids of the classes, in the order of the ids.
     """
 
     kind, task = "instances", "detection"
     looks_for = "annotations/instances_<split>.json and <split>/*.jpg"
 
     def __init__(
-        self, root, split="train2017", policy=None, on_bad_image="error", min_area=0.0,
-        use_crowd=False, keep_empty=None,
-    ):  # fmt: skip
+        self,
+        root: str | Path,
+        split: str = "train2017",
+        policy: Any = None,
+        on_bad_image: str = "error",
+        *,
+        min_area: float = 0.0,
+        use_crowd: bool = False,
+        keep_empty: bool | None = None,
+    ) -> None:
         super().__init__(root, split, on_bad_image)
         self.min_area, self.use_crowd = float(min_area), bool(use_crowd)
         self.category_ids = tuple(sorted(self.coco.cats))
-        self.class_names = tuple(self.coco.cats[c]["name"] for c in self.category_ids)
+        self.names = self.class_names = tuple(self.coco.cats[c]["name"] for c in self.category_ids)
         self._class_of = {c: k for k, c in enumerate(self.category_ids)}
-        self.names = self.class_names
         keep_empty = not split.startswith("train") if keep_empty is None else keep_empty
         self.image_ids = [i for i in sorted(self.coco.imgs) if keep_empty or self._usable(i)]
         if not self.image_ids:
-            raise ValueError(f"{self.annotation}: no picture has a usable box")
+            raise ValueError(f"{self.annotation}: no image has a usable box")
         self.sample_ids = [
             f"{split}/{self.coco.imgs[i]['file_name']} (image {i})" for i in self.image_ids
         ]
         self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
 
-    def image_of(self, i):
-        return self.image_ids[i]
-
-    def annotations(self, i):
+    def annotations(self, i: int) -> list[Record]:
+        """Return the annotation records that sample ``i`` is made of."""
         return self._usable(self.image_ids[i])
 
     @property
-    def prior(self):
-        """Share of the pictures that show each class, ``(C,)`` float64."""
+    def prior(self) -> np.ndarray:
+        """Share of the images that show each class, ``(C,)`` float64."""
         shown = np.zeros(len(self.names))
         for i in range(len(self)):
-            shown[list({self._class_of[a["category_id"]] for a in self.annotations(i)})] += 1
+            shown[np.unique(self.boxes(i)[1])] += 1
         return shown / len(self)
 
-    def boxes(self, i):
-        """Return ``(boxes, classes)`` of sample ``i`` without reading its picture."""
+    def boxes(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(boxes, classes)`` of sample ``i`` without reading its image."""
         annotations = self.annotations(i)
         boxes = [self._box(a) for a in annotations]
         classes = [self._class_of[a["category_id"]] for a in annotations]
         return np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64)
 
-    def __getitem__(self, i):
-        i = self._position(i)
-        image, readable = self._read_or_skip(i)
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        i, image, readable = self._open(i)
         boxes, classes = self.boxes(i)
         return (image, boxes, classes, i) if readable else (image, boxes[:0], classes[:0], i)
 
-    def _usable(self, image_id):
-        """Return the annotations of a picture that become boxes."""
+    def _usable(self, image_id: Any) -> list[Record]:
+        """Return the annotations of an image that become boxes."""
         return [
             a
             for a in self.coco.imgToAnns.get(image_id, ())
@@ -321,27 +365,32 @@ class CocoDetection(CocoDataset):
 class CocoKeypoints(CocoDataset):
     """COCO 2017's persons with labelled keypoints; one sample per person.
 
-    ``dataset[i]`` is ``(image, box, keypoints, i)``: uint8 ``(H, W, 3)`` RGB, the whole picture;
+    ``dataset[i]`` is ``(image, box, keypoints, i)``: uint8 ``(H, W, 3)`` RGB, the whole image;
     float32 ``(4,)`` corners x1, y1, x2, y2 in pixels; float32 ``(K, 3)`` x, y in pixels and
     visibility (0 unlabelled, 1 hidden, 2 visible); the position itself.
 
     Args:
-        root, split, on_bad_image: See :class:`CocoDataset`.
-        policy: Part of the readers' common signature; nothing is unspecified here.
+        root, split, policy, on_bad_image: See :class:`CocoDetection`.
 
     Attributes:
         keypoint_names: K names in the file's order.
         skeleton: Pairs of keypoints, from 0, that are joined by a limb.
         flip_pairs: Pairs of keypoints, from 0, that a mirror exchanges: those whose names differ
             only in 'left' and 'right'.
-        image_ids, annotation_ids: COCO ids of each sample's picture and person.
+        annotation_ids: COCO ids of each sample's person.
         category_id: COCO id of the category that the keypoints belong to.
     """
 
     kind, task = "person_keypoints", "keypoints"
     looks_for = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
 
-    def __init__(self, root, split="train2017", policy=None, on_bad_image="error"):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train2017",
+        policy: Any = None,
+        on_bad_image: str = "error",
+    ) -> None:
         super().__init__(root, split, on_bad_image)
         if len(self.coco.cats) != 1:
             names = ", ".join(c["name"] for c in self.coco.cats.values())
@@ -361,32 +410,28 @@ class CocoKeypoints(CocoDataset):
             f"{split}/{self.coco.imgs[a['image_id']]['file_name']} (annotation {a['id']})"
             for a in persons
         ]
-        images = {split: {"images": PUBLISHED[split]["images"], "boxes": count}
-                  for split, count in PUBLISHED_PERSONS.items()}  # fmt: skip
-        self.report = self._count(len(self), images, "persons with labelled keypoints")
+        published = {s: dict(PUBLISHED[s], boxes=n) for s, n in PUBLISHED_PERSONS.items()}
+        self.report = self._count(len(self), published, "persons with labelled keypoints")
         if self.report.source == "generated":  # whose counts are those of all boxes
             for expected in self.report.expected.values():
                 expected.pop("boxes", None)
 
-    def image_of(self, i):
-        return self.image_ids[i]
-
-    def annotations(self, i):
+    def annotations(self, i: int) -> list[Record]:
+        """Return the annotation record of sample ``i``, alone in a list."""
         return [self.coco.anns[self.annotation_ids[i]]]
 
     @property
-    def prior(self):
+    def prior(self) -> np.ndarray:
         """Share of the persons of whom each keypoint is labelled, ``(K,)`` float64."""
         return np.mean([self.person(i)[1][:, 2] > 0 for i in range(len(self))], axis=0)
 
-    def person(self, i):
-        """Return ``(box, keypoints)`` of sample ``i`` without reading its picture."""
-        annotation = self.coco.anns[self.annotation_ids[i]]
+    def person(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(box, keypoints)`` of sample ``i`` without reading its image."""
+        (annotation,) = self.annotations(i)
         keypoints = np.array(annotation["keypoints"], np.float32).reshape(-1, 3)
         return self._box(annotation), keypoints
 
-    def __getitem__(self, i):
-        i = self._position(i)
-        image, readable = self._read_or_skip(i)
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        i, image, readable = self._open(i)
         box, keypoints = self.person(i)
         return image, box, keypoints if readable else np.zeros_like(keypoints), i

@@ -14,11 +14,15 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.coco.coco_names import CATEGORIES
+from gluon_attn.coco.detection_batches import (
+    DetectionLoader,
+    FitTransform,
+    SsdTransform,
+    StretchTransform,
+)
 from gluon_attn.coco.detection_data import DetectionData
-from gluon_attn.coco.detection_loader import DetectionLoader
-from gluon_attn.coco.detection_transforms import FitTransform, SsdTransform, StretchTransform
 from gluon_attn.coco.metrics import evaluate_detections
+from gluon_attn.coco.names import CATEGORIES
 from gluon_attn.core.batch import PADDING
 from gluon_attn.core.files import finite, write_json, write_text
 from gluon_attn.metrics.layout import decimal
@@ -48,11 +52,11 @@ def train_loader(recipe, dataset, method, workers):
     if method.net.fit == "stretch":
         options = method.options
         transform = SsdTransform(
-            method.net.input_size[0], mean, std, options["expand"], options["crop"],
-            options["colour"], recipe.mirror,
+            method.net.input_size[0], mean, std, expand=options["expand"], crop=options["crop"],
+            colour=options["colour"], mirror=recipe.mirror,
         )  # fmt: skip
     else:
-        transform = FitTransform(*method.net.sides, recipe.mirror, mean, std)
+        transform = FitTransform(*method.net.sides, recipe.mirror, mean=mean, std=std)
     return DetectionLoader(
         dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
         last="discard",
@@ -63,7 +67,7 @@ def eval_transform(net, mean, std):
     """Return the transform of evaluation for a net or an export's description of one."""
     if net.fit == "stretch":
         return StretchTransform(net.input_size[0], mean, std)
-    return FitTransform(*net.sides, False, mean, std)
+    return FitTransform(*net.sides, False, mean=mean, std=std)
 
 
 def detect(net, dataset, transform, ctx, batch_size=32, workers=2, progress=False):

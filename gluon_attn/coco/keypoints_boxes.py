@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from gluon_attn.coco.coco_records import Tally, numbers_of
+from gluon_attn.coco.annotations import Tally, numbers_of
 from gluon_attn.coco.dataset import CocoKeypoints
-from gluon_attn.coco.keypoints_loader import People
+from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.core.text import read_json
 from gluon_attn.tasks.predict import match_boxes, read_boxes
 
@@ -86,7 +86,7 @@ def detected_people(dataset: CocoKeypoints, path: str | Path) -> People:
     boxes = [(x, y, x + w, y + h) for _, (x, y, w, h), _ in found]
     return People(
         dataset.read_image_id, [known[str(number)] for number, _, _ in found], boxes,
-        [score for _, _, score in found], dataset.on_bad_image,
+        [score for _, _, score in found], on_bad_image=dataset.on_bad_image,
     )  # fmt: skip
 
 

@@ -15,10 +15,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from gluon_attn.coco.detection_predict import write_png
+from gluon_attn.coco.keypoints import person_scores
+from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.coco.keypoints_boxes import boxes_of_pictures
-from gluon_attn.coco.keypoints_decode import person_scores
 from gluon_attn.coco.keypoints_export import finder_of_export
-from gluon_attn.coco.keypoints_loader import People
 from gluon_attn.core.files import json_text
 from gluon_attn.core.images import box_window, unit_doubt
 from gluon_attn.data.images import BadImageError, read_image

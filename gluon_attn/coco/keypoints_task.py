@@ -16,16 +16,22 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.coco.coco_names import KEYPOINTS, mirror_pairs
 from gluon_attn.coco.dataset import CocoKeypoints
-from gluon_attn.coco.keypoints_affine import invert, region_of, transform
-from gluon_attn.coco.keypoints_decode import decode, flip_back, person_scores
-from gluon_attn.coco.keypoints_loader import People, PeopleLoader, PoseLoader
-from gluon_attn.coco.keypoints_method import SimplePoseMethod
+from gluon_attn.coco.keypoints import SimplePoseMethod, decode, flip_back, person_scores
+from gluon_attn.coco.keypoints_batches import (
+    STRIDE,
+    People,
+    PeopleLoader,
+    PoseEvalTransform,
+    PoseLoader,
+    PoseTrainTransform,
+    invert,
+    region_of,
+    transform,
+)
 from gluon_attn.coco.keypoints_scores import write_scores
-from gluon_attn.coco.keypoints_transforms import STRIDE, PoseEvalTransform, PoseTrainTransform
-from gluon_attn.coco.metrics import evaluate_keypoints
-from gluon_attn.coco.oks import SIGMAS, oks_suppression
+from gluon_attn.coco.metrics import SIGMAS, evaluate_keypoints, oks_suppression
+from gluon_attn.coco.names import KEYPOINTS, mirror_pairs
 from gluon_attn.core.batch import PADDING
 from gluon_attn.tasks.base import reading_for
 from gluon_attn.train import Stream, build
@@ -42,7 +48,7 @@ class Reading(NamedTuple):
 
     Attributes:
         margin: Of the region around a box.
-        refine, flip_shift: See :mod:`gluon_attn.coco.keypoints_decode`.
+        refine, flip_shift: See :mod:`gluon_attn.coco.keypoints`.
         flip_test: Whether heat-maps of the mirrored picture are averaged in.
         suppression: OKS from which the worse of two people of a picture is left out.
     """
@@ -83,7 +89,7 @@ class PoseFinder:
         Rows of people whose picture cannot be read are NaN and 0.
 
         Args:
-            people: :class:`gluon_attn.coco.keypoints_loader.People`.
+            people: :class:`gluon_attn.coco.keypoints_batches.People`.
             batch_size, workers: Of the loader.
             progress: Whether to show a bar on a terminal.
         """
@@ -131,7 +137,7 @@ class PoseFinder:
         """Return official result records; people found twice in a picture are left out.
 
         Args:
-            people: :class:`gluon_attn.coco.keypoints_loader.People`.
+            people: :class:`gluon_attn.coco.keypoints_batches.People`.
             places, heights: What a call returned.
             category_id: COCO id of the category.
         """

@@ -1,10 +1,15 @@
-"""COCO's evaluation of boxes and keypoints, computed by pycocotools and given back as numbers.
+r"""COCO's evaluation of boxes and keypoints by pycocotools, and object keypoint similarity.
 
 Nothing is printed. Records are checked first: pycocotools passes over a category or keypoint list
 it does not know, or fails on an empty list.
 
-Reference: the evaluation code of the COCO challenges (pycocotools.cocoeval); measures in Lin et
-al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and on cocodataset.org.
+.. math:: OKS = \frac{1}{K} \sum_k \exp(-d_k^2 / 2 s^2 \kappa_k^2)
+
+with d the distance of keypoint k, s^2 the object's area and kappa = 2 sigma COCO's constants.
+
+References: the evaluation code of the COCO challenges (pycocotools.cocoeval) and cocodataset.org;
+Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; Xiao, Wu, Wei, ECCV 2018 (OKS in
+non-maximum suppression, threshold 0.9).
 """
 
 from __future__ import annotations
@@ -14,21 +19,22 @@ import copy
 import io
 import math
 from dataclasses import dataclass, field
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from gluon_attn.coco.oks import SIGMAS
 from gluon_attn.core.errors import NotFiniteError
 
+# COCO's constants for its 17 keypoints, nose to ankles.
+SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 BOX_STATS = (
-    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
-    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
-)  # fmt: skip
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
+)
 KEYPOINT_STATS = (
-    "AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50", "AR75", "AR_medium", "AR_large",
-)  # fmt: skip
-FIELDS = {"bbox": ("bbox", 4), "keypoints": ("keypoints", None)}
+    *("AP", "AP50", "AP75", "AP_medium", "AP_large"),
+    *("AR", "AR50", "AR75", "AR_medium", "AR_large"),
+)
 
 
 @dataclass
@@ -37,80 +43,65 @@ class CocoResult:
 
     Attributes:
         kind: 'bbox' or 'keypoints'.
-        stats: ``{name: value}`` of the 12 (boxes) or 10 (keypoints) numbers of the challenge, in
-            [0, 1]; NaN where no annotation has that size.
+        stats: The 12 (boxes) or 10 (keypoints) numbers of the challenge, in [0, 1]; NaN where no
+            annotation has that size.
         per_class: ``{category name: AP}`` over all sizes; NaN without annotations.
         text: Table of pycocotools, one line per number.
-        images: Number of pictures evaluated.
-        records: Number of results evaluated.
+        images, records: Numbers of images and of results evaluated.
         notes: Lines that belong below the numbers.
     """
 
     kind: str
-    stats: dict
-    per_class: dict
+    stats: dict[str, float]
+    per_class: dict[str, float]
     text: str
     images: int = 0
     records: int = 0
-    notes: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def evaluate_detections(coco, records, image_ids=None):
-    """Return average precision and recall of boxes.
+def evaluate_detections(
+    coco: Any, records: Iterable[dict], image_ids: Iterable | None = None
+) -> CocoResult:
+    """Return average precision and recall of boxes: the 12 numbers ``BOX_STATS``.
 
     Args:
         coco: pycocotools' COCO object with the truth (``CocoDetection.coco``).
         records: Official result dicts: ``image_id``, ``category_id``, ``bbox`` ``[x, y, width,
             height]`` in pixels, ``score``. They are not changed.
-        image_ids: Ids of the pictures to evaluate; None means all of the truth.
-
-    Returns:
-        CocoResult with the 12 numbers ``BOX_STATS``.
+        image_ids: Ids of the images to evaluate; None means all of the truth.
 
     Raises:
         ImportError: pycocotools is not installed.
-        ValueError: A record names an unknown picture or category or is incomplete, or pycocotools
+        ValueError: A record names an unknown image or category or is incomplete, or pycocotools
             fails; the message names the annotation file.
     """
-    return _evaluate(coco, records, "bbox", BOX_STATS, image_ids)
+    return _evaluate(coco, records, "bbox", image_ids)
 
 
-def evaluate_keypoints(coco, records, image_ids=None):
-    """Return average precision and recall by object keypoint similarity.
+def evaluate_keypoints(
+    coco: Any, records: Iterable[dict], image_ids: Iterable | None = None
+) -> CocoResult:
+    """Return average precision and recall by OKS: the 10 numbers ``KEYPOINT_STATS``.
 
-    Args:
-        coco: pycocotools' COCO object of a person_keypoints file (``CocoKeypoints.coco``).
-        records: Official result dicts: ``image_id``, ``category_id``, ``keypoints`` (x, y and
-            anything third for each of the 17), ``score``. They are not changed.
-        image_ids: Ids of the pictures to evaluate; None means all of the truth.
-
-    Returns:
-        CocoResult with the 10 numbers ``KEYPOINT_STATS``.
-
-    Raises:
-        ImportError: pycocotools is not installed.
-        ValueError: A record names an unknown picture or category or is incomplete, or pycocotools
-            fails; the message names the annotation file.
+    ``records`` have ``keypoints`` (x, y and anything third for each of the 17) in place of
+    ``bbox``; otherwise as :func:`evaluate_detections`.
     """
-    return _evaluate(coco, records, "keypoints", KEYPOINT_STATS, image_ids)
+    return _evaluate(coco, records, "keypoints", image_ids)
 
 
-def check_records(coco, records, kind):
-    """Check results against the truth.
-
-    Args:
-        coco: pycocotools' COCO object.
-        records: Result dicts.
-        kind: 'bbox' or 'keypoints'.
+def check_records(coco: Any, records: Sequence[dict], kind: str) -> None:
+    """Check results of a kind, 'bbox' or 'keypoints', against the truth.
 
     Raises:
         ValueError: The message names the record's position and what is valid.
     """
-    name, length = FIELDS[kind]
-    lengths = {c: length or 3 * len(r.get("keypoints", ())) for c, r in coco.cats.items()}
+    lengths = {c: 3 * len(r.get("keypoints", ())) for c, r in coco.cats.items()}
+    if kind == "bbox":
+        lengths = dict.fromkeys(lengths, 4)
     for number, record in enumerate(records):
         where = f"result {number}"
-        missing = [k for k in ("image_id", "category_id", name, "score") if k not in record]
+        missing = [k for k in ("image_id", "category_id", kind, "score") if k not in record]
         if missing:
             raise ValueError(f"{where} lacks {', '.join(missing)}: {record}")
         if record["image_id"] not in coco.imgs:
@@ -120,27 +111,29 @@ def check_records(coco, records, kind):
                 f"{where}: category {record['category_id']} is not in the annotation; COCO's ids "
                 f"are {', '.join(map(str, sorted(coco.cats)))} (not the positions of the classes)"
             )
-        needed, values = lengths[record["category_id"]], record[name]
-        numbers = [*values, record["score"]]
-        if len(values) != needed or not all(math.isfinite(v) for v in numbers):
-            kind = ValueError if len(values) != needed else NotFiniteError
-            raise kind(
-                f"{where}: {name} must be {needed} finite numbers with a finite score, got "
+        needed, values = lengths[record["category_id"]], record[kind]
+        finite = all(math.isfinite(v) for v in (*values, record["score"]))
+        if len(values) != needed or not finite:
+            error = ValueError if len(values) != needed else NotFiniteError
+            raise error(
+                f"{where}: {kind} must be {needed} finite numbers with a finite score, got "
                 f"{len(values)}: {list(values)}, score {record['score']}"
             )
 
 
 def _evaluate(
-    coco: Any, records: Iterable[dict], kind: str, names: tuple[str, ...], image_ids: Any
+    coco: Any, records: Iterable[dict], kind: str, image_ids: Iterable | None
 ) -> CocoResult:
     try:
         from pycocotools.cocoeval import COCOeval
     except Exception as error:  # built for another NumPy, it raises other errors as well
-        raise ImportError(f"COCO's evaluation needs pycocotools: pip install pycocotools "
-                          f"({error})") from error  # fmt: skip
+        raise ImportError(
+            f"COCO's evaluation needs pycocotools: pip install pycocotools ({error})"
+        ) from error
     records = list(records)
     check_records(coco, records, kind)
-    printed, notes = io.StringIO(), []
+    notes: list[str] = []
+    printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             run = COCOeval(coco, _load_results(coco, records), kind)
@@ -159,6 +152,7 @@ def _evaluate(
             f"({type(error).__name__}: {error}); check the annotation, or try another version of "
             "pycocotools"
         ) from error
+    names = BOX_STATS if kind == "bbox" else KEYPOINT_STATS
     values = np.asarray(run.stats, float)
     stats = {name: float(v) if v >= 0 else math.nan for name, v in zip(names, values)}
     per_class = {}
@@ -168,7 +162,9 @@ def _evaluate(
         mean = float(precision.mean()) if precision.size else math.nan
         per_class[coco.cats[category]["name"]] = mean
     text, images = printed.getvalue().rstrip("\n"), len(run.params.imgIds)
-    return CocoResult(kind, stats, per_class, text, images, len(records), notes)
+    return CocoResult(
+        kind, stats, per_class, text, images=images, records=len(records), notes=notes
+    )
 
 
 def _set_sigmas(params: Any, coco: Any) -> list[str]:
@@ -187,7 +183,7 @@ def _set_sigmas(params: Any, coco: Any) -> list[str]:
     ]
 
 
-def _load_results(coco, records):
+def _load_results(coco: Any, records: list[dict]) -> Any:
     """Return the results as a COCO object; pycocotools fails on none and changes what it gets."""
     if records:
         return coco.loadRes(copy.deepcopy(records))
@@ -196,3 +192,55 @@ def _load_results(coco, records):
     empty.dataset = dict(keep, annotations=[])
     empty.createIndex()
     return empty
+
+
+# ---------------------------------------------------------------------------------- similarity
+
+
+def oks(
+    points: np.ndarray,
+    others: np.ndarray,
+    area: float,
+    other_areas: np.ndarray,
+    *,
+    sigmas: np.ndarray = SIGMAS,
+) -> np.ndarray:
+    """Return the similarity of one person to N others, over all keypoints, ``(N,)``.
+
+    Args:
+        points: ``(K, 2)`` x, y in pixels.
+        others: ``(N, K, 2)``.
+        area: Of the person, in square pixels.
+        other_areas: ``(N,)``; each pair is compared at the mean of its areas.
+        sigmas: ``(K,)``.
+    """
+    points, others = np.asarray(points, float), np.asarray(others, float)
+    if points.shape != (len(sigmas), 2) or others.shape[1:] != points.shape:
+        raise ValueError(
+            f"points {points.shape}, others {others.shape}: {len(sigmas)} keypoints are needed"
+        )
+    squared = ((others - points) ** 2).sum(-1)
+    mean_area = (area + np.asarray(other_areas, float)) / 2 + np.spacing(1)
+    return np.exp(-squared / ((2 * sigmas) ** 2 * mean_area[:, None] * 2)).mean(-1)
+
+
+def oks_suppression(
+    points: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float = 0.9
+) -> list[int]:
+    """Return the positions of the people to keep in one image, best score first.
+
+    Args:
+        points: ``(N, 17, 2)``.
+        scores, areas: ``(N,)``.
+        threshold: A person more similar than this to a better one is left out.
+    """
+    points, areas = np.asarray(points, float), np.asarray(areas, float)
+    kept: list[int] = []
+    order = np.argsort(-np.asarray(scores, float), kind="stable")
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        if len(order):
+            similar = oks(points[best], points[order], areas[best], areas[order])
+            order = order[similar <= threshold]
+    return kept

@@ -10,26 +10,20 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 POSITIVE, NEGATIVE, UNSPECIFIED = 1, -1, 0
 PADDING = -1  # Batch.index of a row that only fills up the last batch of an evaluation
 
 
 class Batch(NamedTuple):
-    """One batch on its way from ``data`` through ``engine`` to a method.
+    """One batch on its way from the data layer to a method."""
 
-    Attributes:
-        image: ``(B, 3, H, W)`` float32 NDArray, RGB, normalised.
-        label: ``(B, A)`` float32 NDArray in {0, 1}.
-        mask: ``(B, A)`` float32 NDArray; 0 where the label is unspecified (or the row is padding).
-        index: ``(B,)`` int64 NumPy array: the sample's position in its data set, which stays with
-            the sample through shuffling; ``PADDING`` for rows that only fill up a batch.
-    """
-
-    image: Any
-    label: Any
-    mask: Any
-    index: np.ndarray
+    image: Any  # (B, 3, H, W) float32 NDArray, RGB, normalised
+    label: Any  # (B, A) float32 NDArray in {0, 1}
+    mask: Any  # (B, A) float32 NDArray; 0 where the label is unspecified or the row is padding
+    # (B,) int64: position in the data set, whatever the order; or PADDING
+    index: NDArray[Any]  # type: ignore[assignment]  # tuple has a method of that name
 
 
 class LabelPolicy:
@@ -47,17 +41,14 @@ class LabelPolicy:
     negatives in training and are left out, attribute by attribute, in validation and test.
 
     Args:
-        train: ``'negative'`` or ``'masked'``, for the split called ``train``.
-        evaluate: The same for every other split. ``'negative'`` exists only to repeat published
-            numbers that were computed that way.
-
-    Raises:
-        ValueError: If a choice is neither of the two.
+        train: For the split called ``train``.
+        evaluate: For every other split. ``'negative'`` exists only to repeat published numbers
+            that were computed that way.
     """
 
     CHOICES = ("negative", "masked")
 
-    def __init__(self, train="negative", evaluate="masked"):
+    def __init__(self, train: str = "negative", evaluate: str = "masked") -> None:
         for name, choice in (("train", train), ("evaluate", evaluate)):
             if choice not in self.CHOICES:
                 raise ValueError(
@@ -65,24 +56,21 @@ class LabelPolicy:
                 )
         self.train, self.evaluate = train, evaluate
 
-    def encode(self, raw, training):
-        """Return ``(label, mask)``, float32, shaped like ``raw``.
-
-        Args:
-            raw: Integer array with values in {1, -1, 0}.
-            training: Whether the policy for training applies.
+    def encode(self, raw: Any, training: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return ``(label, mask)``, float32, of integers in {1, -1, 0} of the same shape.
 
         Raises:
-            ValueError: If any value is not in {1, -1, 0}.
+            ValueError: Any other value.
         """
         raw = np.asarray(raw)
-        if not np.isin(raw, (POSITIVE, NEGATIVE, UNSPECIFIED)).all():
-            bad = raw[~np.isin(raw, (POSITIVE, NEGATIVE, UNSPECIFIED))]
-            raise ValueError(f"raw labels must be 1, -1 or 0, found {np.unique(bad).tolist()}")
-        label = (raw == POSITIVE).astype(np.float32)
+        valid = np.isin(raw, (POSITIVE, NEGATIVE, UNSPECIFIED))
+        if not valid.all():
+            raise ValueError(
+                f"raw labels must be 1, -1 or 0, found {np.unique(raw[~valid]).tolist()}"
+            )
         choice = self.train if training else self.evaluate
         known = np.ones(raw.shape, bool) if choice == "negative" else raw != UNSPECIFIED
-        return label, known.astype(np.float32)
+        return (raw == POSITIVE).astype(np.float32), known.astype(np.float32)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LabelPolicy(train={self.train!r}, evaluate={self.evaluate!r})"

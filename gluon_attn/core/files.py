@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one.
+"""Writing files so that a half-written one is never seen.
 
 Everything is written beside its destination, flushed to disk and renamed into place. A process that
 dies in between leaves the previous file as it was; what it wrote is removed when the same file is
@@ -18,23 +18,28 @@ import shutil
 import socket
 import stat
 import uuid
-from typing import Any
+import zipfile
+from typing import Any, Iterator
+
+import numpy as np
+
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.reading import read_params
+from gluon_attn.core.text import PathLike
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # What file systems answer that cannot flush a folder, or for one that may be written, not read.
 _NO_FOLDER_FLUSH = (errno.EINVAL, errno.EACCES, errno.EPERM, getattr(errno, "ENOTSUP", 0))
-_unfinished = set()  # temporary files of this process
+_unfinished: set[str] = set()  # temporary files of this process
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: PathLike) -> Iterator[str]:
     """Give the body a temporary path beside ``path``; rename it into place if the body succeeds.
 
     A symbolic link stays one: the file that it names is replaced. A new file gets the permissions
     that the umask allows, a replaced one keeps its own. Devices and pipes are given as they are.
-
-    Args:
-        path: Destination. Its folder is created.
+    The folder is created.
 
     Raises:
         OSError: The file could not be written; the message names ``path`` and, when the disk is
@@ -65,26 +70,17 @@ def atomic_path(path):
         _unfinished.discard(temporary)
 
 
-def publish(temporary, path):
-    """Give a complete file its final name, in such a way that no crash leaves a partial one there.
-
-    Args:
-        temporary: The file, on the same file system as ``path``.
-        path: Its new name; a file of that name is replaced.
-
-    Raises:
-        OSError: The disk failed.
-    """
+def publish(temporary: PathLike, path: PathLike) -> None:
+    """Give a complete file its final name, such that no crash leaves a partial one there."""
     flush(temporary)
     os.replace(temporary, path)
     flush(os.path.dirname(os.path.abspath(path)))  # only then is the new name durable
 
 
-def flush(path):
+def flush(path: PathLike) -> None:
     """Wait until a file, or the list of names in a folder, is on disk.
 
-    Raises:
-        OSError: The disk failed. File systems that cannot flush a folder are no error.
+    File systems that cannot flush a folder are no error.
     """
     folder = os.path.isdir(path)
     if folder and os.name != "posix":
@@ -101,25 +97,31 @@ def flush(path):
             raise
 
 
-def write_text(path, text):
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Write ``content``, atomically; see :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(content)
+
+
+def write_text(path: PathLike, text: str) -> None:
     """Write ``text`` as UTF-8, atomically; see :func:`atomic_path`.
 
     Bytes of file names that are no UTF-8 are written as ``\\udcXX``, which JSON reads back.
     """
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: PathLike, value: Any, indent: int | None = 1) -> None:
+    """Write ``value`` as :func:`json_text`, atomically; see :func:`atomic_path`."""
+    write_text(path, json_text(value, indent))
 
 
 def json_text(value: Any, indent: int | None = 1, **options: Any) -> str:
     """Return ``value`` as JSON with a line end; NaN and infinite numbers become ``null``.
 
     JSON has no such numbers: files with the tokens that Python writes are refused by other readers.
-
-    Args:
-        value: Plain values.
-        indent: Blanks per level; None: all in one line.
-        options: Of :func:`json.dumps`.
+    ``options`` are those of :func:`json.dumps`.
     """
     options = {"ensure_ascii": False, **options, "indent": indent, "allow_nan": False}
     try:
@@ -142,43 +144,20 @@ def or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def write_json(path, value, indent=1):
-    """Write ``value`` as :func:`json_text`, atomically; see :func:`atomic_path`."""
-    write_text(path, json_text(value, indent))
-
-
-def write_bytes(path, content):
-    """Write ``content``, atomically; see :func:`atomic_path`."""
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(content)
-
-
-def save_arrays(path, arrays, compress=False):
-    """Write NumPy arrays as an ``.npz`` archive, atomically and without pickles.
-
-    Args:
-        path: Destination.
-        arrays: ``{name: array}``; no object arrays.
-        compress: Whether to deflate.
-
-    Raises:
-        OSError: It could not be written; an older file is untouched.
-    """
-    import zipfile
-
-    import numpy as np
-
+def save_arrays(path: PathLike, arrays: dict[str, Any], compress: bool = False) -> None:
+    """Write NumPy arrays as an ``.npz`` archive, atomically and without pickles."""
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     # np.savez would leave its archive open when the disk is full, and complain much later.
     with atomic_path(path) as temporary:
         with zipfile.ZipFile(temporary, "w", kind, allowZip64=True) as archive:
             for name, array in arrays.items():
                 with archive.open(name + ".npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+                    np.lib.format.write_array(  # type: ignore[no-untyped-call]  # NumPy's
+                        file, np.asanyarray(array), allow_pickle=False
+                    )
 
 
-def save_parameters(block, path):
+def save_parameters(block: Any, path: PathLike) -> None:
     """Save parameters for ``block.load_parameters``, atomically, and read them back.
 
     Args:
@@ -191,8 +170,6 @@ def save_parameters(block, path):
         OSError: The file could not be written completely; an older one is untouched.
     """
     import mxnet as mx
-
-    from gluon_attn.core.reading import read_params
 
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
     arrays = _arrays_of(block, path)
@@ -207,7 +184,7 @@ def save_parameters(block, path):
             raise OSError(errno.EIO, "what was written does not read back the same")
 
 
-def describe_os_error(error, path):
+def describe_os_error(error: OSError, path: PathLike) -> OSError:
     """Return an OSError of the same kind that names ``path`` and the remedy.
 
     An error that this function has described before is returned as it is.
@@ -217,14 +194,17 @@ def describe_os_error(error, path):
         return error
     text = f"cannot write {path}: {reason}"
     if error.errno in (*DISK_FULL, errno.EIO):
+        free: object = "unknown"
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
         text += (
             "; free some space or choose another folder, then run the same command again (disk "
-            f"full, quota or file size limit? {_free(path)} bytes free). An older file is untouched"
+            f"full, quota or file size limit? {free} bytes free). An older file is untouched"
         )
     return OSError(text) if error.errno is None else OSError(error.errno, text)
 
 
-def digest_of(path, algorithm="sha256"):
+def digest_of(path: PathLike, algorithm: str = "sha256") -> str:
     """Return the digest of a file, in hexadecimal digits."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
@@ -233,28 +213,17 @@ def digest_of(path, algorithm="sha256"):
     return digest.hexdigest()
 
 
-def sha256_of(path):
+def sha256_of(path: PathLike) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    return digest_of(path, "sha256")
+    return digest_of(path)
 
 
-def sha256_of_bytes(content):
+def sha256_of_bytes(content: bytes) -> str:
     """Return the SHA-256 of bytes as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
-def first_line(error):
-    """Return the first line of an exception's text that says what happened.
-
-    MXNet puts a traceback before its message, or a stack trace behind it; their lines are indented.
-    """
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    headings = ("Stack trace", "Traceback")
-    telling = [line for line in lines if not line[0].isspace() and not line.startswith(headings)]
-    return (telling or lines or [type(error).__name__])[0].strip()
-
-
-def is_running(pid):
+def is_running(pid: int) -> bool:
     """Return whether a process of this machine is running, or may be."""
     if os.name != "posix":  # Windows has no signal 0: os.kill would end the process
         return True
@@ -267,7 +236,7 @@ def is_running(pid):
     return True
 
 
-def _start(path):
+def _start(path: str) -> tuple[str, int | None]:
     """Create the temporary file; return its path and the permissions to take over, or None."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -288,7 +257,7 @@ def _start(path):
     return temporary, mode
 
 
-def _remove_left_over(folder, start):
+def _remove_left_over(folder: str, start: str) -> None:
     """Remove the temporary files that killed processes of this machine left."""
     pattern = re.compile(re.escape(start) + r"(\d+)-[0-9a-f]{12}\.tmp")
     with contextlib.suppress(OSError):  # the folder may be closed to reading
@@ -303,22 +272,14 @@ def _remove_left_over(folder, start):
                     os.unlink(left)
 
 
-def _free(path):
-    folder = os.path.dirname(os.path.abspath(path))
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return "unknown"
-
-
-def _arrays_of(block, path):
+def _arrays_of(block: Any, path: PathLike) -> dict[str, Any]:
     """Return what is to be saved as a dict of NDArrays."""
     import mxnet as mx
 
     if isinstance(block, mx.gluon.Block):
-        parameters = block._collect_params_with_prefix()
         try:
             # As Block.save_parameters does: of a net on several devices, the mean.
-            arrays = {name: parameter._reduce() for name, parameter in parameters.items()}
+            found = {n: p._reduce() for n, p in block._collect_params_with_prefix().items()}
         except RuntimeError as error:
             deferred = isinstance(error, mx.gluon.parameter.DeferredInitializationError)
             if isinstance(error, mx.base.MXNetError) and not deferred:
@@ -328,27 +289,21 @@ def _arrays_of(block, path):
                 f"net once first ({first_line(error).split('. ')[0]})"
             ) from error
     elif isinstance(block, dict):
-        odd = [str(name) for name, data in block.items() if not isinstance(data, mx.nd.NDArray)]
+        found = block
+        odd = [str(name) for name, data in found.items() if not isinstance(data, mx.nd.NDArray)]
         if odd:
             raise TypeError(f"cannot save {path}: not NDArrays: {', '.join(odd[:4])}")
-        arrays = block
     else:
-        raise TypeError(
-            f"cannot save {path}: expected a block or a dict, got {type(block).__name__}"
-        )
-    if not arrays:
+        kind = type(block).__name__
+        raise TypeError(f"cannot save {path}: expected a block or a dict, got {kind}")
+    if not found:
         raise ValueError(f"cannot save {path}: there are no parameters")
-    return arrays
+    return found
 
 
-def _same(arrays, others):
+def _same(arrays: dict[str, Any], others: Any) -> bool:
     """Compare NDArrays with NumPy arrays by name bit by bit, so that NaN equals itself."""
     if not isinstance(others, dict) or set(arrays) != set(others):
         return False
-    for name, array in arrays.items():
-        ours, theirs = array.asnumpy(), others[name]
-        if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
-            return False
-        if ours.tobytes() != theirs.tobytes():
-            return False
-    return True
+    pairs = ((array.asnumpy(), others[name]) for name, array in arrays.items())
+    return all((a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()) for a, b in pairs)

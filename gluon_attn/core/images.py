@@ -12,31 +12,68 @@ colours, CMYK is converted, transparency is dropped, 16 bits become 8 (the upper
 OpenCV refuses what other readers accept in silence: ``cv2.imdecode`` returns None for half a JPEG,
 where ``cv2.imread``, ``mx.image`` and ``ImageRecordIter`` hand back an image that is grey below the
 break. Hence bytes are always read first and decoded from memory.
+
+What is wrong is an :class:`ImageError`: a reason, with the remedy and without the file's name,
+which callers know.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
+import re
+import stat
+import struct
 import threading
-from typing import Sequence
+from typing import Any, BinaryIO, Iterator, NamedTuple, Sequence, Union
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from gluon_attn.core.image_files import (
-    HEAD,
-    Header,
-    ImageError,
-    exif_of,
-    opened,
-    orientation_of,
-    read_bytes,
-    read_header,
-    what_is,
-    which_text,
+from gluon_attn.core.text import PathLike
+
+Data = Union[bytes, memoryview]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # whose headers Pillow may read
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+RAW_PROFILE = "Raw profile type exif"  # EXIF of a PNG as a text
+MAX_BYTES = 1 << 31  # of a file; the largest image that is decoded needs less
+HEAD = 512  # bytes that tell what a file is
+
+# What is given in place of an image: (offset, first bytes, what it is and what to do).
+_RAW = "is a camera's raw file: export it as JPEG or PNG"
+_ARCHIVE = "is an archive: unpack it and give the images in it"
+_VIDEO = "is a video: extract its frames first (ffmpeg -i VIDEO frame%06d.png)"
+_HEIC = "is a HEIC or HEIF photo, which cannot be read here: convert it to JPEG or PNG"
+_MAGIC = (
+    (0, b"GIF8", "is a GIF, perhaps with many frames: save the one that is meant as PNG or JPEG"),
+    (0, b"%PDF", "is a PDF document: export its pages or figures as PNG or JPEG"),
+    (0, b"%!PS", "is a PostScript file: export it as PNG or JPEG"),
+    (0, b"8BPS", "is a Photoshop document: export it as PNG or JPEG"),
+    (0, b"\x00\x00\x01\x00", "is a Windows icon: save it as PNG"),
+    (0, b"\xff\x0a", "is a JPEG XL image, which cannot be read here: convert it to JPEG or PNG"),
+    (4, b"JXL \r\n", "is a JPEG XL image, which cannot be read here: convert it to JPEG or PNG"),
+    (0, b"v/1\x01", "is an OpenEXR image: convert it to 8 bits, as JPEG or PNG"),
+    (128, b"DICM", "is a DICOM file: export it as PNG"),
+    (0, b"FUJIFILMCCD-RAW", _RAW), (0, b"IIRO", _RAW), (0, b"IIU\x00", _RAW),
+    (8, b"CR\x02", _RAW), (8, b"crx ", _RAW),
+    (0, b"\x1aE\xdf\xa3", _VIDEO), (0, b"\x00\x00\x01\xba", _VIDEO),
+    (0, b"\x00\x00\x01\xb3", _VIDEO), (0, b"FLV\x01", _VIDEO), (8, b"AVI ", _VIDEO),
+    (0, b"0&\xb2u\x8ef\xcf\x11", _VIDEO),
+    (0, b"PK\x03\x04", _ARCHIVE), (0, b"\x1f\x8b", _ARCHIVE), (0, b"7z\xbc\xaf", _ARCHIVE),
+    (0, b"Rar!", _ARCHIVE), (0, b"BZh", _ARCHIVE), (0, b"\xfd7zXZ", _ARCHIVE),
+    (257, b"ustar", _ARCHIVE),
+    (0, b"\x93NUMPY", "is a NumPy file: give the array in it (numpy.load), or save it as PNG"),
+)  # fmt: skip
+_TEXTS = (
+    ("version https://git-lfs", "is a Git LFS pointer, the file itself is missing: git lfs pull"),
+    ("<svg", "is an SVG drawing: export it as PNG"),
+    ("<!doctype html", "is a web page, perhaps in place of a download that failed: fetch it again"),
+    ("<html", "is a web page, perhaps in place of a download that failed: fetch it again"),
 )
 
 _DECODES_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # since OpenCV 4.11
@@ -50,7 +87,236 @@ _TURNS = {
 _loading = threading.Lock()  # Pillow decodes on first use; two threads may hold the same object
 
 
-def decode(data: bytes | memoryview, upright: bool = True) -> np.ndarray:
+class ImageError(ValueError):
+    """Why something is no image that can be used."""
+
+
+class MissingImageError(FileNotFoundError, ImageError):
+    """There is no such file."""
+
+
+class Header(NamedTuple):
+    """What the header of an image file says."""
+
+    kind: str  # Pillow's name of the format
+    mode: str  # Pillow's name of the kind of pixels; "" where Pillow was not asked
+    width: int  # as stored
+    height: int
+    orientation: int  # 1 to 8, as in EXIF; 1: stored upright
+    image: Any  # Pillow's, not decoded yet; None where it was not asked
+
+    def size(self, upright: bool = True) -> tuple[int, int]:
+        """Return ``(width, height)``."""
+        lies = upright and self.orientation >= 5
+        return (self.height, self.width) if lies else (self.width, self.height)
+
+
+@contextlib.contextmanager
+def opened(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a file that should be an image; what cannot be opened is an ImageError."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError("is a folder: give the images in it")
+        if not stat.S_ISREG(mode):
+            raise ImageError("is no ordinary file")
+        with open(path, "rb") as file:
+            yield file
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingImageError(_absence(os.fspath(path))) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(_url(os.fspath(path)) or f"cannot be read: {reason}") from error
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """Return the contents of a file that should be an image.
+
+    Raises:
+        MissingImageError: There is no such file.
+        ImageError: It is a URL, a folder or no ordinary file, cannot be read, or is too large.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:  # a film, for instance, which must not be read as a whole
+            raise ImageError(what_is(file.read(HEAD)) or f"is no image ({size:,} bytes)")
+        return file.read()
+
+
+def read_header(stream: BinaryIO) -> Header | None:
+    """Return the header of an image; None if it is damaged, or of a format that OpenCV alone knows.
+
+    Raises:
+        ImageError: More pixels than are bearable, or only a preview of a camera's raw file.
+    """
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # as Pillow has it
+    try:
+        header = _quick_header(stream) or _pillow_header(stream)
+        if header is None or header.width * header.height <= limit:
+            return header
+    except Image.DecompressionBombError:
+        pass
+    raise ImageError(
+        f"has more than {limit:,} pixels: reduce it, or raise PIL.Image.MAX_IMAGE_PIXELS if there "
+        "is memory for it"
+    )
+
+
+def _quick_header(stream: BinaryIO) -> Header | None:
+    """Return the header of a sound JPEG or PNG, in a fifth of the time that Pillow takes."""
+    start = stream.read(24)
+    try:
+        if start.startswith(b"\xff\xd8\xff"):
+            width, height, exif = _jpeg_header(stream)
+            return Header("JPEG", "", width, height, orientation_of(exif), None)
+        if start.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"):
+            width, height = struct.unpack(">II", start[16:])
+            return Header("PNG", "", width, height, orientation_of(_png_exif(stream)), None)
+    except (struct.error, _UnusualError):
+        pass
+    return None
+
+
+def _pillow_header(stream: BinaryIO) -> Header | None:
+    """Return what Pillow says of a header, or None."""
+    stream.seek(8)
+    is_cr2 = stream.read(2) == b"CR"
+    stream.seek(0)
+    try:
+        image: Any = Image.open(stream, formats=FORMATS)
+        width, height = image.size
+        if image.format == "TIFF":
+            # The first image is a smaller copy of another, or the file a digital negative.
+            if image.tag_v2.get(254, 0) & 1 or 50706 in image.tag_v2 or is_cr2:
+                raise ImageError(_RAW)
+            width, height = image.tag_v2[256], image.tag_v2[257]  # Pillow 11 turns its size
+            orientation = _valid(image.tag_v2.get(ORIENTATION))
+        else:
+            orientation = orientation_of(exif_of(image))
+        return Header(image.format, image.mode, int(width), int(height), orientation, image)
+    except (ImageError, Image.DecompressionBombError):
+        raise
+    except Exception:  # damaged bytes: parsers stumble in many ways, and OpenCV may not
+        return None
+
+
+def what_is(data: bytes) -> str | None:
+    """Return what a file is that cannot be read here, and what to do, from its first bytes.
+
+    None if it may be an image or a text; see :func:`which_text`.
+    """
+    for offset, magic, words in _MAGIC:
+        if data[offset : offset + len(magic)] == magic:
+            return words
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in (b"avif", b"avis"):
+            return "is an AVIF image, which cannot be read here: convert it to JPEG or PNG"
+        photo = brand in (b"mif1", b"msf1") or brand[:3] in (b"hei", b"hev")
+        return _HEIC if photo else _VIDEO
+    return _VIDEO if data[4:8] in (b"moov", b"mdat", b"wide") else None
+
+
+def which_text(data: bytes) -> str | None:
+    """Return what a file is that nothing can decode, if its first bytes are text or zeros."""
+    if not any(data):
+        return "holds zeros only: it was not copied completely"
+    text = data.decode("utf-8", "ignore").lstrip("\ufeff").lower()
+    printable = sum(c.isprintable() or c.isspace() for c in text)
+    if printable < len(data.decode("utf-8", "replace")) * 0.95:
+        return None
+    text = text.lstrip()
+    for start, words in _TEXTS:
+        if text.startswith(start) or (text.startswith(("<?xml", "<!--")) and start in text):
+            return words
+    return "is a text file, no image"
+
+
+def _absence(path: str) -> str:
+    if path.startswith("~"):
+        return "does not exist: '~' is not expanded here (os.path.expanduser)"
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which does not exist"
+    found = "does not exist" if path else "is no path"
+    return _url(path) or (found if os.path.isabs(path) else f"{found} in {os.getcwd()}")
+
+
+def _url(path: str) -> str | None:
+    """Return what to say of a URL; it may have lost a slash, and have a folder before it."""
+    found = re.search(r"(^|[/\\])[A-Za-z][A-Za-z0-9+.-]+:/|^data:", path)
+    return "is a URL: download the image and give the file" if found else None
+
+
+class _UnusualError(Exception):
+    """A header for Pillow to read."""
+
+
+def _jpeg_header(stream: BinaryIO) -> tuple[int, int, bytes | None]:
+    """Return width, height and EXIF of a JPEG."""
+    size, exif = None, None
+    stream.seek(2)
+    while True:
+        mark, kind, length = struct.unpack(">BBH", stream.read(4))
+        if mark != 0xFF or kind == 0xFF or length < 2:
+            raise _UnusualError
+        if kind == 0xDA:  # pixels begin
+            if size is None or 0 in size:
+                raise _UnusualError
+            return (*size, exif)
+        if kind == 0xE1 and exif is None:
+            segment = stream.read(length - 2)
+            exif = segment if segment.startswith(b"Exif\0\0") else None
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">xHH", stream.read(5))
+            size = width, height
+            stream.seek(length - 7, os.SEEK_CUR)
+        else:
+            stream.seek(length - 2, os.SEEK_CUR)
+
+
+def _png_exif(stream: BinaryIO) -> bytes | None:
+    """Return the eXIf chunk of a PNG, which may also stand behind the pixels."""
+    stream.seek(8)
+    while True:
+        head = stream.read(8)
+        if len(head) < 8:
+            return None
+        length, name = struct.unpack(">I4s", head)
+        if name == b"eXIf":
+            return stream.read(length)
+        if name in (b"tEXt", b"zTXt"):  # ImageMagick's way, before PNG had EXIF
+            if stream.read(length).startswith(RAW_PROFILE.encode()):
+                raise _UnusualError
+            length = 0
+        stream.seek(length + 4, os.SEEK_CUR)
+
+
+def exif_of(image: Image.Image) -> bytes | str | None:
+    """Return what a Pillow image that was opened from a file knows of EXIF."""
+    return image.info.get("exif") or image.info.get(RAW_PROFILE)
+
+
+def orientation_of(exif: bytes | str | None) -> int:
+    """Return the orientation in EXIF bytes, or in the hexadecimal text of them; 1 if none."""
+    if not exif:
+        return 1
+    try:
+        if isinstance(exif, str):  # "\nexif\n  length\nhexadecimal lines", as ImageMagick writes it
+            exif = bytes.fromhex("".join(exif.split("\n")[3:]))
+        table = Image.Exif()
+        table.load(exif)
+        return _valid(table.get(ORIENTATION))
+    except Exception:  # damaged EXIF is no EXIF, as for viewers
+        return 1
+
+
+def _valid(value: object) -> int:
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def decode(data: Data, upright: bool = True) -> NDArray[Any]:
     """Return the pixels of an encoded image, uint8 ``(H, W, 3)`` RGB.
 
     Args:
@@ -79,7 +345,7 @@ def decode(data: bytes | memoryview, upright: bool = True) -> np.ndarray:
     return turn(_decode(data, _STORED), header.orientation if upright else 1)
 
 
-def decode_own(data: bytes | memoryview) -> np.ndarray:
+def decode_own(data: Data) -> NDArray[Any]:
     """Return the pixels of a JPEG that this package encoded: without looking at its header.
 
     Raises:
@@ -88,7 +354,7 @@ def decode_own(data: bytes | memoryview) -> np.ndarray:
     return _decode(data, _STORED) if len(data) else decode(data)
 
 
-def file_header(path: str | os.PathLike[str]) -> Header:
+def file_header(path: PathLike) -> Header:
     """Return the header of an image file, its ``image`` closed.
 
     Raises:
@@ -102,7 +368,7 @@ def file_header(path: str | os.PathLike[str]) -> Header:
     return header
 
 
-def from_pil(image: Image.Image) -> np.ndarray:
+def from_pil(image: Image.Image) -> NDArray[Any]:
     """Return the pixels of a Pillow image, upright: those of the file that it was opened from.
 
     Raises:
@@ -129,14 +395,16 @@ def from_pil(image: Image.Image) -> np.ndarray:
     return turn(pixels, orientation_of(exif_of(image)))
 
 
-def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Return an image that is stored with an EXIF orientation, 1 to 8, as it is to be seen."""
     transposed, flip = _TURNS.get(orientation, (False, None))
     image = cv2.transpose(image) if transposed else image
     return image if flip is None else cv2.flip(image, flip)
 
 
-def resize(image: np.ndarray, width: int, height: int, dst: np.ndarray | None = None) -> np.ndarray:
+def resize(
+    image: NDArray[Any], width: int, height: int, dst: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Return ``image`` at ``width`` x ``height``; the same object if it already has that size.
 
     Shrinking averages over areas, since sampling four neighbours would alias; enlarging is
@@ -198,9 +466,7 @@ def unit_doubt(box: Sequence[float], name: object) -> str | None:
     )
 
 
-def _decode(
-    data: bytes | memoryview, flags: int, otherwise: str = "is truncated or damaged"
-) -> np.ndarray:
+def _decode(data: Data, flags: int, otherwise: str = "is truncated or damaged") -> NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

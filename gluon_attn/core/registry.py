@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import Any, Callable, Iterable, TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class Registry:
-    """Map names to objects of one kind, filled by a decorator.
+    """Names to objects of one kind, filled by a decorator.
 
     Args:
         kind: What the entries are, in the singular ("method", "data set"); used in messages.
     """
 
-    def __init__(self, kind):
+    def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._entries = {}
-        self._later = {}
+        self._entries: dict[str, Any] = {}
+        self._later: dict[str, str] = {}
 
-    def register(self, name):
-        """Return a decorator that stores its argument under ``name``.
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Return a decorator that stores its argument under ``name``; ValueError if it is taken."""
 
-        Raises:
-            ValueError: If ``name`` is taken.
-        """
-
-        def decorator(entry):
+        def decorator(entry: Entry) -> Entry:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered already")
             self._entries[name] = entry
@@ -33,18 +32,18 @@ class Registry:
 
         return decorator
 
-    def register_later(self, name, module):
+    def register_later(self, name: str, module: str) -> None:
         """Say which module registers ``name``; it is imported when the entry is asked for.
 
         This is how a layer offers what a layer above it defines.
         """
         self._later[name] = module
 
-    def get(self, name):
-        """Return the entry called ``name``.
+    def get(self, name: str) -> Any:
+        """Return an entry.
 
         Raises:
-            ValueError: If there is none; the message lists the nearest names, or all of them.
+            ValueError: There is none; the message lists the nearest names, and all of them.
         """
         if name not in self._entries and name in self._later:
             importlib.import_module(self._later[name])
@@ -52,20 +51,20 @@ class Registry:
             raise ValueError(unknown_name(self.kind, name, self.names()))
         return self._entries[name]
 
-    def names(self):
+    def names(self) -> list[str]:
         """Return all names, sorted."""
         return sorted({*self._entries, *self._later})
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._later
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names())
 
 
-def unknown_name(kind, name, valid):
+def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
     """Return the text of an error about a name that is not one of ``valid``."""
-    valid = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.6)
+    names = sorted(str(v) for v in valid)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return f"unknown {kind} '{name}'; {hint}valid: {', '.join(valid) or '(none)'}"
+    return f"unknown {kind} '{name}'; {hint}valid: {', '.join(names) or '(none)'}"

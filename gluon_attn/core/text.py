@@ -2,7 +2,8 @@
 
 Text is UTF-8, with or without a byte-order mark; lines end as they do on Unix, Windows or an old
 Macintosh. Everything of this package that reads text or JSON from a file reads it through here, so
-that every error names the file and, where there is one, the line.
+that every error names the file and, where there is one, the line. Missing files are a
+FileNotFoundError, other failures of the system an OSError, wrong contents a ValueError.
 """
 
 from __future__ import annotations
@@ -16,24 +17,23 @@ from typing import Any, Sequence, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 # Of UTF-32 first: its little-endian mark begins with that of UTF-16.
-OTHER_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
-)  # fmt: skip
+OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 LINE_END = re.compile(b"\r\n|\r|\n")
 
 
 def text_of(content: bytes, where: object) -> str:
     """Return bytes as text, without byte-order marks, every line ending in a line feed.
 
-    Args:
-        content: The bytes.
-        where: File or URL they are from, named in errors.
-
     Raises:
-        ValueError: They are no UTF-8 text; the message says what they are, and the remedy.
+        ValueError: They are no UTF-8 text; the message names ``where`` they are from, what they
+            are, and the remedy.
     """
-    for mark, name in OTHER_MARKS:
+    for mark, name in OTHER_MARKS.items():
         if content.startswith(mark):
             raise ValueError(f"{where}: is {name} text; save it as UTF-8")
     at = content.find(b"\0")
@@ -55,46 +55,24 @@ def text_of(content: bytes, where: object) -> str:
 
 
 def read_text(path: PathLike, hint: str = "") -> str:
-    """Return the text of a file; see :func:`text_of`.
-
-    Args:
-        path: The file.
-        hint: How the message ends if it is missing, such as "looked for names.txt".
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It cannot be read.
-        ValueError: It is no UTF-8 text.
-    """
+    """Return the text of a file; ``hint`` ends the message if it is missing."""
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            return text_of(file.read(), path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing" + (f"; {hint}" if hint else "")) from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"{path} is a folder; a text file is needed") from error
-    return text_of(content, path)
 
 
 def read_lines(path: PathLike, hint: str = "") -> list[tuple[int, str]]:
-    """Return ``(number from 1, line)`` of the lines that are not blank, without blanks around them.
-
-    Args, Raises: See :func:`read_text`.
-    """
+    """Return ``(number from 1, line)`` of the lines that are not blank, stripped."""
     lines = enumerate(read_text(path, hint).split("\n"), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def read_table(path: PathLike, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return ``(number from 1, row)`` of the lines of a CSV file below its heading.
-
-    Args:
-        path: The file.
-        fields: Columns that must be there; others may be.
-
-    Raises:
-        OSError, ValueError: See :func:`read_text`; a missing column, or a line without it.
-    """
+    """Return ``(number from 1, row)`` of a CSV file that has these columns and perhaps others."""
     rows = [
         (number, [word.strip() for word in next(csv.reader([line]))])
         for number, line in read_lines(path)
@@ -113,10 +91,7 @@ def read_table(path: PathLike, fields: Sequence[str]) -> list[tuple[int, dict[st
 
 
 def read_json(path: PathLike, hint: str = "") -> Any:
-    """Return the contents of a JSON file.
-
-    Args, Raises: See :func:`read_text` and :func:`json_of`.
-    """
+    """Return the contents of a JSON file; see :func:`read_text` and :func:`json_of`."""
     return json_of(read_text(path, hint), path)
 
 
@@ -125,9 +100,6 @@ def read_json_lines(path: PathLike) -> list[tuple[int, Any]]:
 
     Of a line that is no JSON the record is the ValueError that says so: a killed process may have
     left half a line, a crashed machine zeros.
-
-    Raises:
-        OSError: It cannot be read.
     """
     records: list[tuple[int, Any]] = []
     with open(path, "rb") as file:
@@ -141,15 +113,7 @@ def read_json_lines(path: PathLike) -> list[tuple[int, Any]]:
 
 
 def json_of(text: str, where: object) -> Any:
-    """Return the contents of a JSON text.
-
-    Args:
-        text: The text.
-        where: File or URL it is from, named in errors.
-
-    Raises:
-        ValueError: It is no JSON; the message names line and column.
-    """
+    """Return the contents of a JSON text; a ValueError names ``where`` it is from and the line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -163,5 +127,4 @@ def json_of(text: str, where: object) -> Any:
 
 
 def _line_at(content: bytes, at: int) -> int:
-    """Return the number of the line, from 1, in which byte ``at`` lies."""
     return len(LINE_END.findall(content, 0, at)) + 1

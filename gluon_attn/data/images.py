@@ -9,9 +9,8 @@ import os
 
 import numpy as np
 
-from gluon_attn.core import image_files, images
-from gluon_attn.core.image_files import Header, ImageError
-from gluon_attn.core.images import resize
+from gluon_attn.core import images
+from gluon_attn.core.images import Header, ImageError, resize
 
 __all__ = [
     "ON_BAD_IMAGE", "BadImageError", "NoOverlapError", "check_policy", "decode", "decode_own",
@@ -80,7 +79,7 @@ def read_image(path: str | os.PathLike[str], sample_id: str, upright: bool = Tru
     Raises:
         BadImageError: The file is missing, unreadable, truncated or no image.
     """
-    return decode(_named(path, sample_id, image_files.read_bytes, path), path, sample_id, upright)
+    return decode(_named(path, sample_id, images.read_bytes, path), path, sample_id, upright)
 
 
 def read_annotated(

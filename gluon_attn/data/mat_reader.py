@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gluon_attn.core.reading import MAX_AXES, DamagedError, allowance, damage_named
+from gluon_attn.core.errors import DamagedError, naming
+from gluon_attn.core.reading import MAX_AXES, allowance
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 40  # of cells and structs in one another
@@ -72,7 +73,7 @@ def read_mat(path: Any) -> dict:
     versions = {b"\0\2IM", b"\2\0MI"}
     if data[:8] == HDF5 or data[512:520] == HDF5 or data[124:128] in versions:
         raise ValueError(f"{path}: {NO_V73}")
-    with damage_named(path, MESSAGE):
+    with naming(path, MESSAGE):
         if len(data) < 20:
             raise DamagedError(f"{len(data)} bytes")
         # The text that a file of version 5 begins with has no zeros, a type of version 4 has.

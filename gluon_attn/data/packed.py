@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gluon_attn.core.reading import damage_named
+from gluon_attn.core.errors import naming
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json, read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset
@@ -75,7 +75,7 @@ class PackedDataset(AttributeDataset):
         self.root = self.home(root, split)
         self.info = load_info(self.root, split)
         path = self.root / f"{split}.json"
-        with damage_named(path, "{path}: malformed: {why}"):
+        with naming(path, "{path}: malformed: {why}"):
             super().__init__(
                 self.info["names"],
                 split,

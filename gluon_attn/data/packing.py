@@ -20,7 +20,8 @@ import cv2
 import mxnet as mx
 from tqdm import tqdm
 
-from gluon_attn.core.files import atomic_path, first_line, json_text, write_text
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import atomic_path, json_text, write_text
 from gluon_attn.core.text import read_json
 from gluon_attn.data import tiles
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize

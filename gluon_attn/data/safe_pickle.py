@@ -14,7 +14,7 @@ import pickle
 
 import numpy as np
 
-from gluon_attn.core.reading import DamagedError, damage_named
+from gluon_attn.core.errors import DamagedError, naming
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -129,7 +129,7 @@ def load_pickle(data, place):
     Raises:
         ValueError: If it is damaged or asks for anything else; nothing has been executed.
     """
-    with damage_named(place, "{path}: damaged or no pickle: {why}"):
+    with naming(place, "{path}: damaged or no pickle: {why}"):
         try:
             value = _Reader(io.BytesIO(data), encoding="latin1").load()
             return _plain(value, itertools.count(), len(data))

@@ -32,8 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.core.image_files import Header
-from gluon_attn.core.images import clip_box
+from gluon_attn.core.images import Header, clip_box
 from gluon_attn.core.text import read_json
 from gluon_attn.data.base import DATASETS, AttributeDataset
 from gluon_attn.data.counts import (

@@ -17,7 +17,8 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.core.files import first_line, write_json
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.export.backends import (
     BACKENDS,

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.core.files import first_line
+from gluon_attn.core.errors import first_line
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.export.symbol import INPUT, PRECISIONS, load_exported
 from gluon_attn.runtime import contexts, has_avx512

@@ -14,8 +14,8 @@ from typing import Any
 
 import mxnet as mx
 
-from gluon_attn.core.files import first_line
-from gluon_attn.core.reading import DamagedError, damage_named, load_params
+from gluon_attn.core.errors import DamagedError, first_line, naming
+from gluon_attn.core.reading import load_params
 from gluon_attn.export.sidecar import ExportError
 
 
@@ -30,7 +30,7 @@ def load_graph(text: bytes, raw: bytes, where: Any) -> tuple:
         ExportError: MXNet could not read one of them, or not without harm.
     """
     try:
-        with damage_named(where, "{path}: MXNet cannot read it: {why}"):
+        with naming(where, "{path}: MXNet cannot read it: {why}"):
             symbol = load_symbol(text)
             arrays = load_params(raw, "its parameters")
             if not isinstance(arrays, dict):

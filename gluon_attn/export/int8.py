@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.core.files import first_line, save_parameters, sha256_of_bytes, write_text
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import save_parameters, sha256_of_bytes, write_text
 from gluon_attn.export import writer
 from gluon_attn.export.int8_search import GRANULARITY, MODES, Quantizer, first_output
 from gluon_attn.export.rewrite import read_graph, rename_outputs

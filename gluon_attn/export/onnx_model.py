@@ -18,7 +18,8 @@ import threading
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.core.files import first_line, write_bytes
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import write_bytes
 from gluon_attn.export.backends import import_onnxruntime, open_onnx_session
 from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.onnx_graph import BATCH

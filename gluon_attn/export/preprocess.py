@@ -15,8 +15,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 
-from gluon_attn.core.image_files import ImageError, read_bytes
-from gluon_attn.core.images import box_window, decode, resize
+from gluon_attn.core.images import ImageError, box_window, decode, read_bytes, resize
 
 
 class Preprocess:

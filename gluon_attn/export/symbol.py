@@ -16,7 +16,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from gluon_attn.core.files import first_line
+from gluon_attn.core.errors import first_line
 from gluon_attn.export.graph_file import load_graph
 from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
 from gluon_attn.runtime import has_avx512, has_vnni

@@ -20,7 +20,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from gluon_attn.core.files import first_line, save_parameters, write_text
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import save_parameters, write_text
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, output_names, select_outputs, trace

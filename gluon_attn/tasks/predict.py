@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
-from gluon_attn.core import console
+from gluon_attn.core import errors
 from gluon_attn.core.files import json_text, write_text
 from gluon_attn.core.text import json_of, read_text
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
@@ -173,7 +173,7 @@ def write_results(texts: Sequence[tuple], make_table: Callable[[], str]) -> None
             write_text(path, make())
     printed = [make for path, make in texts if path == "-"]
     for make in printed:
-        console.write_data(make())
+        errors.print_data(make())
     if not printed:
         print(make_table())
 

@@ -13,8 +13,9 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from gluon_attn.core.errors import DamagedError, naming
 from gluon_attn.core.files import json_text, save_arrays
-from gluon_attn.core.reading import DamagedError, damage_named, read_npz
+from gluon_attn.core.reading import read_npz
 
 FORMAT = 2  # 1: no epoch in it waits for its validation
 _DAMAGED = "checkpoint {path} is damaged ({why}); use an older one"
@@ -61,7 +62,7 @@ def load_checkpoint(path):
         arrays = read_npz(path, _DAMAGED)
     except FileNotFoundError:
         raise FileNotFoundError(f"no checkpoint {path}") from None
-    with damage_named(path, _DAMAGED):
+    with naming(path, _DAMAGED):
         if "meta" not in arrays:
             raise DamagedError("it holds no record of a run")
         meta = json.loads(arrays.pop("meta").tobytes().decode())

@@ -14,8 +14,8 @@ import struct
 
 import numpy as np
 
+from gluon_attn.core.errors import one_line
 from gluon_attn.core.files import atomic_path
-from gluon_attn.core.reading import one_line
 from model_zoo.adapters.floats import from_bytes, is_possible, item_size, to_float32
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library

@@ -14,7 +14,8 @@ import pickletools
 import sys
 from typing import Any, BinaryIO, Callable
 
-from gluon_attn.core.reading import DamagedError, allowance, one_line
+from gluon_attn.core.errors import DamagedError, one_line
+from gluon_attn.core.reading import allowance
 from model_zoo.adapters.torch_names import (
     Opaque,
     UnsafePickleError,

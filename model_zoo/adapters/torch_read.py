@@ -23,7 +23,8 @@ import zipfile
 
 import numpy as np
 
-from gluon_attn.core.reading import DamagedError, check_members, damage_named
+from gluon_attn.core.errors import DAMAGED, DamagedError, naming
+from gluon_attn.core.reading import check_members
 from model_zoo.adapters.floats import (
     MAX_AXES,
     MAX_NUMBERS,
@@ -83,7 +84,7 @@ def read_torch(path: str, key: str | None = None) -> dict:
 
 def read_checkpoint(path: str, key: str | None = None) -> tuple:
     """Return ``(arrays, what lies beside them in words)``; see :func:`read_torch`."""
-    with damage_named(path), open(path, "rb") as file:
+    with naming(path, DAMAGED), open(path, "rb") as file:
         head = file.read(512)
         file.seek(0)
         read = _read_zip if head[:2] == b"PK" else _read_stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Iterator
 
-from gluon_attn.core.reading import one_line
+from gluon_attn.core.errors import one_line
 from model_zoo.adapters.floats import MAX_NUMBERS
 from model_zoo.adapters.torch_names import Name, Opaque, Tensor
 from model_zoo.adapters.torch_pickle import REMEDY

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from formats.tiny_coco import STANDING, write_tiny_coco
 
-from gluon_attn.coco.coco_names import CATEGORIES, FLIP_PAIRS, KEYPOINTS, SKELETON
-from gluon_attn.coco.oks import SIGMAS, oks, oks_suppression
+from gluon_attn.coco.metrics import SIGMAS, oks, oks_suppression
+from gluon_attn.coco.names import CATEGORIES, FLIP_PAIRS, KEYPOINTS, SKELETON
 from gluon_attn.data.images import BadImageError
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
 

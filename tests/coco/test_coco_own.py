@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("pycocotools")
 
-from gluon_attn.coco import gluoncv_parts  # noqa: E402
-from gluon_attn.coco.coco_names import limbs_of  # noqa: E402
-from gluon_attn.coco.coco_records import box_of, key_function  # noqa: E402
+from gluon_attn.coco import parts  # noqa: E402
+from gluon_attn.coco.annotations import box_of, key_function  # noqa: E402
 from gluon_attn.coco.dataset import CocoDetection, CocoKeypoints  # noqa: E402
 from gluon_attn.coco.metrics import evaluate_detections, evaluate_keypoints  # noqa: E402
+from gluon_attn.coco.names import limbs_of  # noqa: E402
 from gluon_attn.data.images import BadImageError  # noqa: E402
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
@@ -474,7 +474,7 @@ def test_limbs_and_corners_of_the_image():
     assert limbs_of([[1, 2], [2, 3], [0, 1], [1], "ab", [4, 1]], 3) == ((0, 1), (1, 2))
     assert limbs_of(None, 3) == ()
     image = {"width": 60, "height": 40}
-    assert box_of({"bbox": [59, 39, 5, 5]}, image) == ([59, 39, 5, 5], None)
+    assert box_of({"bbox": [59, 39, 5, 5]}, image) == ([59, 39, 5, 5], "")
     assert box_of({"bbox": [-5, 0, 5, 5]}, image)[0] is None
 
 
@@ -496,7 +496,7 @@ def test_images_without_annotations_can_be_read_and_say_so(root, annotations):
     assert [data.boxes(i)[0].shape for i in range(len(data))] == [(0, 4)] * 3
     assert "val: no annotations: no score can be computed on it" in data.report.text()
     assert math.isnan(evaluate_detections(data.coco, []).stats["AP"])
-    with pytest.raises(ValueError, match="no picture has a usable box"):
+    with pytest.raises(ValueError, match="no image has a usable box"):
         CocoDetection(root, "val", keep_empty=False)
 
 
@@ -541,6 +541,6 @@ def test_a_gluoncv_that_cannot_be_loaded_is_one_line_too(monkeypatch):
         raise AttributeError("module 'numpy' has no attribute 'object'")
 
     monkeypatch.setitem(sys.modules, "gluoncv", Broken("gluoncv"))
-    monkeypatch.setattr(gluoncv_parts.importlib, "import_module", fail)
+    monkeypatch.setattr(parts.importlib, "import_module", fail)
     with pytest.raises(ImportError, match="AttributeError: module 'numpy' has no .*pip install"):
-        gluoncv_parts.gluoncv_module("nn.bbox")
+        parts.gluoncv_module("nn.bbox")

@@ -26,9 +26,9 @@ from formats.tiny_coco import write_tiny_coco  # noqa: E402
 from training_helpers import checkpoint_arrays  # noqa: E402
 
 from gluon_attn.coco import detection_task as detection  # noqa: E402
+from gluon_attn.coco.detection_batches import StretchTransform  # noqa: E402
 from gluon_attn.coco.detection_export import ExportedDetector, export_detector  # noqa: E402
 from gluon_attn.coco.detection_predict import detect_files, find_pictures  # noqa: E402
-from gluon_attn.coco.detection_transforms import StretchTransform  # noqa: E402
 from gluon_attn.core.recipe import Recipe  # noqa: E402
 from gluon_attn.export import ExportError  # noqa: E402
 from gluon_attn.train import trained as load  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 from gluoncv_helpers import gluoncv_or_skip
 from process_helpers import run_python
 
-from gluon_attn.coco.gluoncv_parts import INSTALL, gluoncv_module
+from gluon_attn.coco.parts import INSTALL, gluoncv_module
 from gluon_attn.tasks.base import default_names, task_of, task_of_dataset
 from gluon_attn.train.build import load_recipe
 from model_zoo import get_model, list_models
@@ -80,7 +80,7 @@ def test_gluoncv_loads_beside_a_newer_torch(tmp_path):
     script = """
         import sys
         sys.path.insert(0, sys.argv[1])
-        from gluon_attn.coco.gluoncv_parts import gluoncv_module
+        from gluon_attn.coco.parts import gluoncv_module
         gluoncv_module("nn.bbox")
         assert "torch" not in sys.modules
         import torch

@@ -12,9 +12,14 @@ pytest.importorskip("pycocotools")
 
 from detection_helpers import BLOCKS, tiny_net  # noqa: E402
 
-from gluon_attn.coco.faster_rcnn import STRIDES, _aligned, pyramid  # noqa: E402
-from gluon_attn.coco.faster_rcnn_method import FasterRcnnMethod, TwoStageLoss  # noqa: E402
-from gluon_attn.coco.rpn_targets import RpnTargets  # noqa: E402
+from gluon_attn.coco.faster_rcnn import (  # noqa: E402
+    STRIDES,
+    FasterRcnnMethod,
+    RpnTargets,
+    TwoStageLoss,
+    _aligned,
+    pyramid,
+)
 from gluon_attn.core.batch import Batch  # noqa: E402
 from gluon_attn.method import Optimization, Task  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402

@@ -10,14 +10,26 @@ import pytest
 from keypoints_helpers import TINY, random_batch, tiny_net
 from mxnet import autograd
 
-from gluon_attn.coco.coco_names import FLIP_PAIRS, KEYPOINTS
-from gluon_attn.coco.keypoints_affine import affine, invert, mirror_keypoints, region_of, transform
-from gluon_attn.coco.keypoints_decode import decode, flip_back, person_scores
-from gluon_attn.coco.keypoints_loader import without_last_pixel
-from gluon_attn.coco.keypoints_loss import HeatmapLoss
-from gluon_attn.coco.keypoints_method import ENCODINGS, SimplePoseMethod
-from gluon_attn.coco.keypoints_targets import draw_targets
-from gluon_attn.coco.keypoints_transforms import STRIDE, PoseEvalTransform, PoseTrainTransform
+from gluon_attn.coco.keypoints import (
+    HeatmapLoss,
+    SimplePoseMethod,
+    decode,
+    flip_back,
+    heatmap_targets,
+    mirror_order,
+    person_scores,
+)
+from gluon_attn.coco.keypoints_batches import (
+    STRIDE,
+    PoseEvalTransform,
+    PoseTrainTransform,
+    affine,
+    invert,
+    region_of,
+    transform,
+    without_last_pixel,
+)
+from gluon_attn.coco.names import FLIP_PAIRS, KEYPOINTS
 from gluon_attn.method import Optimization, Task
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone
@@ -74,7 +86,7 @@ def test_picture_and_keypoints_go_the_same_way():
     rng, mirrored, seen = np.random.default_rng(2), 0, 0
     for _ in range(12):
         random = rng.random(cut.draws)
-        picture, maps, weights = cut(image, (20, 30, 100, 140), keypoints, random)
+        picture, maps, weights = cut.sample(image, (20, 30, 100, 140), keypoints, random)
         places, _ = decode(maps[None], "dark", blur=0)
         mirrored += cut.draw(random)[2]
         for k, (x, y) in enumerate(places[0] * STRIDE):
@@ -96,7 +108,8 @@ def test_augmentation_follows_its_numbers():
     image = np.random.default_rng(1).integers(0, 256, (200, 150, 3)).astype(np.uint8)
     box, keypoints = (20, 30, 100, 180), np.zeros((17, 3), np.float32)
     np.testing.assert_array_equal(
-        still(image, box, keypoints, [0.9, 0.9, 0.1, 0.1])[0], PoseEvalTransform(SIZE)(image, box)
+        still.sample(image, box, keypoints, [0.9, 0.9, 0.1, 0.1])[0],
+        PoseEvalTransform(SIZE)(image, box),
     )
     for bad in ({"scale": 1}, {"rotation": -1}, {"rotated": 2}, {"encoding": "x"}, {"sigma": 0}):
         with pytest.raises(ValueError, match="valid are"):
@@ -127,7 +140,7 @@ def reference_target(point, size, sigma):
 def test_targets_equal_the_reference():
     points = np.array([(10.4, 7.6), (0, 0), (23.9, 31.2), (-5.2, 4), (-9, 4), (40, 3), (5, 38.6)])
     labelled = np.array([2, 1, 2, 2, 2, 2, 0])
-    maps, weights = draw_targets(points, labelled, (32, 24), 2.0)
+    maps, weights = heatmap_targets(points, labelled, (32, 24), 2.0)
     for k, point in enumerate(points):
         target, weight = reference_target(point, (32, 24), 2)
         if not labelled[k]:
@@ -136,7 +149,7 @@ def test_targets_equal_the_reference():
         assert weights[k] == weight
     assert weights.tolist() == [1, 1, 1, 1, 0, 0, 0] and maps[0].max() == 1
     out = np.full((7, 32, 24), 9, np.float32)
-    assert draw_targets(points, labelled, (32, 24), out=out)[0] is out
+    assert heatmap_targets(points, labelled, (32, 24), out=out)[0] is out
     np.testing.assert_array_equal(out, maps)
 
 
@@ -144,14 +157,14 @@ def test_targets_equal_the_reference():
 def test_a_drawn_gaussian_comes_back(refine, worst):
     rng = np.random.default_rng(0)
     points = rng.uniform((12, 12), (36, 52), (40, 2))
-    maps, _ = draw_targets(points, np.ones(40), (64, 48), encoding="unbiased")
+    maps, _ = heatmap_targets(points, np.ones(40), (64, 48), encoding="unbiased")
     places, heights = decode(maps[None], refine)
     error = np.abs(places[0] - points)
     assert error.max() <= worst + 1e-9 and heights.max() <= 1
     if refine != "dark":
         assert error.max() > 0.9 * worst if refine == "none" else error.max() > 0.2
     # values of a rounded target tell no more than the pixel
-    maps, _ = draw_targets(points, np.ones(40), (64, 48))
+    maps, _ = heatmap_targets(points, np.ones(40), (64, 48))
     np.testing.assert_allclose(decode(maps[None], "dark")[0][0], np.floor(points + 0.5), atol=1e-6)
 
 
@@ -173,9 +186,9 @@ def test_decoding_of_odd_maps():
 def test_the_flip_test_lays_mirrored_maps_over_the_others():
     """x of the input and W - 1 - x of the mirrored one are the same place after flip_back."""
     points = np.random.default_rng(3).uniform((60, 60), (130, 200), (17, 2))
-    mirrored = mirror_keypoints(np.array([191, 0]) + points * (-1, 1), FLIP_PAIRS)
-    maps, _ = draw_targets(points / STRIDE, np.ones(17), (64, 48), encoding="unbiased")
-    other, _ = draw_targets(mirrored / STRIDE, np.ones(17), (64, 48), encoding="unbiased")
+    mirrored = (np.array([191, 0]) + points * (-1, 1))[mirror_order(17, FLIP_PAIRS)]
+    maps, _ = heatmap_targets(points / STRIDE, np.ones(17), (64, 48), encoding="unbiased")
+    other, _ = heatmap_targets(mirrored / STRIDE, np.ones(17), (64, 48), encoding="unbiased")
     errors = {}
     for shift in ("subpixel", "pixel", "none"):
         back = flip_back(other[None], FLIP_PAIRS, shift)
@@ -334,8 +347,5 @@ def test_the_method_refuses_what_does_not_fit():
     for bad in ({"encoding": "x"}, {"refine": "x"}, {"flip_shift": "x"}):
         with pytest.raises(ValueError, match="valid are"):
             method_for(net, **bad)
-    from gluon_attn.coco import keypoints_targets
-
-    assert ENCODINGS == keypoints_targets.ENCODINGS
     with pytest.raises(ValueError, match="unknown SimplePoseMethod option"):
         method_for(net, sigmas=2.0)

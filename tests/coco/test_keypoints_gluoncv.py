@@ -8,10 +8,9 @@ import pytest
 from gluoncv_helpers import gluoncv_or_skip
 
 import gluon_attn  # noqa: F401  (mends the environment before GluonCV loads)
-from gluon_attn.coco.coco_names import FLIP_PAIRS
-from gluon_attn.coco.keypoints_affine import affine, region_of
-from gluon_attn.coco.keypoints_decode import decode, flip_back
-from gluon_attn.coco.keypoints_targets import draw_targets
+from gluon_attn.coco.keypoints import decode, flip_back, heatmap_targets
+from gluon_attn.coco.keypoints_batches import affine, region_of
+from gluon_attn.coco.names import FLIP_PAIRS
 from model_zoo import get_model
 
 pytestmark = pytest.mark.parity
@@ -56,7 +55,7 @@ def test_targets():
     joints[:, :2, 0] = rng.uniform(-40, 300, (17, 2))
     joints[:, :2, 1] = (rng.random(17) < 0.8)[:, None]
     expected, weights = generate(joints)
-    found = draw_targets(joints[:, :2, 0] / 4, joints[:, 0, 1], (64, 48), 2.0)
+    found = heatmap_targets(joints[:, :2, 0] / 4, joints[:, 0, 1], (64, 48), 2.0)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     np.testing.assert_array_equal(found[1], weights[:, 0, 0])
 

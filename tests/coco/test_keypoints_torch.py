@@ -8,7 +8,7 @@ import pytest
 from keypoints_helpers import random_batch, tiny_net
 from mxnet import autograd
 
-from gluon_attn.coco.keypoints_loss import HeatmapLoss
+from gluon_attn.coco.keypoints import HeatmapLoss
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

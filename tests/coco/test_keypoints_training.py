@@ -15,11 +15,11 @@ from formats.tiny_coco import write_tiny_coco
 from keypoints_helpers import TINY, recipe, tiny_net, write_recipe
 from training_helpers import checkpoint_arrays
 
-from gluon_attn.coco.coco_names import KEYPOINTS
+from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.coco.keypoints_boxes import boxes_of_pictures, read_results
 from gluon_attn.coco.keypoints_export import export_pose, finder_of_export
-from gluon_attn.coco.keypoints_loader import People
 from gluon_attn.coco.keypoints_task import PoseFinder, Reading
+from gluon_attn.coco.names import KEYPOINTS
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.export import Predictor
 from gluon_attn.export.sidecar import ExportError
@@ -105,8 +105,8 @@ def test_found_places_do_not_depend_on_batches(exported):
 
 def test_a_perfect_net_finds_the_places_again():
     """Heat-maps drawn at known places of the input come back in pixels of the picture."""
-    from gluon_attn.coco.keypoints_affine import transform
-    from gluon_attn.coco.keypoints_targets import draw_targets
+    from gluon_attn.coco.keypoints import heatmap_targets
+    from gluon_attn.coco.keypoints_batches import transform
 
     people, _ = square_people(3)
     rng = np.random.default_rng(1)
@@ -115,7 +115,7 @@ def test_a_perfect_net_finds_the_places_again():
     maps = []
     for box, points in zip(people.boxes, truth):
         inside = transform(points, finder.transform.matrix(box)) / 4
-        maps.append(draw_targets(inside, np.ones(17), (32, 24), encoding="unbiased")[0])
+        maps.append(heatmap_targets(inside, np.ones(17), (32, 24), encoding="unbiased")[0])
     finder.net = lambda images: mx.nd.array(np.stack(maps))
     places, heights = finder(people, batch_size=3, workers=0)
     np.testing.assert_allclose(places, truth, atol=0.02)

@@ -12,15 +12,18 @@ pytest.importorskip("pycocotools")
 
 from detection_helpers import BLOCKS, tiny_net  # noqa: E402
 
-from gluon_attn.coco.nms import ClasswiseNms  # noqa: E402
+from gluon_attn.coco.parts import (  # noqa: E402
+    ClasswiseNms,
+    WarmUp,
+)
 from gluon_attn.coco.ssd import (  # noqa: E402
+    MultiBoxLoss,
+    SsdMethod,
+    SsdTargets,
     anchor_sizes,
     anchor_steps,
     feature_sizes,
 )
-from gluon_attn.coco.ssd_loss import MultiBoxLoss, SsdTargets  # noqa: E402
-from gluon_attn.coco.ssd_method import SsdMethod  # noqa: E402
-from gluon_attn.coco.warmup import WarmUp  # noqa: E402
 from gluon_attn.core.batch import Batch  # noqa: E402
 from gluon_attn.method import Optimization, Task  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
@@ -175,8 +178,7 @@ def test_suppression_against_numpy(own):
     corner = rng.uniform(0, 50, (2, 40, 3, 2) if own else (2, 40, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 50, corner.shape)], -1)
     boxes = boxes.astype(np.float32)
-    block = ClasswiseNms(3, 0.45, 0.2, 15, 20)
-    block = block.with_own_boxes() if own else block
+    block = ClasswiseNms(3, 0.45, 0.2, per_class=15, detections=20, own_boxes=own)
     block.hybridize(static_alloc=True, static_shape=True)
     found = [out.asnumpy() for out in block(mx.nd.array(scores), mx.nd.array(boxes))]
     for row in range(2):

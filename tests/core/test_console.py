@@ -13,7 +13,7 @@ from process_helpers import run
 
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import training_flags
-from gluon_attn.core import console
+from gluon_attn.core import errors
 from gluon_attn.core.errors import describe, naming
 
 HAT = "帽…\udce9😀"  # Chinese, a mark, a byte of a file name that is no UTF-8, beyond 16 bits
@@ -45,7 +45,7 @@ def stdout(monkeypatch):
         pipe = Pipe(encoding)
         monkeypatch.setattr(sys, name, pipe.stream)
         monkeypatch.setattr(sys, f"__{name}__", pipe.stream)
-        console.prepare()
+        errors.prepare_console()
         return pipe
 
     return make
@@ -54,7 +54,7 @@ def stdout(monkeypatch):
 def test_a_console_shows_what_it_can(stdout):
     pipe = stdout("ascii")
     print(HAT, "± × → – ≥ é")
-    console.finish()
+    errors.flush_console()
     expected = "\\u5e3d...\\udce9\\ud83d\\ude00 +- x -> - >= \\u00e9\n"
     assert pipe.text() == expected.encode().replace(b"\n", os.linesep.encode())
 
@@ -62,19 +62,19 @@ def test_a_console_shows_what_it_can(stdout):
 def test_other_consoles_keep_what_they_have(stdout):
     pipe = stdout("utf-8")
     print("帽…é")
-    console.finish()
+    errors.flush_console()
     assert pipe.text().decode("utf-8").strip() == "帽…é"
     pipe = stdout("latin-1")
     print("帽é")
-    console.finish()
+    errors.flush_console()
     assert pipe.text().strip() == b"\\u5e3d\xe9"
 
 
 def test_data_for_programs_come_back_as_they_were(stdout):
     """The mark of a table is replaced, that of a name is not."""
     pipe = stdout("ascii")
-    console.write_data(json.dumps({"name": HAT}, ensure_ascii=False))
-    console.finish()
+    errors.print_data(json.dumps({"name": HAT}, ensure_ascii=False))
+    errors.flush_console()
     text = pipe.text()
     assert b"\\u2026" in text and json.loads(text) == {"name": HAT}
 
@@ -92,7 +92,7 @@ def test_a_reader_that_leaves_is_no_error(stdout, name):
 
     assert cli.status_of(work) == 0 and done
     print("more", file=getattr(sys, name))
-    console.finish()
+    errors.flush_console()
 
 
 def test_line_by_line_stays_line_by_line(stdout):
@@ -103,7 +103,7 @@ def test_line_by_line_stays_line_by_line(stdout):
         write_through=True,
     )  # fmt: skip
     sys.__stdout__ = sys.stdout  # as python -u makes it
-    console.prepare()
+    errors.prepare_console()
     assert sys.stdout.line_buffering and sys.stdout.write_through
     print("at once")
     assert os.read(pipe.read, 100).strip() == b"at once"

@@ -19,7 +19,7 @@ import pytest
 from mxnet.gluon import nn
 from process_helpers import at_once, ended_process, run_python
 
-from gluon_attn.core import files
+from gluon_attn.core import errors, files
 
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes, signals")
 
@@ -425,7 +425,7 @@ def test_digests(tmp_path):
     ],
 )
 def test_line_that_says_what_happened(text, line):
-    found = files.first_line(RuntimeError(text))
+    found = errors.first_line(RuntimeError(text))
     assert found.endswith(line) and "\n" not in found and not found.startswith("Traceback")
 
 
@@ -439,7 +439,7 @@ def test_line_of_real_mxnet_errors(tmp_path):
     ):
         with pytest.raises(mx.base.MXNetError) as caught:
             act()
-        assert part in files.first_line(caught.value)
+        assert part in errors.first_line(caught.value)
 
 
 @posix

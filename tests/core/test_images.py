@@ -12,9 +12,8 @@ import pytest
 from images_helpers import LOSSLESS, ORIENTATIONS, encoded, scene, stored
 from PIL import Image, ImageFile, ImageOps
 
-from gluon_attn.core import image_files, images
-from gluon_attn.core.image_files import ImageError, MissingImageError
-from gluon_attn.core.images import box_window, decode, from_pil
+from gluon_attn.core import images
+from gluon_attn.core.images import ImageError, MissingImageError, box_window, decode, from_pil
 from gluon_attn.data.images import BadImageError, image_size, read_image
 
 
@@ -213,34 +212,34 @@ def test_half_a_file_is_refused(kind):
 def test_paths_that_are_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingImageError, match=f"does not exist in {tmp_path}"):
-        image_files.read_bytes("no.jpg")
+        images.read_bytes("no.jpg")
     with pytest.raises(MissingImageError, match="'~' is not expanded here"):
-        image_files.read_bytes("~/no.jpg")
+        images.read_bytes("~/no.jpg")
     with pytest.raises(MissingImageError, match="is no path"):
-        image_files.read_bytes("")
+        images.read_bytes("")
     with pytest.raises(FileNotFoundError, match="does not exist$"):
-        image_files.read_bytes(tmp_path / "no.jpg")
+        images.read_bytes(tmp_path / "no.jpg")
     urls = ["https://host/a.jpg", "https:/host/a.jpg", "s3://b/a.jpg", "file:///tmp/a.jpg"]
     for url in (*urls, "data:image/png;base64," + "A" * 5000, tmp_path / "https://host/a.jpg"):
         with pytest.raises(ImageError, match="is a URL: download the image"):
-            image_files.read_bytes(url)
+            images.read_bytes(url)
     with pytest.raises(ImageError, match="is a folder: give the images in it"):
-        image_files.read_bytes(tmp_path)
+        images.read_bytes(tmp_path)
     with pytest.raises(ImageError, match="is no ordinary file"):
-        image_files.read_bytes("/dev/null")
+        images.read_bytes("/dev/null")
     for path in ("a\0b", "x" * 5000):
         with pytest.raises(ImageError, match="cannot be read: "):
-            image_files.read_bytes(path)
+            images.read_bytes(path)
 
 
 def test_a_huge_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
     (tmp_path / "film.jpg").write_bytes(b"\0\0\0\x18ftypisom" + bytes(2000))
     (tmp_path / "noise.jpg").write_bytes(b"\x80" * 2000)
-    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
     with pytest.raises(ImageError, match="is a video"):
-        image_files.read_bytes(tmp_path / "film.jpg")
+        images.read_bytes(tmp_path / "film.jpg")
     with pytest.raises(ImageError, match="is no image .2,000 bytes"):
-        image_files.read_bytes(tmp_path / "noise.jpg")
+        images.read_bytes(tmp_path / "noise.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 from damage_kinds import write_legacy, write_sparse
 
+from gluon_attn.core.errors import DAMAGED, DamagedError, naming, one_line
 from gluon_attn.core.files import save_arrays, save_parameters
-from gluon_attn.core.reading import (
-    DamagedError,
-    allowance,
-    damage_named,
-    load_params,
-    one_line,
-    read_npz,
-    read_params,
-)
+from gluon_attn.core.reading import allowance, load_params, read_npz, read_params
 from gluon_attn.train import load_checkpoint
 from gluon_attn.train.checkpoint import FORMAT
 from model_zoo import get_model
@@ -278,17 +271,17 @@ def test_checkpoints_of_another_program_and_of_tomorrow(tmp_path):
     ],
 )
 def test_whatever_goes_wrong_becomes_one_line_with_the_file(error, wanted):
-    with pytest.raises(ValueError, match=wanted) as caught, damage_named("f"):
+    with pytest.raises(ValueError, match=wanted) as caught, naming("f", DAMAGED):
         raise error
     assert "\n" not in str(caught.value)
 
 
 def test_errors_of_the_system_stay_and_name_the_file():
-    with pytest.raises(OSError, match="cannot read f: Input/outpu") as caught, damage_named("f"):
+    with pytest.raises(OSError, match="cannot read f: Input/outpu") as caught, naming("f", DAMAGED):
         raise OSError(errno.EIO, "Input/output error")
     assert caught.value.errno == errno.EIO
-    with pytest.raises(FileNotFoundError, match="gone"), damage_named("f"):
+    with pytest.raises(FileNotFoundError, match="gone"), naming("f", DAMAGED):
         open("gone")
-    with pytest.raises(KeyboardInterrupt), damage_named("f"):
+    with pytest.raises(KeyboardInterrupt), naming("f", DAMAGED):
         raise KeyboardInterrupt
     assert one_line("a" * 1000) == "a" * 300

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from formats.tiny import TINY
-from gluon_attn.coco.coco_names import CATEGORIES, KEYPOINTS, SKELETON
+from gluon_attn.coco.names import CATEGORIES, KEYPOINTS, SKELETON
 from gluon_attn.core.files import write_json
 from gluon_attn.data.synthetic.drawing import ellipse, rect
 from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image

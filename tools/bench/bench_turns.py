@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gluon_attn.core.files import first_line
+from gluon_attn.core.errors import first_line
 
 TIMEOUT = 1800  # seconds without an answer after which a job is given up
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

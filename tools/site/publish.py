@@ -15,14 +15,8 @@ from typing import NamedTuple
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.core.files import (
-    atomic_path,
-    first_line,
-    json_text,
-    sha256_of,
-    write_json,
-    write_text,
-)
+from gluon_attn.core.errors import first_line
+from gluon_attn.core.files import atomic_path, json_text, sha256_of, write_json, write_text
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import read_json

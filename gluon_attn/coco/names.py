@@ -15,17 +15,10 @@ baseball-glove skateboard surfboard tennis-racket bottle - wine-glass cup fork k
 banana apple sandwich orange broccoli carrot hot-dog pizza donut cake chair couch potted-plant bed -
 dining-table - - toilet - tv laptop mouse remote keyboard cell-phone microwave oven toaster sink
 refrigerator - book clock vase scissors teddy-bear hair-drier toothbrush"""
-CATEGORIES = {
-    number: name.replace("-", " ")
-    for number, name in enumerate(_NAMES.split(), 1)
-    if name != "-"
-}  # fmt: skip
+CATEGORIES = {k: n.replace("-", " ") for k, n in enumerate(_NAMES.split(), 1) if n != "-"}
 
-KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
-    "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
-    "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
+_SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _SIDED for side in ("left", "right")))
 FLIP_PAIRS = tuple((k, k + 1) for k in range(1, len(KEYPOINTS), 2))  # left and right
 # Limbs, as pairs of keypoints counted from 1, in the order of the official file.
 SKELETON = (
