@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 from gluon_attn.cli import common as cli
 from gluon_attn.data import DATASETS, prepare
@@ -93,9 +94,10 @@ def packing_options(command: argparse.ArgumentParser) -> None:
         "anything is wrong")  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None, write_tiny: Callable | None = None) -> int:
-    """Check, pack or generate; ``write_tiny`` is only there in a checkout."""
-    options = flags(write_tiny is not None).parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, tiny: str = "") -> int:
+    """Check, pack or generate; ``tiny`` names the module with ``write_tiny``, in a checkout."""
+    options = flags(bool(tiny)).parse_args(arguments)
+    write_tiny = importlib.import_module(tiny).write_tiny if tiny else None
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     again = "interrupted; the same command continues"
     return cli.status_of(lambda: prepare.run(options, print, write_tiny), again)

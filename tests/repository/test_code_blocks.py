@@ -344,7 +344,7 @@ def problem_of_command(words, monkeypatch):
     if program == "pip" and rest[0] == "install":
         extras = re.findall(r"gluon_attn\[(\w+)\]", " ".join(rest))
         known = (ROOT / "pyproject.toml").read_text()
-        return "" if all(f'\n{extra} = [' in known for extra in extras) else "no such extra"
+        return "" if all(f"\n{extra} = [" in known for extra in extras) else "no such extra"
     if program == "export" and len(rest) == 1 and "=" in rest[0]:
         return ""
     return "a program that this test does not know"

@@ -1,8 +1,8 @@
 """Mutation testing: do the tests of a folder notice a wrong operator, number or condition in it?
 
 ``make mutation ARGS='papers/vaa --count 60'`` changes one place of the code at a time, in a copy of
-the tree, and runs the tests of that folder until one fails. Sites are a seeded sample, each with one
-of cosmic-ray's operators. Annotations, docstrings and messages are left out: nothing computes them.
+the tree, and runs the tests of that folder until one fails. Sites are a seeded sample, each with an
+operator of cosmic-ray. Annotations, docstrings and messages are left out: nothing computes them.
 Results go to ``build/mutation/NAME.json``; a mutant in there is not run again. cosmic-ray 8.7 must
 be installed beside what the tests need.
 """
