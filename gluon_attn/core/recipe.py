@@ -346,7 +346,8 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     if kind == "tuple":
         return tuple(value) if isinstance(value, (tuple, list)) else (value,)
     wanted: type = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+    fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    if not fits:
         raise ValueError(f"recipe: {name} must be {kind}, got {value!r}")
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")
