@@ -1,6 +1,6 @@
 """The compositions behind the tools: building from a recipe, loading what was trained, evaluating.
 
-In-process, on the tiny data; the command lines themselves are in test_tools.py.
+In-process, on the tiny data; the command lines themselves are in tests/cli.
 """
 
 from __future__ import annotations
