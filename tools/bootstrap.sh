@@ -114,8 +114,16 @@ fi
 # The checkout itself: importable from anywhere in this environment, edits take effect at once.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 printf '%s\n' "$PWD" >"$site/gluon_attn_checkout.pth"
+# The command, as pip writes it where the path of a Python may have spaces.
 case $venv in /*) bin=$venv/bin ;; *) bin=$PWD/$venv/bin ;; esac
-printf '#!/bin/sh\nexec "%s/python" -m gluon_attn "$@"\n' "$bin" >"$bin/gluon-attn"
+cat >"$bin/gluon-attn" <<END
+#!/bin/sh
+'''exec' "$bin/python" "\$0" "\$@"
+' '''
+from gluon_attn.cli.main import main
+
+main()
+END
 chmod +x "$bin/gluon-attn"
 
 # A bare Debian lacks libraries that MXNet's wheel expects; other wheels here bring them.
