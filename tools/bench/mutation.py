@@ -1,10 +1,10 @@
 """Mutation testing: do the tests of a folder notice a wrong operator, number or condition in it?
 
-``make mutation ARGS='papers/vaa --count 60'`` changes one place of the code at a time, in a copy of
-the tree, and runs the tests of that folder until one fails. Sites are a seeded sample, each with an
-operator of cosmic-ray. Annotations, docstrings and messages are left out: nothing computes them.
-Results go to ``build/mutation/NAME.json``; a mutant in there is not run again. cosmic-ray 8.7 must
-be installed beside what the tests need.
+``make mutation ARGS='papers/vaa --count 60'`` changes one place of the code at a time, in a copy
+of the tree, and runs the tests of that folder until one fails. Sites are a seeded sample, each with
+one of cosmic-ray's operators. Annotations, docstrings and messages are left out: they compute
+nothing. Results go to ``build/mutation/NAME.json``; a mutant in there is not run again. cosmic-ray
+8.7 must be installed beside what the tests need.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import json
 import os
 import random
 import shutil
@@ -22,6 +21,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from gluon_attn.core.files import write_json  # noqa: E402
+from gluon_attn.core.text import read_json, read_text  # noqa: E402
+
 TARGETS = {
     **{f"papers/{name}": ([f"gluon_attn/papers/{name}"], [f"tests/papers/{name}"])
        for name in ("vaa", "awmt", "icasc", "dreal", "autola")},
@@ -36,14 +40,14 @@ def sites(path):
     from cosmic_ray.ast import get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
-    skipped = _not_computed(ast.parse(path.read_text(encoding="utf-8")))
+    skipped = _not_computed(ast.parse(read_text(path)))
     found = {}
     for name in operator_names():
         try:
             operator = get_operator(name)()
         except TypeError:  # needs arguments, as those that exchange variables do
             continue
-        places = [p for node in _walk(get_ast(path.read_text(encoding="utf-8")))
+        places = [p for node in _walk(get_ast(read_text(path)))
                   for p in operator.mutation_positions(node)]  # fmt: skip
         for occurrence, (start, _) in enumerate(places):
             if not any(first <= start <= last for first, last in skipped):
@@ -81,8 +85,10 @@ def chosen(sources, count, seed):
     """Return a seeded sample of mutants: ``[(path, operator, occurrence), ...]``."""
     every = []
     for source in sources:
-        path = ROOT / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        listed = subprocess.run(
+            ["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True
+        )
+        for file in (ROOT / name for name in listed.stdout.split() if name.endswith(".py")):
             every += [(file, site, kinds) for site, kinds in sorted(sites(file).items())]
     draw = random.Random(seed)
     sample = every if count >= len(every) else draw.sample(every, count)
@@ -111,7 +117,7 @@ def mutate(target, count, seed):
     mutants, total = chosen(sources, count, seed)
     out = ROOT / "build" / "mutation" / f"{target.replace('/', '-')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(out.read_text()) if out.exists() else {}
+    known = read_json(out) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for name in ("gluon_attn", "model_zoo", "tests", "tools", "pyproject.toml"):
@@ -122,7 +128,7 @@ def mutate(target, count, seed):
         if not run(tree, tests):
             raise SystemExit(f"{target}: {' '.join(tests)} fail without any mutant")
         for number, (file, operator, occurrence) in enumerate(mutants, 1):
-            inside, text = file.relative_to(ROOT), file.read_text(encoding="utf-8")
+            inside, text = file.relative_to(ROOT), read_text(file)
             mutant = mutate_code(text, get_operator(operator)(), occurrence)
             if mutant is None or mutant == text:
                 continue
@@ -132,7 +138,7 @@ def mutate(target, count, seed):
                 (tree / inside).write_text(mutant, encoding="utf-8")
                 known[key] = not run(tree, tests)
                 (tree / inside).write_text(text, encoding="utf-8")
-                out.write_text(json.dumps(known, indent=1))
+                write_json(out, known)
             print(f"{number}/{len(mutants)} {'killed' if known[key] else 'SURVIVED'} {key}\n")
     killed = sum(known.values())
     print(f"{target}: {killed} of {len(known)} killed; {total} sites")
