@@ -18,11 +18,11 @@ import tempfile
 import mxnet as mx
 
 from gluon_attn import __version__
-from gluon_attn.export import ExportError, Predictor, export_model
+from gluon_attn.export import ExportError, Predictor
 from gluon_attn.export.sidecar import FORMAT_VERSION, is_export, read_sidecar, read_verified
-from gluon_attn.train import trained as load
 from model_zoo import get_model, store
 from model_zoo.names import trained_options
+from model_zoo.trained import from_zoo
 
 logger = logging.getLogger("gluon_attn.pretrained")
 
@@ -63,17 +63,13 @@ def load_predictor(name, root=None, with_maps=True, **options):
 
 
 def _export(name, directory, root, maps):
-    trained = load.from_zoo(name, None, [mx.cpu()], pretrained=True, root=root)
+    trained = from_zoo(name, None, [mx.cpu()], pretrained=True, root=root)
     damaged = is_export(directory)
     if not damaged:
         shutil.rmtree(directory, ignore_errors=True)  # what is left of one
     # A process that started at the same time may have been faster: its export is the same.
     with contextlib.suppress(FileExistsError):
-        export_model(
-            trained.net, directory, name, trained.classes, trained.input_size,
-            trained.export_preprocess, with_maps=maps, extra=trained.extra, overwrite=damaged,
-            activation=trained.activation, schema=trained.extra.get("schema"),
-        )  # fmt: skip
+        trained.task.export(trained, directory, name, with_maps=maps, overwrite=damaged)
 
 
 def _is_whole(directory):

@@ -7,7 +7,7 @@ import json
 import mxnet as mx
 from formats.tiny_coco import write_tiny_coco
 
-from gluon_attn.coco.detection_data import DetectionData
+from gluon_attn.coco.dataset import CocoDetection
 from model_zoo import get_model
 
 SIZE = (96, 128)
@@ -61,7 +61,7 @@ def tiny_net(method, block=None, **options):
 
 def open_data(root, split="train2017"):
     """Return a split as the loaders take it."""
-    return DetectionData.open(root, split)
+    return CocoDetection(root, split)
 
 
 def overfit(folder, data, method, block=None, **changes):
@@ -75,4 +75,4 @@ def overfit(folder, data, method, block=None, **changes):
         splits=("train2017",) * 3, mirror=False, wd=0.0, log_interval=1000, **changes
     )  # fmt: skip
     settings = Settings(str(data), str(folder), workers=0, console=False)
-    return train(Recipe.from_dict(values), settings)["test"]["stats"]
+    return train(Recipe.from_dict(values), settings)["test"].values["stats"]

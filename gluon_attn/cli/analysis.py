@@ -14,19 +14,27 @@ Every kind of analysis takes several nets, so that a method can be put beside it
 
 from __future__ import annotations
 
+import argparse
 import os
-from typing import Any, NamedTuple
+from typing import Any, Callable, Sequence
 
-from gluon_attn.cli.analysis_features import analyse_gates, analyse_selectivity, analyse_tsne
-from gluon_attn.cli.analysis_log import analyse_critic
+from gluon_attn.cli.analysis_features import (
+    Analysis,
+    Models,
+    Settings,
+    analyse_critic,
+    analyse_gates,
+    analyse_selectivity,
+    analyse_tsne,
+)
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.task import Exported, Trained
+from gluon_attn.tasks.data import check_same_data, reading_of
 from gluon_attn.train import trained as load
-from gluon_attn.train.build import reading_of
 from model_zoo import store
 
-KINDS = {
+KINDS: dict[str, Callable[[Models, Any, Settings], Analysis]] = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
     "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
     "critic": analyse_critic,
@@ -36,53 +44,10 @@ CHOICES = {  # KIND:CHOICE
     "gradcam": ("grad_cam", "channel_weighted"),
 }
 ATTENTION = ("attention", "overlap")  # what --attention stands for
-NUMBERS = {"overlap": float, "tsne": int}
+NUMBERS: dict[str, Any] = {"overlap": float, "tsne": int}
 
 
-class Settings(NamedTuple):
-    """What all kinds of analysis need.
-
-    Attributes:
-        out: Folder for the files, whose names begin with the name of the split.
-        split: Name of the split.
-        ctx: MXNet context.
-        batch_size: Images at once.
-        workers: Data-loading threads.
-        samples: Positions of the images in pictures; None chooses them, see
-            :func:`gluon_attn.cli.analysis_maps.varied_samples`.
-        runs: ``{net name: run folder}`` of those nets that come from one.
-        choice: What stood behind the colon of ``KIND:CHOICE``, or None.
-    """
-
-    out: str
-    split: str
-    ctx: Any
-    batch_size: int = 32
-    workers: int = 2
-    samples: Any = None
-    runs: Any = None
-    choice: Any = None
-
-    def path(self, name):
-        """Return the path of a file."""
-        return os.path.join(self.out, f"{self.split}_{name}")
-
-
-class Analysis(NamedTuple):
-    """Result of one kind.
-
-    Attributes:
-        text: Lines for the console.
-        files: Paths written.
-        values: JSON-able numbers; also in a file.
-    """
-
-    text: str
-    files: list
-    values: dict
-
-
-def parse_kind(text):
+def parse_kind(text: str) -> tuple[str, Any]:
     """Return ``(kind, choice)`` of ``KIND`` or ``KIND:CHOICE``.
 
     ``attention`` and ``gradcam`` take the kind of map (``grad_cam``, ``channel_weighted``),
@@ -108,17 +73,15 @@ def parse_kind(text):
         raise ValueError(f"'{text}': {choice!r} is no {NUMBERS[kind].__name__}") from None
 
 
-def analyse(models, dataset, kinds, settings):
+def analyse(
+    models: Models, dataset: Any, kinds: Sequence[str], settings: Settings
+) -> dict[str, Analysis]:
     """Run kinds of analysis one after another.
 
     Args:
-        models: ``{name: Trained}``, baselines first, as they are to stand in the figures.
+        models: By name, baselines first, as they are to stand in the figures.
         dataset: The split; its columns are the nets' classes.
         kinds: Texts for :func:`parse_kind`.
-        settings: :class:`Settings`.
-
-    Returns:
-        ``{kind: Analysis}``.
 
     Raises:
         ValueError: Unknown kind; nets of other classes; what a kind needs is not there.
@@ -132,59 +95,58 @@ def analyse(models, dataset, kinds, settings):
             )
     os.makedirs(settings.out, exist_ok=True)
     return {
-        kind: Analysis(*KINDS[kind](models, dataset, settings._replace(choice=choice)))
+        kind: KINDS[kind](models, dataset, settings._replace(choice=choice))
         for kind, choice in parsed
     }
 
 
-def analyse_from_flags(args, trained, dataset, ctx, out):
-    """Do what the flags of tools/evaluate.py say; return the text for the console.
-
-    Args:
-        args: ``analyse``, ``attention``, ``compare``, ``run``, ``data_dir``, ``dataset``,
-            ``split``, ``batch_size``, ``num_workers``.
-        trained: The Trained net, or None for an export.
-        dataset: The split.
-        ctx: List of contexts.
-        out: Folder for the files.
+def analyse_from_flags(
+    args: argparse.Namespace, source: Trained | Exported, dataset: Any, *, ctx: list[Any], out: str
+) -> str:
+    """Do what the flags of the evaluation say; return the text for the console.
 
     Raises:
-        ValueError: No kind of analysis is asked for, or there is no net that can be differentiated.
+        ValueError: No kind of analysis is asked for, or there is no net that can be looked at.
     """
     kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
     if not kinds:
         raise ValueError("--compare needs --analyse KIND or --attention")
-    if trained is None:
+    if isinstance(source, Exported):
         raise ValueError("an export cannot be differentiated; give --run or --model")
-    models, runs = load_models(trained, args.run, args.compare, ctx)
+    if not source.task.explained:
+        raise ValueError(f"--analyse, --attention: not for nets of the task {source.task.name}")
+    models, runs = load_models(source, args.run, args.compare, ctx)
     if not args.dataset:
-        reading = reading_of(trained.extra.get("recipe"))
-        evaluation.check_same_data(models, dataset, args.data_dir, reading)
-    settings = Settings(out, args.split, ctx[0], args.batch_size, args.num_workers, runs=runs)
+        reading = reading_of(source.extra.get("recipe"))
+        check_same_data(models, dataset, args.data_dir, reading)
+    settings = Settings(
+        out, args.split, ctx[0], batch_size=args.batch_size, workers=args.num_workers, runs=runs
+    )
     found = analyse(models, dataset, kinds, settings).values()
     return "\n\n".join(
         "\n".join([part.text, *(f"wrote {path}" for path in part.files)]) for part in found
     )
 
 
-def load_models(main, main_run, others, ctx):
+def load_models(
+    main: Trained, main_run: str | None, others: Sequence[str], ctx: list[Any]
+) -> tuple[Models, dict[str, str]]:
     """Load the nets to compare with and name them all.
 
     Args:
-        main: The Trained net that is analysed; it comes last in figures.
+        main: The net that is analysed; it comes last in figures.
         main_run: Its run folder, or None.
         others: Run folders, or ``ZOO_NAME=FILE`` for a zoo model with its weights.
-        ctx: List of contexts.
 
     Returns:
-        ``({name: Trained}, {name: run folder})``. A net is called after its run folder, else by its
-        zoo name; equal names get a number.
+        Nets by name, and run folders by name. A net is called after its run folder, else by its zoo
+        name; equal names get a number.
 
     Raises:
         FileNotFoundError: No such run or file.
         ValueError: It cannot be loaded.
     """
-    found = []
+    found: list[tuple[str, Trained, str | None]] = []
     for text in others:
         name, equals, path = text.partition("=")
         if equals and not os.path.isdir(text):
@@ -192,7 +154,8 @@ def load_models(main, main_run, others, ctx):
         else:
             found.append((_base(text), load.from_run(text, ctx), text))
     found.append((_base(main_run) if main_run else main.name, main, main_run))
-    models, runs = {}, {}
+    models: Models = {}
+    runs: dict[str, str] = {}
     for name, trained, run in found:
         number, free = 2, name
         while free in models:
@@ -203,7 +166,7 @@ def load_models(main, main_run, others, ctx):
     return models, runs
 
 
-def _same_classes(name, path, main, ctx):
+def _same_classes(name: str, path: str, main: Trained, ctx: list[Any]) -> Trained:
     """Return a zoo net with weights of its own data if these are known, else of ``main``'s."""
     known = store.entry_of_file(path)
     trained = load.from_zoo(name, path, ctx, None if known else main.classes)
@@ -212,5 +175,5 @@ def _same_classes(name, path, main, ctx):
     return trained
 
 
-def _base(folder):
+def _base(folder: str) -> str:
     return os.path.basename(os.path.abspath(folder))

@@ -1,16 +1,18 @@
-"""Analyses of feature maps and of gates: class selectivity, t-SNE, channel attention."""
+"""Analyses of features, gates and logs: class selectivity, t-SNE, channel attention, critique."""
 
 from __future__ import annotations
 
 import logging
-import sys
+import os
+from typing import Any, Dict, Iterator, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
-from tqdm import tqdm
 
-from gluon_attn.core.batch import PADDING
+from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.files import write_json
+from gluon_attn.core.text import read_json_lines
+from gluon_attn.figures.critic import critique_curves
 from gluon_attn.figures.distribution import channel_attention, selectivity_distributions
 from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
 from gluon_attn.metrics.diversity import ChannelStatistics
@@ -18,32 +20,62 @@ from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summar
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.graphs import Graph, GraphBlock
 from gluon_attn.nets.taps import TappedStage
-from gluon_attn.tasks.scores import is_classification
-from gluon_attn.train.build import eval_loader
+from gluon_attn.task import Trained, task_of
+from gluon_attn.tasks.data import bar, eval_loader
 
 logger = logging.getLogger("gluon_attn.analysis")
 
 TSNE_SAMPLES = 5000  # at most; Barnes-Hut takes about a minute for as many
 TSNE_STAGE = 3  # "feature maps from layer3"; supplement of AutoLA, section 3
 PERPLEXITY = 30
+CRITIC = ("critique", "reward", "critic_error")
+Models = Dict[str, Trained]
 
 
-def stage_view(net):
+class Settings(NamedTuple):
+    """What all kinds of analysis need.
+
+    Attributes:
+        out: Folder for the files, whose names begin with the name of the split.
+        samples: Positions of the images in figures; None chooses them, see
+            :func:`gluon_attn.cli.analysis_maps.varied_samples`.
+        runs: Run folders of those nets that come from one, by name.
+        choice: What stood behind the colon of ``KIND:CHOICE``, or None.
+    """
+
+    out: str
+    split: str
+    ctx: Any
+    batch_size: int = 32
+    workers: int = 2
+    samples: Sequence[int] | None = None
+    runs: dict[str, str] | None = None
+    choice: Any = None
+
+    def path(self, name: str) -> str:
+        """Return the path of a file."""
+        return os.path.join(self.out, f"{self.split}_{name}")
+
+
+class Analysis(NamedTuple):
+    """Result of one kind: lines for the console, paths written, JSON-able numbers."""
+
+    text: str
+    files: list[str]
+    values: dict[str, Any]
+
+
+def stage_view(net: Any) -> GraphBlock:
     """Return a block that computes the feature map at the end of every stage of a net.
 
-    It shares the net's parameters and leaves the net as it is.
-
-    Args:
-        net: HybridBlock of one input with stages of type
-            :class:`~gluon_attn.nets.taps.TappedStage`.
-
-    Returns:
-        A :class:`~gluon_attn.nets.graphs.GraphBlock` from ``data`` to ``stage1``, ``stage2``, …
+    It goes from ``data`` to ``stage1``, ``stage2``, …, shares the net's parameters and leaves the
+    net as it is.
 
     Raises:
         ValueError: The net has no such stage.
     """
-    stages, seen = [], []
+    stages: list[Any] = []
+    seen: list[Any] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
     if not stages:
         raise ValueError(f"{type(net).__name__} has no stage of type TappedStage to look at")
@@ -59,16 +91,19 @@ def stage_view(net):
     return GraphBlock(graph, ["data"], gives, net.collect_params())
 
 
-def batches(trained, dataset, settings, title):
+def batches(
+    trained: Trained, dataset: Any, settings: Settings, title: str
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yield ``(batch, rows)`` of a split, ``rows`` telling samples from padding, ``(B,)`` bool."""
     loader = eval_loader(trained.preprocess, dataset, settings.batch_size, settings.workers)
-    bar = tqdm(loader, total=len(loader), desc=title, unit="batch", leave=False,
-               disable=not sys.stderr.isatty())  # fmt: skip
-    for batch in bar:
+    for batch in bar(loader, title):
         yield batch, batch.index != PADDING
 
 
-def pooled_stages(trained, dataset, settings, title, stages=None):
+def pooled_stages(
+    trained: Trained, dataset: Any, settings: Settings, title: str, *,
+    stages: Sequence[str] | None = None,
+) -> Iterator[tuple[Batch, np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
     """Yield ``(batch, rows, {stage: (B, C)})``: the mean of every channel at the ends of stages."""
     view = stage_view(trained.net)
     for stage in stages or ():
@@ -80,15 +115,12 @@ def pooled_stages(trained, dataset, settings, title, stages=None):
         yield batch, rows, {name: array.asnumpy()[rows] for name, array in pooled.items()}
 
 
-def analyse_selectivity(models, dataset, settings):
-    """Compute the class selectivity index of every channel at the end of every stage.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
-    """
-    index, values = {}, {}
+def analyse_selectivity(models: Models, dataset: Any, settings: Settings) -> Analysis:
+    """Compute the class selectivity index of every channel at the end of every stage."""
+    index: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, trained in models.items():
-        means = {}
+        means: dict[str, ClassMeans] = {}
         for batch, rows, pooled in pooled_stages(trained, dataset, settings, f"{name}: features"):
             label, mask = batch.label.asnumpy()[rows], batch.mask.asnumpy()[rows]
             for stage, activity in pooled.items():
@@ -109,10 +141,10 @@ def analyse_selectivity(models, dataset, settings):
         for stage, v in found.items():
             lines.append(f"  {name:<24} {stage:<8} {v['mean']:.3f} {v['median']:.3f} "
                          f"{v['dead']} of {v['channels']}")  # fmt: skip
-    return "\n".join(lines), [str(figure), path], values
+    return Analysis("\n".join(lines), [str(figure), path], values)
 
 
-def embed(features, seed=0, perplexity=PERPLEXITY):
+def embed(features: np.ndarray, seed: int = 0, perplexity: float = PERPLEXITY) -> np.ndarray:
     """Embed features into the plane by Barnes-Hut t-SNE.
 
     Accelerating t-SNE using Tree-Based Algorithms, van der Maaten, JMLR 2014. Features of more than
@@ -120,7 +152,6 @@ def embed(features, seed=0, perplexity=PERPLEXITY):
 
     Args:
         features: ``(N, C)``, N of 4 or more.
-        seed: Of the start.
         perplexity: Effective number of neighbours; reduced where N is small.
 
     Returns:
@@ -143,15 +174,12 @@ def embed(features, seed=0, perplexity=PERPLEXITY):
     return method.fit_transform(features).astype(np.float32)
 
 
-def analyse_tsne(models, dataset, settings):
+def analyse_tsne(models: Models, dataset: Any, settings: Settings) -> Analysis:
     """Embed the pooled features of one stage, and draw them coloured by class.
 
     Samples with several classes count for the rarest, those with none are left out; of more than
     20 classes the 20 with most samples are shown, and of more than ``TSNE_SAMPLES`` samples as many
     as that.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
     """
     stage = f"stage{settings.choice or TSNE_STAGE}"
     targets, classes = _targets(dataset)
@@ -160,8 +188,8 @@ def analyse_tsne(models, dataset, settings):
         kept = np.sort(np.random.default_rng(0).choice(kept, TSNE_SAMPLES, replace=False))
     points = {}
     for name, trained in models.items():
-        found = {}
-        wanted = pooled_stages(trained, dataset, settings, f"{name}: features", [stage])
+        found: dict[int, np.ndarray] = {}
+        wanted = pooled_stages(trained, dataset, settings, f"{name}: features", stages=[stage])
         for batch, rows, pooled in wanted:
             found.update(zip(batch.index[rows].tolist(), pooled[stage]))
         logger.info("t-SNE of %d features of %s, %s", len(kept), name, stage)
@@ -177,10 +205,10 @@ def analyse_tsne(models, dataset, settings):
     })  # fmt: skip
     lines = [f"t-SNE of {stage}: share of points whose nearest neighbour is of their class"]
     lines += [f"  {name:<24} {value['purity']:.3f}" for name, value in values.items()]
-    return "\n".join(lines), [str(figure), path], values
+    return Analysis("\n".join(lines), [str(figure), path], values)
 
 
-def _targets(dataset):
+def _targets(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the class of every sample, -1 for none, ``(N,)``, and the classes to show, sorted."""
     count, total = len(dataset), np.zeros(len(dataset.names))
     targets = np.full(count, -1)
@@ -196,7 +224,7 @@ def _targets(dataset):
     return targets, np.sort(most[present[most] > 0])
 
 
-def _purity(points, targets):
+def _purity(points: np.ndarray, targets: np.ndarray) -> float:
     """Return the share of points whose nearest neighbour has their class."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -204,29 +232,24 @@ def _purity(points, targets):
     return float((targets[nearest[:, 0]] == targets).mean())
 
 
-def shown_name(dataset, column):
-    """Return a class's name for a figure: ``tench`` for the column ``class=tench``."""
-    name = dataset.names[column]
-    return name.partition("=")[2] if is_classification(dataset.schema) else name
+def shown_name(dataset: Any, column: int) -> str:
+    """Return the name of a column for a figure."""
+    return task_of(dataset).label(dataset.names[column])
 
 
-def channel_statistics(trained, dataset, settings):
+def channel_statistics(
+    trained: Trained, dataset: Any, settings: Settings
+) -> dict[str, ChannelStatistics]:
     """Return the statistics of every channel gate's attention over a data set.
 
-    Args:
-        trained: :class:`gluon_attn.train.trained.Trained`.
-        dataset: The split.
-        settings: :class:`gluon_attn.cli.analysis.Settings`.
-
-    Returns:
-        ``{gate: ChannelStatistics}`` in network order, such as ``stage3_unit0_channel``; empty for
-        a net without channel gates.
+    In network order, by names such as ``stage3_unit0_channel``; empty without channel gates.
     """
     gates = [f"{block_name}_{kind}" for block_name, block in attention_blocks(trained.net)
              for kind, _ in block.gates if kind == "channel"]  # fmt: skip
     if not gates:
         return {}
-    view, found = attention_view(trained.net), {}
+    view = attention_view(trained.net)
+    found: dict[str, ChannelStatistics] = {}
     for batch, rows in batches(trained, dataset, settings, f"{trained.name}: gates"):
         outputs = dict(zip(view.output_names, view(batch.image.as_in_context(settings.ctx))))
         for gate in gates:
@@ -237,11 +260,8 @@ def channel_statistics(trained, dataset, settings):
     return found
 
 
-def analyse_gates(models, dataset, settings):
+def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
     """Compute and draw the attention vectors of all channel gates.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
 
     Raises:
         ValueError: None of the nets has a channel gate.
@@ -274,4 +294,69 @@ def analyse_gates(models, dataset, settings):
         for gate, v in found.items():
             lines.append(f"  {name:<24} {gate:<24} {v['mean']:.3f} {v['diversity']:.4f} "
                          f"{v['image_deviation']:.4f}")  # fmt: skip
-    return "\n".join(lines), [figure, path], values
+    return Analysis("\n".join(lines), [figure, path], values)
+
+
+def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]]:
+    """Return what a run's ``log.jsonl`` says of critique and reward.
+
+    Returns:
+        ``(epochs, {'critique' | 'reward' | 'critic_error': {module: [value per epoch]}})``; a
+        module that was not sampled in an epoch has None there.
+
+    Raises:
+        FileNotFoundError: There is no log.
+        ValueError: It holds no critique; only runs of the method DREAL write one.
+    """
+    path = os.path.join(folder, "log.jsonl")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{folder} holds no training log (log.jsonl)")
+    # A line that is no JSON is the one that a killed run was writing.
+    records = [
+        r
+        for _, r in read_json_lines(path)
+        if isinstance(r, dict) and all(key in r for key in CRITIC)
+    ]
+    if not records:
+        raise ValueError(f"{path} holds no critique and reward: only runs of method=dreal do")
+    names = list(dict.fromkeys(name for record in records for name in record["critique"]))
+    series = {
+        key: {name: [record[key].get(name) for record in records] for name in names}
+        for key in CRITIC
+    }  # fmt: skip
+    return [record["epoch"] for record in records], series
+
+
+def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis:
+    """Draw critique and reward of every module over the epochs, one figure per run that has them.
+
+    Raises:
+        ValueError: No run has any.
+    """
+    text: list[str] = []
+    files: list[str] = []
+    values: dict[str, Any] = {}
+    problems = []
+    for name, folder in (settings.runs or {}).items():
+        try:
+            epochs, series = read_critic(folder)
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(str(error))
+            continue
+        path = settings.path(f"critic_{len(values)}.png" if values else "critic.png")
+        files.append(str(critique_curves(
+            epochs, series["critique"], series["reward"], path, series["critic_error"]
+        )))  # fmt: skip
+        values[name] = dict(epoch=epochs, **series)
+        text.append(f"critic of {name}, epoch {epochs[-1]}: critique, reward, squared error")
+        for module in series["critique"]:
+            row = [series[key][module][-1] for key in CRITIC]
+            cells = ("-" if v is None else f"{v:.4f}" for v in row)
+            text.append(f"  {module:<18}" + "".join(f"{cell:>10}" for cell in cells))
+    if not values:
+        raise ValueError(
+            "; ".join(problems) or "critic needs a training run (--run DIR), a model alone has none"
+        )
+    path = settings.path("critic.json")
+    write_json(path, values)
+    return Analysis("\n".join(text), [*files, path], values)

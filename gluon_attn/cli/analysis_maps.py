@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.cli.analysis_features import batches, shown_name
+from gluon_attn.cli.analysis_features import Analysis, Models, Settings, batches, shown_name
 from gluon_attn.core.files import write_json
 from gluon_attn.data import EvalTransform
 from gluon_attn.figures.attention_grid import (
@@ -23,7 +23,7 @@ from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
 from gluon_attn.papers.icasc.losses import attention_separation, resize_like, soft_mask
 from gluon_attn.papers.icasc.maps import MAPS
 from gluon_attn.papers.icasc.tail import Tail
-from gluon_attn.tasks.scores import activation_of
+from gluon_attn.task import Trained, task_of
 
 TOP = 5  # classes of an image whose maps are drawn; supplement of ICASC
 GRID_IMAGES, PAIR_IMAGES = 4, 8  # images of a figure, as in the supplements
@@ -40,34 +40,33 @@ class Samples(NamedTuple):
     """
 
     image: Any
-    views: list
+    views: list[np.ndarray]
     label: np.ndarray
 
 
-def varied_samples(dataset, count, seed=0):
+def varied_samples(dataset: Any, count: int, seed: int = 0) -> list[int]:
     """Return the positions of some samples that together show as many classes as possible.
 
     They are drawn without a look at any prediction, so that no net is flattered; samples without
     any class come last.
 
     Args:
-        dataset: AttributeDataset.
         count: How many; fewer if there are not as many.
-        seed: Of the draw.
     """
     order = np.random.default_rng(seed).permutation(len(dataset))[: max(50 * count, 500)]
     positive = np.asarray(dataset.label[order]) * np.asarray(dataset.mask[order])
     weights = positive / np.maximum(positive.sum(axis=0), 1)
-    chosen, left = [], np.ones(positive.shape[1])
+    chosen: list[int] = []
+    left = np.ones(positive.shape[1])
     for _ in range(min(count, len(order))):
         scores = weights @ left + 1e-3 * positive.any(axis=1)
         scores[chosen] = -1
         chosen.append(int(scores.argmax()))
         left = left * np.where(positive[chosen[-1]] > 0, 1e-3, 1)
-    return order[chosen].tolist()
+    return [int(i) for i in order[chosen]]
 
 
-def open_samples(trained, dataset, positions, ctx):
+def open_samples(trained: Trained, dataset: Any, positions: Sequence[int], ctx: Any) -> Samples:
     """Return the :class:`Samples` at ``positions`` of a data set."""
     transform = EvalTransform(**trained.preprocess)
     items = [dataset[i] for i in positions]
@@ -78,16 +77,15 @@ def open_samples(trained, dataset, positions, ctx):
     return Samples(mx.nd.array(planes, ctx=ctx), views, label)
 
 
-def score_pass(trained, image):
+def score_pass(trained: Trained, image: Any) -> ScorePass:
     """Return a forward pass whose class scores can be differentiated, in inference."""
     return ScorePass(Tail(trained.net, [image.context], frozen=True), image)
 
 
-def class_maps(run, columns, kind):
+def class_maps(run: ScorePass, columns: Sequence[int], kind: str) -> np.ndarray:
     """Return the maps of one class per image at the last feature layer, ``(N, h, w)`` NumPy.
 
     Args:
-        run: :class:`gluon_attn.papers.icasc.gradients.ScorePass` of the images.
         columns: ``(N,)`` numbers of the classes.
         kind: ``'grad_cam'`` or ``'channel_weighted'``.
     """
@@ -96,24 +94,22 @@ def class_maps(run, columns, kind):
     return MAPS[kind](run.last.detach(), gradient).asnumpy()
 
 
-def _one_hot(columns, logits):
+def _one_hot(columns: Sequence[int], logits: Any) -> Any:
     return mx.nd.one_hot(mx.nd.array(columns, ctx=logits.context), logits.shape[1])
 
 
-def probabilities(logits, dataset):
+def probabilities(logits: Any, dataset: Any) -> np.ndarray:
     """Return what logits mean for a data set, ``(N, A)`` NumPy: softmax or sigmoid."""
     kinds = {"softmax": mx.nd.softmax, "sigmoid": mx.nd.sigmoid}
-    return kinds[activation_of(dataset.schema)](logits).asnumpy()
+    return kinds[task_of(dataset).activation](logits).asnumpy()
 
 
-def analyse_attention(models, dataset, settings):
-    """Draw the attention maps of every image's most probable classes, net under net.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
-    """
+def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Analysis:
+    """Draw the attention maps of every image's most probable classes, net under net."""
     positions = settings.samples or varied_samples(dataset, GRID_IMAGES)
-    kind, rows, values = settings.choice or "channel_weighted", {}, {}
+    kind = settings.choice or "channel_weighted"
+    rows: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, trained in models.items():
         seen = open_samples(trained, dataset, positions, settings.ctx)
         run = score_pass(trained, seen.image)
@@ -132,14 +128,16 @@ def analyse_attention(models, dataset, settings):
     lines = [f"most probable classes of samples {positions}"]
     for name, found in values.items():
         lines += [f"  {name:<24} {', '.join(row)}" for row in found]
-    return "\n".join(lines), [path], values
+    return Analysis("\n".join(lines), [path], values)
 
 
-def _truth(dataset, label):
+def _truth(dataset: Any, label: np.ndarray) -> str:
     return ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
 
 
-def attention_overlap(trained, dataset, settings, threshold=THRESHOLD):
+def attention_overlap(
+    trained: Trained, dataset: Any, settings: Settings, threshold: float = THRESHOLD
+) -> dict[str, Any]:
     """Return how much the maps of true and confusing class overlap over a data set.
 
     The true map is that of all classes an image is known to have, the confusing one that of the
@@ -147,9 +145,6 @@ def attention_overlap(trained, dataset, settings, threshold=THRESHOLD):
     its true classes is more probable than the confusing one.
 
     Args:
-        trained: :class:`gluon_attn.train.trained.Trained`.
-        dataset: The split.
-        settings: :class:`gluon_attn.cli.analysis.Settings`.
         threshold: Of the high regions; see :func:`gluon_attn.metrics.overlap.attention_iou`.
 
     Returns:
@@ -187,12 +182,8 @@ def _separations(maps):
             "last": attention_separation(*maps["last"], mask)}  # fmt: skip
 
 
-def analyse_overlap(models, dataset, settings):
-    """Compute :func:`attention_overlap` of every net and write it.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
-    """
+def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Analysis:
+    """Compute :func:`attention_overlap` of every net and write it."""
     threshold = settings.choice or THRESHOLD
     values = {n: attention_overlap(t, dataset, settings, threshold) for n, t in models.items()}
     path = settings.path("overlap.json")
@@ -207,24 +198,21 @@ def analyse_overlap(models, dataset, settings):
             for layer, v in layers.items():
                 cells = "  ".join(_cell(v[key]) for key in ("iou", "separation"))
                 lines.append(f"  {name:<24} {kind:<18} {layer:<6} {cells}  {v['empty']}")
-    return "\n".join(lines), [path], values
+    return Analysis("\n".join(lines), [path], values)
 
 
-def _cell(found):
+def _cell(found: dict[str, Any]) -> str:
     if found["mean"] is None:
         return f"{'-':<15}"
     error = found["standard_error"]
     return f"{found['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else " " * 9)
 
 
-def analyse_gradcam(models, dataset, settings):
+def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Analysis:
     """Draw Grad-CAM (or channel-weighted) maps and guided back-propagation of every net.
 
     Two figures: nets side by side, and Grad-CAM net under net. The class is the true one; of
     several the most probable for the net in the last place, of none the most probable class.
-
-    Returns:
-        Text, files and values of :class:`gluon_attn.cli.analysis.Analysis`.
     """
     kind = settings.choice or "grad_cam"
     positions = settings.samples or varied_samples(dataset, PAIR_IMAGES)
@@ -251,4 +239,4 @@ def analyse_gradcam(models, dataset, settings):
     side_by_side(seen.views[few], labels[few], groups, files[0])
     map_pairs(pairs, labels, files[1])
     values = {"samples": list(positions), "classes": labels}
-    return f"{title} of {', '.join(labels)}", files, values
+    return Analysis(f"{title} of {', '.join(labels)}", files, values)

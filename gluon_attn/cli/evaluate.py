@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, Sequence
+from typing import Sequence
 
 from gluon_attn.cli import common as cli
+from gluon_attn.task import Asked, Exported, Trained
 
 
 def flags() -> argparse.ArgumentParser:
@@ -54,63 +55,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Predict the split, print the table and write the files."""
     args = cli.parse_source(flags(), arguments)
     from gluon_attn.runtime import contexts
-    from gluon_attn.tasks import reid
-    from gluon_attn.tasks.base import task_of, task_of_export
     from gluon_attn.train import trained as load
-    from gluon_attn.train.build import reading_of
 
-    ctx, out = contexts(cli.device_of(args)), output_folder(args)
-    trained = load.from_flags(args, ctx)
-    task, sidecar = (task_of(trained.net), None) if trained else task_of_export(args.export)
-    extra = trained.extra if trained else sidecar.get("extra", {})
-    reading = reading_of(extra.get("recipe"), args.dataset)
-    args.split = args.split or reading.splits[2]
-    if task:
-        print(task.run_evaluate(args, trained, ctx, out, reading=reading))
-        return
-    if trained and reid.gives_embedding(trained.net):
-        done = reid.evaluate_reid(
-            trained, args.data_dir, out, args.split, ctx[0], args.batch_size, args.num_workers,
-            on_bad_image=args.on_bad_image, reading=reading,
-        )  # fmt: skip
-        print(done.text + "\n" + "\n".join(f"wrote {path}" for path in done.files))
-        return
-    evaluate_labels(args, trained, sidecar, reading, ctx, out)
+    ctx = contexts(cli.device_of(args))
+    source = load.from_flags(args, ctx) or Exported.open(args.export)
+    print(evaluate(args, source, ctx, output_folder(args)))
 
 
-def evaluate_labels(
-    args: argparse.Namespace, trained: Any, sidecar: Any, reading: Any, ctx: list, out: str
-) -> None:
-    """Evaluate attributes or classes, of a net or of the export with this sidecar."""
-    from gluon_attn.tasks import evaluate_run as work
-    from gluon_attn.tasks.scores import text_of
-    from gluon_attn.train.build import reports_accuracy
+def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, out: str) -> str:
+    """Evaluate a net or an export as the flags say; return the text for the console.
 
-    recipe = trained.extra.get("recipe", {}) if trained else {}
-    dataset = work.open_for_evaluation(
-        args.data_dir, args.split, trained.classes if trained else tuple(sidecar["classes"]),
-        args.on_bad_image, args.unspecified, recipe=reading,
+    Raises:
+        FileNotFoundError, ValueError: The data are not there, or not what the net was made for.
+    """
+    from gluon_attn.tasks.data import open_for, reading_of, tell_other_data
+
+    task = source.task
+    reading = reading_of(source.extra.get("recipe"), args.dataset)
+    dataset = open_for(
+        source, args.data_dir, args.split, reading=reading, on_bad_image=args.on_bad_image,
+        unspecified=args.unspecified,
     )  # fmt: skip
-    if trained and not args.dataset:
-        work.tell_other_data(trained, dataset, args.data_dir)
+    args.split = dataset.split
+    if isinstance(source, Trained) and not args.dataset:
+        tell_other_data(source, dataset, args.data_dir)
     if args.analyse or args.attention or args.compare:
         from gluon_attn.cli.analysis import analyse_from_flags
 
-        print(analyse_from_flags(args, trained, dataset, ctx, out))
-        return
-    if trained:
-        found = work.predict_dataset(trained, dataset, ctx[0], args.batch_size, args.num_workers)
-    else:
-        found = work.predict_export(args.export, dataset, ctx[0], args.batch_size)
-    done = work.evaluate(
-        found, dataset.names, out, args.split, args.threshold, not args.no_figures,
-        dataset.schema if reports_accuracy(recipe, dataset.schema) else None,
-    )  # fmt: skip
-    files = list(done.files)
-    if trained and not args.no_figures:
-        path = os.path.join(out, f"{args.split}_attention.png")
-        files += filter(None, [work.draw_attention(trained, dataset, found, path, ctx[0])])
-    print(text_of(done.result, done.accuracy))
+        return analyse_from_flags(args, source, dataset, ctx=ctx, out=out)
+    done = task.evaluate(source, dataset, Asked(
+        out, args.split, ctx[0], batch_size=args.batch_size, workers=args.num_workers,
+        threshold=args.threshold, figures=not args.no_figures, boxes=args.boxes,
+    ))  # fmt: skip
+    lines = [done.text]
     if dataset.skipped:
-        print(f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}")
-    print("\n" + "\n".join(f"wrote {path}" for path in files))
+        lines.append(
+            f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}"
+        )
+    return "\n".join([*lines, "", *(f"wrote {path}" for path in done.files)])

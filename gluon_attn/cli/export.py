@@ -46,38 +46,35 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def export(args: argparse.Namespace, forms: Any) -> Any:
-    """Export a run or a zoo model; return the directory, or text for the console."""
-    from gluon_attn.export import export_model
-    from gluon_attn.export.sidecar import input_entry, refuse_existing
+def export(args: argparse.Namespace, forms: Any) -> str:
+    """Export a run or a zoo model as the flags say; return the directory.
+
+    Raises:
+        FileExistsError, ValueError, ExportError: The directory is there, or the export cannot be
+            made.
+    """
+    from gluon_attn.export.sidecar import refuse_existing
     from gluon_attn.runtime import contexts
-    from gluon_attn.tasks import base as tasks
-    from gluon_attn.tasks import export_run as work
+    from gluon_attn.tasks.forms import make_variants
     from gluon_attn.train import trained as load
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
     trained = load.from_flags(args, contexts("cpu"))
     refuse_existing(args.out, args.overwrite)
-    task = tasks.task_of(trained.net)
-    if task:
-        return task.run_export(args, trained)
-    entry = input_entry(trained.input_size, trained.export_preprocess)
-    return export_model(
-        trained.net, args.out, args.name or trained.name, trained.classes,
-        trained.input_size, trained.export_preprocess, args.threshold, args.with_maps,
-        trained.extra, args.overwrite, activation=trained.activation,
-        schema=trained.extra.get("schema"),
-        variants=work.make_variants(
-            forms, trained.classes, entry, trained.activation, recipe=trained.extra.get("recipe")
-        ),
+    trained.task.check_forms(args)
+    trained.task.export(
+        trained, args.out, args.name or trained.name, threshold=args.threshold,
+        with_maps=args.with_maps, overwrite=args.overwrite,
+        variants=make_variants(forms, trained),
     )  # fmt: skip
+    return args.out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the export or add to it, and report sizes, parity and drops."""
     args = cli.parse_source(flags(), arguments)
-    from gluon_attn.tasks import export_run as work
+    from gluon_attn.tasks import forms as work
 
     forms = work.Forms(**{name: getattr(args, name) for name in work.Forms._fields})
     work.check_forms(forms)
@@ -87,6 +84,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         directory = work.extend(args.export, forms, args.out)
     else:
         directory = export(args, forms)
-    lines = [directory] if isinstance(directory, str) else work.summary(directory)
-    print("\n".join(lines))
+    print("\n".join(work.summary(directory)))
     print(f"next: {cli.called('predict')} {args.out or args.export} IMAGE_OR_FOLDER")

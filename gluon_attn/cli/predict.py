@@ -54,41 +54,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Predict and write what was asked for."""
-    from gluon_attn.export import Predictor
-    from gluon_attn.tasks import base as tasks
-    from gluon_attn.tasks import predict
+    from gluon_attn.task import Exported
+    from gluon_attn.tasks.images import write_results
 
-    task, sidecar = tasks.task_of_export(options.export)
-    if task:
-        task.run_predict(options, sidecar)
-        return
-    if options.draw:
-        raise ValueError("--draw: this export finds no boxes; its maps are drawn by --heatmaps DIR")
-
-    predictor = Predictor(
-        options.export,
-        ctx=options.ctx,
-        batch_size=options.batch_size,
-        threads=options.threads,
-        backend=options.backend,
-    )
-    if options.threshold is not None:
-        predictor.set_thresholds(options.threshold)
-    if options.heatmaps:
-        predictor.require_maps()
-    pictures, boxes = predict.find_pictures(options.images), None
-    if options.boxes:
-        pictures, boxes = predict.match_boxes(
-            pictures, predict.read_boxes(options.boxes), options.boxes
-        )
-    records = predict.predict_people(
-        predictor, pictures, boxes, options.on_bad_image, options.heatmaps
-    )
-    texts = [
-        (options.json, lambda: predict.to_json(predictor, records)),
-        (options.csv, lambda: predict.to_csv(records, predictor.classes)),
-    ]
-    predict.write_results(texts, lambda: predict.format_table(records, predictor.classes))
+    source = Exported.open(options.export)
+    found = source.task.predict(source, options)
+    write_results([(options.json, found.json), (options.csv, found.csv)], found.table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

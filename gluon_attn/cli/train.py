@@ -89,14 +89,13 @@ def train_from_flags(args: argparse.Namespace) -> int:
 
     It is 1 if there are weights, but no epoch had a validation score to choose them by.
     """
-    from gluon_attn.tasks.scores import text_of
     from gluon_attn.train.build import load_recipe
     from gluon_attn.train.run import train
 
     recipe = load_recipe(args.recipe, overrides_of(args))
     result = run_training(train, recipe, args)
     if result["test"]:
-        print(text_of(result["test"]))
+        print(result["test"].text)
     print(f"\nweights: {os.path.join(args.save_dir, 'best.params')}")
     print(f"next:    {cli.called('export')} --run {args.save_dir} --out EXPORT")
     score = result["best"][recipe.score]

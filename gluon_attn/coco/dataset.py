@@ -179,7 +179,7 @@ class CocoDataset(Located, Dataset):
     def size(self, i: int) -> tuple[int, int]:
         """Return ``(width, height)`` of sample ``i``'s image, as the annotation has it."""
         record = self.coco.imgs[self.image_ids[i]]
-        return record["width"], record["height"]
+        return int(record["width"]), int(record["height"])
 
     def read(self, i: int) -> np.ndarray:
         """Return the image of sample ``i``; see :meth:`read_image_id`."""
@@ -351,6 +351,16 @@ class CocoDetection(CocoDataset):
         i, image, readable = self._open(i)
         boxes, classes = self.boxes(i)
         return (image, boxes, classes, i) if readable else (image, boxes[:0], classes[:0], i)
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of class names, sample ids and boxes, as 64 hexadecimal digits."""
+        text = json.dumps([self.names, list(self.sample_ids)], separators=(",", ":"))
+        digest = hashlib.sha256(text.encode())
+        for i in range(len(self)):
+            boxes, classes = self.boxes(i)
+            digest.update(np.ascontiguousarray(boxes, "<f4").tobytes())
+            digest.update(np.ascontiguousarray(classes, "<i8").tobytes())
+        return digest.hexdigest()
 
     def _usable(self, image_id: Any) -> list[Record]:
         """Return the annotations of an image that become boxes."""

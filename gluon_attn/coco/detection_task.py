@@ -1,107 +1,201 @@
-"""Detection: loaders, validation and COCO's evaluation; the functions that tasks.py lists.
+"""Detection: batches, validation, COCO's evaluation, exports and predictions.
 
 A recipe's ``input_size`` is the side of SSD's square input, or for nets that keep proportions the
-shorter side of the picture; ``model_options.long_size`` then bounds the longer one.
+shorter side of the image; ``model_options.long_size`` then bounds the longer one. An export is the
+whole graph, suppression included; its outputs are classes, scores and boxes after suppression, and
+for SSD the candidates before it.
 """
 
 from __future__ import annotations
 
-import collections
+import functools
 import logging
 import os
-import sys
+from typing import Any, Callable, Dict, Sequence
 
+import mxnet as mx
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
+from gluon_attn.coco import exports
 from gluon_attn.coco.detection_batches import (
     DetectionLoader,
     FitTransform,
     SsdTransform,
     StretchTransform,
 )
-from gluon_attn.coco.detection_data import DetectionData
 from gluon_attn.coco.metrics import evaluate_detections
 from gluon_attn.coco.names import CATEGORIES
-from gluon_attn.core.batch import PADDING
-from gluon_attn.core.files import finite, write_json, write_text
+from gluon_attn.core.batch import PADDING, Batch
+from gluon_attn.core.files import finite, json_text
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.export.sidecar import input_entry
+from gluon_attn.export.writer import random_batch
+from gluon_attn.figures.detections import draw_boxes
 from gluon_attn.metrics.layout import decimal
-from gluon_attn.tasks.base import reading_for
-from gluon_attn.tasks.scores import some
-from gluon_attn.train import build
+from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.tasks import images as files
+from gluon_attn.tasks.attributes import some
+from gluon_attn.tasks.data import one_behind
 
 logger = logging.getLogger("gluon_attn.detection")
 
-CLASS_NAMES = tuple(CATEGORIES.values())
-FORMS = ()
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75"}  # of a validation, for the log
+BATCHES = (1, 2)  # sizes in which an export is compared with its net
+Record = Dict[str, Any]
 
 
-def open_split(recipe, data_dir, split, on_bad_image="error"):
-    """Open a split of the recipe's data set.
+class Detection(Task):
+    """Boxes of classes, by COCO's rules."""
 
-    Raises:
-        FileNotFoundError, ValueError, ImportError: See :meth:`DetectionData.open`.
-    """
-    return DetectionData.open(data_dir, split, on_bad_image, **recipe.data_options)
+    name = "detection"
+    scores = tuple(SCORES)
+    class_names = tuple(CATEGORIES.values())
+    kinds = ("coco",)
+    parity = "plain MXNet, suppression included"
 
+    def split(self, name: str) -> str:
+        return "val2017" if name == "test" else name  # COCO's test labels are not public
 
-def train_loader(recipe, dataset, method, workers):
-    """Return shuffled training batches, augmented as the method's net was published with."""
-    mean, std = recipe.mean, recipe.std
-    if method.net.fit == "stretch":
-        options = method.options
-        transform = SsdTransform(
-            method.net.input_size[0], mean, std, expand=options["expand"], crop=options["crop"],
-            colour=options["colour"], mirror=recipe.mirror,
+    def train_loader(
+        self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
+        cache: bool = False, parts: int = 1,
+    ) -> Any:  # fmt: skip
+        """Return batches augmented as the method's net was published with."""
+        mean, std, net = recipe.mean, recipe.std, method.net
+        if net.fit == "stretch":
+            chosen = {name: method.options[name] for name in ("expand", "crop", "colour")}
+            transform = SsdTransform(net.input_size[0], mean, std, mirror=recipe.mirror, **chosen)
+        else:
+            transform = FitTransform(*net.sides, recipe.mirror, mean=mean, std=std)
+        return DetectionLoader(
+            dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed,
+            workers=workers, last="discard",
         )  # fmt: skip
-    else:
-        transform = FitTransform(*method.net.sides, recipe.mirror, mean=mean, std=std)
-    return DetectionLoader(
-        dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
-        last="discard",
-    )  # fmt: skip
+
+    def judge(self, score: str, dataset: Any) -> tuple[str, str]:
+        images = set(dataset.image_ids)
+        shown = {
+            a["category_id"] for a in dataset.coco.anns.values()
+            if a["image_id"] in images and not a.get("iscrowd")
+        }  # fmt: skip
+        missing = [n for n, c in zip(dataset.class_names, dataset.category_ids) if c not in shown]
+        if not shown:
+            return f"{dataset.annotation} has no box that counts (crowds do not)", ""
+        return "", f"{some(missing)} (no box)" if missing else ""
+
+    def validator(
+        self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
+    ) -> Callable[[Any], dict[str, float]]:
+        def validate(net: Any) -> dict[str, float]:
+            found = self._find(recipe, net, dataset, ctx, workers)
+            stats = evaluate_detections(dataset.coco, found, dataset.image_ids).stats
+            return {name: stats[source] for name, source in SCORES.items()}
+
+        return validate
+
+    def _find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
+        transform = eval_transform(net, recipe.mean, recipe.std)
+        return detect(
+            net, dataset, transform, ctx, batch_size=recipe.batch_size, workers=workers,
+            progress=True,
+        )  # fmt: skip
+
+    def final_scores(self, recipe: Recipe, net: Any, dataset: Any, asked: Asked) -> Result:
+        found = self._find(recipe, net, dataset, asked.ctx, asked.workers)
+        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
+
+    def evaluate(self, source: Any, dataset: Any, asked: Asked) -> Result:
+        if isinstance(source, Exported):
+            net = ExportedDetector(source.directory, asked.ctx)
+            mean, std = net.entry["mean"], net.entry["std"]
+        else:
+            net, mean, std = source.net, source.preprocess["mean"], source.preprocess["std"]
+        found = detect(
+            net, dataset, eval_transform(net, mean, std), asked.ctx, batch_size=asked.batch_size,
+            workers=asked.workers, progress=True,
+        )  # fmt: skip
+        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
+
+    def export(
+        self, trained: Trained, directory: str, name: str, *, threshold: float = 0.5,
+        with_maps: bool = False, overwrite: bool = False, variants: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        export_detector(
+            trained.net, directory, name, trained.classes, preprocess=trained.preprocess,
+            extra=trained.extra, overwrite=overwrite,
+        )  # fmt: skip
+
+    def predict(self, source: Exported, options: Any) -> Predicted:
+        for name in ("boxes", "heatmaps"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"--{name}: this export finds boxes itself; draw them with --draw DIR"
+                )
+        exports.refuse_backend(options.backend, "detectors")
+        threshold = 0.5 if options.threshold is None else options.threshold
+        detector = ExportedDetector(source.directory, exports.context_of(options.ctx))
+        records = detect_files(
+            detector, files.find_images(options.images), threshold, options.on_bad_image,
+            draw=options.draw,
+        )  # fmt: skip
+        contents = {"export": detector.name, "classes": list(detector.class_names)}
+        contents.update(threshold=threshold, pictures=records)
+        return Predicted(
+            records, functools.partial(format_table, records),
+            functools.partial(json_text, contents), functools.partial(to_csv, records),
+        )  # fmt: skip
 
 
-def eval_transform(net, mean, std):
+TASKS.register("detection")(Detection())
+
+
+def eval_transform(net: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
     """Return the transform of evaluation for a net or an export's description of one."""
     if net.fit == "stretch":
         return StretchTransform(net.input_size[0], mean, std)
     return FitTransform(*net.sides, False, mean=mean, std=std)
 
 
-def detect(net, dataset, transform, ctx, batch_size=32, workers=2, progress=False):
-    """Return official result records of every picture.
+def detect(
+    net: Any, dataset: Any, transform: Any, ctx: Any, *,
+    batch_size: int = 32, workers: int = 2, progress: bool = False,
+) -> list[Record]:  # fmt: skip
+    """Return official result records of every image.
 
     Args:
         net: Detector, or any function from images to classes, scores and boxes.
-        dataset: :class:`DetectionData`.
+        dataset: :class:`gluon_attn.coco.dataset.CocoDetection`.
         transform: Of :func:`eval_transform`.
-        ctx: Device of the net.
-        batch_size, workers: Of the loader.
-        progress: Whether to show a bar on a terminal.
     """
     loader = DetectionLoader(dataset, transform, batch_size, workers=workers, last="pad")
-    records, queue = [], collections.deque()
-    bar = tqdm(
-        loader, total=len(loader), desc="detecting", unit="batch", leave=False,
-        disable=not (progress and sys.stderr.isatty()),
-    )  # fmt: skip
-    for batch in bar:
-        queue.append((net(batch.image.as_in_context(ctx))[:3], batch.index))
-        if len(queue) > 1:  # read one batch behind, while the device works on the next
-            records += _records(*queue.popleft(), dataset, transform)
-    while queue:
-        records += _records(*queue.popleft(), dataset, transform)
+
+    def run(batch: Batch) -> Any:
+        return net(batch.image.as_in_context(ctx))[:3]
+
+    records = []
+    for outputs, batch in one_behind(loader, run, "detecting", progress):
+        classes, scores, boxes = (array.asnumpy() for array in outputs)
+        for row, i in enumerate(batch.index.tolist()):
+            if i == PADDING:
+                continue
+            known = classes[row] >= 0
+            corners = to_image(boxes[row][known], *dataset.size(i), transform)
+            for number, score, box in zip(classes[row][known], scores[row][known], corners):
+                records.append({
+                    "image_id": dataset.image_ids[i],
+                    "category_id": dataset.category_ids[int(number)],
+                    "bbox": xywh(box), "score": float(score),
+                })  # fmt: skip
     return records
 
 
-def to_picture(boxes, width, height, transform):
-    """Return boxes in pixels of the picture itself, cut at its border.
+def to_image(boxes: np.ndarray, width: float, height: float, transform: Any) -> np.ndarray:
+    """Return boxes in pixels of the image itself, cut at its border.
 
     Args:
         boxes: ``(N, 4)`` corners in pixels of the net's input.
-        width, height: Of the picture.
         transform: That made the input.
     """
     x, y = transform.scale(width, height)
@@ -109,130 +203,135 @@ def to_picture(boxes, width, height, transform):
     return np.clip(boxes, 0, (width, height, width, height))
 
 
-def _records(outputs, index, dataset, transform):
-    classes, scores, boxes = (array.asnumpy() for array in outputs)
-    reader, found = dataset.reader, []
-    for row, i in enumerate(index.tolist()):
-        if i == PADDING:
-            continue
-        known = classes[row] >= 0
-        corners = to_picture(boxes[row][known], *dataset.size(i), transform)
-        for number, score, box in zip(classes[row][known], scores[row][known], corners.tolist()):
-            found.append({
-                "image_id": reader.image_ids[i], "category_id": reader.category_ids[int(number)],
-                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "score": float(score),
-            })  # fmt: skip
-    return found
+def xywh(box: np.ndarray) -> list[float]:
+    """Return corners as x, y, width, height."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
-def validator(recipe, dataset, ctx, workers):
-    """Return a function ``net -> scores`` for the training loop; ``mAP`` is COCO's AP."""
-
-    def validate(net):
-        transform = eval_transform(net, recipe.mean, recipe.std)
-        records = detect(net, dataset, transform, ctx, recipe.batch_size, workers, progress=True)
-        stats = evaluate_detections(dataset.reader.coco, records, dataset.reader.image_ids).stats
-        return {name: stats[source] for name, source in SCORES.items()}
-
-    return validate
-
-
-def judge(dataset: DetectionData) -> tuple[str, str]:
-    """Return why no net can be scored on a split, and what is left out; see ``scores.judge``."""
-    reader = dataset.reader
-    images = set(reader.image_ids)
-    shown = {
-        a["category_id"] for a in reader.coco.anns.values()
-        if a["image_id"] in images and not a.get("iscrowd")
-    }  # fmt: skip
-    missing = [n for n, c in zip(reader.class_names, reader.category_ids) if c not in shown]
-    if not shown:
-        return f"{reader.annotation} has no box that counts (crowds do not)", ""
-    return "", f"{some(missing)} (no box)" if missing else ""
-
-
-def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):
-    """Evaluate a split, write ``folder/stem.*`` and return the result as a dict."""
-    transform = eval_transform(net, recipe.mean, recipe.std)
-    records = detect(net, dataset, transform, ctx, recipe.batch_size, workers, progress=True)
-    return write_scores(records, dataset, folder, stem)
-
-
-def write_scores(records, dataset, folder, stem):
-    """Evaluate records and write what was found.
-
-    ``stem.json`` has all numbers, ``stem.md`` the table and AP per class, and
-    ``stem_detections.json`` the records in COCO's result format.
-
-    Returns:
-        Dict with ``stats``, ``per_class``, ``console`` and ``files``.
-    """
-    reader = dataset.reader
-    found = evaluate_detections(reader.coco, records, reader.image_ids)
-    result = finite({"stats": found.stats, "per_class": found.per_class})
-    result.update(images=found.images, detections=found.records)
-    paths = {kind: os.path.join(folder, f"{stem}{end}") for kind, end in
-             (("json", ".json"), ("md", ".md"), ("records", "_detections.json"))}  # fmt: skip
-    os.makedirs(folder, exist_ok=True)
-    write_json(paths["json"], result)
-    write_text(paths["md"], _markdown(found, dataset.split))
-    write_json(paths["records"], records, indent=None)
+def write_scores(records: Sequence[Record], dataset: Any, stem: str) -> Result:
+    """Evaluate records; ``stem.md`` has the table and AP per class."""
+    found = evaluate_detections(dataset.coco, records, dataset.image_ids)
+    values = finite({"stats": found.stats, "per_class": found.per_class})
+    values.update(images=found.images, detections=found.records)
+    lines = [f"# Boxes on {dataset.split}, {found.images} pictures", ""]
+    lines += [*exports.table_lines("number", "value", found.stats), ""]
+    lines += exports.table_lines("class", "AP", found.per_class)
+    paths = exports.write_tables(stem, values, lines, records, kind="detections")
     logger.info(
         "%s: AP %s, AP50 %s over %d pictures; tables in %s.{md,json}", dataset.split,
-        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images,
-        os.path.join(folder, stem),
+        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images, stem,
     )  # fmt: skip
-    return dict(result, console=found.text, files=list(paths.values()))
+    return Result(found.text, values, paths)
 
 
-def _markdown(found, split):
-    lines = [f"# Boxes on {split}, {found.images} pictures", "", "| number | value |", "|---|---|"]
-    lines += [f"| {name} | {decimal(value)} |" for name, value in found.stats.items()]
-    lines += ["", "| class | AP |", "|---|---|"]
-    lines += [f"| {name} | {decimal(value)} |" for name, value in found.per_class.items()]
-    return "\n".join(lines) + "\n"
+def export_detector(
+    net: Any, directory: str, name: str, classes: Sequence[str], *, preprocess: dict[str, Any],
+    extra: Any = None, overwrite: bool = False, images: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a detector as an export directory; return the sidecar.
+
+    Args:
+        preprocess: ``mean`` and ``std`` count.
+        images: ``(2, 3, H, W)`` float32 to compare with; random ones by default.
+
+    Raises:
+        FileExistsError, ExportError: See :func:`gluon_attn.coco.exports.write_export`.
+    """
+    view = net.with_candidates() if hasattr(net, "with_candidates") else net
+    entry = input_entry(net.input_size, {key: preprocess[key] for key in ("mean", "std")})
+    entry["fit"] = net.fit  # stretch: to the shape; pad: proportions kept, upper left corner
+    if net.fit != "stretch":
+        entry["sides"] = list(net.sides)
+    images = random_batch(entry) if images is None else images
+    sidecar = exports.start_sidecar("detection", name, classes, entry, threshold=0.5, extra=extra)
+    return exports.write_export(
+        view, directory, sidecar, {f"batch{n}": images[:n] for n in BATCHES}, kind="detections",
+        fixed=False, overwrite=overwrite,
+    )  # fmt: skip
 
 
-def preprocess(net, values):
-    """Return ``Trained.preprocess`` of a detector: the whole picture at the size of the net."""
-    sizes = {"resize": None, "crop": None, "size": tuple(net.input_size)}
-    return dict(sizes, mean=values["mean"], std=values["std"])
+class ExportedDetector:
+    """A detector from an export directory; called with images it returns all outputs.
+
+    Raises:
+        FileNotFoundError, ExportError: See :func:`gluon_attn.coco.exports.open_export`.
+    """
+
+    def __init__(self, directory: str, ctx: Any = None) -> None:
+        self._block, sidecar = exports.open_export(directory, "detection", "detector", ctx)
+        self.entry, self.class_names = sidecar["input"], tuple(sidecar["classes"])
+        self.name, self.fit = sidecar["name"], self.entry["fit"]
+        self.input_size = tuple(self.entry["shape"][2:])
+        self.sides = tuple(self.entry.get("sides", ()))
+        self.output_names = tuple(out["name"] for out in sidecar["outputs"])
+
+    def __call__(self, images: Any) -> Any:
+        """Return all outputs for a batch ``(B, 3, H, W)`` float32."""
+        return self._block(images)
 
 
-def run_evaluate(args, trained, ctx, out, *, reading=None):
-    """Evaluate a trained net or an export; see :mod:`gluon_attn.tasks.base`."""
-    split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
-    dataset = build.open_split(
-        reading_for("coco", reading), args.data_dir, split, args.on_bad_image
-    )
-    if trained:
-        net, classes, values = trained.net, trained.classes, trained.preprocess
-    else:
-        from gluon_attn.coco.detection_export import ExportedDetector
+def detect_files(
+    detector: ExportedDetector, images: Sequence[files.ImageFile], threshold: float = 0.5,
+    on_bad_image: str = "error", *, draw: str | None = None,
+) -> list[Record]:  # fmt: skip
+    """Return one record per image: ``image``, ``detections``, ``error``.
 
-        net = ExportedDetector(args.export, ctx[0])
-        classes, values = net.class_names, net.entry
-    if tuple(classes) != dataset.names:
-        raise ValueError(
-            f"{args.data_dir} has the classes {', '.join(dataset.names)}; the model was made for "
-            f"{', '.join(classes)}"
-        )
-    transform = eval_transform(net, values["mean"], values["std"])
-    records = detect(net, dataset, transform, ctx[0], args.batch_size, args.num_workers, True)
-    result = write_scores(records, dataset, out, split)
-    lines = [result["console"], *(f"wrote {path}" for path in result["files"])]
-    return "\n".join(lines)
+    Args:
+        threshold: Smallest score.
+        on_bad_image: 'error', or 'skip', which keeps a record with its ``error``.
+        draw: Folder for images with boxes, or None.
+
+    Returns:
+        A detection is ``{"class", "score", "box": [x, y, w, h]}`` in pixels.
+
+    Raises:
+        OSError: An image that cannot be read.
+    """
+    transform = eval_transform(detector, detector.entry["mean"], detector.entry["std"])
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    names, records = detector.class_names, []
+    for number, file in enumerate(tqdm(images, unit="img", disable=None)):
+        image, fault = files.open_image(file, on_bad_image)
+        if image is None:
+            records.append({"image": file.path, "detections": [], "error": fault})
+            continue
+        outputs = detector(mx.nd.array(transform(image, *nothing).image[None]))[:3]
+        classes, scores, boxes = (out.asnumpy()[0] for out in outputs)
+        rows = (classes >= 0) & (scores >= threshold)
+        boxes = to_image(boxes[rows], image.shape[1], image.shape[0], transform)
+        labels, scores = classes[rows].astype(int), scores[rows]
+        found = [
+            {"class": names[k], "score": round(float(s), 6),
+             "box": [round(value, 3) for value in xywh(b)]}
+            for b, k, s in zip(boxes, labels, scores)
+        ]  # fmt: skip
+        records.append({"image": file.path, "detections": found, "error": None})
+        if draw:
+            drawn = draw_boxes(image, boxes, labels, scores, names)
+            files.write_png(draw, number, file.path, drawn)
+    return records
 
 
-def run_export(args, trained):
-    """Export a detector; see :mod:`gluon_attn.tasks.base`."""
-    from gluon_attn.coco.detection_export import export_from_flags
+def format_table(records: Sequence[Record]) -> str:
+    """Return the detections as text, a line each."""
+    rows = [
+        [os.path.basename(record["image"]), found["class"], f"{found['score']:.3f}",
+         *(f"{v:.0f}" for v in found["box"])]
+        for record in records for found in record["detections"]
+    ]  # fmt: skip
+    head = ["image", "class", "score", "x", "y", "w", "h"]
+    table = tabulate(rows, head, "simple", disable_numparse=True)
+    return "\n".join([table, *files.skipped_lines(records)])
 
-    return export_from_flags(args, trained)
 
-
-def run_predict(options, sidecar):
-    """Detect in pictures with an export; see :mod:`gluon_attn.tasks.base`."""
-    from gluon_attn.coco.detection_predict import predict_from_flags
-
-    return predict_from_flags(options, sidecar)
+def to_csv(records: Sequence[Record]) -> str:
+    """Return the records as CSV text: image, class, score, x, y, w, h, error."""
+    rows: list[list[Any]] = []
+    for record in records:
+        for found in record["detections"]:
+            box = [f"{v:.2f}" for v in found["box"]]
+            rows.append([record["image"], found["class"], f"{found['score']:.6f}", *box, ""])
+        if record["error"]:
+            rows.append([record["image"], *[""] * 6, record["error"]])
+    return files.csv_text(["image", "class", "score", "x", "y", "w", "h", "error"], rows)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence, Union
 
 from gluon_attn.coco.annotations import Tally, numbers_of
 from gluon_attn.coco.dataset import CocoKeypoints
 from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.core.text import read_json
-from gluon_attn.tasks.predict import match_boxes, read_boxes
+from gluon_attn.tasks.images import ImageFile, match_boxes, read_boxes
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
 PERSON = 1  # COCO's category id
+PathLike = Union[str, Path]
 
 
-def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any, list, float]]:
-    """Return the person boxes of a result file: ``[(image id, [x, y, w, h], score), ...]``.
+def read_results(path: PathLike, category_id: Any = PERSON) -> list[tuple[Any, list[float], float]]:
+    """Return the boxes of a category in a result file: image id, ``[x, y, w, h]``, score.
 
     Boxes without area are left out with a warning.
 
     Args:
         path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``.
-        category_id: That of people; other categories are passed over.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -36,7 +36,8 @@ def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any,
     records = read_json(path)
     if not isinstance(records, list):
         raise ValueError(f"{path}: a result file is a list of records, this is none")
-    found, left, others = [], Tally(), set()
+    found: list[tuple[Any, list[float], float]] = []
+    left, others = Tally(), set()
     for number, record in enumerate(records):
         where = f"{path}: record {number}"
         keys = ("image_id", "category_id", "bbox", "score")
@@ -64,12 +65,8 @@ def read_results(path: str | Path, category_id: Any = PERSON) -> list[tuple[Any,
     return found
 
 
-def detected_people(dataset: CocoKeypoints, path: str | Path) -> People:
-    """Return the People that a detector found in the images of a split.
-
-    Args:
-        dataset: The split.
-        path: Result file; its categories are the split's.
+def detected_people(dataset: CocoKeypoints, path: PathLike) -> People:
+    """Return the People that a detector found in the images of a split, of a result file.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`read_results`; or an image that the split does
@@ -90,39 +87,36 @@ def detected_people(dataset: CocoKeypoints, path: str | Path) -> People:
     )  # fmt: skip
 
 
-def boxes_of_pictures(pictures, path):
-    """Return ``(pictures, boxes, scores)`` for those pictures that a file of boxes lists.
+def boxes_of_images(
+    images: Sequence[ImageFile], path: PathLike
+) -> tuple[list[ImageFile], list[Any], list[Any]]:
+    """Return the images that a file of boxes lists, and for each its boxes and their scores (or 1).
 
     Args:
-        pictures: Of :func:`gluon_attn.tasks.predict.find_pictures`.
-        path: A result file, whose image ids are the numbers that COCO's pictures are named after,
-            or any file that :func:`gluon_attn.tasks.predict.read_boxes` knows.
-
-    Returns:
-        Pictures, for each a list of ``[x, y, w, h]``, and for each a list of scores or of 1.
+        path: A result file, whose image ids are the numbers that COCO's images are named after, or
+            any file that :func:`gluon_attn.tasks.images.read_boxes` knows.
 
     Raises:
-        FileNotFoundError, ValueError: The file is not usable, or lists none of the pictures.
+        FileNotFoundError, ValueError: The file is not usable, or lists none of the images.
     """
     if not _is_list(path):
-        pictures, boxes = match_boxes(pictures, read_boxes(path), path)
-        return pictures, boxes, [[1.0] * len(b) for b in boxes]
-    found = {}
+        matched, boxes = match_boxes(images, read_boxes(path), path)
+        return matched, boxes, [[1.0] * len(b) for b in boxes]
+    found: dict[Any, tuple[list[Any], list[float]]] = {}
     for image_id, box, score in read_results(path):
-        boxes, scores = found.setdefault(image_id, ([], []))
-        boxes.append(box)
+        own, scores = found.setdefault(image_id, ([], []))
+        own.append(box)
         scores.append(score)
-    kept = [(p, found.get(_number(p.path))) for p in pictures]
-    kept = [(picture, entry) for picture, entry in kept if entry]
+    kept = [(image, found[_number(image.path)]) for image in images if _number(image.path) in found]
     if not kept:
         raise ValueError(
-            f"{path}: lists none of the {len(pictures)} pictures; its image ids are the numbers in "
+            f"{path}: lists none of the {len(images)} images; its image ids are the numbers in "
             "names such as 000000000139.jpg"
         )
     return [p for p, _ in kept], [entry[0] for _, entry in kept], [entry[1] for _, entry in kept]
 
 
-def _is_list(path):
+def _is_list(path: PathLike) -> bool:
     path = Path(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
@@ -130,6 +124,6 @@ def _is_list(path):
         return file.read(64).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"[")
 
 
-def _number(path):
+def _number(path: str) -> int | None:
     stem = Path(path).stem.rpartition("_")[2]  # of 2014's names, too
     return int(stem) if stem.isdigit() else None

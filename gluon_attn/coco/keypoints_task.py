@@ -1,22 +1,26 @@
-"""Keypoints: loaders, validation and COCO's evaluation; the functions that tasks.py lists.
+"""Keypoints: batches, validation, COCO's evaluation, exports and predictions.
 
 A recipe's ``input_size`` is the height of the input; its width is three quarters of it. People are
-cut out of their pictures by one affine map, so ``resize``, ``crop_*`` and ``eval_crop`` are not
-used; ``scale``, ``rotation`` and the other settings are options of the method ``simple_pose``.
+cut out of their images by one affine map, so ``resize``, ``crop_*`` and ``eval_crop`` are not used;
+``scale``, ``rotation`` and the other settings are options of the method ``simple_pose``. An export
+is the graph from image to heat-maps; what is done around it (cutting out, flip test, reading of
+places) is plain NumPy, and its settings stand in the sidecar under ``keypoints``.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import logging
-import sys
-from typing import NamedTuple
+import os
+from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
-from gluon_attn.coco.dataset import CocoKeypoints
+from gluon_attn.coco import exports
 from gluon_attn.coco.keypoints import SimplePoseMethod, decode, flip_back, person_scores
 from gluon_attn.coco.keypoints_batches import (
     STRIDE,
@@ -29,18 +33,26 @@ from gluon_attn.coco.keypoints_batches import (
     region_of,
     transform,
 )
-from gluon_attn.coco.keypoints_scores import write_scores
+from gluon_attn.coco.keypoints_boxes import boxes_of_images, detected_people
 from gluon_attn.coco.metrics import SIGMAS, evaluate_keypoints, oks_suppression
 from gluon_attn.coco.names import KEYPOINTS, mirror_pairs
-from gluon_attn.core.batch import PADDING
-from gluon_attn.tasks.base import reading_for
-from gluon_attn.train import Stream, build
+from gluon_attn.core.batch import PADDING, Batch
+from gluon_attn.core.files import finite, json_text
+from gluon_attn.core.images import box_window, unit_doubt
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.export.sidecar import check_classes, input_entry
+from gluon_attn.export.writer import ROWS, random_batch
+from gluon_attn.figures.detections import draw_boxes, draw_keypoints
+from gluon_attn.metrics.layout import decimal
+from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.tasks import images as files
+from gluon_attn.tasks.data import in_epochs, one_behind
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
-CLASS_NAMES = KEYPOINTS
-FORMS = ("onnx",)
 SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75", "AR": "AR"}  # of a validation, for the log
+THRESHOLD = 0.2  # height from which a keypoint is drawn; that of Simple Baselines' scores
+Record = Dict[str, Any]
 
 
 class Reading(NamedTuple):
@@ -48,9 +60,9 @@ class Reading(NamedTuple):
 
     Attributes:
         margin: Of the region around a box.
-        refine, flip_shift: See :mod:`gluon_attn.coco.keypoints`.
-        flip_test: Whether heat-maps of the mirrored picture are averaged in.
-        suppression: OKS from which the worse of two people of a picture is left out.
+        refine, flip_shift: See :func:`decode` and :func:`flip_back`.
+        flip_test: Whether heat-maps of the mirrored image are averaged in.
+        suppression: OKS from which the worse of two people of an image is left out.
     """
 
     margin: float = 1.25
@@ -60,10 +72,125 @@ class Reading(NamedTuple):
     suppression: float = 0.9
 
     @classmethod
-    def of(cls, options):
+    def of(cls, options: dict[str, Any]) -> Reading:
         """Return the Reading that options of the method stand for; others keep their defaults."""
         options = dict(SimplePoseMethod.OPTIONS, **options)
         return cls(**{name: options[name] for name in cls._fields})
+
+    @classmethod
+    def of_net(cls, trained: Trained) -> Reading:
+        """Return that of the run that a net comes from."""
+        recipe = trained.extra.get("recipe", {})
+        known = recipe.get("method") == "simple_pose"
+        return cls.of(recipe.get("options", {}) if known else {})
+
+
+class Keypoints(Task):
+    """Places of keypoints of people, by COCO's rules."""
+
+    name = "keypoints"
+    scores = tuple(SCORES)
+    class_names = tuple(KEYPOINTS)
+    kinds = ("coco_keypoints",)
+    columns = "keypoints"
+    forms = ("onnx",)
+
+    def split(self, name: str) -> str:
+        return "val2017" if name == "test" else name  # COCO's test labels are not public
+
+    def train_loader(
+        self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
+        cache: bool = False, parts: int = 1,
+    ) -> Any:  # fmt: skip
+        """Return augmented batches with heat-maps, in epochs as long as the recipe says."""
+        chosen = ("scale", "rotation", "rotated", "sigma", "encoding", "margin")
+        cut = PoseTrainTransform(
+            method.net.input_size, dataset.flip_pairs, recipe.mirror, mean=recipe.mean,
+            std=recipe.std, **{name: method.options[name] for name in chosen},
+        )  # fmt: skip
+        loader = PoseLoader(
+            dataset, cut, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
+            last="discard",
+        )  # fmt: skip
+        return in_epochs(loader, recipe)
+
+    def validator(
+        self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
+    ) -> Callable[[Any], dict[str, float]]:
+        """The function scores the annotated boxes; ``mAP`` is COCO's AP by OKS."""
+
+        def validate(net: Any) -> dict[str, float]:
+            found = self._find(recipe, net, dataset, ctx, workers)
+            stats = evaluate_keypoints(dataset.coco, found).stats
+            return {name: stats[source] for name, source in SCORES.items()}
+
+        return validate
+
+    def _find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
+        finder = PoseFinder(
+            net, net.input_size, dataset.names, mean=recipe.mean, std=recipe.std,
+            reading=Reading.of(recipe.options), ctx=ctx,
+        )  # fmt: skip
+        people = People.of(dataset)
+        found = finder(people, recipe.batch_size, workers, progress=True)
+        return finder.records(people, *found, dataset.category_id)
+
+    def final_scores(self, recipe: Recipe, net: Any, dataset: Any, asked: Asked) -> Result:
+        found = self._find(recipe, net, dataset, asked.ctx, asked.workers)
+        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
+
+    def evaluate(self, source: Any, dataset: Any, asked: Asked) -> Result:
+        if isinstance(source, Exported):
+            finder = finder_of_export(source.directory, asked.ctx)
+        else:
+            values = source.preprocess
+            finder = PoseFinder(
+                source.net, values["size"], source.classes, mean=values["mean"],
+                std=values["std"], reading=Reading.of_net(source), ctx=asked.ctx,
+            )  # fmt: skip
+        people = detected_people(dataset, asked.boxes) if asked.boxes else People.of(dataset)
+        found = finder(people, asked.batch_size, asked.workers, progress=True)
+        records = finder.records(people, *found, dataset.category_id)
+        boxes = f"boxes of {asked.boxes}" if asked.boxes else "annotated boxes"
+        done = write_scores(records, dataset, os.path.join(asked.out, asked.stem), boxes)
+        lines = [f"skipped: image {number}: {why}" for number, why in people.skipped]
+        return done._replace(text="\n".join([done.text, *lines]))
+
+    def export(
+        self, trained: Trained, directory: str, name: str, *, threshold: float = 0.5,
+        with_maps: bool = False, overwrite: bool = False, variants: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        export_pose(
+            trained.net, directory, name, trained.classes, preprocess=trained.preprocess,
+            reading=Reading.of_net(trained), extra=trained.extra, overwrite=overwrite,
+            variants=variants,
+        )  # fmt: skip
+
+    def predict(self, source: Exported, options: Any) -> Predicted:
+        if options.heatmaps:
+            raise ValueError(
+                "--heatmaps: this export has no attention maps; draw keypoints: --draw"
+            )
+        exports.refuse_backend(options.backend, "keypoint nets")
+        finder = finder_of_export(source.directory, exports.context_of(options.ctx))
+        threshold = THRESHOLD if options.threshold is None else options.threshold
+        found, boxes, scores = files.find_images(options.images), None, None
+        if options.boxes:
+            found, boxes, scores = boxes_of_images(found, options.boxes)
+        records = find_in_files(
+            finder, found, boxes, scores, threshold=threshold, draw=options.draw,
+            on_bad_image=options.on_bad_image, batch_size=options.batch_size,
+        )  # fmt: skip
+        contents = {"export": source.sidecar["name"], "keypoints": source.sidecar["classes"]}
+        contents.update(threshold=threshold, people=records)
+        return Predicted(
+            records, functools.partial(format_table, records, finder.names, threshold),
+            functools.partial(json_text, contents),
+            functools.partial(to_csv, records, finder.names),
+        )  # fmt: skip
+
+
+TASKS.register("keypoints")(Keypoints())
 
 
 class PoseFinder:
@@ -74,70 +201,61 @@ class PoseFinder:
         size: ``(H, W)``.
         names: K keypoint names; a mirror exchanges those that differ in 'left' and 'right'.
         mean, std: Of the input, RGB, in grey levels.
-        reading: :class:`Reading`.
         ctx: Device of the net; the CPU by default.
     """
 
-    def __init__(self, net, size, names, mean, std, reading=None, ctx=None):
+    def __init__(
+        self, net: Any, size: Sequence[int], names: Sequence[str], *, mean: Sequence[float],
+        std: Sequence[float], reading: Reading | None = None, ctx: Any = None,
+    ) -> None:  # fmt: skip
         self.net, self.names, self.reading = net, tuple(names), reading or Reading()
         self.transform = PoseEvalTransform(size, self.reading.margin, mean, std)
         self.pairs, self.ctx = mirror_pairs(self.names), ctx or mx.cpu()
 
-    def __call__(self, people, batch_size=32, workers=2, progress=False):
-        """Return places ``(N, K, 2)`` in pixels of the pictures and heights ``(N, K)``.
+    def __call__(
+        self, people: People, batch_size: int = 32, workers: int = 2, progress: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return places ``(N, K, 2)`` in pixels of the images and heights ``(N, K)``.
 
-        Rows of people whose picture cannot be read are NaN and 0.
-
-        Args:
-            people: :class:`gluon_attn.coco.keypoints_batches.People`.
-            batch_size, workers: Of the loader.
-            progress: Whether to show a bar on a terminal.
+        Rows of people whose image cannot be read are NaN and 0.
         """
         count, joints = len(people), len(self.names)
         places, heights = np.full((count, joints, 2), np.nan), np.zeros((count, joints))
         if not count:
             return places, heights
         loader = PeopleLoader(people, self.transform, batch_size, workers=workers)
-        queue = collections.deque()
-
-        def store(outputs, batch):
+        for outputs, batch in one_behind(loader, self._run, "keypoints", progress):
             rows = (batch.index != PADDING) & (batch.mask.asnumpy()[:, 0] > 0)
             found = self.read([out.asnumpy()[rows] for out in outputs])
             for i, place, height in zip(batch.index[rows], *found):
                 matrix = invert(self.transform.matrix(people.boxes[i]))
                 places[i], heights[i] = transform(place * STRIDE, matrix), height
-
-        bar = tqdm(
-            loader, total=len(loader), desc="keypoints", unit="batch", leave=False,
-            disable=not (progress and sys.stderr.isatty()),
-        )  # fmt: skip
-        for batch in bar:
-            queue.append((self.heatmaps(batch.image.as_in_context(self.ctx)), batch))
-            if len(queue) > 1:  # read one batch behind, while the device works on the next
-                store(*queue.popleft())
-        while queue:
-            store(*queue.popleft())
         return places, heights
 
-    def heatmaps(self, images):
+    def _run(self, batch: Batch) -> list[Any]:
+        return self.heatmaps(batch.image.as_in_context(self.ctx))
+
+    def heatmaps(self, images: Any) -> list[Any]:
         """Return the heat-maps of images and, for the flip test, of the mirrored ones."""
         outputs = [self.net(images)]
         if self.reading.flip_test:
             outputs.append(self.net(mx.nd.flip(images, axis=3)))
         return [out[0] if isinstance(out, (list, tuple)) else out for out in outputs]
 
-    def read(self, heatmaps):
+    def read(self, heatmaps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return places in pixels of the heat-map, and heights, of what :meth:`heatmaps` gave."""
         maps = heatmaps[0]
         if len(heatmaps) > 1:
             maps = (maps + flip_back(heatmaps[1], self.pairs, self.reading.flip_shift)) / 2
-        return decode(maps, self.reading.refine)
+        places, heights = decode(maps, self.reading.refine)
+        return places, heights
 
-    def records(self, people, places, heights, category_id=1):
-        """Return official result records; people found twice in a picture are left out.
+    def records(
+        self, people: People, places: np.ndarray, heights: np.ndarray, category_id: Any = 1
+    ) -> list[Record]:
+        """Return official result records; people found twice in an image are left out.
 
         Args:
-            people: :class:`gluon_attn.coco.keypoints_batches.People`.
             places, heights: What a call returned.
             category_id: COCO id of the category.
         """
@@ -146,8 +264,8 @@ class PoseFinder:
         for i, number in enumerate(people.image_ids):
             if np.isfinite(places[i]).all():
                 of_image[number].append(i)
-        for number, rows in of_image.items():
-            rows = np.array(rows)
+        for number, numbers in of_image.items():
+            rows = np.array(numbers)
             widths = [region_of(people.boxes[i], size, self.reading.margin).width for i in rows]
             areas = np.square(widths) * size[0] / size[1]
             if len(self.names) == len(SIGMAS):
@@ -163,115 +281,186 @@ class PoseFinder:
         return found
 
 
-def open_split(recipe, data_dir, split, on_bad_image="error"):
-    """Open a split of the recipe's data set.
+def write_scores(
+    records: Sequence[Record], dataset: Any, stem: str, source: str = "annotated boxes"
+) -> Result:
+    """Evaluate records; ``source`` says where the boxes of the people come from."""
+    found = evaluate_keypoints(dataset.coco, records)
+    values = {
+        "stats": finite(found.stats), "images": found.images, "people": found.records,
+        "boxes": source,
+    }  # fmt: skip
+    lines = [f"# Keypoints on {dataset.split}, {found.images} pictures, {source}", ""]
+    lines += [line for note in found.notes for line in (note, "")]
+    lines += exports.table_lines("number", "value", found.stats)
+    paths = exports.write_tables(stem, values, lines, records, kind="keypoints")
+    logger.info(
+        "%s: AP %s, AP50 %s over %d pictures (%s); tables in %s.{md,json}", dataset.split,
+        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images, source, stem,
+    )  # fmt: skip
+    return Result("\n".join([found.text, f"({source})", *found.notes]), values, paths)
+
+
+def export_pose(
+    net: Any, directory: str, name: str, names: Sequence[str], *, preprocess: dict[str, Any],
+    reading: Reading | None = None, extra: Any = None, overwrite: bool = False,
+    variants: Sequence[Any] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Write a keypoint net as an export directory; return the sidecar.
+
+    Args:
+        names: Keypoint names, in the order of the heat-maps.
+        preprocess: ``mean`` and ``std`` count.
+        reading: That users of the export get.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: See
-            :class:`gluon_attn.coco.dataset.CocoKeypoints`.
+        ValueError: Another number of names than of heat-maps.
+        FileExistsError, ExportError: See :func:`gluon_attn.coco.exports.write_export`.
     """
-    return CocoKeypoints(data_dir, split, on_bad_image=on_bad_image, **recipe.data_options)
-
-
-def train_loader(recipe, dataset, method, workers):
-    """Return shuffled, augmented batches with heat-maps, in epochs as long as the recipe says."""
-    chosen = ("scale", "rotation", "rotated", "sigma", "encoding", "margin")
-    cut = PoseTrainTransform(
-        method.net.input_size, dataset.flip_pairs, recipe.mirror, mean=recipe.mean, std=recipe.std,
-        **{name: method.options[name] for name in chosen},
-    )  # fmt: skip
-    loader = PoseLoader(
-        dataset, cut, recipe.batch_size, shuffle=True, seed=recipe.seed, workers=workers,
-        last="discard",
-    )  # fmt: skip
-    return Stream(loader, recipe.iterations_per_epoch) if recipe.iterations_per_epoch else loader
-
-
-def find(recipe, net, dataset, ctx, workers):
-    """Return the records of a split's annotated people."""
-    finder = PoseFinder(
-        net, net.input_size, dataset.names, recipe.mean, recipe.std, Reading.of(recipe.options), ctx
+    names = check_classes(names)
+    if len(names) != net.classes:
+        raise ValueError(f"{len(names)} keypoint names for {net.classes} heat-maps")
+    entry = input_entry(net.input_size, {key: preprocess[key] for key in ("mean", "std")})
+    images = random_batch(entry)
+    sidecar = exports.start_sidecar(
+        "keypoints", name, names, entry, threshold=THRESHOLD, extra=extra
     )
-    people = People.of(dataset)
-    found = finder(people, recipe.batch_size, workers, progress=True)
-    return finder.records(people, *found, dataset.category_id)
+    sidecar["keypoints"] = (reading or Reading())._asdict()
+    return exports.write_export(
+        net, directory, sidecar, {key: images[rows] for key, rows in ROWS.items()},
+        kind="heatmaps", fixed=True, overwrite=overwrite, variants=variants,
+    )  # fmt: skip
 
 
-def validator(recipe, dataset, ctx, workers):
-    """Return a function ``net -> scores``; ``mAP`` is COCO's AP by OKS, on the annotated boxes."""
+def finder_of_export(directory: str, ctx: Any = None) -> PoseFinder:
+    """Return the PoseFinder of an export directory.
 
-    def validate(net):
-        stats = evaluate_keypoints(dataset.coco, find(recipe, net, dataset, ctx, workers)).stats
-        return {name: stats[source] for name, source in SCORES.items()}
-
-    return validate
-
-
-def judge(dataset: CocoKeypoints) -> tuple[str, str]:
-    """Return what keeps nets from being scored: nothing, as the reader refuses such a split."""
-    return "", ""
-
-
-def final_scores(recipe, net, dataset, ctx, workers, folder, stem="test"):
-    """Evaluate a split on its annotated boxes, write ``folder/stem.*``, return a dict."""
-    return write_scores(find(recipe, net, dataset, ctx, workers), dataset, folder, stem)
+    Raises:
+        FileNotFoundError, ExportError: See :func:`gluon_attn.coco.exports.open_export`.
+    """
+    block, sidecar = exports.open_export(directory, "keypoints", "keypoint net", ctx)
+    entry = sidecar["input"]
+    return PoseFinder(
+        block, tuple(entry["shape"][2:]), sidecar["classes"], mean=entry["mean"],
+        std=entry["std"], reading=Reading(**sidecar["keypoints"]), ctx=ctx,
+    )  # fmt: skip
 
 
-def preprocess(net, values):
-    """Return ``Trained.preprocess`` of a keypoint net: mean, std and the size of its input."""
-    sizes = {"resize": None, "crop": None, "size": tuple(net.input_size)}
-    return dict(sizes, mean=values["mean"], std=values["std"])
+# -- image files -------------------------------------------------------------------------------
+def find_in_files(
+    finder: PoseFinder, images: Sequence[files.ImageFile], boxes: Sequence[Any] | None = None,
+    scores: Sequence[Any] | None = None, *, threshold: float = THRESHOLD,
+    on_bad_image: str = "error", draw: str | None = None, batch_size: int = 32,
+) -> list[Record]:  # fmt: skip
+    """Return one record per person.
 
+    Args:
+        boxes: For each image a list of ``[x, y, w, h]`` in pixels of the upright image; None: the
+            whole image is one person.
+        scores: For each image the scores of its boxes, or None.
+        threshold: Height from which a keypoint is drawn.
+        on_bad_image: 'error', or 'skip', which keeps the record of an image that cannot be read, or
+            of a box that is not valid, with its ``error``.
+        draw: Folder for images with keypoints, and boxes if given, drawn in; or None.
+        batch_size: People in one run of the net.
 
-def options_of(trained):
-    """Return the method's options that a trained net was made with, {} where none are known."""
-    recipe = trained.extra.get("recipe", {})
-    return recipe.get("options", {}) if recipe.get("method") == "simple_pose" else {}
+    Returns:
+        Dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list of
+        ``[x, y, height]`` in pixels of the image.
 
-
-def run_evaluate(args, trained, ctx, out, *, reading=None):
-    """Evaluate a trained net or an export; see :mod:`gluon_attn.tasks.base`."""
-    from gluon_attn.coco.keypoints_boxes import detected_people
-
-    split = "val2017" if args.split == "test" else args.split  # COCO's test labels are not public
-    dataset = build.open_split(
-        reading_for("coco_keypoints", reading), args.data_dir, split, args.on_bad_image
-    )
-    if trained:
-        values, reading = trained.preprocess, Reading.of(options_of(trained))
-        finder = PoseFinder(
-            trained.net, values["size"], trained.classes, values["mean"], values["std"], reading,
-            ctx[0],
-        )  # fmt: skip
-    else:
-        from gluon_attn.coco.keypoints_export import finder_of_export
-
-        finder = finder_of_export(args.export, ctx[0])
-    if finder.names != dataset.names:
-        raise ValueError(
-            f"{args.data_dir} has the keypoints {', '.join(dataset.names)}; the model was made for "
-            f"{', '.join(finder.names)}"
+    Raises:
+        OSError: An image that cannot be read.
+        ValueError: A box that is not valid or shows nothing of its image.
+    """
+    records: list[Record] = []
+    _warn_of_units(images, boxes)
+    for number, file in enumerate(tqdm(images, unit="img", disable=None)):
+        image, fault = files.open_image(file, on_bad_image)
+        if image is None:
+            records.append(_record(file.path, error=fault))
+            continue
+        given: Sequence[Any] = [None] if boxes is None else boxes[number]
+        weights = [1.0] * len(given) if scores is None else scores[number]
+        faults = [None if box is None else _fault(box, image, file.path) for box in given]
+        if any(faults) and on_bad_image == "error":
+            raise ValueError(next(filter(None, faults)))
+        records += [_record(file.path, box, error=why) for box, why in zip(given, faults) if why]
+        good = [(box, w) for box, w, why in zip(given, weights, faults) if not why]
+        if not good:
+            continue
+        whole = [0, 0, image.shape[1], image.shape[0]]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (box or whole for box, _ in good)]
+        people = People(
+            functools.partial(_same, image), [0] * len(good), corners, [w for _, w in good]
         )
-    boxes = getattr(args, "boxes", None)
-    people = detected_people(dataset, boxes) if boxes else People.of(dataset)
-    found = finder(people, args.batch_size, args.num_workers, progress=True)
-    records = finder.records(people, *found, dataset.category_id)
-    source = f"boxes of {boxes}" if boxes else "annotated boxes"
-    result = write_scores(records, dataset, out, split, source)
-    lines = [result["console"], *(f"wrote {path}" for path in result["files"])]
-    lines += [f"skipped: image {number}: {why}" for number, why in people.skipped]
-    return "\n".join(lines)
+        places, heights = finder(people, min(batch_size, len(good)), workers=0)
+        totals = person_scores(heights, people.scores)
+        tables = np.concatenate([places, heights[..., None]], -1)
+        for (box, _), total, table in zip(good, totals, tables):
+            points = [[round(float(v), 3) for v in row] for row in table]
+            records.append(_record(file.path, box, round(float(total), 6), points))
+        if draw:
+            if boxes is not None:
+                image = draw_boxes(image, corners, [0] * len(corners), totals, ["person"])
+            drawn = draw_keypoints(image, tables, threshold=threshold)
+            files.write_png(draw, number, file.path, drawn)
+    return records
 
 
-def run_export(args, trained):
-    """Export a keypoint net; see :mod:`gluon_attn.tasks.base`."""
-    from gluon_attn.coco.keypoints_export import export_from_flags
-
-    return export_from_flags(args, trained)
+def _same(image: np.ndarray, _: Any) -> np.ndarray:
+    return image
 
 
-def run_predict(options, sidecar):
-    """Find keypoints in pictures with an export; see :mod:`gluon_attn.tasks.base`."""
-    from gluon_attn.coco.keypoints_predict import predict_from_flags
+def _record(
+    path: str, box: Any = None, score: float | None = None, points: Sequence[Any] = (), *,
+    error: str | None = None,
+) -> Record:  # fmt: skip
+    return {"image": path, "box": box, "score": score, "keypoints": list(points), "error": error}
 
-    return predict_from_flags(options, sidecar)
+
+def _fault(box: Sequence[float], image: np.ndarray, path: str) -> str | None:
+    """Return why a box cannot be used, or None."""
+    try:
+        box_window(box, image.shape[1], image.shape[0])
+    except ValueError as error:
+        return f"{path}: {error}"
+    return None
+
+
+def _warn_of_units(images: Sequence[files.ImageFile], boxes: Sequence[Any] | None) -> None:
+    """Warn of the first box that is so small that it may be in fractions."""
+    doubts = (
+        unit_doubt(box, file.path) for file, given in zip(images, boxes or ()) for box in given
+    )
+    first = next(filter(None, doubts), None)
+    if first:
+        logger.warning("%s", first)
+
+
+def format_table(
+    records: Sequence[Record], names: Sequence[str], threshold: float = THRESHOLD
+) -> str:
+    """Return a line per person: image, box, score, number of clear keypoints."""
+    rows = []
+    for record in records:
+        if record["error"]:
+            continue
+        box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
+        clear = sum(height > threshold for _, _, height in record["keypoints"])
+        name = os.path.basename(record["image"])
+        rows.append([name, box, f"{record['score']:.3f}", f"{clear} of {len(names)}"])
+    head = ["image", "box", "score", f"keypoints above {threshold:g}"]
+    table = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
+    return "\n".join([*table, *files.skipped_lines(records)])
+
+
+def to_csv(records: Sequence[Record], names: Sequence[str]) -> str:
+    """Return the records as CSV text: image, x, y, w, h, score, three columns per keypoint."""
+    columns = [f"{name}_{what}" for name in names for what in ("x", "y", "height")]
+    rows = []
+    for record in records:
+        values = [f"{v:.3f}" for row in record["keypoints"] for v in row] or [""] * len(columns)
+        score = "" if record["error"] else f"{record['score']:.6f}"
+        start = [record["image"], *files.box_cells(record), score]
+        rows.append([*start, *values, record["error"] or ""])
+    return files.csv_text(["image", "x", "y", "w", "h", "score", *columns, "error"], rows)

@@ -107,6 +107,7 @@ class ReidDataset(ClassificationDataset):
         ValueError: If a picture's name is not understood, or a split has too few identities.
     """
 
+    task = "reid"
     layout = None
     splits = ("train", "val", "query", "gallery")
     valid = tuple(FOLDERS)

@@ -38,6 +38,7 @@ class EmbeddingNet(HybridBlock):
         self.classes = getattr(net, "classes", None)
         self.taps, self.tap_names = (), tuple(getattr(net, "tap_names", ()))
         self.output_names = ("logits", "embedding")
+        self.task = "reid"
         self.embedding_outputs = ("embedding",)
         self.attention_outputs = ()
 

@@ -8,7 +8,7 @@ MXNet's ``Trainer.save_states`` is not used because it pickles.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Dict, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -16,18 +16,18 @@ import numpy as np
 from gluon_attn.core.errors import DamagedError, naming
 from gluon_attn.core.files import json_text, save_arrays
 from gluon_attn.core.reading import read_npz
+from gluon_attn.method import Method
 
 FORMAT = 2  # 1: no epoch in it waits for its validation
 _DAMAGED = "checkpoint {path} is damaged ({why}); use an older one"
 _SCALER = "amp/scaler"
+Arrays = Dict[str, np.ndarray]
 
 
-def save_checkpoint(path, method, meta):
+def save_checkpoint(path: str, method: Method, meta: dict[str, Any]) -> None:
     """Write ``path`` atomically.
 
     Args:
-        path: Destination.
-        method: The :class:`gluon_attn.method.Method` that is being trained.
         meta: JSON-able record (epoch, schedule, scores, recipe, versions); with ``pending``, what
             the log is to say of an epoch that has been trained but not validated.
 
@@ -48,11 +48,8 @@ def save_checkpoint(path, method, meta):
     save_arrays(path, arrays)
 
 
-def load_checkpoint(path):
-    """Read a checkpoint.
-
-    Returns:
-        ``(arrays, meta)``; give both to :func:`restore`.
+def load_checkpoint(path: str) -> tuple[Arrays, dict[str, Any]]:
+    """Read a checkpoint: ``(arrays, meta)`` for :func:`restore`.
 
     Raises:
         FileNotFoundError: There is none.
@@ -73,13 +70,8 @@ def load_checkpoint(path):
     return arrays, meta
 
 
-def load_net(net: Any, arrays: dict, path: Any) -> None:
-    """Give a net the parameters of a checkpoint, all or none.
-
-    Args:
-        net: Initialised net.
-        arrays: Of :func:`load_checkpoint`.
-        path: Of the checkpoint, for the message.
+def load_net(net: Any, arrays: Arrays, path: str) -> None:
+    """Give an initialised net the parameters of a checkpoint, all or none.
 
     Raises:
         ValueError: They are those of another net.
@@ -88,7 +80,7 @@ def load_net(net: Any, arrays: dict, path: Any) -> None:
         parameter.set_data(mx.nd.array(saved, dtype=saved.dtype))
 
 
-def restore(method, arrays, meta):
+def restore(method: Method, arrays: Arrays, meta: dict[str, Any]) -> None:
     """Put a method into the state that was saved.
 
     Raises:
@@ -111,12 +103,13 @@ def restore(method, arrays, meta):
         method.phase = meta["phase"]
 
 
-def _parameters(net):
+def _parameters(net: Any) -> dict[str, Any]:
     """Return parameters by names that do not depend on the instance."""
-    return net._collect_params_with_prefix()
+    found: dict[str, Any] = net._collect_params_with_prefix()
+    return found
 
 
-def _pairs(net, arrays, what):
+def _pairs(net: Any, arrays: Arrays, what: str) -> list[tuple[Any, np.ndarray]]:
     """Return ``[(parameter, its saved array), …]``, refusing those of another net."""
     parameters = _parameters(net)
     saved = {n[len("net/") :]: a for n, a in arrays.items() if n.startswith("net/")}
@@ -127,7 +120,7 @@ def _pairs(net, arrays, what):
     return [(parameter, saved[name]) for name, parameter in parameters.items()]
 
 
-def _trainer_arrays(prefix, trainer):
+def _trainer_arrays(prefix: str, trainer: Any) -> Arrays:
     """Return optimiser state as arrays: one per state tensor, plus the update counts."""
     updater = trainer._updaters[0]
     arrays = {}
@@ -141,7 +134,7 @@ def _trainer_arrays(prefix, trainer):
     return arrays
 
 
-def _load_trainer(prefix, trainer, arrays):
+def _load_trainer(prefix: str, trainer: Any, arrays: Arrays) -> None:
     if not trainer._kv_initialized:
         trainer._init_kvstore()
     if trainer._params_to_init:
@@ -164,7 +157,7 @@ def _load_trainer(prefix, trainer, arrays):
     optimizer._set_current_context(trainer._contexts[0].device_id)
 
 
-def _flat(state):
+def _flat(state: Any) -> Sequence[Any]:
     """Return the tensors of an optimiser state: None, a tensor, or nested tuples of them."""
     if state is None:
         return []

@@ -10,20 +10,21 @@ import collections
 import logging
 import math
 import os
-import sys
 import time
 from typing import Any, Callable, NamedTuple
 
 import mxnet as mx
 import numpy as np
-from tqdm import tqdm
 
 from gluon_attn.core.errors import DivergedError, describe
 from gluon_attn.core.files import or_nan, save_parameters, sha256_of, write_json
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.method import Method
 from gluon_attn.runtime import seed_everything
+from gluon_attn.tasks.data import bar
 from gluon_attn.train.checkpoint import load_checkpoint, restore, save_checkpoint
 from gluon_attn.train.log import JsonLines
+from gluon_attn.train.schedule import Schedule
 
 logger = logging.getLogger("gluon_attn.fit")
 
@@ -50,22 +51,22 @@ class Run(NamedTuple):
         keep: ``best`` keeps the epoch of the best validation score, ``last`` always the last one.
     """
 
-    method: Any
+    method: Method
     loader: Any
-    validate: Callable
-    schedule: Any
+    validate: Callable[[Any], dict[str, float]]
+    schedule: Schedule
     epochs: int
     folder: str
     seed: int = 0
-    record: dict = {}
+    record: dict[str, Any] = {}
     score_name: str = "mAP"
     log_interval: int = 50
-    writers: tuple = ()
+    writers: tuple[Any, ...] = ()
     held_out: Any = None
     keep: str = "best"
 
 
-def fit(run: Run, resume: bool = False) -> dict:
+def fit(run: Run, resume: bool = False) -> dict[str, Any]:
     """Train, keeping the best epoch by validation score (or the last one).
 
     After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
@@ -77,7 +78,6 @@ def fit(run: Run, resume: bool = False) -> dict:
     saved; a resumed run validates it and goes on.
 
     Args:
-        run: See :class:`Run`.
         resume: Continue from ``last.ckpt`` if there is one.
 
     Returns:
@@ -91,7 +91,9 @@ def fit(run: Run, resume: bool = False) -> dict:
     """
     os.makedirs(run.folder, exist_ok=True)
     last = os.path.join(run.folder, "last.ckpt")
-    start, best, pending = 0, None, None
+    start = 0
+    best: dict[str, Any] | None = None
+    pending: tuple[dict[str, Any], dict[str, Any]] | None = None
     if resume and os.path.exists(last):
         arrays, meta = load_checkpoint(last)
         _check_same_run(run, meta, last)
@@ -102,7 +104,7 @@ def fit(run: Run, resume: bool = False) -> dict:
         best, pending = meta["best"], meta.get("pending")
         start = meta["epoch"] + (pending is None)
         logger.info("Resumed from %s after epoch %d", last, meta["epoch"])
-    writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start),) + tuple(run.writers)
+    writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start), *run.writers)
     for epoch in range(start, run.epochs):
         try:
             pending = _train_epoch(run, epoch) if pending is None else pending
@@ -125,10 +127,10 @@ def fit(run: Run, resume: bool = False) -> dict:
         for writer in writers:  # first: a resumed run drops the lines of epochs that it repeats
             writer.write(record)
         save_checkpoint(last, run.method, dict(meta, schedule=run.schedule.state(), best=best))
-    return {name: or_nan(value) for name, value in best.items()}
+    return {name: or_nan(value) for name, value in (best or {}).items()}
 
 
-def _is_better(run: Run, epoch: int, scores: dict, best: dict | None) -> bool:
+def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, Any] | None) -> bool:
     """Return whether the weights of this epoch are to be kept."""
     if best is None or run.keep == "last":
         return True
@@ -141,7 +143,7 @@ def _is_better(run: Run, epoch: int, scores: dict, best: dict | None) -> bool:
     return score > before or math.isnan(before)
 
 
-def _keep_trained(run: Run, path: str, meta: dict, error: BaseException) -> None:
+def _keep_trained(run: Run, path: str, meta: dict[str, Any], error: BaseException) -> None:
     """Save what was trained, as its validation has failed; raise an error that says so."""
     try:
         save_checkpoint(path, run.method, meta)
@@ -155,7 +157,7 @@ def _keep_trained(run: Run, path: str, meta: dict, error: BaseException) -> None
     logger.info("Validation of epoch %d was interrupted; %s", meta["epoch"], kept)
 
 
-def _way_back(run: Run, best: dict | None) -> str:
+def _way_back(run: Run, best: dict[str, Any] | None) -> str:
     """Return what to do about a run that has diverged."""
     text = "lower lr, or use amp=none"
     if best is None:
@@ -166,7 +168,7 @@ def _way_back(run: Run, best: dict | None) -> str:
     )
 
 
-def _train_epoch(run: Run, epoch: int) -> tuple[dict, dict]:
+def _train_epoch(run: Run, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train one epoch; return the parts of its log record before and behind the scores."""
     seed_everything((run.seed * 1_000_003 + epoch) % 2**31)
     phase = run.method.phase
@@ -191,7 +193,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[dict, dict]:
     return {"epoch": epoch, "phase": run.method.phase, "lr": lr, **losses}, behind
 
 
-def _validate(run: Run, epoch: int) -> dict:
+def _validate(run: Run, epoch: int) -> dict[str, float]:
     """Return the validation scores of the net as it is."""
     scores = run.validate(run.method.net)
     if run.score_name not in scores:
@@ -202,18 +204,16 @@ def _validate(run: Run, epoch: int) -> dict:
     return scores
 
 
-def _train_batches(run, epoch, lr):
+def _train_batches(run: Run, epoch: int, lr: float) -> tuple[dict[str, float], int]:
     """Run the batches of one epoch; return mean losses per sample and the number of samples."""
-    loaders = [run.loader] if run.held_out is None else [run.loader, run.held_out]
+    loaders: list[Any] = [run.loader] if run.held_out is None else [run.loader, run.held_out]
     for loader in loaders:
         loader.set_epoch(epoch)
-    totals, samples, queue = {}, 0, collections.deque()
-    since, since_samples = time.time(), 0
-    bar = tqdm(
-        run.loader, total=len(run.loader), desc=f"epoch {epoch}", unit="batch", leave=False,
-        disable=not sys.stderr.isatty(),
-    )  # fmt: skip
-    for number, batches in enumerate(zip(bar, *loaders[1:])):
+    totals: dict[str, Any] = {}
+    queue: collections.deque[Any] = collections.deque()
+    samples, since, since_samples = 0, time.time(), 0
+    shown = bar(run.loader, f"epoch {epoch}")
+    for number, batches in enumerate(zip(shown, *loaders[1:])):
         batch = batches[0]
         if run.schedule.every_batch:
             lr = run.schedule.lr_within(epoch, number / len(run.loader))
@@ -243,27 +243,27 @@ def _train_batches(run, epoch, lr):
     return means, samples
 
 
-def _finite(loss, epoch, batch):
+def _finite(loss: float, epoch: int, batch: int) -> float:
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} in epoch {epoch}, by batch {batch + 1}")
     return loss
 
 
-def _check_weights(method: Any, epoch: int) -> None:
+def _check_weights(method: Method, epoch: int) -> None:
     """Refuse weights that the last batches have spoilt, before they replace good ones."""
     for name, parameter in method.net._collect_params_with_prefix().items():
         if not np.isfinite(parameter.data(method.ctx[0]).asnumpy()).all():
             raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
 
 
-def _save_best(run, best):
+def _save_best(run: Run, best: dict[str, Any]) -> None:
     path = os.path.join(run.folder, "best.params")
     save_parameters(run.method.net, path)
     text = dict(best, sha256=sha256_of(path), **run.record)
     write_json(os.path.join(run.folder, "best.json"), text)
 
 
-def _check_same_run(run, meta, path):
+def _check_same_run(run: Run, meta: dict[str, Any], path: str) -> None:
     """Refuse to continue a run whose recipe or data are not those of this call."""
     old, new = meta["record"], run.record
     for group in ("recipe", "data"):
@@ -278,7 +278,7 @@ def _check_same_run(run, meta, path):
                 )
 
 
-def restore_plain_layout(net):
+def restore_plain_layout(net: Any) -> None:
     """Undo what inference on a CPU does to the weights' memory layout.
 
     In inference, MXNet's oneDNN convolutions reorder their weights in place. Training on such
@@ -293,7 +293,7 @@ def restore_plain_layout(net):
     mx.nd.waitall()
 
 
-def use_static_graph(net):
+def use_static_graph(net: Any) -> None:
     """Hybridize ``net`` with static memory and shapes."""
     net.hybridize(static_alloc=True, static_shape=True)
     mx.nd.waitall()

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+from typing import Any, Callable
 
 from gluon_attn.core import text
 from gluon_attn.core.files import json_text, write_text
@@ -13,14 +14,15 @@ from gluon_attn.core.files import json_text, write_text
 logger = logging.getLogger("gluon_attn")
 
 
-def log_to(folder, console=True):
+def log_to(folder: str, console: bool = True) -> Callable[[], None]:
     """Send this package's log messages to ``folder/train.log`` and to the console.
 
-    Returns:
-        A function that undoes it.
+    The function that it returns undoes it.
     """
     os.makedirs(folder, exist_ok=True)
-    handlers = [QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")]
+    handlers: list[logging.Handler] = [
+        QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")
+    ]
     if console:
         handlers.append(TqdmHandler())
     for handler in handlers:
@@ -28,7 +30,7 @@ def log_to(folder, console=True):
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
-    def stop():
+    def stop() -> None:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
@@ -39,7 +41,7 @@ def log_to(folder, console=True):
 class TqdmHandler(logging.Handler):
     """Write lines above a progress bar instead of through it."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         """Write one record to standard output; train.log has it whatever the console does."""
         from tqdm import tqdm
 
@@ -54,30 +56,25 @@ class TqdmHandler(logging.Handler):
 class QuietFileHandler(logging.FileHandler):
     """A log file that a full disk does not turn into a stream of tracebacks."""
 
-    def handleError(self, record):  # noqa: N802  (logging's name)
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Say nothing: what matters is written elsewhere, with its own error."""
 
 
 class JsonLines:
-    """One JSON object per line; a resumed run first drops the lines of epochs it will repeat.
+    """One JSON object per line; those of epochs from ``from_epoch`` on are first removed."""
 
-    Args:
-        path: File to append to.
-        from_epoch: Records with ``epoch`` >= this are removed.
-    """
-
-    def __init__(self, path, from_epoch=0):
+    def __init__(self, path: str, from_epoch: int = 0) -> None:
         self.path = path
         kept = [r for r in read_json_lines(path) if r.get("epoch", -1) < from_epoch]
         write_text(path, "".join(json_text(r, None) for r in kept))
 
-    def write(self, record):
+    def write(self, record: dict[str, Any]) -> None:
         """Append ``record``; values that JSON does not have (nan) become null."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json_text(record, None))
 
 
-def read_json_lines(path):
+def read_json_lines(path: str) -> list[dict[str, Any]]:
     """Return the records of a JSON-lines file; a last line cut off by a crash is left out."""
     if not os.path.exists(path):
         return []
@@ -96,7 +93,7 @@ class TensorBoard:
         ImportError: tensorboardX is not installed; says how to get it.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -105,7 +102,7 @@ class TensorBoard:
             ) from None
         self._writer = SummaryWriter(folder)
 
-    def write(self, record):
+    def write(self, record: dict[str, Any]) -> None:
         """Add every number of ``record`` at step ``record['epoch']``."""
         for name, value in record.items():
             if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):

@@ -7,20 +7,24 @@ import contextlib
 import logging
 import math
 import os
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from gluon_attn import amp, runtime
-from gluon_attn.core.errors import describe
+from gluon_attn.core.errors import NotFiniteError, describe, naming
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
 from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.weights import weight_curves
+from gluon_attn.method import METHODS, Method
 from gluon_attn.metrics.layout import decimal
-from gluon_attn.tasks import reid, scores
-from gluon_attn.tasks.base import task_of
-from gluon_attn.train import SCHEDULES, Run, TensorBoard, build, fit, log_to, predict, start
-from gluon_attn.train.validation import check_validation, validator
+from gluon_attn.task import Asked, Result, Task, task_of
+from gluon_attn.tasks.data import open_split
+from gluon_attn.train.build import build_method, build_net, initialize_net
+from gluon_attn.train.fit import Run, fit
+from gluon_attn.train.log import TensorBoard, log_to, read_json_lines
+from gluon_attn.train.schedule import SCHEDULES
+from gluon_attn.train.trained import take_weights
 from model_zoo.params_io import load_into
 
 logger = logging.getLogger("gluon_attn.train")
@@ -42,13 +46,13 @@ class Settings(NamedTuple):
         test: Whether to evaluate the best epoch on the test split at the end.
         console: Whether to log to the console.
         init_from: Where all weights, heads included, are taken from; see
-            :func:`gluon_attn.train.start.take_weights`.
+            :func:`gluon_attn.train.trained.take_weights`.
     """
 
     data_dir: str
     save_dir: str
     devices: str = "cpu"
-    base_params: str = None
+    base_params: str | None = None
     resume: bool = False
     workers: int = 2
     cache: bool = False
@@ -56,16 +60,54 @@ class Settings(NamedTuple):
     tensorboard: bool = False
     test: bool = True
     console: bool = True
-    init_from: str = None
+    init_from: str | None = None
 
 
-def train(recipe, settings):
-    """Train ``recipe``; return ``{"best": …, "test": result or None}``.
+class Prepared(NamedTuple):
+    """A run that is ready to be trained; ``record`` describes it beside its weights."""
+
+    recipe: Recipe
+    settings: Settings
+    ctx: list[Any]
+    data: dict[str, Any]  # 'train' and 'val'
+    method: Method
+    record: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return task_of(self.data["train"])
+
+    def fit(self, loader: Any, held_out: Any, keep: str) -> dict[str, Any]:
+        """Train, describe the run, and return the scores of the epoch that is kept."""
+        recipe, settings = self.recipe, self.settings
+        run = Run(
+            method=self.method,
+            loader=loader,
+            validate=validator(self),
+            schedule=SCHEDULES.get(recipe.schedule)(recipe),
+            epochs=recipe.epochs,
+            folder=settings.save_dir,
+            seed=recipe.seed,
+            record=self.record,
+            score_name=recipe.score,
+            log_interval=recipe.log_interval,
+            writers=(TensorBoard(settings.save_dir),) if settings.tensorboard else (),
+            held_out=held_out,
+            keep=keep,
+        )
+        best = fit(run, settings.resume)
+        describe_run(os.path.join(settings.save_dir, "recipe.json"), self.record)
+        return best
+
+
+def train(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    """Train ``recipe``; return ``{"best": scores of an epoch, "test": Result or None}``.
 
     Writes into ``save_dir``: ``recipe.json``, ``train.log``, ``log.jsonl``, ``curves.png`` (and
     ``weights.png`` if the method has weights of tasks), ``last.ckpt``, ``best.params`` (for
     ``net.load_parameters``), ``best.json`` and, after the one evaluation on the test split,
-    ``test.*`` (and ``test_accuracy.*``, see :func:`gluon_attn.train.build.reports_accuracy`).
+    ``test.*``.
 
     Raises:
         FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
@@ -73,81 +115,99 @@ def train(recipe, settings):
         ValueError, FileNotFoundError, OSError: Bad data, recipe, weights or a full disk; a
             validation score that no net can have.
     """
-    start.claim(settings)
+    with logged(recipe, settings) as ctx:
+        ready = prepare(recipe, settings, ctx)
+        described = os.path.join(settings.save_dir, "recipe.json")
+        if not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
+            write_json(described, ready.record)  # a run that is there is not touched yet
+        _log_start(ready)
+        loader = ready.task.train_loader(
+            recipe, ready.data["train"], ready.method, settings.workers, cache=settings.cache,
+            parts=recipe.accumulate * len(ctx),
+        )  # fmt: skip
+        held_out = ready.task.held_out_loader(
+            recipe, ready.data["val"], ready.method, len(loader), workers=settings.workers,
+            cache=settings.cache,
+        )  # fmt: skip
+        best = ready.fit(loader, held_out, recipe.keep)
+        _draw(ready.method, settings.save_dir)
+        _list_skipped(ready.data)
+        _tell_best(recipe, best)
+        if not settings.test:
+            return {"best": best, "test": None}
+        try:
+            return {"best": best, "test": _test(ready)}
+        except Exception as error:
+            raise ValueError(
+                f"training is finished, and its weights are in {settings.save_dir}; their "
+                f"evaluation on split '{recipe.splits[2]}' failed: {describe(error)}. --resume "
+                "evaluates them again, without training"
+            ) from error
+
+
+@contextlib.contextmanager
+def logged(recipe: Recipe, settings: Settings) -> Any:
+    """Claim the folder of a run, log into it, and yield the devices."""
+    claim(settings)
     ctx = runtime.contexts(settings.devices)
     amp.require(recipe.amp, ctx)  # before the data are read, which may take long
-    stop_logging = log_to(settings.save_dir, settings.console)
+    stop = log_to(settings.save_dir, settings.console)
     try:
-        return _train(recipe, settings, ctx)
+        yield ctx
     finally:
-        stop_logging()
+        stop()
 
 
-def _train(recipe, settings, ctx):
+def claim(settings: Settings) -> None:
+    """Refuse a folder with another run in it, and settings that exclude one another.
+
+    Raises:
+        FileExistsError: The folder holds a run, and it is not to be continued.
+        ValueError: ``init_from`` beside ``resume`` or ``base_params``.
+    """
+    for name in ("resume", "base_params"):
+        if settings.init_from and getattr(settings, name):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--init-from {settings.init_from} and --{flag}: give one of the two. --init-from "
+                "starts a new run from all weights of another, --resume continues one, "
+                "--base-params takes a backbone"
+            )
+    if os.path.exists(os.path.join(settings.save_dir, "last.ckpt")) and not settings.resume:
+        raise FileExistsError(
+            f"{settings.save_dir} holds a run already; add --resume to continue it, or choose "
+            "another --save-dir"
+        )
+
+
+def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
+    """Open the data, build the net with its first weights, and the method."""
     data = _open_data(recipe, settings)
-    net = build.build_net(recipe, len(data["train"].names))
-    build.initialize_net(recipe, net, ctx, settings.base_params)
-    origin = start.take_weights(net, settings.init_from, data["train"].names)
-    method = build.build_method(recipe, net, ctx, data["train"])
+    classes = data["train"].names
+    net = build_net(recipe, len(classes))
+    initialize_net(recipe, net, ctx, settings.base_params)
+    origin = take_weights(net, settings.init_from, classes)
+    method = build_method(recipe, net, ctx, data["train"])
     record = {
         "recipe": recipe.to_dict(),
-        "classes": list(data["train"].names),
+        "classes": list(classes),
         "schema": data["train"].schema.to_json(),
         "data": {split: dataset.fingerprint() for split, dataset in data.items()},
         "versions": runtime.versions(),
         **origin,
     }
-    described = os.path.join(settings.save_dir, "recipe.json")
-    if not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
-        write_json(described, record)  # a run that is there is not touched before it may go on
-    schedule = SCHEDULES.get(recipe.schedule)(
-        recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
-        recipe.lr_epochs, recipe.lr_min,
-    )  # fmt: skip
-    _log_start(recipe, settings, data, method)
-    task = task_of(data["train"])
-    if task:
-        loader = task.train_loader(recipe, data["train"], method, settings.workers)
-    elif reid.is_reid(data["train"]):
-        parts = recipe.accumulate * len(ctx)
-        loader = reid.train_loader(recipe, data["train"], method, settings.workers, parts)
-    else:
-        loader = build.train_loader(recipe, data["train"], settings.workers, settings.cache)
-    held_out = build.held_out_loader(
-        recipe, data["val"], method, len(loader), settings.workers, settings.cache
-    )
-    validate = validator(recipe, data["val"], ctx[0], settings.workers, data_dir=settings.data_dir)
-    run = Run(
-        method, loader, validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,
-        record, recipe.score, recipe.log_interval, _writers(settings), held_out, recipe.keep,
-    )  # fmt: skip
-    best = fit(run, settings.resume)
-    describe_run(described, record)
-    _draw(method, settings.save_dir)
-    _list_skipped(data)
-    _tell_best(recipe, best)
-    if not settings.test:
-        return {"best": best, "test": None}
-    try:
-        return {"best": best, "test": _test(recipe, settings, net, ctx, record)}
-    except Exception as error:
-        raise ValueError(
-            f"training is finished, and its weights are in {settings.save_dir}; their evaluation "
-            f"on split '{recipe.splits[2]}' failed: {describe(error)}. --resume evaluates them "
-            "again, without training"
-        ) from error
+    return Prepared(recipe, settings, ctx, data, method=method, record=record)
 
 
-def _open_data(recipe, settings):
+def _open_data(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """Return the training and the validation split, as the recipe names them."""
     names = recipe.splits
     opened = {
-        split: build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
+        split: open_split(recipe, settings.data_dir, split, settings.on_bad_image)
         for split in names[:2]
     }
     data = {"train": opened[names[0]], "val": opened[names[1]]}
-    if not reid.is_reid(data["val"]):  # whose people are others than those of the training part
-        _check_names(data)
+    task_of(data["val"]).check_splits(data["train"], data["val"])
     check_validation(recipe, data["val"], settings.data_dir)
     if names[1] == names[2] and recipe.keep == "best" and settings.test:
         logger.warning(
@@ -157,7 +217,70 @@ def _open_data(recipe, settings):
     return data
 
 
-def _tell_best(recipe: Recipe, best: dict) -> None:
+# -- validation --------------------------------------------------------------------------------
+def check_validation(recipe: Recipe, dataset: Any, data_dir: str) -> None:
+    """Refuse a run whose validation score is no score, before it is trained.
+
+    A score that no net can have, or that every net has alike, chooses no epoch, and a schedule that
+    watches it lowers the learning rate for nothing. That depends on the labels alone. A recipe that
+    needs none, with ``keep=last`` and a schedule that watches none, gets a warning.
+
+    Raises:
+        ValueError: The data have no such score, or it cannot be defined on this split.
+    """
+    task = task_of(dataset)
+    task.check_score(recipe.score, dataset)
+    problem, left_out = task.judge(recipe.score, dataset)
+    where = _place(dataset, data_dir)
+    if not problem:
+        if left_out:
+            logger.warning("%s: validation %s leaves out %s", where, recipe.score, left_out)
+        return
+    text = f"{where}: {problem}, so validation {recipe.score} cannot tell one net from another"
+    if recipe.keep != "last" or recipe.schedule == "plateau":
+        raise ValueError(
+            f"{text}. Validate on labelled data (splits={recipe.splits[0]},OTHER,"
+            f"{recipe.splits[2]}), choose another score, or train without one: keep=last "
+            "schedule=cosine"
+        )
+    logger.warning("%s; keep=last and schedule=%s need none", text, recipe.schedule)
+
+
+def validator(ready: Prepared) -> Callable[[Any], dict[str, float]]:
+    """Return the function ``net -> scores`` of a run; nan where the net's output is not finite."""
+    recipe, dataset, settings = ready.recipe, ready.data["val"], ready.settings
+    measure = task_of(dataset).validator(recipe, dataset, ready.ctx[0], settings.workers)
+
+    def validate(net: Any) -> dict[str, float]:
+        try:
+            with naming(_place(dataset, settings.data_dir)):
+                return measure(net)
+        except NotFiniteError as error:
+            logger.warning("Validation is undefined: %s", error)
+            return {recipe.score: math.nan}
+
+    return validate
+
+
+def _place(dataset: Any, data_dir: str) -> str:
+    """Return words for the data of a split: its annotation file where it has one."""
+    return f"{getattr(dataset, 'annotation', None) or data_dir}, split '{dataset.split}'"
+
+
+# -- what a run tells --------------------------------------------------------------------------
+def _log_start(ready: Prepared) -> None:
+    recipe, data, settings = ready.recipe, ready.data, ready.settings
+    logger.info("Recipe: %s", recipe.to_dict())
+    logger.info(
+        "Training on %d samples, validating on %d, device %s, into %s",
+        len(data["train"]), len(data["val"]), settings.devices, settings.save_dir,
+    )  # fmt: skip
+    phases = collections.Counter(ready.method.phase_of(epoch) for epoch in range(recipe.epochs))
+    logger.info("Epochs: %s", ", ".join(f"{count} {phase}" for phase, count in phases.items()))
+    logger.info("%s", ready.task.describe(data["train"]))
+
+
+def _tell_best(recipe: Recipe, best: dict[str, Any]) -> None:
     """Say which epoch's weights are kept, and if they are only the last ones."""
     score = best[recipe.score]
     if math.isnan(score) and recipe.keep == "best":
@@ -170,7 +293,7 @@ def _tell_best(recipe: Recipe, best: dict) -> None:
                 recipe.score, decimal(score))  # fmt: skip
 
 
-def _draw(method, folder):
+def _draw(method: Method, folder: str) -> None:
     """Draw how the run went, and how the weights of the tasks did if the method has such."""
     try:
         training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
@@ -181,72 +304,105 @@ def _draw(method, folder):
         logger.warning("The curves of %s could not be drawn: %s", folder, describe(error))
 
 
-def describe_run(path: str, record: dict) -> None:
-    """Write ``recipe.json``; what earlier calls noted of start and test split stays."""
-    known, data = {}, {}  # also where the file of a resumed run was removed or damaged
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        known = dict(read_json(path))
-        data = dict(known["data"])
-    write_json(path, {**known, **record, "data": {**data, **record["data"]}})
-
-
-def _test(recipe, settings, net, ctx, record):
-    """Evaluate the best epoch on the test split, once per run."""
-    stem = os.path.join(settings.save_dir, "test")
-    if os.path.exists(stem + ".json"):
-        logger.info("The test split has been evaluated already: %s.json", stem)
-        return None
-    dataset = build.open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
-    record = dict(record, data={**record["data"], recipe.splits[2]: dataset.fingerprint()})
-    describe_run(os.path.join(settings.save_dir, "recipe.json"), record)
-    load_into(net, os.path.join(settings.save_dir, "best.params"))
-    task, folder = task_of(dataset), settings.save_dir
-    if task:
-        return task.final_scores(recipe, net, dataset, ctx[0], settings.workers, folder)
-    if reid.is_reid(dataset):
-        return reid.final_scores(recipe, net, dataset, ctx[0], settings.workers, folder)
-    loader = build.eval_loader(
-        build.eval_preprocess(recipe), dataset, recipe.batch_size, settings.workers
-    )
-    found = predict(
-        net, loader, len(dataset), ctx[0], True, scores.activation_of(dataset.schema)
-    )  # fmt: skip
-    with_accuracy = build.reports_accuracy(recipe.to_dict(), dataset.schema)
-    return scores.write_scores(found, dataset, settings.save_dir, "test", with_accuracy)
-
-
-def _check_names(data):
-    if data["train"].names != data["val"].names:
-        raise ValueError(
-            f"train and val have different attributes: {data['train'].names} and "
-            f"{data['val'].names}"
-        )
-
-
-def _log_start(recipe, settings, data, method):
-    logger.info("Recipe: %s", recipe.to_dict())
-    logger.info(
-        "Training on %d samples, validating on %d, device %s, into %s",
-        len(data["train"]), len(data["val"]), settings.devices, settings.save_dir,
-    )  # fmt: skip
-    phases = collections.Counter(method.phase_of(epoch) for epoch in range(recipe.epochs))
-    logger.info("Epochs: %s", ", ".join(f"{count} {phase}" for phase, count in phases.items()))
-    if scores.is_classification(data["train"].schema):
-        found = data["train"].prior * len(data["train"])
-        logger.info("%d classes of %d to %d training images", len(found), found.min(), found.max())
-        return
-    priors = ", ".join(f"{n} {p:.3f}" for n, p in zip(data["train"].names, data["train"].prior))
-    logger.info("Positive fraction in training: %s", priors)
-
-
-def _writers(settings):
-    return (TensorBoard(settings.save_dir),) if settings.tensorboard else ()
-
-
-def _list_skipped(data):
+def _list_skipped(data: dict[str, Any]) -> None:
     for split, dataset in data.items():
         if dataset.skipped:
             logger.warning(
                 "%d unreadable images of %s were skipped: %s", len(dataset.skipped), split,
                 ", ".join(map(str, list(dataset.skipped)[:10])),
             )  # fmt: skip
+
+
+def describe_run(path: str, record: dict[str, Any]) -> None:
+    """Write ``recipe.json``; what earlier calls noted of start and test split stays."""
+    known: dict[str, Any] = {}  # also where the file of a resumed run was removed or damaged
+    data: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        known = dict(read_json(path))
+        data = dict(known["data"])
+    write_json(path, {**known, **record, "data": {**data, **record["data"]}})
+
+
+def _test(ready: Prepared) -> Result | None:
+    """Evaluate the best epoch on the test split, once per run."""
+    recipe, settings, net = ready.recipe, ready.settings, ready.method.net
+    stem = os.path.join(settings.save_dir, "test")
+    if os.path.exists(stem + ".json"):
+        logger.info("The test split has been evaluated already: %s.json", stem)
+        return None
+    dataset = open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
+    data = {**ready.record["data"], recipe.splits[2]: dataset.fingerprint()}
+    describe_run(os.path.join(settings.save_dir, "recipe.json"), dict(ready.record, data=data))
+    load_into(net, os.path.join(settings.save_dir, "best.params"))
+    asked = Asked(settings.save_dir, "test", ready.ctx[0], workers=settings.workers)
+    return task_of(dataset).final_scores(recipe, net, dataset, asked)
+
+
+# -- runs of an experiment: trained once, never taken for those of other settings or data ------
+def check_seeds(seeds: Any) -> None:
+    """Raise ValueError for a seed that is given twice: its run would count as two."""
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {list(seeds)}: each counts once")
+
+
+def train_once(
+    recipe: Recipe, data_dir: str, folder: str, workers: int = 2, *, result: str = "test.json",
+    run: Callable[[Recipe, Settings], Any] | None = None,
+) -> float:  # fmt: skip
+    """Train a recipe unless its finished run is there; continue an interrupted one.
+
+    Args:
+        folder: Of this run alone.
+        result: The file that a finished run has.
+        run: :func:`train` if None.
+
+    Returns:
+        Seconds of training, over all calls that it took.
+
+    Raises:
+        FileExistsError: The folder holds a finished run of another recipe or other data.
+        ValueError: It holds an unfinished one.
+    """
+    if os.path.exists(os.path.join(folder, result)):
+        _check_same(recipe, data_dir, folder)
+    else:
+        settings = Settings(
+            data_dir, folder, resume=True, workers=workers, cache=True, console=False
+        )
+        (run or train)(recipe, settings)
+    log = read_json_lines(os.path.join(folder, "log.jsonl"))
+    return float(sum(record["seconds"] for record in log))
+
+
+def _check_same(recipe: Recipe, data_dir: str, folder: str) -> None:
+    """Refuse a finished run that is not the one asked for; here ``epochs`` counts, too."""
+    path = os.path.join(folder, "recipe.json")
+    try:
+        record = read_json(path)
+        known, splits = Recipe.from_dict(record["recipe"], path), record["data"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileExistsError(
+            f"{folder} holds a finished run of which {path} does not say what it is ({error!r}); "
+            "remove that folder to train it again"
+        ) from error
+    before, now = _complete(known), _complete(recipe)
+    for key in now:
+        if before[key] != now[key] and key != "log_interval":
+            raise _other(folder, f"'{key}' was {before[key]!r}, now it is {now[key]!r}")
+    # In the order of the recipe's; a search looks at two, and older runs did not note the third.
+    for split, fingerprint in zip(recipe.splits, splits):
+        if open_split(recipe, data_dir, split).fingerprint() != fingerprint:
+            raise _other(folder, f"the data of its split '{split}' were others than {data_dir}")
+
+
+def _complete(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as a dict in which options that it leaves open have their defaults."""
+    values = recipe.to_dict()
+    return {**values, "options": {**METHODS.get(recipe.method).OPTIONS, **values["options"]}}
+
+
+def _other(folder: str, difference: str) -> FileExistsError:
+    return FileExistsError(
+        f"{folder} holds a finished run, not of these settings: {difference}; choose another "
+        "--out, or remove that folder to train it again"
+    )

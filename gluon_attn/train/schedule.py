@@ -7,42 +7,34 @@ one the VAA supplement asks for.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.registry import Registry
 
 SCHEDULES = Registry("schedule")
 
 
 class Schedule:
-    """Base: a constant learning rate after an optional linear warm-up.
-
-    Args:
-        lr: Learning rate at the start.
-        epochs: Length of the run.
-        warmup_epochs: Epochs over which the learning rate rises linearly.
-        lr_factor, lr_patience, lr_epochs, lr_min: See :class:`gluon_attn.core.recipe.Recipe`.
-    """
-
-    def __init__(
-        self, lr, epochs, warmup_epochs=0, lr_factor=0.1, lr_patience=10, lr_epochs=(), lr_min=0.0
-    ):
-        self.base, self.epochs, self.warmup_epochs = lr, epochs, warmup_epochs
-        self.factor, self.patience = lr_factor, lr_patience
-        self.at, self.lowest = tuple(lr_epochs), lr_min
+    """Base: the recipe's learning rate after an optional linear warm-up."""
 
     every_batch = False  # whether :meth:`lr_within` changes from batch to batch
 
-    def lr_within(self, epoch, done):
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.base, self.lowest = recipe, recipe.lr, recipe.lr_min
+
+    def lr_within(self, epoch: int, done: float) -> float:
         """Return the learning rate of a batch before which ``done`` (0 to below 1) of it passed."""
         return self.lr(epoch)
 
-    def lr(self, epoch):
+    def lr(self, epoch: int) -> float:
         """Return the learning rate of ``epoch`` (from 0)."""
-        if epoch < self.warmup_epochs:
-            return self.base * (epoch + 1) / (self.warmup_epochs + 1)
+        warmup = self.recipe.warmup_epochs
+        if epoch < warmup:
+            return self.base * (epoch + 1) / (warmup + 1)
         return self.after_warmup(epoch)
 
-    def after_warmup(self, epoch):
+    def after_warmup(self, epoch: int) -> float:
         """Return the learning rate of an epoch behind the warm-up."""
         return self.base
 
@@ -52,14 +44,14 @@ class Schedule:
         A score that is undefined (nan) says nothing, and changes nothing.
         """
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget the scores seen so far (called when a new phase of training begins)."""
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """Return what has to be saved, JSON-able."""
         return {}
 
-    def load_state(self, state):
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned."""
 
 
@@ -70,19 +62,19 @@ SCHEDULES.register("constant")(Schedule)
 class Step(Schedule):
     """Multiply by ``lr_factor`` at each epoch in ``lr_epochs``."""
 
-    def after_warmup(self, epoch):
-        """Return ``lr * factor ** (steps passed)``."""
-        return max(self.base * self.factor ** sum(epoch >= e for e in self.at), self.lowest)
+    def after_warmup(self, epoch: int) -> float:
+        passed = sum(epoch >= e for e in self.recipe.lr_epochs)
+        return max(self.base * self.recipe.lr_factor**passed, self.lowest)
 
 
 @SCHEDULES.register("cosine")
 class Cosine(Schedule):
     """Half a cosine from ``lr`` to ``lr_min`` over the epochs behind the warm-up."""
 
-    def after_warmup(self, epoch):
+    def after_warmup(self, epoch: int) -> float:
         """Return the value in the middle of ``epoch``."""
-        length = max(self.epochs - self.warmup_epochs, 1)
-        done = (epoch - self.warmup_epochs + 0.5) / length
+        length = max(self.recipe.epochs - self.recipe.warmup_epochs, 1)
+        done = (epoch - self.recipe.warmup_epochs + 0.5) / length
         return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -99,17 +91,18 @@ class CyclicCosine(Schedule):
 
     every_batch = True
 
-    def lr_within(self, epoch, done):
+    def lr_within(self, epoch: int, done: float) -> float:
         """Return the learning rate at ``epoch + done`` epochs."""
-        if epoch < self.warmup_epochs:
+        warmup = self.recipe.warmup_epochs
+        if epoch < warmup:
             return self.lr(epoch)
-        edges = [self.warmup_epochs, *sorted(self.at), self.epochs]
+        edges = [warmup, *sorted(self.recipe.lr_epochs), self.recipe.epochs]
         start = max(edge for edge in edges if edge <= epoch)
         end = min((edge for edge in edges if edge > epoch), default=epoch + 1)
         share = (epoch + done - start) / (end - start)
         return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * share)) / 2
 
-    def after_warmup(self, epoch):
+    def after_warmup(self, epoch: int) -> float:
         """Return the learning rate with which ``epoch`` begins."""
         return self.lr_within(epoch, 0.0)
 
@@ -122,12 +115,11 @@ class Plateau(Schedule):
     the patience of 10 epochs is the authors' code's.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
         self.current, self.best, self.waited = self.base, -math.inf, 0
 
-    def after_warmup(self, epoch):
-        """Return the current value."""
+    def after_warmup(self, epoch: int) -> float:
         return self.current
 
     def record(self, score: float) -> None:
@@ -138,20 +130,20 @@ class Plateau(Schedule):
             self.best, self.waited = score, 0
             return
         self.waited += 1
-        if self.waited > self.patience:
-            self.current, self.waited = max(self.current * self.factor, self.lowest), 0
+        if self.waited > self.recipe.lr_patience:
+            self.current = max(self.current * self.recipe.lr_factor, self.lowest)
+            self.waited = 0
 
-    def restart(self):
+    def restart(self) -> None:
         """Start again from ``lr`` with no score seen."""
         self.current, self.best, self.waited = self.base, -math.inf, 0
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """Return the current value, the best score (None before the first), the epochs waited."""
         best = self.best if math.isfinite(self.best) else None
         return {"current": self.current, "best": best, "waited": self.waited}
 
-    def load_state(self, state):
-        """Take over what :meth:`state` returned."""
+    def load_state(self, state: dict[str, Any]) -> None:
         best = state["best"]  # checkpoints of before may hold nan
         known = best is not None and math.isfinite(best)
         self.current, self.waited = state["current"], state["waited"]

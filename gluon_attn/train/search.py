@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import numpy as np
 
-from gluon_attn import runtime
 from gluon_attn.core.files import or_nan
+from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import Loader
 from gluon_attn.data.cache import CachedDataset
 from gluon_attn.data.subset import Subset
@@ -16,25 +17,23 @@ from gluon_attn.figures.curves import training_curves
 from gluon_attn.figures.genotype import draw_genotype
 from gluon_attn.figures.search import search_curves
 from gluon_attn.papers.autola.genotype import find_genotype, save_genotype
-from gluon_attn.train import SCHEDULES, Run, TensorBoard, build, fit, log_to, read_json_lines, start
-from gluon_attn.train.run import describe_run
-from gluon_attn.train.validation import check_validation, validator
+from gluon_attn.tasks.data import train_transform
+from gluon_attn.train.log import read_json_lines
+from gluon_attn.train.run import Settings, claim, logged, prepare
 
 logger = logging.getLogger("gluon_attn.search")
 
 
-def halves(count, seed):
+def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the weights' and of the architecture's half, each ``(n,)`` int64.
 
-    Args:
-        count: Samples of the training set; of an odd number one is left out.
-        seed: Seed of the choice.
+    Of an odd number of samples one is left out.
     """
     order = np.random.default_rng([seed, 50]).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 : count // 2 * 2])
 
 
-def search(recipe, settings):
+def search(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """Search a genotype; return ``{"genotype": Genotype, "file": path, "best": scores}``.
 
     Writes into ``save_dir``: ``genotype.json`` and ``.png``, ``search.png`` (entropy and strength
@@ -42,64 +41,30 @@ def search(recipe, settings):
     the super-network's ``best.params``.
 
     Args:
-        recipe: Recipe of method ``autola`` with a super-network as model.
-        settings: :class:`gluon_attn.train.run.Settings`.
+        recipe: Of method ``autola``, with a super-network as model.
 
     Raises:
         FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
         DivergedError: A loss or a weight is not finite.
         ValueError, FileNotFoundError, OSError: Bad data or recipe, or a full disk.
     """
-    start.claim(settings)
+    claim(settings)
     if recipe.method != "autola":
         raise ValueError(f"method={recipe.method}: tools/search.py needs a recipe of autola")
-    ctx = runtime.contexts(settings.devices)
-    stop_logging = log_to(settings.save_dir, settings.console)
-    try:
-        return _search(recipe, settings, ctx)
-    finally:
-        stop_logging()
+    with logged(recipe, settings) as ctx:
+        ready = prepare(recipe, settings, ctx)
+        weights, architecture = half_loaders(recipe, ready.data["train"], settings)
+        logger.info(
+            "Searching on %d + %d images, validating on %d, into %s", len(weights.dataset),
+            len(architecture.dataset), len(ready.data["val"]), settings.save_dir,
+        )  # fmt: skip
+        best = ready.fit(weights, architecture, "last")
+        return dict(write_result(recipe, settings.save_dir), best=best)
 
 
-def _search(recipe, settings, ctx):
-    train, val = (
-        build.open_split(recipe, settings.data_dir, split, settings.on_bad_image)
-        for split in recipe.splits[:2]
-    )
-    check_validation(recipe, val, settings.data_dir)
-    net = build.build_net(recipe, len(train.names))
-    build.initialize_net(recipe, net, ctx, settings.base_params)
-    origin = start.take_weights(net, settings.init_from, train.names)
-    method = build.build_method(recipe, net, ctx, train)
-    record = {
-        "recipe": recipe.to_dict(), "classes": list(train.names),
-        "schema": train.schema.to_json(),
-        "data": {"train": train.fingerprint(), "val": val.fingerprint()},
-        "versions": runtime.versions(), **origin,
-    }  # fmt: skip
-    schedule = SCHEDULES.get(recipe.schedule)(
-        recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
-        recipe.lr_epochs, recipe.lr_min,
-    )  # fmt: skip
-    loaders = half_loaders(recipe, train, settings)
-    logger.info(
-        "Searching on %d + %d images, validating on %d, into %s",
-        *(len(loader.dataset) for loader in loaders), len(val), settings.save_dir,
-    )  # fmt: skip
-    validate = validator(recipe, val, ctx[0], settings.workers, data_dir=settings.data_dir)
-    writers = (TensorBoard(settings.save_dir),) if settings.tensorboard else ()
-    run = Run(
-        method, loaders[0], validate, schedule, recipe.epochs, settings.save_dir, recipe.seed,
-        record, recipe.score, recipe.log_interval, writers, loaders[1], "last",
-    )  # fmt: skip
-    best = fit(run, settings.resume)
-    describe_run(os.path.join(settings.save_dir, "recipe.json"), record)
-    return dict(write_result(recipe, settings.save_dir), best=best)
-
-
-def half_loaders(recipe, dataset, settings):
+def half_loaders(recipe: Recipe, dataset: Any, settings: Settings) -> list[Loader]:
     """Return the loaders of the weights' and of the architecture's half, equally long."""
-    transform = build.train_transform(recipe)
+    transform = train_transform(recipe)
     source = CachedDataset(dataset, transform.resize) if settings.cache else dataset
     return [
         Loader(
@@ -110,7 +75,7 @@ def half_loaders(recipe, dataset, settings):
     ]  # fmt: skip
 
 
-def write_result(recipe, folder):
+def write_result(recipe: Recipe, folder: str) -> dict[str, Any]:
     """Derive the genotype of the last epoch in a folder's log; write and draw it."""
     records = read_json_lines(os.path.join(folder, "log.jsonl"))
     last = records[-1]

@@ -1,88 +1,46 @@
-"""Trained nets with all that is needed to feed and to read them."""
+"""Trained nets: as commands load them, and as a new run starts from them."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import mxnet as mx
+from typing import Any, Optional, Sequence
 
 from gluon_attn.core.errors import naming
 from gluon_attn.core.files import finite, sha256_of
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json
 from gluon_attn.data.lists import read_names
-from gluon_attn.tasks import reid
-from gluon_attn.tasks.base import default_names, task_of
-from gluon_attn.tasks.scores import activation_of
-from gluon_attn.train import use_static_graph
-from gluon_attn.train.build import build_net, eval_preprocess
-from model_zoo import MODELS, WIDER_ATTRIBUTES, get_model, store
-from model_zoo.names import trained_options
+from gluon_attn.task import Trained
+from gluon_attn.tasks.attributes import some
+from gluon_attn.train.build import build_net
+from gluon_attn.train.checkpoint import load_checkpoint, load_net
+from model_zoo import MODELS, store
+from model_zoo.adapters.files import is_checkpoint
 from model_zoo.params_io import load_into
+from model_zoo.trained import from_zoo, with_weights
 
 logger = logging.getLogger("gluon_attn.load")
 
 _NEEDED = ("recipe", "epoch", "data", "versions")  # what of best.json stays with the net
 _KEPT = (*_NEEDED, "mAP", "top1", "accuracy", "schema")  # and this where it is there
 
-
-class Trained(NamedTuple):
-    """A trained net.
-
-    Attributes:
-        name: For file names and table heads.
-        net: Hybridized net with its parameters.
-        classes: Names of the logits, in order.
-        preprocess: ``resize``, ``crop``, ``size``, ``mean``, ``std`` of evaluation.
-        extra: JSON-able record of where it comes from.
-    """
-
-    name: str
-    net: Any
-    classes: tuple
-    preprocess: dict
-    extra: dict
-
-    @property
-    def input_size(self):
-        """Side of the net's input in pixels."""
-        return self.preprocess["size"]
-
-    @property
-    def activation(self):
-        """What makes probabilities of logits: 'softmax' for single-label data, else 'sigmoid'."""
-        schema = self.extra.get("schema")
-        return activation_of(Schema.from_json(schema)) if schema else "sigmoid"
-
-    @property
-    def export_preprocess(self):
-        """``preprocess`` without the input size, as the export layer takes it."""
-        return {key: value for key, value in self.preprocess.items() if key != "size"}
+Names = Optional[Sequence[str]]
 
 
-def from_flags(args, ctx):
-    """Load what the flags ``--run`` or ``--model`` of a tool name; None without either.
-
-    Args:
-        args: Parsed flags, with ``run``, ``model``, ``params``, ``pretrained`` and ``names``.
-        ctx: List of contexts.
-
-    Raises:
-        ValueError, FileNotFoundError, OSError: See :func:`from_run` and :func:`from_zoo`.
-    """
+def from_flags(args: argparse.Namespace, ctx: list[Any]) -> Trained | None:
+    """Load what the flags ``--run`` or ``--model`` of a command name; None without either."""
     if args.run:
         return from_run(args.run, ctx)
     if not args.model:
         return None
     classes = read_names(Path(args.names)) if args.names else None
-    return from_zoo(args.model, args.params, ctx, classes, args.pretrained)
+    return from_zoo(args.model, args.params, ctx, classes, pretrained=args.pretrained)
 
 
-def from_run(folder, ctx):
+def from_run(folder: str, ctx: list[Any]) -> Trained:
     """Load the best epoch of a training run.
 
     Raises:
@@ -94,18 +52,18 @@ def from_run(folder, ctx):
     net = build_net(recipe, len(best["classes"]))
     # best.json of older releases may hold nan, which an export cannot keep
     extra = finite({key: best[key] for key in _KEPT if key in best})
-    return _finish(recipe.model, net, path, best["classes"], eval_preprocess(recipe), extra, ctx)
+    empty = Trained(recipe.model, net, tuple(best["classes"]), {}, extra)
+    return with_weights(empty, recipe, path, ctx)
 
 
-def weights_of_run(folder: str) -> tuple[str, dict]:
+def weights_of_run(folder: str) -> tuple[str, dict[str, Any]]:
     """Return the path of a run's best weights and the contents of its ``best.json``.
 
     Raises:
         FileNotFoundError: ``folder`` holds no finished epoch.
         ValueError: The weights are not those that ``best.json`` describes.
     """
-    path = os.path.join(folder, "best.params")
-    best = _read_record(folder)
+    path, best = os.path.join(folder, "best.params"), _read_record(folder)
     if sha256_of(path) != best["sha256"]:
         raise ValueError(
             f"{path} is damaged or was replaced: its sha256 is not that in best.json (if the run "
@@ -114,148 +72,11 @@ def weights_of_run(folder: str) -> tuple[str, dict]:
     return path, best
 
 
-def from_zoo(name, params, ctx, classes=None, pretrained=False, root=None):
-    """Load a zoo model with its published weights or with weights from a file.
-
-    Published weights, and files that are recognised as such, are fed as in the run that made them.
-    Of any other file this is not known: it gets the paper's proportions and ImageNet's mean, and a
-    warning says so.
-
-    Args:
-        name: Zoo name, in any case.
-        params: Weight file of the whole net, or None with ``pretrained``.
-        ctx: List of contexts.
-        classes: Names of the logits, in order; by default those of the weights, else those of the
-            model's data.
-        pretrained: Whether to take the published weights.
-        root: Folder of weight files, see :func:`model_zoo.store.directories`.
-
-    Returns:
-        :class:`Trained`.
-
-    Raises:
-        ValueError: Neither weights nor ``pretrained``, or both; weights that do not fit or are not
-            known; names that are not those of the weights, or not as many as the net has logits.
-        FileNotFoundError: The weights are not at hand.
-        OSError: They could not be fetched.
-    """
-    if params and pretrained:
-        raise ValueError(f"--params {params} and --pretrained: give one of the two")
-    if not params and not pretrained:
-        raise ValueError("give --params FILE or --pretrained")
-    MODELS.get(name.lower())  # an unknown model is told so, not that it has no weights
-    if pretrained:
-        path, entry = store.find(name.lower(), root)
-    else:
-        path, entry = params, store.entry_of_file(params, root)
-    if entry is None:
-        return _from_file(name, params, classes, ctx)
-    return _from_entry(name, path, entry, classes, ctx, params or "pretrained")
-
-
-def _from_entry(name, path, entry, classes, ctx, params):
-    """Return a net with weights of which all is known, fed as in the run that made them."""
-    try:
-        net = get_model(name, **trained_options(name, entry))
-    except ValueError as error:
-        if entry.name == name.lower():
-            raise
-        raise ValueError(f"{path} holds the weights of {entry.name}, not of {name}") from error
-    extra, schema = {"params": params}, None
-    if entry.recipe:
-        recipe = _recipe_of(entry)
-        extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
-        schema = entry.schema
-    else:
-        recipe = _assumed_recipe(name, net)
-    wanted = classes if classes or entry.classes else default_names(name)
-    names = _names(name, net, wanted, entry.classes)
-    if schema and Schema.from_json(schema).columns != names:
-        raise ValueError(f"{entry.where}: the schema has other columns than the classes")
-    extra.update({"schema": schema} if schema else {})
-    found = _finish(name, net, path, names, eval_preprocess(recipe), extra, ctx)
-    if not entry.recipe:
-        _warn_assumed(found, path)
-    return found
-
-
-def _recipe_of(entry):
-    """Return the recipe of published weights; what it leaves out has its default."""
-    try:
-        return Recipe.from_dict(entry.recipe, "recipe")
-    except ValueError as error:
-        raise ValueError(f"{entry.where}: {error}") from error
-
-
-def _from_file(name, params, classes, ctx):
-    """Return a net with weights of unknown origin, with a warning on how it is fed."""
-    published = store.builtin(name.lower())
-    known = published.classes if published else None
-    names = classes or known or default_names(name)
-    net = get_model(name, **({"classes": len(names)} if names else {}))
-    names, extra = _names(name, net, names), {"params": params}
-    if published and published.schema and names == known:
-        extra["schema"] = published.schema
-    recipe = _assumed_recipe(name, net)
-    try:
-        found = _finish(name, net, params, names, eval_preprocess(recipe), extra, ctx)
-    except ValueError as error:
-        if classes:
-            raise
-        raise ValueError(
-            f"{error} (no names were given: the net has its {len(names)} classes; --names FILE "
-            "gives others)"
-        ) from error
-    _warn_assumed(found, params)
-    return found
-
-
-def _assumed_recipe(name, net):
-    """Return the recipe by which a net is fed of which nothing else is known."""
-    return Recipe(method="baseline", model=name, **_pixels(net.input_size[0]))
-
-
-def _names(name, net, given, known=None):
-    """Return the names of the logits.
-
-    Args:
-        name: Zoo name, for messages.
-        net: The net.
-        given: Those asked for, or None.
-        known: Those of the weights, or None.
-
-    Raises:
-        ValueError: ``given`` are others than ``known``, or not as many as there are logits.
-    """
-    count = net.classes
-    given, known = tuple(given or ()), tuple(known or ())
-    if given and known and given != known:
-        raise ValueError(
-            f"the weights of {name} were made for {', '.join(known)}; the names given are "
-            f"{', '.join(given)}: leave them out"
-        )
-    names = given or known
-    if not names and count == len(WIDER_ATTRIBUTES):
-        return WIDER_ATTRIBUTES
-    names = names or tuple(f"class{number}" for number in range(count))
-    if len(names) != count:
-        raise ValueError(f"{len(names)} names for the {count} logits of {name}")
-    return names
-
-
-def _warn_assumed(trained, path):
-    pixels = ", ".join(f"{key} {value}" for key, value in trained.preprocess.items())
-    logger.warning(
-        "%s does not say how its net was fed in training. Assumed: %s; %s of the logits. A run "
-        "folder (--run) and published weights know theirs", path, pixels, trained.activation,
-    )  # fmt: skip
-
-
-def _read_record(folder):
+def _read_record(folder: str) -> dict[str, Any]:
     """Return the contents of ``best.json``."""
     path = os.path.join(folder, "best.json")
     try:
-        best = read_json(path)
+        best: dict[str, Any] = read_json(path)
         missing = [key for key in ("sha256", "classes", *_NEEDED) if key not in best]
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
@@ -266,23 +87,59 @@ def _read_record(folder):
     return best
 
 
-def _finish(name, net, path, classes, preprocess, extra, ctx):
-    if path:
-        net.initialize(mx.init.Zero(), ctx=ctx)
-        with naming(path):
-            load_into(net, path)
-    use_static_graph(net)
-    if reid.gives_embedding(net):
-        preprocess = reid.whole_pictures(net, preprocess)
-    task = task_of(net)
-    if task:
-        preprocess = task.preprocess(net, preprocess)
-    return Trained(name, net, tuple(classes), preprocess, extra)
+# -- the start of a new run --------------------------------------------------------------------
+def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict[str, Any]:
+    """Give a net all weights of a run, heads included, and nothing else of it.
+
+    Args:
+        net: Initialised net.
+        source: Folder of a run, whose best epoch (``best.params``) is taken; a checkpoint
+            (``last.ckpt``); a weight file; or the zoo name of published weights. None: no weights
+            are taken.
+        classes: Names of the net's logits.
+
+    Returns:
+        What the record of the run says of it: ``{"init_from": {…}}``, empty without a source.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        ValueError: The weights are those of another net or of other classes, or damaged.
+    """
+    if not source:
+        return {}
+    known, epoch, path = None, None, source
+    if os.path.isdir(source):
+        path, best = weights_of_run(source)
+        known, epoch = best["classes"], best["epoch"]
+    elif not os.path.exists(source):
+        if source.lower() not in MODELS:
+            raise FileNotFoundError(
+                f"--init-from {source}: there is no such run folder, checkpoint or weight file, "
+                "nor a model of that name"
+            )
+        path, entry = store.find(source.lower())
+        known = entry.classes
+    arrays: dict[str, Any] | None = None
+    if is_checkpoint(path):
+        arrays, meta = load_checkpoint(path)
+        known, epoch = meta["record"].get("classes"), meta["epoch"]
+    _check_classes(source, path, known, classes)
+    with naming(path):
+        load_into(net, path) if arrays is None else load_net(net, arrays, path)
+    logger.info("All weights from %s%s", path, "" if epoch is None else f", epoch {epoch}")
+    note = {"source": source, "file": path, "sha256": sha256_of(path), "epoch": epoch}
+    return {"init_from": note}
 
 
-def _pixels(size):
-    """Return the recipe's pixel sizes for another input size, in the paper's proportions."""
-    return {
-        "input_size": size, "resize": size * 256 // 224, "crop_min": size * 128 // 224,
-        "crop_max": size, "eval_crop": size,
-    }  # fmt: skip
+def _check_classes(source: str, path: str, known: Names, classes: Sequence[str]) -> None:
+    """Refuse weights whose logits stand for other classes than the data have."""
+    known, classes = tuple(known or ()), tuple(classes)
+    if not known or known == classes:
+        return
+    differ = [f"'{a}' and '{b}'" for a, b in zip(known, classes) if a != b]
+    first = f"; the first that differ are {differ[0]}" if differ else ""
+    raise ValueError(
+        f"--init-from {source}: its net has the {len(known)} classes {some(known)}; these data "
+        f"have the {len(classes)} classes {some(classes)}{first}. --init-from takes the heads, "
+        f"too, so the classes must be the same; --base-params {path} takes the backbone alone"
+    )

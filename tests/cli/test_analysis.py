@@ -16,15 +16,15 @@ from formats.tiny import write_tiny
 from mxnet import autograd
 from training_helpers import write_data
 
-from gluon_attn.cli import analysis, analysis_features, analysis_log, analysis_maps
+from gluon_attn.cli import analysis, analysis_features, analysis_maps
 from gluon_attn.core.files import save_parameters
 from gluon_attn.data import open_dataset
 from gluon_attn.figures import attention_grid, critic, distribution, embedding
 from gluon_attn.metrics.overlap import attention_iou
 from gluon_attn.papers.icasc.losses import attention_separation, soft_mask
 from gluon_attn.papers.icasc.maps import grad_cam
+from gluon_attn.task import Trained
 from gluon_attn.train import use_static_graph
-from gluon_attn.train.trained import Trained
 from model_zoo import get_model
 
 FIGURES = (attention_grid, critic, distribution, embedding)
@@ -257,7 +257,7 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
     records = [
         {"epoch": e, **{key: {m: (None if e == 1 and m == modules[0] else e + 0.1 * i)
                               for i, m in enumerate(modules)}
-                        for key in analysis_log.KEYS}}
+                        for key in analysis_features.CRITIC}}
         for e in range(3)
     ]  # fmt: skip
     run = tmp_path / "run"
@@ -266,7 +266,7 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
     (run / "log.jsonl").write_text("\n".join(lines))
     (tmp_path / "out").mkdir()
     given = settings._replace(runs={"DREAL": str(run)})
-    text, files, values = analysis_log.analyse_critic({}, None, given)
+    text, files, values = analysis_features.analyse_critic({}, None, given)
     assert "stage2_unit2" in text and readable(files[0])
     assert values["DREAL"]["reward"]["stage1_unit0"] == [0, None, 2]
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]
@@ -276,11 +276,11 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
 
     (run / "log.jsonl").write_text('{"epoch": 0, "loss": 1}\n')
     with pytest.raises(ValueError, match="only runs of method=dreal do"):
-        analysis_log.analyse_critic({}, None, given)
+        analysis_features.analyse_critic({}, None, given)
     with pytest.raises(ValueError, match="needs a training run"):
-        analysis_log.analyse_critic({}, None, settings)
+        analysis_features.analyse_critic({}, None, settings)
     with pytest.raises(FileNotFoundError, match="no training log"):
-        analysis_log.read_critic(str(tmp_path))
+        analysis_features.read_critic(str(tmp_path))
 
 
 def test_many_modules_take_several_lines(tmp_path, drawn):

@@ -19,8 +19,9 @@ from gluon_attn.export.int8_search import first_output
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.runtime import has_avx512
-from gluon_attn.tasks.evaluate_run import predict_export
-from gluon_attn.train.calibrate import calibration_data
+from gluon_attn.task import Exported
+from gluon_attn.tasks.data import predict_export
+from gluon_attn.tasks.forms import calibration_data
 from gluon_attn.train.run import Settings, train
 
 STEM = "vaa_resnet18_w16_synthetic"
@@ -95,7 +96,7 @@ def test_int8_from_a_run(made, folder):
 
 def test_calibration_images_are_prepared_as_in_evaluation_and_spread(folder, made):
     sidecar = read_sidecar(made[0])
-    data = calibration_data(folder / "data", NAMES, sidecar["input"], count=5, workers=1)
+    data = calibration_data(str(folder / "data"), Exported("", sidecar), count=5, workers=1)
     transform = EvalTransform(size=32, **{key: sidecar["input"][key] for key in KEYS})
     dataset = open_dataset(folder / "data", "train")
     for image, i in zip(data.images, (0, 16, 32, 47, 63)):
@@ -105,7 +106,7 @@ def test_calibration_images_are_prepared_as_in_evaluation_and_spread(folder, mad
 
 def test_score_is_one_of_constant_batches_without_the_padding(folder, made):
     sidecar = read_sidecar(made[0])
-    data = calibration_data(folder / "data", NAMES, sidecar["input"], count=2, workers=1)
+    data = calibration_data(str(folder / "data"), Exported("", sidecar), count=2, workers=1)
     label = open_dataset(folder / "data", "val").label
     seen = []
 

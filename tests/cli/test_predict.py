@@ -23,7 +23,7 @@ from process_helpers import run
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.predict import main
 from gluon_attn.export import Predictor, backend_choice, export_model
-from gluon_attn.tasks import predict
+from gluon_attn.tasks import images as predict
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("hat", "bag", "skirt")
@@ -330,7 +330,7 @@ def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_p
     ):
         file.write_text(json.dumps({key: [[0, 0, 5, 5]]}))
         boxes = predict.read_boxes(file)
-        pictures, found = predict.match_boxes(predict.find_pictures([path]), boxes, file)
+        pictures, found = predict.match_boxes(predict.find_images([path]), boxes, file)
         file.unlink()
         assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
 
@@ -409,7 +409,7 @@ def test_missing_or_binary_file_of_boxes(tmp_path):
 
 def test_pictures_are_found_once_in_order(images):
     folder = images / "test"
-    found = predict.find_pictures([folder / "1--Party" / "c.png", folder])
+    found = predict.find_images([folder / "1--Party" / "c.png", folder])
     assert [p.key for p in found] == ["c.png", "0--Parade/a.jpg", "0--Parade/b.jpg"]
     with pytest.raises(ValueError, match="no images given"):
-        predict.find_pictures([])
+        predict.find_images([])

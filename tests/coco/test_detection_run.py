@@ -27,10 +27,16 @@ from training_helpers import checkpoint_arrays  # noqa: E402
 
 from gluon_attn.coco import detection_task as detection  # noqa: E402
 from gluon_attn.coco.detection_batches import StretchTransform  # noqa: E402
-from gluon_attn.coco.detection_export import ExportedDetector, export_detector  # noqa: E402
-from gluon_attn.coco.detection_predict import detect_files, find_pictures  # noqa: E402
+from gluon_attn.coco.detection_task import (  # noqa: E402
+    ExportedDetector,
+    detect_files,
+    export_detector,
+)
 from gluon_attn.core.recipe import Recipe  # noqa: E402
 from gluon_attn.export import ExportError  # noqa: E402
+from gluon_attn.task import TASKS, Exported  # noqa: E402
+from gluon_attn.tasks.data import open_for  # noqa: E402
+from gluon_attn.tasks.images import find_images  # noqa: E402
 from gluon_attn.train import trained as load  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
 from gluon_attn.train.run import Settings, train  # noqa: E402
@@ -82,7 +88,7 @@ def test_scores_equal_pycocotools_on_the_files_own_records(run, data):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    ours = [np.nan if v is None else v for v in result["test"]["stats"].values()]
+    ours = [np.nan if v is None else v for v in result["test"].values["stats"].values()]
     expected = np.where(np.array(evaluation.stats) < 0, np.nan, evaluation.stats)
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
@@ -103,7 +109,7 @@ def test_perfect_detections_score_one(data):
 
     oracle.next = 0
     records = detection.detect(oracle, dataset, transform, mx.cpu(), batch_size=2, workers=0)
-    stats = detection.evaluate_detections(dataset.reader.coco, records).stats
+    stats = detection.evaluate_detections(dataset.coco, records).stats
     assert stats["AP"] == pytest.approx(1.0)
 
 
@@ -127,7 +133,12 @@ def exported(run, tmp_path_factory):
     trained = load.from_run(str(folder), [mx.cpu()])
     directory = tmp_path_factory.mktemp("export") / method
     sidecar = export_detector(
-        trained.net, directory, "tiny", trained.classes, trained.preprocess, trained.extra
+        trained.net,
+        directory,
+        "tiny",
+        trained.classes,
+        preprocess=trained.preprocess,
+        extra=trained.extra,
     )
     return directory, trained, sidecar
 
@@ -139,7 +150,7 @@ def test_a_run_is_exported_with_parity_and_evaluated_alike(exported, data):
     dataset, records = open_data(data, "val2017"), []
     for net in (trained.net, ExportedDetector(directory)):
         transform = detection.eval_transform(net, **PIXELS)
-        records.append(detection.detect(net, dataset, transform, mx.cpu(), 3, 0))
+        records.append(detection.detect(net, dataset, transform, mx.cpu(), batch_size=3, workers=0))
     assert records[0] == records[1] and records[0]
 
 
@@ -147,7 +158,7 @@ def test_suppression_of_two_stages_is_exported(tmp_path):
     """Plain MXNet proposes and keeps what the net does, for high pictures as for wide ones."""
     net = tiny_net("faster_rcnn", score_threshold=0.0)
     use_static_graph(net)
-    export_detector(net, tmp_path / "export", "tiny", list("abcde"), PIXELS)
+    export_detector(net, tmp_path / "export", "tiny", list("abcde"), preprocess=PIXELS)
     again = ExportedDetector(tmp_path / "export")
     assert again.output_names == net.output_names and again.sides == (96, 128)
     for shape in ((2, 3, 96, 128), (1, 3, 128, 96)):
@@ -181,7 +192,7 @@ def test_predict_writes_records_and_drawn_boxes(repository, exported, data, tmp_
     rows = (tmp_path / "all.csv").read_text().splitlines()
     assert len(rows) == 1 + len(boxes)
     best = max(d["score"] for d in boxes)
-    pictures = find_pictures([str(data / "val2017")])
+    pictures = find_images([str(data / "val2017")])
     few = detect_files(ExportedDetector(exported[0]), pictures, best - 1e-6)
     assert 1 <= sum(len(p["detections"]) for p in few) < len(boxes)
 
@@ -204,19 +215,14 @@ def test_evaluate_of_an_export_writes_cocos_table(
 
 def test_an_export_with_other_classes_is_refused(exported, tmp_path):
     write_tiny_coco(tmp_path, {"train2017": 1, "val2017": 1}, size=SIZE, categories="all")
-    args = type("Args", (), {"split": "val2017", "data_dir": str(tmp_path), "on_bad_image": "error",
-                             "export": str(exported[0]), "batch_size": 2,
-                             "num_workers": 0})  # fmt: skip
     with pytest.raises(ValueError, match="has the classes person, bicycle.*made for person, stop"):
-        detection.run_evaluate(args, None, [mx.cpu()], str(tmp_path))
+        open_for(Exported.open(exported[0]), str(tmp_path), "test")
 
 
 def test_forms_that_do_not_exist_are_refused(tmp_path):
-    from gluon_attn.tasks.base import refuse_forms
-
     args = type("Args", (), {"int8": True, "onnx": True, "bf16": False, "with_maps": False})
     with pytest.raises(ValueError, match="--int8, --onnx: this net"):
-        refuse_forms(args)
+        TASKS.get("detection").check_forms(args)
 
 
 def test_a_classifiers_export_is_no_detector(tmp_path):

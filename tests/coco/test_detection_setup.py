@@ -9,7 +9,8 @@ from gluoncv_helpers import gluoncv_or_skip
 from process_helpers import run_python
 
 from gluon_attn.coco.parts import INSTALL, gluoncv_module
-from gluon_attn.tasks.base import default_names, task_of, task_of_dataset
+from gluon_attn.data.base import DATASETS
+from gluon_attn.task import TASKS, task_of
 from gluon_attn.train.build import load_recipe
 from model_zoo import get_model, list_models
 
@@ -23,7 +24,7 @@ def folder(repository):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_ssd_recipes_hold_the_supplements_values(folder, block):
-    recipe = load_recipe(f"ssd300_coco_{block}resnet50", (), folder)
+    recipe = load_recipe(f"ssd300_coco_{block}resnet50")
     assert recipe.model == f"ssd300_{block}resnet50_coco" and recipe.model in list_models()
     assert (recipe.input_size, recipe.epochs, recipe.batch_size) == (300, 65, 128)
     assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 5e-4)
@@ -33,7 +34,7 @@ def test_ssd_recipes_hold_the_supplements_values(folder, block):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_faster_rcnn_recipes_hold_the_supplements_values(folder, block):
-    recipe = load_recipe(f"faster_rcnn_coco_{block}resnet50", (), folder)
+    recipe = load_recipe(f"faster_rcnn_coco_{block}resnet50")
     assert recipe.model == f"faster_rcnn_fpn_{block}resnet50_coco" and recipe.model in list_models()
     assert (recipe.epochs, recipe.batch_size) == (14, 2)
     assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 1e-4)
@@ -44,11 +45,8 @@ def test_faster_rcnn_recipes_hold_the_supplements_values(folder, block):
 def test_the_learning_rate_falls_where_the_recipe_says(folder):
     from gluon_attn.train import SCHEDULES
 
-    recipe = load_recipe("ssd300_coco_resnet50", (), folder)
-    schedule = SCHEDULES.get(recipe.schedule)(
-        recipe.lr, recipe.epochs, recipe.warmup_epochs, recipe.lr_factor, recipe.lr_patience,
-        recipe.lr_epochs, recipe.lr_min,
-    )  # fmt: skip
+    recipe = load_recipe("ssd300_coco_resnet50")
+    schedule = SCHEDULES.get(recipe.schedule)(recipe)
     rates = [schedule.lr(epoch) for epoch in (0, 42, 43, 53, 54, 64)]
     assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
 
@@ -65,11 +63,13 @@ def test_without_gluoncv_it_says_what_to_install(name, monkeypatch):
         gluoncv_module("nn.bbox")
 
 
-def test_other_nets_and_data_have_no_task():
-    assert task_of_dataset("coco").__name__.endswith("detection_task")
-    assert task_of_dataset("auto") is None and task_of(object()) is None
-    assert default_names("resnet50_v1b") is None
-    names = default_names("SSD300_resnet50_coco")
+def test_data_name_their_task():
+    import gluon_attn.data  # noqa: F401  (registers the readers)
+
+    assert task_of(DATASETS.get("coco")).name == "detection"
+    assert task_of(DATASETS.get("coco_keypoints")).name == "keypoints"
+    assert task_of(object()).name == "attributes" and task_of({}).class_names == ()
+    names = TASKS.get("detection").class_names
     assert len(names) == 80 and names[0] == "person" and names[-1] == "toothbrush"
 
 

@@ -16,14 +16,13 @@ from keypoints_helpers import TINY, recipe, tiny_net, write_recipe
 from training_helpers import checkpoint_arrays
 
 from gluon_attn.coco.keypoints_batches import People
-from gluon_attn.coco.keypoints_boxes import boxes_of_pictures, read_results
-from gluon_attn.coco.keypoints_export import export_pose, finder_of_export
-from gluon_attn.coco.keypoints_task import PoseFinder, Reading
+from gluon_attn.coco.keypoints_boxes import boxes_of_images, read_results
+from gluon_attn.coco.keypoints_task import PoseFinder, Reading, export_pose, finder_of_export
 from gluon_attn.coco.names import KEYPOINTS
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.export import Predictor
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.tasks.predict import find_pictures
+from gluon_attn.tasks.images import find_images
 
 needs_coco = pytest.mark.skipif(
     importlib.util.find_spec("pycocotools") is None, reason="needs pycocotools"
@@ -43,7 +42,7 @@ def exported(tmp_path_factory):
     """A net and its export."""
     mx.random.seed(0)
     net, folder = tiny_net(), tmp_path_factory.mktemp("export") / "pose"
-    sidecar = export_pose(net, folder, "pose", KEYPOINTS, {"mean": MEAN, "std": STD})
+    sidecar = export_pose(net, folder, "pose", KEYPOINTS, preprocess={"mean": MEAN, "std": STD})
     return net, folder, sidecar
 
 
@@ -85,7 +84,8 @@ def square_people(count=5):
 
 
 def finder_for(net, **options):
-    return PoseFinder(net, net.input_size, KEYPOINTS, MEAN, STD, Reading(**options))
+    reading = Reading(**options)
+    return PoseFinder(net, net.input_size, KEYPOINTS, mean=MEAN, std=STD, reading=reading)
 
 
 def test_found_places_do_not_depend_on_batches(exported):
@@ -138,13 +138,13 @@ def test_official_files_of_boxes(tmp_path, caplog):
     path = tmp_path / "boxes.json"
     for name in ("000000000139.jpg", "COCO_val2014_000000000139.png", "own.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((50, 40, 3), np.uint8))
-    pictures = find_pictures([tmp_path])
+    pictures = find_images([tmp_path])
     path.write_text(json.dumps([result(), result(category_id=3), result(image_id=7)]))
     assert read_results(path) == [(139, [1, 2, 30, 40], 0.5), (7, [1, 2, 30, 40], 0.5)]
-    found, boxes, scores = boxes_of_pictures(pictures, path)
+    found, boxes, scores = boxes_of_images(pictures, path)
     assert len(found) == 2 and boxes == [[[1, 2, 30, 40]]] * 2 and scores == [[0.5]] * 2
     path.write_text(json.dumps({"own.png": [[1, 2, 3, 4], [5, 6, 7, 8]]}))
-    found, boxes, scores = boxes_of_pictures(pictures, path)
+    found, boxes, scores = boxes_of_images(pictures, path)
     assert [p.key for p in found] == ["own.png"] and scores == [[1.0, 1.0]]
     for record, message in (
         (result(bbox=None), "record 0 lacks bbox"),
@@ -160,8 +160,8 @@ def test_official_files_of_boxes(tmp_path, caplog):
     assert "2 of 3 boxes left out: 2 without area (the first: record 1, [1" in caplog.text
     assert read_results(path, "1") == read_results(path), "ids as numbers or as text"
     path.write_text(json.dumps([result(image_id=8)]))
-    with pytest.raises(ValueError, match="lists none of the 3 pictures"):
-        boxes_of_pictures(pictures, path)
+    with pytest.raises(ValueError, match="lists none of the 3 images"):
+        boxes_of_images(pictures, path)
     path.write_text("[{")
     with pytest.raises(ValueError, match="boxes.json:1: not valid JSON"):
         read_results(path)
@@ -186,9 +186,10 @@ def test_an_export_gives_the_net_s_heat_maps(exported):
     for a, b in zip(finder(people, workers=0), own):
         np.testing.assert_allclose(a, b, atol=1e-2)
     with pytest.raises(FileExistsError):
-        export_pose(net, folder, "pose", KEYPOINTS, {"mean": MEAN, "std": STD})
+        export_pose(net, folder, "pose", KEYPOINTS, preprocess={"mean": MEAN, "std": STD})
     with pytest.raises(ValueError, match="2 keypoint names for 17 heat-maps"):
-        export_pose(net, folder.with_name("b"), "pose", ("a", "b"), {"mean": MEAN, "std": STD})
+        pixels = {"mean": MEAN, "std": STD}
+        export_pose(net, folder.with_name("b"), "pose", ("a", "b"), preprocess=pixels)
 
 
 def test_a_damaged_export_is_refused(exported, tmp_path):

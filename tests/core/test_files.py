@@ -457,7 +457,7 @@ JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts 
     "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py", "gluon_attn/export/writer.py",
     "gluon_attn/core/files.py", "gluon_attn/nets/guided_backprop.py",
     "gluon_attn/nets/graphs.py", "gluon_attn/core/recipe.py", "gluon_attn/runtime.py",
-    "gluon_attn/coco/detection_data.py", "model_zoo/adapters/safe_tensors.py",
+    "model_zoo/adapters/safe_tensors.py",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from kinds_helpers import KINDS, fingerprints, opened, rewrite
 
-from gluon_attn.cli.analysis_log import read_critic
-from gluon_attn.coco.keypoints_boxes import boxes_of_pictures, read_results
+from gluon_attn.cli.analysis_features import read_critic
+from gluon_attn.coco.keypoints_boxes import boxes_of_images, read_results
 from gluon_attn.core import text as reading
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.counts import expected_counts
@@ -22,8 +22,8 @@ from gluon_attn.export.backend_choice import _read as read_speeds
 from gluon_attn.export.sidecar import FORMAT, REQUIRED, read_sidecar, write_sidecar
 from gluon_attn.figures.curves import _read as read_curves
 from gluon_attn.papers.autola.genotype import find_genotype
-from gluon_attn.tasks.predict import Picture, read_boxes
-from gluon_attn.train import read_json_lines, run_once
+from gluon_attn.tasks.images import ImageFile, read_boxes
+from gluon_attn.train import read_json_lines, run
 from gluon_attn.train import trained as load
 from model_zoo.store import BUILTIN
 from model_zoo.weight_table import parse_table
@@ -161,7 +161,7 @@ EPOCHS = "".join(
 )  # fmt: skip
 BEST = {"sha256": "0", "classes": ["a"], "recipe": RECIPE, "epoch": 1, "data": {}, "versions": {}}
 RESULTS = [{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]
-IMAGES = [Picture("0007.jpg", "0007.jpg")]
+IMAGES = [ImageFile("0007.jpg", "0007.jpg")]
 SPEED = {"format": SPEEDS, "measured": [{"images_per_s": {"mxnet": 3.5}}]}
 
 # Name of the file, its contents, what reads it.
@@ -188,7 +188,7 @@ FILES = {
                        read_boxes),
     "boxes of a detector": ("b.json", json.dumps(RESULTS), read_results),
     "boxes for keypoints": ("b.json", json.dumps(RESULTS),
-                            lambda p: boxes_of_pictures(IMAGES, p)),
+                            lambda p: boxes_of_images(IMAGES, p)),
     "published weights": ("weights.json", Path(BUILTIN).read_text(encoding="utf-8"),
                           lambda p: sorted(parse_table(p.read_bytes(), "weights.json"))),
     "scores of experiments": ("results.json", '{"a": {"seeds": [1], "scores": {"b": [2]}}}',
@@ -238,7 +238,7 @@ def test_a_sidecar_and_the_record_of_a_run_with_a_mark(tmp_path):
     (tmp_path / "run").mkdir()
     record = {"recipe": Recipe(**RECIPE).to_dict(), "data": {}}
     (tmp_path / "run" / "recipe.json").write_bytes(windows(json.dumps(record).encode()))
-    run_once._check_same(Recipe(**RECIPE), str(tmp_path), str(tmp_path / "run"))
+    run._check_same(Recipe(**RECIPE), str(tmp_path), str(tmp_path / "run"))
 
 
 # -- nothing reads or lists past the shared functions --------------------------------------------

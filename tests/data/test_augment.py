@@ -11,7 +11,7 @@ from gluon_attn.data import EvalTransform
 from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
 from gluon_attn.export.preprocess import Preprocess
 from gluon_attn.export.sidecar import input_entry
-from gluon_attn.train.build import eval_preprocess, train_transform
+from gluon_attn.tasks.data import eval_preprocess, train_transform
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 

@@ -10,8 +10,9 @@ from kinds_helpers import KINDS, fingerprints, image, rewrite
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, layout, open_dataset
 from gluon_attn.data.folders import Folders
-from gluon_attn.tasks.evaluate_run import open_for_evaluation
-from gluon_attn.train import build
+from gluon_attn.task import Exported
+from gluon_attn.tasks import data as data_of
+from gluon_attn.tasks.data import open_for
 from tools import prepare_data
 
 
@@ -52,9 +53,9 @@ def test_the_same_layouts_are_trained_and_evaluated_on(trees, tmp_path):
     root = trees.copy("pa100k", tmp_path / "data" / "PA-100K-master")
     recipe = Recipe(method="baseline", model="resnet18_v1")
     for folder in (root, tmp_path / "data"):
-        train = build.open_split(recipe, str(folder), "train")
+        train = data_of.open_split(recipe, str(folder), "train")
         assert len(train) == 6
-        evaluated = open_for_evaluation(str(folder), "test", train.names)
+        evaluated = open_for(Exported("", {"classes": train.names}), str(folder), "test")
         assert len(evaluated) == 4
 
 

@@ -14,16 +14,15 @@ from formats.tiny import write_tiny
 from images_helpers import encoded, scene, stored
 from mxnet.gluon import nn
 
-from gluon_attn.coco.keypoints_predict import find_in_files
+from gluon_attn.coco.keypoints_task import find_in_files
 from gluon_attn.data import DATASETS, EvalTransform, Loader, pack
 from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.prepare import pack_splits
 from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.preprocess import crop_box
-from gluon_attn.tasks import predict as workflow
-from gluon_attn.tasks.evaluate_run import predict_export
-from gluon_attn.train import predict
+from gluon_attn.tasks import images as workflow
+from gluon_attn.tasks.data import predict, predict_export
 
 PIXELS = ("cifar10", "cifar100")  # hold pixels, no image files
 TREES = {  # what writes the files that a reader of another name reads
@@ -239,7 +238,7 @@ def test_evaluation_and_prediction_cut_the_same_boxes(tmp_path, net):
     lay_down(tmp_path)
     data = DATASETS.get("wider")(tmp_path, "train")
     evaluated = Predictor(net[1])([data.read(i) for i in range(3)])
-    pictures = workflow.find_pictures([tmp_path / "Image"])
+    pictures = workflow.find_images([tmp_path / "Image"])
     file = tmp_path / "wider_attribute_trainval.json"
     pictures, boxes = workflow.match_boxes(pictures, workflow.read_boxes(file), file)
     records = workflow.predict_people(Predictor(net[1]), pictures, boxes)
@@ -272,7 +271,7 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
         return np.zeros((len(people), 17, 2)), np.ones((len(people), 17))
 
     (tmp_path / "x.png").write_bytes(encoded(stored(image, 6), "PNG", 6))
-    pictures = workflow.find_pictures([tmp_path / "x.png"])
+    pictures = workflow.find_images([tmp_path / "x.png"])
     find_in_files(finder, pictures)
     # The first and the third box show nothing of the upright image, but would of the stored one.
     boxes = [[[2, 30, 5, 5], [2, 3, 5, 6], [0, 24, 9, 9], [0.1, 0.2, 0.5, 0.5]]]

@@ -18,11 +18,10 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import export_model
 from gluon_attn.export.sidecar import read_sidecar
-from gluon_attn.tasks import evaluate_run as evaluate
-from gluon_attn.tasks import reid
-from gluon_attn.train import build
+from gluon_attn.task import Exported, Trained
+from gluon_attn.tasks import data as evaluate
+from gluon_attn.tasks.forms import calibration_data
 from gluon_attn.train import trained as load
-from gluon_attn.train.calibrate import calibration_data
 from gluon_attn.train.run import Settings, train
 from tools.site import gallery, publish
 
@@ -144,9 +143,8 @@ def test_an_export_keeps_how_its_data_are_read(tool, runs, both, tmp_path):
     assert samples(tmp_path / "out") == CROPS["test"]
     sidecar = read_sidecar(export)
     found = calibration_data(
-        str(both), net.classes, sidecar["input"], count=9, workers=1,
-        recipe=sidecar["extra"]["recipe"],
-    )  # fmt: skip
+        str(both), Exported(str(tmp_path / "export"), sidecar), count=9, workers=1
+    )
     assert (len(found.images), found.fingerprint["score_samples"]) == (6, 3)
     assert (found.fingerprint["split"], found.fingerprint["score_split"]) == ("train", "val")
 
@@ -190,9 +188,7 @@ def test_other_samples_than_in_training_are_told(runs, both, tmp_path, caplog):
     net = load.from_run(str(runs["crops"]), [mx.cpu()])
     for folder, told in ((both, False), (data, True)):
         caplog.clear()
-        dataset = evaluate.open_for_evaluation(
-            str(folder), "val", ATTRIBUTES, recipe=net.extra["recipe"]
-        )
+        dataset = evaluate.open_for(net, str(folder), "val")
         evaluate.tell_other_data(net, dataset, str(folder))
         assert ("holds other samples or labels" in caplog.text) == told
 
@@ -200,7 +196,7 @@ def test_other_samples_than_in_training_are_told(runs, both, tmp_path, caplog):
 def test_settings_of_the_reader_that_it_does_not_have_are_named(both):
     recipe = Recipe.from_dict({**SMALL, "dataset": "rap", "data_options": {"partitoin": 2}})
     with pytest.raises(ValueError, match="data option of dataset=rap 'partitoin'; did you mean"):
-        build.open_split(recipe, str(both), "train")
+        evaluate.open_split(recipe, str(both), "train")
 
 
 def test_the_split_of_the_recipe_is_the_default(tool, both, tmp_path):
@@ -256,13 +252,13 @@ def test_people_are_searched_in_the_data_of_the_run(tmp_path):
     write_tiny("reid_duke", tmp_path, {"train": 8, "val": 4, "test": 8})
 
     class Net:  # noqa: E301
-        input_size, output_names = (32, 16), ("logits", "embedding")
+        task, input_size, output_names = "reid", (32, 16), ("logits", "embedding")
 
     recipe = Recipe.from_dict({**SMALL, "dataset": "reid_market"})
-    values = build.eval_preprocess(recipe)
-    found = load.Trained("reid", Net(), (), values, {"recipe": recipe.to_dict()})
+    values = evaluate.eval_preprocess(recipe)
+    found = Trained("reid", Net(), (), values, {"recipe": recipe.to_dict()})
     with pytest.raises(ValueError) as caught:
-        reid.evaluate_reid(found, str(tmp_path), str(tmp_path / "out"))
+        evaluate.open_for(found, str(tmp_path))
     text = str(caught.value)
     assert "read as dataset=reid_market, as the recipe says" in text
     assert "reid_duke" in text.rpartition("looks like")[2]

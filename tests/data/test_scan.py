@@ -15,7 +15,7 @@ from PIL import Image
 from gluon_attn.data import DATASETS, BadImageError, detect_kind, open_dataset, scan
 from gluon_attn.data.images import image_size, read_image
 from gluon_attn.data.scan import Passed, list_images
-from gluon_attn.tasks.predict import Picture, find_pictures, match_boxes
+from gluon_attn.tasks.images import ImageFile, find_images, match_boxes
 
 HIDDEN = (
     ".DS_Store", "._1.jpg", ".1.jpg", "Thumbs.db", "desktop.ini", "Desktop.ini", ".nfs0001",
@@ -343,20 +343,20 @@ def test_folders_to_predict(tmp_path, caplog):
         image(tmp_path / name)
     for name in ("x.heic", "y.gif"):
         (tmp_path / name).write_bytes(b"")
-    found = find_pictures([tmp_path])
+    found = find_images([tmp_path])
     assert [p.key for p in found] == ["a.JPG", "b.jfif.jpg", "frames.jpg/d.png", "sub/c.png"]
     assert all(os.path.isfile(picture.path) for picture in found)
     assert caplog.text.count("2 files passed over: 1 GIF, 1 HEIC") == 1
-    given = find_pictures([tmp_path / "._1.jpg", tmp_path / "x.heic"])
+    given = find_images([tmp_path / "._1.jpg", tmp_path / "x.heic"])
     assert len(given) == 2, "what is named is taken as it is"
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "x.heic").write_bytes(b"")
     with pytest.raises(ValueError, match=r"in this folder \(1 file passed over: 1 HEIC; "):
-        find_pictures([tmp_path / "none"])
+        find_images([tmp_path / "none"])
 
 
 def test_boxes_of_files_that_were_made_on_windows(tmp_path):
-    pictures = [Picture(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
+    pictures = [ImageFile(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
     assert match_boxes(pictures, {"a\\b.jpg": [[1, 2, 3, 4]]}, tmp_path / "boxes.json") == (
         pictures, [[[1, 2, 3, 4]]],
     )  # fmt: skip

@@ -21,7 +21,7 @@ from gluon_attn.coco import detection_task as detection
 from gluon_attn.coco import keypoints_task as keypoints
 from gluon_attn.export import ExportError, Predictor, export_model, sidecar
 from gluon_attn.export.variants import add_variants
-from gluon_attn.tasks.export_run import Forms, check_forms
+from gluon_attn.tasks.forms import Forms, check_forms
 from model_zoo import get_model, list_models
 from model_zoo.factories_attention import small_resnet
 from model_zoo.names import MODELS

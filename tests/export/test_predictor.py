@@ -22,7 +22,7 @@ from gluon_attn.data.wider import clip_box
 from gluon_attn.export import Predictor, export_model, sidecar
 from gluon_attn.export.backends import BACKENDS
 from gluon_attn.export.preprocess import Preprocess, crop_box, read_image
-from gluon_attn.tasks.predict import format_table
+from gluon_attn.tasks.images import format_table
 
 CLASSES = ("hat", "bag", "skirt")
 MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gluon_attn.train import run_once
+from gluon_attn.train import run
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import describe, run_preset
 from tools.experiments.controlled_presets import BASELINE, PRESETS
@@ -20,8 +20,7 @@ FIRST = "A_ch, constant, from the first epoch"
 
 
 def maker(repository, preset, changes=()):
-    folder = str(repository / "tools" / "recipes")
-    return lambda overrides: load_recipe(preset.recipe, [*overrides, *changes], folder)
+    return lambda overrides: load_recipe(preset.recipe, [*overrides, *changes])
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -73,7 +72,7 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, repository, monk
     def never(*arguments):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(run_once, "train", never)
+    monkeypatch.setattr(run, "train", never)
     again = run_preset(preset, make, [3], str(tmp_path), 1, IMAGES, said.append)
     assert again == (text, rows)
     with pytest.raises(FileExistsError, match="holds other data"):
@@ -96,9 +95,8 @@ def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path, repository):
 
 
 def test_another_method_needs_no_settings_of_the_recipes(repository):
-    folder = str(repository / "tools" / "recipes")
-    own = load_recipe("icasc_digits_resnet14", (), folder)
+    own = load_recipe("icasc_digits_resnet14")
     assert own.options == {"start_epoch": 6}
-    assert load_recipe("icasc_digits_resnet14", ["method=baseline"], folder).options == {}
+    assert load_recipe("icasc_digits_resnet14", ["method=baseline"]).options == {}
     with pytest.raises(ValueError, match="start_epoch"):
-        load_recipe("icasc_digits_resnet14", ["method=baseline", "start_epoch=2"], folder)
+        load_recipe("icasc_digits_resnet14", ["method=baseline", "start_epoch=2"])

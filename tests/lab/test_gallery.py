@@ -50,7 +50,7 @@ class Page(html.parser.HTMLParser):
 
 def run_of(recipe, repository, data, folder):
     name, *changes = recipe
-    made = load_recipe(name, [*changes, *TINY], str(repository / "tools" / "recipes"))
+    made = load_recipe(name, [*changes, *TINY])
     train(made, Settings(str(data), str(folder), workers=1, console=False, test=False))
     return str(folder)
 

@@ -17,7 +17,7 @@ from gluon_attn.data.synthetic.digits_single import write_digits_single
 from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
 from gluon_attn.metrics.layout import difference_text, mean_interval, paired_differences
 from gluon_attn.train.build import load_recipe
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.experiments.experiments import EXPERIMENTS
 from tools.experiments.reproduce import (
     Experiment,

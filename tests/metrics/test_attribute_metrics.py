@@ -26,8 +26,9 @@ from gluon_attn.metrics.attribute_tables import (
 )
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.tasks import evaluate_run as evaluate
-from gluon_attn.train import build
+from gluon_attn.task import Asked
+from gluon_attn.tasks import data as evaluate
+from gluon_attn.tasks.attributes import reports_accuracy
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
 
@@ -303,22 +304,19 @@ def test_a_run_on_multi_class_attributes_reports_their_accuracy(market_run):
 def test_evaluation_of_a_run_equals_its_test(market, market_run, tmp_path):
     folder, _ = market_run
     trained = load.from_run(str(folder), [mx.cpu()])
-    dataset = evaluate.open_for_evaluation(str(market), "test", trained.classes)
-    assert build.reports_accuracy(trained.extra["recipe"], dataset.schema)
+    dataset = evaluate.open_for(trained, str(market), "test")
+    assert reports_accuracy(trained.extra["recipe"], dataset.schema)
     found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, 0)
-    done = evaluate.evaluate(found, dataset.names, str(tmp_path), schema=dataset.schema,
-                             figures=False)  # fmt: skip
+    done = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
     expected = accuracy_from_json((folder / "test_accuracy.json").read_text())
-    assert done.accuracy["overall"] == pytest.approx(expected["overall"], nan_ok=True)
+    assert done.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)
     assert (tmp_path / "test_accuracy.md").exists()
-    plain = evaluate.evaluate(found, dataset.names, str(tmp_path / "plain"), figures=False)
-    assert plain.accuracy is None and not (tmp_path / "plain" / "test_accuracy.md").exists()
 
 
 def test_when_accuracy_belongs_into_the_results():
     binary = Schema.binary("ab")
-    assert not build.reports_accuracy({}, binary)
-    assert not build.reports_accuracy({"method": "vaa", "score": "mAP"}, binary)
-    assert build.reports_accuracy({"method": "awmt", "score": "mAP"}, binary)
-    assert build.reports_accuracy({"method": "vaa", "score": "accuracy"}, binary)
-    assert build.reports_accuracy({}, COLOUR)
+    assert not reports_accuracy({}, binary)
+    assert not reports_accuracy({"method": "vaa", "score": "mAP"}, binary)
+    assert reports_accuracy({"method": "awmt", "score": "mAP"}, binary)
+    assert reports_accuracy({"method": "vaa", "score": "accuracy"}, binary)
+    assert reports_accuracy({}, COLOUR)

@@ -166,7 +166,7 @@ def test_a_backbone_takes_torchvision_files_with_another_classifier(tmp_path, ca
 def test_base_params_of_the_tools_take_torch_files(tmp_path):
     net = filled(get_model("resnet18_v1b", width=16, classes=1000))
     write_zip(tmp_path / "a.pth", torch_state(net))
-    recipe = load_recipe("vaa_synthetic_resnet18", (), str(TOOL.parent / "recipes"))
+    recipe = load_recipe("vaa_synthetic_resnet18")
     vaa = get_model(recipe.model, input_size=recipe.input_size, **recipe.model_options)
     initialize_net(recipe, vaa, mx.cpu(), str(tmp_path / "a.pth"))
     ours, theirs = values(vaa.backbone), values(net)

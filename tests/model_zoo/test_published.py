@@ -18,7 +18,7 @@ from gluon_attn.core.files import sha256_of
 from gluon_attn.data.synthetic.digits import NAMES
 from gluon_attn.data.synthetic.digits_single import write_digits_single
 from gluon_attn.data.synthetic.synthetic_tasks import pack_split
-from gluon_attn.tasks.evaluate_run import open_for_evaluation, predict_dataset
+from gluon_attn.tasks.data import open_for, predict_dataset
 from gluon_attn.train import trained as load
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import Settings, train
@@ -83,7 +83,7 @@ def test_published_weights_load_offline_and_give_the_score_again(run, zoo, monke
     np.testing.assert_allclose(net(image).asnumpy(), own.net(image).asnumpy(), atol=1e-5)
     trained = load.from_zoo("resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
     assert trained.preprocess == own.preprocess and trained.classes == own.classes
-    dataset = open_for_evaluation(str(run / "data"), "test", trained.classes)
+    dataset = open_for(trained, str(run / "data"), "test")
     assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
     assert dataset.fingerprint() == entry["data"]["sha256"]["test"]
     text = (zoo / "cards" / "resnet20_w8_digits.md").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_two_lines_give_predictions(run, zoo, monkeypatch):
     monkeypatch.setenv("HOME", str(zoo.parent))
     monkeypatch.delenv("MXNET_HOME", raising=False)
     publish.publish("resnet20_w8_digits", source(run), str(zoo))
-    dataset = open_for_evaluation(str(run / "data"), "test", CLASSES)
+    dataset = open_for(load.from_run(str(run / "run"), [mx.cpu()]), str(run / "data"), "test")
     image = dataset.read(3)
     (record,) = load_predictor("resnet20_w8_digits").predict([image])
     own = load.from_run(str(run / "run"), [mx.cpu()])
@@ -138,7 +138,7 @@ def test_half_precision_is_half_as_large_and_what_is_measured(run, zoo):
     trained = load.from_zoo("icasc_resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
     parameters = trained.net.collect_params().values()
     assert {np.dtype(p.data().dtype) for p in parameters} == {np.dtype("float32")}
-    dataset = open_for_evaluation(str(run / "data"), "test", trained.classes)
+    dataset = open_for(trained, str(run / "data"), "test")
     assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
     text = (zoo / "cards" / "icasc_resnet20_w8_digits.md").read_text(encoding="utf-8")
     assert "half precision" in text
@@ -334,7 +334,7 @@ def test_a_shipped_model_reaches_its_score_to_the_digit(name, drawn, repository)
     entry = SHIPPED[name]
     data = drawn(entry["data"]["made_with"], repository)
     trained = load.from_zoo(name, None, [mx.cpu()], pretrained=True)
-    dataset = open_for_evaluation(str(data), "test", trained.classes)
+    dataset = open_for(trained, str(data), "test")
     assert dataset.fingerprint() == entry["data"]["sha256"]["test"]
     found = publish.measure(trained, dataset)
     expected = {key: value for key, value in entry["score"].items() if key in publish.MEASURES}

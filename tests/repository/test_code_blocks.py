@@ -201,14 +201,15 @@ def give_reid():
     """An export of a re-identification net, and three pictures."""
     import mxnet as mx
 
+    from gluon_attn.core.recipe import Recipe
     from gluon_attn.export import export_model
-    from gluon_attn.tasks.reid import whole_pictures
+    from gluon_attn.task import task_of
     from model_zoo import get_model
 
     net = get_model("reid_resnet18_w16_synthetic", width=8, input_size=64)
     net.initialize(mx.init.Xavier())
-    values = {"mean": (120, 115, 100), "std": (60, 57, 58), "resize": 72, "crop": 64, "size": 64}
-    values = whole_pictures(net, values)
+    recipe = Recipe("reid", net.name, mean=(120, 115, 100), std=(60, 57, 58))
+    values = task_of(net).preprocess(recipe, net)
     classes = [f"person {k}" for k in range(net.classes)]
     export_model(
         net, "exports/reid", "reid", classes, values.pop("size"), values, check=False

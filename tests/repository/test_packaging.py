@@ -324,7 +324,8 @@ def test_second_call_reuses_the_environment(checkout):
     assert checkout.set_up()[0] == 0
     assert checkout.installations() == 1
     command = checkout.root / ".venv" / "bin" / "gluon-attn"
-    assert os.access(str(command), os.X_OK) and f'"{command.parent}/python" "$0"' in command.read_text()
+    assert os.access(str(command), os.X_OK)
+    assert f'"{command.parent}/python" "$0"' in command.read_text()
     assert checkout.set_up() == (0, "")
     assert checkout.log.read_text() == ""
 

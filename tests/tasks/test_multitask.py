@@ -12,7 +12,7 @@ from gluon_attn.core.schema import Schema
 from gluon_attn.data import open_dataset
 from gluon_attn.data.synthetic.synthetic_tasks import TASKS, flip_labels
 from gluon_attn.metrics.attributes import evaluate_attributes
-from gluon_attn.train import read_json_lines, run_once
+from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe
 from tools.bench.benchmark_awmt import benchmark_weights, weights_table
 from tools.experiments import multitask
@@ -26,7 +26,7 @@ QUICK = ["epochs=1", "iterations_per_epoch=3", "window=1", "batch_size=4", "val_
 @pytest.fixture(scope="module")
 def maker():
     def make(overrides):
-        return load_recipe("awmt_synthetic_resnet18", [*QUICK, *overrides], "tools/recipes")
+        return load_recipe("awmt_synthetic_resnet18", [*QUICK, *overrides])
 
     return make
 
@@ -98,7 +98,7 @@ def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker,
     def never(*args):
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(run_once, "train", never)
+    monkeypatch.setattr(run, "train", never)
     again = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lambda line: None)
     assert again.text == done.text
     with pytest.raises(FileExistsError, match="holds other data"):

@@ -27,9 +27,10 @@ from gluon_attn.export.sidecar import input_entry
 from gluon_attn.method import METHODS
 from gluon_attn.papers.baselines.reid import IdentityLosses, ReidBaseline
 from gluon_attn.papers.combined.dreal_reid import DrealReid
+from gluon_attn.task import TASKS, Asked, Trained
+from gluon_attn.tasks import data as data_of
 from gluon_attn.tasks import reid
 from gluon_attn.train import SCHEDULES, Run, build, fit
-from gluon_attn.train.trained import Trained
 from model_zoo import get_model
 
 SMALL = {
@@ -39,6 +40,9 @@ SMALL = {
     "options": {"images_per_identity": 2}, "splits": ("trainval", "val", "test"), "keep": "last",
     "optimizer": "adam", "lr": 1e-3, "iterations_per_epoch": 3, "epochs": 3, "schedule": "constant",
 }  # fmt: skip
+
+REID = TASKS.get("reid")
+RAW = {"size": (32, 16), "mean": (0, 0, 0), "std": (1, 1, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +145,8 @@ def test_duke_and_its_names(tmp_path):
         ValueError, match=r"no picture of Market-1501; expected a name like 0002_c1"
     ):
         open_dataset(tmp_path, "trainval", kind="reid_market")
-    assert reid.open_reid(tmp_path).identities.tolist() == [1, 2, 1, 2], "names tell which it is"
+    found = data_of.open_for(Trained("x", small_net(), (), {}, {}), str(tmp_path))
+    assert found.identities.tolist() == [1, 2, 1, 2], "names tell which it is"
 
 
 def test_published_counts():
@@ -174,7 +179,7 @@ def test_what_is_missing_is_named(market):
     with pytest.raises(FileNotFoundError, match="query is missing; looked for bounding_box_train"):
         open_dataset(market, "test", kind="reid_market")
     with pytest.raises(FileNotFoundError, match="split 'test'.*reid_duke"):
-        reid.open_reid(market)
+        data_of.open_for(Trained("x", small_net(), (), {}, {}), str(market))
 
 
 def test_check_compares_with_what_was_written(people):
@@ -398,7 +403,7 @@ def small_recipe(**changes):
 def parts(people, **changes):
     """Return recipe, data, net and method of a small run."""
     recipe = small_recipe(**changes)
-    data = [build.open_split(recipe, str(people), split) for split in recipe.splits]
+    data = [data_of.open_split(recipe, str(people), split) for split in recipe.splits]
     data = dict(zip(("train", "val", "test"), data))
     net = build.build_net(recipe, len(data["train"].names))
     build.initialize_net(recipe, net, [mx.cpu()])
@@ -414,7 +419,7 @@ def parts(people, **changes):
 )  # fmt: skip
 def test_losses(people, options, names):
     recipe, data, net, method = parts(people, options={"images_per_identity": 2, **options})
-    batch = next(iter(reid.train_loader(recipe, data["train"], method, 0)))
+    batch = next(iter(REID.train_loader(recipe, data["train"], method, 0)))
     method.begin_epoch(0)
     sums = method.train_step(batch)
     assert set(sums) == names | {"loss"} and all(np.isfinite(v.asscalar()) for v in sums.values())
@@ -423,7 +428,7 @@ def test_losses(people, options, names):
 def test_weights_scale_their_loss(people):
     _, data, net, method = parts(people)
     losses = IdentityLosses(dict(method.options, triplet_weight=3.0), net, data["train"].schema)
-    batch = next(iter(reid.train_loader(small_recipe(), data["train"], method, 0)))
+    batch = next(iter(REID.train_loader(small_recipe(), data["train"], method, 0)))
     with mx.autograd.pause():
         outputs = method.forward(batch.image)
         once, thrice = method.losses(outputs, batch), losses(outputs, batch)
@@ -438,7 +443,7 @@ def test_the_triplet_loss_does_not_touch_the_classifier(people):
     before = {name: p.data().copy() for name, p in net.output.collect_params().items()}
     inner = net.features[0].weight.data().copy()
     method.begin_epoch(0)
-    method.train_step(next(iter(reid.train_loader(recipe, data["train"], method, 0))))
+    method.train_step(next(iter(REID.train_loader(recipe, data["train"], method, 0))))
     mx.nd.waitall()
     assert (net.features[0].weight.data() != inner).asnumpy().any()
     for name, parameter in net.output.collect_params().items():
@@ -475,13 +480,13 @@ def test_wrong_nets_and_data_are_refused(people):
 def test_sizes_that_do_not_fit_are_refused(people, changes, parts_of_batch, message):
     _, data, _, method = parts(people)
     with pytest.raises(ValueError, match=message):
-        reid.train_loader(small_recipe(**changes), data["train"], method, 0, parts_of_batch)
+        REID.train_loader(small_recipe(**changes), data["train"], method, 0, parts=parts_of_batch)
 
 
 def test_dreal_adds_its_quality_loss_to_those_of_the_baseline(people):
     recipe, data, net, plain = parts(people)
     dreal = DrealReid(net, [mx.cpu()], plain.task, plain.optimization, {"images_per_identity": 2})
-    batch = next(iter(reid.train_loader(recipe, data["train"], dreal, 0)))
+    batch = next(iter(REID.train_loader(recipe, data["train"], dreal, 0)))
     with mx.autograd.record():
         losses = dreal.losses(dreal.forward(batch.image), batch)
         expected = plain.losses(plain.forward(batch.image), batch)
@@ -505,12 +510,22 @@ def test_dreal_needs_attention_in_the_net(people):
 # -- whole runs --------------------------------------------------------------------------------
 def run(people, folder, epochs, resume=False, **changes):
     recipe, data, net, method = parts(people, epochs=epochs, seed=4, **changes)
-    loader = reid.train_loader(recipe, data["train"], method, 0)
-    validate = reid.validator(recipe, data["val"], mx.cpu(), 0)
-    schedule = SCHEDULES.get("constant")(recipe.lr, recipe.epochs)
+    loader = REID.train_loader(recipe, data["train"], method, 0)
+    validate = REID.validator(recipe, data["val"], mx.cpu(), 0)
+    schedule = SCHEDULES.get("constant")(recipe)
     record = {"recipe": recipe.to_dict()}
     return fit(
-        Run(method, loader, validate, schedule, epochs, str(folder), recipe.seed, record), resume
+        Run(
+            method=method,
+            loader=loader,
+            validate=validate,
+            schedule=schedule,
+            epochs=epochs,
+            folder=str(folder),
+            seed=recipe.seed,
+            record=record,
+        ),
+        resume,
     )
 
 
@@ -531,25 +546,27 @@ def test_a_run_continues_to_the_bit(people, tmp_path, method):
 
 def trained_net(net, recipe, classes):
     extra = {"recipe": recipe.to_dict()}
-    return Trained("reid", net, classes, build.eval_preprocess(recipe), extra)
+    return Trained("reid", net, classes, REID.preprocess(recipe, net), extra)
 
 
 def test_evaluation_writes_what_it_says(people, tmp_path):
     recipe, data, net, _ = parts(people)
     trained = trained_net(net, recipe, data["train"].names)
-    done = reid.evaluate_reid(trained, str(people), str(tmp_path), batch_size=5, workers=0)
-    assert done.result["queries"] == len(data["test"].query) and not done.skipped
+    dataset = data_of.open_for(trained, str(people))
+    asked = Asked(str(tmp_path), "test", mx.cpu(), batch_size=5, workers=0)
+    done = trained.task.evaluate(trained, dataset, asked)
+    assert done.values["queries"] == len(data["test"].query) and not dataset.skipped
     assert "single queries" in done.text and len(done.files) == 4
-    assert json.loads((tmp_path / "test.json").read_text())["mAP"] == done.result["mAP"]
+    assert json.loads((tmp_path / "test.json").read_text())["mAP"] == done.values["mAP"]
     rows = (tmp_path / "test.csv").read_text().splitlines()
-    assert rows[1].startswith("query/0001_c") and len(rows) == 1 + done.result["queries"]
-    own = reid.final_scores(recipe, net, data["test"], mx.cpu(), 0, str(tmp_path), "again")
-    assert own["mAP"] == pytest.approx(done.result["mAP"], abs=1e-6)
+    assert rows[1].startswith("query/0001_c") and len(rows) == 1 + done.values["queries"]
+    own = REID.final_scores(recipe, net, data["test"], asked._replace(stem="again"))
+    assert own.values["mAP"] == pytest.approx(done.values["mAP"], abs=1e-6)
 
 
 def test_preprocessing_of_an_export_is_that_of_the_evaluation(people):
     recipe, data, net, _ = parts(people)
-    values = reid.whole_pictures(net, build.eval_preprocess(recipe))
+    values = REID.preprocess(recipe, net)
     entry = input_entry(values.pop("size"), values)
     image = data["val"].read(0)
     expected = ReidEvalTransform((32, 16), recipe.mean, recipe.std)(image)
@@ -558,7 +575,7 @@ def test_preprocessing_of_an_export_is_that_of_the_evaluation(people):
 
 def test_embeddings_are_in_the_order_of_the_data(people):
     recipe, data, net, _ = parts(people)
-    loader = reid.eval_loader((32, 16), recipe.mean, recipe.std, data["val"], 3, 0)
+    loader = reid.eval_loader(reid.recipe_view(recipe), data["val"], 3, 0)
     assert isinstance(loader, RectangleLoader)
     features, seen = reid.embed(net, loader, len(data["val"]), mx.cpu())
     transform = ReidEvalTransform((32, 16), recipe.mean, recipe.std)
@@ -573,7 +590,7 @@ def test_embeddings_are_in_the_order_of_the_data(people):
 
 def test_an_export_gives_the_embedding(people, tmp_path):
     recipe, data, net, _ = parts(people)
-    values = reid.whole_pictures(net, build.eval_preprocess(recipe))
+    values = REID.preprocess(recipe, net)
     size, classes = values.pop("size"), [f"person {n}" for n in range(net.classes)]
     export_model(net, tmp_path / "x", "x", classes, size, values, activation="softmax")
     predictor = Predictor(tmp_path / "x")
@@ -592,13 +609,13 @@ def test_unreadable_pictures_neither_ask_nor_answer(market):
             path.write_bytes(path.read_bytes()[:100])
     data = open_dataset(market, "test", kind="reid_market", on_bad_image="skip")
     net = small_net()
-    loader = reid.eval_loader((32, 16), (0, 0, 0), (1, 1, 1), data, 4, 0)
+    loader = reid.eval_loader(RAW, data, 4, 0)
     result = reid.retrieve(net, data, loader, mx.cpu())
     assert result["names"] == ["query/0001_c2s1_000006_00.jpg"] and result["queries"] == 1
     assert len(data.skipped) == 2
     strict = open_dataset(market, "test", kind="reid_market")
     with pytest.raises(BadImageError, match="0003_c2s1"):
-        loader = reid.eval_loader((32, 16), (0, 0, 0), (1, 1, 1), strict, 4, 0)
+        loader = reid.eval_loader(RAW, strict, 4, 0)
         reid.retrieve(net, strict, loader, mx.cpu())
 
 
@@ -639,13 +656,17 @@ def test_drawn_people_are_found_again(tmp_path):
         "splits": ("train", "val", "test"), "iterations_per_epoch": 40,
     }  # fmt: skip
     recipe, data, net, method = parts(tmp_path / "data", **changes)
-    before = reid.final_scores(recipe, net, data["test"], mx.cpu(), 0, str(tmp_path))["mAP"]
-    loader = reid.train_loader(recipe, data["train"], method, 0)
+    before = REID.final_scores(
+        recipe, net, data["test"], Asked(str(tmp_path), "test", mx.cpu(), workers=0)
+    ).values["mAP"]
+    loader = REID.train_loader(recipe, data["train"], method, 0)
     method.begin_epoch(0)
     for epoch in range(6):
         loader.set_epoch(epoch)
         for batch in loader:
             method.train_step(batch)
     mx.nd.waitall()
-    after = reid.final_scores(recipe, net, data["test"], mx.cpu(), 0, str(tmp_path))["mAP"]
+    after = REID.final_scores(
+        recipe, net, data["test"], Asked(str(tmp_path), "test", mx.cpu(), workers=0)
+    ).values["mAP"]
     assert after > before + 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -16,11 +17,11 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.data import open_dataset
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.tasks import evaluate_run as evaluation
-from gluon_attn.tasks import scores
-from gluon_attn.train import Predictions
+from gluon_attn.task import TASKS, Asked, Trained, is_one_class, task_of
+from gluon_attn.tasks import data as evaluation
+from gluon_attn.tasks.data import Predictions, open_split
 from gluon_attn.train import trained as load
-from gluon_attn.train.build import load_recipe, open_split
+from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import Settings, _open_data, train
 
 ICASC = ("cifar100_resnet110", "caltech256_resnet18", "caltech256_vgg19", "imagenet_resnet18",
@@ -54,7 +55,7 @@ def settings(data, folder, **options):
 
 def test_a_run(cifar, tmp_path):
     result = train(recipe(), settings(cifar, tmp_path / "run"))
-    best, test = result["best"], result["test"]
+    best, test = result["best"], result["test"].values
     assert best["epoch"] == 19, "the last, whatever its score"
     assert set(best) == {"epoch", "top1", "top5", "accuracy"} and best["accuracy"] == best["top1"]
     assert test["overall"]["top1"] == pytest.approx(best["top1"]), "the same split"
@@ -72,11 +73,11 @@ def test_a_run(cifar, tmp_path):
 
     trained = load.from_run(str(tmp_path / "run"), [mx.cpu()])
     assert trained.activation == "softmax" and trained.extra["top1"] == best["top1"]
-    dataset = evaluation.open_for_evaluation(cifar, "test", trained.classes)
-    found = evaluation.predict_dataset(trained, dataset, mx.cpu(), 16, 0)
-    done = evaluation.evaluate(found, dataset.names, str(tmp_path / "out"), schema=dataset.schema)
-    assert done.result["overall"] == pytest.approx(test["overall"])
-    assert "top1_error" in scores.text_of(done.result)
+    dataset = evaluation.open_for(trained, cifar, "test")
+    found = evaluation.predict_dataset(trained, dataset, mx.cpu(), 16, workers=0)
+    done = trained.task.evaluate(trained, dataset, Asked(str(tmp_path / "out"), "test", mx.cpu()))
+    assert done.values["overall"] == pytest.approx(test["overall"])
+    assert "top1_error" in done.text
     assert not list((tmp_path / "out").glob("*.png")), "no curves of one-hot columns"
 
     export_model(
@@ -149,12 +150,16 @@ def schema_of(*names):
 
 
 def test_scores_that_do_not_exist_are_refused(tmp_path):
-    scores.check_score("top5", schema_of(*"abcdef"))
-    scores.check_score("mAP", schema_of("a", "b"))
+    def check(score, schema):
+        dataset = SimpleNamespace(schema=schema)
+        task_of(dataset).check_score(score, dataset)
+
+    check("top5", schema_of(*"abcdef"))
+    check("mAP", schema_of("a", "b"))
     with pytest.raises(ValueError, match="score=top5: these data have 5 classes; valid here are "):
-        scores.check_score("top5", schema_of(*"abcde"))
+        check("top5", schema_of(*"abcde"))
     with pytest.raises(ValueError, match="score=top1: these data have 2 attribute columns"):
-        scores.check_score("top1", Schema.binary(["hat", "bag"]))
+        check("top1", Schema.binary(["hat", "bag"]))
     write_tiny("voc", tmp_path)
     with pytest.raises(ValueError, match="score=top1: these data have 20 attribute columns"):
         train(recipe(splits=("train", "val", "val")), settings(str(tmp_path), tmp_path / "run"))
@@ -162,18 +167,20 @@ def test_scores_that_do_not_exist_are_refused(tmp_path):
 
 def test_one_attribute_chosen_from_several_keeps_the_scores_of_attributes():
     age = Schema([Attribute("age", MULTICLASS, ("young", "old"))])
-    assert age.is_single_label and not scores.is_classification(age)
-    assert scores.activation_of(age) == "sigmoid"
-    assert scores.is_classification(schema_of("a", "b"))
-    assert not scores.is_classification(Schema.binary(["class"]))
+    assert age.is_single_label and not is_one_class(age)
+    assert task_of({}, age).activation == "sigmoid"
+    assert is_one_class(schema_of("a", "b")) and task_of({}, schema_of("a", "b")).name != "reid"
+    assert not is_one_class(Schema.binary(["class"]))
 
 
 def test_predictions_are_stored_as_class_numbers(tmp_path):
     label = np.eye(3, dtype=np.float32)[[2, 0]]
     found = Predictions(label * 0.5, label, np.array([[1, 1, 1], [0, 0, 0]], np.float32))
-    path = scores.save_predictions(found, schema_of("a", "b", "c"), str(tmp_path), "x")
-    with np.load(path) as archive:
-        assert sorted(archive.files) == ["probs", "target"]
+    schema = schema_of("a", "b", "c")
+    dataset = SimpleNamespace(schema=schema, names=schema.columns)
+    TASKS.get("classification").report(found, dataset, Asked(str(tmp_path), "x", None))
+    with np.load(tmp_path / "x_predictions.npz") as archive:
+        assert sorted(archive.files) == ["names", "probs", "target"]
         assert archive["target"].tolist() == [2, -1]
 
 
@@ -181,7 +188,7 @@ def test_predictions_are_stored_as_class_numbers(tmp_path):
 
 
 def loaded(repository, name, *overrides):
-    return load_recipe(f"icasc_{name}", overrides, str(repository / "tools" / "recipes"))
+    return load_recipe(f"icasc_{name}", overrides)
 
 
 # Table 1 of the supplement: batch, weight decay, momentum, rate, epochs, input
@@ -240,7 +247,7 @@ def test_baselines_of_the_recipes_run_on_tiny_official_trees(
     pairs = [f"{key}={value}" for key, value in {**SMALL, **changes}.items()]
     short = loaded(repository, name, "method=baseline", *pairs)
     result = train(short, settings(str(tmp_path / "data"), tmp_path / "run"))
-    score = result["test"]["overall"]["mAP" if kind == "voc" else "top1"]
+    score = result["test"].values["overall"]["mAP" if kind == "voc" else "top1"]
     assert 0 <= score <= 1 and result["best"]["epoch"] == 0
 
 
@@ -254,9 +261,8 @@ def test_settings_of_the_reader_reach_it_but_not_a_packed_folder(repository, tmp
     pack(dataset, tmp_path / "packed" / "trainval", 48, train_size=40, progress=False)
     assert len(open_split(short, str(tmp_path / "packed"), "trainval")) == 20
     assert len(open_dataset(tmp_path / "data", "trainval")) == 120
-    opened = evaluation.open_for_evaluation(
-        str(tmp_path / "data"), "trainval", dataset.names, recipe=short
-    )
+    net = Trained("net", None, dataset.names, {}, {"recipe": short.to_dict()})
+    opened = evaluation.open_for(net, str(tmp_path / "data"), "trainval")
     assert opened.fingerprint() == dataset.fingerprint()
 
 

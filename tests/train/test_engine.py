@@ -12,7 +12,8 @@ from training_helpers import checkpoint_arrays, recipe, write_data
 
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.train import SCHEDULES, load_checkpoint, read_json_lines, save_checkpoint
+from gluon_attn.tasks import data as data_of
+from gluon_attn.train import load_checkpoint, read_json_lines, save_checkpoint
 from gluon_attn.train.log import JsonLines
 from gluon_attn.train.run import Settings, train
 
@@ -27,42 +28,6 @@ def run(data, folder, resume=False, devices="cpu", test=False, **changes):
         str(data), str(folder), devices, resume=resume, workers=1, console=False, test=test
     )
     return train(Recipe.from_dict(recipe(**changes)), settings)
-
-
-def test_plateau_follows_the_supplement():
-    schedule = SCHEDULES.get("plateau")(1e-3, 100, lr_patience=2, lr_min=1e-5)
-    values = []
-    for epoch, score in enumerate([0.5, 0.6] + [0.6] * 12):
-        values.append(schedule.lr(epoch))
-        schedule.record(score)
-    # more than two epochs without a better score divide by ten, until 1e-5
-    assert values == pytest.approx([1e-3] * 5 + [1e-4] * 3 + [1e-5] * 6)
-    before = schedule.state()
-    for _ in range(5):
-        schedule.record(math.nan)  # says nothing, so it is not waited for
-    assert schedule.state() == before
-    schedule.restart()
-    assert schedule.state()["best"] is None  # JSON has no -inf
-    assert schedule.lr(20) == 1e-3
-
-
-def test_plateau_continues_from_its_state():
-    make = SCHEDULES.get("plateau")
-    one, other = make(0.1, 9, lr_patience=1), make(0.1, 9, lr_patience=1)
-    for score in (0.3, 0.2, 0.1):
-        one.record(score)
-    other.load_state(json.loads(json.dumps(one.state())))
-    assert other.state() == one.state() and other.lr(5) == one.lr(5) == pytest.approx(0.01)
-
-
-def test_cosine_step_and_warmup():
-    cosine = SCHEDULES.get("cosine")(1.0, 10, warmup_epochs=2)
-    values = [cosine.lr(e) for e in range(10)]
-    assert values[0] == pytest.approx(1 / 3) and values[1] == pytest.approx(2 / 3)
-    assert all(a > b for a, b in zip(values[2:], values[3:])) and 0 < values[-1] < 0.02
-    step = SCHEDULES.get("step")(1.0, 9, lr_factor=0.5, lr_epochs=(3, 6))
-    assert [step.lr(e) for e in (0, 2, 3, 5, 6)] == [1, 1, 0.5, 0.5, 0.25]
-    assert SCHEDULES.get("constant")(0.3, 5).lr(4) == 0.3
 
 
 def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(data, tmp_path):
@@ -114,7 +79,7 @@ def test_best_epoch_is_the_one_with_the_best_validation_score(data, tmp_path):
 
 def test_test_split_is_touched_once(data, tmp_path):
     first = run(data, tmp_path / "run", test=True)
-    assert 0 <= first["test"]["overall"]["mAP"] <= 1
+    assert 0 <= first["test"].values["overall"]["mAP"] <= 1
     stamp = (tmp_path / "run" / "test.json").stat().st_mtime_ns
     assert run(data, tmp_path / "run", test=True, resume=True)["test"] is None
     assert (tmp_path / "run" / "test.json").stat().st_mtime_ns == stamp
@@ -168,7 +133,7 @@ def test_checkpoint_of_another_net_changes_nothing(data, tmp_path):
     other = Recipe.from_dict(recipe(model_options={"width": 16}))
     net = build.build_net(other, 3)
     build.initialize_net(other, net, [mx.cpu()])
-    dataset = build.open_split(other, str(data), "train")
+    dataset = data_of.open_split(other, str(data), "train")
     method = build.build_method(other, net, [mx.cpu()], dataset)
     before = net.collect_params()
     before = {n: p.data().asnumpy() for n, p in before.items()}

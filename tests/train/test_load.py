@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gluon_attn.core.files import save_parameters
+from gluon_attn.tasks import attributes
 from gluon_attn.train import trained as load
 from model_zoo import WIDER_ATTRIBUTES, get_model, store
 from model_zoo import predictor as pretrained
@@ -134,14 +135,14 @@ def test_evaluate_refuses_flags_that_it_would_ignore(
 @pytest.fixture
 def exports(monkeypatch):
     """Exports without the check in another process, which takes seconds; the folders made."""
-    made, whole = [], pretrained.export_model
+    made, whole = [], attributes.export_model
 
     @functools.wraps(whole)
     def export(net, directory, *arguments, **options):
         made.append(str(directory))
         return whole(net, directory, *arguments, check=False, **options)
 
-    monkeypatch.setattr(pretrained, "export_model", export)
+    monkeypatch.setattr(attributes, "export_model", export)
     return made
 
 
@@ -169,13 +170,13 @@ def test_an_export_is_made_once_for_each_release_and_again_if_damaged(
 
 def test_two_processes_that_start_together_share_an_export(tmp_path, monkeypatch, exports):
     """The other one is faster: this one finds its export when its own is written."""
-    slow = pretrained.export_model
+    slow = attributes.export_model
 
     def late(net, directory, *arguments, **options):
         slow(net, directory, *arguments, **options)
         return slow(net, directory, *arguments, **options)  # FileExistsError
 
-    monkeypatch.setattr(pretrained, "export_model", late)
+    monkeypatch.setattr(attributes, "export_model", late)
     image = np.zeros((40, 40, 3), np.uint8)
     assert pretrained.load_predictor(NAME)([image]).shape == (1, 10)
     assert len(exports) == 2

@@ -15,9 +15,10 @@ from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import train_from_flags, training_flags
 from gluon_attn.core.files import save_parameters
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.train import build, load_checkpoint, search, start
+from gluon_attn.train import build, load_checkpoint, search
 from gluon_attn.train import run as training
 from gluon_attn.train.run import Settings, train
+from gluon_attn.train.trained import take_weights
 from model_zoo import get_model, store
 from model_zoo.params_io import read_arrays
 
@@ -60,7 +61,7 @@ def begin(data, tmp_path, monkeypatch):
             seen.append(run)
             raise Started
 
-        monkeypatch.setattr(training if way is train else search, "fit", stop)
+        monkeypatch.setattr(training, "fit", stop)
         chosen = Recipe.from_dict(recipe(**{**VALUES, "lr": 1e-4, "seed": 9, **changes}))
         with pytest.raises(Started):
             way(chosen, settings(data, tmp_path / "new", init_from=str(source)))
@@ -114,7 +115,7 @@ def test_published_weights_have_a_name(monkeypatch):
     path, entry = store.find("resnet8_w8_digits")
     net = get_model("resnet8_w8_digits")
     net.initialize()
-    note = start.take_weights(net, "resnet8_w8_digits", entry.classes)
+    note = take_weights(net, "resnet8_w8_digits", entry.classes)
     assert note["init_from"]["file"] == str(path)
     expected = read_arrays(str(path))
     for name, array in parameters(net).items():
@@ -122,7 +123,7 @@ def test_published_weights_have_a_name(monkeypatch):
 
 
 def test_no_source_no_note():
-    assert start.take_weights(None, None, ()) == {}
+    assert take_weights(None, None, ()) == {}
 
 
 @pytest.mark.parametrize("name", ["", "last.ckpt"])
@@ -133,7 +134,7 @@ def test_other_classes_are_refused_by_name(run, name):
         (("square", "ring", "stripe"), "; the first that differ are 'disc' and 'ring'"),
     ):
         with pytest.raises(ValueError) as caught:
-            start.take_weights(None, source, classes)
+            take_weights(None, source, classes)
         text = str(caught.value)
         assert f"--init-from {source}: its net has the 3 classes square, disc, stripe" in text
         assert f"the {len(classes)} classes {', '.join(classes)}{differ}. " in text
@@ -149,22 +150,22 @@ def test_another_net_is_refused_and_left_alone(run):
         (run / "last.ckpt", r"checkpoint .*last.ckpt is of another net: "),
     ):
         with pytest.raises(ValueError, match=text):
-            start.take_weights(net, str(source), NAMES)
+            take_weights(net, str(source), NAMES)
     for name, array in parameters(net).items():
         np.testing.assert_array_equal(array, before[name])
 
 
 def test_what_is_not_there_or_damaged_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="--init-from no/such/run: there is no such run"):
-        start.take_weights(None, "no/such/run", NAMES)
+        take_weights(None, "no/such/run", NAMES)
     with pytest.raises(FileNotFoundError, match="holds no trained weights"):
-        start.take_weights(None, str(tmp_path), NAMES)
+        take_weights(None, str(tmp_path), NAMES)
     copy = tmp_path / "last.ckpt"
     whole = (run / "last.ckpt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"PK\x03\x04"):
         copy.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"last.ckpt is damaged"):
-            start.take_weights(None, str(copy), NAMES)
+            take_weights(None, str(copy), NAMES)
 
 
 @pytest.mark.parametrize("beside", [{"resume": True}, {"base_params": "x.params"}])

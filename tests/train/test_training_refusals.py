@@ -12,8 +12,8 @@ import pytest
 from mxnet import autograd
 
 from gluon_attn.method import Method
+from gluon_attn.tasks.data import predict
 from gluon_attn.train import checkpoint, load_checkpoint
-from gluon_attn.train.evaluate import predict
 from gluon_attn.train.log import TensorBoard
 
 fitting = sys.modules["gluon_attn.train.fit"]  # the package's `fit` is the function

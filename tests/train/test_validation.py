@@ -19,18 +19,20 @@ from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import train_from_flags, training_flags
-from gluon_attn.coco import detection_task as detection
 from gluon_attn.core.batch import Batch, LabelPolicy
 from gluon_attn.core.errors import DivergedError, NotFiniteError
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import AttributeDataset, ClassificationDataset
 from gluon_attn.metrics.attributes import evaluate_attributes
+from gluon_attn.metrics.classification import top_accuracies
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.tasks import reid, scores
+from gluon_attn.metrics.retrieval import Pictures, evaluate_retrieval
+from gluon_attn.task import TASKS, task_of
+from gluon_attn.tasks import data as data_of
+from gluon_attn.tasks.attributes import Attributes
 from gluon_attn.train import (
     SCHEDULES,
     Run,
-    build,
     fit,
     load_checkpoint,
     log_to,
@@ -38,8 +40,7 @@ from gluon_attn.train import (
     search,
 )
 from gluon_attn.train import run as training
-from gluon_attn.train.run import Settings, train
-from gluon_attn.train.validation import check_validation, validator
+from gluon_attn.train.run import Settings, check_validation, train, validator
 
 PLAIN = {"method": "baseline", "model": "resnet18_w16_synthetic", "options": {}, "epochs": 1}
 
@@ -90,7 +91,7 @@ def test_what_is_refused_is_what_every_net_scores_alike(seed):
             for probs in (data.label, 1 - data.label)
         )
         alike = [r["overall"][score] for r in (best, worst)]
-        problem, left_out = scores.judge(score, data)
+        problem, left_out = judge(score, data)
         assert bool(problem) == (math.isnan(alike[0]) or alike[0] == alike[1]), (score, raw)
         undefined = best["undefined"].get({"mAP": "ap", "mA": "ma"}[score], [])
         assert [name for name in data.names if name in left_out] == (
@@ -99,15 +100,15 @@ def test_what_is_refused_is_what_every_net_scores_alike(seed):
 
 
 def test_accuracy_needs_both_answers_of_one_attribute():
-    assert "no positive label of a0, a1" in scores.judge("accuracy", Labels([[-1, -1], [-1, 0]]))[0]
-    assert scores.judge("accuracy", Labels([[-1, 0], [1, 0]])) == ("", "a1 (no known label)")
+    assert "no positive label of a0, a1" in judge("accuracy", Labels([[-1, -1], [-1, 0]]))[0]
+    assert judge("accuracy", Labels([[-1, 0], [1, 0]])) == ("", "a1 (no known label)")
     data = Labels([[-1, 0], [1, 0]])
     found = evaluate_attributes(data.label, data.label, data.mask, data.schema)
     assert found["undefined"] == ["a1"]
 
 
 def test_many_names_are_counted():
-    problem, _ = scores.judge("mAP", Labels(-np.ones((2, 40))))
+    problem, _ = judge("mAP", Labels(-np.ones((2, 40))))
     assert problem.endswith("a10, a11 and 28 more")
 
 
@@ -116,10 +117,10 @@ def test_one_class_alone_is_no_validation():
     one = ClassificationDataset(("cat", "dog", "ant"), "val", [1, 1], ids)
     two = ClassificationDataset(("cat", "dog", "ant"), "val", [1, 0], ids)
     for score in ("top1", "accuracy", "mAP"):
-        assert "class=dog" in scores.judge(score, one)[0]
-        assert scores.judge(score, two)[0] == ""
-    assert scores.judge("top1", two)[1] == ""
-    assert scores.judge("mAP", two)[1] == "class=ant (no positive label)"
+        assert "class=dog" in judge(score, one)[0]
+        assert judge(score, two)[0] == ""
+    assert judge("top1", two)[1] == ""
+    assert judge("mAP", two)[1] == "class=ant (no positive label)"
 
 
 def test_queries_without_their_person_in_another_camera_are_no_validation():
@@ -129,11 +130,13 @@ def test_queries_without_their_person_in_another_camera_are_no_validation():
             cameras=np.array(cameras),
         )  # fmt: skip
 
-    assert reid.judge(people([], [0], [1], [1]))[0] == "it has no queries"
+    assert TASKS.get("reid").judge("mAP", people([], [0], [1], [1]))[0] == "it has no queries"
     alone = people([0, 1], [2, 3, 4], [1, 2, 1, 3, -1], [1, 1, 1, 2, 2])
-    problem, _ = reid.judge(alone)
-    assert problem == "all of its 2 queries have no picture of their person in another camera"
-    problem, left_out = reid.judge(people([0, 1], [2, 3], [1, 2, 1, 3], [1, 1, 2, 2]))
+    problem, _ = TASKS.get("reid").judge("mAP", alone)
+    assert problem == "all of its 2 queries have no image of their person in another camera"
+    problem, left_out = TASKS.get("reid").judge(
+        "mAP", people([0, 1], [2, 3], [1, 2, 1, 3], [1, 1, 2, 2])
+    )
     assert problem == "" and left_out.startswith("1 of its 2 queries")
 
 
@@ -147,14 +150,14 @@ def test_coco_without_a_box_that_counts_is_no_validation(coco, tmp_path, change)
     from detection_helpers import recipe as coco_recipe
 
     chosen = Recipe.from_dict(coco_recipe())
-    dataset = detection.open_split(chosen, str(coco), "val2017")
-    assert detection.judge(dataset)[0] == ""
-    shown = {dataset.reader.coco.cats[a["category_id"]]["name"]
-             for a in dataset.reader.coco.anns.values() if not a.get("iscrowd")}  # fmt: skip
+    dataset = data_of.open_split(chosen, str(coco), "val2017")
+    assert judge("mAP", dataset)[0] == ""
+    shown = {dataset.coco.cats[a["category_id"]]["name"]
+             for a in dataset.coco.anns.values() if not a.get("iscrowd")}  # fmt: skip
     missing = [name for name in dataset.names if name not in shown]
-    assert all(name in detection.judge(dataset)[1] for name in missing)
-    annotations = change(list(dataset.reader.coco.anns.values()))
-    dataset.reader.coco.anns = {a["id"]: a for a in annotations}
+    assert all(name in judge("mAP", dataset)[1] for name in missing)
+    annotations = change(list(dataset.coco.anns.values()))
+    dataset.coco.anns = {a["id"]: a for a in annotations}
     asked = Recipe.from_dict(coco_recipe(keep="best"))
     with pytest.raises(ValueError, match=r"instances_val2017.json, split 'val2017'.*no box that"):
         check_validation(asked, dataset, str(coco))
@@ -164,7 +167,7 @@ def test_scores_that_the_data_do_not_have_are_refused_before_training(coco):
     from detection_helpers import recipe as coco_recipe
 
     asked = Recipe.from_dict(coco_recipe(score="accuracy"))
-    dataset = detection.open_split(asked, str(coco), "val2017")
+    dataset = data_of.open_split(asked, str(coco), "val2017")
     with pytest.raises(ValueError, match="score=accuracy: of these data there are mAP, AP50, AP75"):
         check_validation(asked, dataset, str(coco))
 
@@ -200,7 +203,7 @@ def test_labels_that_give_no_score_are_refused_before_training(
     data, tmp_path, monkeypatch, start, change, why
 ):
     relabel(data, "val", change)
-    monkeypatch.setattr(build, "build_net", lambda *_: pytest.fail("a net was built"))
+    monkeypatch.setattr(training, "build_net", lambda *_: pytest.fail("a net was built"))
     method = {"method": "autola", "options": {}} if start is search.search else {}
     chosen = Recipe.from_dict(recipe(**method))
     with pytest.raises(ValueError) as caught:
@@ -213,7 +216,7 @@ def test_labels_that_give_no_score_are_refused_before_training(
 def test_a_run_that_needs_no_score_is_told(data, caplog):
     relabel(data, "val", lambda labels: ["0", "0", "0"])
     chosen = Recipe.from_dict(recipe(keep="last", schedule="cosine"))
-    dataset = build.open_split(chosen, str(data), "val")
+    dataset = data_of.open_split(chosen, str(data), "val")
     check_validation(chosen, dataset, str(data))
     assert "keep=last and schedule=cosine need none" in caplog.text
     with pytest.raises(ValueError, match="cannot tell one net from another"):
@@ -223,7 +226,7 @@ def test_a_run_that_needs_no_score_is_told(data, caplog):
 def test_attributes_that_a_score_leaves_out_are_named_once(data, caplog):
     relabel(data, "val", lambda labels: [*labels[:2], "0"])
     chosen = Recipe.from_dict(recipe())
-    check_validation(chosen, build.open_split(chosen, str(data), "val"), str(data))
+    check_validation(chosen, data_of.open_split(chosen, str(data), "val"), str(data))
     (record,) = caplog.records
     assert record.getMessage() == (
         f"{data}, split 'val': validation mAP leaves out stripe (no positive label)"
@@ -280,8 +283,13 @@ class Batches(list):
 
 def run_of(folder, validate, epochs, **changes):
     batch = Batch(mx.nd.zeros((1, 1)), mx.nd.zeros((1, 1)), mx.nd.ones((1, 1)), np.zeros(1, int))
-    schedule = SCHEDULES.get("plateau")(0.1, epochs, lr_patience=0)
-    run = Run(Steps(), Batches([batch]), validate, schedule, epochs, str(folder))
+    schedule = SCHEDULES.get("plateau")(
+        Recipe("m", "n", lr=0.1, epochs=epochs, lr_patience=0, lr_min=0)
+    )
+    run = Run(
+        method=Steps(), loader=Batches([batch]), validate=validate, schedule=schedule,
+        epochs=epochs, folder=str(folder),
+    )  # fmt: skip
     return run._replace(**changes)
 
 
@@ -299,6 +307,16 @@ def by_epoch(values):
 
 
 nan = math.nan
+
+
+def judge(score, dataset):
+    return task_of(dataset).judge(score, dataset)
+
+
+def prepared(chosen, dataset, data):
+    """Return as much of a run as its validation asks for."""
+    settings = Settings(str(data), "", workers=0)
+    return training.Prepared(chosen, settings, [mx.cpu()], {"val": dataset}, None, {})
 
 
 def best_weight(folder):
@@ -420,8 +438,8 @@ def test_spoilt_weights_do_not_replace_good_ones(tmp_path, spoilt):
 
 def test_a_net_whose_output_is_not_finite_has_no_score(data, caplog):
     chosen = Recipe.from_dict(recipe(**PLAIN))
-    dataset = build.open_split(chosen, str(data), "val")
-    validate = validator(chosen, dataset, mx.cpu(), 0, data_dir=str(data))
+    dataset = data_of.open_split(chosen, str(data), "val")
+    validate = validator(prepared(chosen, dataset, data))
     found = validate(lambda images: mx.nd.full((len(images), 3), nan))
     assert math.isnan(found["mAP"]) and "Validation is undefined: " in caplog.text
     assert f"{data}, split 'val'" in caplog.text
@@ -430,10 +448,10 @@ def test_a_net_whose_output_is_not_finite_has_no_score(data, caplog):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: scores.top_accuracies(np.array([[nan, 1]]), np.array([[1, 0]])),
-        lambda: reid.evaluate_retrieval(
-            reid.Pictures(np.full((1, 2), nan), np.ones(1, int), np.ones(1, int)),
-            reid.Pictures(np.ones((1, 2)), np.ones(1, int), np.ones(1, int) + 1),
+        lambda: top_accuracies(np.array([[nan, 1]]), np.array([[1, 0]])),
+        lambda: evaluate_retrieval(
+            Pictures(np.full((1, 2), nan), np.ones(1, int), np.ones(1, int)),
+            Pictures(np.ones((1, 2)), np.ones(1, int), np.ones(1, int) + 1),
         ),
         lambda: evaluate_multilabel(np.array([[nan]]), np.array([[1]])),
     ],
@@ -448,16 +466,16 @@ def test_an_exception_of_a_library_names_the_data(data):
         raise KeyError("iscrowd")
 
     chosen = Recipe.from_dict(recipe(**PLAIN))
-    dataset = build.open_split(chosen, str(data), "val")
+    dataset = data_of.open_split(chosen, str(data), "val")
     with pytest.raises(ValueError, match=r"data, split 'val': KeyError: 'iscrowd'"):
-        validator(chosen, dataset, mx.cpu(), 0, data_dir=str(data))(net)
+        validator(prepared(chosen, dataset, data))(net)
 
 
 def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
     data, tmp_path, monkeypatch, capsys
 ):
     relabel(data, "test", lambda labels: ["0", "0", "0"])  # allowed: its tables show "-"
-    monkeypatch.setattr(scores, "validation_scores", lambda *_: {"mAP": nan, "mA": nan})
+    monkeypatch.setattr(Attributes, "scores_of", lambda *_: {"mAP": nan, "mA": nan})
     file = write_recipe(tmp_path / "tiny.json", **PLAIN)
     words = ["--recipe", file, "--data-dir", data, "--save-dir", tmp_path / "run", "-j", 0]
     args = cli.parse(training_flags(""), list(map(str, words)))
@@ -494,7 +512,7 @@ def test_what_fails_behind_the_training_costs_neither_weights_nor_words(
     assert "on split 'test' failed: " in text and "test3.png" in text and "--resume" in text
     assert "could not be drawn: ZeroDivisionError" in caplog.text
     result = train(chosen, asked._replace(resume=True, on_bad_image="skip"))
-    assert 0 <= result["test"]["overall"]["mAP"] <= 1 and result["best"]["epoch"] == 0
+    assert 0 <= result["test"].values["overall"]["mAP"] <= 1 and result["best"]["epoch"] == 0
 
 
 def test_a_log_line_that_the_console_cannot_show_stops_no_training(monkeypatch, tmp_path):

@@ -11,12 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn import runtime
-from gluon_attn.cli.analysis import Settings
-from gluon_attn.cli.analysis_features import channel_statistics
-from gluon_attn.cli.analysis_log import read_critic
+from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
+from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
-from gluon_attn.train.build import open_split
 
 MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
 

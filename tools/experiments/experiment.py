@@ -17,7 +17,7 @@ from gluon_attn.metrics.layout import (
     with_nan,
 )
 from gluon_attn.metrics.report import compare, from_json
-from gluon_attn.train.run_once import check_seeds, train_once
+from gluon_attn.train.run import check_seeds, train_once
 from tools.bench.benchmark import machine
 
 

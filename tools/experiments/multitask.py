@@ -23,7 +23,7 @@ from gluon_attn.metrics.attribute_tables import (
 )
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from tools.bench.benchmark import machine
 from tools.experiments.controlled_data import make_data
 

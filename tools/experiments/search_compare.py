@@ -18,7 +18,7 @@ from gluon_attn.metrics.layout import (
 )
 from gluon_attn.papers.autola.derive import random_genotype
 from gluon_attn.papers.autola.genotype import load_genotype
-from gluon_attn.train.run_once import train_once
+from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
 from tools.bench.benchmark import machine
 

@@ -22,7 +22,9 @@ from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
 from gluon_attn.metrics.report import compare
 from gluon_attn.runtime import contexts
-from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.task import Asked
+from gluon_attn.tasks import data as evaluation
+from gluon_attn.tasks.attributes import draw_attention
 from gluon_attn.train import read_json_lines
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
@@ -83,10 +85,10 @@ def run_demo(out, plain, vaa, seed=0, say=print):
     for model in models:
         trained[model.title] = load.from_run(model.folder, ctx)
         net = trained[model.title]
-        dataset = evaluation.open_for_evaluation(data, "test", net.classes, recipe=model.recipe)
+        dataset = evaluation.open_for(net, data, "test")
         found = evaluation.predict_dataset(net, dataset, ctx[0])
-        done = evaluation.evaluate(found, dataset.names, model.folder, "test", figures=False)
-        results[model.title], probs[model.title] = done.result, found.probs
+        done = net.task.report(found, dataset, Asked(model.folder, "test", ctx[0], figures=False))
+        results[model.title], probs[model.title] = done.values, found.probs
     say("\n" + compare(results))
     pictures = _draw(out, models, trained["VAA"], dataset, found, probs, results, ctx[0])
     export, predicted = _export(out, trained["VAA"], data, dataset, found, say)
@@ -115,8 +117,8 @@ def _draw(out, models, vaa, dataset, found, probs, results, ctx):
         "Precision and recall": pr_curves(
             probs, found.label, found.mask, dataset.names, os.path.join(out, "pr_curves.png")
         ),
-        "Where VAA looks": evaluation.draw_attention(
-            vaa, dataset, found, os.path.join(out, "attention.png"), ctx
+        "Where VAA looks": draw_attention(
+            vaa, dataset, found, os.path.join(out, "attention.png"), ctx=ctx
         ),
         "Training": training_curves(curves, os.path.join(out, "curves.png")),
     }  # fmt: skip

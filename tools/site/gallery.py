@@ -15,8 +15,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.cli.analysis import Settings
-from gluon_attn.cli.analysis_log import analyse_critic
+from gluon_attn.cli.analysis_features import Settings, analyse_critic
 from gluon_attn.cli.analysis_maps import (
     class_maps,
     open_samples,
@@ -29,10 +28,12 @@ from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
 from gluon_attn.metrics.layout import percent
 from gluon_attn.nets import name_outputs
-from gluon_attn.tasks import evaluate_run as evaluation
-from gluon_attn.tasks.scores import class_names, is_classification
+from gluon_attn.task import Asked, task_of
+from gluon_attn.task import is_one_class as is_classification
+from gluon_attn.tasks import data as evaluation
+from gluon_attn.tasks.classification import class_names
+from gluon_attn.tasks.data import reading_of
 from gluon_attn.train import trained as load
-from gluon_attn.train.build import reading_of
 from tools.site import gallery_page
 from tools.site.gallery_files import Files
 
@@ -109,7 +110,7 @@ def make_gallery(runs, data_dir, out, split=None, images=IMAGES, ctx=None, worke
     models = _open(runs, ctx)
     first = next(iter(models.values()))
     reading = reading_of(first.extra["recipe"])
-    dataset = evaluation.open_for_evaluation(data_dir, split, first.classes, recipe=reading)
+    dataset = evaluation.open_for(first, data_dir, split, reading=reading)
     split = dataset.split
     evaluation.check_same_data(models, dataset, data_dir, reading)
     for trained in models.values():
@@ -162,13 +163,11 @@ def _evaluate(models, dataset, files, split, ctx, workers):
     results, found = {}, {}
     for title, trained in models.items():
         found[title] = evaluation.predict_dataset(trained, dataset, ctx, workers=workers)
-        schema = dataset.schema if is_classification(dataset.schema) else None
         folder = os.path.join(files.out, "tables", files.stem(title))
-        done = evaluation.evaluate(
-            found[title], dataset.names, folder, split, figures=False, schema=schema
-        )
+        asked = Asked(folder, split, ctx, figures=False)
+        done = task_of(dataset).report(found[title], dataset, asked)
         files.add(done.files)
-        results[title] = done.result
+        results[title] = done.values
     return results, found
 
 

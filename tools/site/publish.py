@@ -20,7 +20,7 @@ from gluon_attn.core.files import atomic_path, json_text, sha256_of, write_json,
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import read_json
-from gluon_attn.tasks import evaluate_run as evaluation
+from gluon_attn.tasks import data as evaluation
 from gluon_attn.train import trained as load
 from model_zoo import MODELS, get_model, store
 from model_zoo.names import trained_options
@@ -103,7 +103,7 @@ def publish(name, source, folder=None, split=None):
 def _entry(name, source, trained, path, split):
     """Return the entry of ``weights.json``, but for the commit."""
     recipe = trained.extra["recipe"]
-    dataset = evaluation.open_for_evaluation(source.data_dir, split, trained.classes, recipe=recipe)
+    dataset = evaluation.open_for(trained, source.data_dir, split)
     size, digest = os.path.getsize(path), sha256_of(path)
     packed = {"packed_with": source.packed_with} if source.packed_with else {}
     split = dataset.split
@@ -129,7 +129,7 @@ def _halved(path, target):
 def measure(trained, dataset, ctx=None):
     """Return the measures of a net on a split, ``{name: value in 0..1}``."""
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
-    overall = evaluation.result_of(found, dataset)["overall"]
+    overall = trained.task.measure(found, dataset)["overall"]
     measured = {name: float(overall[name]) for name in MEASURES if name in overall}
     return {name: value for name, value in measured.items() if not np.isnan(value)}
 

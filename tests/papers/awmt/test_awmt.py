@@ -22,8 +22,10 @@ from gluon_attn.nets.frozen import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss
 from gluon_attn.papers.awmt.method import EPS, ValidationLossTrend, update_weights
 from gluon_attn.papers.vaa.method import VAATraining
-from gluon_attn.tasks import evaluate_run as evaluate
-from gluon_attn.train import SCHEDULES, Stream, build, read_json_lines
+from gluon_attn.tasks import data as data_of
+from gluon_attn.tasks import data as evaluate
+from gluon_attn.tasks.data import Stream
+from gluon_attn.train import SCHEDULES, build, read_json_lines
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
 from model_zoo import get_model
@@ -650,11 +652,11 @@ def test_a_separate_model_is_a_run_on_one_attribute(data, tmp_path):
         options={"adaptive": False, "freeze_batch_norm": False})  # fmt: skip
     trained = load.from_run(str(tmp_path / "run"), [mx.cpu()])
     assert trained.classes == ("disc",)
-    dataset = evaluate.open_for_evaluation(str(data), "test", trained.classes)
+    dataset = evaluate.open_for(trained, str(data), "test")
     assert dataset.names == ("disc",) and dataset.label.shape == (24, 1)
     found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, 0)
     assert found.probs.shape == (24, 1)
-    whole = build.open_split(Recipe.from_dict(recipe()), str(data), "test")
+    whole = data_of.open_split(Recipe.from_dict(recipe()), str(data), "test")
     np.testing.assert_array_equal(dataset.raw[:, 0], whole.raw[:, 1])
     np.testing.assert_array_equal(dataset.read(5), whole.read(5))
     with pytest.raises(ValueError, match="unknown attribute 'disk'; did you mean 'disc'"):
@@ -690,7 +692,7 @@ def test_figure_refuses_nothing_to_draw(tmp_path):
 
 
 def recipe_of(repository, name, *overrides):
-    return build.load_recipe(name, overrides, str(repository / "tools" / "recipes"))
+    return build.load_recipe(name, overrides)
 
 
 @pytest.mark.parametrize("name, iterations, drops", [
@@ -703,10 +705,7 @@ def test_recipes_have_the_papers_settings(repository, name, iterations, drops):
     found = recipe_of(repository, name)
     basic = name.startswith("basic")
     assert found.iterations_per_epoch * found.epochs == iterations
-    schedule = SCHEDULES.get(found.schedule)(
-        found.lr, found.epochs, found.warmup_epochs, found.lr_factor, found.lr_patience,
-        found.lr_epochs, found.lr_min,
-    )  # fmt: skip
+    schedule = SCHEDULES.get(found.schedule)(found)
     for number, drop in enumerate(drops):
         epoch = drop // found.iterations_per_epoch
         assert schedule.lr(epoch - 1) == pytest.approx(1e-4 / 10**number)
@@ -728,7 +727,7 @@ def test_peta_recipe_has_the_supplements_settings(repository):
     assert (found.method, found.optimizer, found.lr, found.wd) == ("vaa", "adam", 1e-4, 5e-4)
     assert (found.crop_min, found.crop_max, found.resize, found.input_size) == (160, 224, 256, 224)
     assert found.batch_size == 32 and found.lr_patience == 8
-    schedule = SCHEDULES.get("plateau")(found.lr, 99, lr_patience=8, lr_min=found.lr_min)
+    schedule = SCHEDULES.get(found.schedule)(found)
     rates = []
     for epoch in range(40):
         rates.append(schedule.lr(epoch))

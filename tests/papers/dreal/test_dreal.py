@@ -428,13 +428,12 @@ RECIPES = ("dreal_imagenet_se_resnet50", "dreal_imagenet_cbam_resnet50",
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_build_their_method(name, repository):
-    folder = str(repository / "tools" / "recipes")
-    found = build.load_recipe(name, ["stages=conv3_x,conv4_x"], folder)
+    found = build.load_recipe(name, ["stages=conv3_x,conv4_x"])
     assert found.method == "dreal" and found.options == {"stages": ("conv3_x", "conv4_x")}
     if "imagenet" in name:
         assert found.epochs == 100  # CONFIRMED
     # options are the defaults, so that the baseline is one word away
-    assert build.load_recipe(name, ["method=baseline"], folder).options == {}
+    assert build.load_recipe(name, ["method=baseline"]).options == {}
     net = get_model(found.model, classes=3, input_size=32, **found.model_options)
     stages = {1, 2, 3} if "digits" in name else {1, 2, 3, 4}
     assert {block.slot.stage for _, block in chosen_modules(net)} == stages

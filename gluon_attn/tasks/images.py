@@ -1,0 +1,337 @@
+"""Image files and boxes in; probabilities per person as table, JSON or CSV, and overlays out.
+
+The predicting itself is ``gluon_attn.export.Predictor``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
+
+import cv2
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+from gluon_attn.core import errors
+from gluon_attn.core.files import json_text, write_text
+from gluon_attn.core.text import json_of, read_text
+from gluon_attn.data.images import BadImageError, read_image
+from gluon_attn.data.scan import SUFFIXES, Passed, list_images
+from gluon_attn.export import Predictor
+from gluon_attn.export.preprocess import crop_box
+from gluon_attn.export.preprocess import read_image as read_file
+from gluon_attn.figures.heatmaps import heatmap_grid
+
+BOX_COLUMNS = ["path", "x", "y", "w", "h"]
+PathLike = Union[str, Path]
+Record = Dict[str, Any]
+Boxes = List[List[float]]
+logger = logging.getLogger(__name__)
+
+
+class ImageFile(NamedTuple):
+    """An image file and the name under which a file of boxes may list it."""
+
+    path: str
+    key: str  # relative to the folder that was given
+
+
+def find_images(paths: Iterable[PathLike]) -> list[ImageFile]:
+    """Return the image files of paths and folders (with all sub-folders), in order, each once.
+
+    Raises:
+        ValueError: A folder without images, or no paths at all.
+    """
+    found: dict[str, ImageFile] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.setdefault(str(path), ImageFile(str(path), path.name))
+            continue
+        passed = Passed(path)
+        inside = list_images(path, passed)
+        if not inside:
+            told = f"{passed.text()}; " if passed.text() else ""
+            raise ValueError(
+                f"{path}: no images in this folder ({told}images end in {', '.join(SUFFIXES)})"
+            )
+        passed.log()
+        for name in inside:
+            found.setdefault(str(path / name), ImageFile(str(path / name), name))
+    if not found:
+        raise ValueError("no images given")
+    return list(found.values())
+
+
+def open_image(image: ImageFile, on_bad_image: str) -> tuple[np.ndarray | None, str | None]:
+    """Return the pixels, or with ``skip`` None and what is wrong with the file.
+
+    Raises:
+        OSError: It cannot be read, and ``on_bad_image`` is ``error``.
+    """
+    try:
+        return read_image(image.path, image.key), None
+    except BadImageError as error:
+        if on_bad_image == "error":
+            raise
+        return None, str(error)
+
+
+# -- boxes -------------------------------------------------------------------------------------
+def read_boxes(path: PathLike) -> dict[str, Boxes]:
+    """Read person boxes ``[x, y, w, h]`` from a file, by the path as written in it.
+
+    Args:
+        path: JSON ``{"image path": [[x, y, w, h], …]}``, an official WIDER-Attribute annotation
+            file, or CSV with the columns ``path,x,y,w,h`` (header line optional).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Its contents are none of these; the message names the line or record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of boxes")
+    text = read_text(path)
+    if path.suffix.lower() == ".csv":
+        return _csv_boxes(path, text)
+    contents = json_of(text, path)
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path}: a {type(contents).__name__}; expected an object by image path")
+    return _wider_boxes(path, contents) if "images" in contents else _json_boxes(path, contents)
+
+
+def match_boxes(
+    images: Sequence[ImageFile], boxes: dict[str, Boxes], path: PathLike
+) -> tuple[list[ImageFile], list[Boxes]]:
+    """Return the images that a file of boxes lists, and their boxes; the others are logged.
+
+    An image is looked up by its path as given, by its path relative to the folder that was given,
+    and by its place on disk, where paths in the file count from the working folder or from the
+    folder of the file. Back-slashes in the file's paths count as slashes where there is no other
+    way to read them.
+
+    Raises:
+        ValueError: None is listed.
+    """
+    places: dict[str, Boxes] = {}
+    boxes = {**{key.replace("\\", "/"): value for key, value in boxes.items()}, **boxes}
+    for key, value in boxes.items():
+        for start in (Path.cwd(), Path(path).parent):
+            places.setdefault(os.path.realpath(start / key), value)
+    matched, without = [], []
+    for image in images:
+        real = os.path.realpath(image.path)
+        for table, key in ((boxes, image.path), (boxes, image.key), (places, real)):
+            if key in table:
+                matched.append((image, table[key]))
+                break
+        else:
+            without.append(image.path)
+    if not matched:
+        listed = next(iter(boxes), "(nothing)")
+        raise ValueError(
+            f"{path}: lists none of the {len(images)} images; it has paths like '{listed}', the "
+            f"images are like '{images[0].key}' (give the folder that its paths count from)"
+        )
+    if without:
+        logger.warning("%d images without boxes left out: %s …", len(without), without[0])
+    return [image for image, _ in matched], [value for _, value in matched]
+
+
+def _csv_boxes(path: Path, text: str) -> dict[str, Boxes]:
+    boxes: dict[str, Boxes] = {}
+    for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
+        row = [field.strip() for field in row]
+        if not any(row) or (not boxes and [field.lower() for field in row] == BOX_COLUMNS):
+            continue
+        if len(row) != len(BOX_COLUMNS):
+            raise ValueError(
+                f"{path}, line {number}: {len(row)} fields, expected {','.join(BOX_COLUMNS)}"
+            )
+        boxes.setdefault(row[0], []).append(_box(row[1:], f"{path}, line {number}"))
+    return boxes
+
+
+def _json_boxes(path: Path, contents: Record) -> dict[str, Boxes]:
+    boxes = {}
+    for key, value in contents.items():
+        if not isinstance(value, list):
+            raise ValueError(f"{path}, record '{key}': not a list of boxes [[x, y, w, h], …]")
+        boxes[key] = [_box(b, f"{path}, record '{key}', box {k}") for k, b in enumerate(value)]
+    return boxes
+
+
+def _wider_boxes(path: Path, contents: Record) -> dict[str, Boxes]:
+    boxes = {}
+    for number, image in enumerate(contents["images"]):
+        where = f"{path}, image {number}"
+        try:
+            key, targets = image["file_name"], [target["bbox"] for target in image["targets"]]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{where}: needs file_name, targets and bbox ({error})") from error
+        boxes[key] = [_box(b, f"{where} '{key}', target {k}") for k, b in enumerate(targets)]
+    return boxes
+
+
+def _box(value: Any, where: str) -> list[float]:
+    try:
+        box = [float(v) for v in value]
+    except (TypeError, ValueError):
+        box = []
+    if len(box) != 4 or isinstance(value, str) or not all(map(math.isfinite, box)):
+        raise ValueError(f"{where}: {value!r} is not a box x, y, w, h in pixels")
+    return box
+
+
+# -- predictions -------------------------------------------------------------------------------
+def predict_people(
+    predictor: Predictor, images: Sequence[ImageFile], boxes: Sequence[Any] | None = None,
+    on_bad_image: str = "error", *, heatmaps: PathLike | None = None,
+) -> list[Record]:  # fmt: skip
+    """Predict with a progress bar; return records without maps.
+
+    Args:
+        boxes: One list of boxes per image, or None for whole images.
+        on_bad_image: See ``Predictor.predict``.
+        heatmaps: Folder for overlays, or None.
+    """
+    paths = [image.path for image in images]
+    people = predictor.stream(paths, boxes, on_bad_image, with_maps=heatmaps is not None)
+    records: list[Record] = []
+    seen = set()
+    with tqdm(total=len(paths), unit="img", disable=None) as progress:
+        for record in people:
+            maps = record.pop("attention", None)
+            if maps is not None and heatmaps is not None and not record["error"]:
+                name = f"{len(records):05d}_{Path(record['image']).stem}.png"
+                _draw(predictor, record, maps, Path(heatmaps) / name)
+            records.append(record)
+            if record["image"] not in seen:
+                seen.add(record["image"])
+                progress.update()
+    return records
+
+
+def _draw(predictor: Predictor, record: Record, maps: dict[str, np.ndarray], path: Path) -> None:
+    """Draw a person: every map of the positive attributes over what the net saw."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = read_file(record["image"])
+    if record["box"] is not None:
+        image = crop_box(image, record["box"])
+    probabilities = record["probabilities"]
+    nearest = max(probabilities, key=probabilities.get)  # of what is not even positive
+    heatmap_grid(
+        [predictor.preprocess.visible(image)],
+        {name.replace("attention_", ""): values[None] for name, values in maps.items()},
+        predictor.classes, [[probabilities[name] for name in predictor.classes]],
+        labels=None, path=path, attributes=record["positives"] or [nearest],
+        threshold=predictor.thresholds,
+    )  # fmt: skip
+
+
+def write_png(folder: PathLike, number: int, source: str, image: np.ndarray) -> None:
+    """Write what was drawn over an image file; the folder is made if it is not there.
+
+    Raises:
+        OSError: It could not be encoded or written.
+    """
+    path = Path(folder) / f"{number:05d}_{Path(source).stem}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not good:
+        raise OSError(f"{path}: the image could not be encoded")
+    path.write_bytes(data.tobytes())
+
+
+# -- texts -------------------------------------------------------------------------------------
+def write_results(
+    texts: Sequence[tuple[str | None, Callable[[], str]]], make_table: Callable[[], str]
+) -> None:
+    """Write files, then print: what ``-`` stands for, else the table.
+
+    Args:
+        texts: Destination and function that returns the text; a destination is a path, ``-`` for
+            standard output, or None: not wanted.
+    """
+    for path, make in texts:
+        if path and path != "-":
+            write_text(path, make())
+    printed = [make for path, make in texts if path == "-"]
+    for make in printed:
+        errors.print_data(make())
+    if not printed:
+        print(make_table())
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def format_table(records: Sequence[Record], classes: Sequence[str], columns: int = 5) -> str:
+    """Return the probabilities as text: a row per attribute, a column per person, * if positive."""
+    blocks = []
+    for start in range(0, len(records), columns):
+        people = records[start : start + columns]
+        heads = [f"{_shorten(r['image'])}\n{_box_text(r['box'])}" for r in people]
+        rows = [[name, *(_cell(record, name) for record in people)] for name in classes]
+        blocks.append(tabulate(rows, ["attribute", *heads], "simple", disable_numparse=True))
+    note = "* probability at or above the threshold"
+    if any("attributes" in record for record in records):
+        note += "; of the classes of one attribute, the most probable"
+    return "\n\n".join([*blocks, *skipped_lines(records), note])
+
+
+def skipped_lines(records: Sequence[Record]) -> list[str]:
+    """Return a line for every record that holds an error."""
+    return [f"skipped: {r['error']}" for r in records if r["error"]]
+
+
+def to_json(predictor: Predictor, records: Sequence[Record]) -> str:
+    """Return the records as JSON text, with classes in order, backend and thresholds used."""
+    thresholds = [round(float(t), 6) for t in predictor.thresholds]
+    contents: Record = {"export": predictor.name, "classes": list(predictor.classes)}
+    # int8 and bf16 give slightly other numbers: readers can see where they come from.
+    contents.update(backend=predictor.backend, precision=predictor.precision)
+    contents.update(thresholds=thresholds, people=records)
+    return json_text(contents)
+
+
+def to_csv(records: Sequence[Record], classes: Sequence[str]) -> str:
+    """Return the records as CSV text: image, x, y, w, h, one column per class, error."""
+    rows = []
+    for record in records:
+        values = [record["probabilities"].get(name) for name in classes]
+        texts = ["" if value is None or value != value else f"{value:.6f}" for value in values]
+        rows.append([record["image"], *box_cells(record), *texts, record["error"] or ""])
+    return csv_text(["image", "x", "y", "w", "h", *classes, "error"], rows)
+
+
+def box_cells(record: Record) -> list[Any]:
+    """Return the four cells of a record's box, empty for the whole image."""
+    return [""] * 4 if record["box"] is None else list(record["box"])
+
+
+def _cell(record: Record, name: str) -> str:
+    value = record["probabilities"].get(name, math.nan)
+    mark = " *" if name in record["positives"] else ""
+    return "-" if math.isnan(value) else f"{value:.3f}{mark}"
+
+
+def _shorten(path: str, length: int = 22) -> str:
+    name = Path(path).name
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
+def _box_text(box: Sequence[float] | None) -> str:
+    return "" if box is None else ",".join(f"{v:g}" for v in box)
