@@ -15,9 +15,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Sequence, cast
 
 from gluon_attn.cli import common as cli
+
+if TYPE_CHECKING:
+    from gluon_attn.task import Trained
+    from gluon_attn.tasks.forms import Forms
 
 
 def flags() -> argparse.ArgumentParser:
@@ -46,8 +50,8 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def export(args: argparse.Namespace, forms: Any) -> str:
-    """Export a run or a zoo model as the flags say; return the directory.
+def export(args: argparse.Namespace, forms: Forms) -> None:
+    """Export a run or a zoo model as the flags say.
 
     Raises:
         FileExistsError, ValueError, ExportError: The directory is there, or the export cannot be
@@ -60,7 +64,7 @@ def export(args: argparse.Namespace, forms: Any) -> str:
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
-    trained = load.from_flags(args, contexts("cpu"))
+    trained = cast("Trained", load.from_flags(args, contexts("cpu")))  # None only for --export
     refuse_existing(args.out, args.overwrite)
     trained.task.check_forms(args)
     trained.task.export(
@@ -68,7 +72,6 @@ def export(args: argparse.Namespace, forms: Any) -> str:
         with_maps=args.with_maps, overwrite=args.overwrite,
         variants=make_variants(forms, trained),
     )  # fmt: skip
-    return args.out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("gluon_attn.export").setLevel("INFO" if forms.wanted else "WARNING")
     if args.export:
-        directory = work.extend(args.export, forms, args.out)
+        work.extend(args.export, forms, args.out)
     else:
-        directory = export(args, forms)
+        export(args, forms)
+    directory = args.out or args.export
     print("\n".join(work.summary(directory)))
-    print(f"next: {cli.called('predict')} {args.out or args.export} IMAGE_OR_FOLDER")
+    print(f"next: {cli.called('predict')} {directory} IMAGE_OR_FOLDER")
