@@ -16,8 +16,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from mxnet import gluon, init
-from mxnet.gluon import nn
+from export_helpers import CLASSES, PREPROCESS, SIZE, export, make_net
 from process_helpers import run
 
 from gluon_attn.cli import common as cli
@@ -26,39 +25,15 @@ from gluon_attn.export import Predictor, backend_choice, export_model
 from gluon_attn.tasks import images as predict
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = ("hat", "bag", "skirt")
-PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60), "resize": 16}
-
-
-class Net(gluon.HybridBlock):
-    """Logits, and two maps of different sizes."""
-
-    output_names = ("logits", "attention_early", "attention_late")
-    attention_outputs = ("attention_early", "attention_late")
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        with self.name_scope():
-            self.early = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
-            self.late = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
-            self.head = nn.Dense(len(CLASSES))
-
-    def hybrid_forward(self, F, x):
-        early = F.sigmoid(self.early(x))
-        late = F.sigmoid(self.late(early))
-        return self.head(late), early, late
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """An export with maps and one without."""
     folder = tmp_path_factory.mktemp("exports")
-    net = Net()
-    net.initialize(init.Xavier(magnitude=9))
-    for name, with_maps in (("maps", True), ("plain", False)):
-        export_model(
-            net, folder / name, name, CLASSES, 16, PREPROCESS, with_maps=with_maps, check=False
-        )
+    net = make_net()
+    for name in ("maps", "plain"):
+        export(net, folder / name, with_maps=name == "maps")
     return folder
 
 
@@ -131,8 +106,8 @@ def test_json_and_csv(exports, images, paths, tmp_path):
     out = tmp_path / "new" / "r.json"
     assert call(exports, *paths, "--json", out, "--threshold", "0.25") == 0
     contents = json.loads(out.read_text())
-    assert contents["export"] == "plain" and contents["classes"] == list(CLASSES)
-    assert contents["thresholds"] == [0.25] * 3
+    assert contents["export"] == "tiny" and contents["classes"] == list(CLASSES)
+    assert contents["thresholds"] == [0.25] * 4
     assert [p["image"] for p in contents["people"]] == [str(path) for path in paths]
     actual = [[p["probabilities"][name] for name in CLASSES] for p in contents["people"]]
     np.testing.assert_allclose(actual, expected(exports, paths), atol=1e-6)
@@ -172,9 +147,8 @@ def test_files_are_whole_whatever_becomes_of_the_console(
     exports, images, tmp_path, monkeypatch, encoding
 ):
     """The console lacks the characters of a class, and its reader leaves at once."""
-    net = Net()
-    net.initialize(init.Xavier())
-    export_model(net, tmp_path / "x", "x", ("帽…", "bag", "skirt"), 16, PREPROCESS, check=False)
+    names = ("帽…", *CLASSES[1:])
+    export_model(make_net(), tmp_path / "x", "x", names, SIZE, PREPROCESS, check=False)
     read, write = os.pipe()
     os.close(read)
     stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding=encoding)
@@ -271,7 +245,7 @@ def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeyp
         assert chosen in (None, contents["backend"])
         found = [list(person["probabilities"].values()) for person in contents["people"]]
         np.testing.assert_allclose(found, expected(exports, paths), rtol=0, atol=1e-5)
-    (record,) = json.loads((tmp_path / "x" / "plain-speed.json").read_text())["measured"]
+    (record,) = json.loads((tmp_path / "x" / "tiny-speed.json").read_text())["measured"]
     assert (record["batch_size"], record["threads"]) == (2, 1)
     assert set(record["images_per_s"]) == {"mxnet", "mxnet-fused"}
 
