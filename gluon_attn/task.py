@@ -136,6 +136,7 @@ class Asked(NamedTuple):
         ctx: Device of the net.
         threshold: Probability from which a column counts as positive.
         boxes: File of boxes to be used instead of the annotated ones, or None.
+        final: Whether it ends a run, whose folder describes the columns of stored predictions.
     """
 
     out: str
@@ -146,6 +147,7 @@ class Asked(NamedTuple):
     threshold: float = 0.5
     figures: bool = True
     boxes: str | None = None
+    final: bool = False
 
 
 class Predicted(NamedTuple):

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
+from typing import Any
 
 import mxnet as mx
 
@@ -27,7 +28,9 @@ from model_zoo.trained import from_zoo
 logger = logging.getLogger("gluon_attn.pretrained")
 
 
-def load_predictor(name, root=None, with_maps=True, **options):
+def load_predictor(
+    name: str, root: str | None = None, with_maps: bool = True, **options: Any
+) -> Predictor:
     """Return a Predictor of a zoo model with published weights.
 
     The model is exported once, into ``exports`` beside its weights in the first directory of the
@@ -62,7 +65,7 @@ def load_predictor(name, root=None, with_maps=True, **options):
     return Predictor(directory, **options)
 
 
-def _export(name, directory, root, maps):
+def _export(name: str, directory: str, root: str | None, maps: bool) -> None:
     trained = from_zoo(name, None, [mx.cpu()], pretrained=True, root=root)
     damaged = is_export(directory)
     if not damaged:
@@ -72,7 +75,7 @@ def _export(name, directory, root, maps):
         trained.task.export(trained, directory, name, with_maps=maps, overwrite=damaged)
 
 
-def _is_whole(directory):
+def _is_whole(directory: str) -> bool:
     """Return whether an export is there, and its graph and weights are what its sidecar says."""
     if not os.path.exists(directory):
         return False
@@ -85,7 +88,7 @@ def _is_whole(directory):
     return True
 
 
-def _place(name, root):
+def _place(name: str, root: str | None) -> str:
     """Return where the export of this name is, or can be written."""
     exports = os.path.join(store.directories(root)[0], "exports")
     directory = os.path.join(exports, name)
@@ -96,7 +99,7 @@ def _place(name, root):
     return directory if _is_whole(directory) else os.path.join(_temporary(), name)
 
 
-def _temporary():
+def _temporary() -> str:
     """Return this user's folder in the temporary directory, where anybody could have made one."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = os.path.join(tempfile.gettempdir(), f"gluon_attn-exports-{user}")
@@ -108,7 +111,7 @@ def _temporary():
 
 
 @functools.lru_cache(None)
-def _until_exit():
+def _until_exit() -> str:
     folder = tempfile.mkdtemp(prefix="gluon_attn-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -290,8 +290,8 @@ def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
         for name, found in drawn.items()
     })  # fmt: skip
     lines = ["channel attention: mean, diversity over channels, deviation over images"]
-    for name, found in values.items():
-        for gate, v in found.items():
+    for name, gates in values.items():
+        for gate, v in gates.items():
             lines.append(f"  {name:<24} {gate:<24} {v['mean']:.3f} {v['diversity']:.4f} "
                          f"{v['image_deviation']:.4f}")  # fmt: skip
     return Analysis("\n".join(lines), [figure, path], values)

@@ -166,20 +166,21 @@ def attention_overlap(
             maps = {layer: [attention(features[layer], g[k]) for g in gradients]
                     for k, layer in enumerate(LAYERS)}  # fmt: skip
             for layer, separation in _separations(maps).items():
-                arrays = [array.asnumpy() for array in (*maps[layer], separation)]
-                meters[kind][layer].update(*arrays, right, valid)
+                true_map, other, apart = (array.asnumpy() for array in (*maps[layer], separation))
+                meters[kind][layer].update(true_map, other, apart, right, valid)
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()
     }  # fmt: skip
 
 
-def _separations(maps):
+def _separations(maps: dict[str, list[Any]]) -> dict[str, Any]:
     """Return L_AS (Eq. 3) of both layers, ``(B,)``, the mask being that of the last (Eq. 4)."""
     mask = soft_mask(maps["last"][0])
     large = resize_like(mask, maps["inner"][0])
-    return {"inner": attention_separation(*maps["inner"], large),
-            "last": attention_separation(*maps["last"], mask)}  # fmt: skip
+    (inner, other), (last, confusing) = maps["inner"], maps["last"]
+    return {"inner": attention_separation(inner, other, large),
+            "last": attention_separation(last, confusing, mask)}  # fmt: skip
 
 
 def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Analysis:
@@ -226,7 +227,8 @@ def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Analysi
     known = np.where(seen.label.any(axis=1, keepdims=True), seen.label, 1)
     columns = np.where(known == 1, logits, -np.inf).argmax(axis=1)
     labels = [shown_name(dataset, k) for k in columns]
-    pairs, groups = {}, {title: {}, "Guided back-propagation": {}}
+    pairs: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {title: {}, "Guided back-propagation": {}}
     for name, (own, run) in passes.items():
         maps = class_maps(run, columns, kind)
         guided = GuidedBackprop(models[name].net)(own.image, _one_hot(columns, run.logits))

@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import TYPE_CHECKING, Sequence, cast
+from typing import Any, Sequence
 
 from gluon_attn.cli import common as cli
-
-if TYPE_CHECKING:
-    from gluon_attn.task import Trained
-    from gluon_attn.tasks.forms import Forms
 
 
 def flags() -> argparse.ArgumentParser:
@@ -50,8 +46,8 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def export(args: argparse.Namespace, forms: Forms) -> None:
-    """Export a run or a zoo model as the flags say.
+def export(args: argparse.Namespace, forms: Any) -> str:
+    """Export a run or a zoo model as the flags say; return the directory.
 
     Raises:
         FileExistsError, ValueError, ExportError: The directory is there, or the export cannot be
@@ -64,7 +60,9 @@ def export(args: argparse.Namespace, forms: Forms) -> None:
 
     if not args.out:
         raise ValueError("give --out DIR, the directory to create")
-    trained = cast("Trained", load.from_flags(args, contexts("cpu")))  # None only for --export
+    trained = load.from_flags(args, contexts("cpu"))
+    if trained is None:
+        raise ValueError("give --run DIR or --model NAME, the net to export")
     refuse_existing(args.out, args.overwrite)
     trained.task.check_forms(args)
     trained.task.export(
@@ -72,6 +70,7 @@ def export(args: argparse.Namespace, forms: Forms) -> None:
         with_maps=args.with_maps, overwrite=args.overwrite,
         variants=make_variants(forms, trained),
     )  # fmt: skip
+    return args.out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,10 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work.check_forms(forms)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("gluon_attn.export").setLevel("INFO" if forms.wanted else "WARNING")
-    if args.export:
-        work.extend(args.export, forms, args.out)
-    else:
-        export(args, forms)
-    directory = args.out or args.export
-    print("\n".join(work.summary(directory)))
-    print(f"next: {cli.called('predict')} {directory} IMAGE_OR_FOLDER")
+    extended = work.extend(args.export, forms, args.out) if args.export else None
+    print("\n".join(work.summary(extended or export(args, forms))))
+    print(f"next: {cli.called('predict')} {args.out or args.export} IMAGE_OR_FOLDER")

@@ -64,11 +64,13 @@ class Detection(Task):
     ) -> Any:  # fmt: skip
         """Return batches augmented as the method's net was published with."""
         mean, std, net = recipe.mean, recipe.std, method.net
+        transform: Any
         if net.fit == "stretch":
             chosen = {name: method.options[name] for name in ("expand", "crop", "colour")}
             transform = SsdTransform(net.input_size[0], mean, std, mirror=recipe.mirror, **chosen)
         else:
-            transform = FitTransform(*net.sides, recipe.mirror, mean=mean, std=std)
+            short, long = net.sides
+            transform = FitTransform(short, long, recipe.mirror, mean=mean, std=std)
         return DetectionLoader(
             dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed,
             workers=workers, last="discard",
@@ -155,7 +157,8 @@ def eval_transform(net: Any, mean: Sequence[float], std: Sequence[float]) -> Any
     """Return the transform of evaluation for a net or an export's description of one."""
     if net.fit == "stretch":
         return StretchTransform(net.input_size[0], mean, std)
-    return FitTransform(*net.sides, False, mean=mean, std=std)
+    short, long = net.sides
+    return FitTransform(short, long, mean=mean, std=std)
 
 
 def detect(
@@ -181,7 +184,8 @@ def detect(
             if i == PADDING:
                 continue
             known = classes[row] >= 0
-            corners = to_image(boxes[row][known], *dataset.size(i), transform)
+            width, height = dataset.size(i)
+            corners = to_image(boxes[row][known], width, height, transform)
             for number, score, box in zip(classes[row][known], scores[row][known], corners):
                 records.append({
                     "image_id": dataset.image_ids[i],
@@ -290,7 +294,8 @@ def detect_files(
     """
     transform = eval_transform(detector, detector.entry["mean"], detector.entry["std"])
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    names, records = detector.class_names, []
+    names = detector.class_names
+    records: list[Record] = []
     for number, file in enumerate(tqdm(images, unit="img", disable=None)):
         image, fault = files.open_image(file, on_bad_image)
         if image is None:

@@ -29,6 +29,7 @@ from gluon_attn.nets import name_outputs
 from gluon_attn.task import FORMS, TASKS, Asked, Exported, Predicted, Result, Task, Trained
 from gluon_attn.tasks import images
 from gluon_attn.tasks.data import (
+    Array,
     Predictions,
     Stream,
     eval_loader,
@@ -103,7 +104,9 @@ class LabelTask(Task):
         found = predict(
             net, loader, len(dataset), asked.ctx, progress=True, activation=self.activation
         )
-        done = self.report(found, dataset, asked._replace(figures=False), recipe.to_dict())
+        done = self.report(
+            found, dataset, asked._replace(figures=False, final=True), recipe.to_dict()
+        )
         logger.info("%s; tables in %s.{md,csv,json}", self.headline(done, dataset),
                     os.path.join(asked.out, asked.stem))  # fmt: skip
         return done
@@ -226,8 +229,7 @@ class Attributes(LabelTask):
             files += map(str, paths)
             text.append(accuracy_text(accuracy))
             result = dict(result, accuracy=accuracy)
-        arrays = dict(found._asdict(), names=np.array(dataset.names))
-        files.append(save_predictions(arrays, asked))
+        files.append(save_predictions(found._asdict(), dataset, asked))
         if asked.figures:
             start = os.path.join(asked.out, asked.stem)
             curves = pr_curves(*found, dataset.names, path=f"{start}_pr_curves.png")
@@ -251,10 +253,11 @@ def reports_accuracy(recipe: dict[str, Any], schema: Schema) -> bool:
     return asked or not schema.is_binary
 
 
-def save_predictions(arrays: dict[str, np.ndarray], asked: Asked) -> str:
+def save_predictions(arrays: dict[str, Array], dataset: Any, asked: Asked) -> str:
     """Write ``<stem>_predictions.npz`` and return its path."""
     path = os.path.join(asked.out, f"{asked.stem}_predictions.npz")
-    save_arrays(path, arrays, compress=True)
+    names = {} if asked.final else {"names": np.array(dataset.names)}
+    save_arrays(path, {**arrays, **names}, compress=True)
     return path
 
 
@@ -265,7 +268,7 @@ def ranking_scores(found: Predictions, dataset: Any) -> dict[str, float]:
 
 
 def judge_columns(
-    score: str, names: Sequence[str], positives: np.ndarray, negatives: np.ndarray,
+    score: str, names: Sequence[str], positives: Array, negatives: Array,
     lacking: tuple[str, ...] | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """Return why no net can be scored on these labels, and which columns a score leaves out.
@@ -331,7 +334,7 @@ def draw_attention(
     ))  # fmt: skip
 
 
-def _view(image: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
+def _view(image: Array, preprocess: dict[str, Any]) -> Array:
     """Return the part of an image that the net sees, uint8, for drawing maps over it."""
     side, crop = preprocess["resize"], preprocess["crop"] or preprocess["resize"]
     image = resize(image, side, side)

@@ -76,8 +76,7 @@ class Classification(LabelTask):
         files = list(map(str, write_classification(result, asked.out, asked.stem).values()))
         label = found.label * found.mask
         target = np.where(label.any(1), label.argmax(1), -1).astype(np.int32)
-        arrays = {"probs": found.probs, "target": target, "names": np.array(dataset.names)}
-        files.append(save_predictions(arrays, asked))
+        files.append(save_predictions({"probs": found.probs, "target": target}, dataset, asked))
         return Result(classification_text(result), result, files)
 
     def headline(self, done: Result, dataset: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import mxnet as mx
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gluon_attn.core.batch import PADDING, Batch, LabelPolicy
@@ -34,6 +35,7 @@ from gluon_attn.task import Asked, Exported, Trained
 
 logger = logging.getLogger("gluon_attn.evaluate")
 
+Array = NDArray[Any]
 READING = ("dataset", "data_options", "attributes", "splits")  # of a recipe: how data are read
 
 
@@ -277,9 +279,9 @@ class Predictions(NamedTuple):
         mask: ``(N, A)``; 0 where the label is unspecified.
     """
 
-    probs: np.ndarray
-    label: np.ndarray
-    mask: np.ndarray
+    probs: Array
+    label: Array
+    mask: Array
 
 
 def predict(

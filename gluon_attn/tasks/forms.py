@@ -22,10 +22,10 @@ from gluon_attn.export.symbol import require_cpu
 from gluon_attn.export.variants import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.task import Exported, Trained
-from gluon_attn.tasks.data import bar, open_for, reading_of
+from gluon_attn.tasks.data import Array, bar, open_for, reading_of
 
 BATCH = 32
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[Array], Array]
 
 
 class Forms(NamedTuple):
@@ -172,7 +172,7 @@ class Calibration(NamedTuple):
         fingerprint: What the data were: splits, numbers of samples, fingerprints.
     """
 
-    images: np.ndarray
+    images: Array
     score: Callable[[Run], float]
     fingerprint: dict[str, Any]
 
@@ -227,7 +227,7 @@ def calibration_data(
     })  # fmt: skip
 
 
-def _run_padded(run: Run, images: Sequence[np.ndarray]) -> np.ndarray:
+def _run_padded(run: Run, images: Sequence[Array]) -> Array:
     """Run a batch that is always as large: a static graph is planned anew for every other one."""
     batch = np.zeros((BATCH, *images[0].shape), np.float32)
     batch[: len(images)] = images
@@ -246,10 +246,10 @@ def _refuse_overlap(train: Any, chosen: Sequence[int], held_out: Any) -> None:
 
 def _read(
     dataset: Any, indices: Sequence[int], prepare: Preprocess, workers: int | None, *, title: str
-) -> tuple[list[np.ndarray], np.ndarray]:
+) -> tuple[list[Array], Array]:
     """Return what the net sees of some samples, uint8, and their mask."""
 
-    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(i: int) -> tuple[Array, Array]:
         image, _, mask, _ = dataset[i]
         return prepare.view(image), mask
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
 
 import cv2
-import numpy as np
+from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ from gluon_attn.export.preprocess import read_image as read_file
 from gluon_attn.figures.heatmaps import heatmap_grid
 
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
+Array = NDArray[Any]
 PathLike = Union[str, Path]
 Record = Dict[str, Any]
 Boxes = List[List[float]]
@@ -68,7 +69,7 @@ def find_images(paths: Iterable[PathLike]) -> list[ImageFile]:
     return list(found.values())
 
 
-def open_image(image: ImageFile, on_bad_image: str) -> tuple[np.ndarray | None, str | None]:
+def open_image(image: ImageFile, on_bad_image: str) -> tuple[Array | None, str | None]:
     """Return the pixels, or with ``skip`` None and what is wrong with the file.
 
     Raises:
@@ -218,7 +219,7 @@ def predict_people(
     return records
 
 
-def _draw(predictor: Predictor, record: Record, maps: dict[str, np.ndarray], path: Path) -> None:
+def _draw(predictor: Predictor, record: Record, maps: dict[str, Array], path: Path) -> None:
     """Draw a person: every map of the positive attributes over what the net saw."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = read_file(record["image"])
@@ -235,7 +236,7 @@ def _draw(predictor: Predictor, record: Record, maps: dict[str, np.ndarray], pat
     )  # fmt: skip
 
 
-def write_png(folder: PathLike, number: int, source: str, image: np.ndarray) -> None:
+def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
     """Write what was drawn over an image file; the folder is made if it is not there.
 
     Raises:

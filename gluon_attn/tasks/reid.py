@@ -23,7 +23,7 @@ from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import TASKS, Asked, Result, Task
 from gluon_attn.tasks.classification import Classification
-from gluon_attn.tasks.data import in_epochs, one_behind
+from gluon_attn.tasks.data import Array, in_epochs, one_behind
 
 logger = logging.getLogger("gluon_attn.reid")
 
@@ -78,7 +78,7 @@ class Reid(Classification):
         if dataset.query is None or not len(dataset.query):
             return "it has no queries", ""
         query, gallery = (
-            Pictures(None, dataset.identities[rows], dataset.cameras[rows])
+            Pictures(np.empty(0), dataset.identities[rows], dataset.cameras[rows])
             for rows in (dataset.query, dataset.gallery)
         )
         without = int((~answerable(query, gallery)).sum())
@@ -134,7 +134,7 @@ def eval_loader(
 
 def embed(
     net: Any, loader: Any, count: int, ctx: Any, *, flip: bool = False, progress: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array, Array]:
     """Return the embedding of every image, ``(N, D)`` float32, and which could be read.
 
     Args:
@@ -158,7 +158,7 @@ def embed(
             found = found + name_outputs(net, net(mx.nd.flip(image, axis=3)))["embedding"]
         return found
 
-    features: np.ndarray | None = None
+    features: Array | None = None
     seen = np.zeros(count, bool)
     for found, batch in one_behind(loader, run, "embedding", progress):
         if features is None:
@@ -192,11 +192,11 @@ def retrieve(
     features, seen = embed(net, loader, len(dataset), ctx, flip=flip, progress=progress)
     identities = np.where(seen, dataset.identities, JUNK)
     query = dataset.query[seen[dataset.query]]
-    parts = (
+    asking, answering = (
         Pictures(features[rows], identities[rows], dataset.cameras[rows])
         for rows in (query, dataset.gallery)
     )
-    result = evaluate_retrieval(*parts, metric=metric, progress=progress)
+    result = evaluate_retrieval(asking, answering, metric=metric, progress=progress)
     return dict(result, names=[dataset.sample_ids[i] for i in query])
 
 

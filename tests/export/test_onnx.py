@@ -17,10 +17,9 @@ from mxnet import gluon
 from mxnet.gluon import nn
 from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small, traced
 
-from gluon_attn.coco import detection_task as detection
-from gluon_attn.coco import keypoints_task as keypoints
 from gluon_attn.export import ExportError, Predictor, export_model, sidecar
 from gluon_attn.export.variants import add_variants
+from gluon_attn.task import TASKS
 from gluon_attn.tasks.forms import Forms, check_forms
 from model_zoo import get_model, list_models
 from model_zoo.factories_attention import small_resnet
@@ -209,7 +208,7 @@ def test_the_page_lists_the_operators(page):
 
 
 def test_the_page_says_of_every_model_where_it_runs(table):
-    assert keypoints.FORMS == ("onnx",) and detection.FORMS == ()
+    assert TASKS.get("keypoints").forms == ("onnx",) and TASKS.get("detection").forms == ()
     tested = {family(name) for name in SMALL}
     for name in list_models():
         rows = [pattern for pattern in table if fnmatch.fnmatchcase(name, pattern)]

@@ -306,7 +306,7 @@ def test_evaluation_of_a_run_equals_its_test(market, market_run, tmp_path):
     trained = load.from_run(str(folder), [mx.cpu()])
     dataset = evaluate.open_for(trained, str(market), "test")
     assert reports_accuracy(trained.extra["recipe"], dataset.schema)
-    found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, 0)
+    found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, workers=0)
     done = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
     expected = accuracy_from_json((folder / "test_accuracy.json").read_text())
     assert done.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)

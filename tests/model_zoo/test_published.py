@@ -41,7 +41,7 @@ def run(tmp_path_factory, repository):
     write_digits_single(root / "data", images=TINY, seed=1, side=36)
     recipe = load_recipe("icasc_digits_single_resnet20", [
         "method=baseline", "epochs=1", "warmup_epochs=0", "batch_size=10",
-    ], str(repository / "tools" / "recipes"))  # fmt: skip
+    ])  # fmt: skip
     settings = Settings(str(root / "data"), str(root / "run"), workers=1, console=False)
     train(recipe, settings)
     return root

@@ -68,7 +68,7 @@ def complaints(source, module, is_package=False, exists=lambda name: True):
     return found
 
 
-ENGINE = ("fit.py", "checkpoint.py", "evaluate.py", "log.py", "schedule.py", "stream.py")
+ENGINE = ("fit.py", "checkpoint.py", "log.py", "schedule.py")
 
 
 def is_module(name):

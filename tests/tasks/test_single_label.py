@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
 from formats.tiny import write_tiny
-from training_helpers import checkpoint_arrays
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
@@ -87,31 +85,6 @@ def test_a_run(cifar, tmp_path):
     again = evaluation.predict_export(str(tmp_path / "export"), dataset)
     np.testing.assert_allclose(again.probs, found.probs, atol=1e-4)
     assert Predictor(str(tmp_path / "export")).sidecar["activation"] == "softmax"
-
-
-class Stop(Exception):
-    """Stands for whatever kills a run."""
-
-
-def test_a_stopped_run_goes_on_bit_by_bit(cifar, tmp_path, monkeypatch):
-    full, half = recipe(epochs=3), recipe(epochs=3)
-    train(full, settings(cifar, tmp_path / "full", test=False))
-    fitting = sys.modules["gluon_attn.train.fit"]
-    kept = fitting.save_checkpoint
-
-    def save_and_stop(path, method, meta):
-        kept(path, method, meta)
-        raise Stop
-
-    monkeypatch.setattr(fitting, "save_checkpoint", save_and_stop)
-    with pytest.raises(Stop):
-        train(half, settings(cifar, tmp_path / "half", test=False))
-    monkeypatch.setattr(fitting, "save_checkpoint", kept)
-    train(half, settings(cifar, tmp_path / "half", test=False, resume=True))
-    one, other = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("full", "half"))
-    assert sorted(one) == sorted(other)
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def test_the_rate_falls_from_batch_to_batch(cifar, tmp_path, caplog):

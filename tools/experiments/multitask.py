@@ -103,7 +103,7 @@ def _run(method, seed, make_recipe, data, out, workers):
 
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
-    seconds = train_once(recipe, data, folder, workers, "test_accuracy.json")
+    seconds = train_once(recipe, data, folder, workers, result="test_accuracy.json")
     return accuracy_from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
 
 

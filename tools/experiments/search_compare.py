@@ -94,7 +94,7 @@ def _attention(way, seed, make_search, data_dir, out, workers):
         return FIXED[way], 0.0
     folder = os.path.join(out, f"search-{seed}")
     recipe = make_search([f"seed={seed}"])
-    seconds = train_once(recipe, data_dir, folder, workers, "genotype.json", search)
+    seconds = train_once(recipe, data_dir, folder, workers, result="genotype.json", run=search)
     return f"hoga:{load_genotype(os.path.join(folder, 'genotype.json'))}", seconds
 
 

@@ -654,7 +654,7 @@ def test_a_separate_model_is_a_run_on_one_attribute(data, tmp_path):
     assert trained.classes == ("disc",)
     dataset = evaluate.open_for(trained, str(data), "test")
     assert dataset.names == ("disc",) and dataset.label.shape == (24, 1)
-    found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, 0)
+    found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, workers=0)
     assert found.probs.shape == (24, 1)
     whole = data_of.open_split(Recipe.from_dict(recipe()), str(data), "test")
     np.testing.assert_array_equal(dataset.raw[:, 0], whole.raw[:, 1])
@@ -761,7 +761,7 @@ def test_recipes_train_on_tiny_official_trees(repository, tmp_path, name, kind, 
     done = train(
         chosen, Settings(str(tmp_path / "data"), str(tmp_path / "run"), workers=1, console=False)
     )
-    overall = done["test"]["overall"]
+    overall = done["test"].values["overall"]
     for measure in ("mA", "instance_accuracy", "instance_precision", "instance_f1"):
         assert 0 <= overall[measure] <= 1
     accuracy = tmp_path / "run" / "test_accuracy.json"
