@@ -12,11 +12,19 @@ import numpy as np
 from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.files import write_json
 from gluon_attn.core.text import read_json_lines
-from gluon_attn.figures.critic import critique_curves
-from gluon_attn.figures.distribution import channel_attention, selectivity_distributions
-from gluon_attn.figures.embedding import MOST_CLASSES, embeddings
-from gluon_attn.metrics.diversity import ChannelStatistics
-from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summarize_selectivity
+from gluon_attn.figures.curves import critique_curves
+from gluon_attn.figures.distribution import (
+    MOST_CLASSES,
+    channel_attention,
+    embeddings,
+    selectivity_distributions,
+)
+from gluon_attn.metrics.channels import (
+    ChannelStatistics,
+    ClassMeans,
+    selectivity_index,
+    summarize_selectivity,
+)
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.graphs import Graph, GraphBlock
 from gluon_attn.nets.taps import TappedStage
@@ -345,7 +353,7 @@ def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis
             continue
         path = settings.path(f"critic_{len(values)}.png" if values else "critic.png")
         files.append(str(critique_curves(
-            epochs, series["critique"], series["reward"], path, series["critic_error"]
+            epochs, series["critique"], series["reward"], path, error=series["critic_error"]
         )))  # fmt: skip
         values[name] = dict(epoch=epochs, **series)
         text.append(f"critic of {name}, epoch {epochs[-1]}: critique, reward, squared error")

@@ -10,8 +10,8 @@ import numpy as np
 from gluon_attn.cli.analysis_features import Analysis, Models, Settings, batches, shown_name
 from gluon_attn.core.files import write_json
 from gluon_attn.data import EvalTransform
-from gluon_attn.figures.attention_grid import (
-    gradient_picture,
+from gluon_attn.figures.heatmaps import (
+    gradient_image,
     map_pairs,
     overlay,
     side_by_side,
@@ -167,7 +167,7 @@ def attention_overlap(
                     for k, layer in enumerate(LAYERS)}  # fmt: skip
             for layer, separation in _separations(maps).items():
                 true_map, other, apart = (array.asnumpy() for array in (*maps[layer], separation))
-                meters[kind][layer].update(true_map, other, apart, right, valid)
+                meters[kind][layer].update(true_map, other, apart, right, valid=valid)
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()
@@ -234,7 +234,7 @@ def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Analysi
         guided = GuidedBackprop(models[name].net)(own.image, _one_hot(columns, run.logits))
         pairs[name] = list(zip(own.views, maps))
         groups[title][name] = [overlay(*pair) for pair in pairs[name]]
-        groups["Guided back-propagation"][name] = [gradient_picture(g) for g in guided.asnumpy()]
+        groups["Guided back-propagation"][name] = [gradient_image(g) for g in guided.asnumpy()]
     files = [settings.path(f"{kind}_guided.png"), settings.path(f"{kind}_pairs.png")]
     few = slice(0, max(GRID_IMAGES, len(settings.samples or ())))
     groups = {t: {n: p[few] for n, p in nets.items()} for t, nets in groups.items()}

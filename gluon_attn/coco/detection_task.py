@@ -33,7 +33,7 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.export.writer import random_batch
 from gluon_attn.figures.detections import draw_boxes
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
 from gluon_attn.tasks import images as files
 from gluon_attn.tasks.attributes import some
@@ -313,7 +313,7 @@ def detect_files(
         ]  # fmt: skip
         records.append({"image": file.path, "detections": found, "error": None})
         if draw:
-            drawn = draw_boxes(image, boxes, labels, scores, names)
+            drawn = draw_boxes(image, boxes, labels, scores, class_names=names)
             files.write_png(draw, number, file.path, drawn)
     return records
 

@@ -16,7 +16,7 @@ from gluon_attn.export.sidecar import ExportError
 from gluon_attn.export.symbol import check_shapes, trace
 from gluon_attn.export.variants import write_variants
 from gluon_attn.export.writer import check_parity, write_files
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.runtime import versions
 
 Sidecar = Dict[str, Any]

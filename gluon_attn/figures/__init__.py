@@ -1,5 +1,7 @@
-"""Every picture of the project, drawn off screen with matplotlib's object interface.
+"""Every figure of the project, drawn off screen with matplotlib's object interface.
 
 No function here uses pyplot, needs a display or changes matplotlib's settings; every file is
-written whole or not at all.
+written whole or not at all. Functions that take a ``path`` write there, in the format that its
+suffix names, and return it as a Path; they raise a ValueError if there is nothing to draw or shapes
+do not fit.
 """

@@ -1,26 +1,37 @@
-"""Bars of one measure per attribute, models side by side."""
+"""Measures side by side: attributes of models, seeds of arms, engines by speed."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
+from gluon_attn.figures.canvas import (
+    LARGE,
+    MEDIUM,
+    SMALL,
+    Axes,
+    PathLike,
+    colour,
+    legend,
+    new_figure,
+    quiet,
+    save,
+)
 
 TITLES = {
-    "ap": ("AP", "mAP"),
-    "ap_sklearn": ("AP (sklearn)", "mAP_sklearn"),
-    "ma": ("mA", "mA"),
-    "accuracy": ("accuracy", "accuracy"),
-    "precision": ("precision", "CP"),
-    "recall": ("recall", "CR"),
-    "f1": ("F1", "CF1"),
-}
+    "ap": ("AP", "mAP"), "ap_sklearn": ("AP (sklearn)", "mAP_sklearn"), "ma": ("mA", "mA"),
+    "accuracy": ("accuracy", "accuracy"), "precision": ("precision", "CP"),
+    "recall": ("recall", "CR"), "f1": ("F1", "CF1"),
+}  # fmt: skip
 PER_ROW = 16  # groups of bars in one row of the figure
+PRECISIONS = ("fp32", "bf16", "int8")  # in the order of the palette
+WHISKER = {"fmt": "none", "ecolor": "#222222", "elinewidth": 0.8, "capsize": 1.5}
 
 
-def attribute_bars(results, path, measure="ap"):
+def attribute_bars(results: Mapping[str, Any], path: PathLike, measure: str = "ap") -> Path:
     """Draw one group of bars per attribute, one bar per model, and the mean as the last group.
 
     Under each name stands the share of positives. An undefined value has no bar but a dash.
@@ -28,38 +39,30 @@ def attribute_bars(results, path, measure="ap"):
     Args:
         results: A dict from model name to what ``evaluate_multilabel`` returned, or to a list of
             such dicts from several seeds: bars then show the mean, whiskers the standard deviation.
-        path: Where to write; the suffix decides the type.
+        path: Where to write.
         measure: ``ap``, ``ap_sklearn``, ``ma``, ``accuracy``, ``precision``, ``recall`` or ``f1``.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        ValueError: If there is no result, the measure is unknown, or the attributes differ.
     """
     if measure not in TITLES:
         raise ValueError(f"measure {measure!r}: valid are {', '.join(TITLES)}")
     runs = {name: r if isinstance(r, (list, tuple)) else [r] for name, r in results.items()}
     labels = _labels(runs)
-    title, overall = TITLES[measure]
-    values = np.array([_values(results, measure, overall) for results in runs.values()])
+    values = np.array([_values(results, measure) for results in runs.values()])
     rows = math.ceil(len(labels) / PER_ROW)
     per_row = math.ceil(len(labels) / rows)
     width = max(4.0, min(11.0, 1.0 + per_row * (0.32 + 0.24 * len(runs))))
     figure = new_figure(width, 0.5 + 2.5 * rows, layout="constrained")
     for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
         part = slice(row * per_row, (row + 1) * per_row)
-        _bar_row(axes, values[:, part], labels[part], per_row, f"{title} (%)")
+        _bar_row(axes, values[:, part], labels[part], per_row)
+        axes.set_ylabel(f"{TITLES[measure][0]} (%)", fontsize=MEDIUM)
     if len(runs) > 1:
         handles = [axes.bar(0, 0, color=colour(k)) for k in range(len(runs))]
-        legend(
-            figure, handles, list(runs), loc="outside upper center", ncols=len(runs), frameon=False,
-            fontsize=MEDIUM,
-        )  # fmt: skip
+        legend(figure, handles, list(runs), loc="outside upper center", ncols=len(runs),
+               fontsize=MEDIUM)  # fmt: skip
     return save(figure, path)
 
 
-def _labels(runs):
+def _labels(runs: Mapping[str, Sequence[Any]]) -> list[str]:
     """Return the text under each group: name and share of positives, "mean" last."""
     every = [(name, result) for name, results in runs.items() for result in results]
     if not every:
@@ -76,18 +79,21 @@ def _labels(runs):
     return [*labels, "mean\n"]
 
 
-def _values(results, measure, overall):
+def _values(results: Sequence[Any], measure: str) -> np.ndarray:
     """Return ``(groups, 2)``: mean and standard deviation over the runs, in percent."""
-    each = [
-        [row[measure] for row in result["attributes"]] + [result["overall"][overall]]
-        for result in results
-    ]
-    each = 100 * np.array(each, dtype=np.float64)
+    overall = TITLES[measure][1]
+    each = 100 * np.array(
+        [
+            [row[measure] for row in result["attributes"]] + [result["overall"][overall]]
+            for result in results
+        ],
+        dtype=np.float64,
+    )
     spread = each.std(axis=0, ddof=1) if len(each) > 1 else np.zeros(each.shape[1])
     return np.stack([each.mean(axis=0), spread], axis=1)
 
 
-def _bar_row(axes, values, labels, per_row, title):
+def _bar_row(axes: Axes, values: np.ndarray, labels: Sequence[str], per_row: int) -> None:
     quiet(axes, grid="y")
     models, groups, _ = values.shape
     width = 0.8 / models
@@ -96,16 +102,12 @@ def _bar_row(axes, values, labels, per_row, title):
         mean, spread = values[k].T
         axes.bar(x, np.nan_to_num(mean), 0.92 * width, color=colour(k))
         if spread.any():
-            axes.errorbar(
-                x, mean, spread, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5
-            )
+            axes.errorbar(x, mean, spread, **WHISKER)
         for position, value, deviation in zip(x, mean, spread):
             text = "-" if math.isnan(value) else f"{value:.0f}" if models > 1 else f"{value:.1f}"
             height = 0 if math.isnan(value) else value + np.nan_to_num(deviation)
-            axes.text(
-                position, height + 1, text, ha="center", va="bottom", fontsize=SMALL - 1,
-                color="#333333",
-            )  # fmt: skip
+            axes.text(position, height + 1, text, ha="center", va="bottom", fontsize=SMALL - 1,
+                      color="#333333")  # fmt: skip
     slanted = max(len(part) for label in labels for part in label.split("\n")) > 11
     texts = [label.replace("\n", "  ") if slanted else label for label in labels]
     axes.set_xticks(np.arange(groups), texts, fontsize=SMALL)
@@ -118,4 +120,82 @@ def _bar_row(axes, values, labels, per_row, title):
         axes.get_xticklabels()[-1].set_fontweight("bold")
         axes.set_xlabel("attribute, share of positives", fontsize=MEDIUM)
     axes.set(xlim=(-0.6, per_row - 0.4), ylim=(0, 112), yticks=range(0, 101, 20))
-    axes.set_ylabel(title, fontsize=MEDIUM)
+
+
+def arms_by_seed(scores: Mapping[str, Sequence[float]], label: str, path: PathLike) -> Path:
+    """Draw one line of dots per arm, a dot per seed, the mean as a bar; seeds are joined.
+
+    ``scores`` are ``{arm: [score of each seed]}``, the baseline first; ``label`` names the axis.
+    """
+    counts = {len(values) for values in scores.values()}
+    if len(counts) != 1 or not next(iter(counts)):
+        raise ValueError(f"arms with {sorted(counts)} seeds: each needs the same number, from 1")
+    values = np.array(list(scores.values()), dtype=float)
+    rows = np.arange(len(values))
+    figure = new_figure(5.2, 0.75 + 0.36 * len(values), layout="constrained")
+    axes = figure.subplots()
+    quiet(axes, "x")
+    for seed in values.T:
+        axes.plot(seed, rows, color="#CCCCCC", lw=0.8, zorder=1)
+    for row, found in enumerate(values):
+        ink = "#444444" if row == 0 else colour(0)
+        axes.plot(found, np.full(len(found), row), "o", ms=4.5, color=ink, alpha=0.75, mew=0)
+        axes.plot([found.mean()] * 2, [row - 0.3, row + 0.3], color=ink, lw=2)
+    axes.set_yticks(rows, list(scores), fontsize=MEDIUM)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_xlabel(f"{label} (dot: seed, bar: mean)", fontsize=MEDIUM)
+    return save(figure, path)
+
+
+def speed_bars(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = "") -> Path:
+    """Draw the rows of a benchmark, a panel per batch size, the fastest engine first.
+
+    A bar is the median of the rounds, the whisker goes from the slowest round to the fastest, and
+    behind it stand the figure and, of all but the reference, its ratio to the reference.
+
+    Args:
+        rows: Dicts with ``engine``, ``precision``, ``batch``, ``images_per_s``, ``spread`` (lowest
+            and highest) and ``ratio_to_mxnet``.
+        path: Where to write.
+        title: Over the figure.
+    """
+    if not rows:
+        raise ValueError("no rows: nothing to draw")
+    unknown = sorted({row["precision"] for row in rows} - set(PRECISIONS))
+    if unknown:
+        raise ValueError(f"precision {', '.join(unknown)}: valid are {', '.join(PRECISIONS)}")
+    batches = sorted({row["batch"] for row in rows})
+    groups = [[row for row in rows if row["batch"] == batch] for batch in batches]
+    most = max(map(len, groups))
+    figure = new_figure(4.6 * len(groups), 1.25 + 0.26 * most, layout="constrained")
+    grid = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, batch, group in zip(grid, batches, groups):
+        _speed_panel(axes, group, most)
+        axes.set_title(f"batch {batch}", fontsize=MEDIUM, loc="left")
+    used = [p for p in PRECISIONS if any(row["precision"] == p for row in rows)]
+    patches = [grid[0].barh([0], [0], color=colour(PRECISIONS.index(p))) for p in used]
+    legend(figure, patches, used, loc="outside lower center", ncols=len(used))
+    if title:
+        figure.suptitle(title, fontsize=LARGE)
+    return save(figure, path)
+
+
+def _speed_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], places: int) -> None:
+    """Draw the rows of one batch size, leaving room for as many as the fullest panel has."""
+    quiet(axes, "x")
+    rows = sorted(rows, key=lambda row: -row["images_per_s"])
+    y = np.arange(len(rows))
+    values = np.array([row["images_per_s"] for row in rows])
+    spread = np.array([row["spread"] for row in rows]).T
+    reach = max(values.max(), spread.max())
+    axes.barh(y, values, 0.72, color=[colour(PRECISIONS.index(r["precision"])) for r in rows])
+    axes.errorbar(values, y, xerr=np.abs(spread - values), **WHISKER)
+    for place, row in enumerate(rows):
+        ratio = row["ratio_to_mxnet"]
+        reference = row["engine"] == "mxnet" and row["precision"] == "fp32"
+        text = f"{row['images_per_s']:.3g}" + ("" if reference else f"  ({ratio:.2f}×)")
+        end = max(row["images_per_s"], row["spread"][1]) + 0.015 * reach
+        axes.text(end, place, text, va="center", fontsize=SMALL, color="#333333")
+    axes.set_yticks(y, [row["engine"] for row in rows], fontsize=SMALL)
+    axes.set(xlim=(0, 1.3 * reach), ylim=(places - 0.4, -0.6))
+    axes.set_xlabel("images per second (ratio to mxnet fp32)", fontsize=SMALL)

@@ -1,15 +1,14 @@
-"""Boxes with their classes and scores, and people's keypoints, drawn into the picture itself."""
+"""Boxes with their classes and scores, and people's keypoints, drawn into the image itself."""
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gluon_attn.figures.canvas import COLOURS
-from gluon_attn.figures.fonts import file_for
+from gluon_attn.figures.canvas import checked_image, colour, file_for
 
 # COCO's 17 keypoints: limbs as pairs from 0, and which keypoints are a person's left and right.
 SKELETON = (
@@ -20,7 +19,15 @@ LEFT, RIGHT, MIDDLE = (213, 94, 0), (0, 114, 178), (0, 158, 115)
 FIXED = 4  # binary places of OpenCV's fixed-point coordinates
 
 
-def draw_boxes(image, boxes, labels, scores=None, class_names=None, threshold=0.0):
+def draw_boxes(
+    image: Any,
+    boxes: Any,
+    labels: Any,
+    scores: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    threshold: float = 0.0,
+) -> np.ndarray:
     """Draw boxes and, at their upper left corners, class and score.
 
     Args:
@@ -32,35 +39,41 @@ def draw_boxes(image, boxes, labels, scores=None, class_names=None, threshold=0.
         threshold: Boxes of lower score are left out.
 
     Returns:
-        A new ``(H, W, 3)`` uint8 picture; the least certain boxes lie below.
+        A new ``(H, W, 3)`` uint8 image; the least certain boxes lie below.
 
     Raises:
-        TypeError: If the image is not uint8.
-        ValueError: If a shape is wrong or a class has no name.
+        TypeError: The image is not uint8.
+        ValueError: A shape is wrong, or a class has no name.
     """
-    image, boxes = _checked_image(image).copy(), np.asarray(boxes, float).reshape(-1, 4)
+    image, boxes = checked_image(image).copy(), np.asarray(boxes, float).reshape(-1, 4)
     labels = np.asarray(labels, int).ravel()
     values = np.ones(len(boxes)) if scores is None else np.asarray(scores, float).ravel()
     if not len(boxes) == len(labels) == len(values):
         raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(values)} scores")
-    if class_names is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(
-        class_names
-    ):  # fmt: skip
-        raise ValueError(f"labels {sorted(set(labels))}: there are {len(class_names)} class names")
+    count = len(labels) if class_names is None else len(class_names)
+    if class_names is not None and ((labels < 0) | (labels >= count)).any():
+        raise ValueError(f"labels {sorted(set(labels))}: there are {count} class names")
     thick = _thickness(image)
     for k in np.argsort(values, kind="stable"):
         if values[k] < threshold or not np.isfinite(boxes[k]).all():
             continue
-        shade = _rgb(COLOURS[labels[k] % len(COLOURS)])
+        shade = _rgb(colour(labels[k]))
         corners = _fixed(boxes[k].reshape(2, 2))
-        cv2.rectangle(image, *corners, shade, thick, cv2.LINE_AA, FIXED)
+        cv2.rectangle(image, corners[0], corners[1], shade, thick, cv2.LINE_AA, FIXED)
         name = str(labels[k]) if class_names is None else class_names[labels[k]]
         text = name if scores is None else f"{name} {values[k]:.2f}"
         _write(image, text, boxes[k][:2], shade)
     return image
 
 
-def draw_keypoints(image, keypoints, scores=None, threshold=0.0, skeleton=SKELETON):
+def draw_keypoints(
+    image: Any,
+    keypoints: Any,
+    scores: Any = None,
+    threshold: float = 0.0,
+    *,
+    skeleton: Sequence[tuple[int, int]] = SKELETON,
+) -> np.ndarray:
     """Draw people's keypoints and limbs: left orange, right blue, the middle green.
 
     Args:
@@ -72,13 +85,9 @@ def draw_keypoints(image, keypoints, scores=None, threshold=0.0, skeleton=SKELET
         skeleton: Pairs of keypoints, from 0, that are joined.
 
     Returns:
-        A new ``(H, W, 3)`` uint8 picture.
-
-    Raises:
-        TypeError: If the image is not uint8.
-        ValueError: If a shape is wrong.
+        A new ``(H, W, 3)`` uint8 image.
     """
-    image, people = _checked_image(image).copy(), np.asarray(keypoints, float)
+    image, people = checked_image(image).copy(), np.asarray(keypoints, float)
     people = people[None] if people.ndim == 2 else people
     if people.ndim != 3 or people.shape[2] not in (2, 3):
         raise ValueError(f"keypoints {people.shape}: must be (N, K, 2) or (N, K, 3)")
@@ -92,7 +101,7 @@ def draw_keypoints(image, keypoints, scores=None, threshold=0.0, skeleton=SKELET
         for a, b in skeleton:
             if max(a, b) < len(points) and known[a] and known[b]:
                 ends = _fixed(points[[a, b]])
-                cv2.line(image, *ends, _side(a, b), thick, cv2.LINE_AA, FIXED)
+                cv2.line(image, ends[0], ends[1], _side(a, b), thick, cv2.LINE_AA, FIXED)
         for k in np.flatnonzero(known):
             (centre,) = _fixed(points[[k]])
             radius = int(round((thick + 0.5) * 2**FIXED))
@@ -101,27 +110,29 @@ def draw_keypoints(image, keypoints, scores=None, threshold=0.0, skeleton=SKELET
     return image
 
 
-def _side(a, b):
+def _side(a: int, b: int) -> tuple[int, int, int]:
     """Return the colour of a limb; keypoint 0 is the nose, then left and right alternate."""
     if a == 0 and b == 0 or 0 not in (a, b) and a % 2 != b % 2:
         return MIDDLE
     return LEFT if max(a, b) % 2 else RIGHT
 
 
-def _thickness(image):
+def _thickness(image: np.ndarray) -> int:
     return max(1, round(min(image.shape[:2]) / 240))
 
 
-def _rgb(colour):
-    return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
+def _rgb(code: str) -> tuple[int, ...]:
+    return tuple(int(code[k : k + 2], 16) for k in (1, 3, 5))
 
 
-def _fixed(points):
+def _fixed(points: Any) -> list[tuple[int, ...]]:
     return [tuple(int(v) for v in p) for p in np.round(np.asarray(points) * 2**FIXED)]
 
 
-def _write(image: np.ndarray, text: str, corner: Sequence, background: tuple) -> None:
-    """Write white text on a plate above ``corner``, or below it where the picture ends."""
+def _write(
+    image: np.ndarray, text: str, corner: Sequence[float], background: tuple[int, ...]
+) -> None:
+    """Write white text on a plate above ``corner``, or below it where the image ends."""
     height, width = image.shape[:2]
     size = max(10, round(min(height, width) / 32))
     plate = _plate(text, size, background)[:height, :width]
@@ -131,7 +142,7 @@ def _write(image: np.ndarray, text: str, corner: Sequence, background: tuple) ->
     image[top : top + h, x : x + w] = plate
 
 
-def _plate(text: str, size: int, background: tuple) -> np.ndarray:
+def _plate(text: str, size: int, background: tuple[int, ...]) -> np.ndarray:
     """Return white text on a plate, ``(h, w, 3)`` uint8.
 
     Pillow draws it, as OpenCV's fonts hold no more than ASCII.
@@ -140,15 +151,7 @@ def _plate(text: str, size: int, background: tuple) -> np.ndarray:
     left, top, right, bottom = font.getbbox(text, anchor="ls")
     ascent = max(-top, round(0.75 * size))  # the same for all texts, but for higher characters
     descent = max(bottom, round(0.25 * size))
-    shown = Image.new("RGB", (right - left + 4, ascent + descent + 2), background)
+    size_of_plate = (int(right - left + 4), int(ascent + descent + 2))
+    shown = Image.new("RGB", size_of_plate, background)
     ImageDraw.Draw(shown).text((2 - left, ascent + 1), text, "white", font, anchor="ls")
     return np.asarray(shown)
-
-
-def _checked_image(image):
-    image = np.ascontiguousarray(image)
-    if image.dtype != np.uint8:
-        raise TypeError(f"image must be uint8 in 0..255, is {image.dtype}")
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"image {image.shape}: must be (H, W, 3)")
-    return image

@@ -1,33 +1,41 @@
-"""Distributions over channels: class selectivity of layers, attention vectors of channel gates."""
+"""Distributions: class selectivity of layers, attention vectors of gates, embedded features."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any, Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from gluon_attn.figures.canvas import MEDIUM, SMALL, colour, legend, new_figure, quiet, save
+from gluon_attn.figures.canvas import (
+    MEDIUM,
+    SMALL,
+    Axes,
+    PathLike,
+    colour,
+    legend,
+    line_legend,
+    new_figure,
+    panels,
+    quiet,
+    save,
+    stage_lines,
+)
 
 BINS = 25
 PER_ROW = 6
+MOST_CLASSES = 20  # more colours cannot be told apart
 
 
-def selectivity_distributions(index, path):
+def selectivity_distributions(index: Mapping[str, Mapping[str, Any]], path: PathLike) -> Path:
     """Draw one panel per layer: how the class selectivity index is distributed over its channels.
 
     Layout of Figure 1 in the supplement of Auto Learning Attention, NeurIPS 2020. The dashed line
-    is a net's mean.
-
-    Args:
-        index: ``{net: {layer: (C,) indices in [0, 1]}}``; a panel shows the nets that have it.
-        path: Where to write; the suffix decides the type.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        ValueError: Nothing to draw, or an index outside [0, 1].
+    is a net's mean. ``index`` is ``{net: {layer: (C,) indices in [0, 1]}}``; a panel shows the nets
+    that have its layer.
     """
     layers = list(dict.fromkeys(layer for found in index.values() for layer in found))
     if not layers:
@@ -35,8 +43,8 @@ def selectivity_distributions(index, path):
     columns = min(4, len(layers))
     rows = math.ceil(len(layers) / columns)
     figure = new_figure(max(3.2, 2.3 * columns + 0.3), 2.1 * rows + 0.6, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for axes, layer in zip(grid.flat, layers):
+    grid = panels(figure, rows, columns, len(layers), sharex=True)
+    for axes, layer in zip(grid, layers):
         quiet(axes)
         for k, (name, found) in enumerate(index.items()):
             if layer in found:
@@ -48,15 +56,14 @@ def selectivity_distributions(index, path):
         for k, mean in enumerate(means):
             axes.text(min(0.26, 1 / len(means)) * k, 1.02, f"{mean:.2f}", color=colour(k),
                       fontsize=SMALL, va="bottom", transform=axes.transAxes)  # fmt: skip
-    for axes in grid.flat[len(layers) :]:
-        axes.set_visible(False)
     figure.supxlabel("class selectivity index (numbers: means)", fontsize=MEDIUM)
     figure.supylabel("share of channels (%)", fontsize=MEDIUM)
-    _legend(figure, grid[0, 0], list(index))
+    if len(index) > 1:
+        line_legend(figure, grid[0], list(index))
     return save(figure, path)
 
 
-def _density(axes, values, ink, what):
+def _density(axes: Axes, values: np.ndarray, ink: str, what: str) -> None:
     if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"index of {what}: must be (C,) in [0, 1]")
     heights, edges = np.histogram(values, BINS, (0, 1))
@@ -65,7 +72,7 @@ def _density(axes, values, ink, what):
     axes.axvline(values.mean(), color=ink, lw=0.9, ls="--")
 
 
-def channel_attention(gates, path):
+def channel_attention(gates: Mapping[str, Mapping[str, Any]], path: PathLike) -> Path:
     """Draw the attention vector of every channel gate: its magnitude over the channels.
 
     Layout of Figure 1 in the supplement of Deep Reinforced Attention Learning, Li and Chen, ECCV
@@ -74,46 +81,37 @@ def channel_attention(gates, path):
     standard deviation over the channels of an image's vector, mean over images.
 
     Args:
-        gates: ``{net: {gate: (mean (C,), deviation (C,), diversity)}}``. The part of a gate's name
-            before the first underscore is its stage; stages begin a new line.
-        path: Where to write; the suffix decides the type.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        ValueError: Nothing to draw.
+        gates: ``{net: {gate: (mean (C,), deviation (C,), diversity)}}``. For stages in the names
+            see :func:`gluon_attn.figures.canvas.stage_lines`.
+        path: Where to write.
     """
-    names = list(dict.fromkeys(gate for found in gates.values() for gate in found))
+    names = dict.fromkeys(gate for found in gates.values() for gate in found)
     if not names:
         raise ValueError("no channel gate to draw")
-    stages = {}
-    for name in names:
-        stages.setdefault(name.partition("_")[0], []).append(name)
-    chunks = [
-        line[k : k + PER_ROW] for line in stages.values() for k in range(0, len(line), PER_ROW)
-    ]  # fmt: skip
+    chunks = stage_lines(names, PER_ROW)
     columns = max(map(len, chunks))
     lines = [(chunk, net) for chunk in chunks for net in range(len(gates))]
-    figure = new_figure(max(3.6, 1.75 * columns + 0.5), 1.25 * len(lines) + 0.7,
-                        layout="constrained")  # fmt: skip
+    width, height = max(3.6, 1.75 * columns + 0.5), 1.25 * len(lines) + 0.7
+    figure = new_figure(width, height, layout="constrained")
     grid = figure.subplots(len(lines), columns, squeeze=False, sharey=True)
     for axes_line, (chunk, net) in zip(grid, lines):
         found = list(gates.values())[net]
-        for axes, name in zip(axes_line, chunk):
-            axes.set_visible(name in found)
-            if name in found:
-                _vector(axes, name, colour(net), *found[name])
-        for axes in axes_line[len(chunk) :]:
+        for axes in axes_line:
             axes.set_visible(False)
+        for axes, name in zip(axes_line, chunk):
+            if name in found:
+                axes.set_visible(True)
+                _vector(axes, name, colour(net), found[name])
     figure.supxlabel("channel", fontsize=MEDIUM)
     figure.supylabel("attention", fontsize=MEDIUM)
-    _legend(figure, grid[0, 0], list(gates))
+    if len(gates) > 1:
+        line_legend(figure, grid[0, 0], list(gates))
     return save(figure, path)
 
 
-def _vector(axes, name, ink, mean, deviation, diversity):
+def _vector(axes: Axes, name: str, ink: str, statistics: Sequence[Any]) -> None:
     quiet(axes)
+    mean, deviation, diversity = statistics
     x = np.arange(len(mean))
     axes.fill_between(x, mean - deviation, mean + deviation, color=ink, alpha=0.25, lw=0)
     axes.plot(x, mean, color=ink, lw=0.8)
@@ -123,8 +121,49 @@ def _vector(axes, name, ink, mean, deviation, diversity):
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
-def _legend(figure, axes, names):
-    if len(names) > 1:
-        handles = [axes.plot([], [], color=colour(k), lw=1.6)[0] for k in range(len(names))]
-        legend(figure, handles, names, loc="outside upper center", ncols=min(len(names), 4),
-                      frameon=False, fontsize=MEDIUM)  # fmt: skip
+def class_colours(count: int) -> Sequence[Any]:
+    """Return ``count`` colours, at most 20, that can be told apart; ValueError for more."""
+    if count > MOST_CLASSES:
+        raise ValueError(f"{count} classes: at most {MOST_CLASSES} can be told apart by colour")
+    colours: Any = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
+    return list(colours.colors[:count])
+
+
+def embeddings(
+    points: Mapping[str, Any], targets: Any, names: Sequence[str], path: PathLike
+) -> Path:
+    """Draw one panel per net: the embedded samples, coloured by class.
+
+    Layout of Figure 2 in the supplement of Auto Learning Attention, NeurIPS 2020. Axes have no
+    units: in t-SNE only neighbourhoods mean something.
+
+    Args:
+        points: ``{net: (N, 2)}``.
+        targets: ``(N,)`` class numbers from 0, the same samples for every net.
+        names: Names of the classes, at most 20.
+        path: Where to write.
+    """
+    targets = np.asarray(targets)
+    colours = class_colours(len(names))
+    if not points or not len(targets):
+        raise ValueError("no net or no sample to draw")
+    if targets.min() < 0 or targets.max() >= len(names):
+        raise ValueError(f"targets {targets.min()} to {targets.max()} for {len(names)} names")
+    columns = min(4, len(points))
+    rows = math.ceil(len(points) / columns)
+    figure = new_figure(2.7 * columns + 1.2, 2.8 * rows + 0.1, layout="constrained")
+    grid = panels(figure, rows, columns, len(points))
+    size = float(np.clip(3000 / len(targets), 1.5, 14))
+    order = np.random.default_rng(0).permutation(len(targets))  # so that no class covers the others
+    for axes, (name, places) in zip(grid, points.items()):
+        places = np.asarray(places)
+        if places.shape != (len(targets), 2):
+            raise ValueError(f"points of '{name}' {places.shape}: must be ({len(targets)}, 2)")
+        axes.scatter(*places[order].T, c=np.array(colours)[targets[order]], s=size, linewidths=0)
+        axes.set(xticks=(), yticks=(), aspect="equal", adjustable="datalim")
+        axes.spines[:].set_color("#CCCCCC")
+        axes.spines[:].set_linewidth(0.6)
+        axes.set_title(name, fontsize=MEDIUM)
+    handles = [grid[0].scatter([], [], color=c, s=22) for c in colours]
+    legend(figure, handles, list(names), loc="outside right center")
+    return save(figure, path)

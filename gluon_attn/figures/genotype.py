@@ -6,10 +6,13 @@ architecture this follows.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Iterable, Sequence
+
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, colour, new_figure, save
+from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, Axes, PathLike, colour, new_figure, save
 
 NODES = 4
 GROUP_Y, NODE_Y = 1.0, 0.0
@@ -26,7 +29,12 @@ SHADES = dict(zip(GATED, (*(colour(k) for k in range(6)), "#5B4A9E")))
 STYLES = {"skip_connect": "--", "none": ":"}
 
 
-def draw_genotype(edges, path, title="", strengths=None):
+def draw_genotype(
+    edges: Iterable[tuple[str, int]],
+    path: PathLike,
+    title: str = "",
+    strengths: Sequence[float] | None = None,
+) -> Path:
     """Draw a genotype.
 
     Each node i stands below its group x_i, whose edge goes down; edges between nodes go to the
@@ -35,16 +43,10 @@ def draw_genotype(edges, path, title="", strengths=None):
     Args:
         edges: Ten ``(operation, source)``, node by node: node i has i edges, from source 0, its
             group, or from a node j < i.
-        path: Where to write; the suffix decides the type.
+        path: Where to write.
         title: Above the graph.
         strengths: Ten numbers in [0, 1], such as softmax weights, that decide the lines' widths and
             stand behind the operations; or None.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        ValueError: Not ten edges or strengths, or a source that is no earlier node.
     """
     edges = [(str(operation), int(source)) for operation, source in edges]
     count = NODES * (NODES + 1) // 2
@@ -59,21 +61,21 @@ def draw_genotype(edges, path, title="", strengths=None):
         if not 0 <= source < node:
             raise ValueError(f"edge {number + 1}: node {node} cannot read source {source}")
         strength = None if strengths is None else float(strengths[number])
-        _edge(axes, source, node, operation, strength)
+        _edge(axes, source, node, operation, strength=strength)
     for node in range(1, NODES + 1):
-        _box(axes, node * STEP, GROUP_Y, f"x{SUBSCRIPTS[node]}", "white")
-        _box(axes, node * STEP, NODE_Y, f"node {node}", PALE)
+        _box(axes, node * STEP, GROUP_Y, f"x{SUBSCRIPTS[node]}", face="white")
+        _box(axes, node * STEP, NODE_Y, f"node {node}", face=PALE)
     _result(axes)
     axes.set_title(title, fontsize=LARGE, loc="left")
     return save(figure, path)
 
 
-def _node_of(number):
+def _node_of(number: int) -> int:
     """Return the node that the edge at a position leads into."""
     return int(np.searchsorted(np.cumsum(range(1, NODES + 1)), number, side="right")) + 1
 
 
-def _edge(axes, source, node, operation, strength):
+def _edge(axes: Axes, source: int, node: int, operation: str, *, strength: float | None) -> None:
     """Draw an edge and write its operation."""
     shade, x = SHADES.get(operation, GREY), node * STEP
     start_x, span = source * STEP, node - source
@@ -88,20 +90,11 @@ def _edge(axes, source, node, operation, strength):
         start, end = (start_x + inset, NODE_Y - HALF_HEIGHT), (x - inset, NODE_Y - HALF_HEIGHT)
         # The middle of a quadratic curve is half as far from its chord as the control point.
         place = ((start_x + x) / 2, start[1] - bend * (end[0] - start[0]) / 2)
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            connectionstyle=f"arc3,rad={bend}",
-            arrowstyle="-|>",
-            mutation_scale=10,
-            shrinkA=0,
-            shrinkB=0,
-            color=shade,
-            ls=STYLES.get(operation, "-"),
-            lw=1.6 if strength is None else 0.6 + 3 * strength,
-        )  # fmt: skip
-    )
+    width = 1.6 if strength is None else 0.6 + 3 * strength
+    arrow = FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>",
+                            mutation_scale=10, shrinkA=0, shrinkB=0, color=shade,
+                            ls=STYLES.get(operation, "-"), lw=width)  # fmt: skip
+    axes.add_patch(arrow)
     text = (
         operation.replace("_3x3_spatial", "_3x3\n_spatial") if span == 1 and source else operation
     )
@@ -113,28 +106,19 @@ def _edge(axes, source, node, operation, strength):
     )  # fmt: skip
 
 
-def _box(axes, x, y, text, face):
+def _box(axes: Axes, x: float, y: float, text: str, *, face: str) -> None:
     pad = 0.04
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - HALF_WIDTH + pad, y - HALF_HEIGHT + pad),
-            2 * (HALF_WIDTH - pad),
-            2 * (HALF_HEIGHT - pad),
-            boxstyle=f"round,pad={pad}",
-            facecolor=face,
-            edgecolor="#666666",
-            lw=0.8,
-            zorder=4,
-        )  # fmt: skip
-    )
+    corner = (x - HALF_WIDTH + pad, y - HALF_HEIGHT + pad)
+    width, height = 2 * (HALF_WIDTH - pad), 2 * (HALF_HEIGHT - pad)
+    axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=f"round,pad={pad}",
+                                  facecolor=face, edgecolor="#666666", lw=0.8,
+                                  zorder=4))  # fmt: skip
     axes.text(x, y, text, ha="center", va="center", fontsize=MEDIUM, zorder=5)
 
 
-def _result(axes):
+def _result(axes: Axes) -> None:
     """Say what becomes of the nodes, at the right."""
-    x = NODES * STEP + 1.75
     text = "all nodes\nand SE(Σ xᵢ):\n1×1, 1×1,\n+ x, SE"
-    axes.text(
-        x, 0.5, text, ha="center", va="center", fontsize=MEDIUM, color="#333333",
-        bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#666666", "lw": 0.8},
-    )  # fmt: skip
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#666666", "lw": 0.8}
+    axes.text(NODES * STEP + 1.75, 0.5, text, ha="center", va="center", fontsize=MEDIUM,
+              color="#333333", bbox=box)  # fmt: skip

@@ -1,50 +1,68 @@
-"""Attention maps laid over their images, and people in a scene with their attributes."""
+"""Attention maps laid over their images: one net's decisions, several nets side by side, scenes.
+
+The layouts of nets side by side are those of three supplements: ICASC's Figures 1 and 2, DREAL's
+Figures 2 and 3, AutoLA's Figure 3. There every map is scaled to its own maximum, which the colour
+bar says. Images are ``(H, W, 3)`` uint8, RGB; a TypeError is raised for other types.
+"""
 
 from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any, Mapping, Sequence
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 
 from gluon_attn.figures.canvas import (
+    MEDIUM,
     NEUTRAL,
     RIGHT,
     SMALL,
     WRONG,
+    Axes,
+    Canvas,
+    PathLike,
+    checked_image,
     colour,
+    measure,
     new_figure,
     save,
 )
-from gluon_attn.figures.fonts import measure
 
 COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of attention look equally large
 KEY = "truth: ✓ positive, ✗ negative, ? unspecified; decision: green right, red wrong"
-STRENGTH = 0.75  # opacity where attention is highest
+FRAME = "#E8000B"  # red, as in the supplement of ICASC
+SIDE = 1.25  # inches of one image
+MOST = 6  # attributes that a grid shows by default
+EM = 0.62  # a character's mean width, as a share of the font size
 
 
-def heatmap_overlay(image, attention, limits=None, strength=STRENGTH, colour_map=COLOUR_MAP):
+def heatmap_overlay(
+    image: Any,
+    attention: Any,
+    limits: tuple[float, float] | None = None,
+    strength: float = 0.75,
+) -> np.ndarray:
     """Lay one attention map over its image, more opaque where attention is higher.
 
     The map is enlarged to the image with cubic interpolation and scaled so that ``limits`` become 0
     and 1. A constant map singles out no place, so it leaves the image as it is.
 
     Args:
-        image: ``(H, W, 3)`` uint8, RGB.
+        image: ``(H, W, 3)`` uint8.
         attention: ``(h, w)`` finite numbers of any size and range, NumPy.
         limits: ``(low, high)`` of the scale; by default the map's own minimum and maximum. Give the
             same ones to several maps to compare their strengths.
         strength: Opacity in [0, 1] at the high limit.
-        colour_map: The name of a matplotlib colour map.
 
     Returns:
-        ``(H, W, 3)`` uint8, RGB.
-
-    Raises:
-        TypeError: If the image is not uint8.
-        ValueError: If a shape is wrong, or the map is not finite.
+        ``(H, W, 3)`` uint8.
     """
-    image, attention = _checked_image(image), np.asarray(attention)
+    image, attention = checked_image(image), np.asarray(attention)
     if attention.ndim != 2 or not attention.size:
         raise ValueError(f"attention {attention.shape}: must be (h, w)")
     if not np.isfinite(attention).all():
@@ -58,23 +76,45 @@ def heatmap_overlay(image, attention, limits=None, strength=STRENGTH, colour_map
     height, width = image.shape[:2]
     scaled = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_CUBIC)
     scaled = np.clip(scaled, 0, 1)  # cubic interpolation overshoots
-    colours = matplotlib.colormaps[colour_map](scaled)[..., :3] * 255
+    colours = matplotlib.colormaps[COLOUR_MAP](scaled)[..., :3] * 255
     alpha = strength * scaled[..., None]
-    return np.rint((1 - alpha) * image + alpha * colours).astype(np.uint8)
+    return np.asarray(np.rint((1 - alpha) * image + alpha * colours).astype(np.uint8))
 
 
-def _checked_image(image):
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        raise TypeError(f"image must be uint8 in 0..255, is {image.dtype}")
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"image {image.shape}: must be (H, W, 3)")
-    return image
+def overlay(image: Any, attention: Any) -> np.ndarray:
+    """Lay an attention map ``(h, w)``, >= 0, over an image, scaled to its own maximum."""
+    attention = np.asarray(attention)
+    return heatmap_overlay(image, attention, limits=(0, attention.max()))
+
+
+def gradient_image(gradient: Any, percentile: float = 99.5) -> np.ndarray:
+    """Return a gradient ``(3, H, W)`` with respect to pixels as an image; grey is 0.
+
+    The given percentile of the absolute values becomes black or white; the few larger ones would
+    leave everything else grey.
+    """
+    gradient = np.asarray(gradient, np.float64).transpose(1, 2, 0)
+    scale = np.percentile(np.abs(gradient), percentile)
+    scale = scale if scale > 0 else max(np.abs(gradient).max(), 1e-30)
+    scaled = np.rint(np.clip(127.5 + 127.5 * gradient / scale, 0, 255))
+    return np.asarray(scaled.astype(np.uint8))
+
+
+# One net: images and the attention of several attributes
 
 
 def heatmap_grid(
-    images, attentions, names, probs, labels, path, attributes=None, mask=None, threshold=0.5
-):
+    images: Sequence[Any],
+    attentions: Any,
+    names: Sequence[str],
+    probs: Any,
+    *,
+    labels: Any,
+    path: PathLike,
+    attributes: Sequence[Any] | None = None,
+    mask: Any = None,
+    threshold: Any = 0.5,
+) -> Path:
     """Draw each image and, beside it, the attention of several attributes laid over it.
 
     Over each overlay stand the attribute's name, its probability and the truth: a tick for
@@ -82,68 +122,53 @@ def heatmap_grid(
     right, red where it is wrong, grey where the truth is not known.
 
     Args:
-        images: N images ``(H, W, 3)`` uint8, RGB; sizes may differ.
+        images: N images; sizes may differ.
         attentions: ``(N, A, h, w)``, or a dict from tap name to such arrays: one line per tap.
         names: The A attribute names.
         probs: ``(N, A)`` probabilities.
         labels: ``(N, A)`` in {0, 1}, or None if the truth is not known.
-        path: Where to write; the suffix decides the type.
+        path: Where to write.
         attributes: Names or column numbers to show; by default up to six of them, those most often
             true (or probable, without labels) in these images.
         mask: ``(N, A)`` in {0, 1}, or None for all known.
         threshold: The decision is positive where ``probs >= threshold``; a number, or ``(A,)``.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        TypeError: If an image is not uint8.
-        ValueError: If shapes do not fit or an attribute is not known.
     """
-    images = [_checked_image(image) for image in images]
+    images = [checked_image(image) for image in images]
     taps = attentions if isinstance(attentions, dict) else {"": attentions}
     taps = {name: np.asarray(maps) for name, maps in taps.items()}
     probs = np.asarray(probs, dtype=np.float64)
     truth = _truth(labels, mask, probs.shape)
     _require_shapes(images, taps, names, probs)
-    shown = _columns(attributes, names, probs, truth)
+    shown = _columns(attributes, list(names), probs, truth)
     correct = (probs >= np.asarray(threshold)) == (truth == 1)
     columns = len(shown) + 1
     side = min(1.5, 10.5 / columns)
-    titles, size = _titles(names, probs, truth, shown, side, labels is not None)
+    longest = max(len(names[a]) for a in shown)
+    oneline = (longest + 7) * EM / 72 * SMALL < side
+    characters = max(longest + 7 if oneline else longest, 6)
+    size = max(4, min(SMALL, side / (EM / 72 * characters)))
     heights = [side * image.shape[0] / image.shape[1] for image in images for _ in taps]
-    title = 0.18 + 0.11 * titles[0, shown[0]].count("\n")
+    title = 0.18 + 0.11 * (not oneline)
     total = sum(heights) + title * len(images) + 0.04 * len(heights) + 0.2
     figure = new_figure(side * columns + 0.25, total, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.015, wspace=0.01, hspace=0.01)
+    _pack(figure, w_pad=0.02, h_pad=0.015)
     grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     for line, (n, t) in zip(grid, np.ndindex(len(images), len(taps))):
         tap, maps = list(taps.items())[t]
-        _picture(line[0], images[n] if t == 0 else None, "input" if t == 0 else "", size)
+        _show(line[0], images[n] if t == 0 else None, "input" if t == 0 else "", size)
         line[1].set_ylabel(tap, fontsize=SMALL - 1, color=NEUTRAL, labelpad=2)
         for axes, a in zip(line[1:], shown):
+            mark = {1: " ✓", 0: " ✗"}.get(truth[n, a], "" if labels is None else " ?")
+            text = f"{names[a]}{' ' if oneline else chr(10)}{probs[n, a]:.2f}{mark}"
             ink = (RIGHT if correct[n, a] else WRONG) if truth[n, a] >= 0 else NEUTRAL
-            overlay = heatmap_overlay(images[n], maps[n, a])
-            _picture(axes, overlay, titles[n, a] if t == 0 else "", size, ink)
+            _show(axes, heatmap_overlay(images[n], maps[n, a]), text if t == 0 else "", size)
+            axes.title.set_color(ink)
     if labels is not None:
         figure.supxlabel(KEY, fontsize=SMALL - 1, color=NEUTRAL)
     return save(figure, path)
 
 
-def _titles(names, probs, truth, shown, side, labelled):
-    """Return the title of each cell and a font size at which it fits ``side`` inches."""
-    titles = np.full(truth.shape, "", dtype=object)
-    em = 0.62 / 72  # a character's mean width in inches per point of font size
-    longest = max(len(names[a]) for a in shown)
-    gap = " " if (longest + 7) * em * SMALL < side else "\n"
-    for n, a in np.ndindex(truth.shape):
-        mark = {1: " ✓", 0: " ✗"}.get(truth[n, a], " ?" if labelled else "")
-        titles[n, a] = f"{names[a]}{gap}{probs[n, a]:.2f}{mark}"
-    characters = max(longest + 7 if gap == " " else longest, 6)
-    return titles, max(4, min(SMALL, side / (em * characters)))
-
-
-def _truth(labels, mask, shape):
+def _truth(labels: Any, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return ``(N, A)``: 1 positive, 0 negative, -1 not known."""
     if labels is None:
         return np.full(shape, -1)
@@ -154,7 +179,9 @@ def _truth(labels, mask, shape):
     return np.where(known, (labels == 1).astype(int), -1)
 
 
-def _require_shapes(images, taps, names, probs):
+def _require_shapes(
+    images: Sequence[Any], taps: Mapping[str, np.ndarray], names: Sequence[str], probs: np.ndarray
+) -> None:
     expected = (len(images), len(names))
     if not taps or 0 in expected:
         raise ValueError("no image, attention map or attribute to draw")
@@ -166,46 +193,204 @@ def _require_shapes(images, taps, names, probs):
             raise ValueError(f"attention{where} {maps.shape}: must be {expected} + (h, w)")
 
 
-def _columns(attributes, names, probs, truth, most=6):
+def _columns(
+    attributes: Sequence[Any] | None, names: list[str], probs: np.ndarray, truth: np.ndarray
+) -> list[int]:
     """Return the columns to show, in the order asked for or else in the data set's."""
-    names = list(names)
     if attributes is None:
         weight = (truth == 1).sum(axis=0) + probs.mean(axis=0)
-        return sorted(np.argsort(-weight, kind="stable")[:most].tolist())
+        return sorted(np.argsort(-weight, kind="stable")[:MOST].tolist())
     unknown = [a for a in attributes if a not in names and a not in range(len(names))]
     if unknown or not len(attributes):
         raise ValueError(f"attributes {unknown}: valid are {', '.join(names)}")
     return [names.index(a) if a in names else int(a) for a in attributes]
 
 
-def _picture(axes, image, title, size, ink="black"):
+# Several nets side by side
+
+
+def top_class_grid(
+    rows: Mapping[str, Sequence[Any]], truths: Sequence[str], path: PathLike
+) -> Path:
+    """Draw each image with the attention maps of the classes that each net ranks highest.
+
+    An image takes one line per net, in the order of ``rows``: the baseline goes first, so that it
+    stands above. The maps of true classes are framed in red; where no map is framed, no true class
+    is among them.
+
+    Args:
+        rows: ``{net: [per image: (image, [(class name, probability, map, is_true), …])]}``; images
+            as the net sees them, maps ``(h, w)`` >= 0.
+        truths: Text under each image: its true class or classes.
+        path: Where to write.
+    """
+    _require_images(rows, len(truths))
+    most = max(len(maps) for images in rows.values() for _, maps in images)
+    names = list(rows)
+    lines = len(truths) * len(names)
+    longest = max(len(name) for images in rows.values() for _, m in images for name, *_ in m)
+    size = max(4.5, min(SMALL, 72 * SIDE / (EM * max(longest, 5))))
+    figure = new_figure((most + 1) * SIDE + 0.9, lines * (SIDE + 0.32) + 0.35, layout="constrained")
+    _pack(figure)
+    grid = figure.subplots(lines, most + 1, squeeze=False)
+    for line, axes in enumerate(grid):
+        n, k = divmod(line, len(names))
+        image, maps = rows[names[k]][n]
+        _show(axes[0], image if k == 0 else None)
+        if k == 0:
+            text = _wrapped(truths[n], 22, lines=3)
+            axes[0].set_xlabel(text, fontsize=SMALL, color=FRAME, labelpad=2)
+        axes[1].set_ylabel(_wrapped(names[k]), fontsize=SMALL, color=NEUTRAL, labelpad=2)
+        for place, (name, probability, attention, is_true) in zip(axes[1:], maps):
+            _show(place, overlay(image, attention), f"{name}\n{probability:.2f}", size)
+            if is_true:
+                # Not spines[:].set(...), which matplotlib 3.7 (Python 3.8) lacks.
+                place.spines[:].set_visible(True)
+                place.spines[:].set_color(FRAME)
+                place.spines[:].set_linewidth(2.5)
+        for place in axes[1 + len(maps) :]:
+            place.set_axis_off()
+    _colour_bar(figure, grid)
+    return save(figure, path)
+
+
+def map_pairs(rows: Mapping[str, Sequence[Any]], labels: Sequence[str], path: PathLike) -> Path:
+    """Draw one column per image and one line per net: attention laid over the image.
+
+    Args:
+        rows: ``{net: [per image: (image, map)]}``; maps ``(h, w)`` >= 0.
+        labels: Text under each column: the class.
+        path: Where to write.
+    """
+    _require_images(rows, len(labels))
+    width, height = len(labels) * SIDE + 1.0, (len(rows) + 1) * SIDE + 0.5
+    figure = new_figure(width, height, layout="constrained")
+    _pack(figure)
+    grid = figure.subplots(len(rows) + 1, len(labels), squeeze=False)
+    for axes, (image, _) in zip(grid[0], next(iter(rows.values()))):
+        _show(axes, image)
+    grid[0, 0].set_ylabel("input", fontsize=SMALL, color=NEUTRAL)
+    for line, (name, images) in zip(grid[1:], rows.items()):
+        for axes, (image, attention) in zip(line, images):
+            _show(axes, overlay(image, attention))
+        line[0].set_ylabel(_wrapped(name), fontsize=SMALL, color=NEUTRAL)
+    for axes, label in zip(grid[-1], labels):
+        axes.set_xlabel(_wrapped(label, 20, lines=3), fontsize=SMALL, labelpad=2)
+    _colour_bar(figure, grid)
+    return save(figure, path)
+
+
+def side_by_side(
+    inputs: Sequence[Any],
+    labels: Sequence[str],
+    groups: Mapping[str, Mapping[str, Sequence[Any]]],
+    path: PathLike,
+) -> Path:
+    """Draw one line per image: the input, then one group of images after another.
+
+    Args:
+        inputs: N images.
+        labels: Text at the left of each line: the class.
+        groups: ``{title: {net: [N images]}}``, such as Grad-CAM and guided back-propagation, each
+            of the same nets.
+        path: Where to write.
+    """
+    for title, nets in groups.items():
+        for name, found in nets.items():
+            if len(found) != len(inputs):
+                raise ValueError(f"{title} of '{name}': {len(found)} images for {len(inputs)}")
+    if not len(inputs) or not groups:
+        raise ValueError("no image or no group of images to draw")
+    widths = [1.0]
+    for nets in groups.values():
+        widths += [0.12, *[1.0] * len(nets)]  # a gap in front of each group
+    height = len(inputs) * SIDE + 0.65
+    figure = new_figure(sum(widths) * SIDE + 0.35, height, layout="constrained")
+    # room for the titles of the groups, which are no part of the layout
+    _pack(figure, w_pad=0.02, rect=(0, 0, 1, 1 - 0.24 / height))
+    grid = figure.subplots(len(inputs), len(widths), squeeze=False, width_ratios=widths)
+    _column(grid[:, 0], "input", inputs)
+    for axes, label in zip(grid[:, 0], labels):
+        axes.set_ylabel(_wrapped(label, 20, lines=3), fontsize=SMALL, labelpad=2)
+    first = 1
+    for title, nets in groups.items():
+        for axes in grid[:, first]:
+            axes.set_axis_off()
+        for k, (name, found) in enumerate(nets.items()):
+            _column(grid[:, first + 1 + k], _wrapped(name), found)
+        _group_title(figure, title, grid[0, first + 1], grid[0, first + len(nets)])
+        first += 1 + len(nets)
+    return save(figure, path)
+
+
+def _require_images(rows: Mapping[str, Sequence[Any]], count: int) -> None:
+    counts = {name: len(images) for name, images in rows.items()}
+    if not count or set(counts.values()) != {count}:
+        raise ValueError(f"images per net {counts}: every net needs {count}, at least 1")
+
+
+def _column(column: Sequence[Axes], title: str, images: Sequence[Any]) -> None:
+    for axes, image in zip(column, images):
+        _show(axes, image)
+    column[0].set_title(title, fontsize=SMALL, color=NEUTRAL, pad=3)
+
+
+def _group_title(figure: Canvas, title: str, left: Axes, right: Axes) -> None:
+    """Write a title in the middle above two axes."""
+    figure.draw_without_rendering()  # places the axes
+    middle = (left.get_position().x0 + right.get_position().x1) / 2
+    text = figure.text(middle, 1 - 0.04 / figure.get_figheight(), title, fontsize=MEDIUM,
+                       ha="center", va="top")  # fmt: skip
+    text.set_in_layout(False)
+
+
+def _pack(figure: Canvas, w_pad: float = 0.03, h_pad: float = 0.02, **options: Any) -> None:
+    """Let the panels of a constrained layout stand close to each other."""
+    figure.get_layout_engine().set(w_pad=w_pad, h_pad=h_pad, wspace=0.01, hspace=0.01, **options)
+
+
+def _wrapped(text: str, width: int = 24, lines: int = 2) -> str:
+    return "\n".join(textwrap.wrap(text, width)[:lines])
+
+
+def _show(axes: Axes, image: Any, title: str = "", size: float = SMALL) -> None:
+    """Show an image without axes; None leaves the place empty."""
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=size, color=ink, pad=2, linespacing=1)
+    if title:
+        axes.set_title(title, fontsize=size, pad=2, linespacing=1)
     if image is not None:
         axes.imshow(image, interpolation="antialiased")
 
 
-def scene_overview(image, boxes, texts, path):
-    """Draw the boxes of people in a picture, each with its text beside it.
+def _colour_bar(figure: Canvas, grid: np.ndarray) -> None:
+    """Add the scale that all maps share."""
+    scale = ScalarMappable(cmap=matplotlib.colormaps[COLOUR_MAP])
+    scale.set_clim(0, 1)
+    shrink = min(1, 2.2 / figure.get_figheight())
+    bar = figure.colorbar(scale, ax=grid, location="right", shrink=shrink, aspect=18, pad=0.02,
+                          ticks=(0, 0.5, 1))  # fmt: skip
+    bar.set_label("attention / its maximum in the map", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
+    bar.outline.set_visible(False)
+
+
+# People in a scene
+
+
+def scene_overview(image: Any, boxes: Any, texts: Sequence[Any], path: PathLike) -> Path:
+    """Draw the boxes of people in a scene, each with its text beside it.
 
     A text stands where it covers least of the other texts and boxes: above, below, right, left or
     inside its box.
 
     Args:
-        image: ``(H, W, 3)`` uint8, RGB.
+        image: ``(H, W, 3)`` uint8.
         boxes: ``(K, 4)``: x, y, width, height in pixels. Parts outside the image are not drawn.
         texts: K strings or lists of strings (one line each), e.g. predicted attribute names.
-        path: Where to write; the suffix decides the type.
-
-    Returns:
-        The Path written.
-
-    Raises:
-        TypeError: If the image is not uint8.
-        ValueError: If shapes do not fit.
+        path: Where to write.
     """
-    image, boxes = _checked_image(image), np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    image, boxes = checked_image(image), np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     if len(boxes) != len(texts):
         raise ValueError(f"{len(texts)} texts for {len(boxes)} boxes")
     height, width = image.shape[:2]
@@ -218,30 +403,32 @@ def scene_overview(image, boxes, texts, path):
     for k, (x, y, w, h) in enumerate(boxes):
         axes.add_patch(Rectangle((x, y), w, h, fill=False, ec="white", lw=3, alpha=0.8))
         axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=colour(k), lw=1.6))
-    taken = []
-    for k, (box, text) in enumerate(zip(boxes, texts)):
+    taken: list[Any] = []
+    for k, text in enumerate(texts):
         lines = text if isinstance(text, str) else "\n".join(text)
         if lines:
-            taken.append(_place_text(axes, lines, box, colour(k), taken, np.delete(boxes, k, 0)))
+            taken.append(_place_text(axes, lines, boxes, taken=taken, number=k))
     return save(figure, path)
 
 
-def _place_text(axes, text, box, edge, taken, others):
-    """Write a text at its best place round a box; return its x, y, width, height in pixels."""
-    style = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": edge, "alpha": 0.88}
+def _place_text(
+    axes: Axes, text: str, boxes: np.ndarray, *, taken: Sequence[Any], number: int
+) -> tuple[float, float, float, float]:
+    """Write the text of a box at its best place; return its x, y, width, height in pixels."""
+    box, others = boxes[number], np.delete(boxes, number, 0)
+    style = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour(number),
+             "alpha": 0.88}  # fmt: skip
     written = axes.text(0, 0, text, fontsize=SMALL, va="top", linespacing=1.15, bbox=style)
     measure(written)
     extent = written.get_bbox_patch().get_window_extent().transformed(axes.transData.inverted())
     w, h = abs(extent.width), abs(extent.height)
     inset = (0 - extent.x0, 0 - min(extent.y0, extent.y1))  # from the frame to the text in it
     x, y, box_w, box_h = box
-    right, bottom = axes.get_xlim()[1] - w, axes.get_ylim()[0] - h
+    right, bottom = max(axes.get_xlim()[1] - w, 0), max(axes.get_ylim()[0] - h, 0)
     places = [
         (x, y - h), (x, y + box_h), (x + box_w, y), (x - w, y), (x, y), (x, y + box_h - h),
     ]  # fmt: skip
-    places = [
-        (min(max(px, 0), max(right, 0)), min(max(py, 0), max(bottom, 0))) for px, py in places
-    ]
+    places = [(min(max(px, 0), right), min(max(py, 0), bottom)) for px, py in places]
     costs = [
         4 * sum(_shared((px, py, w, h), other) for other in taken)
         + sum(_shared((px, py, w, h), other) for other in others)
@@ -253,7 +440,7 @@ def _place_text(axes, text, box, edge, taken, others):
     return px, py, w, h
 
 
-def _shared(a, b):
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the area that two boxes x, y, width, height have in common."""
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

@@ -3,8 +3,7 @@ official evaluation of Market-1501-attribute and DukeMTMC-attribute.
 
 ``probs``, ``labels`` and ``mask`` are ``(N, A)`` with the columns of a
 :class:`gluon_attn.core.schema.Schema`: one per binary attribute, one per class of a multi-class
-one.
-What is unknown (mask 0) counts nowhere; what cannot be computed is nan and left out of means.
+one. What is unknown (mask 0) counts nowhere; what cannot be computed is nan and left out of means.
 
 * A binary attribute is predicted where its probability reaches the threshold; accuracy is the share
   of right decisions among the images whose label is known.
@@ -19,16 +18,26 @@ by Attribute and Identity Learning (2017), whose evaluation code defines the Mar
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import numpy as np
 
-from gluon_attn.core.schema import BINARY
-from gluon_attn.metrics.checks import checked, require_probabilities
+from gluon_attn.core.schema import BINARY, Schema
+from gluon_attn.metrics.checks import (
+    Array,
+    Arrays,
+    checked,
+    mean_of_defined,
+    require_probabilities,
+)
 
 # Measures of an attribute that can be undefined (nan), in the order of tables.
 MEASURES = ("accuracy", "accuracy_without_none", "balanced", "majority")
 
 
-def evaluate_attributes(probs, labels, mask, schema, threshold=0.5):
+def evaluate_attributes(
+    probs: Arrays, labels: Arrays, mask: Arrays, schema: Schema, threshold: float = 0.5
+) -> dict[str, Any]:
     """Return the accuracy of every attribute, and their means, as one plain dict.
 
     Args:
@@ -40,7 +49,7 @@ def evaluate_attributes(probs, labels, mask, schema, threshold=0.5):
         threshold: Of binary attributes; AWMT's tau = 0 on logits is 0.5 here.
 
     Returns:
-        A dict of ints, floats, strings, lists and dicts (fractions in [0, 1]; undefined is nan):
+        Fractions in [0, 1], undefined is nan:
 
         * ``attributes``, one dict each: ``name``, ``kind``, ``known`` (images that count), ``none``
           (those of them without any class; 0 for binary ones), ``accuracy``,
@@ -54,7 +63,7 @@ def evaluate_attributes(probs, labels, mask, schema, threshold=0.5):
         * ``samples``, ``threshold``.
 
     Raises:
-        ValueError: If shapes do not fit or a value is impossible.
+        ValueError: Shapes do not fit, or a value is impossible.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
@@ -66,14 +75,14 @@ def evaluate_attributes(probs, labels, mask, schema, threshold=0.5):
     for attribute, part in zip(schema.attributes, schema.slices()):
         columns = probs[:, part], labels[:, part], known[:, part]
         if attribute.kind == BINARY:
-            values = _binary(*(c[:, 0] for c in columns), threshold)
+            values = _binary(*(c[:, 0] for c in columns), threshold=threshold)
         else:
-            values = _multiclass(*columns, attribute.classes)
+            values = _multiclass(*columns, classes=attribute.classes)
         rows.append({"name": attribute.name, "kind": attribute.kind, **values})
     defined = [row for row in rows if row["known"]]
     return {
         "attributes": rows,
-        "overall": {measure: _mean([row[measure] for row in rows]) for measure in MEASURES},
+        "overall": {name: mean_of_defined([row[name] for row in rows]) for name in MEASURES},
         "worst": min(defined, key=lambda row: row["accuracy"])["name"] if defined else None,
         "undefined": [row["name"] for row in rows if not row["known"]],
         "samples": int(probs.shape[0]),
@@ -81,8 +90,7 @@ def evaluate_attributes(probs, labels, mask, schema, threshold=0.5):
     }
 
 
-def _binary(probs, label, known, threshold):
-    """Return the values of a binary attribute from its column."""
+def _binary(probs: Array, label: Array, known: Array, *, threshold: float) -> dict[str, Any]:
     predicted, label = (probs >= threshold)[known], label[known]
     right = predicted == label
     share = label.mean() if len(label) else np.nan
@@ -90,13 +98,14 @@ def _binary(probs, label, known, threshold):
     accuracy = _share(right)
     return {
         "known": int(known.sum()), "none": 0, "accuracy": accuracy,
-        "accuracy_without_none": accuracy, "balanced": _mean(recalls),
+        "accuracy_without_none": accuracy, "balanced": mean_of_defined(recalls),
         "majority": float(max(share, 1 - share)), "classes": [],
     }  # fmt: skip
 
 
-def _multiclass(probs, labels, known, classes):
-    """Return the values of a multi-class attribute from its columns."""
+def _multiclass(
+    probs: Array, labels: Array, known: Array, *, classes: Sequence[str]
+) -> dict[str, Any]:
     rows = known.all(axis=1) | labels.any(axis=1)
     # An unknown column must not win: its score is 0 already, and below every other this way.
     scores = np.where(known, probs, -1)[rows]
@@ -115,17 +124,11 @@ def _multiclass(probs, labels, known, classes):
     return {
         "known": int(rows.sum()), "none": int((~some).sum()), "accuracy": _share(right),
         "accuracy_without_none": _share(right[some]),
-        "balanced": _mean([c["recall"] for c in found]),
+        "balanced": mean_of_defined([c["recall"] for c in found]),
         "majority": float(counts.max() / len(labels)) if len(labels) else float("nan"),
         "classes": found,
     }  # fmt: skip
 
 
-def _share(flags):
+def _share(flags: Array) -> float:
     return float(flags.mean()) if len(flags) else float("nan")
-
-
-def _mean(values):
-    """Return the mean of the defined values, nan if there is none."""
-    values = [float(v) for v in values if not np.isnan(v)]
-    return float(np.mean(values)) if values else float("nan")

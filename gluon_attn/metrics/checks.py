@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any, Optional, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gluon_attn.core.errors import NotFiniteError
 
+Array = NDArray[Any]
+Arrays = Any  # NumPy, nested lists, or anything with ``asnumpy()``
+Names = Optional[Sequence[str]]
 
-def as_array(values):
+
+def as_array(values: Arrays) -> Array:
     """Return ``values`` as a NumPy array; an MXNet NDArray is copied in one piece."""
-    return values.asnumpy() if hasattr(values, "asnumpy") else np.asarray(values)
+    return np.asarray(values.asnumpy() if hasattr(values, "asnumpy") else values)
 
 
-def checked(scores, labels, mask, dimensions):
+def checked(
+    scores: Arrays, labels: Arrays, mask: Arrays, dimensions: int
+) -> tuple[Array, Array, Array]:
     """Return float64 scores, boolean labels and boolean known; 0 and False where not known.
 
     Raises:
-        ValueError: If shapes differ, or a mask value or known label is not 0 or 1; the message
-            names the first such row and attribute.
-        NotFiniteError: If a known score is not finite.
+        ValueError: Shapes differ, or a mask value or known label is not 0 or 1; the message names
+            the first such row and attribute.
+        NotFiniteError: A known score is not finite.
     """
     scores, labels = as_array(scores), as_array(labels)
     known = np.ones(labels.shape, bool) if mask is None else as_array(mask)
@@ -32,22 +41,18 @@ def checked(scores, labels, mask, dimensions):
         known = known == 1
     binary = (labels == 0) | (labels == 1) | ~known
     _require(binary, labels, "label", "must be 0 or 1 where the mask is 1")
-    _require(np.isfinite(scores) | ~known, scores, "score", "must be finite", NotFiniteError)
+    _require(np.isfinite(scores) | ~known, scores, "score", "must be finite", kind=NotFiniteError)
     return np.where(known, scores, 0).astype(np.float64), (labels == 1) & known, known
 
 
-def require_probabilities(probs, known):
+def require_probabilities(probs: Array, known: Array) -> None:
     """Raise a ValueError if a known score is no probability."""
     rule = "must be a probability in [0, 1]: apply the sigmoid to logits first"
     _require((probs >= 0) & (probs <= 1) | ~known, probs, "score", rule)
 
 
-def checked_names(names, count):
-    """Return ``count`` different attribute names as strings, made up if ``names`` is None.
-
-    Raises:
-        ValueError: If there are more or fewer names, or one is repeated.
-    """
+def checked_names(names: Names, count: int) -> list[str]:
+    """Return ``count`` different attribute names as strings, made up if ``names`` is None."""
     names = [f"attribute{a}" for a in range(count)] if names is None else [str(n) for n in names]
     if len(names) != count:
         raise ValueError(f"{len(names)} names for {count} attributes")
@@ -57,7 +62,16 @@ def checked_names(names, count):
     return names
 
 
-def _require(good, values, what, rule, kind=ValueError):
+def mean_of_defined(values: Arrays) -> float:
+    """Return the mean of the values that are not nan, nan if there is none."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _require(
+    good: Array, values: Array, what: str, rule: str, *, kind: type[ValueError] = ValueError
+) -> None:
     """Raise an error that names the first position where ``good`` is False."""
     if not good.all():
         position = tuple(np.argwhere(~good)[0].tolist())

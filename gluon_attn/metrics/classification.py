@@ -1,34 +1,29 @@
 """Accuracy of single-label classification: top-k, per class, and which classes are confused.
 
 ``scores`` are ``(N, K)``: logits or probabilities, only their order counts. ``labels`` are one-hot
-rows ``(N, K)`` or class numbers ``(N,)``. Of equal scores the one of the lower class number counts
-as higher, which is what ``argmax`` does, so a net that says the same of every class gets no credit
-beyond chance. Rows without a known class (mask 0, or no positive label) count nowhere; a row with
-several positive labels is right if any of them is.
+rows ``(N, K)`` or class numbers ``(N,)``; ``mask`` is ``(N, K)`` or ``(N,)`` in {0, 1}, None means
+that all is known. Of equal scores the one of the lower class number counts as higher, which is what
+``argmax`` does, so a net that says the same of every class gets no credit beyond chance. Rows
+without a known class (mask 0, or no positive label) count nowhere; a row with several positive
+labels is right if any of them is. All functions raise a ValueError if shapes do not fit, or a value
+is impossible.
 """
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import numpy as np
 
 from gluon_attn.core.errors import NotFiniteError
-from gluon_attn.metrics.checks import as_array, checked_names
+from gluon_attn.metrics.checks import Array, Arrays, Names, as_array, checked_names
 
 TOP = (1, 5)
 PAIRS = 20  # confused pairs that a result lists
 
 
-def true_rank(scores, labels, mask=None):
-    """Return how many classes precede the right one, ``(N,)`` int64; -1 for rows left out.
-
-    Args:
-        scores: ``(N, K)`` finite numbers.
-        labels: ``(N, K)`` in {0, 1}, or ``(N,)`` class numbers.
-        mask: ``(N, K)`` or ``(N,)`` in {0, 1}; None means that all is known.
-
-    Raises:
-        ValueError: If shapes do not fit, or a value is impossible.
-    """
+def true_rank(scores: Arrays, labels: Arrays, mask: Arrays = None) -> Array:
+    """Return how many classes precede the right one, ``(N,)`` int64; -1 for rows left out."""
     scores, labels = _checked(scores, labels, mask)
     ranks = np.full(len(scores), -1, np.int64)
     single = labels.sum(1) == 1
@@ -40,35 +35,24 @@ def true_rank(scores, labels, mask=None):
     return ranks
 
 
-def top_k_accuracy(scores, labels, k=1, mask=None):
-    """Return the share of rows whose right class is among the ``k`` highest; nan if none counts.
-
-    Args:
-        scores, labels, mask: See :func:`true_rank`.
-        k: At least 1.
-
-    Raises:
-        ValueError: As :func:`true_rank`, or if ``k`` is not positive.
-    """
+def top_k_accuracy(scores: Arrays, labels: Arrays, k: int = 1, mask: Arrays = None) -> float:
+    """Return the share of rows whose right class is among the ``k`` highest; nan if none counts."""
     if k < 1:
         raise ValueError(f"k={k}: must be at least 1")
     return _share(true_rank(scores, labels, mask), k)
 
 
-def top_accuracies(scores, labels, mask=None, top=TOP):
+def top_accuracies(
+    scores: Arrays, labels: Arrays, mask: Arrays = None, top: Sequence[int] = TOP
+) -> dict[str, float]:
     """Return ``{"top1": share, "top1_error": share, "top5": …}``, nan if no row counts.
 
-    Args:
-        scores, labels, mask: See :func:`true_rank`.
-        top: The k of top-k accuracy; one that is not below K says nothing and is left out.
-
-    Raises:
-        ValueError: As :func:`true_rank`.
+    A k of ``top`` that is not below K says nothing and is left out.
     """
     return _top(true_rank(scores, labels, mask), np.shape(scores)[1], top)
 
 
-def confusion_matrix(scores, labels, mask=None):
+def confusion_matrix(scores: Arrays, labels: Arrays, mask: Arrays = None) -> Array:
     """Return ``(K, K)`` int64: rows are true classes, columns the predicted ones.
 
     A row of several positive labels counts for the predicted one if that is right, otherwise for
@@ -84,31 +68,24 @@ def confusion_matrix(scores, labels, mask=None):
     return np.bincount(true * count + predicted, minlength=count**2).reshape(count, count)
 
 
-def true_class_margin(scores, labels, mask=None):
+def true_class_margin(scores: Arrays, labels: Arrays, mask: Arrays = None) -> dict[str, float]:
     """Return how far the scores of the right class stand apart from the highest wrong ones.
 
     The Kolmogorov-Smirnov distance between the two distributions over the samples, and where it is
     reached: at that score the share of right classes below is smallest beside the share of wrong
     ones below. ICASC (ICCV 2019) gives it for probabilities on CUB-200-2011.
 
-    Args:
-        scores, labels, mask: See :func:`true_rank`; probabilities, to be compared with the paper.
-
     Returns:
         ``{"distance": in [-1, 1], "at": score}``; the distance is negative where wrong classes have
         the higher scores, and both are nan if no sample counts.
-
-    Raises:
-        ValueError: As :func:`true_rank`.
     """
     scores, labels = _checked(scores, labels, mask)
     kept = labels.any(1) & ~labels.all(1)
     scores, labels = scores[kept], labels[kept]
     if not len(scores):
         return {"distance": float("nan"), "at": float("nan")}
-    right = np.where(labels, scores, -np.inf).max(1)
-    wrong = np.where(labels, -np.inf, scores).max(1)
-    right, wrong = np.sort(right), np.sort(wrong)
+    right = np.sort(np.where(labels, scores, -np.inf).max(1))
+    wrong = np.sort(np.where(labels, -np.inf, scores).max(1))
     places = np.unique(np.concatenate([right, wrong]))
     # Of each kind as many as there are samples: the difference of the distributions' values.
     apart = np.searchsorted(wrong, places, "right") - np.searchsorted(right, places, "right")
@@ -116,16 +93,20 @@ def true_class_margin(scores, labels, mask=None):
     return {"distance": float(apart[largest] / len(right)), "at": float(places[largest])}
 
 
-def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
+def evaluate_classification(
+    scores: Arrays,
+    labels: Arrays,
+    mask: Arrays = None,
+    names: Names = None,
+    *,
+    top: Sequence[int] = TOP,
+) -> dict[str, Any]:
     """Return accuracy over all, per class and the most confused pairs, as one plain dict.
 
-    Args:
-        scores, labels, mask: See :func:`true_rank`.
-        names: K class names; None makes them up.
-        top: The k of top-k accuracy; one that is not below K says nothing and is left out.
+    ``names`` are those of the K classes, None makes them up; ``top`` as in :func:`top_accuracies`.
 
     Returns:
-        A dict of ints, floats, strings, lists and dicts (fractions in [0, 1], undefined is nan):
+        Fractions in [0, 1], undefined is nan:
 
         * ``overall``: ``top1``, ``top5``, ``top1_error``, ``top5_error``, ``balanced`` (mean recall
           over the classes that occur) and ``majority`` (always predicting the commonest class);
@@ -135,9 +116,6 @@ def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
         * ``confusions``: up to 20 dicts ``true``, ``predicted``, ``images``, commonest first;
         * ``margin``: see :func:`true_class_margin`;
         * ``samples`` and ``left_out`` (those of them without a known class).
-
-    Raises:
-        ValueError: As :func:`true_rank`.
     """
     ranks = true_rank(scores, labels, mask)
     matrix = confusion_matrix(scores, labels, mask)
@@ -146,8 +124,7 @@ def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
     classes = [_class_row(matrix, k, names) for k in range(len(matrix))]
     recalls = [row["recall"] for row in classes if row["images"]]
     overall["balanced"] = float(np.mean(recalls)) if recalls else float("nan")
-    counted = matrix.sum()
-    overall["majority"] = float(matrix.sum(1).max() / counted) if counted else float("nan")
+    overall["majority"] = _ratio(matrix.sum(1).max(), matrix.sum())
     return {
         "overall": overall,
         "classes": classes,
@@ -158,7 +135,7 @@ def evaluate_classification(scores, labels, mask=None, names=None, top=TOP):
     }
 
 
-def _top(ranks, classes, top):
+def _top(ranks: Array, classes: int, top: Sequence[int]) -> dict[str, float]:
     found = {}
     for k in top:
         if k < classes or k == 1:
@@ -167,8 +144,7 @@ def _top(ranks, classes, top):
     return found
 
 
-def _class_row(matrix, k, names):
-    """Return the values of class ``k``."""
+def _class_row(matrix: Array, k: int, names: Sequence[str]) -> dict[str, Any]:
     images, predicted, correct = matrix[k].sum(), matrix[:, k].sum(), matrix[k, k]
     wrong = matrix[k].copy()
     wrong[k] = 0
@@ -181,34 +157,37 @@ def _class_row(matrix, k, names):
     }  # fmt: skip
 
 
-def _pairs(matrix, names):
+def _pairs(matrix: Array, names: Sequence[str]) -> list[dict[str, Any]]:
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     pairs = [divmod(int(at), len(matrix)) for at in order]
-    return [{"true": names[a], "predicted": names[b], "images": int(wrong[a, b])}
-            for a, b in pairs if wrong[a, b]]  # fmt: skip
+    return [
+        {"true": names[a], "predicted": names[b], "images": int(wrong[a, b])}
+        for a, b in pairs
+        if wrong[a, b]
+    ]
 
 
-def _rank(scores, targets):
+def _rank(scores: Array, targets: Array) -> Array:
     """Return how many classes precede the target of each row."""
     if not len(scores):
         return np.zeros(0, np.int64)
     own = scores[np.arange(len(scores)), targets][:, None]
     before = np.arange(scores.shape[1]) < targets[:, None]
-    return (scores > own).sum(1) + ((scores == own) & before).sum(1)
+    return np.asarray((scores > own).sum(1) + ((scores == own) & before).sum(1))
 
 
-def _share(ranks, k):
+def _share(ranks: Array, k: int) -> float:
     ranks = ranks[ranks >= 0]
     return float((ranks < k).mean()) if len(ranks) else float("nan")
 
 
-def _ratio(part, whole):
+def _ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def _checked(scores, labels, mask):
+def _checked(scores: Arrays, labels: Arrays, mask: Arrays) -> tuple[Array, Array]:
     """Return ``(N, K)`` scores and boolean labels, all False in rows that are left out."""
     scores, labels = as_array(scores), as_array(labels)
     if scores.ndim != 2 or scores.shape[1] < 2:
@@ -236,7 +215,7 @@ def _checked(scores, labels, mask):
     return scores, positive
 
 
-def _one_hot(targets, count):
+def _one_hot(targets: Array, count: int) -> Array:
     wrong = ~np.isin(targets, np.arange(count))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

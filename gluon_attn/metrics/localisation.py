@@ -23,6 +23,8 @@ from typing import Mapping, NamedTuple, Sequence
 import cv2
 import numpy as np
 
+from gluon_attn.metrics.checks import Array
+
 MEASURES = ("pointing", "energy", "iou_auc")
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 TOLERANCE = 15 / 500  # of the longer side: 15 pixels of PASCAL VOC's 500
@@ -36,18 +38,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def fit_map(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return a map brought to the size of a mask, bilinearly; negative values become 0.
-
-    Args:
-        values: ``(h, w)``.
-        shape: ``(H, W)`` of the mask.
-    """
+def fit_map(values: Array, shape: Sequence[int]) -> Array:
+    """Return a map ``(h, w)`` brought to a mask's ``(H, W)``, bilinearly; below 0 becomes 0."""
     values = np.maximum(np.asarray(values, np.float32), 0)
-    return cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR))
 
 
-def measure(values: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+def measure(values: Array, mask: Array, tolerance: float = TOLERANCE) -> Array:
     """Return the three measures of one map, ``(3,)`` in the order of ``MEASURES``.
 
     Args:
@@ -72,15 +69,11 @@ def measure(values: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANCE) 
     ])  # fmt: skip
 
 
-def pointing_hit(values: np.ndarray, mask: np.ndarray, tolerance: float = TOLERANCE) -> float:
+def pointing_hit(values: Array, mask: Array, tolerance: float = TOLERANCE) -> float:
     """Return the share of the map's maxima that lie in the mask or within the tolerance of it.
 
     Several equal maxima count as a draw among them, so a constant map scores as a random point.
-
-    Args:
-        values: ``(H, W)``, not negative.
-        mask: ``(H, W)`` bool.
-        tolerance: Share of the longer side.
+    The map ``(H, W)`` is not negative, ``tolerance`` a share of the longer side.
     """
     radius = int(round(tolerance * max(mask.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
@@ -88,15 +81,15 @@ def pointing_hit(values: np.ndarray, mask: np.ndarray, tolerance: float = TOLERA
     return float(reached[values == values.max()].mean())
 
 
-def energy_inside(values: np.ndarray, mask: np.ndarray) -> float:
+def energy_inside(values: Array, mask: Array) -> float:
     """Return the share of the map's sum that lies in the mask; both ``(H, W)``."""
     values = values.astype(np.float64)
     return float(values[mask].sum() / values.sum())
 
 
 def iou_curve(
-    values: np.ndarray, mask: np.ndarray, thresholds: np.ndarray = THRESHOLDS
-) -> np.ndarray:  # fmt: skip
+    values: Array, mask: Array, thresholds: Array = THRESHOLDS
+) -> Array:  # fmt: skip
     """Return the intersection over union of mask and cut map at every threshold.
 
     Args:
@@ -109,21 +102,16 @@ def iou_curve(
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
     marked = scaled[None] >= np.asarray(thresholds)[:, None, None]
     together = (marked & mask).sum((1, 2))
-    return together / (marked | mask).sum((1, 2))
+    return np.asarray(together / (marked | mask).sum((1, 2)))
 
 
-def uniform(shape: Sequence[int]) -> np.ndarray:
+def uniform(shape: Sequence[int]) -> Array:
     """Return the map that looks everywhere, ``(H, W)``."""
     return np.ones(tuple(shape), np.float32)
 
 
-def centre_gaussian(shape: Sequence[int], sigma: float = 0.25) -> np.ndarray:
-    """Return a Gaussian in the middle, ``(H, W)``.
-
-    Args:
-        shape: ``(H, W)``.
-        sigma: Standard deviation as a share of each side; a quarter is an assumption.
-    """
+def centre_gaussian(shape: Sequence[int], sigma: float = 0.25) -> Array:
+    """Return a Gaussian in the middle; sigma is a share of each side, a quarter an assumption."""
     rows, columns = (
         np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in shape
     )  # fmt: skip
@@ -131,7 +119,7 @@ def centre_gaussian(shape: Sequence[int], sigma: float = 0.25) -> np.ndarray:
 
 
 def summarise(
-    values: Mapping[str, np.ndarray], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
+    values: Mapping[str, Array], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Interval]]]:  # fmt: skip
     """Return means over images, and their mean over attributes, with 95 % bootstrap intervals.
 
@@ -142,8 +130,6 @@ def summarise(
         values: ``{kind of map: (N, A, 3)}``, measures of N images and A attributes in the order of
             ``MEASURES``; nan where undefined.
         names: The A attributes.
-        resamples: Draws.
-        seed: Of the draws.
 
     Returns:
         ``{kind: {measure: {attribute or 'mean': Interval}}}``.
@@ -163,7 +149,7 @@ def summarise(
 
 
 def _summary(
-    array: np.ndarray, names: Sequence[str], times: np.ndarray
+    array: Array, names: Sequence[str], times: Array
 ) -> dict[str, dict[str, Interval]]:  # fmt: skip
     found = {}
     for k, name in enumerate(MEASURES):
@@ -179,12 +165,12 @@ def _summary(
     return found
 
 
-def _nanmean(rows: np.ndarray) -> np.ndarray:
+def _nanmean(rows: Array) -> Array:
     known = np.isfinite(rows)
-    return np.where(known, rows, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.asarray(np.where(known, rows, 0.0).sum(1) / np.maximum(known.sum(1), 1))
 
 
-def _interval(column: np.ndarray) -> Interval:
+def _interval(column: Array) -> Interval:
     draws = column[1:][np.isfinite(column[1:])]
     if not np.isfinite(column[0]) or not len(draws):
         return Interval(float(column[0]), float("nan"), float("nan"))

@@ -2,8 +2,11 @@
 
 Everything is NumPy: ``probs (N, A)``, ``labels (N, A)`` in {0, 1} and ``mask (N, A)`` in {0, 1},
 N samples, A attributes. Where the mask is 0 the label is unspecified: that entry counts nowhere,
-neither as truth nor as prediction. What cannot be computed is nan and is left out of every mean;
-``evaluate_multilabel`` lists which attributes that touched.
+neither as truth nor as prediction; a mask of None means that all is known. Positive is predicted
+where ``probs >= threshold``, a number or ``(A,)``. What cannot be computed is nan and left out of
+every mean; ``evaluate_multilabel`` lists which attributes that touched. All functions raise a
+ValueError that names the place if shapes differ, a score is not finite, or a label or mask value is
+not 0 or 1.
 
 Sources of the definitions:
 
@@ -19,18 +22,33 @@ scikit-learn, samples with equal scores share one threshold. Without ties the re
 
 from __future__ import annotations
 
+from typing import Any, Sequence, Union
+
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from gluon_attn.core.batch import PADDING
-from gluon_attn.metrics.checks import as_array, checked, checked_names, require_probabilities
+from gluon_attn.metrics.checks import (
+    Array,
+    Arrays,
+    Names,
+    as_array,
+    checked,
+    checked_names,
+    mean_of_defined,
+    require_probabilities,
+)
+
+Threshold = Union[float, Sequence[float], Array]  # a number, or one per attribute
 
 EMPTY_RULES = ("leave-out", "zero")
 # Of what per_attribute returns: the measures that can be undefined (nan), in the order of tables.
 MEASURES = ("ap", "ap_sklearn", "accuracy", "precision", "recall", "f1", "ma")
 
 
-def average_precision(scores, labels, mask=None, interpolated=True):
+def average_precision(
+    scores: Arrays, labels: Arrays, mask: Arrays = None, interpolated: bool = True
+) -> float:
     """Return the average precision of one attribute.
 
     With ``interpolated`` the area under the precision envelope over recall,
@@ -41,48 +59,41 @@ def average_precision(scores, labels, mask=None, interpolated=True):
     Args:
         scores: ``(N,)`` finite numbers; any increasing function of them gives the same result.
         labels: ``(N,)`` in {0, 1}.
-        mask: ``(N,)`` in {0, 1}; samples with 0 are left out. None keeps all.
+        mask: ``(N,)`` in {0, 1}; samples with 0 are left out.
 
     Returns:
         A float in [0, 1]; nan without a positive sample, hence also without any sample.
-
-    Raises:
-        ValueError: If shapes differ, a score is not finite, or a label or mask value is not 0 or 1.
     """
     scores, labels, known = checked(scores, labels, mask, dimensions=1)
     return _average_precisions(scores[known], labels[known])[0 if interpolated else 1]
 
 
-def mean_accuracy(probs, labels, mask=None, threshold=0.5):
-    """Return mA: the mean over attributes of ``(TPR + TNR) / 2``.
+def mean_accuracy(
+    probs: Arrays, labels: Arrays, mask: Arrays = None, threshold: Threshold = 0.5
+) -> float:
+    """Return mA in [0, 1]: the mean over attributes of ``(TPR + TNR) / 2``; nan if none is left.
 
     Attributes that lack positives or negatives have no such value and are left out of the mean.
-
-    Args:
-        probs: ``(N, A)`` probabilities; positive is predicted where ``probs >= threshold``.
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known.
-        threshold: A number, or ``(A,)``.
-
-    Returns:
-        A float in [0, 1]; nan if no attribute is left.
-
-    Raises:
-        ValueError: As for :func:`average_precision`.
     """
-    return _mean(mean_accuracy_per_attribute(probs, labels, mask, threshold))
+    return mean_of_defined(mean_accuracy_per_attribute(probs, labels, mask, threshold))
 
 
-def mean_accuracy_per_attribute(probs, labels, mask=None, threshold=0.5):
-    """Return ``(TPR + TNR) / 2`` of each attribute, ``(A,)``; nan where either class is absent.
-
-    Arguments and errors are those of :func:`mean_accuracy`.
-    """
+def mean_accuracy_per_attribute(
+    probs: Arrays, labels: Arrays, mask: Arrays = None, threshold: Threshold = 0.5
+) -> Array:
+    """Return ``(TPR + TNR) / 2`` of each attribute, ``(A,)``; nan where either class is absent."""
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     return _balanced_accuracy(*_confusion(probs, labels, known, threshold))
 
 
-def instance_metrics(probs, labels, mask=None, threshold=0.5, empty="leave-out"):
+def instance_metrics(
+    probs: Arrays,
+    labels: Arrays,
+    mask: Arrays = None,
+    threshold: Threshold = 0.5,
+    *,
+    empty: str = "leave-out",
+) -> dict[str, float]:
     """Return accuracy, precision, recall and F1 of the RAP / PETA instance protocol.
 
     With the set of true attributes Y and of predicted ones Z of a sample, accuracy is the mean over
@@ -100,50 +111,44 @@ def instance_metrics(probs, labels, mask=None, threshold=0.5, empty="leave-out")
 
     Samples without any known label are left out by both.
 
-    Args:
-        probs: ``(N, A)`` probabilities; positive is predicted where ``probs >= threshold``.
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known.
-        threshold: A number, or ``(A,)``.
-        empty: ``'leave-out'`` or ``'zero'``.
-
     Returns:
-        A dict of floats in [0, 1], ``accuracy``, ``precision``, ``recall``, ``f1``; nan if no
-        sample is left.
-
-    Raises:
-        ValueError: As for :func:`average_precision`, or if ``empty`` is neither of the two.
+        ``accuracy``, ``precision``, ``recall``, ``f1`` in [0, 1]; nan if no sample is left.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     return _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
 
 
-def per_attribute(probs, labels, mask=None, threshold=0.5):
+def per_attribute(
+    probs: Arrays, labels: Arrays, mask: Arrays = None, threshold: Threshold = 0.5
+) -> dict[str, Array]:
     """Return every per-attribute number, each as an ``(A,)`` array.
 
     Returns:
         A dict: ``positives``, ``negatives``, ``unspecified`` (counts), ``ap`` (interpolated),
         ``ap_sklearn``, ``accuracy``, ``precision`` (nan if never predicted), ``recall`` (nan
         without positives), ``f1`` (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes
-        occur). Arguments and errors are those of :func:`mean_accuracy`.
+        occur).
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     return _per_attribute(probs, labels, known, threshold)
 
 
-def evaluate_multilabel(probs, labels, mask=None, names=None, threshold=0.5, empty="leave-out"):
+def evaluate_multilabel(
+    probs: Arrays,
+    labels: Arrays,
+    mask: Arrays = None,
+    names: Names = None,
+    *,
+    threshold: Threshold = 0.5,
+    empty: str = "leave-out",
+) -> dict[str, Any]:
     """Return all multi-label metrics of a data set as one plain dict.
 
-    Args:
-        probs: ``(N, A)`` probabilities in [0, 1].
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known.
-        names: The A attribute names, in the order of the columns; default ``attribute0`` and so on.
-        threshold: Positive is predicted where ``probs >= threshold``; a number, or ``(A,)``.
-        empty: What to do with samples without a positive label; see :func:`instance_metrics`.
+    ``names`` are by default ``attribute0`` …; ``empty`` says what to do with samples without
+    a positive label, see :func:`instance_metrics`.
 
     Returns:
-        A dict of ints, floats, strings, lists and dicts (fractions in [0, 1]; undefined is nan):
+        Fractions in [0, 1], undefined is nan:
 
         * ``attributes``: one dict per attribute, in order: ``name`` and what
           :func:`per_attribute` returns;
@@ -156,8 +161,8 @@ def evaluate_multilabel(probs, labels, mask=None, names=None, threshold=0.5, emp
         * ``samples``, ``samples_without_positives``, ``threshold``, ``empty``: the protocol.
 
     Raises:
-        ValueError: As for :func:`average_precision`, or if a probability is outside [0, 1] (logits
-            handed in by mistake), or names are repeated or not A.
+        ValueError: Also if a probability is outside [0, 1] (logits handed in by mistake), or names
+            are repeated or not A.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
@@ -168,10 +173,10 @@ def evaluate_multilabel(probs, labels, mask=None, names=None, threshold=0.5, emp
         for a, name in enumerate(names)
     ]
     overall = {
-        "mAP": _mean(columns["ap"]),
-        "mAP_sklearn": _mean(columns["ap_sklearn"]),
-        "mA": _mean(columns["ma"]),
-        "accuracy": _mean(columns["accuracy"]),
+        "mAP": mean_of_defined(columns["ap"]),
+        "mAP_sklearn": mean_of_defined(columns["ap_sklearn"]),
+        "mA": mean_of_defined(columns["ma"]),
+        "accuracy": mean_of_defined(columns["accuracy"]),
     }
     instance = _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
     overall.update({f"instance_{key}": value for key, value in instance.items()})
@@ -194,35 +199,27 @@ class MultiLabelMeter:
     AP is no mean over batches, so everything is kept: ``6 N A`` bytes for float32 probabilities
     (14 MB for 60,000 samples with 40 attributes). Rows with a negative index (``PADDING``) are
     ignored. The result does not depend on the order in which the samples come.
-
-    Args:
-        names: The attribute names, or None.
-        threshold: A number, or ``(A,)``.
-        empty: See :func:`instance_metrics`.
     """
 
-    def __init__(self, names=None, threshold=0.5, empty="leave-out"):
+    def __init__(
+        self, names: Names = None, threshold: Threshold = 0.5, empty: str = "leave-out"
+    ) -> None:
         self.names, self.threshold, self.empty = names, threshold, empty
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all samples."""
-        self._parts, self._seen = [], set()
+        self._parts: list[tuple[Array, ...]] = []
+        self._seen: set[int] = set()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._seen)
 
-    def update(self, index, probs, label, mask=None):
-        """Add one batch; arrays may be NumPy or anything with ``asnumpy()``.
-
-        Args:
-            index: ``(B,)`` integers, the samples' positions in their data set; negative = padding.
-            probs: ``(B, A)`` probabilities.
-            label: ``(B, A)`` in {0, 1}.
-            mask: ``(B, A)`` in {0, 1}, or None for all known.
+    def update(self, index: Arrays, probs: Arrays, label: Arrays, mask: Arrays = None) -> None:
+        """Add one batch; ``index`` ``(B,)`` are the samples' positions in their data set.
 
         Raises:
-            ValueError: If the shapes do not fit, or a sample comes a second time: counting it twice
+            ValueError: The shapes do not fit, or a sample comes a second time: counting it twice
                 would shift every metric, and a loader that fills up the last batch with real
                 samples has to mark those as padding.
         """
@@ -241,7 +238,7 @@ class MultiLabelMeter:
         self._note(index)
         self._parts.append((index, probs.copy(), label, known))
 
-    def _note(self, index):
+    def _note(self, index: Array) -> None:
         values, counts = np.unique(index, return_counts=True)
         again = sorted(set(values[counts > 1].tolist()) | (set(values.tolist()) & self._seen))
         if again:
@@ -251,7 +248,7 @@ class MultiLabelMeter:
             )
         self._seen.update(values.tolist())
 
-    def arrays(self):
+    def arrays(self) -> tuple[Array, Array, Array, Array]:
         """Return ``(index, probs, labels, mask)`` of all samples, sorted by index.
 
         Raises:
@@ -263,17 +260,15 @@ class MultiLabelMeter:
         order = np.argsort(index)
         return index[order], probs[order], labels[order], mask[order]
 
-    def compute(self):
-        """Return :func:`evaluate_multilabel` of all samples added since the last reset.
-
-        Raises:
-            ValueError: As that function, or if no sample was added.
-        """
+    def compute(self) -> dict[str, Any]:
+        """Return :func:`evaluate_multilabel` of all samples added since the last reset."""
         _, probs, labels, mask = self.arrays()
-        return evaluate_multilabel(probs, labels, mask, self.names, self.threshold, self.empty)
+        return evaluate_multilabel(
+            probs, labels, mask, self.names, threshold=self.threshold, empty=self.empty
+        )
 
 
-def _average_precisions(scores, labels):
+def _average_precisions(scores: Array, labels: Array) -> tuple[float, float]:
     """Return the interpolated and the plain average precision of known samples."""
     if not labels.any():
         return float("nan"), float("nan")
@@ -284,16 +279,18 @@ def _average_precisions(scores, labels):
     return float(step @ envelope), float(step @ precision[:-1])
 
 
-def _decide(probs, known, threshold):
+def _decide(probs: Array, known: Array, threshold: Threshold) -> Array:
     threshold = np.asarray(threshold, dtype=np.float64)
     if threshold.shape not in ((), probs.shape[1:]) or not np.isfinite(threshold).all():
         raise ValueError(
             f"threshold {threshold.tolist()}: must be a finite number or {probs.shape[1]} of them"
         )
-    return (probs >= threshold) & known
+    return np.asarray((probs >= threshold) & known)
 
 
-def _confusion(probs, labels, known, threshold):
+def _confusion(
+    probs: Array, labels: Array, known: Array, threshold: Threshold
+) -> tuple[Array, ...]:
     """Return the counts TP, FP, FN, TN of each attribute, float64 ``(A,)``."""
     predicted = _decide(probs, known, threshold)
     cells = (
@@ -305,11 +302,13 @@ def _confusion(probs, labels, known, threshold):
     return tuple(cell.sum(axis=0).astype(np.float64) for cell in cells)
 
 
-def _balanced_accuracy(tp, fp, fn, tn):
+def _balanced_accuracy(tp: Array, fp: Array, fn: Array, tn: Array) -> Array:
     return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
 
 
-def _per_attribute(probs, labels, known, threshold):
+def _per_attribute(
+    probs: Array, labels: Array, known: Array, threshold: Threshold
+) -> dict[str, Array]:
     tp, fp, fn, tn = counts = _confusion(probs, labels, known, threshold)
     areas = [
         _average_precisions(probs[known[:, a], a], labels[known[:, a], a])
@@ -330,7 +329,9 @@ def _per_attribute(probs, labels, known, threshold):
     }
 
 
-def _instance_metrics(labels, predicted, known, empty):
+def _instance_metrics(
+    labels: Array, predicted: Array, known: Array, empty: str
+) -> dict[str, float]:
     if empty not in EMPTY_RULES:
         raise ValueError(f"empty={empty!r}: valid are {', '.join(EMPTY_RULES)}")
     rows = labels.any(axis=1) if empty == "leave-out" else known.any(axis=1)
@@ -338,16 +339,16 @@ def _instance_metrics(labels, predicted, known, empty):
     both = (labels & predicted).sum(axis=1)
     denominators = (labels | predicted).sum(axis=1), predicted.sum(axis=1), labels.sum(axis=1)
     # 0 / 0 is 0: `both` is 0 wherever a denominator is.
-    accuracy, precision, recall = (_mean(both / np.maximum(d, 1)) for d in denominators)
+    accuracy, precision, recall = (mean_of_defined(both / np.maximum(d, 1)) for d in denominators)
     f1 = _harmonic(precision, recall)
     return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
 
 
-def _pooled(tp, fp, fn, tn):
+def _pooled(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, float]:
     """Return OP, OR, OF1 over all entries and CP, CR, CF1 over attributes with positives."""
     present = tp + fn > 0
-    class_precision = _mean((tp / np.maximum(tp + fp, 1))[present])
-    class_recall = _mean(_ratio(tp, tp + fn)[present])
+    class_precision = mean_of_defined((tp / np.maximum(tp + fp, 1))[present])
+    class_recall = mean_of_defined(_ratio(tp, tp + fn)[present])
     return {
         "OP": _ratio(tp.sum(), (tp + fp).sum()).item(),
         "OR": _ratio(tp.sum(), (tp + fn).sum()).item(),
@@ -358,18 +359,11 @@ def _pooled(tp, fp, fn, tn):
     }
 
 
-def _ratio(part, whole):
+def _ratio(part: Arrays, whole: Arrays) -> Array:
     """Return part / whole, nan where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-def _harmonic(a, b):
+def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b != 0 else 0.0
-
-
-def _mean(values):
-    """Return the mean of the defined values, nan if there is none."""
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")

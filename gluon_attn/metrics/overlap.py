@@ -7,20 +7,19 @@ and the value of the loss L_AS (equation 3).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from gluon_attn.metrics.checks import Array, Arrays
 
 THRESHOLD = 0.55  # share of a map's maximum: sigma of the paper's mask, equation 4
 
 
-def high_region(attention, threshold=THRESHOLD):
-    """Return where a map is at least ``threshold`` times its maximum.
+def high_region(attention: Arrays, threshold: float = THRESHOLD) -> Array:
+    """Return where maps ``(N, h, w)`` are at least ``threshold`` in (0, 1] times their maximum.
 
-    Args:
-        attention: ``(N, h, w)``, >= 0.
-        threshold: Share in (0, 1].
-
-    Returns:
-        ``(N, h, w)`` bool; a map of zeros has no high region.
+    A map of zeros has no high region.
 
     Raises:
         ValueError: Wrong shape, negative or not finite values, threshold out of range.
@@ -33,22 +32,16 @@ def high_region(attention, threshold=THRESHOLD):
     if not (np.isfinite(attention).all() and (attention >= 0).all()):
         raise ValueError("attention must be finite and >= 0")
     highest = attention.max(axis=(1, 2), keepdims=True)
-    return (attention >= threshold * highest) & (highest > 0)
+    return np.asarray((attention >= threshold * highest) & (highest > 0))
 
 
-def attention_iou(one, other, threshold=THRESHOLD):
-    r"""Return the intersection over union of the high regions of two maps.
+def attention_iou(one: Arrays, other: Arrays, threshold: float = THRESHOLD) -> Array:
+    r"""Return the intersection over union of the high regions of two maps, ``(N,)`` in [0, 1].
 
     .. math:: IoU = \frac{|R \cap R'|}{|R \cup R'|}, \quad
               R = \{ij : A_{ij} \ge t \max A\}
 
-    Args:
-        one: ``(N, h, w)``, >= 0.
-        other: Same shape.
-        threshold: t in (0, 1]; each map has its own maximum.
-
-    Returns:
-        ``(N,)`` in [0, 1]. Two maps of zeros share nothing: 0.
+    Both are ``(N, h, w)``, >= 0; each has its own maximum. Two maps of zeros share nothing: 0.
 
     Raises:
         ValueError: As :func:`high_region`, or the shapes differ.
@@ -62,17 +55,21 @@ def attention_iou(one, other, threshold=THRESHOLD):
 
 
 class OverlapMeter:
-    """Collects per-image overlaps of a data set.
+    """Collects per-image overlaps of a data set; threshold as in :func:`attention_iou`."""
 
-    Args:
-        threshold: See :func:`attention_iou`.
-    """
-
-    def __init__(self, threshold=THRESHOLD):
+    def __init__(self, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
-        self._rows = []
+        self._rows: list[Array] = []
 
-    def update(self, a_true, a_conf, separation, right=None, valid=None):
+    def update(
+        self,
+        a_true: Arrays,
+        a_conf: Arrays,
+        separation: Arrays,
+        right: Arrays = None,
+        *,
+        valid: Arrays = None,
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -84,18 +81,17 @@ class OverlapMeter:
         """
         iou = attention_iou(a_true, a_conf, self.threshold)
         right = np.full(len(iou), -1) if right is None else np.asarray(right).astype(int)
-        empty = (np.asarray(a_true).max(axis=(1, 2)) == 0) | (
-            np.asarray(a_conf).max(axis=(1, 2)) == 0
-        )
+        highest = (np.asarray(maps).max(axis=(1, 2)) for maps in (a_true, a_conf))
+        empty = np.minimum(*highest) == 0
         kept = np.ones(len(iou), bool) if valid is None else np.asarray(valid) != 0
         self._rows.append(np.stack([iou, np.asarray(separation), right, empty], axis=1)[kept])
 
-    def values(self):
+    def values(self) -> dict[str, Array]:
         """Return ``iou``, ``separation``, ``right`` (-1: unknown), ``empty`` over images."""
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 4))
         return dict(zip(("iou", "separation", "right", "empty"), rows.T))
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """Return the means over images, as a JSON-able dict.
 
         Returns:
@@ -105,18 +101,20 @@ class OverlapMeter:
             that were predicted rightly and wrongly. None stands for a mean of nothing.
         """
         values = self.values()
-        result = {"images": len(values["iou"]), "empty": int(values["empty"].sum())}
-        result["threshold"] = self.threshold
+        result: dict[str, Any] = {
+            "images": len(values["iou"]),
+            "empty": int(values["empty"].sum()),
+            "threshold": self.threshold,
+        }
         for name in ("iou", "separation"):
             v = values[name]
-            found = {"mean": _mean(v), "standard_error": None}
-            if len(v) > 1:
-                found["standard_error"] = float(v.std(ddof=1) / np.sqrt(len(v)))
-            for key, flag in (("right", 1), ("wrong", 0)):
-                found[key] = _mean(v[values["right"] == flag])
-            result[name] = found
+            error = float(v.std(ddof=1) / np.sqrt(len(v))) if len(v) > 1 else None
+            result[name] = {
+                "mean": _mean(v), "standard_error": error,
+                "right": _mean(v[values["right"] == 1]), "wrong": _mean(v[values["right"] == 0]),
+            }  # fmt: skip
         return result
 
 
-def _mean(values):
+def _mean(values: Array) -> float | None:
     return float(values.mean()) if len(values) else None

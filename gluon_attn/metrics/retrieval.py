@@ -2,32 +2,33 @@
 
 Protocol of Market-1501, which DukeMTMC-reID uses too (Zheng, Shen, Tian, Wang, Wang, Tian,
 "Scalable Person Re-identification: A Benchmark", ICCV 2015, and its released evaluation code),
-single query. For each query picture the gallery is sorted by distance. Of the gallery pictures
+single query. For each query the gallery is sorted by distance. Of the gallery's images
 
 * **good** ones show the query's identity in another camera;
-* **junk** does not exist for the ranking: pictures of identity -1 (badly detected) and those of the
+* **junk** does not exist for the ranking: images of identity -1 (badly detected) and those of the
   query's identity in the query's own camera, which would be too easy;
 * all others are wrong, distractors (0000 of Market-1501) among them.
 
-CMC at rank k is the share of queries with a good picture among the first k.
+CMC at rank k is the share of queries with a good image among the first k.
 
 Average precision comes in two definitions. The released code of Market-1501 takes the area under
 the precision-recall curve by the **trapezoid** rule; most later code takes the mean of the
-precisions at the good pictures (**rectangle**), which is never smaller.
+precisions at the good images (**rectangle**), which is never smaller.
 
-Legend: Q queries, G gallery pictures, D features, n good pictures of a query.
+Legend: Q queries, G gallery images, D features, n good images of a query.
 """
 
 from __future__ import annotations
 
 import collections
 import sys
-from typing import NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from gluon_attn.core.errors import NotFiniteError
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.metrics.checks import Array, Arrays
 
 JUNK = -1
 METRICS = ("euclidean", "cosine")
@@ -36,7 +37,7 @@ RANKS = (1, 5, 10, 20)
 
 
 class Pictures(NamedTuple):
-    """Pictures as retrieval sees them.
+    """Images as retrieval sees them.
 
     Attributes:
         features: ``(N, D)`` finite numbers.
@@ -44,19 +45,25 @@ class Pictures(NamedTuple):
         cameras: ``(N,)`` integers.
     """
 
-    features: np.ndarray
-    identities: np.ndarray
-    cameras: np.ndarray
+    features: Array
+    identities: Array
+    cameras: Array
 
 
 def evaluate_retrieval(
-    query, gallery, metric="euclidean", ranks=RANKS, chunk=128, curve=50, progress=False
-):
-    """Return CMC and mean average precision of single queries.
+    query: Pictures,
+    gallery: Pictures,
+    metric: str = "euclidean",
+    ranks: Sequence[int] = RANKS,
+    *,
+    chunk: int = 128,
+    curve: int = 50,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Return CMC and mean average precision of Q single queries in a gallery of G images.
 
     Args:
-        query: :class:`Pictures`, Q of them.
-        gallery: :class:`Pictures`, G of them.
+        query, gallery: Q and G images.
         metric: 'euclidean', or 'cosine': features are scaled to length 1 first, as the released
             code of Market-1501 does.
         ranks: Ranks to report.
@@ -65,26 +72,30 @@ def evaluate_retrieval(
         progress: Whether to show a bar on a terminal.
 
     Returns:
-        A dict. ``mAP``: by the trapezoid rule, the official one; ``mAP_rectangle``: the other;
+        ``mAP``: by the trapezoid rule, the official one; ``mAP_rectangle``: the other;
         ``rank1``, ``rank5``, ...; ``cmc`` ``(curve,)`` from rank 1 on; ``queries``: how many count;
-        ``unanswerable``: queries without any good picture, which are left out; ``ap``,
-        ``ap_rectangle`` ``(Q,)`` and ``first`` ``(Q,)``, the rank from 1 of the first good picture,
+        ``unanswerable``: queries without any good image, which are left out; ``ap``,
+        ``ap_rectangle`` ``(Q,)`` and ``first`` ``(Q,)``, the rank from 1 of the first good image,
         per query: nan and 0 where it is left out; ``gallery``: G; ``metric``. All shares are in
         [0, 1].
 
     Raises:
         ValueError: Pieces that do not fit together, features that are not finite, a query of
-            identity -1, an unknown metric, or no query that has a good picture.
+            identity -1, an unknown metric, or no query that has a good image.
     """
     query, gallery = _checked(query, "query"), _checked(gallery, "gallery")
-    _check_pair(query, gallery, metric, ranks, chunk)
+    _check_pair(query, gallery, metric, ranks, chunk=chunk)
     first = np.zeros(len(query.features), np.int64)
     found = {rule: np.full(len(first), np.nan) for rule in AP_RULES}
-    for number, distances in _each_query(query.features, gallery.features, metric, chunk, progress):
+    each = _each_query(query.features, gallery.features, metric, chunk, progress=progress)
+    for number, distances in each:
         hits = rank_of_matches(
-            distances, query.identities[number], query.cameras[number], gallery.identities,
-            gallery.cameras,
-        )  # fmt: skip
+            distances,
+            query.identities[number],
+            query.cameras[number],
+            identities=gallery.identities,
+            cameras=gallery.cameras,
+        )
         if len(hits):
             first[number] = hits[0] + 1
             for rule in AP_RULES:
@@ -92,8 +103,10 @@ def evaluate_retrieval(
     return dict(_summary(first, found, ranks, curve), gallery=len(gallery.features), metric=metric)
 
 
-def rank_of_matches(distances, identity, camera, identities, cameras):
-    """Return the positions of the good pictures in a query's ranking, from 0, ascending.
+def rank_of_matches(
+    distances: Array, identity: int, camera: int, *, identities: Array, cameras: Array
+) -> Array:
+    """Return the positions of the good images in a query's ranking, from 0, ascending.
 
     Args:
         distances: ``(G,)`` from the query to the gallery; of equal ones the first comes first.
@@ -101,7 +114,7 @@ def rank_of_matches(distances, identity, camera, identities, cameras):
         identities, cameras: ``(G,)`` of the gallery.
 
     Returns:
-        ``(n,)`` int64; empty if the gallery has no good picture.
+        ``(n,)`` int64; empty if the gallery has no good image.
     """
     same = identities == identity
     junk = (identities == JUNK) | (same & (cameras == camera))
@@ -110,23 +123,23 @@ def rank_of_matches(distances, identity, camera, identities, cameras):
     return np.flatnonzero(same[kept][order])
 
 
-def answerable(query: Pictures, gallery: Pictures) -> np.ndarray:
-    """Return which queries have a good picture, ``(Q,)`` bool; features are not looked at."""
-    cameras = collections.defaultdict(set)
+def answerable(query: Pictures, gallery: Pictures) -> Array:
+    """Return which queries have a good image, ``(Q,)`` bool; features are not looked at."""
+    cameras: collections.defaultdict[int, set[int]] = collections.defaultdict(set)
     for identity, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist()):
         cameras[identity].add(camera)
     pairs = zip(query.identities.tolist(), query.cameras.tolist())
     return np.array([bool(cameras[identity] - {camera}) for identity, camera in pairs], bool)
 
 
-def average_precision(hits, rule="trapezoid"):
+def average_precision(hits: Arrays, rule: str = "trapezoid") -> float:
     """Return the average precision of one ranking.
 
-    With the n good pictures at positions r_1 < r_2 < ... (from 1) and precision p_i = i / r_i:
+    With the n good images at positions r_1 < r_2 < ... (from 1) and precision p_i = i / r_i:
 
     * rectangle: the mean of p_i;
     * trapezoid: the mean of (p_i + q_i) / 2, where q_i = (i - 1) / (r_i - 1) is the precision one
-      picture earlier, and 1 if there is none.
+      image earlier, and 1 if there is none.
 
     Args:
         hits: ``(n,)`` positions *from 0*, ascending, n >= 1.
@@ -139,7 +152,7 @@ def average_precision(hits, rule="trapezoid"):
         raise ValueError(unknown_name("rule of average precision", rule, AP_RULES))
     hits = np.asarray(hits, np.float64)
     if not len(hits):
-        raise ValueError("average precision needs at least one good picture")
+        raise ValueError("average precision needs at least one good image")
     count = np.arange(1, len(hits) + 1)
     precision = count / (hits + 1)
     if rule == "rectangle":
@@ -148,7 +161,7 @@ def average_precision(hits, rule="trapezoid"):
     return float((precision + before).mean() / 2)
 
 
-def _checked(pictures, what):
+def _checked(pictures: Pictures, what: str) -> Pictures:
     features = np.asarray(pictures.features, np.float32)
     identities, cameras = np.asarray(pictures.identities), np.asarray(pictures.cameras)
     if features.ndim != 2 or not len(features):
@@ -168,7 +181,9 @@ def _checked(pictures, what):
     return Pictures(features, identities, cameras)
 
 
-def _check_pair(query, gallery, metric, ranks, chunk):
+def _check_pair(
+    query: Pictures, gallery: Pictures, metric: str, ranks: Sequence[int], *, chunk: int
+) -> None:
     if metric not in METRICS:
         raise ValueError(unknown_name("metric", metric, METRICS))
     if query.features.shape[1] != gallery.features.shape[1]:
@@ -182,7 +197,9 @@ def _check_pair(query, gallery, metric, ranks, chunk):
         raise ValueError(f"chunk={chunk}, ranks={ranks}: all must be positive")
 
 
-def _each_query(query, gallery, metric, chunk, progress):
+def _each_query(
+    query: Array, gallery: Array, metric: str, chunk: int, *, progress: bool
+) -> Iterator[tuple[int, Array]]:
     """Yield ``(number, distances (G,))`` of every query; the distances are squared."""
     from tqdm import tqdm
 
@@ -204,11 +221,13 @@ def _each_query(query, gallery, metric, chunk, progress):
             bar.update(len(part))
 
 
-def _length(features):
-    return np.sqrt(np.einsum("nd,nd->n", features, features))
+def _length(features: Array) -> Array:
+    return np.asarray(np.sqrt(np.einsum("nd,nd->n", features, features)))
 
 
-def _summary(first, found, ranks, curve):
+def _summary(
+    first: Array, found: dict[str, Array], ranks: Sequence[int], curve: int
+) -> dict[str, Any]:
     answered = first > 0
     if not answered.any():
         raise ValueError(
@@ -216,7 +235,7 @@ def _summary(first, found, ranks, curve):
             "query and gallery do not belong together"
         )
     ranks_found = first[answered]
-    result = {
+    result: dict[str, Any] = {
         "mAP": float(found["trapezoid"][answered].mean()),
         "mAP_rectangle": float(found["rectangle"][answered].mean()),
     }

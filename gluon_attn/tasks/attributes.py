@@ -20,11 +20,10 @@ from gluon_attn.export import Predictor, export_model
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves
 from gluon_attn.figures.heatmaps import heatmap_grid
-from gluon_attn.metrics.attribute_tables import accuracy_text, write_accuracy
 from gluon_attn.metrics.attributes import evaluate_attributes
-from gluon_attn.metrics.layout import decimal
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import to_console, write_report
+from gluon_attn.metrics.reports import ACCURACY, MULTILABEL
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import FORMS, TASKS, Asked, Exported, Predicted, Result, Task, Trained
 from gluon_attn.tasks import images
@@ -221,13 +220,13 @@ class Attributes(LabelTask):
     ) -> Result:  # fmt: skip
         """Accuracy per attribute goes into ``<stem>_accuracy.*`` (:func:`reports_accuracy`)."""
         result = self.measure(found, dataset, asked.threshold)
-        text = [to_console(result)]
-        files = list(map(str, write_report(result, asked.out, asked.stem).values()))
+        text = [MULTILABEL.text(result)]
+        files = list(map(str, MULTILABEL.write(result, asked.out, asked.stem).values()))
         if reports_accuracy(recipe or {}, dataset.schema):
             accuracy = evaluate_attributes(*found, dataset.schema, threshold=asked.threshold)
-            paths = write_accuracy(accuracy, asked.out, f"{asked.stem}_accuracy").values()
+            paths = ACCURACY.write(accuracy, asked.out, f"{asked.stem}_accuracy").values()
             files += map(str, paths)
-            text.append(accuracy_text(accuracy))
+            text.append(ACCURACY.text(accuracy))
             result = dict(result, accuracy=accuracy)
         files.append(save_predictions(found._asdict(), dataset, asked))
         if asked.figures:

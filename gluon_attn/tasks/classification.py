@@ -8,8 +8,8 @@ import numpy as np
 
 from gluon_attn.core.schema import Schema
 from gluon_attn.metrics.classification import TOP, evaluate_classification, top_accuracies
-from gluon_attn.metrics.classification_tables import classification_text, write_classification
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.reports import CLASSIFICATION
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Result
 from gluon_attn.tasks.attributes import (
     LabelTask,
@@ -73,11 +73,11 @@ class Classification(LabelTask):
     ) -> Result:  # fmt: skip
         """Labels are stored as ``target``, class numbers, -1 where a sample was left out."""
         result = self.measure(found, dataset)
-        files = list(map(str, write_classification(result, asked.out, asked.stem).values()))
+        files = list(map(str, CLASSIFICATION.write(result, asked.out, asked.stem).values()))
         label = found.label * found.mask
         target = np.where(label.any(1), label.argmax(1), -1).astype(np.int32)
         files.append(save_predictions({"probs": found.probs, "target": target}, dataset, asked))
-        return Result(classification_text(result), result, files)
+        return Result(CLASSIFICATION.text(result), result, files)
 
     def headline(self, done: Result, dataset: Any) -> str:
         overall = done.values["overall"].items()

@@ -18,8 +18,8 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
 from gluon_attn.data.reid import JUNK
 from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.metrics.reports import RETRIEVAL
 from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
-from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import TASKS, Asked, Result, Task
 from gluon_attn.tasks.classification import Classification
@@ -202,13 +202,13 @@ def retrieve(
 
 def _write(result: dict[str, Any], dataset: Any, asked: Asked) -> Result:
     """Write the tables of a split as ``out/stem.*``."""
-    paths = write_retrieval(result, asked.out, asked.stem, result["names"]).values()
+    paths = RETRIEVAL.write(result, asked.out, asked.stem).values()
     files: list[str] = [str(path) for path in paths]
     logger.info(
         "%s: mAP %.4f, rank-1 %.4f over %d queries; tables in %s.{md,csv,json}", dataset.split,
         result["mAP"], result["rank1"], result["queries"], os.path.join(asked.out, asked.stem),
     )  # fmt: skip
-    return Result(retrieval_text(result), result, files)
+    return Result(RETRIEVAL.text(result), result, files)
 
 
 def _check_sizes(recipe: Recipe) -> None:

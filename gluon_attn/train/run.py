@@ -14,10 +14,9 @@ from gluon_attn.core.errors import NotFiniteError, describe, naming
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
-from gluon_attn.figures.curves import training_curves
-from gluon_attn.figures.weights import weight_curves
+from gluon_attn.figures.curves import training_curves, weight_curves
 from gluon_attn.method import METHODS, Method
-from gluon_attn.metrics.layout import decimal
+from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import Asked, Result, Task, task_of
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train.build import build_method, build_net, initialize_net

@@ -13,9 +13,8 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import Loader
 from gluon_attn.data.cache import CachedDataset
 from gluon_attn.data.subset import Subset
-from gluon_attn.figures.curves import training_curves
+from gluon_attn.figures.curves import search_curves, training_curves
 from gluon_attn.figures.genotype import draw_genotype
-from gluon_attn.figures.search import search_curves
 from gluon_attn.papers.autola.genotype import find_genotype, save_genotype
 from gluon_attn.tasks.data import train_transform
 from gluon_attn.train.log import read_json_lines

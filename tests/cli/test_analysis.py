@@ -19,7 +19,7 @@ from training_helpers import write_data
 from gluon_attn.cli import analysis, analysis_features, analysis_maps
 from gluon_attn.core.files import save_parameters
 from gluon_attn.data import open_dataset
-from gluon_attn.figures import attention_grid, critic, distribution, embedding
+from gluon_attn.figures import canvas, curves, distribution, heatmaps
 from gluon_attn.metrics.overlap import attention_iou
 from gluon_attn.papers.icasc.losses import attention_separation, soft_mask
 from gluon_attn.papers.icasc.maps import grad_cam
@@ -27,7 +27,7 @@ from gluon_attn.task import Trained
 from gluon_attn.train import use_static_graph
 from model_zoo import get_model
 
-FIGURES = (attention_grid, critic, distribution, embedding)
+FIGURES = (curves, distribution, heatmaps)
 PREPROCESS = {"resize": 32, "crop": 32, "size": 32, "mean": (120,) * 3, "std": (64,) * 3}
 
 
@@ -224,7 +224,7 @@ def test_every_kind_for_a_pair_of_nets(single, pair, settings, drawn):
 
 def frames(figure):
     """Titles of the pictures with a red frame."""
-    red = matplotlib.colors.to_rgba(attention_grid.FRAME)
+    red = matplotlib.colors.to_rgba(heatmaps.FRAME)
     edges = [(axes, axes.spines["left"]) for axes in figure.axes]
     framed = [axes for axes, edge in edges if edge.get_visible() and edge.get_edgecolor() == red]
     return [axes.get_title().split("\n")[0] for axes in framed]
@@ -285,7 +285,7 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
 
 def test_many_modules_take_several_lines(tmp_path, drawn):
     names = ["stage1_unit0"] + [f"stage3_unit{k}" for k in range(23)]
-    assert list(map(len, critic._lines(names))) == [1, 8, 8, 7]
+    assert list(map(len, canvas.stage_lines(names, curves.PER_ROW, even=True))) == [1, 8, 8, 7]
     gates = {f"stage3_unit{k}": (np.zeros(4), np.zeros(4), 0.0) for k in range(7)}
     distribution.channel_attention({"a": gates, "b": gates}, tmp_path / "b.png")
     assert len([axes for axes in drawn[0].axes if axes.get_visible()]) == 14
@@ -293,9 +293,9 @@ def test_many_modules_take_several_lines(tmp_path, drawn):
 
 def test_gradients_as_pictures():
     gradient = np.zeros((3, 10, 10))
-    assert (attention_grid.gradient_picture(gradient) == 128).all()
+    assert (heatmaps.gradient_image(gradient) == 128).all()
     gradient[0, 2, 3], gradient[1, 4, 5] = 1, -1
-    picture = attention_grid.gradient_picture(gradient, 100)
+    picture = heatmaps.gradient_image(gradient, 100)
     assert picture[2, 3].tolist() == [255, 128, 128] and picture[4, 5].tolist() == [128, 0, 128]
 
 
@@ -325,11 +325,11 @@ def test_what_is_not_there(single, several, pair, settings):
     with pytest.raises(ValueError, match="'stage9': cifar_resnet20_cifar10 has stage1, stage2"):
         analysis.analyse(plain, single, ["tsne:9"], settings)
     with pytest.raises(ValueError, match="0 epochs"):
-        critic.critique_curves([], {}, {}, "a.png")
+        curves.critique_curves([], {}, {}, "a.png")
     with pytest.raises(ValueError, match="at most 20 can be told apart"):
-        embedding.class_colours(21)
+        distribution.class_colours(21)
     with pytest.raises(ValueError, match="every net needs 2"):
-        attention_grid.map_pairs({"a": []}, ["x", "y"], "a.png")
+        heatmaps.map_pairs({"a": []}, ["x", "y"], "a.png")
     with pytest.raises(ValueError, match=r"must be \(C,\) in \[0, 1\]"):
         distribution.selectivity_distributions({"a": {"b": [2.0]}}, "a.png")
 

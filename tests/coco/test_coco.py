@@ -428,7 +428,7 @@ def test_similarity_and_suppression():
 
 def test_boxes_are_drawn_where_they_are():
     image = np.full((60, 80, 3), 90, np.uint8)
-    drawn = draw_boxes(image, [[20, 25, 60, 50]], [1], [0.9], ["cat", "dog"])
+    drawn = draw_boxes(image, [[20, 25, 60, 50]], [1], [0.9], class_names=["cat", "dog"])
     assert (image == 90).all() and drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (drawn[38, 20] != 90).any() and (drawn[38, 60] != 90).any()
     assert (drawn[50, 40] != 90).any() and (drawn[38, 40] == 90).all()
@@ -439,7 +439,7 @@ def test_boxes_are_drawn_where_they_are():
     for bad, error in (
         (lambda: draw_boxes(image / 2, [], []), TypeError),
         (lambda: draw_boxes(image, [[1, 2, 3, 4]], []), ValueError),
-        (lambda: draw_boxes(image, [[1, 2, 3, 4]], [2], None, ["cat", "dog"]), ValueError),
+        (lambda: draw_boxes(image, [[1, 2, 3, 4]], [2], class_names=["cat", "dog"]), ValueError),
     ):
         with pytest.raises(error):
             bad()

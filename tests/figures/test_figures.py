@@ -14,22 +14,7 @@ import pytest
 from matplotlib import font_manager
 from process_helpers import run_python
 
-from gluon_attn.figures import (
-    attention_grid,
-    bars,
-    canvas,
-    curves,
-    detections,
-    distribution,
-    embedding,
-    fonts,
-    genotype,
-    heatmaps,
-    seeds,
-    speed,
-    weights,
-)
-from gluon_attn.figures.fonts import LiteralFigure
+from gluon_attn.figures import bars, canvas, curves, detections, distribution, genotype, heatmaps
 from gluon_attn.metrics.multilabel import average_precision, evaluate_multilabel
 
 NAMES = ["Male", "Hat", "mask", "jeans"]
@@ -73,7 +58,7 @@ class TestPrecisionRecall:
     def test_ap_in_the_figure_is_the_metrics_ap(self, case, drawn, tmp_path):
         probs, labels, mask = case
         models = {"plain": probs, "VAA": (probs + labels) / 2}
-        path = curves.pr_curves(models, labels, mask, NAMES, tmp_path / "pr.png")
+        path = curves.pr_curves(models, labels, mask, NAMES, path=tmp_path / "pr.png")
         assert min(size(path)) > 300
         shown = texts(drawn[0])
         for a in (0, 1, 3):
@@ -84,7 +69,7 @@ class TestPrecisionRecall:
 
     def test_area_under_the_strong_line_is_the_ap(self, case, drawn, tmp_path):
         probs, labels, mask = case
-        curves.pr_curves(probs, labels, mask, NAMES, tmp_path / "pr.png")
+        curves.pr_curves(probs, labels, mask, NAMES, path=tmp_path / "pr.png")
         line = max(drawn[0].axes[1].lines, key=lambda line: line.get_linewidth())
         recall, precision = line.get_data()
         area = -np.diff(recall) @ precision[:-1]
@@ -96,21 +81,21 @@ class TestPrecisionRecall:
         rng = np.random.default_rng(0)
         names = [f"attribute{a}" for a in range(count)]
         probs = rng.random((10, count))
-        path = curves.pr_curves(probs, probs > 0.6, None, names, tmp_path / "pr.png")
+        path = curves.pr_curves(probs, probs > 0.6, None, names, path=tmp_path / "pr.png")
         assert min(size(path)) > 250
 
     def test_errors(self, case, tmp_path):
         probs, labels, mask = case
         path = tmp_path / "pr.png"
         with pytest.raises(ValueError, match="'VAA'.*(60, 4)"):
-            curves.pr_curves({"VAA": probs[:5]}, labels, mask, NAMES, path)
+            curves.pr_curves({"VAA": probs[:5]}, labels, mask, NAMES, path=path)
         with pytest.raises(ValueError, match="3.*names"):
-            curves.pr_curves(probs, labels, mask, NAMES[:3], path)
+            curves.pr_curves(probs, labels, mask, NAMES[:3], path=path)
         with pytest.raises(ValueError, match="no model"):
-            curves.pr_curves({}, labels, mask, NAMES, path)
+            curves.pr_curves({}, labels, mask, NAMES, path=path)
         probs[int(np.argmax(mask[:, 1])), 1] = np.nan
         with pytest.raises(ValueError, match="Hat is not finite"):
-            curves.pr_curves(probs, labels, mask, NAMES, path)
+            curves.pr_curves(probs, labels, mask, NAMES, path=path)
         assert not list(tmp_path.iterdir())
 
 
@@ -252,8 +237,9 @@ class TestGrid:
     def test_titles_tell_probability_truth_and_verdict(self, scene, drawn, tmp_path):
         images, maps, probs, labels, mask = scene
         path = heatmaps.heatmap_grid(
-            images, maps, NAMES, probs, labels, tmp_path / "grid.png", ["Male", 1], mask
-        )
+            images, maps, NAMES, probs, labels=labels, path=tmp_path / "grid.png",
+            attributes=["Male", 1], mask=mask,
+        )  # fmt: skip
         assert min(size(path)) > 300
         title = {
             axes.get_title().replace("\n", " "): axes.title.get_color()
@@ -272,7 +258,9 @@ class TestGrid:
 
     def test_without_truth_nothing_is_judged(self, scene, drawn, tmp_path):
         images, maps, probs, _, _ = scene
-        heatmaps.heatmap_grid(images, maps["stage3"], NAMES, probs, None, tmp_path / "g.png")
+        heatmaps.heatmap_grid(
+            images, maps["stage3"], NAMES, probs, labels=None, path=tmp_path / "g.png"
+        )
         assert not {"✓", "✗", "?"} & set("".join(texts(drawn[0])))
         assert len(drawn[0].axes) == 2 * (1 + 4)
 
@@ -281,14 +269,16 @@ class TestGrid:
         names = [f"a{i}" for i in range(20)]
         image = np.zeros((8, 8, 3), np.uint8)
         maps = np.random.default_rng(0).random((1, 20, 2, 2))
-        heatmaps.heatmap_grid([image], maps, names, labels * 0.5, labels, tmp_path / "g.png")
+        heatmaps.heatmap_grid(
+            [image], maps, names, labels * 0.5, labels=labels, path=tmp_path / "g.png"
+        )
         shown = [axes.get_title().split()[0] for axes in drawn[0].axes]
         assert shown == ["input", "a1", "a3", "a5", "a7", "a9", "a11"]
 
     def test_long_names_fit_their_cells(self, scene, drawn, tmp_path):
         images, maps, probs, labels, _ = scene
         names = ["upperBodyShortSleeve", "accessorySunglasses", "x", "lowerBodyShortSkirt"]
-        heatmaps.heatmap_grid(images, maps, names, probs, labels, tmp_path / "g.png")
+        heatmaps.heatmap_grid(images, maps, names, probs, labels=labels, path=tmp_path / "g.png")
         for axes in drawn[0].axes:
             title, cell = axes.title.get_window_extent(), axes.get_window_extent()
             column = drawn[0].get_figwidth() * drawn[0].dpi / 5
@@ -298,14 +288,15 @@ class TestGrid:
         images, maps, probs, labels, mask = scene
         path = tmp_path / "grid.png"
         with pytest.raises(ValueError, match="'ponytail'.*Male"):
-            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels, path, ["ponytail"])
+            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels=labels, path=path,
+                                  attributes=["ponytail"])  # fmt: skip
         with pytest.raises(ValueError, match="'stage4'.*must be"):
             short = {**maps, "stage4": maps["stage4"][:, :3]}
-            heatmaps.heatmap_grid(images, short, NAMES, probs, labels, path)
+            heatmaps.heatmap_grid(images, short, NAMES, probs, labels=labels, path=path)
         with pytest.raises(ValueError, match="no image"):
-            heatmaps.heatmap_grid([], maps, NAMES, probs[:0], None, path)
+            heatmaps.heatmap_grid([], maps, NAMES, probs[:0], labels=None, path=path)
         with pytest.raises(ValueError, match="labels"):
-            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels[:1], path)
+            heatmaps.heatmap_grid(images, maps, NAMES, probs, labels=labels[:1], path=path)
         assert not list(tmp_path.iterdir())
 
 
@@ -372,10 +363,10 @@ class TestFiles:
 import sys, numpy as np, matplotlib
 before = matplotlib.rcParams.copy()  # dict() would ask for the backend, which loads pyplot
 from gluon_attn.figures import bars, curves, heatmaps
-curves.pr_curves(np.eye(2), np.eye(2), None, ["a", "b"], sys.argv[1] + "/a.png")
+curves.pr_curves(np.eye(2), np.eye(2), None, ["a", "b"], path=sys.argv[1] + "/a.png")
 image = np.zeros((8, 8, 3), np.uint8)
-heatmaps.heatmap_grid([image], np.eye(4).reshape(1, 4, 2, 2), list("abcd"), [[0.5] * 4], None,
-                      sys.argv[1] + "/b.png")
+heatmaps.heatmap_grid([image], np.eye(4).reshape(1, 4, 2, 2), list("abcd"), [[0.5] * 4], labels=None,
+                      path=sys.argv[1] + "/b.png")
 assert matplotlib.rcParams.copy() == before, "settings changed"
 assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 assert "gluon_attn.metrics" not in sys.modules, "figures import metrics"
@@ -400,43 +391,48 @@ def draw_all(names, folder):
     maps, result = RANDOM((1, count, 3, 3)), evaluate_multilabel(probs, labels, None, names)
     pair = names[1:3]
     records = [{"epoch": e, "loss": 1.0, "val_mAP": 0.5, "lr": 0.1**e} for e in range(3)]
-    yield curves.pr_curves({n: probs for n in names}, labels, None, names, folder / "pr.png")
+    yield curves.pr_curves({n: probs for n in names}, labels, None, names, path=folder / "pr.png")
     yield curves.training_curves({n: records for n in names}, folder / "training.png")
     yield bars.attribute_bars({n: result for n in names}, folder / "bars.png")
     yield heatmaps.heatmap_grid(
-        [IMAGE], {n: maps for n in pair}, names, probs[:1], labels[:1], folder / "grid.png"
+        [IMAGE],
+        {n: maps for n in pair},
+        names,
+        probs[:1],
+        labels=labels[:1],
+        path=folder / "grid.png",
     )
     yield heatmaps.scene_overview(IMAGE, [[2, 2, 9, 9]] * 2, [names, names[0]], folder / "s.png")
-    yield weights.weight_curves(names, [1, 2], maps[0, :, :2, 0].T, maps[0, :, :2, 1].T,
-                                folder / "weights.png")  # fmt: skip
-    yield embedding.embeddings({n: RANDOM((6, 2)) for n in pair}, [0, 1, 2, 3, 4, 0], names,
+    yield curves.weight_curves(names, [1, 2], maps[0, :, :2, 0].T, maps[0, :, :2, 1].T,
+                               path=folder / "weights.png")  # fmt: skip
+    yield distribution.embeddings({n: RANDOM((6, 2)) for n in pair}, [0, 1, 2, 3, 4, 0], names,
                                folder / "embedding.png")  # fmt: skip
     yield distribution.selectivity_distributions({n: {m: RANDOM(4) for m in pair} for n in names},
                                                  folder / "selectivity.png")  # fmt: skip
     found = [(name, 0.5, maps[0, k], k == 0) for k, name in enumerate(names)]
-    yield attention_grid.top_class_grid({n: [(IMAGE, found)] for n in pair}, [names[1]],
+    yield heatmaps.top_class_grid({n: [(IMAGE, found)] for n in pair}, [names[1]],
                                         folder / "top.png")  # fmt: skip
-    yield attention_grid.map_pairs({n: [(IMAGE, maps[0, 0])] for n in pair}, [names[1]],
+    yield heatmaps.map_pairs({n: [(IMAGE, maps[0, 0])] for n in pair}, [names[1]],
                                    folder / "pairs.png")  # fmt: skip
-    yield attention_grid.side_by_side([IMAGE], [names[1]], {n: {n: [IMAGE]} for n in pair},
+    yield heatmaps.side_by_side([IMAGE], [names[1]], {n: {n: [IMAGE]} for n in pair},
                                       folder / "side.png")  # fmt: skip
-    yield seeds.arms_by_seed({n: [1.0, 2.0] for n in names}, names[1], folder / "arms.png")
-    yield seeds.bands_by_epoch({n: RANDOM((2, 3)) for n in names}, names[1], folder / "bands.png")
+    yield bars.arms_by_seed({n: [1.0, 2.0] for n in names}, names[1], folder / "arms.png")
+    yield curves.bands_by_epoch({n: RANDOM((2, 3)) for n in names}, names[1], folder / "bands.png")
     row = {"precision": "fp32", "batch": 1, "images_per_s": 2.0, "spread": (1, 3),
            "ratio_to_mxnet": 1.0}  # fmt: skip
-    yield speed.speed_bars([dict(row, engine=n) for n in names], folder / "speed.png", names[1])
+    yield bars.speed_bars([dict(row, engine=n) for n in names], folder / "speed.png", names[1])
     yield genotype.draw_genotype([("none", 0)] * 10, folder / "genotype.png", names[1])
 
 
 @pytest.mark.filterwarnings("error")
 def test_names_are_drawn_as_they_are_written(tmp_path, monkeypatch):
-    figures, draw = [], LiteralFigure.draw
+    figures, draw = [], canvas.LiteralFigure.draw
 
     def keep(figure, renderer):
         figures.append(figure)
         return draw(figure, renderer)
 
-    monkeypatch.setattr(LiteralFigure, "draw", keep)
+    monkeypatch.setattr(canvas.LiteralFigure, "draw", keep)
     monkeypatch.setattr(canvas, "DPI", 40)
     for path in draw_all(WILD, tmp_path):
         assert min(size(path)) > 20, path
@@ -461,13 +457,13 @@ def characters():
 def test_another_font_helps_out_and_what_none_has_is_told_once(
     tmp_path, monkeypatch, caplog, characters
 ):
-    monkeypatch.setattr(fonts, "_warned", [])
+    monkeypatch.setattr(canvas, "_warned", [])
     absent, elsewhere = characters
-    families, lost = fonts.families_for(frozenset(f"a {elsewhere}"), ("sans-serif",))
+    families, lost = canvas.families_for(frozenset(f"a {elsewhere}"), ("sans-serif",))
     assert len(families) == 2 and not lost
-    assert fonts.families_for(frozenset("aé"), ("sans-serif",)) == (("sans-serif",), frozenset())
-    assert "DejaVu" not in fonts.file_for(elsewhere)
-    assert fonts.file_for("hat").endswith("DejaVuSans.ttf")
+    assert canvas.families_for(frozenset("aé"), ("sans-serif",)) == (("sans-serif",), frozenset())
+    assert "DejaVu" not in canvas.file_for(elsewhere)
+    assert canvas.file_for("hat").endswith("DejaVuSans.ttf")
     names = [f"hat {elsewhere}", f"bag {elsewhere}"]
     records = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}]
     curves.training_curves({name: records for name in names}, tmp_path / "a.png")
@@ -475,7 +471,7 @@ def test_another_font_helps_out_and_what_none_has_is_told_once(
     names.append(f"coat {absent}")
     curves.training_curves({name: records for name in names}, tmp_path / "a.png")
     heatmaps.scene_overview(IMAGE, [[2, 2, 9, 9]], [[names[-1]]], tmp_path / "b.png")
-    detections.draw_boxes(IMAGE, [[2, 2, 9, 9]], [0], [0.5], [names[-1]])
+    detections.draw_boxes(IMAGE, [[2, 2, 9, 9]], [0], [0.5], class_names=[names[-1]])
     (record,) = caplog.records
     text = record.getMessage()
     assert f"No installed font has the characters {absent}: " in text and "font.family" in text
@@ -485,8 +481,10 @@ def test_class_names_are_written_into_images_in_any_script(characters):
     image = np.zeros((120, 300, 3), np.uint8)
     plates = []
     for name in (characters[1], "x", "a name much longer than this image is wide, by far"):
-        drawn = detections.draw_boxes(image, [[20, 60, 80, 100]], [0], None, [name])
+        drawn = detections.draw_boxes(image, [[20, 60, 80, 100]], [0], class_names=[name])
         plates.append(drawn[40:60, 20:100])
         assert (drawn.min(2) > 120).sum() > 5, "white strokes"
     assert not np.array_equal(plates[0], plates[1])
-    detections.draw_boxes(image[:8, :6], [[0, 0, 5, 5]], [0], [0.5], ["hat"])  # plate is larger
+    detections.draw_boxes(
+        image[:8, :6], [[0, 0, 5, 5]], [0], [0.5], class_names=["hat"]
+    )  # plate is larger

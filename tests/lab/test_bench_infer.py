@@ -234,7 +234,7 @@ def test_results_are_written(tmp_path):
 def test_figure_shows_the_longest_bar_of_its_colour(tmp_path):
     import cv2
 
-    from gluon_attn.figures.speed import speed_bars
+    from gluon_attn.figures.bars import speed_bars
 
     rows = rows_of(8)
     rows[1].update(images_per_s=100.0, spread=[90.0, 110.0])

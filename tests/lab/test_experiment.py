@@ -9,7 +9,7 @@ import pytest
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.report import write_report
+from gluon_attn.metrics.reports import MULTILABEL
 from gluon_attn.train import run as train
 from tools.experiments import experiment
 from tools.experiments.experiment import run_experiment
@@ -65,7 +65,7 @@ def test_multi_label_recipes(trained, tmp_path):
 
     def write(folder, seed):
         result = evaluate_multilabel(rng.random((30, 2)), labels, None, ["a", "b"])
-        write_report(result, folder, "test")
+        MULTILABEL.write(result, folder, "test")
 
     trained[0].update(plain=write, new=write)
     done = run_experiment(makers("accuracy", "plain", "new"), [3], "DATA", str(tmp_path), 1, len)

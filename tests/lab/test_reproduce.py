@@ -14,8 +14,9 @@ from scipy import stats
 from gluon_attn.core.files import write_json
 from gluon_attn.data import open_dataset
 from gluon_attn.data.synthetic.digits_single import write_digits_single
-from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
-from gluon_attn.metrics.layout import difference_text, mean_interval, paired_differences
+from gluon_attn.figures.bars import arms_by_seed
+from gluon_attn.figures.curves import bands_by_epoch
+from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import train_once
 from tools.experiments.experiments import EXPERIMENTS

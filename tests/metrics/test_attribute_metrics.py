@@ -15,17 +15,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_s
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.metrics.attribute_tables import (
-    accuracy_csv,
-    accuracy_from_json,
-    accuracy_json,
-    accuracy_text,
-    compare_accuracy,
-    lowest,
-    write_accuracy,
-)
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
 from gluon_attn.task import Asked
 from gluon_attn.tasks import data as evaluate
 from gluon_attn.tasks.attributes import reports_accuracy
@@ -181,7 +173,7 @@ def test_what_is_undefined_is_nan_and_shown_as_a_dash():
     result = evaluate_attributes(np.full((2, 3), 0.5), np.zeros((2, 3)), np.zeros((2, 3)), COLOUR)
     assert result["undefined"] == ["up"] and result["worst"] is None
     assert all(math.isnan(v) for v in result["overall"].values())
-    text = accuracy_text(result)
+    text = ACCURACY.text(result)
     assert text.count(" - ") >= 4 and "left out of means: up" in text
 
 
@@ -223,32 +215,32 @@ def result():
 
 def test_tables_hold_attributes_classes_mean_and_protocol(result):
     for style in ("console", "markdown"):
-        text = accuracy_text(result, style)
+        text = ACCURACY.text(result, style)
         assert "age: teen" in text and "3 classes" in text and "without none" in text
         assert f"{100 * result['overall']['accuracy']:.1f}" in text
         assert "any class that the image has is right" in " ".join(text.split())
     plain = evaluate_attributes(np.eye(2), np.eye(2), None, Schema.binary("ab"))
-    assert "predicted  " not in accuracy_text(plain) and "none of the" not in accuracy_text(plain)
+    assert "predicted  " not in ACCURACY.text(plain) and "none of the" not in ACCURACY.text(plain)
 
 
 def test_csv_and_json_hold_full_precision_and_read_back(result):
-    rows = list(csv.DictReader(io.StringIO(accuracy_csv(result))))
+    rows = list(csv.DictReader(io.StringIO(ACCURACY.csv(result))))
     kinds = [row["row"] for row in rows]
     assert kinds.count("attribute") == 4 and kinds.count("class") == 7
     assert float(rows[0]["accuracy"]) == result["attributes"][0]["accuracy"]
     assert float(rows[-1]["balanced"]) == result["overall"]["balanced"]
     nothing = evaluate_attributes(np.full((2, 3), 0.5), np.zeros((2, 3)), np.zeros((2, 3)), COLOUR)
     for value in (result, nothing):
-        again = accuracy_from_json(accuracy_json(value))
+        again = ACCURACY.from_json(ACCURACY.json(value))
         for key in ("attributes", "overall", "worst", "undefined"):  # repr: nan is not nan
             assert repr(again[key]) == repr(value[key])
-        assert json.loads(accuracy_json(value))["notes"]
+        assert json.loads(ACCURACY.json(value))["notes"]
     with pytest.raises(ValueError, match="not an accuracy result"):
-        accuracy_from_json('{"attributes": [{}]}')
+        ACCURACY.from_json('{"attributes": [{}]}')
 
 
 def test_files_are_written(result, tmp_path):
-    paths = write_accuracy(result, tmp_path / "new", "test_accuracy")
+    paths = ACCURACY.write(result, tmp_path / "new", "test_accuracy")
     assert sorted(paths) == ["csv", "json", "md", "txt"] and all(p.exists() for p in paths.values())
 
 
@@ -293,7 +285,7 @@ def market_run(market, tmp_path_factory):
 
 def test_a_run_on_multi_class_attributes_reports_their_accuracy(market_run):
     folder, done = market_run
-    found = accuracy_from_json((folder / "test_accuracy.json").read_text())
+    found = ACCURACY.from_json((folder / "test_accuracy.json").read_text())
     assert [r["kind"] for r in found["attributes"]].count("multiclass") == 3
     assert len(found["attributes"]) == 12 and 0 <= found["overall"]["accuracy"] <= 1
     best = json.loads((folder / "best.json").read_text())
@@ -308,7 +300,7 @@ def test_evaluation_of_a_run_equals_its_test(market, market_run, tmp_path):
     assert reports_accuracy(trained.extra["recipe"], dataset.schema)
     found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, workers=0)
     done = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
-    expected = accuracy_from_json((folder / "test_accuracy.json").read_text())
+    expected = ACCURACY.from_json((folder / "test_accuracy.json").read_text())
     assert done.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)
     assert (tmp_path / "test_accuracy.md").exists()
 

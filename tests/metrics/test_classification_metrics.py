@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from gluon_attn.metrics import reports
 from gluon_attn.metrics.classification import (
     confusion_matrix,
     evaluate_classification,
@@ -20,12 +21,7 @@ from gluon_attn.metrics.classification import (
     true_class_margin,
     true_rank,
 )
-from gluon_attn.metrics.classification_tables import (
-    classification_csv,
-    classification_json,
-    classification_text,
-    write_classification,
-)
+from gluon_attn.metrics.reports import CLASSIFICATION
 
 
 @pytest.fixture
@@ -132,11 +128,11 @@ def test_margin_has_its_limits():
     scores = np.array([[0.2, 0.1, 0.7], [0.9, 0.0, 0.1]])
     assert true_class_margin(scores, several) == {"distance": 1.0, "at": 0.2}
     assert math.isnan(true_class_margin(sure, targets, np.zeros(4))["distance"])
-    shown = classification_text(evaluate_classification(sure, targets))
+    shown = CLASSIFICATION.text(evaluate_classification(sure, targets))
     assert "most probable wrong class: 1.00, at 0.05." in " ".join(shown.split())
     nothing = evaluate_classification(sure, targets, np.zeros(4))
-    for result in (nothing, json.loads(classification_json(nothing))):
-        assert "Kolmogorov" not in classification_text(result)
+    for result in (nothing, json.loads(CLASSIFICATION.json(nothing))):
+        assert "Kolmogorov" not in CLASSIFICATION.text(result)
 
 
 def test_a_k_that_says_nothing_is_left_out():
@@ -167,21 +163,22 @@ def test_nonsense_is_refused(scores, labels, message):
         top_k_accuracy(np.zeros((1, 2)), [0], 0)
 
 
-def test_tables(data, tmp_path):
+def test_tables(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "SHOWN", 3)
     scores, targets = data
     names = [f"class, {k}" for k in range(12)]
     result = evaluate_classification(scores, targets, names=names)
-    text = classification_text(result, shown=3)
+    text = CLASSIFICATION.text(result)
     assert "top5_error" in text and "the 3 with the lowest recall" in text
     assert f"{100 * result['overall']['top1']:.1f}" in text
     worst = min(result["classes"], key=lambda row: row["recall"])
     assert worst["name"] in text
-    table = list(csv.DictReader(io.StringIO(classification_csv(result))))
+    table = list(csv.DictReader(io.StringIO(CLASSIFICATION.csv(result))))
     assert len([row for row in table if row["row"] == "class"]) == 12
     assert float(table[0]["value"]) == result["overall"]["top1"]
-    assert json.loads(classification_json(result))["overall"] == result["overall"]
-    paths = write_classification(result, tmp_path, "test")
+    assert json.loads(CLASSIFICATION.json(result))["overall"] == result["overall"]
+    paths = CLASSIFICATION.write(result, tmp_path, "test")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"test.{s}" for s in sorted(paths)]
     empty = evaluate_classification(scores[:1], targets[:1], np.zeros(1))
-    assert json.loads(classification_json(empty))["overall"]["top1"] is None
-    assert "1 samples without a known class" in classification_text(empty, "markdown")
+    assert json.loads(CLASSIFICATION.json(empty))["overall"]["top1"] is None
+    assert "1 samples without a known class" in CLASSIFICATION.text(empty, "markdown")

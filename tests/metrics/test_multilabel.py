@@ -137,7 +137,7 @@ class TestAgainstReferences:
     def test_instance_metrics(self, seed, threshold, empty):
         probs, labels, mask = random_case(seed)
         labels[:, 1] = labels[:, 3]  # otherwise nearly every sample has a positive
-        found = instance_metrics(probs, labels, mask, threshold, empty)
+        found = instance_metrics(probs, labels, mask, threshold, empty=empty)
         expected = reference.instance_metrics(
             probs, labels, mask, [threshold] * 7, count_empty=empty == "zero"
         )

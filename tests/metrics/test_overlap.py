@@ -54,7 +54,7 @@ def test_the_meter_is_the_mean_over_images():
     valid = np.ones(20)
     valid[7] = 0
     for part in (slice(0, 8), slice(8, 20)):
-        meter.update(one[part], other[part], separation[part], right[part], valid[part])
+        meter.update(one[part], other[part], separation[part], right[part], valid=valid[part])
     found, kept = meter.summary(), np.delete(np.arange(20), 7)
     json.dumps(found)
     iou = attention_iou(one, other, 0.6)

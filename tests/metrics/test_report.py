@@ -11,7 +11,7 @@ import os
 import numpy as np
 import pytest
 
-from gluon_attn.metrics import report
+from gluon_attn.metrics import reports
 from gluon_attn.metrics.multilabel import MEASURES, evaluate_multilabel
 
 NAMES = ["Male", "Hat", "face|Mask", "jeans"]
@@ -35,44 +35,44 @@ class TestJson:
         def refuse(constant):
             raise AssertionError(f"{constant} is no JSON")
 
-        content = json.loads(report.to_json(result()), parse_constant=refuse)
+        content = json.loads(reports.MULTILABEL.json(result()), parse_constant=refuse)
         row = content["attributes"][2]
         assert row["name"] == "face|Mask" and row["ap"] is None and row["ma"] is None
         assert content["overall"]["mAP"] == result()["overall"]["mAP"]
         assert content["undefined"]["ap"] == ["face|Mask"] and content["notes"]
 
     def test_from_json_gives_the_result_back(self):
-        found = report.from_json(report.to_json(result()))
+        found = reports.MULTILABEL.from_json(reports.MULTILABEL.json(result()))
         found.pop("notes")
         np.testing.assert_equal(found, result())
 
     @pytest.mark.parametrize("text", ["[]", "{}", '{"attributes": 3}', "{"])
     def test_something_else_is_a_value_error(self, text):
         with pytest.raises(ValueError):
-            report.from_json(text)
+            reports.MULTILABEL.from_json(text)
 
 
 class TestCsv:
     def test_it_parses_back_to_the_same_numbers(self):
-        rows = list(csv.DictReader(io.StringIO(report.to_csv(result()))))
+        rows = list(csv.DictReader(io.StringIO(reports.MULTILABEL.csv(result()))))
         attributes = [row for row in rows if row["kind"] == "attribute"]
         assert [row["name"] for row in attributes] == NAMES
         for found, expected in zip(attributes, result()["attributes"]):
-            for key in (*report.COUNTS, *MEASURES):
+            for key in (*reports.COUNTS, *MEASURES):
                 value = float(found[key]) if found[key] else math.nan
                 np.testing.assert_equal(value, float(expected[key]))
         assert attributes[2]["ap"] == ""
 
     def test_every_overall_number_is_in_it(self):
         overall = result()["overall"]
-        text = report.to_csv(result()).split("overall,", 1)[1]
+        text = reports.MULTILABEL.csv(result()).split("overall,", 1)[1]
         for key, value in overall.items():
             assert repr(value) in text, key
 
 
 class TestTables:
     def test_markdown_has_one_line_per_attribute_in_order_with_one_decimal(self):
-        lines = report.to_markdown(result()).split("\n")
+        lines = reports.MULTILABEL.text(result(), "markdown").split("\n")
         header, rows = cells(lines[0]), [cells(line) for line in lines[2:] if line.startswith("|")]
         assert [row[0] for row in rows[:4]] == [name.replace("|", "/") for name in NAMES]
         for row, expected in zip(rows, result()["attributes"]):
@@ -80,11 +80,11 @@ class TestTables:
             for measure in MEASURES:
                 value = expected[measure]
                 shown = "-" if math.isnan(value) else f"{100 * value:.1f}"
-                assert row[header.index(report.HEADINGS[measure])] == shown
+                assert row[header.index(reports.HEADINGS[measure])] == shown
         assert {len(row) for row in rows} == {len(header)}  # the bar in a name splits no cell
 
     def test_overall_rows_hold_the_overall_numbers(self):
-        lines = report.to_markdown(result()).split("\n")
+        lines = reports.MULTILABEL.text(result(), "markdown").split("\n")
         header = cells(lines[0])
         rows = {cells(line)[0].strip("*"): cells(line) for line in lines if line.startswith("| **")}
         shown = {
@@ -97,9 +97,10 @@ class TestTables:
             expected = f"{100 * result()['overall'][key]:.1f}"
             assert rows[row][header.index(column)] == expected
 
-    @pytest.mark.parametrize("render", [report.to_console, report.to_markdown])
-    def test_protocol_and_undefined_are_stated(self, render):
-        text = " ".join(render(result(threshold=0.45, empty="zero")).split())
+    @pytest.mark.parametrize("style", ["console", "markdown"])
+    def test_protocol_and_undefined_are_stated(self, style):
+        text = reports.MULTILABEL.text(result(threshold=0.45, empty="zero"), style)
+        text = " ".join(text.split())
         unspecified = sum(row["unspecified"] for row in result()["attributes"])
         assert f"80 samples; {unspecified} of 320 labels are unspecified" in text
         assert "at least 0.45" in text and "counted as 0 in the instance means" in text
@@ -108,21 +109,23 @@ class TestTables:
 
     def test_column_of_unspecified_only_where_there_are_some(self):
         full = evaluate_multilabel([[0.9], [0.2]], [[1], [0]], None, ["a"])
-        assert "unspec " not in report.to_console(full) and "unspec" in report.to_console(result())
+        assert "unspec " not in reports.MULTILABEL.text(
+            full
+        ) and "unspec" in reports.MULTILABEL.text(result())
 
     def test_names_that_look_like_numbers_or_have_line_breaks_stay_text(self):
         names = ["0010", "1e3", "a\nb", "x"]
-        lines = report.to_markdown(result(names=names)).split("\n")
+        lines = reports.MULTILABEL.text(result(names=names), "markdown").split("\n")
         assert [cells(line)[0] for line in lines[2:6]] == ["0010", "1e3", "a b", "x"]
 
     def test_a_threshold_per_attribute_is_stated(self):
-        assert "a threshold per attribute" in report.to_console(result(threshold=[0.5] * 4))
+        assert "a threshold per attribute" in reports.MULTILABEL.text(result(threshold=[0.5] * 4))
 
 
 class TestCompare:
     def test_two_models_with_difference(self):
         a, b = result(0), result(1, noise=0.15)
-        lines = report.compare({"plain": a, "VAA": b}, "markdown").split("\n")
+        lines = reports.compare({"plain": a, "VAA": b}, "markdown").split("\n")
         assert cells(lines[0]) == ["AP %", "pos", "plain", "VAA", "difference"]
         x, y = a["attributes"][0]["ap"], b["attributes"][0]["ap"]
         expected = [f"{100 * x:.1f}", f"{100 * y:.1f}", f"{100 * (y - x):+.1f}"]
@@ -134,44 +137,46 @@ class TestCompare:
     def test_several_seeds_give_mean_and_spread(self):
         runs = [result(seed) for seed in range(3)]
         maps = 100 * np.array([run["overall"]["mAP"] for run in runs])
-        text = report.compare({"plain": runs, "VAA": runs[0], "x": runs[1]})
+        text = reports.compare({"plain": runs, "VAA": runs[0], "x": runs[1]})
         assert f"{maps.mean():.1f} ± {maps.std(ddof=1):.1f}" in text
         assert "plain 3, VAA 1, x 1" in text and "difference" not in text
 
     def test_other_measures_and_errors(self):
         value = result()["attributes"][0]["ma"]
-        assert f"{100 * value:.1f}" in report.compare({"a": result()}, measure="ma")
+        assert f"{100 * value:.1f}" in reports.compare({"a": result()}, measure="ma")
         with pytest.raises(ValueError, match="'auc'.*ap_sklearn"):
-            report.compare({"a": result()}, measure="auc")
+            reports.compare({"a": result()}, measure="auc")
         with pytest.raises(ValueError, match="'html'.*markdown"):
-            report.compare({"a": result()}, style="html")
+            reports.compare({"a": result()}, style="html")
         with pytest.raises(ValueError, match="no results"):
-            report.compare({})
+            reports.compare({})
 
     def test_results_of_different_data_are_refused(self):
         other = evaluate_multilabel(np.zeros((9, 4)), np.ones((9, 4)), None, NAMES)
         with pytest.raises(ValueError, match="'a' and 'b'.*attribute 0.*Male"):
-            report.compare({"a": result(), "b": other})
+            reports.compare({"a": result(), "b": other})
         with pytest.raises(ValueError, match="4 and 3 attributes"):
             shorter = {**result(), "attributes": result()["attributes"][:3]}
-            report.compare({"a": result(), "b": shorter})
+            reports.compare({"a": result(), "b": shorter})
 
     def test_a_differing_protocol_is_told_apart(self):
-        text = " ".join(report.compare({"a": result(), "b": result(threshold=0.4)}).split())
+        text = " ".join(reports.compare({"a": result(), "b": result(threshold=0.4)}).split())
         assert "a: An attribute is predicted where its probability is at least 0.5" in text
         assert "b: An attribute is predicted where its probability is at least 0.4" in text
 
 
 class TestWriting:
     def test_four_files_and_nothing_else(self, tmp_path):
-        paths = report.write_report(result(), tmp_path / "new" / "folder", "test")
+        paths = reports.MULTILABEL.write(result(), tmp_path / "new" / "folder", "test")
         expected = ["test.csv", "test.json", "test.md", "test.txt"]
         assert sorted(os.listdir(tmp_path / "new" / "folder")) == expected
-        assert paths["md"].read_text(encoding="utf-8") == report.to_markdown(result())
-        assert paths["csv"].read_bytes() == report.to_csv(result()).encode()
+        assert paths["md"].read_text(encoding="utf-8") == reports.MULTILABEL.text(
+            result(), "markdown"
+        )
+        assert paths["csv"].read_bytes() == reports.MULTILABEL.csv(result()).encode()
 
     def test_a_failure_leaves_the_old_files(self, tmp_path, monkeypatch):
-        report.write_report(result(), tmp_path, "test")
+        reports.MULTILABEL.write(result(), tmp_path, "test")
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
         def fail(*_):
@@ -179,5 +184,5 @@ class TestWriting:
 
         monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="test.txt"):
-            report.write_report(result(1), tmp_path, "test")
+            reports.MULTILABEL.write(result(1), tmp_path, "test")
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

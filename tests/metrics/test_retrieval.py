@@ -9,13 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from gluon_attn.metrics.reports import RETRIEVAL
 from gluon_attn.metrics.retrieval import (
     Pictures,
     average_precision,
     evaluate_retrieval,
     rank_of_matches,
 )
-from gluon_attn.metrics.retrieval_tables import retrieval_text, write_retrieval
 
 
 def on_a_line(positions, identities, cameras):
@@ -94,7 +94,7 @@ def test_a_ranking_by_hand():
 def test_the_ranking_of_equal_distances_is_that_of_the_gallery():
     distances = np.zeros(6)
     identities, cameras = np.array([3, 5, -1, 5, 4, 5]), np.array([2, 1, 1, 2, 2, 2])
-    hits = rank_of_matches(distances, 5, 1, identities, cameras)
+    hits = rank_of_matches(distances, 5, 1, identities=identities, cameras=cameras)
     assert hits.tolist() == [1, 3], "rows 1 and 2 are passed over"
 
 
@@ -209,12 +209,12 @@ def test_tables(tmp_path):
     gallery = on_a_line([1.0, 2.0, 3.0], [1, 2, 0], [2, 2, 1])
     query = on_a_line([1.1, 2.9, 5.0], [1, 2, 3], [1, 1, 1])
     result = evaluate_retrieval(query, gallery)
-    text = retrieval_text(result)
+    text = RETRIEVAL.text(result)
     cells = dict(line.split() for line in text.split("\n\n")[0].splitlines())
     assert (cells["mAP"], cells["mAP_rectangle"], cells["rank1"]) == ("62.50", "75.00", "50.00")
     assert "2 single queries, 3 gallery pictures, euclidean" in text
     assert "1 queries without a match" in text
-    paths = write_retrieval(result, tmp_path, "test", ["a", "b", "c"])
+    paths = RETRIEVAL.write({**result, "names": ["a", "b", "c"]}, tmp_path, "test")
     rows = list(csv.reader(paths["csv"].open()))
     assert rows[1:] == [
         ["a", "1", "1.0", "1.0"], ["b", "2", "0.25", "0.5"], ["c", "", "", ""]

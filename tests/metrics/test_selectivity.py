@@ -7,8 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from gluon_attn.metrics.diversity import ChannelStatistics
-from gluon_attn.metrics.selectivity import ClassMeans, selectivity_index, summarize_selectivity
+from gluon_attn.metrics.channels import (
+    ChannelStatistics,
+    ClassMeans,
+    selectivity_index,
+    summarize_selectivity,
+)
 
 
 def by_definition(activity, target, classes):

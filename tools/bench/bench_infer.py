@@ -311,7 +311,7 @@ def write_results(result, folder, title):
     Raises:
         OSError: They cannot be written.
     """
-    from gluon_attn.figures.speed import speed_bars
+    from gluon_attn.figures.bars import speed_bars
 
     folder = Path(folder)
     missing = [f"* {label}: {reason}" for label, reason in result["left_out"].items()]

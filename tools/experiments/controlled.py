@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from gluon_attn.core.files import or_nan, write_json, write_text
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
 from gluon_attn.train.run import train_once
 from tools.bench.benchmark import machine
 from tools.experiments.controlled_data import make_data

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from gluon_attn.core.files import write_json, write_text
 from gluon_attn.core.text import json_of, read_text
-from gluon_attn.metrics.layout import (
+from gluon_attn.metrics.reports import MULTILABEL, compare
+from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
     notes_text,
@@ -16,7 +17,6 @@ from gluon_attn.metrics.layout import (
     table_text,
     with_nan,
 )
-from gluon_attn.metrics.report import compare, from_json
 from gluon_attn.train.run import check_seeds, train_once
 from tools.bench.benchmark import machine
 
@@ -87,7 +87,7 @@ def _read_result(path):
     text = read_text(path)
     result = json_of(text, path)
     if "attributes" in result:
-        return from_json(text)
+        return MULTILABEL.from_json(text)
     return dict(result, overall=with_nan(result["overall"], result["overall"]))
 
 

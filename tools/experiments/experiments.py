@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import os
 
-from gluon_attn.figures.seeds import arms_by_seed, bands_by_epoch
+from gluon_attn.figures.bars import arms_by_seed
+from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import run_preset
 from tools.experiments.controlled_data import make_data

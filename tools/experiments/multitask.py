@@ -16,13 +16,9 @@ import numpy as np
 from gluon_attn.core.files import write_json, write_text
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic.synthetic_tasks import TASKS
-from gluon_attn.metrics.attribute_tables import (
-    accuracy_from_json,
-    compare_accuracy,
-    lowest,
-)
 from gluon_attn.metrics.attributes import MEASURES
-from gluon_attn.metrics.layout import decimal, difference_text, paired_differences, percent
+from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
+from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, percent
 from gluon_attn.train.run import train_once
 from tools.bench.benchmark import machine
 from tools.experiments.controlled_data import make_data
@@ -104,7 +100,7 @@ def _run(method, seed, make_recipe, data, out, workers):
 def _train(recipe, folder, data, workers):
     """Train a recipe unless it has been; return accuracy result and training seconds."""
     seconds = train_once(recipe, data, folder, workers, result="test_accuracy.json")
-    return accuracy_from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
+    return ACCURACY.from_json(read_text(Path(folder) / "test_accuracy.json")), seconds
 
 
 def join_results(results):

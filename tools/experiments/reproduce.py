@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from gluon_attn.core.files import write_text
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.metrics.layout import difference_text, paired_differences, spread_text
+from gluon_attn.metrics.tables import difference_text, paired_differences, spread_text
 from gluon_attn.train.run import check_seeds
 from tools.experiments.results_page import (
     add_scores,

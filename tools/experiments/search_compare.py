@@ -9,7 +9,7 @@ import numpy as np
 
 from gluon_attn.core.files import or_nan, write_json, write_text
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.layout import (
+from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
     paired_differences,

@@ -20,7 +20,7 @@ from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import scene_overview
-from gluon_attn.metrics.report import compare
+from gluon_attn.metrics.reports import compare
 from gluon_attn.runtime import contexts
 from gluon_attn.task import Asked
 from gluon_attn.tasks import data as evaluation
@@ -115,7 +115,8 @@ def _draw(out, models, vaa, dataset, found, probs, results, ctx):
             results, os.path.join(out, "ap.png")
         ),
         "Precision and recall": pr_curves(
-            probs, found.label, found.mask, dataset.names, os.path.join(out, "pr_curves.png")
+            probs, found.label, found.mask, dataset.names,
+            path=os.path.join(out, "pr_curves.png"),
         ),
         "Where VAA looks": draw_attention(
             vaa, dataset, found, os.path.join(out, "attention.png"), ctx=ctx

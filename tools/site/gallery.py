@@ -26,7 +26,7 @@ from gluon_attn.core.files import write_bytes
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
-from gluon_attn.metrics.layout import percent
+from gluon_attn.metrics.tables import percent
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import Asked, task_of
 from gluon_attn.task import is_one_class as is_classification
@@ -179,7 +179,7 @@ def _figures(logs, results, found, dataset, files):
         one = next(iter(found.values()))
         drawn["Precision and recall"] = pr_curves(
             {title: f.probs for title, f in found.items()}, one.label, one.mask, dataset.names,
-            files.path("pr_curves.png"),
+            path=files.path("pr_curves.png"),
         )  # fmt: skip
     if logs:
         drawn["Training"] = training_curves(logs, files.path("training.png"))

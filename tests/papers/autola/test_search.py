@@ -13,7 +13,7 @@ from training_helpers import checkpoint_arrays
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.figures.search import search_curves
+from gluon_attn.figures.curves import search_curves
 from gluon_attn.losses.objective import objective
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets import cifar_resnet, resnet

@@ -16,7 +16,7 @@ from training_helpers import NAMES, checkpoint_arrays, recipe, write_data
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.figures.weights import weight_curves
+from gluon_attn.figures.curves import weight_curves
 from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets.frozen import frozen_view
 from gluon_attn.papers.awmt.losses import WeightedSquaredLoss
