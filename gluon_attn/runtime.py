@@ -2,7 +2,7 @@
 
 ``python -m gluon_attn.runtime`` prints a table of checks, each with its remedy, and exits with 0 if
 the package can be used and 1 if not; ``--json`` prints the same for programs. It runs on broken
-stacks too. ``--link-libraries`` mends one of them: see `gluon_attn.env.libraries`.
+stacks too. ``--link-libraries`` repairs one of them: see `gluon_attn.env.libraries`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import json
 import platform
 import random
 import sys
+from typing import Any, Sequence
 
 from gluon_attn.core import errors
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 from gluon_attn.env import environment as _environment
 from gluon_attn.env import gpu as _gpu
 from gluon_attn.env import libraries as _libraries
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-def contexts(spec="cpu"):
+def contexts(spec: Any = "cpu") -> list[Any]:
     """Return the list of MXNet contexts that ``spec`` names.
 
     Args:
@@ -68,7 +69,7 @@ def contexts(spec="cpu"):
     return [mx.gpu(number) for number in numbers]
 
 
-def _require_gpus(spec, numbers, mx):
+def _require_gpus(spec: Any, numbers: list[int], mx: Any) -> None:
     found = _environment.backends()
     if not _environment.is_gpu_wheel(found) and not mx.runtime.Features().is_enabled("CUDA"):
         wheel = ", ".join(found)
@@ -85,21 +86,14 @@ def _require_gpus(spec, numbers, mx):
     visible = _gpu.visible(_gpu.list_gpus() or [])
     for number in numbers:
         if number < len(visible) and not visible[number].supported:
-            raise ValueError(
-                f"device {spec!r}: {_environment.check_gpus([visible[number]]).detail}"
-            )
+            detail = _environment.check_gpus([visible[number]]).detail
+            raise ValueError(f"device {spec!r}: {detail}")
 
 
-def seed_everything(seed):
-    """Seed the generators of Python, numpy and MXNet (all devices).
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and MXNet (all devices) with one in ``[0, 2**31)``.
 
     Bit-identical repeats need all three: Gluon's DataLoader shuffles with numpy.
-
-    Args:
-        seed: Integer in ``[0, 2**31)``.
-
-    Raises:
-        ValueError: If it is not.
     """
     import mxnet as mx
     import numpy as np
@@ -111,16 +105,17 @@ def seed_everything(seed):
     mx.random.seed(int(seed))
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Return what a run should keep beside its weights: a flat dict of strings."""
     import gluon_attn
 
+    amx = _cpu.amx_state()
     known = {
         "gluon_attn": gluon_attn.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
-        "amx": _amx.state().status if _amx.state() else "off",
+        "processor": _cpu.read_cpuinfo("model name") or platform.processor() or "unknown",
+        "amx": amx.status if amx else "off",
         "numpy": _environment.numpy_version() or "not installed",
     }
     known.update(_environment.backends())
@@ -131,18 +126,7 @@ def versions():
     return known
 
 
-def _processor(cpuinfo="/proc/cpuinfo"):
-    try:
-        with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def _link_libraries():
+def _link_libraries() -> int:
     folder = _environment.mxnet_folder()
     if folder is None:
         print("no MXNet is installed, so there is nothing to link", file=sys.stderr)
@@ -153,7 +137,7 @@ def _link_libraries():
     return 1 if None in linked.values() else 0
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the doctor; return its exit status: 0 if the package can be used, else 1."""
     parser = argparse.ArgumentParser(
         prog=_environment.DOCTOR, description="Check the environment that gluon_attn runs in."

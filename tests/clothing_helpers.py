@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from scipy.io import savemat
 
-from gluon_attn.data import clothing_co_parsing as ccp
-from gluon_attn.data.clothing_dataset import CLASSES
+from gluon_attn.data import clothing as ccp
+from gluon_attn.data.clothing import CLASSES
 
 TAGS = [
     "null",

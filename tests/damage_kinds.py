@@ -153,7 +153,7 @@ def write_graph(path):
 
 
 def read_graph(path):
-    from gluon_attn.export.graph_file import load_graph
+    from gluon_attn.export.graph import load_graph
 
     with open(path, "rb") as file:
         symbol, _ = load_graph(file.read(), NO_ARRAYS, path)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import mxnet as mx
 from mxnet.gluon import nn
 
-from gluon_attn.export import symbol as graphs
-from gluon_attn.export.int8_search import Quantizer
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.int8 import Quantizer
 
 CALLS = (2, 2, 5, 5, 2)  # batch sizes; one of the traps shows in the second call of a size
 
@@ -23,7 +21,7 @@ def static(block):
 
 
 def operators(symbol):
-    return [node for node in json.loads(symbol.tojson())["nodes"] if node["op"] != "null"]
+    return [node for node in graphs.nodes_of(symbol) if node["op"] != "null"]
 
 
 def built(net, images):

@@ -66,5 +66,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("gluon_attn.export.backend_choice").setLevel(logging.INFO)
+    logging.getLogger("gluon_attn.export.backends").setLevel(logging.INFO)
     run(options)

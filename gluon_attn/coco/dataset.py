@@ -39,9 +39,9 @@ from gluon_attn.coco.annotations import ARCHIVE, Record, load_coco
 from gluon_attn.coco.names import limbs_of, mirror_pairs
 from gluon_attn.core.schema import Schema
 from gluon_attn.data.base import DATASETS
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
 from gluon_attn.data.images import BadImageError, check_policy, image_size, read_annotated
 from gluon_attn.data.layout import Located, Part, PathLike, file_part, folder_part
+from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts
 from gluon_attn.data.scan import files, stored_name, subfolders
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class CocoDataset(Located, Dataset):
             notes.append(f"{self.split}: no annotations: no score can be computed on it")
         notes += [f"{self.split}: {line}" for line in found.warnings + found.notes]
         notes += [NOTE] if source == "published" else []
-        return CountReport([count], expected, source, notes)
+        return CountReport([count], expected, source, notes=notes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(split={self.split!r}, samples={len(self)})"

@@ -30,8 +30,8 @@ from gluon_attn.coco.names import CATEGORIES
 from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.files import finite, json_text
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import input_entry
-from gluon_attn.export.writer import random_batch
 from gluon_attn.figures.detections import draw_boxes
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained

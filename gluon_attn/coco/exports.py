@@ -12,10 +12,10 @@ from mxnet import autograd
 from gluon_attn.core.files import write_json, write_text
 from gluon_attn.export import load_exported
 from gluon_attn.export import sidecar as sidecar_file
+from gluon_attn.export.graph import check_shapes, trace
+from gluon_attn.export.parity import check_parity
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import check_shapes, trace
-from gluon_attn.export.variants import write_variants
-from gluon_attn.export.writer import check_parity, write_files
+from gluon_attn.export.writer import write_files, write_variants
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.runtime import versions
 
@@ -78,8 +78,9 @@ def write_export(
     if fixed:
         check_shapes(symbol, arrays, sidecar, type(net).__name__)
     with sidecar_file.new_directory(directory, overwrite) as partial:
-        sidecar["files"] = write_files(partial, sidecar["name"], symbol, arrays)
-        paths = [partial / entry["file"] for entry in sidecar["files"].values()]
+        files = write_files(partial, sidecar["name"], symbol, arrays)
+        paths = [partial / file for file in files.values()]
+        sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
         sizes = sorted({len(images) for images in parts.values()})
         sidecar["parity"] = check_parity(paths, parts, expected, sizes)
         write_variants(partial, sidecar, variants)

@@ -24,9 +24,8 @@ import numpy as np
 from gluon_attn.coco.keypoints import check_encoding, heatmap_targets, mirror_order
 from gluon_attn.coco.parts import Array
 from gluon_attn.core.batch import PADDING, Batch
-from gluon_attn.data.identity_sampler import RectangleLoader
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.loader import BufferPool
+from gluon_attn.data.loader import BufferPool, Loader
 from gluon_attn.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, planes
 
 if TYPE_CHECKING:
@@ -227,7 +226,7 @@ class PoseTrainTransform(PoseEvalTransform):
 # ------------------------------------------------------------------------------------- batches
 
 
-class PoseLoader(RectangleLoader):
+class PoseLoader(Loader):
     """Training batches: ``label`` are heat-maps ``(B, K, h, w)``, ``mask`` weights ``(B, K)``."""
 
     def __init__(
@@ -303,7 +302,7 @@ class People:
         return cls(dataset.read_image_id, dataset.image_ids, boxes, on_bad_image=policy)
 
 
-class PeopleLoader(RectangleLoader):
+class PeopleLoader(Loader):
     """Evaluation batches of :class:`People` in order; ``mask`` ``(B, 1)`` is 0 if not readable."""
 
     def _make(self, indices: Array, draws: Array) -> Batch:

@@ -40,8 +40,8 @@ from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.files import finite, json_text
 from gluon_attn.core.images import box_window, unit_doubt
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.export.parity import ROWS, random_batch
 from gluon_attn.export.sidecar import check_classes, input_entry
-from gluon_attn.export.writer import ROWS, random_batch
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
@@ -401,7 +401,9 @@ def find_in_files(
             records.append(_record(file.path, box, round(float(total), 6), points))
         if draw:
             if boxes is not None:
-                image = draw_boxes(image, corners, [0] * len(corners), totals, class_names=["person"])
+                image = draw_boxes(
+                    image, corners, [0] * len(corners), totals, class_names=["person"]
+                )
             drawn = draw_keypoints(image, tables, threshold=threshold)
             files.write_png(draw, number, file.path, drawn)
     return records

@@ -1,7 +1,7 @@
 """What users see when something goes wrong: one line that names the file, on any console.
 
 Our own errors are ValueError and OSError, and name what they are about themselves. A library that
-meets contents that it did not expect raises anything, and names nothing; :func:`naming` mends that.
+meets contents that it did not expect raises anything, and names nothing; :func:`naming` adds it.
 
 A console may know no more than ASCII, and the reader of a pipe may have seen enough (``| head``).
 Neither may cost a result that is still to be written: see :func:`prepare_console`.

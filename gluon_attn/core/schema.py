@@ -14,7 +14,7 @@ Raw values of a multi-class attribute in one sample:
 
 from __future__ import annotations
 
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class Schema:
             row[columns] = 1
         return result
 
-    def decide(self, probabilities: NDArray[Any], thresholds: Sequence[float]) -> NDArray[Any]:
+    def decide(self, probabilities: NDArray[Any], thresholds: Any) -> NDArray[Any]:
         """Return which columns of ``(B, A)`` probabilities are predicted to be positive.
 
         A binary attribute is from its threshold on; of a multi-class attribute it is the class of

@@ -1,65 +1,173 @@
-"""What every attribute data set is: labels, masks and stable sample ids around one ``read``."""
+"""What every data set is: labels, masks and stable sample ids around one ``read``.
+
+* :class:`AttributeDataset`: images with A attributes; :class:`ClassificationDataset`: one of K
+  classes. To everything behind the data layer the second is an attribute data set whose schema is
+  one multi-class attribute called ``class``.
+* :class:`Reader`: what all readers of published files do. A reader says what its format is: its
+  ``parts``, how a split is read (``samples``), and what was published (``published``).
+"""
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import inspect
 import json
 import logging
 import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from mxnet.gluon.data import Dataset
 
 from gluon_attn.core.batch import UNSPECIFIED, LabelPolicy
-from gluon_attn.core.registry import Registry
-from gluon_attn.core.schema import Schema
+from gluon_attn.core.registry import Registry, unknown_name
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.data.images import BadImageError, check_policy, read_image
-from gluon_attn.data.layout import Located
-from gluon_attn.data.one_hot import OneHot
+from gluon_attn.data.layout import Found, Located, PathLike
+from gluon_attn.data.published_sizes import CountReport, SplitCount, expected_counts, label_note
+from gluon_attn.data.scan import ImageFolder
 
 logger = logging.getLogger(__name__)
 
 DATASETS = Registry("data set")
 TRAINING_SPLITS = ("train", "trainval")
+ATTRIBUTE = "class"  # what single-label data are called in their schema
 
 
-class AttributeDataset(Located, Dataset):
-    """Pictures with A attributes each; the base of every reader.
+class Rows:
+    """An ``(N, K)`` matrix that is never built: rows are made when they are asked for.
 
-    A sub-class says in ``parts(split)`` what it reads (see ``layout``), fills the constructor's
-    arguments from it and defines ``path(i)``, or ``read(i)`` where a sample is not simply the
-    picture in one file.
-    ``dataset[i]`` is ``(image, label, mask, i)``: uint8 ``(H, W, 3)`` RGB, float32 ``(A,)`` twice,
-    and the position itself, which stays with the sample through shuffling.
+    ImageNet's labels would have 1.28 million rows of 1000 columns, 5 GB as float32; the class
+    numbers take 5 MB. ``rows[i]`` is ``(K,)``, ``rows[indices]`` or a slice ``(n, K)``, each a new
+    array; ``rows.copy()`` and ``np.asarray(rows)`` build the whole matrix.
+    """
+
+    ndim = 2
+
+    def __init__(self, shape: tuple[int, int], dtype: Any) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def copy(self) -> np.ndarray:
+        return self[:]
+
+
+class OneHot(Rows):
+    """One value in the column of a row's class, another elsewhere.
 
     Args:
-        names: The A column names: attributes, or ``'attribute=class'`` (see ``schema``).
-        split: 'train', 'val', 'test', ... The label policy for training applies to 'train' and
-            'trainval'.
-        raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified; or a
-            :class:`gluon_attn.data.one_hot.OneHot` (single-label classification), which then stays
-            unbuilt, and so do ``label`` and ``mask``.
-        sample_ids: N distinct strings that name the samples in messages, reports and fingerprints.
-        policy: LabelPolicy; None means the default one.
-        on_bad_image: What ``dataset[i]`` does about an unreadable picture: 'error' raises, 'skip'
-            returns a black picture with mask 0, so that it neither trains nor counts, and lists it
-            in ``skipped``. (A black picture still takes part in batch statistics; packing leaves
-            such samples out altogether.)
-        schema: Schema whose columns are ``names``; None means that every column is a binary
-            attribute of its own.
-
-    Attributes:
-        names, split, raw, sample_ids, policy, on_bad_image, schema: As above.
-        label: ``(N, A)`` float32 in {0, 1}.
-        mask: ``(N, A)`` float32 in {0, 1}; 0 where the label is not known.
+        targets: ``(N,)`` class numbers, whole, 0 to K - 1.
+        classes: K.
+        positive, negative: The two values; the default is the code of raw labels.
+        dtype: Of the rows.
 
     Raises:
-        ValueError: If the split is empty or the pieces do not fit together.
+        ValueError: A class number is impossible; the first such sample is named.
     """
 
     def __init__(
-        self, names, split, raw, sample_ids, policy=None, on_bad_image="error", schema=None
-    ):
+        self,
+        targets: Any,
+        classes: int,
+        positive: float = 1,
+        negative: float = -1,
+        *,
+        dtype: Any = np.int8,
+    ) -> None:
+        targets = np.asarray(targets)
+        if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
+            raise ValueError(
+                f"class numbers must be a vector of whole numbers, got shape {targets.shape} of "
+                f"{targets.dtype}"
+            )
+        wrong = np.flatnonzero((targets < 0) | (targets >= classes))
+        if wrong.size:
+            raise ValueError(
+                f"sample {wrong[0]} has class number {targets[wrong[0]]}; valid are 0 to "
+                f"{classes - 1}"
+            )
+        super().__init__((len(targets), int(classes)), dtype)
+        self.targets = targets.astype(np.int32)
+        self.positive, self.negative = positive, negative
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        targets = self.targets[key]
+        rows = np.full(np.shape(targets) + self.shape[1:], self.negative, self.dtype)
+        if rows.ndim == 1:
+            rows[targets] = self.positive
+        else:
+            rows[np.arange(len(rows)), targets] = self.positive
+        return rows
+
+    def encode(self) -> tuple[OneHot, Known]:
+        """Return ``(label, mask)`` of raw labels: one-hot rows in {0, 1}, all of them known."""
+        return OneHot(self.targets, self.shape[1], 1, 0, dtype=np.float32), Known(self.shape)
+
+    def class_counts(self) -> np.ndarray:
+        """Return how many rows each class has, ``(K,)`` int64."""
+        return np.bincount(self.targets, minlength=self.shape[1]).astype(np.int64)
+
+
+class Known(Rows):
+    """The mask of labels that are all known: ones."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(shape, np.float32)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(np.broadcast_to(np.float32(1), self.shape)[key])
+
+
+class AttributeDataset(Located, Dataset):
+    """Images with A attributes each.
+
+    ``dataset[i]`` is ``(image, label, mask, i)``: uint8 ``(H, W, 3)`` RGB, float32 ``(A,)`` twice,
+    and the position itself, which stays with the sample through shuffling. A sub-class defines
+    ``path(i)``, or ``read(i)`` where a sample is not simply the image in one file.
+
+    Args:
+        names: The A column names: attributes, or ``'attribute=class'`` (see ``schema``).
+        split: The label policy for training applies to 'train' and 'trainval'.
+        raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified; or a :class:`OneHot`,
+            which stays unbuilt, and so do ``label`` and ``mask``.
+        sample_ids: N distinct strings that name the samples in messages and fingerprints.
+        on_bad_image: What ``dataset[i]`` does about an unreadable image: 'error' raises, 'skip'
+            returns a black image with mask 0, so that it neither trains nor counts, and lists it in
+            ``skipped``. (It still takes part in batch statistics; packing leaves it out.)
+        schema: Its columns are ``names``; None: every column is a binary attribute.
+
+    Attributes:
+        label, mask: ``(N, A)`` float32 in {0, 1}; mask 0 where the label is not known.
+
+    Raises:
+        ValueError: The split is empty or the pieces do not fit together.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        split: str,
+        raw: Any,
+        sample_ids: Iterable[str],
+        *,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+        schema: Schema | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.schema = Schema.binary(self.names) if schema is None else schema
         if self.schema.columns != self.names:
@@ -69,7 +177,8 @@ class AttributeDataset(Located, Dataset):
             )
         self.split = split
         self._one_hot = isinstance(raw, OneHot)
-        self.raw = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        table: Any = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
+        self.raw = table
         self.sample_ids = list(sample_ids)
         self.policy = LabelPolicy() if policy is None else policy
         self.on_bad_image = check_policy(on_bad_image)
@@ -79,29 +188,29 @@ class AttributeDataset(Located, Dataset):
             raise ValueError(f"{len(self.sample_ids)} sample ids but {len(self.raw)} label rows")
         if self.raw.shape[1] != len(self.names):
             raise ValueError(f"{self.raw.shape[1]} label columns for {len(self.names)} names")
-        self.label, self.mask = (
-            self.raw.encode() if self._one_hot
-            else self.policy.encode(self.raw, split in TRAINING_SPLITS)
-        )  # fmt: skip
-        self._skipped = {}
+        training = split in TRAINING_SPLITS
+        encoded = self.raw.encode() if self._one_hot else self.policy.encode(self.raw, training)
+        self.label: Any = encoded[0]
+        self.mask: Any = encoded[1]
+        self._skipped: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def path(self, i):
+    def path(self, i: int) -> Path:
         """Return the file that holds sample ``i``."""
         raise NotImplementedError
 
-    def read(self, i):
+    def read(self, i: int) -> np.ndarray:
         """Return the image of sample ``i``, uint8 ``(H, W, 3)`` RGB, upright.
 
         Raises:
-            BadImageError: If there is none; the message names the file and the sample.
+            BadImageError: There is none; the message names the file and the sample.
         """
         return read_image(self.path(i), self.sample_ids[i])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         i = int(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)} in split '{self.split}'")
@@ -111,7 +220,9 @@ class AttributeDataset(Located, Dataset):
         except BadImageError as error:
             return self._replace(i, error)
 
-    def _replace(self, i, error):
+    def _replace(
+        self, i: int, error: BadImageError
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """Return what stands for an unreadable sample, or raise ``error``."""
         if self.on_bad_image == "error":
             raise error
@@ -122,18 +233,17 @@ class AttributeDataset(Located, Dataset):
         return np.zeros((64, 64, 3), np.uint8), self.label[i], np.zeros_like(self.mask[i]), i
 
     @property
-    def skipped(self):
-        """Samples met so far whose picture could not be read: ``[(sample id, reason), ...]``."""
+    def skipped(self) -> list[tuple[str, str]]:
+        """Samples met so far whose image could not be read: ``[(sample id, reason), ...]``."""
         with self._lock:
             return [(self.sample_ids[i], why) for i, why in sorted(self._skipped.items())]
 
     @property
-    def prior(self):
+    def prior(self) -> np.ndarray:
         """Positive fraction of each attribute among its known labels, ``(A,)`` float64.
 
         Raises:
-            ValueError: If an attribute has no known label in this split, so that its fraction
-                would be 0/0.
+            ValueError: An attribute has no known label in this split: its fraction would be 0/0.
         """
         if self._one_hot:
             return self.raw.class_counts() / len(self)
@@ -147,26 +257,24 @@ class AttributeDataset(Located, Dataset):
             )
         return (self.label * self.mask).sum(0, dtype=np.float64) / known
 
-    def counts(self):
+    def counts(self) -> np.ndarray:
         """Return ``(A, 3)`` int64: positive, negative and unspecified labels per attribute."""
         if self._one_hot:
             positive = self.raw.class_counts()
             return np.stack([positive, len(self) - positive, 0 * positive], axis=1)
         return np.stack([(self.raw == v).sum(0) for v in (1, -1, UNSPECIFIED)], axis=1)
 
-    def fingerprint(self, indices=None):
-        """Return the sha256 of names, sample ids and raw labels, as 64 hexadecimal digits.
+    def fingerprint(self, indices: Sequence[int] | None = None) -> str:
+        """Return the sha256 of names, sample ids and raw labels, of some positions or of all.
 
-        Args:
-            indices: Positions to which it is restricted; None means all samples.
-
-        Saved beside runs and packed files, it tells whether two data sets hold the same samples
-        in the same order with the same labels. It does not look at the pictures. A schema with
+        Saved beside runs and packed files, it tells whether two data sets hold the same samples in
+        the same order with the same labels. It does not look at the images. A schema with
         multi-class attributes counts too; that of binary ones adds nothing to the names.
         """
         indices = list(range(len(self)) if indices is None else indices)
         ids = [self.sample_ids[i] for i in indices]
-        parts = [self.names, ids] + ([] if self.schema.is_binary else [self.schema.to_json()])
+        parts: list[Any] = [self.names, ids]
+        parts += [] if self.schema.is_binary else [self.schema.to_json()]
         text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode())
         if self._one_hot:
@@ -175,8 +283,191 @@ class AttributeDataset(Located, Dataset):
             digest.update(np.ascontiguousarray(self.raw[indices], np.int8).tobytes())
         return digest.hexdigest()
 
-    def __repr__(self):
-        kind = type(self).__name__
+    def __repr__(self) -> str:
         counts = f"samples={len(self)}, attributes={len(self.schema)}"
         columns = "" if self.schema.is_binary else f", columns={len(self.names)}"
-        return f"{kind}(split={self.split!r}, {counts}{columns})"
+        return f"{type(self).__name__}(split={self.split!r}, {counts}{columns})"
+
+
+def class_schema(classes: Iterable[str]) -> Schema:
+    """Return the schema of single-label classification; its columns are ``class=NAME``.
+
+    Args:
+        classes: In the order of the logits. They need not differ (ImageNet has two kinds of
+            "crane"): repeated ones get their number, ``crane (517)``.
+
+    Raises:
+        ValueError: Fewer than two classes.
+    """
+    names = [str(name) for name in classes]
+    times = collections.Counter(names)
+    names = [f"{n} ({k})" if times[n] > 1 else n for k, n in enumerate(names)]
+    return Schema([Attribute(ATTRIBUTE, MULTICLASS, tuple(names))])
+
+
+class ClassificationDataset(AttributeDataset):
+    """Images with one class each: label is one-hot ``(K,)``, mask all ones (zeros if skipped).
+
+    Args:
+        classes: K names, in the order of the logits.
+        targets: ``(N,)`` class numbers, 0 to K - 1.
+
+    Raises:
+        ValueError: The split is empty, the pieces do not fit, or a class number is out of range.
+    """
+
+    def __init__(
+        self,
+        classes: Iterable[str],
+        split: str,
+        targets: Any,
+        sample_ids: Iterable[str],
+        *,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+    ) -> None:
+        schema = class_schema(classes)
+        super().__init__(
+            schema.columns,
+            split,
+            OneHot(targets, len(schema.columns)),
+            sample_ids,
+            policy=policy,
+            on_bad_image=on_bad_image,
+            schema=schema,
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.schema.attributes[0].classes
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Class number of every sample, ``(N,)`` int32."""
+        return self.raw.targets
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Images of each class, ``(K,)`` int64."""
+        return self.raw.class_counts()
+
+    def class_note(self) -> str:
+        """Return a line about how many classes there are and how many images they have."""
+        counts = self.class_counts
+        least, most = int(counts.argmin()), int(counts.argmax())
+        first = f"{counts[least]:,} ({self.classes[least]})"
+        size = f"{first} to {counts[most]:,} ({self.classes[most]}) images"
+        if counts[least] == counts[most]:
+            size = f"{counts[most]:,} images each"
+        return f"\n{self.split}: {len(counts):,} classes of {size}"
+
+
+@dataclass
+class Samples:
+    """What a reader found of a split.
+
+    Attributes:
+        schema: Of the labels; see :func:`class_schema` for single-label data.
+        raw: ``(N, A)`` integers 1, -1 and 0; of single-label data ``(N,)`` class numbers.
+        ids: N sample ids: paths relative to ``folder``, unless the reader has its own ``path``.
+        folder: None: the data set's folder.
+        notes, faults: Further lines of the report.
+        counts: What the report counts; empty: N images.
+        published: Replaces the reader's published numbers where the copy decides which hold.
+    """
+
+    schema: Schema
+    raw: Any
+    ids: Sequence[str]
+    folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    counts: list[SplitCount] = field(default_factory=list)
+    published: Mapping[Any, Mapping[str, int]] | None = None
+
+
+class Reader(AttributeDataset):
+    """A split of a data set, from the files as they are published.
+
+    A sub-class states what its format is: the class attributes here and of ``Located``, ``parts``,
+    and ``samples``, whose keywords are the reader's settings. A reader of single-label data derives
+    from :class:`ClassificationDataset` as well.
+
+    Args:
+        root: Folder of the data set, or one above it.
+        split: One of ``valid``.
+        policy, on_bad_image: See :class:`AttributeDataset`.
+        settings: Those of the reader.
+
+    Attributes:
+        root: The data set's folder.
+        report: CountReport of this split.
+
+    Raises:
+        FileNotFoundError: A part is not there.
+        ValueError: Something is malformed; the message names file and line, field or record.
+        BadImageError: A header that is needed cannot be read.
+    """
+
+    title = ""  # for messages
+    published: Mapping[Any, Mapping[str, int]] = {}  # ``{split: {'images': n, 'boxes': n, ...}}``
+    compared = True  # whether counts are compared with these or with SYNTHETIC.json
+    train_policy = "negative"  # what unspecified labels are in training unless a policy is given
+
+    def __init_subclass__(cls) -> None:
+        """Let ``inspect.signature`` show the reader's settings."""
+        super().__init_subclass__()
+        own = list(inspect.signature(Reader.__init__).parameters.values())[1:5]
+        settings = list(inspect.signature(cls.samples).parameters.values())[3:]
+        settings = [p for p in settings if p.kind is not p.VAR_KEYWORD]
+        cls.__signature__ = inspect.Signature([*own, *settings])
+
+    def __init__(
+        self,
+        root: PathLike,
+        split: str,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+        **settings: Any,
+    ) -> None:
+        if self.valid is not None and split not in self.valid:
+            raise ValueError(f"{self.title}: {unknown_name('split', split, self.valid)}")
+        self.on_bad_image = check_policy(on_bad_image)
+        found = self.require(root, split, **settings)
+        self.root = found.home
+        samples = self.samples(found, split, **settings)
+        single = isinstance(self, ClassificationDataset)
+        AttributeDataset.__init__(
+            self,
+            samples.schema.columns,
+            split,
+            OneHot(samples.raw, len(samples.schema.columns)) if single else samples.raw,
+            samples.ids,
+            policy=LabelPolicy(train=self.train_policy) if policy is None else policy,
+            on_bad_image=on_bad_image,
+            schema=samples.schema,
+        )
+        self.images = ImageFolder(samples.folder or self.root, self.sample_ids[0])
+        published = self.published if samples.published is None else samples.published
+        expected, source = expected_counts(self.root, published) if self.compared else ({}, None)
+        self.report = CountReport(
+            samples.counts or [SplitCount(split, len(self))],
+            expected,
+            source,
+            notes=[*self.remarks(source), *samples.notes],
+            faults=samples.faults,
+        )
+
+    def samples(self, found: Found, split: str) -> Samples:
+        """Read a split whose parts are there."""
+        raise NotImplementedError
+
+    def remarks(self, source: str | None) -> list[str]:
+        """Return what the report says about the labels first."""
+        if isinstance(self, ClassificationDataset):
+            return [self.class_note()]
+        return [label_note(self)] if self.split == "train" else []
+
+    def path(self, i: int) -> Path:
+        return self.images / self.sample_ids[i]

@@ -13,116 +13,95 @@ CIFAR-100            ``train``, ``test``, ``meta``       ``train.bin``, ``test.b
 
 in the folder itself or in the folder of the official archive (``cifar-100-python`` and so on); or
 the archive (``cifar-100-python.tar.gz``), unopened. The Python version consists of pickles; they
-are read without executing anything, see ``safe_pickle``. A picture is 3072 bytes, 32x32 red, then
+are read without executing anything, see ``safe_pickle``. An image is 3072 bytes, 32x32 red, then
 green, then blue.
 
-Splits: the authors give 50,000 training pictures ('trainval') and 10,000 test pictures ('test').
-'val' is a share of every class of the training part, chosen by a seed, and 'train' the rest.
+Splits: the authors give 50,000 training images ('trainval') and 10,000 test images ('test'). 'val'
+is a share of every class of the training part, chosen by a seed, and 'train' the rest.
+
+Some browser demonstrations publish CIFAR-10 as images: ``cifar10_batch_0.png``, a batch of 1,000 as
+one PNG of 1024 x 1000 pixels whose rows are images of 32 x 32, row by row; batches 0 to 49 are the
+training part, 50 to 59 the test part; ``cifar10_labels.js`` holds the labels of all as one array,
+``var labels=[6, 9, …]``. :func:`convert_png` writes the binary version of those that are there.
 
 Reference: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import tarfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from gluon_attn.core.text import text_of
-from gluon_attn.data.base import DATASETS
-from gluon_attn.data.classification import HELD_OUT, ClassificationDataset, official_split
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
+from gluon_attn.core.files import write_bytes, write_text
+from gluon_attn.core.text import read_text, text_of
+from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
+from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
-from gluon_attn.data.protocol import HOLDOUT
+from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
 from gluon_attn.data.safe_pickle import load_pickle
+from gluon_attn.data.scan import files
 
-PIXELS = 3 * 32 * 32
-PUBLISHED = {"trainval": {"images": 50000}, "test": {"images": 10000}}
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
 
 
 class Form(NamedTuple):
     """The files of one version.
 
     Attributes:
-        folder: Of the official archive, which is called ``<folder>`` + an ending.
-        training, test: Names of the files with pictures.
+        folder: Of the official archive.
+        archive: Its name.
+        training, test: Names of the files with images.
         names: The file with the names of the classes.
-        labels: Python version: the key of the labels; binary version: the bytes before a picture
+        labels: Python version: the key of the labels; binary version: the bytes before an image
             and which of them is the label.
         key: Python version: the key of the class names.
     """
 
     folder: str
-    training: tuple
+    archive: str
+    training: tuple[str, ...]
     test: str
     names: str
-    labels: object
-    key: str = None
+    labels: Any
+    key: str | None = None
 
 
 BATCHES = tuple(f"data_batch_{k}" for k in range(1, 6))
 CIFAR10 = (
-    Form("cifar-10-batches-py", BATCHES, "test_batch", "batches.meta", "labels", "label_names"),
-    Form("cifar-10-batches-bin", tuple(f"{b}.bin" for b in BATCHES), "test_batch.bin",
-         "batches.meta.txt", (1, 0)),
+    Form("cifar-10-batches-py", "cifar-10-python.tar.gz", BATCHES, "test_batch", "batches.meta",
+         "labels", "label_names"),
+    Form("cifar-10-batches-bin", "cifar-10-binary.tar.gz", tuple(f"{b}.bin" for b in BATCHES),
+         "test_batch.bin", "batches.meta.txt", (1, 0)),
 )  # fmt: skip
 CIFAR100 = (
-    Form("cifar-100-python", ("train",), "test", "meta", "fine_labels", "fine_label_names"),
-    Form("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", (2, 1)),
-)
+    Form("cifar-100-python", "cifar-100-python.tar.gz", ("train",), "test", "meta", "fine_labels",
+         "fine_label_names"),
+    Form("cifar-100-binary", "cifar-100-binary.tar.gz", ("train.bin",), "test.bin",
+         "fine_label_names.txt", (2, 1)),
+)  # fmt: skip
 COARSE = (
     CIFAR100[0]._replace(labels="coarse_labels", key="coarse_label_names"),
     CIFAR100[1]._replace(names="coarse_label_names.txt", labels=(2, 0)),
 )
-ARCHIVES = {
-    "cifar-10-batches-py": "cifar-10-python.tar.gz",
-    "cifar-10-batches-bin": "cifar-10-binary.tar.gz",
-    "cifar-100-python": "cifar-100-python.tar.gz",
-    "cifar-100-binary": "cifar-100-binary.tar.gz",
-}
 
 
-class Cifar(ClassificationDataset):
-    """What CIFAR-10 and CIFAR-100 share; pictures stay in memory (150 MB).
+class Cifar(Reader, ClassificationDataset):
+    """What CIFAR-10 and CIFAR-100 share; images stay in memory (150 MB).
 
     Attributes:
-        report: CountReport of this split.
         form: The :class:`Form` that was found.
     """
 
-    forms = ()
+    forms: tuple[Form, ...] = ()
     count = 0  # classes
-    valid = HELD_OUT
-
-    def __init__(
-        self, root, split, policy=None, on_bad_image="error", holdout=HOLDOUT, seed=0
-    ):  # fmt: skip
-        home = self.home(root)
-        found = _find(home, self.forms)
-        if found is None:
-            raise FileNotFoundError(f"{root}: {type(self).__name__}: looked for {self.looks_for}")
-        self.form, place = found
-        with _Folder(place) if place.is_dir() else _Archive(place, self.form.folder) as source:
-            names = _names(source, self.form)
-            if len(names) != self.count:
-                raise ValueError(
-                    f"{source.place(self.form.names)}: {len(names)} class names, not {self.count}"
-                )
-            part = (self.form.test,) if split == "test" else self.form.training
-            pixels, targets = zip(*(_read(source, self.form, n, self.count) for n in part))
-        pixels, targets = np.concatenate(pixels), np.concatenate(targets)
-        everything = np.arange(len(targets))
-        chosen = official_split(split, everything, everything, targets, holdout, seed)
-        part = "test" if split == "test" else "train"
-        ids = [f"{part}/{k:05d}" for k in chosen]
-        super().__init__(names, split, targets[chosen], ids, policy, on_bad_image)
-        self._pixels = pixels if len(chosen) == len(pixels) else pixels[chosen]
-        expected, where = expected_counts(home, PUBLISHED)
-        self.report = CountReport(
-            [SplitCount(split, len(self))], expected, where, [self.class_note()]
-        )
+    valid = SPLITS
+    published = {"trainval": {"images": 50000}, "test": {"images": 10000}}
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
@@ -131,8 +110,8 @@ class Cifar(ClassificationDataset):
     @classmethod
     def parts(cls, split: str, form: Form | None = None) -> tuple[Part, ...]:
         form = form or cls.forms[0]
-        pictures = (form.test,) if split == "test" else form.training
-        return tuple(file_part(name) for name in (form.names, *pictures))
+        images = (form.test,) if split == "test" else form.training
+        return tuple(file_part(name) for name in (form.names, *images))
 
     @classmethod
     def locate(cls, root: PathLike, split: str, depth: int = DEPTH, **options: Any) -> Found:
@@ -140,104 +119,106 @@ class Cifar(ClassificationDataset):
         form, place = _find(home, cls.forms) or (cls.forms[0], home)
         parts = cls.parts(split, form)
         # What an archive holds shows when it is read.
-        here = {p.name: place / p.name for p in parts
-                if place.is_file() or (place / p.name).is_file()}  # fmt: skip
-        return Found(place, here, [part for part in parts if part.name not in here])
+        there = [p for p in parts if place.is_file() or (place / p.name).is_file()]
+        paths = {part.name: place / part.name for part in there}
+        return Found(
+            home, paths, [part for part in parts if part not in there], parts, root=Path(root)
+        )
 
-    def read(self, i):
-        return np.ascontiguousarray(self._pixels[i].reshape(3, 32, 32).transpose(1, 2, 0))
+    def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
+        self.form, place = _find(self.root, self.forms) or (self.forms[0], self.root)
+        with _opened(place, self.form.folder) as read:
+            names = _names(read(self.form.names), place / self.form.names, self.form)
+            if len(names) != self.count:
+                raise ValueError(f"{place / self.form.names}: {len(names)} class names, not "
+                                 f"{self.count}")  # fmt: skip
+            batches = (self.form.test,) if split == "test" else self.form.training
+            read_batches = (
+                _batch(read(batch), place / batch, self.form, self.count) for batch in batches
+            )
+            pixels, targets = map(np.concatenate, zip(*read_batches))
+        every = np.arange(len(targets))
+        parts = {"trainval": every, "test": every}
+        chosen = official_split(split, parts, targets, holdout, seed=seed)
+        self._pixels = pixels if len(chosen) == len(pixels) else pixels[chosen]
+        ids = [f"{'test' if split == 'test' else 'train'}/{k:05d}" for k in chosen]
+        return Samples(class_schema(names), targets[chosen], ids)
+
+    def path(self, i: int) -> Path:
+        raise NotImplementedError  # many images are in one file
+
+    def read(self, i: int) -> np.ndarray:
+        planes = self._pixels[i].reshape(3, SIDE, SIDE)
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 @DATASETS.register("cifar10")
 class Cifar10(Cifar):
-    """CIFAR-10: 32x32 pictures of 10 classes.
+    """CIFAR-10: 32x32 images of 10 classes.
 
     Args:
-        root: Folder that holds the files, the official folder or the official archive.
-        split: 'train', 'val', 'trainval' or 'test'.
-        policy, on_bad_image: See :class:`gluon_attn.data.classification.ClassificationDataset`.
         holdout: Share of the training part that is the validation split.
         seed: Seed of that choice.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If one is malformed; the message names it.
     """
 
+    title, forms, count = "CIFAR-10", CIFAR10, 10
     looks_for = (
         "cifar-10-batches-py/ or cifar-10-batches-bin/ (or their files, or the .tar.gz of either)"
     )
-    forms, count = CIFAR10, 10
+    detection = 110
+    settings = ("holdout", "seed")
 
 
 @DATASETS.register("cifar100")
 class Cifar100(Cifar):
-    """CIFAR-100: 32x32 pictures of 100 classes.
+    """CIFAR-100: 32x32 images of 100 classes.
 
     Args:
-        root, split, policy, on_bad_image, holdout, seed: See :class:`Cifar10`.
+        holdout, seed: See :class:`Cifar10`.
         coarse: Whether the 20 superclasses are the labels.
-
-    Raises:
-        FileNotFoundError, ValueError: See :class:`Cifar10`.
     """
 
+    title, forms, count = "CIFAR-100", CIFAR100, 100
     looks_for = "cifar-100-python/ or cifar-100-binary/ (or their files, or the .tar.gz of either)"
-    forms, count = CIFAR100, 100
+    detection = 120
+    settings = ("holdout", "seed", "coarse")
 
-    def __init__(
-        self, root, split, policy=None, on_bad_image="error", holdout=HOLDOUT, seed=0, coarse=False
-    ):
+    def samples(
+        self,
+        found: Found,
+        split: str,
+        holdout: float = HOLDOUT,
+        seed: int = 0,
+        *,
+        coarse: bool = False,
+    ) -> Samples:
         if coarse:
             self.forms, self.count = COARSE, 20
-        super().__init__(root, split, policy, on_bad_image, holdout, seed)
+        return super().samples(found, split, holdout, seed)
 
 
-class _Folder:
-    """The files of a version in a folder."""
+@contextlib.contextmanager
+def _opened(place: Path, folder: str) -> Iterator[Callable[[str], bytes]]:
+    """Yield a function that reads a file of a version, from its folder or its archive."""
+    if place.is_dir():
+        yield lambda name: (place / name).read_bytes()
+        return
+    try:
+        archive = tarfile.open(place)  # noqa: SIM115 (closed below)
+    except tarfile.TarError as error:
+        raise ValueError(f"{place}: no tar archive: {error}") from error
 
-    def __init__(self, path):
-        self._path = path
-
-    def place(self, name):
-        """Return where a file is, for messages."""
-        return str(self._path / name)
-
-    def read(self, name):
-        """Return the contents of a file."""
-        return (self._path / name).read_bytes()
-
-    def close(self):
-        """Close nothing: a folder has nothing open."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-class _Archive(_Folder):
-    """The files of a version in its archive."""
-
-    def __init__(self, path, folder):
-        super().__init__(path)
-        self._prefix = folder
+    def read(name: str) -> bytes:
         try:
-            self._tar = tarfile.open(path)  # noqa: SIM115 (closed by close)
-        except tarfile.TarError as error:
-            raise ValueError(f"{path}: no tar archive: {error}") from error
-
-    def read(self, name):
-        try:
-            return self._tar.extractfile(f"{self._prefix}/{name}").read()
+            member = archive.extractfile(f"{folder}/{name}")
+            return member.read() if member else b""
         except KeyError:
-            raise FileNotFoundError(f"{self.place(name)}: not in the archive") from None
+            raise FileNotFoundError(f"{place / name}: not in the archive") from None
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{self._path}: damaged archive: {error}") from error
+            raise ValueError(f"{place}: damaged archive: {error}") from error
 
-    def close(self):
-        self._tar.close()
+    with archive:
+        yield read
 
 
 def _find(root: Path, forms: tuple[Form, ...]) -> tuple[Form, Path] | None:
@@ -250,16 +231,12 @@ def _find(root: Path, forms: tuple[Form, ...]) -> tuple[Form, Path] | None:
             names = (form.names, form.test, *form.training)
             if sum((folder / name).is_file() for name in names) > 1:
                 return form, folder
-    for form in forms:
-        archive = root / ARCHIVES[form.folder]
-        if archive.is_file():
-            return form, archive
-    return None
+    archives = ((form, root / form.archive) for form in forms)
+    return next(((form, path) for form, path in archives if path.is_file()), None)
 
 
-def _names(source, form):
+def _names(data: bytes, place: Path, form: Form) -> list[str]:
     """Return the names of the classes."""
-    data, place = source.read(form.names), source.place(form.names)
     if form.key is None:
         return text_of(data, place).split()
     meta = load_pickle(data, place)
@@ -269,9 +246,10 @@ def _names(source, form):
     return names
 
 
-def _read(source, form, name, classes):
+def _batch(data: bytes, place: Path, form: Form, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(N, 3072)`` uint8 and ``(N,)`` class numbers of one file."""
-    data, place = source.read(name), source.place(name)
+    pixels: Any
+    targets: Any
     if form.key is None:
         before, column = form.labels
         width = before + PIXELS
@@ -289,12 +267,90 @@ def _read(source, form, name, classes):
                 f"{place}: needs 'data' (N, {PIXELS}) and as many '{form.labels}'; found the keys "
                 f"{', '.join(sorted(map(str, content))) or '(none)'}"
             )
-    if form.key and not all(isinstance(t, int) for t in targets):
-        raise ValueError(f"{place}: '{form.labels}' must be whole numbers")
+        if not all(isinstance(t, int) for t in targets):
+            raise ValueError(f"{place}: '{form.labels}' must be whole numbers")
     targets = np.asarray(targets, np.int64)
-    if targets.size and not (0 <= targets.min() and targets.max() < classes):
-        wrong = int(np.flatnonzero((targets < 0) | (targets >= classes))[0])
+    wrong = np.flatnonzero((targets < 0) | (targets >= classes))
+    if wrong.size:
         raise ValueError(
-            f"{place}: picture {wrong} has class {targets[wrong]}; valid are 0 to {classes - 1}"
+            f"{place}: image {wrong[0]} has class {targets[wrong[0]]}; valid are 0 to {classes - 1}"
         )
     return pixels, targets
+
+
+PNG_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+PNG_SIZE, FIRST_TEST = 1000, 50  # images of a batch; the first batch of the test part
+PNG_LABELS = "cifar10_labels.js"
+
+
+def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict[str, int]:
+    """Write the binary version of what is in a folder of PNG batches.
+
+    Args:
+        test: Numbers of the training batches that are to be test images too, beside 50 to 59. They
+            are left out of the training part.
+
+    Returns:
+        How many images were written: ``{'trainval': n, 'test': n}``.
+
+    Raises:
+        FileNotFoundError: No batches, no labels, or none of a batch of ``test``.
+        ValueError: A batch of another size; too few labels; fewer than five training batches.
+        OSError: A file could not be read or written.
+    """
+    root, out = Path(root), Path(out)
+    names = (path.name for path in files(root, ".png"))
+    found = (re.fullmatch(r"cifar10_batch_(\d+)\.png", name) for name in names)
+    batches = sorted(int(match.group(1)) for match in found if match)
+    if not batches:
+        raise FileNotFoundError(f"{root}: no cifar10_batch_0.png, …")
+    lacking = sorted(set(test) - set(batches))
+    if lacking:
+        raise FileNotFoundError(f"{root / f'cifar10_batch_{lacking[0]}.png'} is missing")
+    labels = _png_labels(root / PNG_LABELS, max(batches))
+    tests = [k for k in batches if k >= FIRST_TEST or k in test]
+    training = [k for k in batches if k not in tests]
+    if len(training) < 5 or not tests:
+        raise ValueError(
+            f"{root}: {len(training)} training and {len(tests)} test batches; at least 5 and 1 "
+            "are needed, since the binary version has five training files"
+        )
+    for number, chosen in enumerate(np.array_split(training, 5), 1):
+        write_bytes(out / f"data_batch_{number}.bin", _records(root, chosen.tolist(), labels))
+    write_bytes(out / "test_batch.bin", _records(root, tests, labels))
+    write_text(out / "batches.meta.txt", "\n".join(PNG_CLASSES) + "\n")
+    return {"trainval": PNG_SIZE * len(training), "test": PNG_SIZE * len(tests)}
+
+
+def _png_labels(path: Path, last: int) -> np.ndarray:
+    """Return the class numbers of a label file, ``(N,)`` uint8, up to batch ``last`` or more."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: it holds the labels of all batches")
+    found = re.search(r"labels\s*=\s*\[([\d,\s]*)\]", read_text(path))
+    if found is None:
+        raise ValueError(f"{path}: expected var labels=[6, 9, …]")
+    labels = np.array([int(word) for word in found.group(1).split(",") if word.strip()])
+    needed = PNG_SIZE * (last + 1)
+    if len(labels) < needed or labels.max() >= len(PNG_CLASSES):
+        raise ValueError(
+            f"{path}: {len(labels):,} labels up to {labels.max(initial=0)}; batch {last} needs "
+            f"{needed:,}, from 0 to {len(PNG_CLASSES) - 1}"
+        )
+    return labels.astype(np.uint8)
+
+
+def _records(root: Path, batches: Sequence[int], labels: np.ndarray) -> bytes:
+    """Return the records of some batches: a label byte, then the planes red, green, blue."""
+    parts = []
+    for k in batches:
+        path = root / f"cifar10_batch_{k}.png"
+        image = read_image(path, f"batch {k}")
+        if image.shape != (PNG_SIZE, SIDE * SIDE, 3):
+            rows, columns = image.shape[:2]
+            raise ValueError(
+                f"{path}: {columns} x {rows} pixels; a batch has {SIDE**2} x {PNG_SIZE}"
+            )
+        planes = image.transpose(0, 2, 1).reshape(PNG_SIZE, -1)  # pixels are in row order
+        own = labels[PNG_SIZE * k : PNG_SIZE * (k + 1), None]
+        parts.append(np.concatenate([own, planes], axis=1).tobytes())
+    return b"".join(parts)

@@ -1,11 +1,12 @@
-"""Single-label data as one folder per class: the usual layout of one's own pictures.
+"""Single-label data as one folder per class: the usual layout of one's own images.
 
     classes.txt              optional: one folder name a line, in the order of the logits
     train/<class>/*.jpg      (any of ``scan.SUFFIXES``, any case), and so for val/ and test/
 
 Without ``classes.txt`` the classes are the folders of ``train/`` (or, if there is none, of the
 split), sorted. Images may lie deeper, in folders inside that of their class. What is hidden or no
-image is passed over, see ``scan``; a class without images is named.
+image is passed over, see ``scan``; a class without images is named. A split may be called as other
+tools call it (``ALIASES``); folders of images that are no split are named in the report.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from typing import Sequence
 import numpy as np
 
 from gluon_attn.core.text import read_lines
-from gluon_attn.data.base import DATASETS, TRAINING_SPLITS
-from gluon_attn.data.classification import ClassificationDataset
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.layout import Part
+from gluon_attn.data.base import (
+    DATASETS,
+    TRAINING_SPLITS,
+    ClassificationDataset,
+    Reader,
+    Samples,
+    class_schema,
+)
+from gluon_attn.data.layout import Found, Part, PathLike
 from gluon_attn.data.scan import (
     SHOWN,
     SUFFIXES,
@@ -35,70 +41,74 @@ from gluon_attn.data.scan import (
 
 logger = logging.getLogger(__name__)
 
+ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
 
 @DATASETS.register("folders")
-class Folders(ClassificationDataset):
-    """Pictures sorted into one folder per class.
+class Folders(Reader, ClassificationDataset):
+    """Images sorted into one folder per class."""
 
-    Args:
-        root: Folder that holds ``train/``, ``val/``, ``test/``.
-        split: Name of one of them.
-        policy, on_bad_image: See :class:`gluon_attn.data.classification.ClassificationDataset`.
+    title = "folders"
+    looks_for = "<split>/<class>/<image>.jpg, .png, ..."
+    detection = 1000
 
-    Attributes:
-        report: CountReport of this split.
+    @classmethod
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return (Part(f"{split}/", ALIASES.get(split, (split,)), _has_classes),)
 
-    Raises:
-        FileNotFoundError: If the split's folder is not there.
-        ValueError: If it has folders that are no class, or no pictures.
-    """
+    @classmethod
+    def require(cls, root: PathLike, split: str, **options: object) -> Found:
+        found = cls.locate(root, split)
+        places = [found.home / place for place in ALIASES.get(split, (split,))]
+        folder = next(filter(Path.is_dir, places), None)
+        if folder is None:
+            raise FileNotFoundError(f"{places[0]} is missing; looked for {cls.looks_for}")
+        return found._replace(paths={f"{split}/": folder})
 
-    looks_for = "<split>/<class>/<picture>.jpg, .png, ..."
-
-    def __init__(self, root, split, policy=None, on_bad_image="error"):
-        self.root = self.home(root, split)
-        folder = self.root / split
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is missing; looked for {self.looks_for}")
-        classes = read_classes(self.root) or subfolders(self.root / "train") or subfolders(folder)
+    def samples(self, found: Found, split: str) -> Samples:
+        folder = found.paths[f"{split}/"]
+        training = self.locate(self.root, "train", depth=0).path(self.parts("train")[0])
+        classes = read_classes(self.root) or subfolders(training) or subfolders(folder)
         unknown = sorted(set(subfolders(folder)) - set(classes))
         if unknown:
             raise ValueError(f"{folder / unknown[0]} is no class; known are {', '.join(classes)}")
         passed = Passed(folder)
-        ids, targets = list_pictures(folder, classes, passed)
-        if not ids:
+        names, targets = images_of_classes(folder, classes, passed)
+        if not names:
             raise ValueError(
                 f"{folder}: no images in its class folders ({passed.text() or 'they are empty'}; "
                 f"images end in {', '.join(SUFFIXES)})"
             )
         passed.log()
-        super().__init__(
-            classes, split, targets, [f"{split}/{name}" for name in ids], policy, on_bad_image
-        )
-        expected, source = expected_counts(self.root)
+        deep = [name for name in names if name.count("/") > 1]
+        notes = [f"{split}: {len(deep):,} images lie in folders of their class's, such as {name}"
+                 for name in deep[:1]]  # fmt: skip
         faults = empty_classes(folder, classes, targets, split in TRAINING_SPLITS)
-        self.report = CountReport(
-            [SplitCount(split, len(self))], expected, source,
-            [self.class_note(), *_deep_note(split, ids)], faults,
-        )  # fmt: skip
+        ids = [f"{folder.name}/{name}" for name in names]
+        return Samples(class_schema(classes), targets, ids, notes=notes, faults=faults)
 
-    @classmethod
-    def parts(cls, split: str) -> tuple[Part, ...]:
-        return (Part(f"{split}/", (split,), _has_classes),)
-
-    def path(self, i):
-        return self.root / self.sample_ids[i]
+    def remarks(self, source: str | None) -> list[str]:
+        known = {name for names in ALIASES.values() for name in names} | {self.split}
+        others = [
+            n for n in subfolders(self.root) if n not in known and _has_classes(self.root / n)
+        ]
+        note = f"not read: {', '.join(f'{n}/' for n in others)} (--splits NAME reads such a folder)"
+        return [self.class_note(), *([note] if others and self.split == "train" else [])]
 
 
 def _has_classes(folder: Path) -> bool:
     return any(has_images(folder / name) for name in subfolders(folder))
 
 
-def read_classes(root):
+def read_classes(root: Path) -> list[str] | None:
     """Return the lines of ``classes.txt``, or None if there is no such file.
 
     Raises:
-        ValueError: If one comes twice, or the file is no text.
+        ValueError: One comes twice, or the file is no text.
     """
     path = Path(root) / "classes.txt"
     if not path.is_file():
@@ -110,14 +120,13 @@ def read_classes(root):
     return names
 
 
-def list_pictures(
+def images_of_classes(
     folder: Path, classes: Sequence[str], passed: Passed | None = None, deep: bool = True
 ) -> tuple[list[str], np.ndarray]:
     """Return ``(paths, targets)``: all images, sorted within every class.
 
     Args:
         folder: Holds one folder per class; those that are not there have no images.
-        classes: Their names, in order.
         passed: Where to count what is passed over, in these folders and beside them.
         deep: Whether images in folders inside a class's folder count.
 
@@ -146,8 +155,6 @@ def empty_classes(
     """Return a line that names the classes without images, and log it; nothing if there are none.
 
     Args:
-        folder: Of the split.
-        classes, targets: As of :func:`list_pictures`.
         training: Whether a class needs images here; otherwise only empty folders are named.
     """
     counts = np.bincount(targets, minlength=len(classes))
@@ -159,11 +166,3 @@ def empty_classes(
     line = f"{folder}: no images of {', '.join(empty[:SHOWN])}{more}"
     logger.warning("%s", line)
     return [line]
-
-
-def _deep_note(split: str, ids: Sequence[str]) -> list[str]:
-    """Return a line about images that lie deeper than in the folder of their class."""
-    deep = [name for name in ids if name.count("/") > 1]
-    if not deep:
-        return []
-    return [f"{split}: {len(deep):,} images lie in folders of their class's, such as {deep[0]}"]

@@ -3,8 +3,8 @@
     train/n01440764/n01440764_10026.JPEG       one folder per synset
     val/ILSVRC2012_val_00000001.JPEG           flat as published, or re-sorted: val/n01440764/...
 
-in ``root`` or in Kaggle's ``root/ILSVRC/Data/CLS-LOC``. The class of a flat validation picture
-comes from one of
+in ``root`` or in Kaggle's ``root/ILSVRC/Data/CLS-LOC``. The class of a flat validation image comes
+from one of
 
     LOC_val_solution.csv                                      Kaggle
     ILSVRC2012_validation_ground_truth.txt with meta.mat      in ILSVRC2012_devkit_t12/data, data,
@@ -24,104 +24,76 @@ Reference: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challeng
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from pathlib import Path
+from typing import Callable, Dict, Tuple
 
 import numpy as np
 
 from gluon_attn.core.text import read_lines, read_text
-from gluon_attn.data.base import DATASETS
-from gluon_attn.data.classification import ClassificationDataset
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.folders import empty_classes, list_pictures
-from gluon_attn.data.layout import Part, file_part, search
+from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
+from gluon_attn.data.folders import empty_classes, images_of_classes
+from gluon_attn.data.layout import Found, Part, file_part, search
 from gluon_attn.data.matfile import load_mat
-from gluon_attn.data.protocol import check_split
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
 
-PUBLISHED = {"train": {"images": 1281167}, "val": {"images": 50000}}
-SPLITS = ("train", "val")
 PLACES = (".", "ILSVRC/Data/CLS-LOC")
 KIT = (".", "data", "ILSVRC2012_devkit_t12/data", "devkit/data")
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-SYNSET = re.compile(r"n\d{8}$")
 SOLUTION, MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"  # Kaggle's
+SYNSET = re.compile(r"n\d{8}$")
+Finder = Callable[[str], "Path | None"]  # from the name of a list to its path
+Kit = Dict[int, Tuple[str, str]]  # from the kit's number to synset and first word
 
 
 @DATASETS.register("imagenet")
-class ImageNet(ClassificationDataset):
-    """ILSVRC2012: pictures of 1000 classes.
-
-    Args:
-        root: Folder that holds ``train/`` and ``val/``, or Kaggle's.
-        split: 'train' or 'val'.
-        policy, on_bad_image: See :class:`gluon_attn.data.classification.ClassificationDataset`.
+class ImageNet(Reader, ClassificationDataset):
+    """ILSVRC2012: images of 1000 classes.
 
     Attributes:
-        report: CountReport of this split.
         synsets: The K synsets, such as 'n01440764', in the order of the logits.
-
-    Raises:
-        FileNotFoundError: If pictures or the validation labels are not there.
-        ValueError: If a list is malformed; the message names file and line.
     """
 
+    title = "ImageNet"
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"
-    splits = valid = SPLITS
-
-    def __init__(self, root, split, policy=None, on_bad_image="error"):
-        check_split(split, "ImageNet", SPLITS)
-        found = self.locate(root, split)
-        if found.missing:
-            raise FileNotFoundError(f"{root}: no '{split}' of ImageNet; looked for "
-                                    f"{self.looks_for}")  # fmt: skip
-        folder = found.paths[f"{split}/"]
-        self.root = folder.parent
-        lists = _Lists(root, found.home)
-        kit = _read_meta(lists.find("meta.mat"))
-        words = _read_mapping(lists.find(MAPPING)) or {s: name for s, name in kit.values()}
-        training = self.locate(root, "train").path(_part("train"))
-        self.synsets = tuple(_synsets(training) or sorted(words) or _synsets(folder))
-        passed, faults = Passed(folder), []
-        if split == "val" and not _synsets(folder):
-            ids, targets = _flat(lists, list_images(folder, passed, deep=False), self.synsets, kit)
-        else:
-            self._check_folders(folder)
-            ids, targets = list_pictures(folder, self.synsets, passed)
-            faults = empty_classes(folder, self.synsets, targets, split == "train")
-        passed.log()
-        names = [words.get(synset, synset) for synset in self.synsets]
-        super().__init__(
-            names, split, targets, [f"{split}/{name}" for name in ids], policy, on_bad_image
-        )
-        expected, source = expected_counts(found.home, PUBLISHED)
-        self.report = CountReport(
-            [SplitCount(split, len(self))], expected, source, [self.class_note()], faults
-        )
-
-    def _check_folders(self, folder):
-        unknown = sorted(set(_synsets(folder)) - set(self.synsets))
-        if unknown:
-            raise ValueError(
-                f"{folder / unknown[0]}: not among the {len(self.synsets)} classes of train/"
-            )
+    detection = 150
+    splits = valid = ("train", "val")
+    published = {"train": {"images": 1281167}, "val": {"images": 50000}}
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        return (_part(split),)
+        fits = _is_validation if split == "val" else _has_synsets
+        return (Part(f"{split}/", tuple(f"{place}/{split}" for place in PLACES), fits),)
 
-    def path(self, i):
-        return self.root / self.sample_ids[i]
+    def samples(self, found: Found, split: str) -> Samples:
+        (folder,) = found.each()
+        find = functools.partial(_find_list, found.root, found.home)
+        kit = _read_meta(find("meta.mat"))
+        words = _read_mapping(find(MAPPING)) or dict(kit.values())
+        training = self.locate(found.root, "train").path(self.parts("train")[0])
+        self.synsets = tuple(_synsets(training) or sorted(words) or _synsets(folder))
+        passed, faults = Passed(folder), []
+        if split == "val" and not _synsets(folder):
+            names = list_images(folder, passed, deep=False)
+            targets = _flat(find, names, self.synsets, kit)
+        else:
+            unknown = sorted(set(_synsets(folder)) - set(self.synsets))
+            if unknown:
+                raise ValueError(
+                    f"{folder / unknown[0]}: not among the {len(self.synsets)} classes of train/"
+                )
+            names, targets = images_of_classes(folder, self.synsets, passed)
+            faults = empty_classes(folder, self.synsets, targets, split == "train")
+        passed.log()
+        classes = [words.get(synset, synset) for synset in self.synsets]
+        ids = [f"{split}/{name}" for name in names]
+        return Samples(class_schema(classes), targets, ids, folder.parent, faults=faults)
 
 
-def _synsets(folder):
+def _synsets(folder: Path) -> list[str]:
     """Return the synset folders in a folder, sorted."""
     return [name for name in subfolders(folder) if SYNSET.match(name)]
-
-
-def _part(split: str) -> Part:
-    fits = _is_validation if split == "val" else _has_synsets
-    return Part(f"{split}/", tuple(f"{place}/{split}" for place in PLACES), fits)
 
 
 def _has_synsets(folder: Path) -> bool:
@@ -133,21 +105,9 @@ def _is_validation(folder: Path) -> bool:
     return _has_synsets(folder) or any(flat)
 
 
-class _Lists:
-    """The files that come beside the images.
-
-    Args:
-        root: The folder that was given.
-        home: The data set's folder.
-    """
-
-    def __init__(self, root: Path, home: Path) -> None:
-        self.root, self.home = Path(root), home
-
-    def find(self, name: str) -> Path | None:
-        """Return the path of a file, or None; the development kit is a download of its own."""
-        places = (f"{place}/{name}" for place in KIT)
-        return search(self.root, self.home, file_part(name, *places, apart=True))
+def _find_list(root: Path, home: Path, name: str) -> Path | None:
+    """Return the path of a list; the development kit is a download of its own."""
+    return search(root, home, file_part(name, *(f"{place}/{name}" for place in KIT), apart=True))
 
 
 def _read_mapping(path: Path | None) -> dict[str, str]:
@@ -161,32 +121,35 @@ def _read_mapping(path: Path | None) -> dict[str, str]:
     return words
 
 
-def _read_meta(path: Path | None) -> dict[int, tuple[str, str]]:
-    """Return ``{number: (synset, first word)}`` of the leaf classes; empty without a kit."""
-    if path is None:
-        return {}
+def _read_meta(path: Path | None) -> Kit:
+    """Return the leaf classes of the kit; empty without one."""
     found = {}
-    for row in load_mat(path, "synsets").cells():
-        leaf = "num_children" not in row.fields or row.field("num_children").vector()[0] == 0
-        if leaf:
+    for row in load_mat(path, "synsets").cells() if path else ():
+        if "num_children" not in row.fields or row.field("num_children").vector()[0] == 0:
             number = int(row.field("ILSVRC2012_ID").vector()[0])
             words = row.field("words").text().split(",")[0].strip()
             found[number] = row.field("WNID").text(), words
     return found
 
 
-def _flat(lists, names, synsets, kit):
-    """Return ``(names, targets)`` of validation images that lie in one folder."""
-    numbers = {synset: k for k, synset in enumerate(synsets)}
-    place = lists.find(SOLUTION)
+def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) -> np.ndarray:
+    """Return the class numbers of validation images that lie in one folder."""
+    place, truth_file = find(SOLUTION), find(TRUTH)
     if place is not None:
         truth = _solution(place)
+    elif truth_file is not None and kit:
+        place = truth_file
+        truth = _ground_truth(place, len(names), kit)
     else:
-        place = lists.find(TRUTH)
-        truth = _ground_truth(place, names, kit, lists.home)
+        lacking = "meta.mat" if truth_file else TRUTH
+        raise FileNotFoundError(
+            f"val/ is not sorted into synsets, and there is neither {SOLUTION} nor {lacking} "
+            f"({TRUTH} and meta.mat come in ILSVRC2012_devkit_t12/data)"
+        )
     lost = [name for name in names if Path(name).stem not in truth]
     if lost:
         raise ValueError(f"{place}: says nothing about {lost[0]} ({len(lost)} such images)")
+    numbers = {synset: k for k, synset in enumerate(synsets)}
     found = [truth[Path(name).stem] for name in names]
     unknown = [k for k, synset in enumerate(found) if synset not in numbers]
     if unknown:
@@ -194,7 +157,7 @@ def _flat(lists, names, synsets, kit):
             f"{place}: {names[unknown[0]]} is {found[unknown[0]]}, which is not among the "
             f"{len(synsets)} classes of train/"
         )
-    return names, np.array([numbers[synset] for synset in found], np.int64)
+    return np.array([numbers[synset] for synset in found], np.int64)
 
 
 def _solution(path: Path) -> dict[str, str]:
@@ -210,19 +173,13 @@ def _solution(path: Path) -> dict[str, str]:
     return truth
 
 
-def _ground_truth(path, names, kit, root):
+def _ground_truth(path: Path, total: int, kit: Kit) -> dict[str, str]:
     """Return ``{image: synset}`` from the development kit: line n is image n."""
-    if path is None or not kit:
-        lacking = TRUTH if path is None else "meta.mat"
-        raise FileNotFoundError(
-            f"{root}: val/ is not sorted into synsets, and there is neither {SOLUTION} nor "
-            f"{lacking} ({TRUTH} and meta.mat come in ILSVRC2012_devkit_t12/data)"
-        )
     truth = {}
     for image, (number, line) in enumerate(read_lines(path), 1):
         if not line.isdigit() or int(line) not in kit:
             raise ValueError(f"{path}:{number}: {line!r} is no class of meta.mat")
         truth[f"ILSVRC2012_val_{image:08d}"] = kit[int(line)][0]
-    if len(truth) < len(names):
-        raise ValueError(f"{path}: {len(truth):,} lines for {len(names):,} images in val/")
+    if len(truth) < total:
+        raise ValueError(f"{path}: {len(truth):,} lines for {total:,} images in val/")
     return truth

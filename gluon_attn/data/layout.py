@@ -1,8 +1,7 @@
 """Where the files and folders of a data set are, and which of them are missing.
 
 A reader says once what it is made of, as :class:`Part` objects per split. From that follow where
-they are found, whether a split is there, what a message looked for, and what ``prepare_data.py
---check`` calls missing.
+they are found, whether a split is there, what a message looked for, and what a check calls missing.
 
 The folder that a user names is often not quite the one that holds the data: archives unpack into a
 folder of their own, GitHub adds ``-master``, the annotation comes in a second download. So a data
@@ -14,14 +13,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Union
+from typing import Any, Callable, Iterator, NamedTuple
 
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.data.scan import subfolders
+from gluon_attn.data.scan import PathLike, subfolders
 
 DEPTH = 2  # levels of sub-folders that are searched
 MOST = 64  # a folder with more sub-folders is data, not what unpacking left
-PathLike = Union[str, "os.PathLike[str]"]
 
 
 class Part(NamedTuple):
@@ -61,15 +59,23 @@ class Found(NamedTuple):
         home: The data set's folder.
         paths: ``{name of a part: its path}`` of those that are there.
         missing: Those that are not.
+        parts: All of them.
+        root: The folder that was given.
     """
 
     home: Path
-    paths: dict[str, Path]
-    missing: list[Part]
+    paths: dict
+    missing: list
+    parts: tuple[Part, ...]
+    root: Path
 
     def path(self, part: Part) -> Path:
         """Return where a part is; of one that is missing, where it should be."""
         return self.paths.get(part.name, self.home / part.places[0])
+
+    def each(self) -> list[Path]:
+        """Return where all parts are, in the order in which the reader names them."""
+        return [self.path(part) for part in self.parts]
 
 
 class Located:
@@ -79,6 +85,9 @@ class Located:
     splits: tuple[str, ...] = ("train", "val", "test")  # what tools check and pack if it is there
     optional: tuple[str, ...] = ()  # those of ``splits`` that not every complete copy has
     valid: tuple[str, ...] | None = None  # all splits that can be opened; None: any name
+    # Place in the order in which kinds are recognised; None: only read when it is asked for.
+    detection: float | None = None
+    settings: tuple[str, ...] = ()  # those that the command line offers
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -113,21 +122,19 @@ class Located:
 
         Args:
             root: Folder of the data set, or one above it.
-            split: The split.
             depth: Levels of sub-folders in which home is looked for.
             options: The reader's settings; those of ``Part.option`` count, others are ignored.
 
         Raises:
-            ValueError: Something is found in two places that are equally near, or there is no such
-            split.
+            ValueError: Something is in two places that are equally near; there is no such split.
         """
         if cls.valid is not None and split not in cls.valid:
             raise ValueError(unknown_name("split", split, cls.valid))
         home = cls.home(root, split) if depth else Path(root)
         is_home = cls.is_home(home, split)
         paths: dict[str, Path] = {}
-        missing = []
-        for part in cls.parts(split):
+        missing, parts = [], cls.parts(split)
+        for part in parts:
             given = options.get(part.option) if part.option else None
             found = search(root, home, part) if is_home else _find(home, part)
             path = Path(given) if given else found
@@ -135,7 +142,7 @@ class Located:
                 paths[part.name] = path
             else:
                 missing.append(part)
-        return Found(home, paths, missing)
+        return Found(home, paths, missing, parts, root=Path(root))
 
     @classmethod
     def require(cls, root: PathLike, split: str, **options: Any) -> Found:
@@ -186,8 +193,8 @@ def nearest(root: PathLike, test: Callable[[Path], Any]) -> dict[Path, Any]:
         ValueError: There are two at the same distance.
     """
     for level in levels(root):
-        found = {folder: result for folder in level for result in [test(folder)]
-                 if result is not None}  # fmt: skip
+        results = {folder: test(folder) for folder in level}
+        found = {folder: result for folder, result in results.items() if result is not None}
         if len(found) > 1:
             names = ", ".join(str(folder) for folder in found)
             raise ValueError(f"{root} holds several that fit: {names}; give the one that you mean")

@@ -1,8 +1,8 @@
-"""The generic multi-label data set: your own pictures, your own attributes, plain text.
+"""The generic multi-label data set: your own images, your own attributes, plain text.
 
     names.txt                        one attribute name per line
     train.txt, val.txt, test.txt     path<TAB>1,0,-1,...    one image per line
-    (pictures)                       wherever the paths say, relative to the folder
+    (images)                         wherever the paths say, relative to the folder
 
 The values stand in the order of names.txt. Here **1 is positive, 0 negative, -1 unspecified**, the
 customary coding of such lists; ``coding='wider'`` reads 1 positive, -1 negative, 0 unspecified.
@@ -11,74 +11,53 @@ have the back-slashes of Windows.
 
 The two codings use the same numbers, so a list cannot tell which one it is in. What gives a
 mistake away is a split without any negative: it is refused, with the remedy.
+
+Names such as ``colour=red``, ``colour=blue``, one line after the other, are the classes of **one
+attribute with several classes**: at most one is positive, none for "no colour", and -1 in all
+of them for "not known". Where they are all there is, a line may also say the class:
+``path<TAB>red``; if that attribute is called ``class``, it is single-label classification.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.core.text import read_lines
-from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts
-from gluon_attn.data.layout import Part, file_part
+from gluon_attn.data.base import DATASETS, Reader, Samples
+from gluon_attn.data.layout import Found, Part, PathLike, file_part
+from gluon_attn.data.published_sizes import SplitCount
 from gluon_attn.data.scan import files, stored_name
 
 CODINGS = {
     "list": {"1": 1, "+1": 1, "0": -1, "-1": 0},
     "wider": {"1": 1, "+1": 1, "0": 0, "-1": -1},
 }
+LOOKS_FOR = "names.txt beside train.txt, val.txt or test.txt"
 # A path, blanks, and values up to the end of the line, where an editor has replaced the tab.
 BLANKS = re.compile(r"(.*?\S)\s+([+-]?\d(?:\s*,\s*[+-]?\d)*)")
+Rows = Dict[str, Tuple[List[int], str]]  # {image: (labels, 'file:line')}
 
 
 @DATASETS.register("list")
-class ListDataset(AttributeDataset):
-    """Pictures and labels from ``<split>.txt`` and ``names.txt``.
+class ListDataset(Reader):
+    """Images and labels from ``<split>.txt`` and ``names.txt``.
 
     Args:
-        root: Folder that holds both, and that relative paths start from.
         split: 'train' reads train.txt; any name works that has its file. 'trainval' reads
             train.txt and val.txt unless there is a trainval.txt.
-        policy, on_bad_image: See :class:`AttributeDataset`.
         coding: 'list' (1, 0, -1 = positive, negative, unspecified) or 'wider' (1, -1, 0).
-
-    Attributes:
-        report: CountReport; nothing to compare with unless the folder has a SYNTHETIC.json.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If one is malformed; the message names file and line.
     """
 
-    looks_for = "names.txt beside train.txt, val.txt or test.txt"
-
-    def __init__(self, root, split, policy=None, on_bad_image="error", coding="list"):
-        if coding not in CODINGS:
-            raise ValueError(unknown_name("coding", coding, CODINGS))
-        self.root = self.home(root, split)
-        names = read_names(self.root / "names.txt")
-        rows = {}
-        for path in self._files(split):
-            read_list(path, names, CODINGS[coding], rows, self.root)
-        listed = ", ".join(str(path) for path in self._files(split))
-        if not rows:
-            raise ValueError(f"{listed}: split '{split}' is empty: no line names a picture")
-        raw = np.array([labels for labels, _ in rows.values()], np.int8)
-        if (raw == 1).any() and not (raw == -1).any():
-            other, means = ("wider", "-1") if coding == "list" else ("list", "0")
-            raise ValueError(
-                f"{listed}: no label is negative in coding '{coding}'; if {means} means negative "
-                f"in this list, use coding='{other}'"
-            )
-        super().__init__(names, split, raw, list(rows), policy, on_bad_image)
-        expected, source = expected_counts(self.root)
-        count = SplitCount(split, len(self), len(self))
-        self.report = CountReport([count], expected, source)
+    title, looks_for = "list", LOOKS_FOR
+    detection = 900
+    settings = ("coding",)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -88,29 +67,57 @@ class ListDataset(AttributeDataset):
     def is_home(cls, folder: Path, *others: str) -> bool:
         return (folder / "names.txt").is_file() and super().is_home(folder, *others)
 
-    def path(self, i):
-        """Return the file that holds sample ``i``."""
+    @classmethod
+    def require(cls, root: PathLike, split: str, **options: object) -> Found:
+        return cls.locate(root, split)  # a split may be two files; reading names what is missing
+
+    def samples(self, found: Found, split: str, coding: str = "list") -> Samples:
+        if coding not in CODINGS:
+            raise ValueError(unknown_name("coding", coding, CODINGS))
+        schema = schema_of(self.root / "names.txt")
+        rows: Rows = {}
+        paths = _lists(self.root, split)
+        for path in paths:
+            read_list(path, schema, CODINGS[coding], rows)
+        listed = ", ".join(map(str, paths))
+        if not rows:
+            raise ValueError(f"{listed}: split '{split}' is empty: no line names an image")
+        raw = np.array([labels for labels, _ in rows.values()], np.int8)
+        if (raw == 1).any() and not (raw == -1).any():
+            other, means = ("wider", "-1") if coding == "list" else ("list", "0")
+            raise ValueError(
+                f"{listed}: no label is negative in coding '{coding}'; if {means} means negative "
+                f"in this list, use coding='{other}'"
+            )
+        return Samples(schema, raw, list(rows), counts=[SplitCount(split, len(rows), len(rows))])
+
+    def remarks(self, source: str | None) -> list[str]:
+        return []
+
+    def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]
 
-    def _files(self, split):
-        path = self.root / f"{split}.txt"
-        if path.is_file():
-            return [path]
-        parts = [self.root / "train.txt", self.root / "val.txt"]
-        if split == "trainval" and all(part.is_file() for part in parts):
-            return parts
-        found = [p.stem for p in files(self.root, ".txt") if p.name != "names.txt"]
-        raise FileNotFoundError(
-            f"{path} is missing; splits in this folder: {', '.join(found) or '(none)'}"
-        )
+
+def _lists(root: Path, split: str) -> list[Path]:
+    """Return the files of a split."""
+    path = root / f"{split}.txt"
+    if path.is_file():
+        return [path]
+    parts = [root / "train.txt", root / "val.txt"]
+    if split == "trainval" and all(part.is_file() for part in parts):
+        return parts
+    found = [p.stem for p in files(root, ".txt") if p.name != "names.txt"]
+    raise FileNotFoundError(
+        f"{path} is missing; splits in this folder: {', '.join(found) or '(none)'}"
+    )
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return the attribute names of a names.txt.
+    """Return the column names of a names.txt.
 
     Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is empty or a name comes twice.
+        FileNotFoundError: The file is missing.
+        ValueError: It is empty or a name comes twice.
     """
     seen: dict[str, int] = {}
     for number, name in _lines(path):
@@ -122,25 +129,39 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def read_list(
-    path: Path,
-    names: Sequence[str],
-    codes: dict[str, int],
-    rows: dict[str, tuple[list[int], str]],
-    folder: Path,
-) -> None:
-    """Add ``{image: ([labels], 'file:line')}`` of one list to ``rows``.
+def schema_of(path: Path) -> Schema:
+    """Return the schema of a names.txt; ``colour=red``, ``colour=blue`` are one attribute.
+
+    A single ``a=b`` is a binary attribute of that name.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`read_names`; the classes of an attribute do not
+            stand together.
+    """
+    attributes: list[Attribute] = []
+    key: Callable[[str], str] = lambda name: name.partition("=")[0] if "=" in name else ""  # noqa: E731
+    for attribute, columns in itertools.groupby(read_names(path), key):
+        names = list(columns)
+        if attribute and attribute in (a.name for a in attributes):
+            raise ValueError(f"{path}: the classes of '{attribute}' must stand one below the other")
+        if attribute and len(names) > 1:
+            classes = tuple(name.partition("=")[2] for name in names)
+            attributes.append(Attribute(attribute, MULTICLASS, classes))
+        else:
+            attributes += [Attribute(name) for name in names]
+    return Schema(attributes)
+
+
+def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) -> None:
+    """Add the images of one list to ``rows``.
 
     Args:
-        path: The list.
-        names: The attribute names.
         codes: ``{text of a label: 1, -1 or 0}``.
-        rows: The dict to fill.
-        folder: What paths are relative to.
 
     Raises:
         ValueError: Naming the file and the line.
     """
+    names = schema.columns
     for number, line in _lines(path):
         where = f"{path}:{number}"
         image, tab, text = line.rpartition("\t")
@@ -151,18 +172,45 @@ def read_list(
         if not image:
             raise ValueError(f"{where}: expected path<TAB>{','.join(['0'] * len(names))}: {line!r}")
         words = [word.strip() for word in text.split(",")]
-        if len(words) != len(names):
-            raise ValueError(f"{where}: {len(words)} labels for the {len(names)} of names.txt")
-        for name, word in zip(names, words):
-            if word not in codes:
-                raise ValueError(f"{where}: label {word!r} of '{name}'; valid are 1, 0 and -1")
-        image = stored_name(folder, image)
+        if schema.is_single_label and not set(words) & set(codes):
+            labels = _labels_of_class(text.strip(), schema.attributes[0].classes, where)
+        else:
+            labels = _labels(words, names, codes, where)
+        for attribute, columns in zip(schema.attributes, schema.slices()):
+            if attribute.width > 1:
+                _check_classes(labels[columns], f"{where}: '{attribute.name}'")
+        image = stored_name(path.parent, image)
         if image in rows:
             raise ValueError(f"{where}: '{image}' is in {rows[image][1]} already")
-        rows[image] = ([codes[word] for word in words], where)
+        rows[image] = labels, where
+
+
+def _labels_of_class(word: str, classes: Sequence[str], where: str) -> list[int]:
+    if word not in classes:
+        raise ValueError(f"{where}: '{word}' is no class; known are {', '.join(classes)}")
+    return [1 if word == name else -1 for name in classes]
+
+
+def _labels(
+    words: Sequence[str], names: Sequence[str], codes: Mapping[str, int], where: str
+) -> list[int]:
+    if len(words) != len(names):
+        raise ValueError(f"{where}: {len(words)} labels for the {len(names)} of names.txt")
+    for name, word in zip(names, words):
+        if word not in codes:
+            raise ValueError(f"{where}: label {word!r} of '{name}'; valid are 1, 0 and -1")
+    return [codes[word] for word in words]
+
+
+def _check_classes(labels: Sequence[int], where: str) -> None:
+    """Refuse labels that are no value of an attribute with several classes."""
+    if labels.count(1) > 1:
+        raise ValueError(f"{where} has {labels.count(1)} classes; at most one can be positive")
+    if 0 in labels and any(labels):
+        raise ValueError(f"{where} is partly unspecified; give a class, none, or all unspecified")
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return ``(line number, line)`` of the lines that are neither blank nor comments."""
-    lines = read_lines(path, f"looked for {ListDataset.looks_for}")
+    lines = read_lines(path, f"looked for {LOOKS_FOR}")
     return [(number, line) for number, line in lines if not line.startswith("#")]

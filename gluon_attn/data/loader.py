@@ -7,6 +7,12 @@ Workers are threads, each making whole batches: OpenCV and NumPy let go of Pytho
 work. ``gluon.data.DataLoader`` is not used because its forked workers repeat each other's random
 draws, and because it waits for all of the engine's work at construction and leaves its threads
 behind when a loop is left early.
+
+:class:`IdentityLoader` makes batches of P identities with K images each, as the batch-hard triplet
+loss needs them (Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person
+Re-Identification", 2017). Here a pass visits every identity once, in random order; what does not
+fill the last batch is left out of this pass. So identities count alike however many images they
+have, and a pass is much shorter than one over all images: recipes count iterations.
 """
 
 from __future__ import annotations
@@ -18,54 +24,56 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Iterable, Iterator, Tuple
 
 import cv2
 import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.batch import PADDING, Batch
-from gluon_attn.data.cache import CachedDataset
+from gluon_attn.data.views import CachedDataset
 
 LAST = ("pad", "discard")
+Job = Tuple[np.ndarray, Any]  # positions of a batch, and random numbers by position
 
 
 class Loader:
     """Iterates over a data set in batches of constant size.
 
-    Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, S, S)`` float32, label
-    and mask
-    ``(B, A)`` float32, on ``ctx``; index ``(B,)`` int64 NumPy. Every iteration runs one epoch, the
-    one set by :meth:`set_epoch`.
+    Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, H, W)`` float32, label and
+    mask ``(B, A)`` float32, on ``ctx``; index ``(B,)`` int64 NumPy. Every iteration runs one epoch,
+    the one set by :meth:`set_epoch`.
 
     Args:
         dataset: AttributeDataset.
-        transform: TrainTransform or EvalTransform.
+        transform: See :mod:`gluon_attn.data.transforms`.
         batch_size: B.
         shuffle: Whether each epoch has its own random order.
         seed: Non-negative integer from which order and augmentation are derived.
         workers: Threads that make batches ahead; 0 makes them in the caller's thread.
         last: What happens to samples that do not fill the last batch: 'pad' adds black rows with
-            mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned anew);
+            mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned again);
             'discard' leaves them out, as training wants it.
-        ctx: Where the arrays of a batch live.
-        cache: Whether to keep decoded pictures in memory; see :class:`CachedDataset`.
+        ctx: Where the arrays of a batch live; None: in memory.
+        cache: Whether to keep decoded images in memory; see :class:`CachedDataset`.
 
     Raises:
-        ValueError: If an argument is out of range or there would be no batch.
+        ValueError: An argument is out of range or there would be no batch.
     """
 
     def __init__(
         self,
-        dataset,
-        transform,
-        batch_size,
-        shuffle=False,
-        seed=0,
-        workers=0,
-        last="pad",
-        ctx=None,
-        cache=False,
-    ):
+        dataset: Any,
+        transform: Any,
+        batch_size: int,
+        shuffle: bool = False,
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        last: str = "pad",
+        ctx: mx.Context | None = None,
+        cache: bool = False,
+    ) -> None:
         if last not in LAST:
             raise ValueError(f"last={last!r}: valid are {', '.join(LAST)}")
         if batch_size < 1 or seed < 0 or workers < 0:
@@ -78,50 +86,56 @@ class Loader:
                 f"{len(dataset)} samples do not fill one batch of {batch_size}; use a smaller "
                 "batch or last='pad'"
             )
-        self.dataset = CachedDataset(dataset, transform.resize) if cache else dataset
+        self.dataset: Any = CachedDataset(dataset, transform.resize) if cache else dataset
         self.transform, self.batch_size = transform, int(batch_size)
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
         self.ctx = mx.cpu() if ctx is None else ctx
         self.epoch, self.start = 0, 0
-        # A packed picture has the transform's size, so that only the crop needs decoding.
+        # A packed image has the transform's size, so that only the crop needs decoding.
         self._windows = hasattr(self.dataset, "get_window") and dataset.size == transform.resize
-        self._buffers = BufferPool((self.batch_size, 3, transform.size, transform.size))
+        size = transform.size
+        sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        self._buffers = BufferPool((self.batch_size, 3, *sides))
 
-    def set_epoch(self, epoch, start=0):
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose which epoch the next iteration is, and with which of its batches it begins."""
         if epoch < 0 or not 0 <= start <= len(self):
             raise ValueError(f"epoch={epoch}, start={start}: an epoch has {len(self)} batches")
         self.epoch, self.start = int(epoch), int(start)
 
-    def __len__(self):
+    def __len__(self) -> int:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (self.last == "pad" and rest > 0)
 
-    def order(self, epoch):
-        """Return the positions of all samples in the order of an epoch, ``(N,)`` int64."""
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the positions of all samples in the order of an epoch, int64."""
         if not self.shuffle:
             return np.arange(len(self.dataset))
         return np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.dataset))
 
-    def draws(self, epoch):
+    def draws(self, epoch: int) -> np.ndarray:
         """Return the random numbers of an epoch's augmentation, one row per position."""
         shape = (len(self.dataset), self.transform.draws)
         return np.random.default_rng((self.seed, epoch, 1)).random(shape)
 
-    def __iter__(self):
-        order, draws, size = self.order(self.epoch), self.draws(self.epoch), self.batch_size
-        starts = range(self.start * size, len(self) * size, size)
-        jobs = ((order[k : k + size], draws) for k in starts)
+    def jobs(self, epoch: int) -> Iterator[Job]:
+        """Yield positions and random numbers of the batches of an epoch."""
+        order, draws = self.order(epoch), self.draws(epoch)
+        for k in range(self.start, len(self)):
+            yield order[k * self.batch_size : (k + 1) * self.batch_size], draws
+
+    def __iter__(self) -> Iterator[Batch]:
+        jobs = self.jobs(self.epoch)
         for batch in self._ahead(jobs) if self.workers else (self._make(*job) for job in jobs):
             if self.ctx != mx.cpu():
-                batch = Batch(*(a.as_in_context(self.ctx) for a in batch[:3]), batch.index)
+                batch = Batch._make([*(a.as_in_context(self.ctx) for a in batch[:3]), batch.index])
             yield batch
 
-    def _ahead(self, jobs):
+    def _ahead(self, jobs: Iterable[Job]) -> Iterator[Batch]:
         """Yield the batches of ``jobs`` in order, up to two per worker being made ahead."""
         cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
         pool = ThreadPoolExecutor(self.workers, "loader", _give_way)
-        pending = collections.deque()
+        pending: collections.deque[Any] = collections.deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(self._make, *job))
@@ -134,30 +148,31 @@ class Loader:
                 future.cancel()
             pool.shutdown()
 
-    def _make(self, indices, draws):
+    def _make(self, positions: np.ndarray, draws: Any) -> Batch:
         """Return the Batch of some samples, on the CPU."""
-        count, attributes = len(indices), self.dataset.label.shape[1]
+        count, attributes = len(positions), self.dataset.label.shape[1]
         images = self._buffers.take()
         labels, masks = (np.zeros((self.batch_size, attributes), np.float32) for _ in range(2))
         index = np.full(self.batch_size, PADDING, np.int64)
-        index[:count] = indices
+        index[:count] = positions
         images[count:] = 0
-        # Python numbers and few steps per picture: this part holds the lock that threads share.
-        for row, (i, random) in enumerate(zip(indices.tolist(), draws[indices].tolist())):
+        # Python numbers and few steps per image: this part holds the lock that threads share.
+        for row, (i, random) in enumerate(zip(positions.tolist(), draws[positions].tolist())):
             if self._windows:
                 sample = self.dataset.get_window(i, self.transform.window(random))
             else:
-                sample = self.dataset[i][:3] + (None,)
+                sample = (*self.dataset[i][:3], None)
             image, labels[row], masks[row], corner = sample
             self.transform(image, random, images[row], corner)
-        return Batch(self._buffers.wrap(images), *map(mx.nd.from_numpy, (labels, masks)), index)
+        label, mask = mx.nd.from_numpy(labels), mx.nd.from_numpy(masks)
+        return Batch(self._buffers.wrap(images), label, mask, index)
 
 
 class BufferPool:
     """Memory that batches are made in, lent to MXNet without a copy and used again.
 
     Touching 19 MB of fresh memory and copying them once takes as long as decoding half of the
-    pictures that go there (4 KB pages, each zeroed by the kernel at its first use).
+    images that go there (4 KB pages, each zeroed by the kernel at its first use).
 
     MXNet holds a reference to the NumPy array that it was lent until no NDArray, view or pending
     operation uses the memory; when that reference goes, the memory comes back here.
@@ -166,25 +181,27 @@ class BufferPool:
         shape: Of every buffer, float32.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._free = collections.deque()  # its append and pop are atomic
+        self._free: collections.deque[np.ndarray] = (
+            collections.deque()
+        )  # its append and pop are atomic
 
-    def take(self):
+    def take(self) -> np.ndarray:
         """Return a float32 array with arbitrary contents."""
         try:
             return self._free.pop()
         except IndexError:
             return np.empty(self._shape, np.float32)
 
-    def wrap(self, buffer):
+    def wrap(self, buffer: np.ndarray) -> mx.nd.NDArray:
         """Return an NDArray over a buffer; it must not be written to from now on."""
         lent = buffer.view()
         weakref.finalize(lent, self._free.append, buffer).atexit = False
         return mx.nd.from_numpy(lent)
 
 
-def _give_way():
+def _give_way() -> None:
     """Let compute threads go first: OpenMP's wait for each other, so one that is held up holds all.
 
     Only Linux has a priority per thread; elsewhere, or where it is not allowed, nothing happens.
@@ -192,3 +209,112 @@ def _give_way():
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+class IdentitySampler:
+    """The order of images of every pass: K of one identity, K of the next, and so on.
+
+    An identity with fewer than K images gives all of them, and further ones repeated at random.
+    The order depends on (seed, pass) only, so a resumed run repeats it.
+
+    Args:
+        targets: ``(N,)`` number of the identity on each image.
+        identities: P, per batch.
+        images: K, per identity.
+
+    Raises:
+        ValueError: P or K below 2 (nothing to compare with), or fewer than P identities.
+    """
+
+    def __init__(self, targets: Any, identities: int, images: int, seed: int = 0) -> None:
+        targets = np.asarray(targets)
+        if identities < 2 or images < 2 or seed < 0:
+            raise ValueError(
+                f"identities={identities}, images={images}: a triplet needs at least 2 of each; "
+                f"seed={seed} must not be negative"
+            )
+        order = np.argsort(targets, kind="stable")
+        _, starts = np.unique(targets[order], return_index=True)
+        self._images: list[np.ndarray] = np.split(order, starts[1:])
+        if len(self._images) < identities:
+            raise ValueError(
+                f"the data show {len(self._images)} identities, a batch wants {identities}; use "
+                "a smaller batch_size"
+            )
+        self.identities, self.images, self.seed = int(identities), int(images), int(seed)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch, P K."""
+        return self.identities * self.images
+
+    def __len__(self) -> int:
+        """Return the number of batches of a pass."""
+        return len(self._images) // self.identities
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the positions of a pass, ``(len * P * K,)`` int64, batch after batch."""
+        rng = np.random.default_rng((self.seed, epoch, 0))
+        people = rng.permutation(len(self._images))[: len(self) * self.identities]
+        return np.concatenate([self._some_of(self._images[k], rng) for k in people])
+
+    def _some_of(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if len(images) >= self.images:
+            return rng.permutation(images)[: self.images]
+        again = rng.choice(images, self.images - len(images))
+        return np.concatenate([rng.permutation(images), again])
+
+
+class IdentityLoader(Loader):
+    """Training batches in the order of an :class:`IdentitySampler`.
+
+    Args:
+        dataset: Single-label data set whose classes are identities.
+        identities, images: P and K.
+        seed, workers, ctx: See :class:`Loader`.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        transform: Any,
+        identities: int,
+        images: int,
+        *,
+        seed: int = 0,
+        workers: int = 0,
+        ctx: mx.Context | None = None,
+    ) -> None:
+        self.sampler = IdentitySampler(dataset.targets, identities, images, seed)
+        super().__init__(
+            dataset, transform, self.sampler.batch_size, seed=seed, workers=workers, ctx=ctx
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self.sampler.order(epoch)
+
+    def draws(self, epoch: int) -> np.ndarray:
+        """Return the random numbers of the augmentation, one row per place in the order.
+
+        Not per image, as in :class:`Loader`: one that comes twice must not look the same twice.
+        """
+        shape = (len(self) * self.batch_size, self.transform.draws)
+        return np.random.default_rng((self.seed, epoch, 1)).random(shape)
+
+    def jobs(self, epoch: int) -> Iterator[Job]:
+        order, draws, size = self.order(epoch), self.draws(epoch), self.batch_size
+        for k in range(self.start * size, len(self) * size, size):
+            yield order[k : k + size], _Rows(draws[k : k + size])
+
+
+class _Rows:
+    """The random numbers of one batch, in its order, whichever images are asked for."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        return self._rows

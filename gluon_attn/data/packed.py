@@ -8,7 +8,7 @@ A record is ``mx.recordio.pack(IRHeader(2A, labels, id, id2), jpeg)``:
 
 so it can be understood without the JSON, and ``mx.io.ImageRecordIter(label_width=2 * A)`` reads it.
 (Do not let that iterator make scaled crops of records that have the output size already: they come
-out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``tiles``. Single-label data
+out wrong, apache/mxnet #16925.) The JPEG has restart markers, see ``images``. Single-label data
 have the class number as their only label, in the header, as ``im2rec`` writes it.
 
 The JSON adds names, schema (absent in older packs: binary attributes), sample ids, raw labels
@@ -22,19 +22,19 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.errors import naming
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json, read_lines
-from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.counts import CountReport, SplitCount
-from gluon_attn.data.images import BadImageError, decode_own
-from gluon_attn.data.layout import Part, file_part
-from gluon_attn.data.one_hot import OneHot
+from gluon_attn.data.base import DATASETS, AttributeDataset, OneHot
+from gluon_attn.data.images import BadImageError, decode_own, window
+from gluon_attn.data.layout import Part, PathLike, file_part
+from gluon_attn.data.published_sizes import CountReport, SplitCount
 from gluon_attn.data.scan import files, subfolders
-from gluon_attn.data.tiles import window
 
 FORMAT = "gluon_attn packed images, version 1"
 KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there
@@ -55,23 +55,27 @@ class PackedDataset(AttributeDataset):
 
     Args:
         root: Folder that holds ``<split>.rec``, ``<split>.idx`` and ``<split>.json``.
-        split: 'train', 'val', 'test', ...
-        policy, on_bad_image: See :class:`AttributeDataset`.
 
     Attributes:
-        size: Side of the square pictures.
+        size: Side of the square images.
         info: The contents of the JSON.
         left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
-        report: CountReport of this split; nothing to compare with.
 
     Raises:
-        FileNotFoundError: If the split is not there or not finished.
-        ValueError: If the files do not fit together; the message names file and record.
+        FileNotFoundError: The split is not there or not finished.
+        ValueError: The files do not fit together; the message names file and record.
     """
 
     looks_for = "<split>.rec, <split>.idx and <split>.json"
+    detection = 0
 
-    def __init__(self, root, split, policy=None, on_bad_image="error"):
+    def __init__(
+        self,
+        root: PathLike,
+        split: str,
+        policy: LabelPolicy | None = None,
+        on_bad_image: str = "error",
+    ) -> None:
         self.root = self.home(root, split)
         self.info = load_info(self.root, split)
         path = self.root / f"{split}.json"
@@ -81,9 +85,9 @@ class PackedDataset(AttributeDataset):
                 split,
                 _read_rows(self.info, path),
                 self.info["sample_ids"],
-                policy,
-                on_bad_image,
-                _read_schema(self.info, path),
+                policy=policy,
+                on_bad_image=on_bad_image,
+                schema=_read_schema(self.info, path),
             )
             self.size = self.info["size"]
             self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
@@ -94,7 +98,7 @@ class PackedDataset(AttributeDataset):
         self._offsets = self._read_index(self.root / f"{split}.idx")
         self._file = open(self._rec, "rb")  # noqa: SIM115 (open as long as the data set lives)
         self._keeps = self.info["rec_bytes"] <= KEPT_SHARE * physical_memory()
-        self._kept = [None] * len(self)
+        self._kept: list[Any] = [None] * len(self)
         self.report = CountReport([SplitCount(split, len(self))])
 
     @classmethod
@@ -108,32 +112,32 @@ class PackedDataset(AttributeDataset):
         return any(unfinished) or any(map(_is_ours, files(folder, ".rec")))
 
     @classmethod
-    def detect(cls, root, depth=0):
+    def detect(cls, root: PathLike, depth: int = 0) -> bool:
         return cls.is_home(cls.home(root) if depth else Path(root))
 
-    def read(self, i):
+    def read(self, i: int) -> np.ndarray:
         return decode_own(self.record(i)[0], self._rec, self.sample_ids[i])
 
-    def get_window(self, i, box):
+    def get_window(self, i: int, box: tuple[int, int, int, int]) -> tuple[Any, ...]:
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
-        picture only what lies to the right of and below ``corner``, ``(x, y)``, up to at least the
+        image only what lies to the right of and below ``corner``, ``(x, y)``, up to at least the
         end of ``box``, ``(left, top, right, bottom)``.
 
-        ``corner`` is None for the black picture that stands for one that is skipped.
+        ``corner`` is None for the black image that stands for one that is skipped.
         """
         try:
-            jpeg, corner = window(self.record(i)[0], *box)
+            jpeg, corner = window(self.record(i)[0], box)
             image = decode_own(jpeg, self._rec, self.sample_ids[i])
             return image, self.label[i], self.mask[i], corner
         except BadImageError as error:
-            return self._replace(i, error)[:3] + (None,)
+            return (*self._replace(i, error)[:3], None)
 
-    def record(self, i):
+    def record(self, i: int) -> tuple[memoryview, np.ndarray]:
         """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``, or
         ``(1,)``, the class number, of single-label data.
 
         Raises:
-            BadImageError: If the record is not the one that was written.
+            BadImageError: The record is not the one that was written.
         """
         if self._kept[i] is not None:
             return self._kept[i]
@@ -150,7 +154,7 @@ class PackedDataset(AttributeDataset):
             self._kept[i] = record
         return record
 
-    def verify(self):
+    def verify(self) -> None:
         """Read every record and compare it with the JSON.
 
         Raises:
@@ -162,7 +166,7 @@ class PackedDataset(AttributeDataset):
                 raise self._bad(i, "has other labels than the JSON")
             self.read(i)
 
-    def _read_index(self, path):
+    def _read_index(self, path: Path) -> list[int]:
         """Return the N + 1 offsets between which the records lie."""
         size = self._rec.stat().st_size
         try:
@@ -187,17 +191,18 @@ class PackedDataset(AttributeDataset):
             raise ValueError(
                 f"{path}: malformed: the last record begins behind the end of the file"
             )
-        return offsets + [size]
+        return [*offsets, size]
 
-    def _payload(self, i):
-        """Return the bytes of record ``i``, a memoryview.
+    def _payload(self, i: int) -> memoryview:
+        """Return the bytes of record ``i``.
 
         RecordIO: magic word, then 3 bits "which part" and 29 bits length, then the bytes, padded to
         four. Where the bytes contain the magic word the writer splits the record in its place.
         """
         start, end = self._offsets[i], self._offsets[i + 1]
         block = memoryview(os.pread(self._file.fileno(), end - start, start))
-        parts, at = [], 0
+        parts: list[memoryview] = []
+        at = 0
         while at + 8 <= len(block):
             magic, word = _FRAME.unpack_from(block, at)
             kind, length = word >> 29, word & 0x1FFFFFFF
@@ -210,15 +215,15 @@ class PackedDataset(AttributeDataset):
                 return parts[0] if len(parts) == 1 else memoryview(joint.join(parts))
         raise self._bad(i, f"is truncated or damaged at byte {start + at:,}")
 
-    def _bad(self, i, reason):
+    def _bad(self, i: int, reason: str) -> BadImageError:
         return BadImageError(self._rec, self.sample_ids[i], f"record {i} {reason}")
 
-    def __del__(self):
+    def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
 
 
-def _read_schema(info, path):
+def _read_schema(info: dict[str, Any], path: Path) -> Schema | None:
     """Return the schema of a packed split, or None where the JSON has none."""
     if "schema" not in info:
         return None
@@ -231,7 +236,7 @@ def _read_schema(info, path):
     return schema
 
 
-def _read_rows(info, path):
+def _read_rows(info: dict[str, Any], path: Path) -> Any:
     """Return the raw labels of a packed split."""
     if "targets" not in info:
         return info["raw"]
@@ -241,7 +246,7 @@ def _read_rows(info, path):
         raise ValueError(f"{path}: field 'targets': {error}") from error
 
 
-def physical_memory():
+def physical_memory() -> int:
     """Return the machine's memory in bytes; 0 where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -249,36 +254,34 @@ def physical_memory():
         return 0
 
 
-def record_labels(raw):
+def record_labels(raw: Any) -> np.ndarray:
     """Return the ``(2A,)`` float32 label vector of a record: labels, then masks."""
     raw = np.asarray(raw)
     return np.concatenate([raw == 1, raw != 0]).astype(np.float32)
 
 
-def load_info(root, split):
+def load_info(root: PathLike, split: str) -> dict[str, Any]:
     """Return the contents of ``<split>.json`` of a packed folder.
 
     Raises:
-        FileNotFoundError: If the split is missing or unfinished.
-        ValueError: If the JSON is malformed or of another format.
+        FileNotFoundError: The split is missing or unfinished.
+        ValueError: The JSON is malformed or of another format.
     """
     path = Path(root) / f"{split}.json"
     if not path.is_file():
+        missing, records = f"{path} is missing", path.with_suffix(".rec")
         if Path(f"{path.with_suffix('')}.rec.parts").exists():
             raise FileNotFoundError(
-                f"{path} is missing: packing of split '{split}' is unfinished; run the command "
-                "that packs it again, it continues where it stopped"
+                f"{missing}: packing of split '{split}' is unfinished; run the command that packs "
+                "it again, it continues where it stopped"
             )
-        records = path.with_suffix(".rec")
+        if records.exists() and _has_checksum(records):
+            raise FileNotFoundError(f"{missing}: copy it, too, or pack the images again")
         if records.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: copy it, too, or pack the images again"
-                if _has_checksum(records)
-                else explain_records(records)
-            )  # fmt: skip
+            raise FileNotFoundError(explain_records(records))
         found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
         raise FileNotFoundError(
-            f"{path} is missing; packed splits in this folder: {', '.join(found) or '(none)'}"
+            f"{missing}; packed splits in this folder: {', '.join(found) or '(none)'}"
         )
     info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
@@ -305,8 +308,7 @@ def explain_records(path: Path) -> str:
 
 def records_of_others(root: Path) -> Path | None:
     """Return a record file or list of im2rec's in a folder, or None."""
-    found: list[Path] = [*files(root, ".rec"), *files(root, ".lst")]
-    return found[0] if found else None
+    return next(iter([*files(root, ".rec"), *files(root, ".lst")]), None)
 
 
 def _is_ours(path: Path) -> bool:

@@ -15,6 +15,7 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any, Iterable, Sequence
 
 import cv2
 import mxnet as mx
@@ -23,48 +24,53 @@ from tqdm import tqdm
 from gluon_attn.core.errors import first_line
 from gluon_attn.core.files import atomic_path, json_text, write_text
 from gluon_attn.core.text import read_json
-from gluon_attn.data import tiles
-from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, resize
-from gluon_attn.data.one_hot import OneHot
+from gluon_attn.data.base import AttributeDataset, OneHot
+from gluon_attn.data.images import (
+    BadImageError,
+    NoOverlapError,
+    check_policy,
+    encode_tiles,
+    resize,
+)
+from gluon_attn.data.layout import PathLike
 from gluon_attn.data.packed import FORMAT, record_labels
 
 CHUNK = 128
 
 
 def pack(
-    dataset,
-    out_prefix,
-    size=256,
-    quality=95,
-    workers=None,
-    overwrite=False,
-    on_bad_image=None,
-    progress=True,
-    train_size=224,
-):
-    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; :class:`PackedDataset` reads them.
+    dataset: AttributeDataset,
+    out_prefix: PathLike,
+    size: int = 256,
+    quality: int = 95,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_bad_image: str | None = None,
+    progress: bool = True,
+    train_size: int = 224,
+) -> dict[str, Any]:
+    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; ``packed.PackedDataset`` reads them.
 
     Args:
-        dataset: AttributeDataset.
         out_prefix: ``folder/split``; the folder is created.
-        size: Side of the square to which every picture is resized.
+        size: Side of the square to which every image is resized.
         quality: JPEG quality, 1 to 100.
         workers: Threads; None means one per core.
         overwrite: Whether an existing packed split, or unfinished parts of another one, may go.
             The old files stay until the new ones are complete.
         on_bad_image: 'error' or 'skip'; 'skip' leaves unreadable samples out and lists them. None
             means the data set's own choice. Boxes that show nothing are always left out.
-        progress: Whether to show a progress bar on a terminal.
         train_size: Largest crop that training will make; ``size`` must exceed it.
 
     Returns:
-        The contents of the JSON, a dict.
+        The contents of the JSON.
 
     Raises:
-        FileExistsError: If the packed split exists and ``overwrite`` is False.
-        ValueError: If an argument is out of range, or parts of something else are in the way.
-        BadImageError: At an unreadable picture, with ``on_bad_image='error'``.
-        OSError: If writing fails. In every case finished chunks are kept for the next call.
+        FileExistsError: The packed split exists and ``overwrite`` is False.
+        ValueError: An argument is out of range, or parts of something else are in the way.
+        BadImageError: At an unreadable image, with ``on_bad_image='error'``.
+        OSError: Writing fails. In every case finished chunks are kept for the next call.
     """
     on_bad_image = check_policy(on_bad_image or dataset.on_bad_image)
     if size <= train_size:
@@ -80,14 +86,14 @@ def pack(
     plan = make_plan(dataset, size, quality)
     _claim(prefix, parts, plan, overwrite)
     spans = [range(k, min(k + CHUNK, len(dataset))) for k in range(0, len(dataset), CHUNK)]
-    job = _Chunks(dataset, parts, size, quality, on_bad_image)
-    _run(job, spans, workers or os.cpu_count(), progress)
-    info = _finish(dataset, prefix, parts, plan, len(spans))
+    chunks = _Chunks(dataset, parts, plan, on_bad_image)
+    _run(chunks, spans, workers or os.cpu_count() or 1, progress)
+    info = _finish(dataset, prefix, chunks, len(spans))
     shutil.rmtree(parts)
     return info
 
 
-def make_plan(dataset, size, quality):
+def make_plan(dataset: AttributeDataset, size: int, quality: int) -> dict[str, Any]:
     """Return what decides about the bytes of a packed split, a dict of plain values."""
     return {
         "format": FORMAT,
@@ -99,7 +105,7 @@ def make_plan(dataset, size, quality):
     }
 
 
-def _claim(prefix, parts, plan, overwrite):
+def _claim(prefix: Path, parts: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Make sure that ``prefix`` may be written and that ``parts`` belong to ``plan``."""
     existing = [Path(f"{prefix}.{kind}") for kind in ("json", "rec", "idx")]
     existing = [path for path in existing if path.exists()]
@@ -123,23 +129,23 @@ def _claim(prefix, parts, plan, overwrite):
     write_text(note, json_text(plan, None))
 
 
-def _run(job, spans, workers, progress):
+def _run(chunks: _Chunks, spans: Sequence[range], workers: int, progress: bool) -> None:
     """Make every chunk that is missing."""
     cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
-    todo = [k for k in range(len(spans)) if not job.done(k)]
+    todo = [k for k in range(len(spans)) if not chunks.done(k)]
     total = sum(len(span) for span in spans)
     done = total - sum(len(spans[k]) for k in todo)
     bar = tqdm(total=total, initial=done, unit="img", disable=None if progress else True,
-               desc=job.parts.name.partition(".")[0])  # fmt: skip
+               desc=chunks.parts.name.partition(".")[0])  # fmt: skip
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="pack")
     futures = {}
     try:
-        futures = {pool.submit(job, k, spans[k]): k for k in todo}
+        futures = {pool.submit(chunks.write, k, spans[k]): k for k in todo}
         for future in as_completed(futures):
             future.result()
             bar.update(len(spans[futures[future]]))
     finally:
-        job.stopped = True  # so that an error or Ctrl-C does not wait for whole chunks
+        chunks.stopped = True  # so that an error or Ctrl-C does not wait for whole chunks
         for future in futures:
             future.cancel()
         pool.shutdown()
@@ -147,24 +153,29 @@ def _run(job, spans, workers, progress):
 
 
 class _Chunks:
-    """Writes chunk ``k`` when called; knows which are done."""
+    """Writes the chunks of a packed split; knows which are done."""
 
-    def __init__(self, dataset, parts, size, quality, on_bad_image):
-        self.dataset, self.parts, self.size, self.quality = dataset, parts, size, quality
+    def __init__(
+        self, dataset: AttributeDataset, parts: Path, plan: dict[str, Any], on_bad_image: str
+    ) -> None:
+        self.dataset, self.parts, self.plan = dataset, parts, plan
         self.on_bad_image = on_bad_image
         self.stopped = False
 
-    def done(self, k):
-        """Return whether chunk ``k`` is complete under the present policy about bad pictures."""
+    def path(self, k: int, kind: str) -> Path:
+        return self.parts / f"{k:05d}.{kind}"
+
+    def done(self, k: int) -> bool:
+        """Return whether chunk ``k`` is complete under the present policy about bad images."""
         try:
-            note = read_json(chunk_path(self.parts, k, "json"))
-            whole = chunk_path(self.parts, k, "rec").stat().st_size == note["bytes"]
+            note = read_json(self.path(k, "json"))
+            whole = self.path(k, "rec").stat().st_size == note["bytes"]
         except (OSError, ValueError):
             return False
         lenient = self.on_bad_image == "skip"
         return whole and (lenient or not any(item["bad"] for item in note["skipped"]))
 
-    def __call__(self, k, span):
+    def write(self, k: int, span: range) -> None:
         records, skipped = [], []
         for i in span:
             if self.stopped:
@@ -172,41 +183,36 @@ class _Chunks:
             try:
                 records.append(self.encode(i))
             except BadImageError as error:
-                skipped.append(self.excuse(i, error))
-        with atomic_path(chunk_path(self.parts, k, "rec")) as temporary:
+                bad = not isinstance(error, NoOverlapError)
+                if bad and self.on_bad_image == "error":
+                    raise
+                name = self.dataset.sample_ids[i]
+                skipped.append({"index": i, "id": name, "reason": error.reason, "bad": bad})
+        with atomic_path(self.path(k, "rec")) as temporary:
             offsets = write_records(temporary, records)
         note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
-        write_text(chunk_path(self.parts, k, "json"), json_text(note, None))
+        write_text(self.path(k, "json"), json_text(note, None))
 
-    def encode(self, i):
+    def encode(self, i: int) -> bytes:
         """Return the record of sample ``i``."""
-        image = resize(self.dataset.read(i), self.size, self.size)
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        jpeg = tiles.encode(image, self.quality)
+        image = resize(self.dataset.read(i), self.plan["size"], self.plan["size"])
+        jpeg = encode_tiles(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), self.plan["quality"])
         rows = self.dataset.raw
-        labels = (
-            float(rows.targets[i]) if isinstance(rows, OneHot) else record_labels(rows[i])
-        )  # fmt: skip
+        one_hot = isinstance(rows, OneHot)
+        labels = float(rows.targets[i]) if one_hot else record_labels(rows[i])
         header = mx.recordio.IRHeader(0, labels, i, zlib.crc32(jpeg))
         return mx.recordio.pack(header, jpeg)
 
-    def excuse(self, i, error):
-        """Return the note about a sample that is left out, or raise."""
-        bad = not isinstance(error, NoOverlapError)
-        if bad and self.on_bad_image == "error":
-            raise error
-        return {"index": i, "id": self.dataset.sample_ids[i], "reason": error.reason, "bad": bad}
 
-
-def write_records(path, records):
+def write_records(path: PathLike, records: Iterable[bytes]) -> list[int]:
     """Write a RecordIO file and return where its records start, and its size.
 
     Raises:
-        OSError: If MXNet could not write it completely.
+        OSError: MXNet could not write it completely.
     """
     offsets = []
     try:
-        writer = mx.recordio.MXIndexedRecordIO(os.devnull, path, "w")  # for its tell()
+        writer = mx.recordio.MXIndexedRecordIO(os.devnull, str(path), "w")  # for its tell()
         for record in records:
             offsets.append(writer.tell())
             writer.write(record)
@@ -219,14 +225,9 @@ def write_records(path, records):
     return offsets
 
 
-def chunk_path(parts, k, kind):
-    """Return the path of chunk ``k``'s file of a kind."""
-    return parts / f"{k:05d}.{kind}"
-
-
-def _finish(dataset, prefix, parts, plan, chunks):
+def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int) -> dict[str, Any]:
     """Join the chunks, put the three files in place (the JSON last) and return its contents."""
-    notes = [read_json(chunk_path(parts, k, "json")) for k in range(chunks)]
+    notes = [read_json(chunks.path(k, "json")) for k in range(count)]
     skipped = [item for note in notes for item in note["skipped"]]
     absent = {item["index"] for item in skipped}
     kept = [i for i in range(len(dataset)) if i not in absent]
@@ -237,7 +238,7 @@ def _finish(dataset, prefix, parts, plan, chunks):
     with atomic_path(final["idx"]) as idx, atomic_path(final["rec"]) as rec:
         with open(rec, "wb") as joined:
             for k, note in enumerate(notes):
-                with open(chunk_path(parts, k, "rec"), "rb") as chunk:
+                with open(chunks.path(k, "rec"), "rb") as chunk:
                     shutil.copyfileobj(chunk, joined, 1 << 20)
                 lines += [start + offset for offset in note["offsets"]]
                 start += note["bytes"]
@@ -245,14 +246,7 @@ def _finish(dataset, prefix, parts, plan, chunks):
             file.writelines(f"{k}\t{offset}\n" for k, offset in enumerate(lines))
         if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
             final["json"].unlink()
-    info = _describe(dataset, plan, kept, skipped, start)
-    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
-    return info
-
-
-def _describe(dataset, plan, kept, skipped, size):
-    """Return the contents of the JSON beside a packed split."""
-    info = dict(plan, split=dataset.split, count=len(kept), rec_bytes=size)
+    info = dict(chunks.plan, split=dataset.split, count=len(kept), rec_bytes=start)
     info["names"] = list(dataset.names)
     info["schema"] = dataset.schema.to_json()
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
@@ -262,4 +256,5 @@ def _describe(dataset, plan, kept, skipped, size):
         info["targets"] = dataset.raw.targets[kept].tolist()
     else:
         info["raw"] = dataset.raw[kept].tolist()
+    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
     return info

@@ -1,10 +1,12 @@
-"""PETA, from ``PETA.mat`` beside ``images/`` or from its authors' folders (``peta_folders``).
+"""PETA, from ``PETA.mat`` beside ``images/`` or from its authors' folders.
+
+The first is what papers use::
 
     PETA.mat, a struct ``peta``, whose fields count by position:
         (1)  19,000 x 109 numbers: image, person, sub-set, person within the sub-set; then 105
              attributes, 1 or 0 (2, elsewhere "uncertain", does not occur)
         (2)  105 x 1 cell: the attributes' names
-        (4)  5 x 1 cell: random partitions, each a struct of train, val and test, columns of picture
+        (4)  5 x 1 cell: random partitions, each a struct of train, val and test, columns of image
              numbers **from 1**
     images/00001.png ... 19000.png
 
@@ -17,230 +19,218 @@ part (column 2). Numbers on them are comparable with the literature and too good
 (Jia et al., "Rethinking of Pedestrian Attribute Recognition: Realistic Datasets and A Strong
 Baseline", 2020).
 
+The authors publish ten folders of images, each with a text of attributes::
+
+    PETA dataset/CUHK/archive/Label.txt     ``0002.png upperBodyBlack lowerBodyJeans ...``
+    PETA dataset/CUHK/archive/0002.png
+    PETA dataset/VIPeR/archive/Label.txt    ``001 personalMale hairShort ...``
+    PETA dataset/VIPeR/archive/001_45.bmp
+
+A line of ``Label.txt`` is a person and the attributes that apply. The person is the part of an
+image's name before the first ``_``; in CUHK, where every image is a person of its own, the line has
+the whole name. Attributes are called as in ``PETA.mat`` but for ``footwearSneakers``.
+
+The authors' download has no partitions. With ``PETA.mat`` beside the folders its five are used: its
+rows are the images sub-set by sub-set, in the order of their names, which is checked person by
+person. A split file goes before both. Otherwise persons are chosen at random: in every sub-set
+40 % of the images are for testing and 10 % for validation, no person in two parts.
+
+Sources: the authors' ReadMe.txt (names, "the prefix of the image files", four attributes that were
+discarded); public readers of the same files. The archive itself was not at hand.
+
 Reference: Deng, Luo, Loy, Tang, "Pedestrian Attribute Recognition At Far Distance", ACM MM 2014.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Dict, NamedTuple
 
 import numpy as np
 
-from gluon_attn.core.batch import LabelPolicy
-from gluon_attn.data import peta_folders
-from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
-from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.core.schema import Schema
+from gluon_attn.core.text import read_json, read_lines
+from gluon_attn.data.base import DATASETS, Reader, Samples
+from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
-from gluon_attn.data.peta_folders import SUBSETS, Archive
 from gluon_attn.data.protocol import (
     SPLITS,
-    announce_uncertain,
     binary_labels,
     check_disjoint,
-    check_split,
     check_uncertain,
+    hold_out,
     one_based,
+    parts_of,
     pick_partition,
     shared_persons,
-    warn_of_other_names,
 )
-from gluon_attn.data.scan import ImageFolder
+from gluon_attn.data.published_sizes import SplitCount, label_note
+from gluon_attn.data.scan import is_image_name, list_images
 
 logger = logging.getLogger(__name__)
 
-ATTRIBUTES = (
-    "personalLess30", "personalLess45", "personalLess60", "personalLarger60", "carryingBackpack",
-    "carryingOther", "lowerBodyCasual", "upperBodyCasual", "lowerBodyFormal", "upperBodyFormal",
-    "accessoryHat", "upperBodyJacket", "lowerBodyJeans", "footwearLeatherShoes", "upperBodyLogo",
-    "hairLong", "personalMale", "carryingMessengerBag", "accessoryMuffler", "accessoryNothing",
-    "carryingNothing", "upperBodyPlaid", "carryingPlasticBags", "footwearSandals", "footwearShoes",
-    "lowerBodyShorts", "upperBodyShortSleeve", "lowerBodyShortSkirt", "footwearSneaker",
-    "upperBodyThinStripes", "accessorySunglasses", "lowerBodyTrousers", "upperBodyTshirt",
-    "upperBodyOther", "upperBodyVNeck",
+# Positive rates of training images in a list that other authors published (11,400 images).
+RATES = dict(
+    personalLess30=0.50, personalLess45=0.33, personalLess60=0.10, personalLarger60=0.06,
+    carryingBackpack=0.20, carryingOther=0.20, lowerBodyCasual=0.86, upperBodyCasual=0.85,
+    lowerBodyFormal=0.14, upperBodyFormal=0.13, accessoryHat=0.10, upperBodyJacket=0.07,
+    lowerBodyJeans=0.31, footwearLeatherShoes=0.29, upperBodyLogo=0.04, hairLong=0.24,
+    personalMale=0.55, carryingMessengerBag=0.30, accessoryMuffler=0.08, accessoryNothing=0.75,
+    carryingNothing=0.27, upperBodyPlaid=0.03, carryingPlasticBags=0.08, footwearSandals=0.02,
+    footwearShoes=0.36, lowerBodyShorts=0.04, upperBodyShortSleeve=0.14, lowerBodyShortSkirt=0.05,
+    footwearSneaker=0.22, upperBodyThinStripes=0.02, accessorySunglasses=0.03,
+    lowerBodyTrousers=0.51, upperBodyTshirt=0.08, upperBodyOther=0.46, upperBodyVNeck=0.01,
 )  # fmt: skip
-# Positive rates of training pictures in a list that other authors published (11,400 pictures).
-RATES = dict(zip(ATTRIBUTES, (
-    0.50, 0.33, 0.10, 0.06, 0.20, 0.20, 0.86, 0.85, 0.14, 0.13, 0.10, 0.07, 0.31, 0.29, 0.04, 0.24,
-    0.55, 0.30, 0.08, 0.75, 0.27, 0.03, 0.08, 0.02, 0.36, 0.04, 0.14, 0.05, 0.22, 0.02, 0.03, 0.51,
-    0.08, 0.46, 0.01,
-)))  # fmt: skip
-PUBLISHED = {
-    "train": {"images": 9500},
-    "val": {"images": 1900},
-    "trainval": {"images": 11400},
-    "test": {"images": 7600},
-}
+ATTRIBUTES = tuple(RATES)
 IDS = 4  # columns before the attributes
 PERSON, SUBSET, NUMBER = 1, 2, 3  # of them: person, sub-set, person within the sub-set
 PARTS = ("train", "val", "test")  # positions in a partition
-FOLDERS = "; or the authors' folders, PETA dataset/CUHK/archive/Label.txt, .../0002.png and so on"
+# Images of each sub-set; in the order of column 3 of PETA.mat, where they are 1 to 10.
+SUBSETS = {
+    "3DPeS": 1012, "CAVIAR4REID": 1220, "CUHK": 4563, "GRID": 1275, "i-LID": 477, "MIT": 888,
+    "PRID": 1134, "SARC3D": 200, "TownCentre": 6967, "VIPeR": 1264,
+}  # fmt: skip
+PLACES = ("PETA dataset", "PETA_dataset", "PETA/PETA dataset", "PETA", ".")
+SPELLINGS = {"footwearSneakers": "footwearSneaker"}
+COLOURS = "Black Blue Brown Green Grey Orange Pink Purple Red White Yellow".split()
+# Attributes beside the 35 that are evaluated; the last four were discarded by the authors.
+OTHERS = {part + c for part in ("upperBody", "lowerBody", "hair", "footwear") for c in COLOURS} | {
+    *(
+        "accessoryHeadphone personalLess15 carryingBabyBuggy hairBald footwearBoots lowerBodyCapri "
+        "carryingShoppingTro carryingUmbrella personalFemale carryingFolder accessoryHairBand "
+        "lowerBodyHotPants accessoryKerchief lowerBodyLongSkirt upperBodyLongSleeve lowerBodyPlaid "
+        "lowerBodyThinStripes carryingLuggageCase upperBodyNoSleeve hairShort footwearStocking "
+        "upperBodySuit carryingSuitcase lowerBodySuits upperBodySweater upperBodyThickStripes "
+        "accessoryFaceMask lowerBodyLogo accessoryShawl lowerBodyThickStripes"
+    ).split()
+}
+TEST, VAL = 0.4, 0.1  # of the images of a sub-set, as in the partitions of PETA.mat
+Parts = Dict[str, np.ndarray]  # positions of 'train', 'val' and 'test'
 
 
-class _Samples(NamedTuple):
-    """All images: their files, labels and persons, and which of them make a split."""
+class _Copy(NamedTuple):
+    """All images, and which of them make a split.
+
+    Attributes:
+        folder: What ``ids`` are relative to.
+        raw: ``(N, A)`` int8.
+        persons: ``(N,)`` integers, the same for images of one person.
+    """
 
     folder: Path
-    ids: list
+    ids: list[str]
     names: tuple
     raw: np.ndarray
     persons: np.ndarray
-    parts: dict
-    notes: list
+    parts: Parts
+    notes: list[str]
 
 
 @DATASETS.register("peta")
-class Peta(AttributeDataset):
+class Peta(Reader):
     """Pedestrians of PETA, the 35 attributes that papers evaluate.
 
     Args:
-        root: Folder that holds ``PETA.mat`` and ``images/``, or the authors' ``PETA dataset/``.
-        split: 'train', 'val', 'trainval' or 'test'.
-        policy, on_bad_image: See :class:`AttributeDataset`.
         partition: Which of the file's random partitions, from 1 (papers mostly use the first).
         uncertain: What label value 2 becomes: 'negative', as in public code and published numbers,
             or 'unspecified'. The official file holds none.
         seed: The authors' folders without ``PETA.mat``: seed of the split by persons.
-        split_file: The authors' folders: JSON file of a split, see ``peta_folders.read_split``.
+        split_file: The authors' folders: JSON file of a split, see :func:`read_split`.
 
     Attributes:
         persons: ``(N,)`` integers, the same for images of one person.
-        report: CountReport of this split.
-
-    Raises:
-        FileNotFoundError: If the annotation is not there.
-        ValueError: If it is malformed; the message names file and field.
     """
 
-    looks_for = "PETA.mat beside images/00001.png, 00002.png, ..." + FOLDERS
-    valid = SPLITS
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        policy: LabelPolicy | None = None,
-        on_bad_image: str = "error",
-        partition: int = 1,
-        uncertain: str = "negative",
-        seed: int = 0,
-        split_file: str | Path | None = None,
-    ) -> None:
-        check_split(split, "PETA")
-        check_uncertain(uncertain)
-        located = self.require(root, split)
-        self.root = located.home
-        base = _find_folders(self.root)
-        if base is not None:
-            found = _read_folders(self.root, base, partition, uncertain, seed, split_file)
-        else:
-            path, images = (located.path(part) for part in self.parts(split))
-            found = _read_mat(path, images, partition, uncertain)
-        chosen = _positions(found.parts, split)
-        self.persons, ids = found.persons[chosen], [found.ids[k] for k in chosen]
-        super().__init__(found.names, split, found.raw[chosen], ids, policy, on_bad_image)
-        self.images = ImageFolder(found.folder, ids[0])
-        self.report = self._report(found, base is not None)
-
-    def _report(self, found: _Samples, folders: bool) -> CountReport:
-        counts, published, notes = [SplitCount(self.split, len(self))], PUBLISHED, []
-        if folders:  # the authors publish no split, only how many images a sub-set has
-            every = [name.split("/")[0] for name in found.ids] if self.split == "train" else []
-            counts += [SplitCount(name, every.count(name)) for name in SUBSETS if every]
-            published = {name: {"images": n} for name, n in SUBSETS.items()} if every else None
-        expected, source = expected_counts(self.root, published)
-        if self.split == "train":
-            rates = RATES if source == "published" and not folders else None
-            notes = [label_note(self, rates, "public list"), *found.notes]
-        earlier = {"val": ("train",), "test": ("train", "val")}.get(self.split, ())
-        if earlier:
-            others = found.persons[np.concatenate([found.parts[name] for name in earlier])]
-            notes.append(shared_persons(self.split, self.persons, others, " and ".join(earlier)))
-        return CountReport(counts, expected, source, notes)
+    title = "PETA"
+    looks_for = (
+        "PETA.mat beside images/00001.png, 00002.png, ...; or the authors' folders, "
+        "PETA dataset/CUHK/archive/Label.txt, .../0002.png and so on"
+    )
+    detection = 30
+    valid, settings = SPLITS, ("partition", "uncertain", "seed", "split_file")
+    published = {
+        "train": {"images": 9500},
+        "val": {"images": 1900},
+        "trainval": {"images": 11400},
+        "test": {"images": 7600},
+    }
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        return (
-            file_part("PETA.mat", "PETA.mat", *peta_folders.places("archive/Label.txt")),
-            folder_part(
-                "images", "images", *peta_folders.places("archive"), apart=True, images=True
-            ),
+        images = folder_part("images", "images", *_places("archive"), apart=True, images=True)
+        return file_part("PETA.mat", "PETA.mat", *_places("archive/Label.txt")), images
+
+    def samples(
+        self,
+        found: Found,
+        split: str,
+        partition: int = 1,
+        uncertain: str = "negative",
+        *,
+        seed: int = 0,
+        split_file: PathLike | None = None,
+    ) -> Samples:
+        home = found.home
+        named = (home / "PETA.mat").is_file() and (home / "images").is_dir()
+        base = None if named else find_base(home)
+        self._rates: dict[str, float] | None = None if base else RATES
+        if base is None:
+            path, images = found.each()
+            copy = _read_mat(path, images, partition, uncertain)
+        else:
+            check_uncertain(uncertain, False, base)
+            copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)
+        chosen = np.concatenate([copy.parts[part] for part in parts_of(split)])
+        self.persons, ids = copy.persons[chosen], [copy.ids[k] for k in chosen]
+        counts, published = [SplitCount(split, len(ids))], self.published
+        notes = copy.notes if split == "train" else []
+        if base:  # the authors publish no split, only how many images a sub-set has
+            every = [name.split("/")[0] for name in copy.ids] if split == "train" else []
+            counts += [SplitCount(name, every.count(name)) for name in SUBSETS if every]
+            published = {name: {"images": n} for name, n in SUBSETS.items()} if every else {}
+        earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
+        if earlier:
+            others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]
+            notes = [shared_persons(split, self.persons, others, " and ".join(earlier))]
+        return Samples(
+            Schema.binary(copy.names),
+            copy.raw[chosen],
+            ids,
+            copy.folder,
+            notes=notes,
+            counts=counts,
+            published=published,
         )
 
-    def path(self, i):
-        return self.images / self.sample_ids[i]
+    def remarks(self, source: str | None) -> list[str]:
+        rates = self._rates if source == "published" else None
+        return [label_note(self, rates, "public list")] if self.split == "train" else []
 
 
-def _find_folders(home: Path) -> Path | None:
-    """Return the folder of the authors' sub-sets, unless the renamed images are there."""
-    named = (home / "PETA.mat").is_file() and (home / "images").is_dir()
-    return None if named else peta_folders.find_base(home)
-
-
-def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Samples:
+def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy:
     """Read ``PETA.mat``, whose images are ``images/00001.png`` and so on."""
     peta = load_mat(path, "peta")
     names, raw = _labels(peta, uncertain)
-    warn_of_other_names(names, ATTRIBUTES, path)
+    if names != ATTRIBUTES:
+        odd = [n for n in names if n not in ATTRIBUTES] or ["only the order"]
+        logger.warning("%s: other attributes than published: %s", path, ", ".join(odd[:5]))
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
-    parts = _partition(peta.field(3), partition, len(raw))
-    return _Samples(images, ids, names, raw, persons, parts, [])
-
-
-def _read_folders(
-    root: Path,
-    base: Path,
-    partition: int,
-    uncertain: str,
-    seed: int,
-    split_file: str | Path | None,
-) -> _Samples:
-    """Read the authors' folders; the split is that of a file, of PETA.mat, or chosen here."""
-    archive, path = peta_folders.read_archive(base, ATTRIBUTES), root / "PETA.mat"
-    announce_uncertain(uncertain, False, base)
-    if split_file:
-        parts = peta_folders.read_split(Path(split_file), archive.ids)
-        source = f"split of {split_file}"
-    elif path.is_file():
-        parts = _parts_of_rows(load_mat(path, "peta"), partition, archive, path)
-        source = f"partition {partition} of {path}"
-    else:
-        parts = peta_folders.choose_split(archive.people, archive.subsets, seed)
-        source = f"split chosen by persons, seed {seed}: not that of papers"
-    return _Samples(
-        base, archive.ids, ATTRIBUTES, archive.raw, archive.people, parts, [*archive.notes, source]
+    return _Copy(
+        images,
+        ids,
+        names,
+        raw,
+        persons=persons,
+        parts=_partition(peta, partition, len(raw)),
+        notes=[],
     )
 
 
-def _parts_of_rows(peta: Node, partition: int, archive: Archive, path: Path) -> dict:
-    """Return a partition of PETA.mat for the folders' images, which must be its rows."""
-    table = peta.field(0).matrix()
-    ours = np.stack([archive.subsets, archive.persons], 1)
-    theirs = table[:, [SUBSET, NUMBER]]
-    if len(ours) != len(theirs) or (ours != theirs).any():
-        at = min(len(ours), len(theirs)) - 1
-        if len(ours) == len(theirs):
-            at = int(np.argmax((ours != theirs).any(1)))
-        subset = list(SUBSETS)[int(theirs[at, 0]) - 1] if 0 < theirs[at, 0] <= 10 else "?"
-        raise ValueError(
-            f"{path}: its {len(theirs):,} rows are not the {len(ours):,} images of {archive.base}: "
-            f"row {at + 1} is person {theirs[at, 1]} of {subset}, the image is {archive.ids[at]}. "
-            "Complete the folders, or take PETA.mat away: then the split is chosen by persons"
-        )
-    names, raw = _labels(peta, "negative")
-    differ = int((raw != archive.raw).any(1).sum()) if names == ATTRIBUTES else 0
-    if differ:
-        logger.warning(
-            "%s: %d images have other labels than in Label.txt, whose labels are used", path, differ
-        )
-    return _partition(peta.field(3), partition, len(table))
-
-
-def _labels(peta, uncertain):
-    """Return the names of the 35 attributes and the ``(N, 35)`` labels of all pictures."""
+def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the 35 attributes and the ``(N, 35)`` labels of all images."""
     table, listed = peta.field(0), peta.field(1)
     matrix, names = table.matrix(), listed.strings()
     if len(names) < len(ATTRIBUTES):
@@ -250,21 +240,192 @@ def _labels(peta, uncertain):
             f"{matrix.shape[1]} columns; expected {IDS} of ids and one for each of the "
             f"{len(names)} names"
         )
-    names = tuple(names[: len(ATTRIBUTES)])
-    values = matrix[:, IDS : IDS + len(names)]
-    return names, binary_labels(values, names, table.place, uncertain)
+    evaluated = tuple(names[: len(ATTRIBUTES)])
+    values = matrix[:, IDS : IDS + len(evaluated)]
+    return evaluated, binary_labels(values, evaluated, table.place, uncertain)
 
 
-def _partition(node: Node, partition: int, total: int) -> dict[str, np.ndarray]:
-    """Return ``{part: positions from 0}`` of a partition, in the order of the file."""
-    chosen = pick_partition(node, partition)
+def _partition(peta: Node, partition: int, total: int) -> Parts:
+    """Return a partition of the file, in its order."""
+    chosen = pick_partition(peta.field(3), partition)
     parts = {name: one_based(chosen.field(k), total) for k, name in enumerate(PARTS)}
     check_disjoint(parts, chosen)
     return parts
 
 
-def _positions(parts: dict[str, np.ndarray], split: str) -> np.ndarray:
-    """Return the positions of a split."""
-    if split == "trainval":
-        return np.concatenate([parts["train"], parts["val"]])
-    return parts[split]
+def _places(name: str) -> list[str]:
+    """Return where an ``archive/`` or what is in it may be, as paths from the data set's folder."""
+    return [f"{place}/{subset}/{name}" for place in PLACES for subset in SUBSETS]
+
+
+def find_base(root: Path) -> Path | None:
+    """Return the folder that holds sub-sets with ``archive/Label.txt``, or None."""
+    found = (root / place for place in _places("archive/Label.txt"))
+    return next((path.parents[2] for path in found if path.is_file()), None)
+
+
+def _read_folders(
+    base: Path, mat: Path, partition: int, seed: int, *, split_file: PathLike | None
+) -> _Copy:
+    """Read the authors' folders; the split is that of a file, of PETA.mat, or chosen here."""
+    ids, subsets, numbers, raw, notes = read_archive(base)
+    people = subsets * 1_000_000 + numbers
+    if split_file:
+        parts, source = read_split(Path(split_file), ids), f"split of {split_file}"
+    elif mat.is_file():
+        peta = load_mat(mat, "peta")
+        _compare_rows(peta, np.stack([subsets, numbers], 1), ids, raw, paths=(mat, base))
+        parts = _partition(peta, partition, len(ids))
+        source = f"partition {partition} of {mat}"
+    else:
+        parts = choose_split(people, subsets, seed)
+        source = f"split chosen by persons, seed {seed}: not that of papers"
+    return _Copy(base, ids, ATTRIBUTES, raw, persons=people, parts=parts, notes=[*notes, source])
+
+
+def _compare_rows(
+    peta: Node, ours: np.ndarray, ids: list[str], raw: np.ndarray, *, paths: tuple[Path, Path]
+) -> None:
+    """Refuse a PETA.mat whose rows are not the folders' images; warn of other labels."""
+    path, base = paths
+    theirs = peta.field(0).matrix()[:, [SUBSET, NUMBER]]
+    if len(ours) != len(theirs) or (ours != theirs).any():
+        at = min(len(ours), len(theirs)) - 1
+        if len(ours) == len(theirs):
+            at = int(np.argmax((ours != theirs).any(1)))
+        subset = list(SUBSETS)[int(theirs[at, 0]) - 1] if 0 < theirs[at, 0] <= 10 else "?"
+        raise ValueError(
+            f"{path}: its {len(theirs):,} rows are not the {len(ours):,} images of {base}: row "
+            f"{at + 1} is person {theirs[at, 1]} of {subset}, the image is {ids[at]}. Complete the "
+            "folders, or take PETA.mat away: then the split is chosen by persons"
+        )
+    names, labels = _labels(peta, "negative")
+    differ = int((labels != raw).any(1).sum()) if names == ATTRIBUTES else 0
+    if differ:
+        logger.warning(
+            "%s: %d images have other labels than in Label.txt, whose labels are used", path, differ
+        )
+
+
+def read_archive(
+    base: Path,
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Read images and labels of all sub-sets that are there, in the order of PETA.mat's rows.
+
+    Returns:
+        Paths relative to ``base``; the sub-sets' numbers from 1, persons' numbers within the
+        sub-set, labels ``(N, 35)`` int8; lines for the report.
+
+    Raises:
+        ValueError: An image without a line of labels, or a malformed line; file and line are named.
+    """
+    ids, subsets, persons, rows, notes = [], [], [], [], []
+    for number, subset in enumerate(SUBSETS, 1):
+        path = base / subset / "archive" / "Label.txt"
+        if not path.is_file():
+            notes.append(f"{subset} is missing: no {path}")
+            continue
+        labels = _read_labels(path)
+        images = list_images(path.parent, deep=False)
+        for name in images:
+            person = _person(name)
+            if person not in labels:
+                raise ValueError(f"{path}: no line for '{person}', the person of {name}")
+            ids.append(f"{subset}/archive/{name}")
+            subsets.append(number)
+            persons.append(person)
+            rows.append(labels[person])
+        without = len(set(labels) - {_person(name) for name in images})
+        notes += [f"{subset}: {without:,} lines of Label.txt have no image"] if without else []
+    if not ids:
+        raise ValueError(f"{base}: no image beside the Label.txt files")
+    numbers = _numbers(subsets, persons)
+    return ids, np.array(subsets), numbers, np.array(rows, np.int8), notes
+
+
+def _person(name: str) -> str:
+    """Return the person of an image or a line: without folder, ending, and what follows ``_``."""
+    stem = Path(name).stem if is_image_name(name) else name
+    word = stem.partition("_")[0]
+    return str(int(word)) if word.isdigit() else word
+
+
+def _numbers(subsets: list[int], persons: list[str]) -> np.ndarray:
+    """Return persons as numbers; names that are none are counted behind the largest."""
+    known = [int(p) for p in persons if p.isdigit()]
+    others = sorted({(s, p) for s, p in zip(subsets, persons) if not p.isdigit()})
+    behind = {key: max(known, default=0) + 1 + k for k, key in enumerate(others)}
+    return np.array([behind.get((s, p)) or int(p) for s, p in zip(subsets, persons)], np.int64)
+
+
+def _read_labels(path: Path) -> dict[str, list[int]]:
+    """Return ``{person: labels}`` of a Label.txt."""
+    column = {name: k for k, name in enumerate(ATTRIBUTES)}
+    found: dict[str, list[int]] = {}
+    unknown: Counter = Counter()
+    other = 0
+    for number, line in read_lines(path):
+        first, *words = line.split()
+        if not words or first in column or first in OTHERS:
+            raise ValueError(f"{path}:{number}: expected a person and attributes, found {line!r}")
+        row = [-1] * len(column)
+        for word in (SPELLINGS.get(word, word) for word in words):
+            if word in column:
+                row[column[word]] = 1
+            elif word not in OTHERS:
+                unknown[word] += 1
+        person = _person(first)
+        other += found.get(person, row) != row
+        found[person] = row
+    if unknown:
+        shown = ", ".join(f"{word} ({count})" for word, count in unknown.most_common(5))
+        total = sum(unknown.values())
+        logger.warning("%s: %d unknown attributes passed over: %s", path, total, shown)
+    if other:
+        logger.warning("%s: %d persons have two different lines; the last one counts", path, other)
+    return found
+
+
+def choose_split(people: np.ndarray, subsets: np.ndarray, seed: int) -> Parts:
+    """Return a split that is chosen by persons within every sub-set."""
+    held: dict[str, set] = {"test": set(), "val": set()}
+    for number in np.unique(subsets):
+        sizes = Counter(people[subsets == number].tolist())
+        if len(sizes) < 3:
+            continue  # too few persons for three parts: all of them train
+        test = hold_out(list(sizes), TEST, seed, sizes)
+        rest = Counter({person: n for person, n in sizes.items() if person not in test})
+        held["test"] |= test
+        held["val"] |= hold_out(list(rest), VAL / (1 - TEST), seed, rest)
+    parts = {name: np.flatnonzero(np.isin(people, sorted(held[name]))) for name in held}
+    taken = np.concatenate(list(parts.values()))
+    return dict(parts, train=np.setdiff1d(np.arange(len(people)), taken))
+
+
+def read_split(path: Path, ids: list[str]) -> Parts:
+    """Return the split of a JSON file, ``{"train": [images], "val": [...], "test": [...]}``.
+
+    Only the last parts of an image's path count: sub-set, perhaps ``archive``, file name.
+
+    Raises:
+        ValueError: It is no such file, or an image is not there or in it twice.
+    """
+    place = {(name.split("/")[0], name.split("/")[-1]): k for k, name in enumerate(ids)}
+    content = read_json(path)
+    try:
+        lists = {part: list(content.get(part, ())) for part in PARTS}
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f'{path}: a split file is {{"train": [images], "val": [...], "test": [...]}}: {error!r}'
+        ) from error
+    parts = {}
+    for part, names in lists.items():
+        keys = [[w for w in str(n).replace("\\", "/").split("/") if w != "archive"] for n in names]
+        lost = [n for n, words in zip(names, keys) if tuple(words[-2:]) not in place]
+        if lost:
+            raise ValueError(f"{path}: {len(lost):,} images of {part} are not there: {lost[0]}")
+        parts[part] = np.array([place[words[-2], words[-1]] for words in keys], np.int64)
+    every = np.concatenate(list(parts.values()))
+    if len(np.unique(every)) < len(every):
+        raise ValueError(f"{path}: {len(every) - len(np.unique(every)):,} images come twice")
+    return parts

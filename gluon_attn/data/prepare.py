@@ -1,45 +1,49 @@
-"""What ``tools/prepare_data.py`` does, without the command line."""
+"""Checking, packing and generating data sets: what the command line does, without it.
+
+``run`` carries out a parsed command. ``check`` looks for missing parts, broken images and counts
+that differ from the published ones.
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import os
 from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from gluon_attn.core.errors import naming
-from gluon_attn.data.base import DATASETS
-from gluon_attn.data.check import check, missing_parts
-from gluon_attn.data.counts import CountReport
+from gluon_attn.data import DATASETS, LATER
+from gluon_attn.data.base import AttributeDataset
+from gluon_attn.data.cifar import convert_png
+from gluon_attn.data.images import BadImageError, NoOverlapError
+from gluon_attn.data.layout import Located, PathLike
 from gluon_attn.data.packed import load_info
 from gluon_attn.data.packing import make_plan, pack
+from gluon_attn.data.published_sizes import CountReport
 from gluon_attn.data.scan import shortened
 
 logger = logging.getLogger(__name__)
 
-
 GENERATED = ("train", "val", "test")
-# Official data sets, and folders of one's own, with the settings of their readers.
+# Official data sets, and folders of one's own, with those settings of their readers that the
+# command line offers.
 OFFICIAL = {
-    "wider": (), "peta": ("partition", "uncertain", "seed", "split_file"),
-    "rap": ("partition", "uncertain", "holdout", "seed"), "pa100k": ("uncertain",), "celeba": (),
-    "market": ("attributes", "holdout", "seed"),
-    "duke": ("attributes", "holdout", "seed", "repair"),
-    "reid_market": ("holdout", "seed"), "reid_duke": ("holdout", "seed"),
-    "voc": ("difficult",), "voc2007": ("difficult",),
-    "cifar10": ("holdout", "seed"), "cifar100": ("holdout", "seed", "coarse"),
-    "cub200": ("holdout", "seed"),
-    "caltech256": ("per_class", "test_per_class", "holdout", "seed", "split_file"),
-    "imagenet": (), "clothing_co_parsing": ("seed",), "clothing_dataset": ("seed",),
-    "list": ("coding",), "folders": (), "coco": (), "coco_keypoints": (), "packed": (),
+    **{kind: DATASETS.get(kind).settings for kind in DATASETS.names()
+       if kind not in (*LATER, "wider_srn", "garments")},
+    **dict.fromkeys(LATER, ()),
 }  # fmt: skip
-# Drawn sets: the module with IMAGES and write_<name>; what reads their pictures, and where.
+# Synthetic sets: the module with write_<name> and IMAGES[<name>]; what reads their images, where.
 GENERATORS = {
-    "synthetic": ("people", "wider", "."), "tasks": ("synthetic_tasks", "wider", "scenes"),
-    "digits": ("digits", "list", "."), "digits_single": ("digits_single", "folders", "."),
-}  # fmt: skip
+    "synthetic": ("people", "wider", "."),
+    "tasks": ("people", "wider", "scenes"),
+    "digits": ("digits", "list", "."),
+    "digits_single": ("digits", "folders", "."),
+}
 OWN = ("wider", "list", "folders", "coco_keypoints", "packed")  # without a tiny tree of their own
 UNPACKED = ("coco", "coco_keypoints", "packed")  # images with boxes, or packed ones: only checked
-SETTINGS = {
+# How the command line offers a setting: arguments of ``add_argument``.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "partition": {"type": int, "default": 1, "metavar": "N",
                   "help": "which of the file's random partitions, 1 to 5 (default: 1)"},
     "uncertain": {"choices": ("negative", "unspecified"), "default": "negative",
@@ -55,18 +59,26 @@ SETTINGS = {
                   "help": "what difficult objects become (default: masked)"},
     "coarse": {"action": "store_true", "help": "take the 20 superclasses as labels"},
     "per_class": {"type": int, "default": 30, "metavar": "N",
-                  "help": "training pictures of a class, 30 or 60 in the papers (default: 30)"},
+                  "help": "training images of a class, 30 or 60 in the papers (default: 30)"},
     "test_per_class": {"type": int, "default": 25, "metavar": "N",
-                       "help": "test pictures of a class (default: 25)"},
+                       "help": "test images of a class (default: 25)"},
     "split_file": {"metavar": "FILE", "help": "JSON file of the split; Caltech-256's is written "
                    "beside the images if there is none"},
     "coding": {"choices": ("list", "wider"), "default": "list",
                "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
                "(default: list)"},
 }  # fmt: skip
+VERSIONS: Mapping[str, Mapping[str, Any]] = {  # of miniature trees
+    "rap": {"1": 1, "2": 2},
+    "peta": {"mat": "mat", "folders": "folders"},
+    "cifar10": {"python": "python", "binary": "binary"},
+    "cifar100": {"python": "python", "binary": "binary"},
+}
 
 
-def run(options, say, write_tiny=None):
+def run(
+    options: Any, say: Callable[[str], Any], write_tiny: Callable[..., Any] | None = None
+) -> int:
     """Carry out a parsed command and return the exit code.
 
     Args:
@@ -77,22 +89,21 @@ def run(options, say, write_tiny=None):
     Raises:
         OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
     """
-    if options.command in (*GENERATORS, "tiny"):
+    kind = options.command
+    if kind in (*GENERATORS, "tiny"):
         return generate(options, say, write_tiny)
-    if options.command == "cifar10_png":
-        from gluon_attn.data.cifar_png import convert
-
-        convert(options.root, options.out, options.test_batches)
-        say(open_splits("cifar10", options.out, ("train", "val", "test"))[1].text())
+    if kind == "cifar10_png":
+        convert_png(options.root, options.out, options.test_batches)
+        say(open_splits("cifar10", options.out, GENERATED)[1].text())
         return 0
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:
         raise ValueError("--root DIR is needed (or --check DIR)")
-    if options.command in UNPACKED and not options.check:
-        raise ValueError(f"{options.command} is read as it is, not packed; --check it")
+    if kind in UNPACKED and not options.check:
+        raise ValueError(f"{kind} is read as it is, not packed; --check it")
     if not options.check and not options.out:
         raise ValueError("--out DIR is needed, unless --check only checks")
-    kind = "wider_srn" if getattr(options, "srn", False) else options.command
+    kind = "wider_srn" if getattr(options, "srn", False) else kind
     extra = {key: getattr(options, key) for key in getattr(options, "reader_options", ())}
     reader = DATASETS.get(kind)
     if not Path(root).is_dir():
@@ -110,80 +121,61 @@ def run(options, say, write_tiny=None):
     absent = [s for s in reader.expected_splits(root) if not options.splits and s not in existing]
     if absent:
         say(f"not there, so not packed: {', '.join(absent)}")
-    settings = {key: getattr(options, key) for key in ("size", "quality", "workers", "overwrite")}
-    for text in pack_splits(datasets, options.out, train_size=options.train_size, **settings):
+    names = ("size", "quality", "workers", "overwrite", "train_size")
+    for text in pack_splits(datasets, options.out, **{n: getattr(options, n) for n in names}):
         say(text)
     return 0
 
 
-def generate(options, say, write_tiny=None):
-    """Write a synthetic data set, read it back and show its counts."""
+def generate(
+    options: Any, say: Callable[[str], Any], write_tiny: Callable[..., Any] | None = None
+) -> int:
+    """Write a synthetic data set or a miniature tree, read it back and show its counts."""
     given = {split: getattr(options, split) for split in GENERATED}
-    if options.command == "tiny":
-        return _generate_tiny(options, given, say, write_tiny)
-    module, kind, place = GENERATORS[options.command]
-    module = importlib.import_module(f"gluon_attn.data.synthetic.{module}")
-    write = getattr(module, f"write_{options.command}")
-    images = dict(module.IMAGES, **{split: n for split, n in given.items() if n is not None})
-    extra = {"side": options.side} if options.command == "digits_single" else {}
-    report = write(
-        options.out,
-        images=images,
-        seed=options.seed,
-        workers=options.workers,
-        overwrite=options.overwrite,
-        **extra,
-    )
-    expected = report["expected"]  # a handful of scenes may happen to show nobody
-    filled = [s for s in GENERATED if kind != "wider" or expected[s]["boxes"]]
-    say(open_splits(kind, Path(options.out) / place, filled)[1].text())
-    say(f"written to {options.out}")
-    return 0
-
-
-def _generate_tiny(options, given, say, write_tiny):
     images = {split: n for split, n in given.items() if n is not None}
-    extra = _version(options)
-    write_tiny(options.name, options.out, images, options.seed, options.overwrite, **extra)
-    splits = existing_splits(options.name, options.out)
-    say(open_splits(options.name, options.out, splits)[1].text())
+    if options.command == "tiny" and write_tiny is not None:
+        kind, root = options.name, Path(options.out)
+        extra = _version(kind, options.version)
+        write_tiny(kind, options.out, images, options.seed, options.overwrite, **extra)
+        splits = existing_splits(kind, root)
+    else:
+        module, kind, place = GENERATORS[options.command]
+        generator = importlib.import_module(f"gluon_attn.data.synthetic.{module}")
+        write, root = getattr(generator, f"write_{options.command}"), Path(options.out) / place
+        extra = {"side": options.side} if options.command == "digits_single" else {}
+        expected = write(
+            options.out,
+            images={**generator.IMAGES[options.command], **images},
+            seed=options.seed,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            **extra,
+        )["expected"]
+        # A handful of scenes may happen to show no one.
+        splits = [s for s in GENERATED if kind != "wider" or expected[s]["boxes"]]
+    say(open_splits(kind, root, splits)[1].text())
     say(f"written to {options.out}")
     return 0
 
 
-def _version(options):
+def _version(kind: str, version: str | None) -> dict[str, Any]:
     """Return the version that a tiny tree is asked for, as an argument, if its format has some.
 
     Raises:
-        ValueError: If it has none of that name.
+        ValueError: It has none of that name.
     """
-    versions = {
-        "rap": {"1": 1, "2": 2},
-        "peta": {"mat": "mat", "folders": "folders"},
-        "cifar10": {"python": "python", "binary": "binary"},
-    }
-    versions["cifar100"] = versions["cifar10"]
-    known = versions.get(options.name, {})
-    if options.version is None:
-        return {}
-    if options.version not in known:
-        raise ValueError(
-            f"--version {options.version}: valid for {options.name} are "
-            f"{', '.join(known) or '(none)'}"
-        )
-    return {"version": known[options.version]}
+    known = VERSIONS.get(kind, {})
+    if version is not None and version not in known:
+        valid = ", ".join(known) or "(none)"
+        raise ValueError(f"--version {version}: valid for {kind} are {valid}")
+    return {} if version is None else {"version": known[version]}
 
 
-def existing_splits(kind, root, **options):
-    """Return those of train, val and test (and query) whose lists or annotation exist.
-
-    Args:
-        kind: A name in ``DATASETS``.
-        root: Folder of the data set.
-        options: The reader's settings.
+def existing_splits(kind: str, root: PathLike, **options: Any) -> list[str]:
+    """Return those of a reader's splits whose lists or annotation exist.
 
     Raises:
-        FileNotFoundError: If none does; the message lists what was looked for, or is missing.
+        FileNotFoundError: None does; the message lists what was looked for.
     """
     reader = DATASETS.get(kind)
     found = [split for split in reader.splits if reader.has_split(root, split, **options)]
@@ -192,7 +184,9 @@ def existing_splits(kind, root, **options):
     return found
 
 
-def open_splits(kind, root, splits, on_bad_image="error", **options):
+def open_splits(
+    kind: str, root: PathLike, splits: Sequence[str], on_bad_image: str = "error", **options: Any
+) -> tuple[dict[str, Any], CountReport]:
     """Return ``({split: dataset}, CountReport)``.
 
     Raises:
@@ -206,14 +200,22 @@ def open_splits(kind, root, splits, on_bad_image="error", **options):
     return datasets, CountReport.join(dataset.report for dataset in datasets.values())
 
 
-def pack_splits(datasets, out, size=256, quality=95, overwrite=False, **options):
+def pack_splits(
+    datasets: Mapping[str, AttributeDataset],
+    out: PathLike,
+    size: int = 256,
+    quality: int = 95,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Iterator[str]:
     """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
 
     A split that is packed already from the same samples with the same settings is kept, so that an
     interrupted command can be repeated as it was; one that differs is refused.
 
     Raises:
-        FileExistsError: If a packed split of other samples or settings is there.
+        FileExistsError: A packed split of other samples or settings is there.
         ValueError, BadImageError, OSError: As :func:`pack` does.
     """
     out = Path(out)
@@ -227,13 +229,12 @@ def pack_splits(datasets, out, size=256, quality=95, overwrite=False, **options)
         lines = [f"{out / split}.rec: {info['count']:,} samples, {info['rec_bytes'] / 1e6:,.1f} MB"]
         if info["skipped"]:
             lines.append(f"  {len(info['skipped'])} left out:")
-            lines += shortened(
-                [f"{item['id']}: {item['reason']}" for item in info["skipped"]], "    "
-            )
+            reasons = [f"{item['id']}: {item['reason']}" for item in info["skipped"]]
+            lines += shortened(reasons, "    ")
         yield "\n".join(lines)
 
 
-def _is_packed(out, split, plan):
+def _is_packed(out: Path, split: str, plan: Mapping[str, Any]) -> bool:
     """Return whether a finished split is there; raise if it is another one."""
     if not (out / f"{split}.json").exists():
         return False
@@ -245,3 +246,152 @@ def _is_packed(out, split, plan):
             "replace it, or choose another folder"
         )
     return True
+
+
+class Check:
+    """Everything about a data set that ``--check`` tells; ``text()`` begins with the summary.
+
+    Args:
+        missing: A line per part that is missing.
+        report: CountReport of the splits that could be opened, or None.
+        datasets: Those of which all images are to be read.
+        progress: Whether to show a bar on a terminal.
+
+    Attributes:
+        lost: Sample ids whose image does not exist.
+        broken: ``[(sample id, reason)]`` of images that cannot be read.
+        total: How many images were looked for.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        missing: Sequence[str],
+        report: CountReport | None,
+        datasets: Sequence[Any] = (),
+        *,
+        progress: bool = True,
+    ) -> None:
+        self.kind, self.missing, self.report = kind, list(missing), report
+        self.lost: list[str] = []
+        self.broken: list[tuple[str, str]] = []
+        self.total = 0
+        for dataset in datasets:
+            self._read(dataset, progress)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self._faults()
+
+    def text(self) -> str:
+        """Return the summary, a line per fault (the first of many), and the report."""
+        faults = self._faults()
+        if not faults:
+            lines = [f"{self.kind}: complete; {self.total:,} images read, 0 cannot be read"]
+        else:
+            lines = [f"{self.kind}: not as it should be: {', '.join(faults)}"]
+            lines += [f"  {line}" for line in self.missing]
+            if len(self.lost) < self.total:
+                lines += shortened([f"{name}: does not exist" for name in self.lost])
+            lines += shortened([f"{name}: {reason}" for name, reason in self.broken])
+        return "\n".join(lines) + (f"\n\n{self.report.text()}" if self.report else "")
+
+    def _faults(self) -> list[str]:
+        """Return what is wrong, in a few words each."""
+        differences = len(self.report.differences()) if self.report else 0
+        missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
+        example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
+        faults = [
+            (missing, f"{missing} part{' is' if missing == 1 else 's are'} missing"),
+            (lost, f"{lost:,} of {self.total:,} images are missing{example}"),
+            (broken, f"{broken:,} image{'' if broken == 1 else 's'} cannot be read"),
+            (differences, f"{differences:,} count{' differs' if differences == 1 else 's differ'}"),
+        ]
+        return [fault for count, fault in faults if count]
+
+    def _read(self, dataset: Any, progress: bool) -> None:
+        """Read every image of a data set; one that several samples show counts once."""
+        from tqdm import tqdm
+
+        seen = set()
+        positions = range(len(dataset))
+        for i in tqdm(positions, f"check {dataset.split}", disable=None if progress else True):
+            name = dataset.sample_ids[i]
+            try:
+                path = str(dataset.path(i))
+            except NotImplementedError:  # all images are in one file
+                path = name
+            first = path not in seen
+            seen.add(path)
+            try:
+                dataset.read(i)
+            except NoOverlapError:
+                continue
+            except BadImageError as error:
+                if first and not os.path.exists(error.path):
+                    self.lost.append(name)
+                elif first:
+                    self.broken.append((name, error.reason))
+        self.total += len(seen)
+
+
+def missing_parts(
+    reader: type[Located], root: PathLike, splits: Sequence[str], **options: Any
+) -> list[str]:
+    """Return a line per part of a data set that is missing, with the splits that need it.
+
+    Raises:
+        ValueError: A part is in two places that are equally near.
+    """
+    needed: dict[str, list[str]] = {}
+    places = {}
+    for split in splits:
+        found = reader.locate(root, split, **options)
+        for part in found.missing:
+            needed.setdefault(part.name, []).append(split)
+            given = options.get(part.option) if part.option else None
+            places[part.name] = given or found.path(part)
+    return [
+        f"{name} is missing ({', '.join(who)}): looked for {places[name]}"
+        for name, who in needed.items()
+    ]
+
+
+def check(
+    kind: str,
+    reader: type[Any],
+    root: PathLike,
+    splits: Sequence[str],
+    *,
+    progress: bool = True,
+    **options: Any,
+) -> Check:
+    """Check a data set.
+
+    Args:
+        splits: Those that should be there.
+        progress: Whether to show bars on a terminal.
+        options: The reader's settings.
+
+    Raises:
+        FileNotFoundError: Nothing of it is there.
+        ValueError: A file is malformed, or a setting is not valid.
+    """
+    if not any(reader.locate(root, split, **options).paths for split in splits):
+        raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
+    missing = missing_parts(reader, root, splits, **options)
+    opened, reports = [], []
+    for split in splits:
+        if not reader.has_split(root, split, **options):
+            continue
+        complete = not reader.locate(root, split, **options).missing
+        try:
+            dataset = reader(root, split, on_bad_image="skip", **options)
+        except FileNotFoundError as error:  # not a part, but one of several ways to give a list
+            missing += [str(error)] if complete else []
+            continue
+        reports.append(dataset.report)
+        opened += [dataset] if complete else []
+    report = CountReport.join(reports) if reports else None
+    return Check(kind, missing, report, opened, progress=progress)

@@ -1,49 +1,48 @@
-"""What the readers of official annotations share: label codes, partitions, held-out validation."""
+"""What the readers of official annotations share: label codes, partitions, splits of our own."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
-from typing import Any, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gluon_attn.core.registry import unknown_name
+from gluon_attn.data.matfile import Node
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "trainval", "test")
+SPLITS = ("train", "val", "trainval", "test")  # the last two are published in many data sets
 UNCERTAIN = ("negative", "unspecified")
 HOLDOUT = 0.1  # share of the training part where the authors give no validation split
+SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}  # where they give no split at all
 
 
-def check_split(split, what, valid=SPLITS):
-    """Raise ValueError unless ``split`` is one of ``valid``."""
-    if split not in valid:
-        raise ValueError(f"{what}: {unknown_name('split', split, valid)}")
+def parts_of(split: str) -> tuple[str, ...]:
+    """Return the parts of a file that make a split: 'trainval' is train and val."""
+    return ("train", "val") if split == "trainval" else (split,)
 
 
-def check_uncertain(uncertain):
-    """Raise ValueError unless ``uncertain`` is 'negative' or 'unspecified'."""
+def check_uncertain(uncertain: str, has_some: bool, place: object) -> None:
+    """Refuse another word than ``UNCERTAIN``; warn if labels of value 2 matter and none is there.
+
+    Raises:
+        ValueError: ``uncertain`` is neither 'negative' nor 'unspecified'.
+    """
     if uncertain not in UNCERTAIN:
         raise ValueError(f"uncertain={uncertain!r}: valid are {', '.join(UNCERTAIN)}")
+    if uncertain != "negative" and not has_some:
+        logger.warning("%s: no label is 2 (uncertain): uncertain=%s does nothing", place, uncertain)
 
 
-def find_folder(root, names):
-    """Return the first of ``root``'s folders ``names`` that exists, else the last."""
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    return root / names[-1]
-
-
-def binary_labels(values, names, place, uncertain="negative"):
+def binary_labels(
+    values: np.ndarray, names: Sequence[str], place: str, uncertain: str = "negative"
+) -> np.ndarray:
     """Return int8 labels {1, -1, 0} from a matrix that holds 1, 0 and perhaps 2.
 
     Args:
         values: ``(N, A)`` integers: 1 positive, 0 negative, 2 uncertain.
-        names: The A attributes, for messages.
-        place: Of the matrix, for messages.
         uncertain: 'negative' or 'unspecified': what 2 becomes.
 
     Raises:
@@ -56,34 +55,45 @@ def binary_labels(values, names, place, uncertain="negative"):
             f"{place}: row {row + 1}, attribute '{names[column]}' is {values[row, column]}; valid "
             "are 1, 0 and 2"
         )
-    announce_uncertain(uncertain, (values == 2).any(), place)
+    check_uncertain(uncertain, bool((values == 2).any()), place)
     two = -1 if uncertain == "negative" else 0
     return np.array([-1, 1, two], np.int8)[values]
 
 
-def announce_uncertain(uncertain: str, has_some: bool, place: object) -> None:
-    """Log a warning if labels of value 2 are to be treated specially and there are none."""
-    if uncertain != "negative" and not has_some:
-        logger.warning("%s: no label is 2 (uncertain): uncertain=%s does nothing", place, uncertain)
+def labels_of_images(
+    table: Node, images: Sequence[str], names: Sequence[str], before: int = 0
+) -> np.ndarray:
+    """Return a matrix that must have a row per image and, behind others, a column per attribute.
+
+    Raises:
+        ValueError: It has not; the message names it.
+    """
+    matrix = table.matrix()
+    if matrix.shape != (len(images), before + len(names)):
+        raise table.error(
+            f"{matrix.shape[0]} x {matrix.shape[1]} labels for the {len(images)} images and "
+            f"{len(names)} attributes"
+        )
+    return matrix
 
 
-def one_based(node, total):
+def one_based(node: Node, total: int) -> np.ndarray:
     """Return positions from 0 out of a Node of numbers from 1 to ``total``.
 
     Raises:
-        ValueError: If a number is out of range or comes twice.
+        ValueError: A number is out of range or comes twice.
     """
     numbers = node.vector()
     outside = numbers[(numbers < 1) | (numbers > total)]
     if outside.size:
-        raise node.error(f"number {outside[0]} is outside 1 to {total:,}, the pictures counted")
+        raise node.error(f"number {outside[0]} is outside 1 to {total:,}, the images counted")
     unique, counts = np.unique(numbers, return_counts=True)
     if (counts > 1).any():
         raise node.error(f"number {unique[counts > 1][0]} comes twice")
     return numbers - 1
 
 
-def check_disjoint(parts, node):
+def check_disjoint(parts: Mapping[str, np.ndarray], node: Node) -> None:
     """Raise ValueError if two of ``{name: positions}`` share one."""
     names = list(parts)
     for k, name in enumerate(names):
@@ -91,16 +101,16 @@ def check_disjoint(parts, node):
             shared = np.intersect1d(parts[name], parts[other])
             if shared.size:
                 raise node.error(
-                    f"{shared.size:,} pictures are in both {name} and {other}, the first is number "
+                    f"{shared.size:,} images are in both {name} and {other}, the first is number "
                     f"{shared[0] + 1}"
                 )
 
 
-def pick_partition(node, number):
+def pick_partition(node: Node, number: int) -> Node:
     """Return the cell of partition ``number``, counted from 1.
 
     Raises:
-        ValueError: If there is no such partition.
+        ValueError: There is no such partition.
     """
     cells = node.cells()
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(cells):
@@ -108,8 +118,14 @@ def pick_partition(node, number):
     return cells[number - 1]
 
 
+def check_holdout(share: float) -> None:
+    """Raise ValueError unless a share lies between 0 and 1."""
+    if not 0 < share < 1:
+        raise ValueError(f"holdout={share}: must lie between 0 and 1, both excluded")
+
+
 def hold_out(
-    items: Sequence[Any], share: float = HOLDOUT, seed: int = 0, sizes: Counter | None = None
+    items: Iterable[Any], share: float = HOLDOUT, seed: int = 0, sizes: Counter | None = None
 ) -> set:
     """Return the items that are held out for validation; at least one.
 
@@ -118,15 +134,13 @@ def hold_out(
     Args:
         items: Distinct images, or groups of images that must stay together, such as persons.
         share: Of the images that is held out, as nearly as the groups allow without exceeding it.
-        seed: Seed.
         sizes: Images of each group; None: every item is one.
 
     Raises:
-        ValueError: If the share is not between 0 and 1, or nothing would be left for training.
+        ValueError: The share is not between 0 and 1, or nothing would be left for training.
     """
     items = sorted(items)
-    if not 0 < share < 1:
-        raise ValueError(f"holdout={share}: must lie between 0 and 1, both excluded")
+    check_holdout(share)
     if len(items) < 2:
         raise ValueError(f"{len(items)} training items: too few to hold any out for validation")
     sizes = Counter(items) if sizes is None else sizes
@@ -141,8 +155,51 @@ def hold_out(
     return held or {min(order, key=sizes.__getitem__)}
 
 
+def official_split(
+    split: str,
+    parts: Mapping[str, Any],
+    targets: np.ndarray,
+    holdout: float = HOLDOUT,
+    *,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the positions of a split where a data set comes as a training and a test part.
+
+    'trainval' is the whole training part, 'test' the test part. 'val' is a share of every class of
+    the training part, chosen by the seed, and 'train' the rest.
+
+    Args:
+        parts: Positions of 'trainval' and 'test'.
+        targets: ``(N,)`` class numbers of all samples.
+        holdout: Share of the training part that is the validation split.
+
+    Returns:
+        ``(n,)`` int64, ascending within each part.
+
+    Raises:
+        ValueError: The share is not between 0 and 1.
+    """
+    check_holdout(holdout)
+    if split in ("trainval", "test"):
+        return np.asarray(parts[split], np.int64)
+    training = np.asarray(parts["trainval"], np.int64)
+    held = np.zeros(len(training), bool)
+    own = np.asarray(targets)[training]
+    for k in np.unique(own):
+        members = np.flatnonzero(own == k)
+        count = min(max(1, round(holdout * len(members))), len(members) - 1)
+        order = np.random.RandomState([seed, int(k)]).permutation(len(members))
+        held[members[order[:count]]] = True
+    return training[held if split == "val" else ~held]
+
+
+def in_hash_order(names: Iterable[str], seed: int) -> list[str]:
+    """Return names in the order of the sha256 of seed and name: a shuffle that nothing changes."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+
+
 def shared_persons(
-    split: str, persons: np.ndarray, others: np.ndarray, name: str, unknown: Any = None
+    split: str, persons: np.ndarray, others: np.ndarray, name: str, *, unknown: Any = None
 ) -> str:
     """Return a line about the persons of a split who are in another part as well.
 
@@ -154,14 +211,8 @@ def shared_persons(
     known, seen = persons[persons != unknown], set(others[others != unknown].tolist())
     people = set(known.tolist())
     shown = sum(person in seen for person in known.tolist())
+    percent = 100 * shown / max(1, len(persons))
     return (
         f"{split}: {len(people & seen):,} of {len(people):,} known persons are also in {name}; "
-        f"they are on {shown:,} of {len(persons):,} images ({100 * shown / len(persons):.1f} %)"
+        f"they are on {shown:,} of {len(persons):,} images ({percent:.1f} %)"
     )
-
-
-def warn_of_other_names(names, known, path):
-    """Log a warning if attribute names are not the known ones, in their order."""
-    if tuple(names) != tuple(known):
-        odd = [n for n in names if n not in known] or ["only the order"]
-        logger.warning("%s: other attributes than published: %s", path, ", ".join(odd[:5]))

@@ -11,12 +11,15 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
+from typing import Any, Iterator
 
 import numpy as np
 
 from gluon_attn.core.errors import DamagedError, naming
 
 ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+# Python's reader in Python: that in C makes room for whatever place an instruction names.
+PYTHONS_READER: Any = pickle._Unpickler
 
 
 class UnsafePickleError(ValueError):
@@ -26,45 +29,46 @@ class UnsafePickleError(ValueError):
 class _Type:
     """Stands for ``numpy.dtype``: remembers its name and lets no state in."""
 
-    def __init__(self, name="", *_):
+    def __init__(self, name: Any = "", *_: Any) -> None:
         self.name = name.decode("latin1") if isinstance(name, bytes) else name
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         """Ignore byte order and the like: only single bytes are accepted in the end."""
 
 
 class _Array:
     """Stands for ``numpy.ndarray``: takes the state of one and keeps shape and bytes."""
 
-    value = None
+    value: Any = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         try:
             _, shape, kind, column_major, data = state
             data = data.encode("latin1") if isinstance(data, str) else bytes(data)
             if not isinstance(kind, _Type) or kind.name not in ("u1", "|u1", "uint8"):
                 raise UnsafePickleError("an array is not of bytes (uint8)")
-            order = "F" if column_major else "C"
             shape = tuple(int(side) for side in shape)
-            self.value = np.frombuffer(data, np.uint8).reshape(shape, order=order)
+            self.value = np.frombuffer(data, np.uint8).reshape(
+                shape, order="F" if column_major else "C"
+            )
+        except UnsafePickleError:
+            raise
         except (TypeError, ValueError) as error:
-            if isinstance(error, UnsafePickleError):
-                raise
             raise UnsafePickleError(f"a malformed array: {error}") from error
 
 
-def _start_array(*_):
+def _start_array(*_: Any) -> _Array:
     return _Array()
 
 
-def _encode(text, encoding="latin1"):
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """Stand for ``_codecs.encode``, with which Python 3 writes bytes for old protocols."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
         raise UnsafePickleError("encodes something other than bytes as text")
     return text.encode("latin1")
 
 
-KNOWN = {
+KNOWN: dict[Any, Any] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
@@ -72,33 +76,28 @@ KNOWN = {
 }
 
 
-class _Reader(pickle._Unpickler):
-    """Python's reader in Python: that in C makes room for whatever place an instruction names.
-
-    Keys of dicts are checked before their hash is taken: that of a tuple deep enough ends the
+class _Reader(PYTHONS_READER):
+    """Keys of dicts are checked before their hash is taken: that of a tuple deep enough ends the
     process.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(PYTHONS_READER.dispatch)
     for _unused in (pickle.FROZENSET, pickle.ADDITEMS):
         del dispatch[_unused[0]]
 
-    def load_dict(self):
-        """Make a dict of what lies behind the last mark."""
+    def load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
         self._set(items)
 
-    def load_setitems(self):
-        """Set items of the dict before the last mark."""
+    def load_setitems(self) -> None:
         self._set(self.pop_mark())
 
-    def load_setitem(self):
-        """Set one item of a dict."""
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set([key, value])
 
-    def _set(self, items):
+    def _set(self, items: list[Any]) -> None:
         keys, target = items[::2], self.stack[-1]
         if not isinstance(target, dict) or any(type(k) not in (str, bytes, int) for k in keys):
             raise DamagedError("a key that is neither text nor number")
@@ -108,26 +107,25 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         """Return a stand-in, or refuse the name."""
         try:
             return KNOWN[module, name]
         except KeyError:
             raise UnsafePickleError(f"asks for {module}.{name}") from None
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         raise UnsafePickleError("refers to objects outside the file")
 
 
-def load_pickle(data, place):
+def load_pickle(data: bytes, place: Any) -> Any:
     """Return what a pickle holds: keys and strings as ``str``, arrays as uint8 NumPy arrays.
 
     Args:
-        data: The pickle, bytes.
         place: Where it came from, for messages.
 
     Raises:
-        ValueError: If it is damaged or asks for anything else; nothing has been executed.
+        ValueError: It is damaged or asks for anything else; nothing has been executed.
     """
     with naming(place, "{path}: damaged or no pickle: {why}"):
         try:
@@ -139,11 +137,10 @@ def load_pickle(data, place):
             ) from error
 
 
-def _plain(value, seen, limit):
+def _plain(value: Any, seen: Iterator[int], limit: int) -> Any:
     """Return ``value`` with stand-ins replaced and byte strings decoded.
 
     Args:
-        value: What the pickle holds.
         seen: Counts the values; a list may hold another one many times, and that a third.
         limit: How many there can be: each takes a byte of the pickle.
     """

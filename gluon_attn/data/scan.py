@@ -47,11 +47,7 @@ def is_image_name(name: str) -> bool:
 
 
 class Passed:
-    """What a listing passed over, counted by kind: ``3 files passed over: 2 HEIC, 1 GIF``.
-
-    Args:
-        where: The folder, named in front.
-    """
+    """What a listing passed over, counted by kind: ``3 files passed over: 2 HEIC, 1 GIF``."""
 
     def __init__(self, where: object = "") -> None:
         self.where = where

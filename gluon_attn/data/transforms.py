@@ -1,11 +1,22 @@
-"""Augmentation of VAA (ECCV 2018, supplement) on uint8 pictures, in OpenCV.
+"""Augmentation and preparation of uint8 images, in OpenCV.
 
-Training: resize to 256 x 256, cut a square whose side is uniform in [128, 224] at a uniform place,
-mirror half of the time, resize to 224. Evaluation: resize, cut the centre, as the released code's
-ImageRecordIter does.
+* :class:`TrainTransform`, :class:`EvalTransform`: VAA (ECCV 2018, supplement). Training: resize to
+  256 x 256, cut a square whose side is uniform in [128, 224] at a uniform place, mirror half of the
+  time, resize to 224. Evaluation: resize, cut the centre, as the released code's ImageRecordIter
+  does. The crop is made here and not by ``mx.io.ImageRecordIter``, whose scaled crops are wrong
+  when records have the output size already (apache/mxnet #16925).
+* :class:`PadCropTransform`: CIFAR, as in He et al. (CVPR 2016), section 4.2.
+* :class:`ResizedCropTransform`: ImageNet, as in Szegedy et al., "Going deeper with convolutions"
+  (CVPR 2015), section 6.
+* :class:`ReidTrainTransform`, :class:`ReidEvalTransform`: person re-identification (Hermans, Beyer,
+  Leibe, arXiv:1703.07737, section 4.1). People are twice as high as wide, so no squares.
 
-The crop is made here and not by ``mx.io.ImageRecordIter``, whose scaled crops are wrong when
-records have the output size already (apache/mxnet #16925).
+All are called as ``transform(image, random, out=None, corner=None)``: uint8 ``(H, W, 3)`` RGB,
+``transform.draws`` numbers uniform in [0, 1) such as ``rng.random(transform.draws)``, optionally
+the float32 ``(3, h, w)`` array to write to, and, if the image is a part of one of the size
+``transform.resize``, the part's first pixel ``(x, y)``. They return the array. So the result is a
+function of the arguments, whichever thread calls. Those with ``window(random)`` say which part
+``(left, top, right, bottom)`` of the resized image they need.
 
 Units: mean and standard deviation are in grey levels 0-255, in the order R, G, B. The default is
 ImageNet's, which the Gluon model zoo's weights expect. (The released VAA code subtracts
@@ -13,6 +24,9 @@ ImageNet's, which the Gluon model zoo's weights expect. (The released VAA code s
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -22,6 +36,7 @@ from gluon_attn.data.images import resize_shorter
 
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 IMAGENET_STD = (58.393, 57.12, 57.375)
+Window = Tuple[int, int, int, int]
 
 
 class Normalize:
@@ -31,46 +46,49 @@ class Normalize:
         mean, std: Three numbers each, RGB, in grey levels; std is positive.
     """
 
-    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
-        mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-        if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
-            raise ValueError(f"mean and std need three numbers, std positive: {mean}, {std}")
-        self.mean, self.std = tuple(mean.tolist()), tuple(std.tolist())
-        scale, shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        if means.shape != (3,) or stds.shape != (3,) or not (stds > 0).all():
+            raise ValueError(f"mean and std need three numbers, std positive: {means}, {stds}")
+        self.mean, self.std = tuple(means.tolist()), tuple(stds.tolist())
+        scale, shift = (1 / stds).astype(np.float32), (-means / stds).astype(np.float32)
         levels = np.arange(256, dtype=np.float32)[:, None]
         self._table = (levels * scale + shift)[None]  # (1, 256, 3)
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         return cv2.LUT(image, self._table)
 
 
-def planes(image, out=None):
-    """Return a float32 ``(H, W, 3)`` picture as ``(3, H, W)``, written to ``out`` if given."""
+def planes(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return a float32 ``(H, W, 3)`` image as ``(3, H, W)``, written to ``out`` if given."""
     if out is None:
-        out = np.empty((3,) + image.shape[:2], np.float32)
+        out = np.empty((3, *image.shape[:2]), np.float32)
     cv2.split(image, list(out))
     return out
 
 
-class TrainTransform:
+class _Normalizing:
+    """What all transforms share."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.normalize = Normalize(mean, std)
+        self.mean, self.std = self.normalize.mean, self.normalize.std
+
+
+class TrainTransform(_Normalizing):
     """Resize, random square crop, mirror, resize, normalise.
 
-    Called as ``(image, random, out=None, corner=None)``: uint8 ``(H, W, 3)`` RGB, ``draws`` numbers
-    uniform in [0, 1) such as ``rng.random(transform.draws)``, optionally the float32
-    ``(3, size, size)`` array to write to, and, if the picture is a part of one of the size
-    ``resize``, the part's first pixel ``(x, y)``. Returns the array. So the result is a function
-    of the arguments, whichever thread calls it.
-
     Args:
-        resize: Side of the square to which every picture is brought first.
+        resize: Side of the square to which every image is brought first.
         crop: Smallest and largest side of the crop, both included, in pixels of that square.
             PETA: (160, 224).
         size: Side of the result: the network's input.
-        mirror: Whether to mirror half of the pictures.
-        mean, std: See :class:`Normalize`.
+        mirror: Whether to mirror half of the images.
 
     Raises:
-        ValueError: If not 1 <= crop[0] <= crop[1] <= resize.
+        ValueError: Unless 1 <= crop[0] <= crop[1] <= resize.
 
     Reference: VAA supplement, training details.
     """
@@ -79,13 +97,15 @@ class TrainTransform:
 
     def __init__(
         self,
-        resize=256,
-        crop=(128, 224),
-        size=224,
-        mirror=True,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    ):
+        resize: int = 256,
+        crop: Sequence[int] = (128, 224),
+        size: int = 224,
+        mirror: bool = True,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
         crop = tuple(int(side) for side in crop)
         if len(crop) != 2 or not 1 <= crop[0] <= crop[1] <= resize or size < 1:
             raise ValueError(
@@ -93,22 +113,21 @@ class TrainTransform:
                 "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
             )
         self.resize, self.crop, self.size, self.mirror = int(resize), crop, int(size), bool(mirror)
-        self.normalize = Normalize(mean, std)
-        self.mean, self.std = self.normalize.mean, self.normalize.std
 
-    def draw(self, random):
+    def draw(self, random: Sequence[float]) -> tuple[int, int, int, bool]:
         """Return ``(x, y, side, mirrored)`` of the crop that four uniform numbers stand for."""
         low, high = self.crop
         side = low + int(random[0] * (high - low + 1))
         room = self.resize - side + 1
         return int(random[1] * room), int(random[2] * room), side, self.mirror and random[3] < 0.5
 
-    def window(self, random):
-        """Return what is needed of the resized picture: ``(left, top, right, bottom)``."""
+    def window(self, random: Sequence[float]) -> Window:
         x, y, side, _ = self.draw(random)
         return x, y, x + side, y + side
 
-    def __call__(self, image, random, out=None, corner=None):
+    def __call__(
+        self, image: np.ndarray, random: Sequence[float], out: Any = None, corner: Any = None
+    ) -> np.ndarray:
         x, y, side, mirrored = self.draw(random)
         if corner is None:
             image, corner = resize_image(image, self.resize, self.resize), (0, 0)
@@ -122,52 +141,295 @@ class TrainTransform:
         return planes(resize_image(self.normalize(image), self.size, self.size), out)
 
 
-class EvalTransform:
+class EvalTransform(_Normalizing):
     """Resize, centre crop, resize, normalise; nothing random.
 
-    Called as ``(image, random=None, out=None, corner=None)`` like :class:`TrainTransform`.
-
     Args:
-        resize: Side of the square to which every picture is brought first.
-        crop: Side of the centre crop in pixels of that square; None takes the whole picture.
+        resize: Side of the square to which every image is brought first.
+        crop: Side of the centre crop in pixels of that square; None takes the whole image.
         size: Side of the result.
-        mean, std: See :class:`Normalize`.
-        keep_aspect: Whether the *shorter* side is brought to ``resize`` and the picture keeps its
+        keep_aspect: Whether the *shorter* side is brought to ``resize`` and the image keeps its
             proportions, as ImageNet's evaluation has it. Needs a crop.
 
     Raises:
-        ValueError: If crop is larger than resize, or missing with ``keep_aspect``.
+        ValueError: The crop is larger than resize, or missing with ``keep_aspect``.
     """
 
     draws = 0
 
     def __init__(
-        self, resize=256, crop=224, size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD,
-        keep_aspect=False,
-    ):  # fmt: skip
+        self,
+        resize: int = 256,
+        crop: int | None = 224,
+        size: int = 224,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        keep_aspect: bool = False,
+    ) -> None:
+        super().__init__(mean, std)
         if size < 1 or not 1 <= (resize if crop is None else crop) <= resize:
             raise ValueError(f"crop={crop}, resize={resize}, size={size}: need crop <= resize")
         if keep_aspect and crop is None:
-            raise ValueError("keep_aspect needs a crop: pictures would differ in shape")
+            raise ValueError("keep_aspect needs a crop: images would differ in shape")
         self.resize, self.crop, self.size = int(resize), crop, int(size)
         self.keep_aspect = bool(keep_aspect)
-        self.normalize = Normalize(mean, std)
-        self.mean, self.std = self.normalize.mean, self.normalize.std
 
-    def window(self, random=None):
-        """Return what is needed of the resized picture: ``(left, top, right, bottom)``."""
+    def window(self, random: Sequence[float] | None = None) -> Window:
         side = self.resize if self.crop is None else self.crop
         start = (self.resize - side) // 2
         return start, start, start + side, start + side
 
-    def __call__(self, image, random=None, out=None, corner=None):
+    def __call__(
+        self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None
+    ) -> np.ndarray:
         left, top, right, bottom = self.window()
         if corner is None and self.keep_aspect:
             image = resize_shorter(image, self.resize)
-            rows, columns = image.shape[:2]  # move the window to the picture's own centre
-            corner = left - (columns - self.crop) // 2, top - (rows - self.crop) // 2
+            rows, columns = image.shape[:2]  # move the window to the image's own centre
+            side = right - left
+            corner = left - (columns - side) // 2, top - (rows - side) // 2
         elif corner is None:
             image, corner = resize_image(image, self.resize, self.resize), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]
         return planes(self.normalize(resize_image(image, self.size, self.size)), out)
+
+
+class PadCropTransform(_Normalizing):
+    """Pad with zeros, cut a piece of the image's size at a uniform place, mirror, normalise.
+
+    The padding is black: its value is 0 before the mean is subtracted.
+
+    Args:
+        size: Side of the square to which images are brought first, and of the result.
+        pad: Pixels added on each side.
+        mirror: Whether to mirror half of the images.
+
+    Raises:
+        ValueError: The size is not positive or the padding is negative.
+
+    Reference: ICASC supplement, section 1.1 (CIFAR-100).
+    """
+
+    draws = 3
+
+    def __init__(
+        self,
+        size: int = 32,
+        pad: int = 4,
+        mirror: bool = True,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        if size < 1 or pad < 0:
+            raise ValueError(f"size={size}, pad={pad}: need 1 <= size and 0 <= pad")
+        self.size, self.pad, self.mirror = int(size), int(pad), bool(mirror)
+        self.resize = self.size
+
+    def draw(self, random: Sequence[float]) -> tuple[int, int, bool]:
+        """Return ``(x, y, mirrored)``: the piece's corner relative to the image's."""
+        places = 2 * self.pad + 1
+        x, y = int(random[0] * places) - self.pad, int(random[1] * places) - self.pad
+        return x, y, self.mirror and random[2] < 0.5
+
+    def window(self, random: Sequence[float]) -> Window:
+        x, y, _ = self.draw(random)
+        return max(x, 0), max(y, 0), min(x, 0) + self.size, min(y, 0) + self.size
+
+    def __call__(
+        self, image: np.ndarray, random: Sequence[float], out: Any = None, corner: Any = None
+    ) -> np.ndarray:
+        x, y, mirrored = self.draw(random)
+        left, top, right, bottom = self.window(random)
+        if corner is None:
+            image, corner = resize_image(image, self.size, self.size), (0, 0)
+        piece: Any = np.zeros((self.size, self.size, 3), np.uint8)
+        piece[top - y : bottom - y, left - x : right - x] = image[
+            top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]
+        ]
+        if mirrored:
+            piece = cv2.flip(piece, 1)
+        return planes(self.normalize(piece), out)
+
+
+class ResizedCropTransform(_Normalizing):
+    """Cut a piece of random area and shape out of the image, scale it, mirror, normalise.
+
+    Area and shape refer to the image as it comes. Packed and cached images come as squares of side
+    ``resize``, so their own proportions are lost there.
+
+    Args:
+        resize: Side of packed and cached images; others are not resized before the cut.
+        size: Side of the result.
+        area: Smallest and largest share of the image's area, uniform in between.
+        shape: Smallest and largest width / height, uniform in the logarithm.
+        mirror: Whether to mirror half of the images.
+
+    Raises:
+        ValueError: Unless 0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1].
+    """
+
+    draws = 1  # the seed of further numbers: attempts differ in how many they need
+    ATTEMPTS = 10
+
+    def __init__(
+        self,
+        resize: int = 256,
+        size: int = 224,
+        area: Sequence[float] = (0.08, 1.0),
+        shape: Sequence[float] = (3 / 4, 4 / 3),
+        *,
+        mirror: bool = True,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        if not (0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1] and size >= 1):
+            raise ValueError(
+                f"area={area}, shape={shape}, size={size}: need 0 < area[0] <= area[1] <= 1, "
+                "0 < shape[0] <= shape[1] and 1 <= size"
+            )
+        self.resize, self.size, self.mirror = int(resize), int(size), bool(mirror)
+        self.area, self.shape = tuple(area), tuple(shape)
+
+    def draw(
+        self, random: Sequence[float], width: int, height: int
+    ) -> tuple[int, int, int, int, bool]:
+        """Return ``(x, y, w, h, mirrored)`` of the piece of a ``width`` x ``height`` image."""
+        rng = np.random.default_rng(int(random[0] * 2**53))
+        low, high = math.log(self.shape[0]), math.log(self.shape[1])
+        mirrored = bool(self.mirror and rng.random() < 0.5)
+        for area, shape, right, down in rng.random((self.ATTEMPTS, 4)):
+            wanted = width * height * (self.area[0] + area * (self.area[1] - self.area[0]))
+            ratio = math.exp(low + shape * (high - low))
+            w, h = round(math.sqrt(wanted * ratio)), round(math.sqrt(wanted / ratio))
+            if 1 <= w <= width and 1 <= h <= height:
+                return int(right * (width - w + 1)), int(down * (height - h + 1)), w, h, mirrored
+        # The largest central piece of an allowed shape, for images that are strips.
+        w = min(width, max(1, round(height * self.shape[1])))
+        h = min(height, max(1, round(width / self.shape[0])))
+        return (width - w) // 2, (height - h) // 2, w, h, mirrored
+
+    def window(self, random: Sequence[float]) -> Window:
+        x, y, w, h, _ = self.draw(random, self.resize, self.resize)
+        return x, y, x + w, y + h
+
+    def __call__(
+        self, image: np.ndarray, random: Sequence[float], out: Any = None, corner: Any = None
+    ) -> np.ndarray:
+        if corner is None:
+            corner, (height, width) = (0, 0), image.shape[:2]
+        else:
+            height = width = self.resize
+        x, y, w, h, mirrored = self.draw(random, width, height)
+        x, y = x - corner[0], y - corner[1]
+        image = resize_image(image[y : y + h, x : x + w], self.size, self.size)
+        if mirrored:
+            image = cv2.flip(image, 1)
+        return planes(self.normalize(image), out)
+
+
+ERASED = (0.02, 0.4)  # share of the image that is erased, at least and at most
+ASPECT = 0.3  # smallest ratio of height to width, or of width to height
+
+
+class ReidTrainTransform(_Normalizing):
+    """Resize to 9/8 of the input size, random crop, mirror, normalise, perhaps erase.
+
+    ``corner`` must be None. Erasing: Zhong, Zheng, Kang, Li, Yang, "Random Erasing Data
+    Augmentation", AAAI 2020.
+
+    Args:
+        size: ``(H, W)`` of the result.
+        resize: ``(H, W)`` to which images are brought first; None means 9/8 of ``size``.
+        mirror: Whether to mirror half of the images.
+        erase: Probability that a rectangle of the image is replaced by the mean colour; the paper
+            of random erasing uses 0.5 and random colours. It covers between 2 and 40 % of the
+            image, cut at its border.
+
+    Raises:
+        ValueError: ``size`` does not fit into ``resize``, or ``erase`` is no probability.
+    """
+
+    draws = 8
+
+    def __init__(
+        self,
+        size: Any = (256, 128),
+        resize: Any = None,
+        mirror: bool = True,
+        erase: float = 0.0,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        self.size = _pair(size)
+        larger = [round(side * 9 / 8) for side in self.size]
+        self.resize = _pair(larger if resize is None else resize)
+        if any(small > large for small, large in zip(self.size, self.resize)):
+            raise ValueError(f"size={self.size} does not fit into resize={self.resize}")
+        if not 0 <= erase <= 1:
+            raise ValueError(f"erase={erase}: must be a probability")
+        self.mirror, self.erase = bool(mirror), float(erase)
+
+    def __call__(
+        self, image: np.ndarray, random: Sequence[float], out: Any = None, corner: None = None
+    ) -> np.ndarray:
+        (height, width), (tall, wide) = self.resize, self.size
+        image = resize_image(image, width, height)
+        top = int(random[0] * (height - tall + 1))
+        left = int(random[1] * (width - wide + 1))
+        image = image[top : top + tall, left : left + wide]
+        if self.mirror and random[2] < 0.5:
+            image = cv2.flip(image, 1)
+        result = planes(self.normalize(np.ascontiguousarray(image)), out)
+        if random[3] < self.erase:
+            top, left, tall, wide = self.erased(random[4:8])
+            result[:, top : top + tall, left : left + wide] = 0  # the mean, normalised
+        return result
+
+    def erased(self, random: Sequence[float]) -> Window:
+        """Return ``(top, left, height, width)`` of the erased rectangle from four numbers."""
+        tall, wide = self.size
+        area = tall * wide * (ERASED[0] + random[0] * (ERASED[1] - ERASED[0]))
+        aspect = ASPECT ** (1 - 2 * random[1])  # as likely to be high as wide
+        height = min(tall, max(1, round((area * aspect) ** 0.5)))
+        width = min(wide, max(1, round((area / aspect) ** 0.5)))
+        top, left = int(random[2] * (tall - height + 1)), int(random[3] * (wide - width + 1))
+        return top, left, height, width
+
+
+class ReidEvalTransform(_Normalizing):
+    """Resize, normalise; nothing random.
+
+    Args:
+        size: ``(H, W)`` of the result.
+    """
+
+    draws = 0
+
+    def __init__(
+        self,
+        size: Any = (256, 128),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        self.size = self.resize = _pair(size)
+
+    def __call__(
+        self, image: np.ndarray, random: Any = None, out: Any = None, corner: None = None
+    ) -> np.ndarray:
+        height, width = self.size
+        return planes(self.normalize(resize_image(image, width, height)), out)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if len(pair) != 2 or any(int(side) != side or side < 1 for side in pair):
+        raise ValueError(f"size {size!r}: needs two whole numbers from 1, (height, width)")
+    return int(pair[0]), int(pair[1])

@@ -19,35 +19,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_lines
-from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.counts import CountReport, SplitCount, expected_counts, label_note
-from gluon_attn.data.layout import Part, folder_part
-from gluon_attn.data.protocol import check_split
-from gluon_attn.data.scan import ImageFolder
+from gluon_attn.data.base import DATASETS, Reader, Samples
+from gluon_attn.data.layout import Found, Part, PathLike, folder_part
+from gluon_attn.data.protocol import SPLITS
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
-PUBLISHED = {
-    "train": {"images": 5717},
-    "val": {"images": 5823},
-    "trainval": {"images": 11540},
-}
-PUBLISHED_2007 = {
-    "train": {"images": 2501},
-    "val": {"images": 2510},
-    "trainval": {"images": 5011},
-    "test": {"images": 4952},
-}
-SPLITS = ("train", "val", "trainval", "test")
+CLASSES = tuple(
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor".split()
+)
 PLACES = (".", "VOC{}", "VOCdevkit/VOC{}")
 LOOKS_FOR = (
     "ImageSets/Main/aeroplane_train.txt beside JPEGImages/, in the folder itself, VOC{0}/ or "
@@ -57,61 +43,28 @@ DIFFICULT = {"masked": 0, "negative": -1, "positive": 1}
 
 
 @DATASETS.register("voc")
-class Voc(AttributeDataset):
-    """Pictures of VOC 2012, 20 classes of objects.
+class Voc(Reader):
+    """Images of VOC 2012, 20 classes of objects.
 
     Args:
-        root: Folder that holds ``ImageSets/`` and ``JPEGImages/``, or the development kit.
-        split: 'train', 'val', 'trainval', or 'test' if the folder has its lists.
-        policy: LabelPolicy; None means that difficult labels are masked in training too.
-        on_bad_image: See :class:`AttributeDataset`.
-        difficult: 'masked', 'negative' or 'positive': what the label 0 of the lists becomes.
+        difficult: 'masked' (in training, too), 'negative' or 'positive': what the label 0 of the
+            lists becomes.
 
     Attributes:
-        report: CountReport of this split.
-
-    Raises:
-        FileNotFoundError: If a list is not there.
-        ValueError: If one is malformed; the message names file and line.
+        difficult: How many labels of each class are difficult, ``(20,)``.
     """
 
-    year, published = 2012, PUBLISHED
+    title, year = "VOC", 2012
     looks_for = LOOKS_FOR.format(2012)
-    valid, optional = SPLITS, ("test",)
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        policy: LabelPolicy | None = None,
-        on_bad_image: str = "error",
-        difficult: str = "masked",
-    ) -> None:
-        check_split(split, "VOC", SPLITS)
-        if difficult not in DIFFICULT:
-            raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
-        found, lists = self.locate(root, split), self.parts(split)[0]
-        if lists.name not in found.paths:
-            other = "voc" if self.year == 2007 else "voc2007"
-            is_other = DATASETS.get(other).has_split(root, split)
-            hint = f"; it holds those of kind '{other}'" if is_other else ""
-            raise FileNotFoundError(
-                f"{root}: no lists of '{split}' of VOC {self.year}{hint}; looked for "
-                f"{self.looks_for}"
-            )
-        self.root = found.path(lists).parents[2]
-        lists = {name: _read_list(_list_path(self.root, name, split)) for name in CLASSES}
-        ids = _common_ids(lists, self.root, split)
-        raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
-        self.difficult = (raw == 0).sum(0)
-        raw = np.where(raw == 0, DIFFICULT[difficult], raw)
-        policy = LabelPolicy(train="masked") if policy is None else policy
-        super().__init__(CLASSES, split, raw, ids, policy, on_bad_image)
-        self.images = ImageFolder(self.root / "JPEGImages", f"{ids[0]}.jpg")
-        expected, source = expected_counts(found.home, self.published)
-        notes = [label_note(self)] if split == "train" else []
-        notes += [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
-        self.report = CountReport([SplitCount(split, len(self))], expected, source, notes)
+    detection = 80
+    valid, settings = SPLITS, ("difficult",)
+    optional: tuple[str, ...] = ("test",)
+    published = {
+        "train": {"images": 5717},
+        "val": {"images": 5823},
+        "trainval": {"images": 11540},
+    }
+    train_policy = "masked"
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -124,26 +77,58 @@ class Voc(AttributeDataset):
             folder_part("JPEGImages", *folders, images=True),
         )
 
-    def path(self, i):
+    @classmethod
+    def require(cls, root: PathLike, split: str, **options: Any) -> Found:
+        """Return what ``locate`` finds; the error names the reader of the other year."""
+        found = cls.locate(root, split)
+        if found.parts[0].name not in found.paths:
+            other = "voc" if cls.year == 2007 else "voc2007"
+            is_other = DATASETS.get(other).has_split(root, split)
+            hint = f"; it holds those of kind '{other}'" if is_other else ""
+            raise FileNotFoundError(
+                f"{root}: no lists of '{split}' of VOC {cls.year}{hint}; looked for {cls.looks_for}"
+            )
+        return found
+
+    def samples(self, found: Found, split: str, difficult: str = "masked") -> Samples:
+        if difficult not in DIFFICULT:
+            raise ValueError(unknown_name("treatment of difficult objects", difficult, DIFFICULT))
+        folder = found.path(found.parts[0]).parent
+        paths = {name: folder / f"{name}_{split}.txt" for name in CLASSES}
+        lists = {name: _read_list(path) for name, path in paths.items()}
+        ids = list(lists[CLASSES[0]])
+        for name, rows in lists.items():
+            odd = sorted(set(ids) ^ set(rows))
+            if odd:
+                raise ValueError(
+                    f"{paths[name]}: not the images of {CLASSES[0]}_{split}.txt: {len(odd)} are in "
+                    f"one of the two only, such as '{odd[0]}'"
+                )
+        raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
+        self.difficult = (raw == 0).sum(0)
+        raw = np.where(raw == 0, DIFFICULT[difficult], raw)
+        notes = [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
+        return Samples(
+            Schema.binary(CLASSES), raw, ids, folder.parents[1] / "JPEGImages", notes=notes
+        )
+
+    def path(self, i: int) -> Path:
         return self.images / f"{self.sample_ids[i]}.jpg"
 
 
 @DATASETS.register("voc2007")
 class Voc2007(Voc):
-    """Images of VOC 2007, 20 classes of objects; its test labels are public.
+    """Images of VOC 2007, 20 classes of objects; its test labels are public."""
 
-    Args:
-        root, split, policy, on_bad_image, difficult: See :class:`Voc`.
-
-    Attributes:
-        report: CountReport of this split.
-
-    Raises:
-        FileNotFoundError, ValueError: See :class:`Voc`.
-    """
-
-    year, published, optional = 2007, PUBLISHED_2007, ()
+    year, optional = 2007, ()
     looks_for = LOOKS_FOR.format(2007)
+    detection = 90
+    published = {
+        "train": {"images": 2501},
+        "val": {"images": 2510},
+        "trainval": {"images": 5011},
+        "test": {"images": 4952},
+    }
 
 
 def _is_2007(path: Path) -> bool:
@@ -164,31 +149,14 @@ def _is_not_2007(path: Path) -> bool:
     return path.is_file() and not _is_2007(path)
 
 
-def _list_path(root, name, split):
-    return root / "ImageSets" / "Main" / f"{name}_{split}.txt"
-
-
 def _read_list(path: Path) -> dict[str, int]:
     """Return ``{image: 1, -1 or 0}`` of a class."""
     rows: dict[str, int] = {}
     for number, line in read_lines(path, f"looked for {Voc.looks_for}"):
         words = line.split()
         if len(words) != 2 or words[1] not in ("1", "-1", "0"):
-            raise ValueError(f"{path}:{number}: expected a picture and 1, -1 or 0, found {line!r}")
+            raise ValueError(f"{path}:{number}: expected an image and 1, -1 or 0, found {line!r}")
         if words[0] in rows:
             raise ValueError(f"{path}:{number}: '{words[0]}' comes twice")
         rows[words[0]] = int(words[1])
     return rows
-
-
-def _common_ids(lists, root, split):
-    """Return the pictures of a split, in the order of the first class; all must list the same."""
-    first = lists[CLASSES[0]]
-    for name, rows in lists.items():
-        odd = sorted(set(first) ^ set(rows))
-        if odd:
-            raise ValueError(
-                f"{_list_path(root, name, split)}: not the pictures of {CLASSES[0]}_{split}.txt: "
-                f"{len(odd)} are in one of the two only, such as '{odd[0]}'"
-            )
-    return list(first)

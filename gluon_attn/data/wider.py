@@ -1,4 +1,6 @@
-"""WIDER-Attribute from its official files: JSON annotation and ``Image/`` tree.
+"""WIDER-Attribute, from its official files or as the SRN crop lists.
+
+The official files, a JSON annotation and an ``Image/`` tree (:class:`WiderAttribute`)::
 
     wider_attribute_trainval.json, wider_attribute_test.json:
         {"images": [{"file_name": "train/0--Parade/x.jpg", "scene_id": 0,
@@ -8,14 +10,29 @@
 Labels: 1 positive, -1 negative, 0 unspecified. Some loaders in circulation document it as
 "0 negative, -1 unspecified", which is wrong for these files.
 
-Opening a split validates its JSON and reads the header (not the pixels) of every picture, because
+Opening a split validates its JSON and reads the header (not the pixels) of every image, because
 some boxes lie partly or wholly outside: the first are cut at the border and counted, the second
 and boxes without area are left out and listed. So positions, counts and fingerprints are final
-from the start, a missing picture is met at once, and a packed copy holds the same samples.
+from the start, a missing image is met at once, and a packed copy holds the same samples.
 
 Boxes are in pixels of the **upright** image, as viewers and labelling tools show it; the files do
 not tell. (The official images were re-encoded by their authors.) Images that an EXIF orientation
 turns are counted in the report.
+
+SRN's crops, which VAA and most later papers used (:class:`WiderCrops`)::
+
+    wider_att/wider_att_{train,test}_imglist.txt   one crop per line, quoted or otherwise decorated
+    wider_att/wider_att_{train,test}_label.txt     14 labels per line, separated by blanks
+    Image_cropped/                                 the crops
+
+Validation rows are those of the train list whose path has a folder ``val``. SRN's lists hold 5
+boxes fewer in train and val and 2 fewer in test than the annotation; which, and why, was not
+published, so this reader is the way to work on exactly their samples.
+
+Published numbers: 13,789 images and 57,524 boxes in all (the paper's page); the split into
+5,509 / 1,362 / 6,918 images and into 28,345 / 29,179 boxes is repeated in many papers and adds up,
+but is not in the annotation's own documentation. The SRN crop lists hold 22,958 / 5,382 / 29,177
+crops (a user's log, VAA repository, issue 11).
 
 Reference: Li, Huang, Loy, Tang, "Human Attribute Recognition by Deep Hierarchical Contexts",
 ECCV 2016.
@@ -28,115 +45,131 @@ import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from gluon_attn.core.images import Header, clip_box
-from gluon_attn.core.text import read_json
-from gluon_attn.data.base import DATASETS, AttributeDataset
-from gluon_attn.data.counts import (
-    PUBLISHED,
-    CountReport,
-    SplitCount,
-    expected_counts,
-    rate_note,
-)
+from gluon_attn.core.schema import Schema
+from gluon_attn.core.text import read_json, read_lines
+from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
-from gluon_attn.data.layout import Part, file_part, folder_part
+from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
+from gluon_attn.data.protocol import SPLITS, parts_of
+from gluon_attn.data.published_sizes import SplitCount, rate_note
+from gluon_attn.data.scan import stored_name
 
 logger = logging.getLogger(__name__)
 
-ATTRIBUTES = (
-    "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal",
-    "shorts", "jeans", "longPants", "skirt", "faceMask", "logo", "stripe",
+ATTRIBUTES = tuple(
+    "Male longHair sunglass Hat Tshirt longSleeve formal shorts jeans longPants skirt faceMask "
+    "logo stripe".split()
+)
+# Class weights in VAA's released code: (1 - rate) / rate of the training split, or 1 from 50 % on.
+VAA_WEIGHTS = dict(
+    longHair=3.4595959, sunglass=18.472435, Hat=3.3854823, Tshirt=3.5971165, longSleeve=1.1370194,
+    formal=12.584616, shorts=5.7822747, jeans=10.827924, longPants=1.7478157, skirt=8.8111115,
+    faceMask=28.433332, logo=2.7568319, stripe=18.020712,
 )  # fmt: skip
-SPLITS = {
-    "train": ("wider_attribute_trainval.json", ("train/",)),
-    "val": ("wider_attribute_trainval.json", ("val/",)),
-    "trainval": ("wider_attribute_trainval.json", ("train/", "val/")),
-    "test": ("wider_attribute_test.json", ("test/",)),
-}
 FOLDERS = ("Annotations", "Anno", "wider_attribute_annotation", ".")
+DECORATION = "'\"`[](){},; \t\r\n"
+
+
+class Box(NamedTuple):
+    """A person of the annotation; ``number`` counts those of an image from 0."""
+
+    image: str
+    number: int
+    box: list[float]  # x, y, w, h
+    labels: list[int]
+
+    @property
+    def id(self) -> str:
+        return f"{self.image}#{self.number}"
+
+
+class _Wider(Reader):
+    """What both readers share."""
+
+    title = "WIDER-Attribute"
+    valid = SPLITS
+
+    def remarks(self, source: str | None) -> list[str]:
+        compared = source == "published" and self.split == "train"
+        return [rate_note(self, VAA_WEIGHTS)] if compared else []
 
 
 @DATASETS.register("wider")
-class WiderAttribute(AttributeDataset):
-    """Person crops of WIDER-Attribute, cut out of the official pictures as they are read.
+class WiderAttribute(_Wider):
+    """Person crops of WIDER-Attribute, cut out of the official images as they are read.
 
     Args:
-        root: Folder that holds ``Image/`` and the annotation (in ``Annotations/``, ``Anno/``,
-            ``wider_attribute_annotation/`` or ``root`` itself).
-        split: 'train', 'val', 'trainval' or 'test'.
-        policy, on_bad_image: See :class:`AttributeDataset`. With 'error' a missing picture raises
-            here; with 'skip' its samples stay in the list and are skipped when read.
         progress: Whether to show a progress bar on a terminal.
 
     Attributes:
-        report: CountReport of this split.
         boxes: ``(N, 4)`` float64, annotated ``x, y, w, h``.
 
-    Raises:
-        FileNotFoundError: If the annotation is not there.
-        ValueError: If it is malformed; the message names file, line or record.
-        BadImageError: If a picture is missing or broken.
+    With ``on_bad_image='error'`` a missing image raises when the split is opened; with 'skip' its
+    samples stay in the list and are skipped when read.
     """
 
     looks_for = (
         "wider_attribute_{trainval,test}.json in Annotations/, Anno/, wider_attribute_annotation/ "
         "or the folder itself, beside Image/"
     )
-    valid = tuple(SPLITS)
-
-    def __init__(self, root, split, policy=None, on_bad_image="error", progress=True):
-        if split not in SPLITS:
-            raise ValueError(
-                f"unknown split '{split}' of WIDER-Attribute; valid: {', '.join(SPLITS)}"
-            )
-        found = self.require(root, split)
-        self.root = found.home
-        path, self._folder = (found.path(part) for part in self.parts(split))
-        document = load_annotation(path)
-        columns = attribute_columns(document, path)
-        records = list(read_records(document, path, SPLITS[split][1]))
-        if not records:
-            raise ValueError(
-                f"{path}: split '{split}' is empty: no box in a picture whose file_name begins "
-                f"with {' or '.join(SPLITS[split][1])}"
-            )
-        headers = self._headers(records, on_bad_image, progress)
-        sizes = {name: header and header.size() for name, header in headers.items()}
-        kept, count = check_boxes(split, records, sizes)
-        files = {image["file_name"] for image in document["images"]}  # some show nobody
-        count.images = sum(name.startswith(SPLITS[split][1]) for name in files)
-        self._files = [record[0] for record in kept]
-        self.boxes = np.array([record[2] for record in kept], np.float64).reshape(-1, 4)
-        raw = np.array([record[3] for record in kept], np.int8).reshape(-1, len(columns))
-        ids = [f"{name}#{j}" for name, j, _, _ in kept]
-        super().__init__(ATTRIBUTES, split, raw[:, columns], ids, policy, on_bad_image)
-        expected, source = expected_counts(self.root, PUBLISHED)
-        notes = [rate_note(self)] if source == "published" and split == "train" else []
-        turned = sum(header is not None and header.orientation > 1 for header in headers.values())
-        if turned:
-            notes.append(
-                f"{split}: an EXIF orientation turns {turned:,} images; boxes are read as of the "
-                "upright image (if yours are of the stored pixels, remove the tags first)"
-            )
-        self.report = CountReport([count], expected, source, notes)
-        self._last = threading.local()
+    detection = 10
+    published = {
+        "train": {"images": 5509},
+        "val": {"images": 1362},
+        "trainval": {"images": 6871, "boxes": 28345},
+        "test": {"images": 6918, "boxes": 29179},
+    }
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        name = SPLITS[split][0]
+        name = f"wider_attribute_{'test' if split == 'test' else 'trainval'}.json"
         annotation = file_part(name, *(f"{folder}/{name}" for folder in FOLDERS))
         return annotation, folder_part("Image", apart=True, images=True)
 
-    def path(self, i):
-        """Return the file that holds sample ``i``."""
+    def samples(self, found: Found, split: str, progress: bool = True) -> Samples:
+        path, self._folder = found.each()
+        document = load_annotation(path)
+        columns = attribute_columns(document, path)
+        prefixes = tuple(f"{part}/" for part in parts_of(split))
+        records = list(read_records(document, path, prefixes))
+        if not records:
+            raise ValueError(
+                f"{path}: split '{split}' is empty: no box in an image whose file_name begins with "
+                f"{' or '.join(prefixes)}"
+            )
+        headers = self._headers(records, progress)
+        kept, count = check_boxes(split, records, headers)
+        files = {image["file_name"] for image in document["images"]}  # some have no box
+        count.images = sum(name.startswith(prefixes) for name in files)
+        self._files = [record.image for record in kept]
+        self.boxes = np.array([record.box for record in kept], np.float64).reshape(-1, 4)
+        raw = np.array([record.labels for record in kept], np.int8).reshape(-1, len(columns))
+        turned = sum(header is not None and header.orientation > 1 for header in headers.values())
+        notes = [
+            f"{split}: an EXIF orientation turns {turned:,} images; boxes are read as of the "
+            "upright image (if yours are of the stored pixels, remove the tags first)"
+        ]
+        self._last = threading.local()
+        return Samples(
+            Schema.binary(ATTRIBUTES),
+            raw[:, columns],
+            [record.id for record in kept],
+            notes=notes if turned else [],
+            counts=[count],
+        )
+
+    def path(self, i: int) -> Path:
         return self._folder / self._files[i]
 
-    def read(self, i):
-        # A picture's boxes are neighbours: reading in order decodes every picture only once.
+    def read(self, i: int) -> np.ndarray:
+        # An image's boxes are neighbours: reading in order decodes every image only once.
         path, sample = self.path(i), self.sample_ids[i]
         if getattr(self._last, "path", None) != path:
             self._last.image = read_image(path, sample)
@@ -148,34 +181,32 @@ class WiderAttribute(AttributeDataset):
         x0, y0, x1, y1 = window
         return image[y0:y1, x0:x1]
 
-    def _headers(
-        self, records: list[tuple], on_bad_image: str, progress: bool
-    ) -> dict[str, Header | None]:
+    def _headers(self, records: list[Box], progress: bool) -> dict[str, Header | None]:
         """Return ``{file name: Header or None}``, in parallel: it is mostly waiting."""
-        first = {}
-        for name, j, _, _ in records:
-            first.setdefault(name, f"{name}#{j}")
+        first: dict[str, str] = {}
+        for record in records:
+            first.setdefault(record.image, record.id)
 
-        def header(item):
-            name, sample = item
+        def header(name: str) -> Header | None:
             try:
-                return image_header(self._folder / name, sample)
+                return image_header(self._folder / name, first[name])
             except BadImageError:
-                if on_bad_image == "error":
+                if self.on_bad_image == "error":
                     raise
                 return None
 
-        bar = {"disable": None if progress and len(first) > 500 else True, "unit": "img"}
+        hidden = None if progress and len(first) > 500 else True
         with ThreadPoolExecutor(8) as pool:
-            found = list(tqdm(pool.map(header, first.items()), "headers", len(first), **bar))
-        return dict(zip(first, found))
+            found = pool.map(header, first)
+            headers = list(tqdm(found, "headers", len(first), disable=hidden, unit="img"))
+        return dict(zip(first, headers))
 
 
-def load_annotation(path):
+def load_annotation(path: Path) -> dict[str, Any]:
     """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict).
 
     Raises:
-        ValueError: If it is no JSON (with line and column) or lacks a key.
+        ValueError: It is no JSON (with line and column) or lacks a key.
     """
     document = read_json(path)
     for key, kind in (("images", list), ("attribute_id_map", dict)):
@@ -187,13 +218,13 @@ def load_annotation(path):
     return document
 
 
-def attribute_columns(document, path):
+def attribute_columns(document: dict[str, Any], path: Path) -> list[int]:
     """Return for each of ``ATTRIBUTES`` its position in the file's label lists.
 
     The map may be ``{"0": "Male"}`` or ``{"Male": 0}``; upper and lower case do not matter.
 
     Raises:
-        ValueError: If names are unknown, missing, or not numbered 0 to 13.
+        ValueError: Names are unknown, missing, or not numbered 0 to 13.
     """
     table = document["attribute_id_map"]
     try:
@@ -219,17 +250,17 @@ def attribute_columns(document, path):
     return columns
 
 
-def read_records(document, path, prefixes):
-    """Yield ``(file_name, number, [x, y, w, h], labels)`` of every box of a split, validated.
+def read_records(document: dict[str, Any], path: Path, prefixes: tuple[str, ...]) -> Iterator[Box]:
+    """Yield every box of the images whose names begin with ``prefixes``, validated.
 
-    ``number`` counts the boxes of a picture from 0, on through repeated entries. Pictures of the
-    file's other splits are validated too: a fault is found whichever is opened.
+    Boxes are counted on through repeated entries of an image. Images of the file's other splits are
+    validated too: a fault is found whichever is opened.
 
     Raises:
         ValueError: Naming the file and ``images[i].targets[j]``.
     """
     valid = ("test/",) if "test/" in prefixes else ("train/", "val/")
-    numbers = {}
+    numbers: dict[str, int] = {}
     for i, image in enumerate(document["images"]):
         where = f"{path}: images[{i}]"
         if not isinstance(image, dict):
@@ -240,13 +271,13 @@ def read_records(document, path, prefixes):
         if not isinstance(targets, list):
             raise ValueError(f"{where} ({name}): key 'targets' is missing or no list")
         for j, target in enumerate(targets):
-            record = _target(target, f"{where}.targets[{j}] ({name})")
+            box, labels = _target(target, f"{where}.targets[{j}] ({name})")
             if name.startswith(prefixes):
                 numbers[name] = numbers.get(name, -1) + 1
-                yield (name, numbers[name]) + record
+                yield Box(name, numbers[name], box, labels)
 
 
-def _target(target, where):
+def _target(target: Any, where: str) -> tuple[list[float], list[int]]:
     """Return ``(bbox, labels)`` of one target, or raise naming ``where``."""
     if not isinstance(target, dict):
         raise ValueError(f"{where} is no object")
@@ -265,18 +296,170 @@ def _target(target, where):
     return box, labels
 
 
-def check_boxes(split, records, sizes):
+def check_boxes(
+    split: str, records: list[Box], headers: dict[str, Header | None]
+) -> tuple[list[Box], SplitCount]:
     """Return the records that show something, and the SplitCount of them all."""
-    count = SplitCount(split, len({record[0] for record in records}), len(records))
+    count = SplitCount(split, len({record.image for record in records}), len(records))
     kept = []
     for record in records:
-        name, j, (x, y, w, h), _ = record
-        if sizes[name] is not None:
-            width, height = sizes[name]
+        header, (x, y, w, h) = headers[record.image], record.box
+        if header is not None:
+            width, height = header.size()
             if clip_box((x, y, w, h), width, height) is None:
-                reason = f"box {[x, y, w, h]} shows nothing of the {width} x {height} picture"
-                count.dropped.append((f"{name}#{j}", reason))
+                reason = f"box {[x, y, w, h]} shows nothing of the {width} x {height} image"
+                count.dropped.append((record.id, reason))
                 continue
             count.clipped += x < 0 or y < 0 or x + w > width or y + h > height
         kept.append(record)
     return kept, count
+
+
+@DATASETS.register("wider_srn")
+class WiderCrops(_Wider):
+    """Person crops of WIDER-Attribute as SRN cut them."""
+
+    looks_for = "wider_att/wider_att_{train,test}_{imglist,label}.txt beside Image_cropped/"
+    detection = 20
+    published = {
+        "train": {"boxes": 22958},
+        "val": {"boxes": 5382},
+        "trainval": {"boxes": 28340},
+        "test": {"boxes": 29177},
+    }
+
+    @classmethod
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        stem = f"wider_att_{'test' if split == 'test' else 'train'}"
+        names = (f"{stem}_imglist.txt", f"{stem}_label.txt")
+        lists = (file_part(f"wider_att/{name}") for name in names)
+        return (*lists, folder_part("Image_cropped", apart=True, images=True))
+
+    def samples(self, found: Found, split: str) -> Samples:
+        image_list, label_list, folder = found.each()
+        names, rows = _read_names(image_list, folder), _read_rows(label_list)
+        if len(names) != len(rows):
+            raise ValueError(f"{image_list} has {len(names)} crops, {label_list} {len(rows)} rows")
+        pairs = [(name, row) for name, row in zip(names, rows) if _belongs(name, split)]
+        if not pairs:
+            raise ValueError(f"{image_list}: split '{split}' is empty: no row belongs to it")
+        self._folder = folder
+        raw, ids = [row for _, row in pairs], [name for name, _ in pairs]
+        count = SplitCount(split, None, len(ids))
+        return Samples(Schema.binary(ATTRIBUTES), raw, ids, counts=[count])
+
+    def path(self, i: int) -> Path:
+        return self._folder / self.sample_ids[i]
+
+
+def _belongs(name: str, split: str) -> bool:
+    if split in ("test", "trainval"):
+        return True
+    return ("val" in PurePosixPath(name).parts[:-1]) == (split == "val")
+
+
+def _read_names(path: Path, folder: Path) -> list[str]:
+    """Return the paths below ``Image_cropped/`` that a list names."""
+    seen: dict[str, int] = {}
+    for number, line in _lines(path):
+        name = line.strip(DECORATION).replace("\\", "/").lstrip("/.")
+        name = name.split("Image_cropped/", 1)[-1]
+        if "." not in PurePosixPath(name).name:
+            raise ValueError(f"{path}:{number}: {line!r} names no image")
+        name = stored_name(folder, name)
+        if name in seen:
+            raise ValueError(f"{path}:{number}: '{name}' is in line {seen[name]} already")
+        seen[name] = number
+    return list(seen)
+
+
+def _read_rows(path: Path) -> list[list[int]]:
+    """Return the label rows, each a list of 14 values in {1, -1, 0}."""
+    rows = []
+    for number, line in _lines(path):
+        words = line.replace(",", " ").split()
+        if len(words) != len(ATTRIBUTES):
+            raise ValueError(f"{path}:{number}: {len(words)} labels, expected {len(ATTRIBUTES)}")
+        for name, word in zip(ATTRIBUTES, words):
+            if word not in ("1", "+1", "-1", "0"):
+                raise ValueError(
+                    f"{path}:{number}: label {word!r} (about {name}); valid are 1, -1 and 0"
+                )
+        rows.append([int(word) for word in words])
+    if rows and not any(-1 in row for row in rows):
+        # Without a single -1 the zeros cannot mean "unspecified": nothing would be negative.
+        logger.warning("%s: no label is -1; its zeros are read as negative", path)
+        rows = [[value or -1 for value in row] for row in rows]
+    return rows
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Return ``(line number, line)`` of the lines that are not blank."""
+    lines = read_lines(path, f"looked for {WiderCrops.looks_for}")
+    return [(number, line) for number, line in lines if line.strip(DECORATION)]
+
+
+GARMENTS = ("shorts", "skirt", "jeans", "trousers")
+
+
+@DATASETS.register("garments")
+class Garments(_Wider, ClassificationDataset):
+    """People of a WIDER-Attribute tree by their lower garment: single-label data.
+
+    The 14 attributes are not exclusive, but four of them nearly settle one question: ``shorts``,
+    ``skirt`` and ``jeans`` where the attribute of that name is positive, ``trousers`` where
+    ``longPants`` is positive and ``jeans`` negative. People of whom none or several of these hold,
+    or whose labels do not tell, are left out and counted. A folder is never recognised as this
+    kind: ask for it by name.
+
+    Attributes:
+        left_out: How many people have no such class.
+    """
+
+    looks_for, compared = WiderAttribute.looks_for, False
+
+    @classmethod
+    def parts(cls, split: str) -> tuple[Part, ...]:
+        return WiderAttribute.parts(split)
+
+    @classmethod
+    def detect(cls, root: PathLike, depth: int = 0) -> bool:
+        return False
+
+    def samples(self, found: Found, split: str) -> Samples:
+        self._people = WiderAttribute(found.root, split, None, self.on_bad_image)
+        self._chosen, targets = choose_garments(self._people.raw, self._people.names)
+        self.left_out = len(self._people) - len(self._chosen)
+        ids = [self._people.sample_ids[k] for k in self._chosen]
+        notes = [f"{split}: {self.left_out:,} people left out"]
+        return Samples(class_schema(GARMENTS), targets, ids, notes=notes)
+
+    def remarks(self, source: str | None) -> list[str]:
+        return [self.class_note()]
+
+    def path(self, i: int) -> Path:
+        return self._people.path(self._chosen[i])
+
+    def read(self, i: int) -> np.ndarray:
+        return self._people.read(self._chosen[i])
+
+
+def choose_garments(raw: Any, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(positions, class numbers)`` of the people that have exactly one garment.
+
+    Args:
+        raw: ``(N, A)`` labels: 1 positive, -1 negative, 0 unspecified.
+        names: The A attributes.
+
+    Raises:
+        ValueError: An attribute is not among them.
+    """
+    lacking = [n for n in ("shorts", "skirt", "jeans", "longPants") if n not in names]
+    if lacking:
+        raise ValueError(f"the data have no attribute {', '.join(lacking)}")
+    label = {name: np.asarray(raw)[:, names.index(name)] for name in names}
+    wears = [label[name] == 1 for name in GARMENTS[:3]]
+    wears.append((label["longPants"] == 1) & (label["jeans"] == -1))
+    table = np.stack(wears, axis=1)
+    chosen = np.flatnonzero(table.sum(1) == 1)
+    return chosen, table[chosen].argmax(1)

@@ -11,25 +11,18 @@ import importlib.util
 import os
 import subprocess
 import sys
+from typing import Sequence
 
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 from gluon_attn.env import environment as _environment
 from gluon_attn.env import gpu as _gpu
-from gluon_attn.env import threads as _threads
 from gluon_attn.env.environment import FAIL, OK, WARN, Check
 
-# import name, distribution, for what; all of them are in requirements.txt.
-_REQUIRED = (
-    ("cv2", "opencv-python-headless"),
-    ("scipy", "scipy"),
-    ("sklearn", "scikit-learn"),
-    ("matplotlib", "matplotlib"),
-    ("PIL", "pillow"),
-    ("tqdm", "tqdm"),
-    ("tabulate", "tabulate"),
-    ("requests", "requests"),
-    ("filelock", "filelock"),
-)
+# Import name to distribution; all of them are in requirements.txt.
+_REQUIRED = {
+    **{"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow"},
+    **{name: name for name in ("scipy", "matplotlib", "tqdm", "tabulate", "requests", "filelock")},
+}
 _OPTIONAL = (
     ("onnx", "onnx", "export to ONNX", "pip install 'onnx>=1.13,<1.19'"),
     ("onnxruntime", "onnxruntime", "running ONNX exports", "pip install onnxruntime"),
@@ -54,25 +47,21 @@ print(mx.__version__, ctx)
 """
 
 
-def checks(trial=True):
-    """Return the doctor's findings as a list of `Check`.
-
-    Args:
-        trial: Also import MXNet in a process of its own and run a training step (seconds).
-    """
+def checks(trial: bool = True) -> list[Check]:
+    """Return the findings; ``trial``: also of a training step in a process of its own."""
     found = _environment.stack_checks()
     usable = all(check.status != FAIL for check in found)
     if not _environment.is_gpu_wheel(_environment.backends()):
         found += _gpu_outlook(_gpu.list_gpus())
     found += [_check_threads(), _check_amx()]
-    found += [_check_required(*names) for names in _REQUIRED]
+    found += [_check_required(*names) for names in _REQUIRED.items()]
     found += [_check_optional(*names) for names in _OPTIONAL]
     if trial and usable:
         found.append(_check_trial(found))
     return found
 
 
-def _gpu_outlook(gpus):
+def _gpu_outlook(gpus: Sequence[_gpu.Gpu] | None) -> list[Check]:
     """Tell, where the GPU wheel is not installed, what it would find."""
     libraries = Check("CUDA libraries", OK, "not needed: the GPU wheel is not installed")
     if not gpus:
@@ -80,30 +69,26 @@ def _gpu_outlook(gpus):
     names = "; ".join(str(gpu) for gpu in gpus)
     if any(gpu.supported for gpu in gpus):
         remedy = f"to use it: {_environment.SWAP_TO_GPU}"
-        return [
-            libraries,
-            Check("GPU", OK, f"{names}: supported, not used by the CPU wheel", remedy),
-        ]
+        detail = f"{names}: supported, not used by the CPU wheel"
+        return [libraries, Check("GPU", OK, detail, remedy)]
     return [libraries, Check("GPU", OK, f"{names}: NOT supported by MXNet's GPU wheel")]
 
 
-def _check_threads():
+def _check_threads() -> Check:
     """Tell how many threads the operators get, and warn where the user gives them fewer."""
-    cores, chosen = _threads.count_cores(), os.environ.get(_threads.VARIABLE)
+    cores, chosen = _cpu.count_cores(), os.environ.get(_cpu.THREADS)
     if not chosen or chosen == str(cores):
         return Check("CPU threads", OK, f"{cores}, one per core")
-    return Check(
-        "CPU threads", WARN, f"{_threads.VARIABLE}={chosen} on {cores} core(s)",
-        f"unset {_threads.VARIABLE} to use one thread per core",
-    )  # fmt: skip
+    remedy = f"unset {_cpu.THREADS} to use one thread per core"
+    return Check("CPU threads", WARN, f"{_cpu.THREADS}={chosen} on {cores} core(s)", remedy)
 
 
-def _check_amx():
-    state = _amx.state() or _amx.enable()
+def _check_amx() -> Check:
+    state = _cpu.amx_state() or _cpu.enable_amx()
     return Check("AMX", OK, f"{state.status}: {state.reason}", state.remedy)
 
 
-def _check_required(module, distribution):
+def _check_required(module: str, distribution: str) -> Check:
     remedy = f"pip install {distribution} (or -r requirements.txt)"
     if importlib.util.find_spec(module) is None:
         return Check(distribution, FAIL, "not installed", remedy)
@@ -112,21 +97,17 @@ def _check_required(module, distribution):
     return Check(distribution, OK, _environment.installed_version(distribution) or "?")
 
 
-def _check_opencv():
+def _check_opencv() -> Check:
     """Import it: the wheel with windows needs libGL, which servers and containers lack."""
     try:
         return Check("opencv", OK, importlib.import_module("cv2").__version__)
     except Exception as error:  # a numpy that it was not built for raises other errors
-        return Check(
-            "opencv",
-            FAIL,
-            f"does not import: {error}",
-            "pip uninstall -y opencv-python opencv-python-headless; "
-            "pip install opencv-python-headless==4.11.0.86",
-        )
+        remedy = "pip uninstall -y opencv-python opencv-python-headless; "
+        remedy += "pip install opencv-python-headless==4.11.0.86"
+        return Check("opencv", FAIL, f"does not import: {error}", remedy)
 
 
-def _check_optional(module, distribution, purpose, install):
+def _check_optional(module: str, distribution: str, purpose: str, install: str) -> Check:
     version = _environment.installed_version(distribution)
     if version is None or importlib.util.find_spec(module) is None:
         return Check(distribution, OK, f"not installed (optional: {purpose})", install)
@@ -136,7 +117,7 @@ def _check_optional(module, distribution, purpose, install):
     return Check(distribution, OK, version)
 
 
-def _check_trial(found):
+def _check_trial(found: Sequence[Check]) -> Check:
     gpu = any(check.name == "GPU" and check.status == OK for check in found)
     gpu = gpu and _environment.is_gpu_wheel(_environment.backends())
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -155,10 +136,10 @@ def _check_trial(found):
     if done.returncode == 0:
         return Check("Trial run", OK, f"a training step ran on MXNet {last[0]}")
     detail = f"a training step failed (exit status {done.returncode}): {last[0]}"
-    return Check("Trial run", FAIL, detail, f"try {_amx.OPT_OUT}=0; reinstall requirements.txt")
+    return Check("Trial run", FAIL, detail, f"try {_cpu.OPT_OUT}=0; reinstall requirements.txt")
 
 
-def table(found):
+def table(found: Sequence[Check]) -> str:
     """Return the findings as text, one line each, its remedy below it."""
     width = max(len(check.name) for check in found)
     lines = []

@@ -15,12 +15,11 @@ import importlib.util
 import os
 import re
 import sys
-from typing import NamedTuple
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 from gluon_attn.env import gpu as _gpu
 from gluon_attn.env import libraries as _libraries
-from gluon_attn.env import threads as _threads
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -52,7 +51,7 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def installed_version(name):
+def installed_version(name: str) -> str | None:
     """Return the version of a distribution, from its metadata, or ``None``."""
     try:
         return importlib.metadata.version(name)
@@ -60,24 +59,24 @@ def installed_version(name):
         return None
 
 
-def release(version):
+def release(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: ``'1.23.5rc1'`` gives ``(1, 23, 5)``."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
-def numpy_version():
+def numpy_version() -> str | None:
     """Return the version of the numpy that is loaded, else of the one that would be."""
     loaded = sys.modules.get("numpy")
     return getattr(loaded, "__version__", None) or installed_version("numpy")
 
 
-def backends():
+def backends() -> dict[str, str]:
     """Return the installed MXNet wheels, name to version.
 
     Found by their metadata folders, because the GPU wheels go by many names. An MXNet without
     metadata (built from source and put on the path) is ``{'mxnet (custom build)': '?'}``.
     """
-    found = {}
+    found: dict[str, str] = {}
     for entry in dict.fromkeys(sys.path):
         try:
             names = os.listdir(entry or ".")
@@ -90,37 +89,37 @@ def backends():
     return found
 
 
-def mxnet_folder():
+def mxnet_folder() -> str | None:
     """Return the folder of the package ``mxnet`` without importing it, or ``None``."""
-    loaded = sys.modules.get("mxnet")
-    if loaded is not None and getattr(loaded, "__file__", None):
-        return os.path.dirname(loaded.__file__)
+    file = getattr(sys.modules.get("mxnet"), "__file__", None)
+    if file:
+        return os.path.dirname(file)
     spec = importlib.util.find_spec("mxnet")
     if spec is None or not spec.origin:
         return None
     return os.path.dirname(spec.origin)
 
 
-def is_gpu_wheel(found):
+def is_gpu_wheel(found: Iterable[str]) -> bool:
     """Return whether one of the wheels in ``found`` (see `backends`) is built for CUDA."""
     return any(name.startswith("mxnet-cu") for name in found)
 
 
-def check_python(version=None):
+def check_python(version: Sequence[Any] | None = None) -> Check:
     """Check the interpreter: CPython 3.8 to 3.12."""
-    version = tuple((version or sys.version_info)[:3])
-    text = ".".join(str(number) for number in version)
-    if version < (3, 8):
+    found = tuple((version or sys.version_info)[:3])
+    text = ".".join(str(number) for number in found)
+    if found < (3, 8):
         return Check("Python", FAIL, f"{text} is too old", USE_PYTHON)
-    if version >= (3, 13):
+    if found >= (3, 13):
         return Check("Python", WARN, f"{text} has no wheels of numpy < 2", USE_PYTHON)
     return Check("Python", OK, text)
 
 
-def check_numpy(version, python=None):
+def check_numpy(version: str | None, python: Sequence[Any] | None = None) -> Check:
     """Check numpy: 1.23 as it is, 1.24 to 1.26 with the alias put back, 2 never."""
-    python = tuple((python or sys.version_info)[:2])
-    wanted = "numpy==1.26.4" if python >= (3, 12) else "numpy==1.23.5"
+    new = tuple((python or sys.version_info)[:2]) >= (3, 12)
+    wanted = "numpy==1.26.4" if new else "numpy==1.23.5"
     remedy = f"pip install {wanted}"
     if version is None:
         return Check("numpy", FAIL, "not installed", remedy)
@@ -133,32 +132,20 @@ def check_numpy(version, python=None):
     return Check("numpy", OK, version)
 
 
-def check_backend(found, folder):
-    """Check that exactly one MXNet is installed, whole, and of the right version.
-
-    Args:
-        found: See `backends`.
-        folder: See `mxnet_folder`.
-    """
+def check_backend(found: Mapping[str, str], folder: str | None) -> Check:
+    """Check that exactly one MXNet is installed, whole, and of the right version."""
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     if not found:
         return Check("MXNet", FAIL, "no MXNet is installed", INSTALL_BACKEND)
     if len(found) > 1:
-        return Check(
-            "MXNet",
-            FAIL,
-            f"{text} are both installed and overwrite each other's files",
-            f"pip uninstall -y {' '.join(found)}; then {INSTALL_BACKEND}",
-        )
+        detail = f"{text} are both installed and overwrite each other's files"
+        remedy = f"pip uninstall -y {' '.join(found)}; then {INSTALL_BACKEND}"
+        return Check("MXNet", FAIL, detail, remedy)
+    ((name, version),) = found.items()
     if folder is None:
-        name = next(iter(found))
-        return Check(
-            "MXNet",
-            FAIL,
-            f"{text} is recorded as installed, but its files are gone",
-            f"pip install --force-reinstall --no-deps {name}=={found[name]}",
-        )
-    version = next(iter(found.values()))
+        detail = f"{text} is recorded as installed, but its files are gone"
+        remedy = f"pip install --force-reinstall --no-deps {name}=={version}"
+        return Check("MXNet", FAIL, detail, remedy)
     if version == "?":
         return Check("MXNet", WARN, f"{text} in {folder}", f"tried with {CPU_WHEEL} only")
     if release(version) >= (2,):
@@ -168,53 +155,38 @@ def check_backend(found, folder):
     return Check("MXNet", OK, f"{text} ({'GPU' if is_gpu_wheel(found) else 'CPU'} wheel)")
 
 
-def check_system_libraries(folder):
+def check_system_libraries(folder: str) -> Check:
     """Check the libraries that MXNet's wheels leave to the system."""
     missing = _libraries.missing_system_libraries(folder)
     if not missing:
         return Check("System libraries", OK, ", ".join(_libraries.SYSTEM_LIBRARIES))
     packages = " ".join(_libraries.SYSTEM_LIBRARIES[name][1] for name in missing)
-    return Check(
-        "System libraries",
-        FAIL,
-        f"missing: {', '.join(missing)}",
-        f"apt-get install {packages}; or, without root, {DOCTOR} --link-libraries",
-    )
+    remedy = f"apt-get install {packages}; or, without root, {DOCTOR} --link-libraries"
+    return Check("System libraries", FAIL, f"missing: {', '.join(missing)}", remedy)
 
 
-def check_cuda_libraries():
+def check_cuda_libraries() -> Check:
     """Check the CUDA 11 and cuDNN 8 libraries that the GPU wheel needs, each by name."""
     missing = _libraries.missing_cuda_libraries()
     if not missing:
         return Check("CUDA libraries", OK, f"all {len(_libraries.CUDA_LIBRARIES)} found")
-    return Check(
-        "CUDA libraries",
-        FAIL,
-        f"missing: {', '.join(missing)}",
-        "pip install -r requirements-cu112.txt (they come from PyPI packages)",
-    )
+    remedy = "pip install -r requirements-cu112.txt (they come from PyPI packages)"
+    return Check("CUDA libraries", FAIL, f"missing: {', '.join(missing)}", remedy)
 
 
-def check_driver():
+def check_driver() -> Check:
     """Check that NVIDIA's driver is there: without it the GPU wheel does not even import."""
     if _libraries.loads(_libraries.DRIVER):
         return Check("NVIDIA driver", OK, f"{_libraries.DRIVER} found")
-    return Check(
-        "NVIDIA driver",
-        FAIL,
-        f"{_libraries.DRIVER} not found: without it the GPU wheel cannot be imported",
-        f"install NVIDIA's driver, or the CPU wheel: {SWAP_TO_CPU}",
-    )
+    detail = f"{_libraries.DRIVER} not found: without it the GPU wheel cannot be imported"
+    remedy = f"install NVIDIA's driver, or the CPU wheel: {SWAP_TO_CPU}"
+    return Check("NVIDIA driver", FAIL, detail, remedy)
 
 
-def check_gpus(gpus):
-    """Check that at least one visible GPU is one for which the wheel holds machine code.
-
-    Args:
-        gpus: The visible GPUs, or ``None`` if nobody could be asked. See `_gpu.list_gpus`.
-    """
+def check_gpus(gpus: Sequence[_gpu.Gpu] | None) -> Check:
+    """Check that the wheel holds machine code for a visible GPU; ``None``: they are unknown."""
     if not gpus:
-        why = "nobody answers for the GPUs" if gpus is None else "no GPU is visible"
+        why = "neither nvidia-smi nor the driver answers" if gpus is None else "no GPU is visible"
         return Check("GPU", WARN, f"{why}; only the CPU can be used", "see nvidia-smi")
     bad = [gpu for gpu in gpus if not gpu.supported]
     text = "; ".join(f"{gpu}{'' if gpu.supported else ' NOT supported'}" for gpu in gpus)
@@ -227,11 +199,11 @@ def check_gpus(gpus):
     return Check("GPU", FAIL, f"{text}: {why}", f"use the CPU wheel: {SWAP_TO_CPU}")
 
 
-def stack_checks():
+def stack_checks() -> list[Check]:
     """Return the checks that decide whether MXNet can be imported and run at all."""
     found, folder = backends(), mxnet_folder()
     checks = [check_python(), check_numpy(numpy_version()), check_backend(found, folder)]
-    if checks[-1].status == FAIL:
+    if folder is None or checks[-1].status == FAIL:
         return checks
     checks.append(check_system_libraries(folder))
     if is_gpu_wheel(found):
@@ -242,7 +214,7 @@ def stack_checks():
     return checks
 
 
-def require():
+def require() -> None:
     """Raise one clear error if MXNet cannot run here; do nothing if it is imported already.
 
     Raises:
@@ -256,11 +228,11 @@ def require():
         raise UnsuitableEnvironment(
             "gluon_attn cannot run in this environment:\n"
             + "\n".join(lines)
-            + f"\n  For the whole picture: {DOCTOR}"
+            + f"\n  For all findings: {DOCTOR}"
         )
 
 
-def restore_numpy_aliases(names=("bool",)):
+def restore_numpy_aliases(names: Sequence[str] = ("bool",)) -> None:
     """Put built-in names back into numpy 1.24 to 1.26, which MXNet and its time still use.
 
     Args:
@@ -276,20 +248,20 @@ def restore_numpy_aliases(names=("bool",)):
             setattr(numpy, name, getattr(__import__("builtins"), name))
 
 
-def prepare():
+def prepare() -> None:
     """Do what must happen before ``import mxnet``. Call it after `require`; again does no harm."""
     restore_numpy_aliases()
     if "mxnet" not in sys.modules and is_gpu_wheel(backends()):
         _libraries.preload_cuda()
-    _threads.enable()
+    _cpu.set_threads()
     # From 8 summands on MXNet adds gradients up in place, which in static graphs gives wrong sums
     # (measured, 1.9.1: an activation or a parameter that is used in eight places).
     os.environ.setdefault("MXNET_EXEC_INPLACE_GRAD_SUM_CAP", "1000000")
-    if _amx.state() is None:
-        _amx.enable()
+    if _cpu.amx_state() is None:
+        _cpu.enable_amx()
 
 
-def is_doctor():
+def is_doctor() -> bool:
     """Return whether this process was started as the doctor: a module of ours, or a command.
 
     Running a module of a package imports the package first, so without this exception the doctor
@@ -309,16 +281,16 @@ def is_doctor():
     return module_run(arguments) == DOCTOR_MODULE or next(commands, "") in PROGRAMS
 
 
-def module_run(arguments):
+def module_run(arguments: Sequence[str]) -> str | None:
     """Return the module that a Python command line runs by ``-m``, or ``None``."""
-    arguments = iter(arguments[1:])
-    for argument in arguments:
+    words = iter(arguments[1:])
+    for argument in words:
         if argument == "-m":
-            return next(arguments, None)
+            return next(words, None)
         if argument.startswith("-m"):
             return argument[2:]
         if argument in ("-W", "-X"):
-            next(arguments, None)
+            next(words, None)
         elif not argument.startswith("-") or argument in ("-", "-c"):
             return None
     return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 # (major, minor) of the machine code in the wheel.
 WHEEL_CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
@@ -25,19 +25,20 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 class Gpu(NamedTuple):
     """One GPU: its position, name and compute capability ``(major, minor)``."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of that name
     name: str
-    capability: tuple
+    capability: tuple[int, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"GPU {self.index} {self.name} (compute capability {self.capability_text})"
 
     @property
-    def capability_text(self):
+    def capability_text(self) -> str:
+        """Such as 8.6."""
         return ".".join(str(number) for number in self.capability)
 
     @property
-    def supported(self):
+    def supported(self) -> bool:
         """Whether the wheel holds machine code that runs on this GPU."""
         return any(
             self.capability[0] == major and self.capability[1] >= minor
@@ -45,13 +46,13 @@ class Gpu(NamedTuple):
         )
 
 
-def list_gpus():
+def list_gpus() -> list[Gpu] | None:
     """Return the `Gpu` list, or ``None`` if neither ``nvidia-smi`` nor the driver answers."""
     gpus = _from_nvidia_smi()
     return _from_driver() if gpus is None else gpus
 
 
-def visible(gpus, environ=None):
+def visible(gpus: Sequence[Gpu], environ: Mapping[str, str] | None = None) -> list[Gpu]:
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible (numbers only; else all)."""
     chosen = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -63,7 +64,7 @@ def visible(gpus, environ=None):
     return [gpu for gpu in gpus if gpu.index in numbers]
 
 
-def _from_nvidia_smi():
+def _from_nvidia_smi() -> list[Gpu] | None:
     try:
         done = subprocess.run(
             _QUERY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
@@ -74,13 +75,13 @@ def _from_nvidia_smi():
         return None  # no such program, no driver, or one too old to know compute_cap
 
 
-def _parse(index, line):
+def _parse(index: int, line: str) -> Gpu:
     name, capability = line.rsplit(",", 1)
     major, minor = capability.strip().split(".")
     return Gpu(index, name.strip(), (int(major), int(minor)))
 
 
-def _from_driver():
+def _from_driver() -> list[Gpu] | None:
     """Ask ``libcuda.so.1``, for machines whose driver comes without ``nvidia-smi``."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -92,7 +93,7 @@ def _from_driver():
         return None
 
 
-def _describe(cuda, index):
+def _describe(cuda: Any, index: int) -> Gpu:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     cuda.cuDeviceGet(ctypes.byref(device), index)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Sequence
 
 # What `readelf -d libmxnet.so` (and its own libgfortran.so.3) names beyond what every Debian has:
 # soname -> (name in other wheels' *.libs folders, Debian package).
@@ -40,7 +41,7 @@ CUDA_LIBRARIES = {
 DRIVER = "libcuda.so.1"
 
 
-def loads(name):
+def loads(name: str) -> bool:
     """Return whether the dynamic loader finds ``name``."""
     try:
         ctypes.CDLL(name)
@@ -49,7 +50,7 @@ def loads(name):
     return True
 
 
-def missing_system_libraries(mxnet_folder):
+def missing_system_libraries(mxnet_folder: str) -> list[str]:
     """Return the sonames that neither the system nor MXNet's own folder provides."""
     return [
         name
@@ -58,23 +59,22 @@ def missing_system_libraries(mxnet_folder):
     ]
 
 
-def link_system_libraries(mxnet_folder, missing=None):
+def link_system_libraries(
+    mxnet_folder: str, missing: Sequence[str] | None = None
+) -> dict[str, str | None]:
     """Link what the system lacks from other installed wheels into MXNet's folder.
 
     Works because ``libmxnet.so`` carries the run path ``$ORIGIN``: its own folder comes first.
 
     Args:
-        mxnet_folder: The folder of the installed package ``mxnet``.
+        mxnet_folder: The folder of the installed package ``mxnet``; an OSError if it is read-only.
         missing: The sonames to provide; default `missing_system_libraries`.
 
     Returns:
         Dict of soname to the file linked, or to ``None`` where no wheel has it.
-
-    Raises:
-        OSError: If MXNet's folder cannot be written.
     """
     missing = missing_system_libraries(mxnet_folder) if missing is None else missing
-    linked = {}
+    linked: dict[str, str | None] = {}
     for soname in missing:
         source = _bundled(os.path.dirname(mxnet_folder), SYSTEM_LIBRARIES[soname][0])
         linked[soname] = source
@@ -86,7 +86,7 @@ def link_system_libraries(mxnet_folder, missing=None):
     return linked
 
 
-def _bundled(site_packages, prefix):
+def _bundled(site_packages: str, prefix: str) -> str | None:
     """Return the path of a library in one of the ``*.libs`` folders of installed wheels."""
     for folder in sorted(os.listdir(site_packages)):
         if folder.endswith(".libs"):
@@ -96,7 +96,7 @@ def _bundled(site_packages, prefix):
     return None
 
 
-def find_cuda(soname):
+def find_cuda(soname: str) -> str | None:
     """Return the path of a CUDA library inside NVIDIA's PyPI packages, or ``None``."""
     folder = CUDA_LIBRARIES[soname][0]
     for entry in sys.path:
@@ -106,18 +106,16 @@ def find_cuda(soname):
     return None
 
 
-def missing_cuda_libraries():
+def missing_cuda_libraries() -> list[str]:
     """Return the sonames found neither in NVIDIA's PyPI packages nor by the system's loader."""
     return [name for name in CUDA_LIBRARIES if find_cuda(name) is None and not loads(name)]
 
 
-def preload_cuda():
+def preload_cuda() -> None:
     """Load the CUDA libraries from NVIDIA's PyPI packages for all that is loaded afterwards.
 
-    Libraries that only the system has are left to the loader. Not tried on a machine with a GPU.
-
-    Raises:
-        OSError: If a library is there but does not load.
+    Libraries that only the system has are left to the loader; one that is there and does not load
+    is an OSError. Not tried on a machine with a GPU.
     """
     for soname in CUDA_LIBRARIES:
         path = find_cuda(soname)

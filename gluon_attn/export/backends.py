@@ -1,62 +1,87 @@
-"""Engines that can run an export directory, behind one small interface.
+"""Engines that can run an export directory, behind one small interface, and which is fastest here.
 
-A backend is a class with ``run(batch (B, 3, H, W) float32) -> [output, ...]`` in the order of the
-sidecar's ``outputs``, as NumPy arrays, safe to be called from several threads. All files are
-compared with the sidecar's checksums before an engine sees them.
+A backend has ``run(batch (B, 3, H, W) float32) -> [output, ...]`` in the order of the sidecar's
+``outputs``, as NumPy arrays, safe to be called from several threads. All files are compared with
+the sidecar's checksums before an engine sees them.
 
 ===============  =========  ===========================  ==============
 name             precision  file of the export           needs
 ===============  =========  ===========================  ==============
 ``mxnet``        float32    the graph itself             nothing
 ``mxnet-fused``  float32    the graph itself             nothing
-``mxnet-int8``   int8       int8 variant                 nothing
-``mxnet-bf16``   bfloat16   bf16 variant                 AVX-512
+``mxnet-int8``   int8       int8 form                    nothing
+``mxnet-bf16``   bfloat16   bf16 form                    AVX-512
 ``mxnet-fp16``   float16    the graph itself             a GPU
-``onnxruntime``  float32    ONNX variant                 onnxruntime
-``openvino``     float32    ONNX variant                 openvino
+``onnxruntime``  float32    ONNX form                    onnxruntime
+``openvino``     float32    ONNX form                    openvino
 ===============  =========  ===========================  ==============
 
 ``mxnet-fused`` joins convolution, batch-norm, addition and activation in one operator: faster than
 ``mxnet``, on the CPU only, and equal to it up to rounding.
+
+``NAME-speed.json`` in the export directory remembers what was measured, one record per processor,
+threads, batch size, device and versions. It is a note, not a part of the export: no checksum covers
+it, it may be deleted, and one that cannot be read or written costs a warning only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.metadata
 import importlib.util
-import os
+import logging
 import re
 import threading
-from typing import Any, NamedTuple
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
+from tqdm import tqdm
 
 from gluon_attn.core.errors import first_line
-from gluon_attn.export.sidecar import ExportError, read_sidecar, read_verified
-from gluon_attn.export.symbol import INPUT, PRECISIONS, load_exported
-from gluon_attn.runtime import contexts, has_avx512
+from gluon_attn.core.files import sha256_of_bytes, write_json
+from gluon_attn.core.outputs import as_list
+from gluon_attn.core.text import PathLike, read_json
+from gluon_attn.env.cpu import has_avx512, has_vnni
+from gluon_attn.export.graph import INPUT, static
+from gluon_attn.export.onnx_graph import default_threads, open_onnx_session
+from gluon_attn.export.precision import PRECISIONS, load_exported
+from gluon_attn.export.sidecar import ExportError, Sidecar, read_sidecar, read_verified
+from gluon_attn.runtime import contexts, versions
+
+Record = Dict[str, Any]  # of measured speeds
+
+AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"
+FORMAT = "gluon_attn speeds"
+KEPT = 100  # records in a file
+SECONDS = 2.0  # of runs per backend, at least
+ENOUGH = 10.0  # seconds after which less than three runs will do
+
+logger = logging.getLogger(__name__)
 
 
 class MXNetBackend:
-    """Runs an export on MXNet.
+    """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
-    Args:
-        directory: The export directory.
-        ctx: Context, or its name (``'cpu'``, ``'gpu:0'``); int8 and bf16 run on the CPU only, fp16
-            on a GPU only.
-        threads: Compute threads; they belong to the process, not to this object. None leaves them.
-        precision: ``'fp32'``, ``'fp16'``, ``'int8'`` or ``'bf16'``; the last two are variants that
-            the export must hold.
-        fused: Of fp32, the fused graph.
+    Its compute threads belong to the process, not to this object; None leaves them.
 
     Raises:
         FileNotFoundError: The directory or one of its files is missing.
-        ValueError: Damaged export, a variant that it does not hold, or a device that cannot run it.
+        ValueError: Damaged export, a form that it does not hold, or a device that cannot run it.
     """
 
-    def __init__(self, directory, ctx=None, threads=None, precision="fp32", fused=False):
+    def __init__(
+        self,
+        directory: PathLike,
+        ctx: Any = None,
+        threads: int | None = None,
+        precision: str = "fp32",
+        *,
+        fused: bool = False,
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: valid are {', '.join(PRECISIONS)}")
         sidecar = read_sidecar(directory)
@@ -66,61 +91,43 @@ class MXNetBackend:
             mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(ctypes.c_int(threads)))
         self.ctx = parse_context(ctx)
         self._shape = tuple(sidecar["input"]["shape"][1:])
-        self._block, _ = load_exported(directory, self.ctx, precision, fused)
-        # Without static_shape oneDNN would reorder all weights at every call.
-        self._block.hybridize(static_alloc=True, static_shape=True)
+        self._block = static(load_exported(directory, self.ctx, precision, fused)[0])
         # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
         self._lock = threading.Lock()
 
-    def run(self, batch):
-        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
-            outputs = self._block(mx.nd.array(batch, ctx=self.ctx))
-            outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+            outputs = as_list(self._block(mx.nd.array(batch, ctx=self.ctx)))
             return [out.asnumpy() for out in outputs]
 
 
 class OnnxRuntimeBackend:
     """Runs an export's ONNX file on ONNX Runtime, in float32.
 
-    Args:
-        directory: The export directory.
-        ctx: As for :class:`MXNetBackend`; a GPU needs the package onnxruntime-gpu, not MXNet's.
-        threads: Compute threads of this session; None takes as many as MXNet uses.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-        FileNotFoundError, ValueError: As for :class:`MXNetBackend`.
+    A GPU needs the package onnxruntime-gpu, not MXNet's. Threads are those of this object; None
+    takes as many as MXNet uses. An ImportError if the package is not installed; else as above.
     """
 
-    def __init__(self, directory, ctx=None, threads=None):
+    def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
         sidecar, raw = _read_onnx("onnxruntime", directory, ctx)
+        kind, number = parse_device(ctx)
         self._shape = tuple(sidecar["input"]["shape"][1:])
         self._names = [output["name"] for output in sidecar["outputs"]]
-        self._session = open_onnx_session(raw, threads, *parse_device(ctx))
+        self._session = open_onnx_session(raw, threads, kind, number)
 
-    def run(self, batch):
-        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         # A session may be shared: every run has its own buffers.
-        return self._session.run(self._names, {INPUT: np.ascontiguousarray(batch)})
+        return list(self._session.run(self._names, {INPUT: np.ascontiguousarray(batch)}))
 
 
 class OpenVINOBackend:
-    """Runs an export's ONNX file on OpenVINO, in float32, on the CPU.
+    """Runs an export's ONNX file on OpenVINO, in float32, on the CPU; as ONNX Runtime."""
 
-    Args:
-        directory: The export directory.
-        ctx: None or ``'cpu'``.
-        threads: Compute threads of this object; None takes as many as MXNet uses.
-
-    Raises:
-        ImportError: openvino is not installed.
-        FileNotFoundError, ValueError: As for :class:`MXNetBackend`.
-    """
-
-    def __init__(self, directory, ctx=None, threads=None):
+    def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
         sidecar, raw = _read_onnx("openvino", directory, ctx)
         import openvino
 
@@ -139,66 +146,54 @@ class OpenVINOBackend:
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()  # a request has one set of buffers
 
-    def run(self, batch):
-        """Return the outputs of ``batch (B, 3, H, W)`` float32, as NumPy arrays."""
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
             results = self._request.infer({INPUT: np.ascontiguousarray(batch)})
             return [np.array(results[name]) for name in self._names]
 
 
-BACKENDS = {
-    "mxnet": MXNetBackend,
-    "mxnet-fused": functools.partial(MXNetBackend, fused=True),
-    "mxnet-int8": functools.partial(MXNetBackend, precision="int8"),
-    "mxnet-bf16": functools.partial(MXNetBackend, precision="bf16"),
-    "mxnet-fp16": functools.partial(MXNetBackend, precision="fp16"),
-    "onnxruntime": OnnxRuntimeBackend,
-    "openvino": OpenVINOBackend,
-}
+class Backend(NamedTuple):
+    """How a backend is made, what it runs and what it cannot do without."""
 
-
-class Needs(NamedTuple):
-    """What a backend runs and what it cannot do without."""
-
+    make: Callable[..., Any]  # of directory, ctx and threads
     precision: str
-    variant: Any = None  # of the export: prefix of its keys in the sidecar's files
-    package: Any = None
-    install: Any = None  # what to give to pip
+    variant: str = ""  # form of the export: prefix of its keys in the sidecar's files
+    package: str = ""
+    install: str = ""  # what to give to pip
     gpu: bool = False  # whether it has a GPU path
     cpu: bool = True  # and a CPU path
 
 
-NEEDS = {
-    "mxnet": Needs("fp32", gpu=True),
-    "mxnet-fused": Needs("fp32"),
-    "mxnet-int8": Needs("int8", "int8"),
-    "mxnet-bf16": Needs("bf16", "bf16"),
-    "mxnet-fp16": Needs("fp16", gpu=True, cpu=False),
-    "onnxruntime": Needs("fp32", "onnx", "onnxruntime", "gluon_attn[onnx]", gpu=True),
-    "openvino": Needs("fp32", "onnx", "openvino", "openvino"),
+def _mxnet(**options: Any) -> Callable[..., Any]:
+    return functools.partial(MXNetBackend, **options)
+
+
+BACKENDS = {
+    "mxnet": Backend(MXNetBackend, "fp32", gpu=True),
+    "mxnet-fused": Backend(_mxnet(fused=True), "fp32"),
+    "mxnet-int8": Backend(_mxnet(precision="int8"), "int8", "int8"),
+    "mxnet-bf16": Backend(_mxnet(precision="bf16"), "bf16", "bf16"),
+    "mxnet-fp16": Backend(_mxnet(precision="fp16"), "fp16", gpu=True, cpu=False),
+    "onnxruntime": Backend(
+        OnnxRuntimeBackend, "fp32", "onnx", "onnxruntime", install="gluon_attn[onnx]", gpu=True
+    ),
+    "openvino": Backend(OpenVINOBackend, "fp32", "onnx", "openvino", install="openvino"),
 }
+CHOICES = (*BACKENDS, AUTO, FASTEST)
 
 
-def obstacle(name, sidecar, ctx=None):
-    """Return what keeps a backend from running an export here, as an exception, or None.
-
-    Args:
-        name: A key of ``BACKENDS``.
-        sidecar: Contents of the export's sidecar.
-        ctx: See :class:`MXNetBackend`.
-
-    Returns:
-        ImportError, ValueError or None; nothing of the engine has been loaded.
-    """
-    needs = NEEDS[name]
+def obstacle(name: str, sidecar: Sidecar, ctx: Any = None) -> Exception | None:
+    """Return what keeps a backend from running an export here, or None; nothing is loaded."""
+    needs = BACKENDS[name]
     keys = [key for key in sidecar["files"] if key.split("_")[0] == needs.variant]
-    if needs.variant is not None and not keys:
+    if needs.variant and not keys:
         return ValueError(
             f"backend '{name}': export '{sidecar['name']}' has no {needs.variant} variant; add it "
             f"with tools/export.py --export … --{needs.variant}, or use backend 'mxnet'"
         )
-    if needs.package is not None and importlib.util.find_spec(needs.package) is None:
+    if needs.package and importlib.util.find_spec(needs.package) is None:
         return ImportError(
             f"backend '{name}' needs {needs.package}: pip install \"{needs.install}\", or use "
             "backend 'mxnet'"
@@ -219,72 +214,14 @@ def obstacle(name, sidecar, ctx=None):
     return None
 
 
-def require(name, sidecar, ctx=None):
+def require(name: str, sidecar: Sidecar, ctx: Any = None) -> None:
     """Raise what :func:`obstacle` returns."""
     problem = obstacle(name, sidecar, ctx)
     if problem is not None:
         raise problem
 
 
-def import_onnxruntime():
-    """Return the onnxruntime package.
-
-    Raises:
-        ImportError: It is not installed; says how to get it.
-    """
-    try:
-        import onnxruntime
-    except Exception as error:  # beside ImportError what an unsuited NumPy makes it raise
-        hint = 'pip install "gluon_attn[onnx]"'
-        message = f"onnxruntime cannot be imported ({first_line(error)}): {hint}"
-        raise ImportError(message) from error
-    return onnxruntime
-
-
-def open_onnx_session(raw, threads=None, kind="cpu", number=0, *, optimize=True):
-    """Return an ONNX Runtime session of a model in memory.
-
-    Args:
-        raw: The model's bytes.
-        threads: Compute threads; None takes as many as MXNet uses.
-        kind: ``'cpu'`` or ``'gpu'``.
-        number: Of the GPU.
-        optimize: Whether the graph is optimized first, which fails for some.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-        ExportError: It does not take the model.
-        ValueError: It has no such GPU.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors; its warnings are about graphs it mends itself
-    providers = ["CPUExecutionProvider"]
-    if kind == "gpu":
-        # Without TF32, whose ten bits would not give the numbers that were checked at export.
-        cuda = {"device_id": number, "use_tf32": 0}
-        providers.insert(0, ("CUDAExecutionProvider", cuda))
-        valid = onnxruntime.get_available_providers()
-        if "CUDAExecutionProvider" not in valid:
-            raise ValueError(
-                f"gpu:{number}: this onnxruntime has only {', '.join(valid)}; pip install "
-                "onnxruntime-gpu instead of onnxruntime, or use ctx 'cpu'"
-            )
-    try:
-        session = onnxruntime.InferenceSession(raw, options, providers=providers)
-    except Exception as error:  # its own exceptions have no common base
-        raise ExportError(f"ONNX Runtime refuses the model: {first_line(error)}") from error
-    if kind == "gpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-        # It falls back to the CPU with a line on standard error only.
-        raise ValueError(f"gpu:{number}: ONNX Runtime could not start CUDA there; use ctx 'cpu'")
-    return session
-
-
-def check_batch(batch, shape):
+def check_batch(batch: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless ``batch`` is a float32 array ``(B, *shape)`` with B of 1 or more."""
     if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
         given = f"{batch.dtype} array" if isinstance(batch, np.ndarray) else type(batch).__name__
@@ -294,7 +231,7 @@ def check_batch(batch, shape):
         raise ValueError(f"batch has shape {batch.shape}: give (B, {wanted}), channels R, G, B")
 
 
-def parse_context(ctx):
+def parse_context(ctx: Any) -> Any:
     """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
 
     Raises:
@@ -308,28 +245,193 @@ def parse_context(ctx):
     return found[0]
 
 
-def parse_device(ctx):
-    """Return ``(kind, number)`` of a device, whether MXNet can use it or not.
-
-    Raises:
-        ValueError: Not one device.
-    """
+def parse_device(ctx: Any) -> tuple[str, int]:
+    """Return ``(kind, number)`` of one device, whether MXNet can use it or not."""
     match = re.fullmatch(r"gpu(?::(\d+))?", ctx.strip().lower()) if isinstance(ctx, str) else None
     return ("gpu", int(match.group(1) or 0)) if match else _kind_of(parse_context(ctx))
 
 
-def default_threads():
-    """Return the number of compute threads that MXNet starts with."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1
-
-
-def _kind_of(context):
+def _kind_of(context: Any) -> tuple[str, int]:
     return context.device_type, context.device_id
 
 
-def _read_onnx(name, directory, ctx):
-    """Return ``(sidecar, verified bytes of the ONNX file)``, once the backend can run it."""
+def _read_onnx(name: str, directory: PathLike, ctx: Any) -> tuple[Sidecar, bytes]:
+    """Return sidecar and verified bytes of the ONNX file, once the backend can run it."""
     sidecar = read_sidecar(directory)
     require(name, sidecar, ctx)
     return sidecar, read_verified(directory, sidecar["files"]["onnx"])
+
+
+# ------------------------------------------------------------------------- which is fastest
+
+
+def choose(
+    backend: str,
+    directory: PathLike,
+    sidecar: Sidecar,
+    ctx: Any = None,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+) -> str:
+    """Return the name of the backend to use.
+
+    Args:
+        backend: A key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and this
+            machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
+            ``'mxnet'``; it never measures.
+        directory, sidecar: The export.
+        ctx: Context or its name.
+        batch_size: Rows of a run.
+        threads: Compute threads; None as many as MXNet starts with.
+
+    Raises:
+        ImportError: The package of the named backend is not installed.
+        ValueError: Unknown name, or a backend that cannot run this export here.
+    """
+    if backend not in CHOICES:
+        raise ValueError(f"backend {backend!r}: valid are {', '.join(CHOICES)}")
+    if backend in BACKENDS:
+        require(backend, sidecar, ctx)
+        return backend
+    key = situation(sidecar, ctx, batch_size, threads)
+    path = Path(directory) / f"{sidecar['name']}-speed.json"
+    record = _find(_read_speeds(path), key)
+    if record is None and backend == FASTEST:
+        speeds = measure(directory, sidecar, ctx, batch_size=batch_size, threads=threads)
+        record = {**key, "images_per_s": speeds}
+        _remember(path, record)
+    if record is None:
+        return _announce(DEFAULT, "nothing was measured here for this batch size and threads")
+    allowed = candidates(sidecar, ctx)
+    usable = {name: speed for name, speed in record["images_per_s"].items() if name in allowed}
+    if not usable:
+        return DEFAULT
+    name = max(usable, key=lambda name: usable[name])
+    return _announce(name, ", ".join(f"{n} {s:.1f}" for n, s in usable.items()) + " images/s")
+
+
+def measure(
+    directory: PathLike,
+    sidecar: Sidecar,
+    ctx: Any = None,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+) -> dict[str, float]:
+    """Return images per second of all :func:`candidates`; one that fails costs a warning.
+
+    Raises:
+        FileNotFoundError: A file of the export is missing.
+        ValueError: A file of the export is damaged, or no backend can run it.
+    """
+    shape = (batch_size, *sidecar["input"]["shape"][1:])
+    batch = np.random.RandomState(0).normal(size=shape).astype(np.float32)
+    names, speeds = candidates(sidecar, ctx), {}
+    failures = [str(obstacle(name, sidecar, ctx)) for name in BACKENDS if not names]
+    for name in tqdm(names, desc="measuring backends", disable=None, leave=False):
+        try:
+            engine = BACKENDS[name].make(directory, ctx=ctx, threads=threads)
+            speeds[name] = images_per_second(engine, batch)
+        except (ExportError, FileNotFoundError):
+            raise  # the export is not what it says: no reason to try the next engine
+        # An engine may fail in any way of its own; the others still run.
+        except Exception as error:
+            failures.append(f"{name}: {first_line(error)}")
+            logger.warning("backend %s left out: %s", name, first_line(error))
+    if not speeds:
+        raise ValueError(f"{directory}: no backend can run it here: {'; '.join(failures)}")
+    return speeds
+
+
+def candidates(sidecar: Sidecar, ctx: Any = None) -> list[str]:
+    """Return the backends that may be chosen for an export on this machine.
+
+    These are all engines that are installed, at all precisions that the export holds: the loss of
+    int8 and bf16 was measured and bounded when they were made. Where that bound does not hold, with
+    int8 measured with VNNI instructions and a processor that lacks them, int8 must be asked for;
+    and so must float16, whose loss has not been measured.
+    """
+    excluded = {"fp16"}
+    if sidecar.get("int8", {}).get("vnni") and not has_vnni():
+        excluded.add("int8")
+    return [
+        name
+        for name, backend in BACKENDS.items()
+        if backend.precision not in excluded and obstacle(name, sidecar, ctx) is None
+    ]
+
+
+def images_per_second(engine: Any, batch: np.ndarray) -> float:
+    """Return the speed of a backend on ``batch``, from its best run after one that is not counted.
+
+    The best, not the mean: other processes only ever make a run slower.
+    """
+    engine.run(batch)
+    times: list[float] = []
+    while sum(times) < SECONDS or (len(times) < 3 and sum(times) < ENOUGH):
+        start = time.perf_counter()
+        engine.run(batch)
+        times.append(time.perf_counter() - start)
+    return len(batch) / min(times)
+
+
+def situation(sidecar: Sidecar, ctx: Any, batch_size: int, threads: int | None) -> Record:
+    """Return what a speed depends on, as plain JSON values: a record counts where all is equal."""
+    known = versions()
+    packages = {"mxnet": mx.__version__}
+    for distribution in ("onnxruntime", "onnxruntime-gpu", "openvino"):
+        try:
+            packages[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    files = sorted(entry["sha256"] for entry in sidecar["files"].values())
+    return {
+        "processor": known["processor"],
+        "amx": known["amx"],
+        "context": "{}:{}".format(*parse_device(ctx)),
+        "threads": int(threads or default_threads()),
+        "batch_size": int(batch_size),
+        "packages": packages,
+        "files": sha256_of_bytes("".join(files).encode()),
+    }
+
+
+def _announce(name: str, why: str) -> str:
+    logger.info("backend %s (%s): %s", name, BACKENDS[name].precision, why)
+    return name
+
+
+def _find(records: Sequence[Record], key: Record) -> Record | None:
+    same = (r for r in records if all(r.get(field) == value for field, value in key.items()))
+    return next(same, None)
+
+
+def _read_speeds(path: Path) -> list[Record]:
+    """Return the records of a speed file; of one that is missing or unreadable, none."""
+    if not path.exists():
+        return []
+    try:
+        contents = read_json(path)
+        if contents["format"] != FORMAT:
+            raise ValueError(f"format {contents['format']!r}")
+        records: list[Record] = contents["measured"]
+        for record in records:
+            speeds = record["images_per_s"]
+            if not speeds or not set(speeds) <= set(BACKENDS) or not min(speeds.values()) > 0:
+                raise ValueError(f"speeds {speeds}")
+        return records
+    # Whatever a damaged file looks like, an index or a type will not fit.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("%s ignored: not a file of speeds (%s)", path, first_line(error))
+        return []
+
+
+def _remember(path: Path, record: Record) -> None:
+    """Add a record, instead of an older one for the same situation."""
+    key = {field: value for field, value in record.items() if field != "images_per_s"}
+    others = [old for old in _read_speeds(path) if _find([old], key) is None]
+    try:
+        write_json(path, {"format": FORMAT, "measured": [*others, record][-KEPT:]})
+    except OSError as error:
+        logger.warning("the measured speeds are not remembered: %s", first_line(error))

@@ -1,35 +1,61 @@
 """The int8 form of an export: calibrated, measured, and refused when it loses too much.
 
-Ways of calibrating compete on held-out data. If the best of them loses more than allowed, the most
-sensitive layers are kept in float32, as few as will do. The result is an ordinary symbol and params
-for plain MXNet, compared in a process that cannot import this package.
+The quantizer is MXNet's own (``mxnet.contrib.quantization``). This module gives it the ranges: the
+fused float32 graph runs on calibration images, every operator's output is watched, and each way of
+calibrating (a mode) makes a range of what was seen.
+
+==============  ===================================================================================
+``naive``       smallest to largest value
+``entropy``     the clipping of least Kullback-Leibler divergence, by MXNet's ``calibrate_entropy``
+``percentile``  the magnitude that all but 0.01 % of the values stay below
+==============  ===================================================================================
+
+The modes compete on held-out data. If the best of them loses more than allowed, the most sensitive
+layers are kept in float32, as few as will do. The result is an ordinary symbol and params for plain
+MXNet. Weights get one scale per output channel, which they do in MXNet only as numbers of the run:
+in the files they stay float32.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import math
-import os
-import tempfile
-from typing import Any, NamedTuple
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
+from mxnet.contrib import quantization
+from tqdm import tqdm
 
-from gluon_attn.core.errors import first_line
-from gluon_attn.core.files import save_parameters, sha256_of_bytes, write_text
-from gluon_attn.export import writer
-from gluon_attn.export.int8_search import GRANULARITY, MODES, Quantizer, first_output
-from gluon_attn.export.rewrite import read_graph, rename_outputs
-from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.symbol import check_shapes, make_block
-from gluon_attn.export.variants import Variant
-from gluon_attn.runtime import has_vnni, versions
+from gluon_attn.core.files import sha256_of_bytes
+from gluon_attn.env.cpu import has_vnni
+from gluon_attn.export import graph as graphs
+from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, logits_of, make_block
+from gluon_attn.export.precision import Score, measure, write_checked
+from gluon_attn.export.sidecar import ExportError, Sidecar
+from gluon_attn.export.writer import Variant
+from gluon_attn.runtime import versions
 
-TOLERANCE = 1e-5  # of max(1, |output|)
-# The other process has no AMX. Its kernels round the last bit of a scaled sum otherwise, and where
-# that crosses a level the next layers see one step of 8 (or of bfloat16's 8) bits.
-TOLERANCE_OTHER_KERNELS = 0.05
+Range = Tuple[float, float]  # lowest, highest
+
+MODES = ("naive", "entropy", "percentile")
+GRANULARITY = "channel-wise"
+LAYERS = ("_sg_mkldnn_conv", "_sg_mkldnn_fully_connected")
+_PASS = "MKLDNN_QUANTIZE"
+# Odd, so that one bin is centred on zero. MXNet takes 8001, four times as slow; with half of
+# them, 'entropy' can cut a range to one eighth instead of one sixteenth.
+_BINS = 4001
+# MXNet 1.9.1 scales the sum of a convolution and a signed operand to 255.5 levels if an activation
+# makes it positive, but stores it in place of the operand, in which only 127 are positive: what is
+# above half of the range is cut off. With twice the range, nothing is.
+_HALVED = 255.5 / 127
+# oneDNN 2.4.4 gathers the pixels of a strided 1x1 convolution in one buffer per thread. Its AVX2
+# kernel spoils a neighbour's first pixel there if a pixel is shorter than a register (seen with 8
+# channels and two threads: up to one call in three gives other numbers).
+_SHORTEST_PIXEL = 32  # 8-bit values in an AVX2 register
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +64,9 @@ class Candidate(NamedTuple):
     """An int8 graph that was measured."""
 
     mode: str
-    excluded: tuple
+    excluded: Sequence[str]
     score: float
-    symbol: Any
-    arrays: dict
+    graph: Graph
 
 
 class Int8Variant(Variant):
@@ -54,12 +79,12 @@ class Int8Variant(Variant):
             ``calibration``. ``run`` takes a NumPy batch ``(B, 3, H, W)`` float32 and returns logits
             ``(B, A)``; a constant B is fastest.
         baseline: Score of the float32 graph if it is known; measured otherwise.
-        modes: Ways of calibrating to try, of ``gluon_attn.export.int8_search.MODES``.
+        modes: Ways of calibrating to try, of ``MODES``.
         max_drop: Points that may be lost against float32.
         max_excluded: Largest part of the layers that may stay float32.
         fingerprint: Where the data come from; anything that JSON can hold, kept in the sidecar.
         percentile: Of the mode of that name.
-        dtype: ``'auto'`` or ``'int8'``; see :class:`gluon_attn.export.int8_search.Quantizer`.
+        dtype: ``'auto'`` or ``'int8'``; see :class:`Quantizer`.
 
     Raises:
         ValueError: An argument is not valid.
@@ -69,16 +94,17 @@ class Int8Variant(Variant):
 
     def __init__(
         self,
-        calibration,
-        score,
-        baseline=None,
-        modes=MODES,
-        max_drop=0.5,
-        max_excluded=0.5,
-        fingerprint=None,
-        percentile=99.99,
-        dtype="auto",
-    ):
+        calibration: Any,
+        score: Score,
+        *,
+        baseline: float | None = None,
+        modes: Sequence[str] = MODES,
+        max_drop: float = 0.5,
+        max_excluded: float = 0.5,
+        fingerprint: Any = None,
+        percentile: float = 99.99,
+        dtype: str = "auto",
+    ) -> None:
         unknown = sorted(set(modes) - set(MODES))
         if unknown or not modes:
             raise ValueError(f"modes {list(modes)}: valid are {', '.join(MODES)}, one or more")
@@ -93,8 +119,8 @@ class Int8Variant(Variant):
         self._modes, self._max_drop, self._max_excluded = tuple(modes), max_drop, max_excluded
         self._fingerprint, self._percentile, self._dtype = fingerprint, percentile, dtype
 
-    def write(self, directory, sidecar):
-        """Search, check and write; see :meth:`gluon_attn.export.variants.Variant.write`.
+    def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
+        """Search, check and write.
 
         The entry holds ``mode``, ``granularity``, ``dtype``, ``calibration``, ``float32_score``,
         ``score``, ``drop``, ``max_drop``, ``tried``, ``layers``, ``excluded``, ``unsafe``,
@@ -106,17 +132,21 @@ class Int8Variant(Variant):
             ValueError: The calibration images do not fit the export.
         """
         images = self._check_images(sidecar)
-        symbol, arrays = read_graph(directory, sidecar)
-        quantizer = Quantizer(symbol, arrays, images, self._dtype, self._percentile)
+        float32 = graphs.read_graph(directory, sidecar)
+        quantizer = Quantizer(*float32, images, dtype=self._dtype, percentile=self._percentile)
         baseline = self._baseline
         if baseline is None:
-            baseline = measure(self._score, make_block(symbol, arrays), "float32")
+            baseline = measure(self._score, make_block(*float32), "float32")
         best, tried = self._search(quantizer, float(baseline))
-        names = [output["name"] for output in sidecar["outputs"]]
-        symbol = rename_outputs(best.symbol, names)
-        check_shapes(symbol, best.arrays, sidecar, "int8")
-        files = write_graph(directory, f"{sidecar['name']}-int8", symbol, best.arrays, self.name)
-        entry = {"mode": best.mode, "granularity": GRANULARITY, "dtype": self._dtype}
+        symbol, arrays = best.graph
+        graph = graphs.rename_outputs(symbol, sidecar), arrays
+        batch = images[np.arange(3) % len(images)]
+        files, figures = write_checked(directory, sidecar, self.name, graph, batch=batch)
+        entry: dict[str, Any] = {
+            "mode": best.mode,
+            "granularity": GRANULARITY,
+            "dtype": self._dtype,
+        }
         if best.mode == "percentile":
             entry["percentile"] = self._percentile
         entry["calibration"] = {
@@ -125,14 +155,12 @@ class Int8Variant(Variant):
             "source": self._fingerprint,
         }
         entry.update(float32_score=float(baseline), score=best.score, drop=baseline - best.score)
-        entry.update(max_drop=self._max_drop, tried=tried)
-        entry.update(layers=len(quantizer.layers), excluded=list(best.excluded))
-        entry["unsafe"] = list(quantizer.unsafe)
-        entry["parity"] = check_parity(directory, files, make_block(symbol, best.arrays), images)
-        entry.update(vnni=has_vnni(), versions=versions())
+        entry.update(max_drop=self._max_drop, tried=tried, layers=len(quantizer.layers))
+        entry.update(excluded=list(best.excluded), unsafe=list(quantizer.unsafe))
+        entry.update(parity=figures, vnni=has_vnni(), versions=versions())
         return files, entry
 
-    def _check_images(self, sidecar):
+    def _check_images(self, sidecar: Sidecar) -> np.ndarray:
         images = np.asarray(self._calibration)
         wanted = tuple(sidecar["input"]["shape"][1:])
         if images.dtype != np.float32 or images.shape[1:] != wanted or not len(images):
@@ -144,21 +172,26 @@ class Int8Variant(Variant):
             raise ValueError("calibration images hold values that are not finite")
         return images
 
-    def _search(self, quantizer, baseline):
+    def _search(
+        self, quantizer: Quantizer, baseline: float
+    ) -> tuple[Candidate, list[dict[str, Any]]]:
         """Return the best candidate within the budget and a record of all that were tried."""
-        tried = []
+        tried: list[dict[str, Any]] = []
 
-        def attempt(mode, excluded=()):
-            symbol, arrays = quantizer.build(mode, excluded)
-            score = measure(self._score, make_block(symbol, arrays), f"int8 {mode}")
+        def attempt(mode: str, excluded: Sequence[str] = ()) -> Candidate:
+            graph = quantizer.build(mode, excluded)
+            score = measure(self._score, make_block(*graph), f"int8 {mode}")
             tried.append({"mode": mode, "excluded": len(excluded), "score": score})
             logger.info("int8: %s, %d layers float32: %.2f", mode, len(excluded), score)
-            return Candidate(mode, tuple(excluded), score, symbol, arrays)
+            return Candidate(mode, excluded, score, graph)
+
+        def enough(candidate: Candidate) -> bool:
+            return baseline - candidate.score <= self._max_drop
 
         best = max([attempt(mode) for mode in self._modes], key=lambda found: found.score)
-        if baseline - best.score > self._max_drop:
-            best = self._exclude(quantizer, best, attempt, baseline)
-        if baseline - best.score > self._max_drop:
+        if not enough(best):
+            best = self._exclude(quantizer, best, attempt, enough)
+        if not enough(best):
             top = max(tried, key=lambda record: record["score"])
             raise ExportError(
                 f"int8 loses {baseline - top['score']:.2f} points at best ({baseline:.2f} in "
@@ -169,82 +202,278 @@ class Int8Variant(Variant):
             )
         return best, tried
 
-    def _exclude(self, quantizer, best, attempt, baseline):
+    def _exclude(
+        self,
+        quantizer: Quantizer,
+        best: Candidate,
+        attempt: Callable[..., Candidate],
+        enough: Callable[[Candidate], bool],
+    ) -> Candidate:
         """Keep the most sensitive layers in float32: twice as many until it does, then fewer."""
         order = [layer for layer, _ in quantizer.sensitivity(best.mode)]
         most = int(len(order) * self._max_excluded)
         size, failed = 0, 0
-        while baseline - best.score > self._max_drop and size < most:
+        while not enough(best) and size < most:
             failed, size = size, min(max(1, 2 * size), most)
             best = attempt(best.mode, order[:size])
-        while baseline - best.score <= self._max_drop and size - failed > 1:
+        while enough(best) and size - failed > 1:
             middle = (size + failed) // 2
             found = attempt(best.mode, order[:middle])
-            if baseline - found.score <= self._max_drop:
+            if enough(found):
                 best, size = found, middle
             else:
                 failed = middle
         return best
 
 
-def measure(score, block, what):
-    """Return ``score(run)`` of a block as a finite float.
-
-    Raises:
-        ExportError: The graph does not run, or its score is no finite number.
-    """
-    block.hybridize(static_alloc=True, static_shape=True)
-    try:
-        points = float(score(lambda batch: first_output(block(mx.nd.array(batch)))))
-    except mx.base.MXNetError as error:
-        raise ExportError(f"{what}: the graph does not run: {first_line(error)}") from error
-    if not math.isfinite(points):
-        raise ExportError(f"{what}: the score is {points}; is there data for every attribute?")
-    return points
-
-
-def write_graph(directory, stem, symbol, arrays, prefix):
-    """Write ``<stem>-symbol.json`` and ``<stem>-0000.params``; return the variant's ``files``."""
-    graph, params = f"{stem}-symbol.json", f"{stem}-0000.params"
-    write_text(directory / graph, symbol.tojson(remove_amp_cast=False))
-    save_parameters(arrays, directory / params)
-    return {f"{prefix}_symbol": graph, f"{prefix}_params": params}
-
-
-def check_parity(directory, files, block, images):
-    """Compare a written graph in plain MXNet, elsewhere, with a block here; return the figures.
+class Quantizer:
+    """Makes int8 graphs of one float32 graph.
 
     Args:
-        directory: Where ``files`` are: name of the symbol file, name of the params file.
-        files: What :func:`write_graph` returned.
-        block: The same graph, in this process.
-        images: ``(N, 3, H, W)`` float32; batches of 3, 1 and 2 are made of the first.
+        symbol: The float32 graph.
+        arrays: Its parameters.
+        images: ``(N, 3, H, W)`` float32, prepared as the net wants them.
+        dtype: What activations become: ``'auto'`` is uint8 where they are never negative (twice as
+            fine), ``'int8'`` always int8.
+        percentile: Of mode ``'percentile'``.
+        batch_size: Images per run while calibrating.
 
-    Raises:
-        ExportError: They differ, or it does not run.
+    Attributes:
+        layers: Quantizable layers in the graph's order: ``{name of the layer: node}``. The name is
+            that of the layer's weight, without ``.weight``.
+        unsafe: Those that always stay float32, in the same form: strided 1x1 convolutions of fewer
+            than 32 channels, whose int8 kernel is wrong now and then with several threads.
     """
-    batch = images[np.arange(3) % len(images)]
-    rows = {"batch3": batch, "batch1": batch[:1], "batch2": batch[1:]}
-    tolerance = TOLERANCE_OTHER_KERNELS if versions()["amx"] == "on" else TOLERANCE
-    block.hybridize(static_alloc=True, static_shape=True)
-    worst = 0.0
-    with tempfile.TemporaryDirectory(prefix="parity-") as work:
-        inputs, outputs = os.path.join(work, "inputs.npz"), os.path.join(work, "outputs.npz")
-        np.savez(inputs, **rows)
-        paths = [str(directory / file) for file in files.values()]
-        report = writer.run_elsewhere([*paths, inputs, outputs, "cpu:0"])
-        with np.load(outputs) as results:
-            for key, data in rows.items():
-                expected = block(mx.nd.array(data))
-                expected = expected if isinstance(expected, (list, tuple)) else [expected]
-                for number, array in enumerate(expected):
-                    value = array.asnumpy()
-                    difference = np.abs(results[f"{key}:{number}"] - value)
-                    worst = max(worst, float((difference / np.maximum(1.0, np.abs(value))).max()))
-    if not worst <= tolerance:  # so that NaN fails as well
-        raise ExportError(
-            f"{directory.name}: {', '.join(files.values())} give other numbers in plain MXNet, by "
-            f"{worst:.3g} of max(1, |output|); at most {tolerance:g} is allowed"
+
+    def __init__(
+        self,
+        symbol: Symbol,
+        arrays: Arrays,
+        images: np.ndarray,
+        *,
+        dtype: str = "auto",
+        percentile: float = 99.99,
+        batch_size: int = 16,
+    ) -> None:
+        self._graph = graphs.flatten_before_dense(symbol).get_backend_symbol(_PASS)
+        self._arrays, self._images, self._dtype = arrays, images, dtype
+        self._percentile, self._batch_size = percentile, batch_size
+        nodes = graphs.nodes_of(self._graph)
+        every = _layers(nodes)
+        self.unsafe = _short_strided(nodes, every, arrays)
+        self.layers = {name: node for name, node in every.items() if name not in self.unsafe}
+        if not self.layers:
+            raise ExportError("int8: the graph has no convolution or dense layer to quantize")
+        self._sums = _activated_sums(nodes)
+        self._ranges: dict[str, Range] = {}
+        self._histograms: dict[str, np.ndarray] = {}
+        self._thresholds: dict[str, dict[str, Range]] = {}
+
+    def build(self, mode: str, excluded: Sequence[str] = ()) -> Graph:
+        """Return an int8 graph.
+
+        Args:
+            mode: One of ``MODES``.
+            excluded: Names from ``layers`` that stay float32.
+
+        Raises:
+            ValueError: Unknown mode or layer.
+            ExportError: The graph cannot be quantized.
+        """
+        unknown = sorted(set(excluded) - set(self.layers))
+        if unknown:  # MXNet itself ignores them silently
+            raise ValueError(
+                f"layers {', '.join(unknown)}: not in the graph; it has {', '.join(self.layers)}"
+            )
+        options = {"quantized_dtype": self._dtype, "calib_mode": "naive", "logger": None}
+        quantized, _, _, collector = quantization.quantize_graph(
+            self._graph, *graphs.split_arrays(self._arrays), ctx=mx.cpu(), quantize_mode="smart",
+            excluded_sym_names=[self.layers[name] for name in excluded] + [*self.unsafe.values()],
+            quantize_granularity=GRANULARITY, **options,
+        )  # fmt: skip
+        thresholds = self.thresholds(mode)
+        unseen = sorted(set(collector.include_layer) - set(thresholds))
+        if unseen:
+            raise ExportError(f"int8: no range was seen for {', '.join(unseen)}")
+        collector.min_max_dict = {name: thresholds[name] for name in collector.include_layer}
+        quantized, args, aux = quantization.calib_graph(
+            quantized, *graphs.split_arrays(self._arrays), collector, **options
         )
-    figures = {"max_abs_diff": worst, "tolerance": tolerance, "batch": [1, 2, 3]}
-    return dict(figures, mxnet=report["mxnet"])
+        quantized = quantized.get_backend_symbol(_PASS)
+        self._check_layers(quantized, set(excluded))
+        return quantized, graphs.join_arrays(args, aux)
+
+    def thresholds(self, mode: str) -> dict[str, Range]:
+        """Return the range of every output in a mode; computed once."""
+        if mode not in MODES:
+            raise ValueError(f"calibration mode {mode!r}: valid are {', '.join(MODES)}")
+        if mode not in self._thresholds:
+            ranges = self._seen_ranges()
+            halved = {name for name, operand in self._sums.items() if ranges[operand][0] < 0}
+            histograms = {} if mode == "naive" else self._seen_histograms()
+            clip = _entropy if mode == "entropy" else self._clip
+            found: dict[str, Range] = {}
+            for name in _progress(ranges, mode, "output"):
+                low, high = ranges[name]
+                if name in histograms:
+                    limit = clip(histograms[name], max(-low, high), low >= 0 and name not in halved)
+                    low, high = 0.0 if low >= 0 else -limit, limit
+                high = high * _HALVED if name in halved else high
+                # Nothing but zeros: any range is right, save an empty one, by which is divided.
+                found[name] = (0.0, 1.0) if low == high == 0 else (low, high)
+            self._thresholds[mode] = found
+        return self._thresholds[mode]
+
+    def sensitivity(self, mode: str, count: int = 16) -> list[tuple[str, float]]:
+        """Return ``[(layer, error)]``, the most sensitive layer first.
+
+        The error is that of the logits of ``count`` calibration images when this layer alone is
+        int8: mean square over the variance of the float32 logits.
+        """
+        images = self._images[:count]
+        expected = logits_of(make_block(self._graph, self._arrays), images)
+        variance = max(float(expected.var()), 1e-12)
+        errors = {}
+        for layer in _progress(self.layers, "sensitivity", "layer"):
+            others = [name for name in self.layers if name != layer]
+            logits = logits_of(make_block(*self.build(mode, others)), images)
+            errors[layer] = float(np.square(logits - expected).mean()) / variance
+        return sorted(errors.items(), key=lambda item: -item[1])
+
+    def _clip(self, counts: np.ndarray, limit: float, positive: bool) -> float:
+        """Return the magnitude below which the wanted percentage of the values stays."""
+        middle = _BINS // 2
+        sizes = counts[middle:].copy()
+        sizes[1:] += counts[:middle][::-1]
+        enough = sizes.cumsum() >= sizes.sum() * (self._percentile / 100)
+        return min(limit, (int(enough.argmax()) + 0.5) * 2 * limit / _BINS)
+
+    def _seen_ranges(self) -> dict[str, Range]:
+        if not self._ranges:
+            ranges = {INPUT: (float(self._images.min()), float(self._images.max()))}
+
+            def widen(name: str, values: np.ndarray) -> None:
+                low, high = ranges.get(name, (np.inf, -np.inf))
+                ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+
+            self._watch(widen, "ranges")
+            odd = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
+            if odd:
+                raise ExportError(f"int8: not finite on the calibration images: {', '.join(odd)}")
+            self._ranges = ranges
+        return self._ranges
+
+    def _seen_histograms(self) -> dict[str, np.ndarray]:
+        """Return counts of all values in ``_BINS`` bins over the symmetric range of each output."""
+        if not self._histograms:
+            limits = {name: max(-low, high) for name, (low, high) in self._seen_ranges().items()}
+            histograms = {n: np.zeros(_BINS, np.int64) for n, t in limits.items() if t > 0}
+
+            def count(name: str, values: np.ndarray) -> None:
+                if name in histograms:
+                    position = (values.ravel() + limits[name]) * (_BINS / (2 * limits[name]))
+                    bins = np.minimum(position.astype(np.int32), _BINS - 1)
+                    histograms[name] += np.bincount(bins, minlength=_BINS)
+
+            self._watch(count, "histograms")
+            count(INPUT, self._images)
+            self._histograms = histograms
+        return self._histograms
+
+    def _watch(self, visit: Callable[[str, np.ndarray], None], title: str) -> None:
+        """Run the calibration images; call ``visit(name, values)`` for every operator's output."""
+        known = {}
+        for name in self._graph.get_internals().list_outputs():
+            known[name] = name
+            if name.endswith("_output"):  # operators without names for outputs are watched as _0
+                known[f"{name[: -len('_output')]}_0"] = name
+        failures: list[Exception] = []
+
+        def hook(name: Any, operator: Any, array: Any) -> None:
+            # An exception in here would be printed and dropped.
+            try:
+                visit(known[name.decode() if isinstance(name, bytes) else name], _values(array))
+            except Exception as error:
+                failures.append(error)
+
+        block = make_block(self._graph, self._arrays)
+        block.hybridize()
+        with warnings.catch_warnings():  # "experimental": with static memory, which is off here
+            warnings.simplefilter("ignore")
+            block.register_op_hook(hook)
+            starts = range(0, len(self._images), self._batch_size)
+            for start in _progress(starts, title, "batch"):
+                logits_of(block, self._images[start : start + self._batch_size])
+                if failures:
+                    raise ExportError(f"int8: calibration failed: {failures[0]!r}") from failures[0]
+
+    def _check_layers(self, quantized: Symbol, excluded: set[str]) -> None:
+        """Raise ExportError if what was excluded became int8, or nothing did."""
+        nodes = {node["name"] for node in graphs.nodes_of(quantized)}
+        done = {name for name, node in self.layers.items() if f"quantized_{node}" in nodes}
+        if done & excluded or (not done and len(excluded) < len(self.layers)):
+            raise ExportError(
+                f"int8: MXNet quantized {len(done)} of {len(self.layers)} layers, of those to be "
+                f"left out {len(done & excluded)}"
+            )
+
+
+def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in nodes:
+        if node["op"] in LAYERS:
+            weight = nodes[node["inputs"][1][0]]["name"]
+            name = weight[: -len(".weight")] if weight.endswith(".weight") else weight
+            found[name if name not in found else node["name"]] = node["name"]
+    return found
+
+
+def _short_strided(
+    nodes: Sequence[graphs.Json], layers: dict[str, str], arrays: Arrays
+) -> dict[str, str]:
+    """Return the layers that are strided 1x1 convolutions of fewer than 32 channels."""
+    by_name, found = {node["name"]: node for node in nodes}, {}
+    for layer, name in layers.items():
+        parts = [n for part in by_name[name].get("subgraphs", []) for n in part["nodes"]]
+        for part in parts:
+            attrs = part.get("attrs", {})
+            if part["op"] != "Convolution" or attrs.get("kernel") != "(1, 1)":
+                continue
+            weight = arrays.get(f"arg:{layer}.weight")
+            short = weight is None or weight.shape[1] < _SHORTEST_PIXEL
+            if attrs.get("stride", "(1, 1)") != "(1, 1)" and short:
+                found[layer] = name
+    return found
+
+
+def _activated_sums(nodes: Sequence[graphs.Json]) -> dict[str, str]:
+    """Return {output: the operand that is added}, of convolutions fused with sum and activation."""
+    found = {}
+    for node in nodes:
+        if node.get("attrs", {}).get("with_postsum_act", "").lower() in ("true", "1"):
+            operand = nodes[node["inputs"][-1][0]]
+            suffix = "" if operand["op"] == "null" else "_output"
+            found[f"{node['name']}_output"] = f"{operand['name']}{suffix}"
+    return found
+
+
+def _entropy(counts: np.ndarray, limit: float, positive: bool) -> float:
+    levels = 511 if positive else 255  # a positive range is one half of a symmetric one
+    edges = np.linspace(-limit, limit, _BINS + 1)
+    threshold, _ = mx.nd.contrib.calibrate_entropy(
+        hist=mx.nd.array(counts), hist_edges=mx.nd.array(edges), num_quantized_bins=levels
+    )
+    return float(threshold.asnumpy().ravel()[0])
+
+
+def _values(array: Any) -> np.ndarray:
+    """Return what a hook was given as NumPy array; MXNet hands the bare handle over."""
+    if isinstance(array, int):
+        handle = ctypes.cast(array, mx.base.NDArrayHandle)
+        array = mx.nd.NDArray(handle, writable=False)
+    return array.asnumpy()
+
+
+def _progress(items: Iterable[Any], title: str, unit: str) -> Iterable[Any]:
+    quiet = not sys.stderr.isatty()
+    return tqdm(items, desc=f"int8 {title}", unit=unit, leave=False, disable=quiet)

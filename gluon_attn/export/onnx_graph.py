@@ -1,37 +1,56 @@
-"""An ONNX graph that is being changed, and a pass of rules over it."""
+"""An ONNX graph that is being changed: what is known of it, how rules rewrite it, what folds.
+
+**Folding**: what does not depend on the numbers of the images becomes a constant. The net is run in
+ONNX Runtime at two batch sizes. That tells the shape of every tensor, and the value of everything
+that is computed from shapes. What differs between the two runs depends on the batch size; it
+becomes a constant where the node that reads it takes one for all batch sizes.
+"""
 
 from __future__ import annotations
 
+import collections
+import os
 from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 
 import numpy as np
 
+from gluon_attn.core.errors import first_line
+from gluon_attn.export.graph import INPUT
+from gluon_attn.export.sidecar import ExportError
+
 BATCH = "batch"  # name of the free dimension
 
-Shape = Tuple[Union[int, str, None], ...]  # BATCH; None: depends on the batch size otherwise
+Shape = Tuple[Any, ...]  # of int, BATCH, or None: depends on the batch size otherwise
 Result = Union[None, str, List[Any]]  # of a rule, see Graph.rewrite
 Rule = Callable[["Graph", Any], Result]
+
+BATCHES = (1, 2)  # sizes at which the net is looked at
+END = 2**31 - 1  # end of a slice: wherever the tensor ends
+
+BROADCASTING = {
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where", "Equal", "Less", "Greater",
+    "And", "Or", "PRelu",
+}  # fmt: skip
+SHAPE_READERS = {"Shape", "Size"}
+RANDOM = {"RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial"}
 
 
 class Graph:
     """Nodes of a model, and what is known of its tensors.
 
-    Args:
-        onnx: The onnx package.
-        model: ModelProto.
-        weights: Names of the initializers that are parameters of the net.
+    ``weights`` names the initializers of ``model`` that are parameters of the net.
 
     Attributes:
         nodes: List of NodeProto, in topological order.
         constants: Numbers of the initializers that are no weights, by name.
         weights: Names of the weights and of constants that were computed from weights.
-        shapes: Of the tensors, by name; see :func:`gluon_attn.export.onnx_fold.fold`.
+        shapes: Of the tensors, by name; see :func:`fold`.
         types: Element types of the tensors, as far as onnx infers them.
         opset: Version of the operator set.
         notes: What rules remember of tensors, by name.
     """
 
-    def __init__(self, onnx: Any, model: Any, weights: Iterable[str]):
+    def __init__(self, onnx: Any, model: Any, weights: Iterable[str]) -> None:
         self.onnx, self.model = onnx, model
         self.opset = model.opset_import[0].version
         self.nodes = list(model.graph.node)
@@ -91,13 +110,7 @@ class Graph:
         return name
 
     def constant(self, value: np.ndarray, hint: str, weight: bool = False) -> str:
-        """Return the name of a constant; the same numbers are kept once.
-
-        Args:
-            value: The numbers.
-            hint: What it may be called.
-            weight: Whether it was computed from weights.
-        """
+        """Return the name of a constant, perhaps computed from weights; the same are kept once."""
         key = value.dtype.str, value.shape, value.tobytes(), weight
         if key not in self._made:
             name = self._made[key] = self.name(hint)
@@ -109,15 +122,7 @@ class Graph:
     def node(
         self, op: str, inputs: Sequence[str], shape: Shape, output: str = "", **attributes: Any
     ) -> Any:
-        """Return a new node, not in the graph yet, with one output.
-
-        Args:
-            op: Operator.
-            inputs: Names.
-            shape: Of the output.
-            output: Its name; by default made from that of the first input.
-            attributes: Of the operator.
-        """
+        """Return a new node, not in the graph yet, with one output of this shape and name."""
         output = output or self.name(f"{inputs[0]}_{op.lower()}")
         self.shapes[output] = shape
         return self.onnx.helper.make_node(op, inputs, [output], name=output, **attributes)
@@ -198,3 +203,205 @@ def infer(onnx: Any, model: Any, **options: Any) -> Any:
     light = onnx.helper.make_graph(graph.node, graph.name, inputs, graph.output, small)
     model = onnx.helper.make_model(light, opset_imports=model.opset_import)
     return onnx.shape_inference.infer_shapes(model, **options)
+
+
+# ----------------------------------------------------------------------------- folding
+
+
+def fold(graph: Graph) -> None:
+    """Let nodes read constants in place of values that are the same for all images.
+
+    Also enters the shapes of all tensors.
+
+    Raises:
+        ExportError: ONNX Runtime does not take the model.
+        ImportError: onnxruntime is not installed.
+    """
+    fixed, derived = _fixed(graph)
+    readers = collections.defaultdict(list)
+    for node in graph.nodes:
+        if not fixed & set(node.output):
+            for position, name in enumerate(node.input):
+                if name in fixed:
+                    readers[name].append((node, position))
+    found = _run(graph, list(readers))
+    for name, places in readers.items():
+        first, second = found[name]
+        for node, position in places:
+            value = _for_all_batches(graph, node, position, found[name])
+            if value is not None:
+                node.input[position] = graph.constant(value, f"{name}_value", name in derived)
+            elif _same_rows(first, second) and first.dtype == np.float32:
+                _fill(graph, node, position, first, fixed=fixed, derived=derived)
+
+
+def _fixed(graph: Graph) -> tuple[set[str], set[str]]:
+    """Return the names of tensors that no image changes, and of those computed from weights."""
+    varying: set[str] = {INPUT}
+    fixed: set[str] = set()
+    derived: set[str] = set()
+    for node in graph.nodes:
+        read, shape_only = set(node.input), node.op_type in SHAPE_READERS
+        if node.op_type in RANDOM or (varying & read and not shape_only):
+            varying.update(node.output)
+            continue
+        fixed.update(node.output)
+        if (graph.weights | derived) & read and not shape_only:
+            derived.update(node.output)
+    return fixed, derived
+
+
+def _run(graph: Graph, wanted: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Return the values of ``wanted`` at both batch sizes, and enter all shapes."""
+    probe = graph.onnx.ModelProto()
+    probe.CopyFrom(graph.model)
+    tensors = [INPUT, *(name for node in graph.nodes for name in node.output if name)]
+    sizes = {graph.name(f"{name}_shape"): name for name in tensors}
+    for output, name in sizes.items():
+        probe.graph.node.append(graph.onnx.helper.make_node("Shape", [name], [output]))
+    names = [*wanted, *sizes]
+    probe.graph.ClearField("output")
+    probe.graph.output.extend(graph.onnx.ValueInfoProto(name=name) for name in names)
+    session = open_onnx_session(probe.SerializeToString(), optimize=False)
+    image = [d.dim_value for d in graph.model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    runs = [session.run(names, {INPUT: np.zeros((b, *image), np.float32)}) for b in BATCHES]
+    found = {name: [run[k] for run in runs] for k, name in enumerate(names)}
+    for output, name in sizes.items():
+        first, second = (value.tolist() for value in found.pop(output))
+        graph.shapes[name] = tuple(map(_dimension, first, second))
+    return found
+
+
+def _dimension(first: int, second: int) -> int | str | None:
+    return first if first == second else BATCH if (first, second) == BATCHES else None
+
+
+def _for_all_batches(
+    graph: Graph, node: Any, position: int, values: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """Return what a node may read at any batch size as the input that has these two, or None."""
+    first, second = values
+    if first.shape == second.shape and np.array_equal(first, second):
+        return first
+    shapes = [graph.shapes.get(name, ()) for name in node.input]
+    if node.op_type in BROADCASTING or (node.op_type == "MatMul" and first.ndim > 2):
+        # one row serves, if another operand says how many there are
+        others = shapes[:position] + shapes[position + 1 :]
+        given = any(len(shape) == first.ndim and shape[0] == BATCH for shape in others)
+        return first if given and _same_rows(first, second) else None
+    if first.shape != second.shape or first.ndim != 1:
+        return None
+    (places,) = np.nonzero(first != second)
+    axes = _axes_of_entries(graph, node, len(first), shapes[0])
+    batch = [k for k in places if axes and shapes[0][axes[k]] == BATCH]
+    batch = [k for k in batch if (first[k], second[k]) == BATCHES]
+    value, role = first.copy(), (node.op_type, position)
+    if role == ("Reshape", 1) and len(places) == 1 and -1 not in first:
+        value[places] = 0 if len(batch) == 1 else -1  # 0: as in the input
+        return value
+    if len(batch) < len(places):
+        return None
+    if role == ("Slice", 2):
+        value[places] = END
+        return value
+    # Expanded to one row a batch stays as it is; for sizes see the rule for Resize.
+    return value if role in (("Expand", 1), ("Resize", 3)) else None
+
+
+def _axes_of_entries(graph: Graph, node: Any, count: int, shape: Shape) -> list[int]:
+    """Return which axis of ``shape`` each entry of a vector of sizes is about; [] if unknown."""
+    axes = list(range(count))
+    if node.op_type == "Slice" and len(node.input) > 3:
+        given = graph.numbers(node.input[3])
+        axes = [] if given is None else [int(axis) % len(shape) for axis in given]
+    elif node.op_type == "Expand":  # aligned at the last axis; an axis that is new is unknown
+        axes = [axis - count + len(shape) for axis in axes]
+    return axes if all(0 <= axis < len(shape) for axis in axes) else []
+
+
+def _same_rows(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether a value is a batch of equal rows."""
+    return first.shape == (1, *second.shape[1:]) and bool((first == second).all())
+
+
+def _fill(
+    graph: Graph, node: Any, position: int, row: np.ndarray, *, fixed: set[str], derived: set[str]
+) -> None:
+    """Let a node read a batch of equal rows ``(1, …)``: some tensor clipped to 0, plus the row."""
+    weight = node.input[position] in derived
+    at = next(k for k, other in enumerate(graph.nodes) if other is node)
+    names = (name for other in graph.nodes[:at] for name in other.output if name not in fixed)
+    shape = (BATCH, *row.shape[1:])
+    anchor = next((name for name in names if graph.shapes[name] == shape), None)
+    if anchor is not None:
+        zero = graph.constant(np.zeros((), np.float32), "zero")
+        zeros = graph.node("Clip", [anchor, zero, zero], shape)
+        constant = graph.constant(row, f"{node.input[position]}_row", weight)
+        rows = graph.node("Add", [zeros.output[0], constant], shape)
+        graph.nodes[at:at] = [zeros, rows]
+        node.input[position] = rows.output[0]
+
+
+# ----------------------------------------------------------------------- ONNX Runtime
+
+
+def import_onnxruntime() -> Any:
+    """Return the onnxruntime package; an ImportError says how to get it."""
+    try:
+        import onnxruntime
+    except Exception as error:  # beside ImportError what an unsuited NumPy makes it raise
+        hint = 'pip install "gluon_attn[onnx]"'
+        message = f"onnxruntime cannot be imported ({first_line(error)}): {hint}"
+        raise ImportError(message) from error
+    return onnxruntime
+
+
+def open_onnx_session(
+    raw: bytes,
+    threads: int | None = None,
+    kind: str = "cpu",
+    number: int = 0,
+    *,
+    optimize: bool = True,
+) -> Any:
+    """Return an ONNX Runtime session of a model's bytes.
+
+    It takes as many threads as MXNet by default. ``kind`` is cpu or gpu, the ``number`` that of the
+    GPU. Some graphs cannot be optimized.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+        ExportError: It does not take the model.
+        ValueError: It has no such GPU.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors; its warnings are about graphs it repairs itself
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind == "gpu":
+        # Without TF32, whose ten bits would not give the numbers that were checked at export.
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}))
+        valid = onnxruntime.get_available_providers()
+        if "CUDAExecutionProvider" not in valid:
+            raise ValueError(
+                f"gpu:{number}: this onnxruntime has only {', '.join(valid)}; pip install "
+                "onnxruntime-gpu instead of onnxruntime, or use ctx 'cpu'"
+            )
+    try:
+        session = onnxruntime.InferenceSession(raw, options, providers=providers)
+    except Exception as error:  # its own exceptions have no common base
+        raise ExportError(f"ONNX Runtime refuses the model: {first_line(error)}") from error
+    if kind == "gpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+        # It falls back to the CPU with a line on standard error only.
+        raise ValueError(f"gpu:{number}: ONNX Runtime could not start CUDA there; use ctx 'cpu'")
+    return session
+
+
+def default_threads() -> int:
+    """Return the number of compute threads that MXNet starts with."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1

@@ -11,19 +11,29 @@ import logging
 import numbers
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 from scipy.special import expit, softmax
 
 from gluon_attn.core.images import unit_doubt
-from gluon_attn.export import backend_choice
-from gluon_attn.export.backends import BACKENDS, NEEDS
-from gluon_attn.export.inputs import as_list, boxes_per_image, name_of, to_pixels
-from gluon_attn.export.preprocess import Preprocess, crop_box, type_hints
+from gluon_attn.core.text import PathLike
+from gluon_attn.export.backends import BACKENDS, choose
+from gluon_attn.export.images import (
+    Boxes,
+    Name,
+    Preprocess,
+    as_list,
+    boxes_per_image,
+    crop_box,
+    name_of,
+    to_pixels,
+    type_hints,
+)
 from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar
 
+Row = Sequence[np.ndarray]  # every output of the export for one person
 BAD_IMAGE_POLICIES = ("error", "skip")
 logger = logging.getLogger(__name__)
 
@@ -31,7 +41,7 @@ logger = logging.getLogger(__name__)
 class Person(NamedTuple):
     """One row of a batch: a whole image or one box of it."""
 
-    image: Any  # path, or position in the list of images
+    image: Name
     box: Any  # [x, y, w, h] or None
     data: Any  # (3, H, W) float32, or None if it cannot be read
     error: Any  # why not, or None
@@ -71,8 +81,14 @@ class Predictor:
     """
 
     def __init__(
-        self, directory, ctx=None, batch_size=32, threads=None, backend="mxnet", warmup=()
-    ):
+        self,
+        directory: PathLike,
+        ctx: Any = None,
+        batch_size: int = 32,
+        threads: int | None = None,
+        backend: str = "mxnet",
+        warmup: Any = (),
+    ) -> None:
         warmup = tuple(warmup) if isinstance(warmup, (tuple, list)) else (warmup,)
         _check_counts([batch_size], "batch_size")
         _check_counts([] if threads is None else [threads], "threads")
@@ -89,67 +105,63 @@ class Predictor:
         self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
         self.preprocess = Preprocess(self.sidecar["input"])
         self.output_names = tuple(out["name"] for out in self.sidecar["outputs"])
-        self.attention_names = tuple(
-            out["name"] for out in self.sidecar["outputs"] if out["kind"] == "attention"
-        )
+        self.attention_names = self._named("attention")
         self.batch_size = int(batch_size)
-        self.backend = backend_choice.choose(
-            backend, directory, self.sidecar, ctx, self.batch_size, threads
+        self.backend = choose(
+            backend, directory, self.sidecar, ctx, batch_size=self.batch_size, threads=threads
         )
-        self.precision = NEEDS[self.backend].precision
-        self._backend = BACKENDS[self.backend](directory, ctx=ctx, threads=threads)
+        self.precision = BACKENDS[self.backend].precision
+        self._backend = BACKENDS[self.backend].make(directory, ctx=ctx, threads=threads)
         self._readers = min(8, os.cpu_count() or 1)
         for count in warmup:
             self._warm_up(int(count))
 
-    def __call__(self, images, on_bad_image="error"):
+    def __call__(self, images: Any, on_bad_image: str = "error") -> np.ndarray:
         """Return the probabilities ``(B, A)`` float32.
 
-        Args:
-            images: See the class.
-            on_bad_image: ``'error'``, or ``'skip'``: a picture that cannot be read gets a row of
-                NaN and a logged warning, so that rows still match images.
+        With ``on_bad_image='skip'`` an image that cannot be read gets a row of NaN and a logged
+        warning, so that rows still match images.
 
         Raises:
-            FileNotFoundError, ValueError: A picture that cannot be read; the message names it.
+            FileNotFoundError, ValueError: An image that cannot be read; the message names it.
         """
         return self.probabilities(self.outputs(images, on_bad_image)["logits"])
 
-    def outputs(self, images, on_bad_image="error"):
+    def outputs(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
         """Return all outputs of the export by name.
 
         Logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``.
         """
         rows = [row for _, row in self._run(self._people(images, None, on_bad_image))]
+        columns = zip(*rows) if rows else ([] for _ in self.output_names)
+        empty = [value[None][:0] for value in self._nothing()]
         return {
-            name: np.stack([row[number] for row in rows]) if rows else nothing[None][:0]
-            for number, (name, nothing) in enumerate(zip(self.output_names, self._nothing()))
+            name: np.stack(values) if rows else none
+            for name, values, none in zip(self.output_names, columns, empty)
         }
 
-    def attention(self, images, on_bad_image="error"):
-        """Return the attention maps by name, each ``(B, A, h, w)`` float32.
-
-        Raises:
-            ValueError: The export has none.
-        """
+    def attention(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
+        """Return the attention maps ``(B, A, h, w)`` by name; ValueError if there are none."""
         self.require_maps()
         outputs = self.outputs(images, on_bad_image)
         return {name: outputs[name] for name in self.attention_names}
 
-    def embedding(self, images, on_bad_image="error"):
-        """Return the vectors by which pictures are compared, ``(B, D)`` float32.
+    def embedding(self, images: Any, on_bad_image: str = "error") -> np.ndarray:
+        """Return the vectors by which images are compared, ``(B, D)`` float32.
 
         The smaller the Euclidean distance of two, the more alike the people (re-identification).
 
         Raises:
             ValueError: The export has none.
         """
-        names = [out["name"] for out in self.sidecar["outputs"] if out["kind"] == "embedding"]
+        names = self._named("embedding")
         if not names:
             raise ValueError(f"export '{self.name}' gives no embedding; nets such as reid_… do")
         return self.outputs(images, on_bad_image)[names[0]]
 
-    def predict(self, images, boxes=None, on_bad_image="error", with_maps=False):
+    def predict(
+        self, images: Any, boxes: Any = None, on_bad_image: str = "error", with_maps: bool = False
+    ) -> list[dict[str, Any]]:
         """Return one record per person.
 
         Args:
@@ -157,7 +169,7 @@ class Predictor:
             boxes: ``[x, y, w, h]`` lists in pixels of the upright image, one list of boxes per
                 image (a list as long as ``images``, or a dict by path, or by position where there
                 is no path); None, also for one image, means the whole image.
-            on_bad_image: ``'skip'`` keeps the record of an unreadable picture or box, with its
+            on_bad_image: ``'skip'`` keeps the record of an unreadable image or box, with its
                 ``error`` and no probabilities.
             with_maps: Add ``attention``, a dict of maps ``(A, h, w)``.
 
@@ -170,12 +182,8 @@ class Predictor:
         return list(self.stream(images, boxes, on_bad_image, with_maps))
 
     def stream(
-        self,
-        images: Any,
-        boxes: Any = None,
-        on_bad_image: str = "error",
-        with_maps: bool = False,
-    ) -> Iterator[dict]:
+        self, images: Any, boxes: Any = None, on_bad_image: str = "error", with_maps: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Yield the records of :meth:`predict` while later images are read.
 
         Memory holds those of a batch, however many images there are.
@@ -185,14 +193,14 @@ class Predictor:
         people = self._people(images, boxes, on_bad_image)
         return (self._record(*found, with_maps) for found in self._run(people))
 
-    def _record(self, person: Person, row: Sequence[np.ndarray], with_maps: bool) -> dict:
+    def _record(self, person: Person, row: Row, with_maps: bool) -> dict[str, Any]:
         """Return what :meth:`predict` says of one person; ``row`` holds the export's outputs."""
         outputs = dict(zip(self.output_names, row))
         values = self.probabilities(outputs["logits"][None])
         chosen = self.schema.decide(values, self.thresholds)[0]
         good = person.error is None
         named = dict(zip(self.classes, map(float, values[0]))) if good else {}
-        record = {"image": person.image, "box": person.box, "probabilities": named}
+        record: dict[str, Any] = {"image": person.image, "box": person.box, "probabilities": named}
         record["positives"] = [name for name, yes in zip(self.classes, chosen) if yes]
         if not self.schema.is_binary:
             record["attributes"] = self.schema.values(chosen) if good else {}
@@ -201,17 +209,17 @@ class Predictor:
             record["attention"] = {name: outputs[name] for name in self.attention_names}
         return record
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the probabilities of logits ``(B, A)``, by the export's activation."""
         if self.sidecar["activation"] == "softmax":
-            return softmax(logits, axis=1)
+            return np.asarray(softmax(logits, axis=1))
         return expit(logits) if self.sidecar["activation"] == "sigmoid" else logits
 
-    def set_thresholds(self, thresholds):
+    def set_thresholds(self, thresholds: Any) -> None:
         """Use other thresholds than the export's: one for all classes, or one each."""
         self.thresholds = np.array(check_thresholds(thresholds, self.classes), np.float32)
 
-    def require_maps(self):
+    def require_maps(self) -> None:
         """Raise ValueError if the export has no attention maps."""
         if not self.attention_names:
             raise ValueError(
@@ -219,7 +227,11 @@ class Predictor:
                 "(tools/export.py --with-maps)"
             )
 
-    def _people(self, images, boxes, on_bad_image):
+    def _named(self, kind: str) -> tuple[str, ...]:
+        """Return the names of the outputs of a kind, in order."""
+        return tuple(out["name"] for out in self.sidecar["outputs"] if out["kind"] == kind)
+
+    def _people(self, images: Any, boxes: Any, on_bad_image: str) -> Iterator[Person]:
         """Yield every person of ``images`` in order, prepared ahead by reader threads."""
         if on_bad_image not in BAD_IMAGE_POLICIES:
             valid = ", ".join(BAD_IMAGE_POLICIES)
@@ -241,7 +253,7 @@ class Predictor:
                         person = person._replace(error=str(person.error))
                     yield person
 
-    def _prepare(self, number, image, boxes):
+    def _prepare(self, number: int, image: Any, boxes: Boxes) -> list[Person]:
         """Return the people of one image."""
         name = name_of(image, number)
         try:
@@ -255,13 +267,12 @@ class Predictor:
         people = []
         for box in boxes:
             try:
-                data, error = self.preprocess(crop_box(pixels, box)), None
-            except ValueError as failure:
-                data, error = None, _named(failure, name)
-            people.append(Person(name, box, data, error))
+                people.append(Person(name, box, self.preprocess(crop_box(pixels, box)), None))
+            except ValueError as error:
+                people.append(Person(name, box, None, _named(error, name)))
         return people
 
-    def _check_prepared(self, image, boxes):
+    def _check_prepared(self, image: np.ndarray, boxes: Boxes) -> np.ndarray:
         expected = (3, *self.preprocess.size)
         if image.shape != expected or boxes is not None:
             hints = "".join(f" ({hint})" for hint in type_hints(image)) if image.size else ""
@@ -271,9 +282,10 @@ class Predictor:
             )
         return image
 
-    def _run(self, people: Iterable[Person]) -> Iterator[tuple[Person, Sequence[np.ndarray]]]:
+    def _run(self, people: Iterable[Person]) -> Iterator[tuple[Person, Row]]:
         """Yield ``(person without data, row of every output)`` in order; bad rows are NaN."""
-        waiting, count, padded = [], 0, False
+        waiting: list[Person] = []
+        count, padded = 0, False
         for person in people:
             waiting.append(person)
             count += person.error is None
@@ -283,9 +295,7 @@ class Predictor:
         if waiting:
             yield from self._rows(waiting, self.batch_size if padded else _padded(count))
 
-    def _rows(
-        self, people: Sequence[Person], size: int
-    ) -> Iterator[tuple[Person, Sequence[np.ndarray]]]:
+    def _rows(self, people: Sequence[Person], size: int) -> Iterator[tuple[Person, Row]]:
         """Yield the same of one batch, which is padded to ``size``."""
         batch = [person.data for person in people if person.error is None]
         found = zip(*self._forward(batch, size)) if batch else iter(())
@@ -298,31 +308,33 @@ class Predictor:
         shapes = (entry["shape"][1:] for entry in self.sidecar["outputs"])
         return [np.full(shape, np.nan, np.float32) for shape in shapes]
 
-    def _forward(self, batch, size):
+    def _forward(self, batch: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
         data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
         data[: len(batch)] = batch
         return [out[: len(batch)] for out in self._backend.run(data)]
 
-    def _warm_up(self, count):
+    def _warm_up(self, count: int) -> None:
         """Run the network on zeros as it would run for ``count`` images."""
         size = min(_padded(count), self.batch_size)
         self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
 
-def _check_counts(values, name):
+def _check_counts(values: Iterable[Any], name: str) -> None:
     for value in values:
-        if not isinstance(value, numbers.Real) or value != int(value) or value < 1:
+        if not isinstance(value, numbers.Real) or float(value) % 1 or value < 1:
             raise ValueError(f"{name} {value!r}: valid are whole numbers from 1")
 
 
-def _padded(count):
+def _padded(count: int) -> int:
     """Return the next power of two."""
     return 1 << (count - 1).bit_length()
 
 
-def _ahead(pool, function, items, ahead):
+def _ahead(
+    pool: Executor, function: Callable[..., Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
     """Yield ``function(*item)`` in order, computed by the pool up to ``ahead`` items early."""
-    pending = deque()
+    pending: deque[Future[Any]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, *item))
@@ -335,7 +347,7 @@ def _ahead(pool, function, items, ahead):
             future.cancel()
 
 
-def _named(error, name):
+def _named(error: Exception, name: Name) -> Exception:
     """Return the error with the image in its message."""
     if isinstance(name, str) and name in str(error):
         return error

@@ -19,6 +19,7 @@ import shutil
 import socket
 import uuid
 from pathlib import Path
+from typing import Any, Dict, Iterator, Sequence
 
 from gluon_attn.core.files import (
     finite,
@@ -30,7 +31,9 @@ from gluon_attn.core.files import (
     write_text,
 )
 from gluon_attn.core.schema import Schema
-from gluon_attn.core.text import read_json
+from gluon_attn.core.text import PathLike, read_json
+
+Sidecar = Dict[str, Any]
 
 FORMAT = "gluon_attn export"
 FORMAT_VERSION = 1
@@ -43,20 +46,16 @@ class ExportError(ValueError):
     """An export that could not be made or is not what its sidecar says."""
 
 
-def describe_file(path):
-    """Return ``{"file", "bytes", "sha256"}`` of the file at ``path``."""
+def describe_file(path: PathLike) -> dict[str, Any]:
+    """Return ``{"file", "bytes", "sha256"}`` of a file."""
     path = Path(path)
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def read_verified(directory, entry):
-    """Return the bytes of one file of an export, having compared them with its sidecar entry.
+def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
+    """Return the contents of one file of an export, once they match its :func:`describe_file`.
 
     What is checked is exactly what is returned: the file is read once.
-
-    Args:
-        directory: The export directory.
-        entry: The file's ``{"file", "bytes", "sha256"}`` from the sidecar.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -77,7 +76,7 @@ def read_verified(directory, entry):
     return data
 
 
-def write_sidecar(directory, sidecar):
+def write_sidecar(directory: PathLike, sidecar: Sidecar) -> Path:
     """Write ``<name>.json`` with its own checksum, atomically, and return its path."""
     body = finite({k: v for k, v in sidecar.items() if k != "sidecar_sha256"})
     body["sidecar_sha256"] = _digest(body)
@@ -86,8 +85,8 @@ def write_sidecar(directory, sidecar):
     return path
 
 
-def read_sidecar(directory):
-    """Return the sidecar of an export directory as a dict.
+def read_sidecar(directory: PathLike) -> Sidecar:
+    """Return the sidecar of an export directory.
 
     Raises:
         FileNotFoundError: There is no such directory.
@@ -106,30 +105,43 @@ def read_sidecar(directory):
             f"{directory}: not an export directory: it must hold one sidecar <name>.json beside "
             f"<name>-symbol.json, found {names}"
         )
-    path, sidecar = next(iter(found.items()))
-    _check_sidecar(path, sidecar)
+    ((path, sidecar),) = found.items()
+    if sidecar is None:
+        raise ExportError(f"{path}: truncated or damaged: not valid JSON; export again")
+    version = sidecar.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ExportError(
+            f"{path}: format version {version}, this package reads up to {FORMAT_VERSION}; "
+            "update gluon_attn"
+        )
+    missing = [key for key in REQUIRED if key not in sidecar]
+    if missing:
+        raise ExportError(f"{path}: sidecar lacks {', '.join(missing)}")
+    expected = sidecar.get("sidecar_sha256")
+    actual = _digest({k: v for k, v in sidecar.items() if k != "sidecar_sha256"})
+    if expected != actual:
+        raise ExportError(
+            f"{path}: checksum mismatch: sha256 expected {expected}, actual {actual}; the sidecar "
+            "was edited (change it with gluon_attn.export.sidecar.write_sidecar)"
+        )
     return sidecar
 
 
-def is_export(directory):
+def is_export(directory: PathLike) -> bool:
     """Return whether ``directory`` looks like an export, whole or damaged."""
     return Path(directory).is_dir() and bool(_find_sidecars(Path(directory)))
 
 
 @contextlib.contextmanager
-def new_directory(directory, overwrite=False):
+def new_directory(directory: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """Make a directory that exists completely or not at all.
 
     Yields a hidden directory beside ``directory``; when the body ends, its files are flushed to
     disk and it is renamed into place. When the body raises, it is removed. What a killed process
     left is removed by the next one.
 
-    Args:
-        directory: Where the result goes.
-        overwrite: Replace an export that is there.
-
     Raises:
-        FileExistsError: ``directory`` exists and ``overwrite`` is false, or it is no export.
+        FileExistsError: See :func:`refuse_existing`.
     """
     directory = Path(directory).resolve()
     refuse_existing(directory, overwrite)
@@ -148,8 +160,8 @@ def new_directory(directory, overwrite=False):
     flush(directory.parent)
 
 
-def refuse_existing(directory, overwrite):
-    """Raise FileExistsError unless ``directory`` may be written; see :func:`new_directory`."""
+def refuse_existing(directory: PathLike, overwrite: bool) -> None:
+    """Raise FileExistsError unless ``directory`` is new, empty, or an export to be replaced."""
     directory = Path(directory)
     if not directory.exists():
         return
@@ -159,12 +171,8 @@ def refuse_existing(directory, overwrite):
         raise FileExistsError(f"{directory} exists and is no export: it will not be replaced")
 
 
-def check_classes(classes):
-    """Return ``classes`` as a list of distinct, non-empty names.
-
-    Raises:
-        ValueError: Empty list, empty or repeated name.
-    """
+def check_classes(classes: Any) -> list[str]:
+    """Return one name, or distinct, non-empty ones, as a list; ValueError for others."""
     classes = [classes] if isinstance(classes, str) else [str(name) for name in classes]
     repeated = sorted({name for name in classes if classes.count(name) > 1})
     if not classes or repeated or not all(name.strip() for name in classes):
@@ -173,7 +181,7 @@ def check_classes(classes):
     return classes
 
 
-def check_schema(schema, classes):
+def check_schema(schema: Any, classes: Sequence[str]) -> Schema:
     """Return the Schema of a JSON list or a Schema, by default binary attributes.
 
     Raises:
@@ -190,12 +198,8 @@ def check_schema(schema, classes):
     return schema
 
 
-def check_thresholds(thresholds, classes):
-    """Return one threshold per class, as floats in [0, 1].
-
-    Args:
-        thresholds: One number for all, or one per class in order.
-        classes: The class names.
+def check_thresholds(thresholds: Any, classes: Sequence[str]) -> list[float]:
+    """Return one threshold in [0, 1] per class, given one number for all or one per class.
 
     Raises:
         ValueError: Wrong length, or a value outside [0, 1].
@@ -210,7 +214,7 @@ def check_thresholds(thresholds, classes):
     return values
 
 
-def input_entry(input_size, preprocess):
+def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
     """Return the sidecar's ``input`` entry.
 
     Args:
@@ -239,8 +243,8 @@ def input_entry(input_size, preprocess):
     for key, side in dict(sides, height=height, width=width).items():
         if side is not None and (side != int(side) or side < 1):
             raise ValueError(f"preprocess {key} {side!r}: valid are whole pixels from 1")
-    entry = {"name": "data", "shape": ["batch", 3, int(height), int(width)], "dtype": "float32"}
-    entry.update(layout="NCHW", color="RGB", mean=mean, std=std)
+    entry: dict[str, Any] = {"name": "data", "shape": ["batch", 3, int(height), int(width)]}
+    entry.update(dtype="float32", layout="NCHW", color="RGB", mean=mean, std=std)
     entry["interpolation"] = "area if both sides shrink, else bilinear"
     entry.update({k: None if v is None else int(v) for k, v in sides.items()})
     if preprocess.get("keep_aspect"):
@@ -250,9 +254,9 @@ def input_entry(input_size, preprocess):
     return entry
 
 
-def _find_sidecars(directory):
+def _find_sidecars(directory: Path) -> dict[Path, Sidecar | None]:
     """Return {path: contents} of the JSON files that call themselves a sidecar."""
-    found = {}
+    found: dict[Path, Sidecar | None] = {}
     for path in sorted(directory.glob("*.json")):
         if path.name.startswith(".") or path.name.endswith("-symbol.json"):
             continue
@@ -268,33 +272,12 @@ def _find_sidecars(directory):
     return found
 
 
-def _check_sidecar(path, sidecar):
-    if sidecar is None:
-        raise ExportError(f"{path}: truncated or damaged: not valid JSON; export again")
-    version = sidecar.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ExportError(
-            f"{path}: format version {version}, this package reads up to {FORMAT_VERSION}; "
-            "update gluon_attn"
-        )
-    missing = [key for key in REQUIRED if key not in sidecar]
-    if missing:
-        raise ExportError(f"{path}: sidecar lacks {', '.join(missing)}")
-    body = {k: v for k, v in sidecar.items() if k != "sidecar_sha256"}
-    expected, actual = sidecar.get("sidecar_sha256"), _digest(body)
-    if expected != actual:
-        raise ExportError(
-            f"{path}: checksum mismatch: sha256 expected {expected}, actual {actual}; the sidecar "
-            "was edited (change it with gluon_attn.export.sidecar.write_sidecar)"
-        )
-
-
-def _digest(body):
+def _digest(body: Sidecar) -> str:
     """Checksum of the contents, not of the layout: re-indenting a sidecar is no damage."""
     return sha256_of_bytes(json.dumps(body, sort_keys=True, ensure_ascii=True).encode())
 
 
-def _move_into_place(partial, directory, overwrite, owner):
+def _move_into_place(partial: Path, directory: Path, overwrite: bool, owner: str) -> None:
     if not directory.exists():
         os.rename(partial, directory)
         return
@@ -309,7 +292,7 @@ def _move_into_place(partial, directory, overwrite, owner):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_stale(directory):
+def _remove_stale(directory: Path) -> None:
     """Remove what killed processes of this host left beside ``directory``."""
     for kind in ("old", "partial"):
         start = f".{directory.name}.{kind}-{socket.gethostname()}-"

@@ -13,9 +13,8 @@ from gluon_attn.core.files import save_arrays
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.data import EvalTransform, Loader
-from gluon_attn.data.columns import ChosenAttributes
 from gluon_attn.data.images import resize
-from gluon_attn.data.subset import Subset
+from gluon_attn.data.views import ChosenAttributes, Subset
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves

@@ -28,8 +28,8 @@ from gluon_attn.data import (
     detect_kind,
     open_dataset,
 )
-from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
-from gluon_attn.data.columns import ChosenAttributes
+from gluon_attn.data.transforms import PadCropTransform, ResizedCropTransform
+from gluon_attn.data.views import ChosenAttributes
 from gluon_attn.export import Predictor
 from gluon_attn.task import Asked, Exported, Trained
 

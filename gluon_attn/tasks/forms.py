@@ -16,10 +16,10 @@ import numpy as np
 from scipy.special import expit, softmax
 from tqdm import tqdm
 
-from gluon_attn.export.preprocess import Preprocess
+from gluon_attn.export.images import Preprocess
+from gluon_attn.export.precision import require_cpu
 from gluon_attn.export.sidecar import read_sidecar
-from gluon_attn.export.symbol import require_cpu
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export.writer import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.task import Exported, Trained
 from gluon_attn.tasks.data import Array, bar, open_for, reading_of
@@ -65,7 +65,7 @@ def check_forms(forms: Forms) -> None:
     if forms.bf16:
         require_cpu("bf16")
     if forms.onnx:
-        from gluon_attn.export.onnx_model import require_packages
+        from gluon_attn.export.onnx import require_packages
 
         require_packages()
 
@@ -95,11 +95,11 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
             )
         )
     if forms.bf16:
-        from gluon_attn.export.bfloat16 import Bf16Variant
+        from gluon_attn.export.precision import Bf16Variant
 
         variants.append(Bf16Variant(data.score if data else None))
     if forms.onnx:
-        from gluon_attn.export.onnx_model import OnnxVariant
+        from gluon_attn.export.onnx import OnnxVariant
 
         variants.append(OnnxVariant())
     return variants

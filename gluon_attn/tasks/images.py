@@ -24,8 +24,8 @@ from gluon_attn.core.text import json_of, read_text
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export import Predictor
-from gluon_attn.export.preprocess import crop_box
-from gluon_attn.export.preprocess import read_image as read_file
+from gluon_attn.export.images import crop_box
+from gluon_attn.export.images import read_image as read_file
 from gluon_attn.figures.heatmaps import heatmap_grid
 
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]

@@ -15,9 +15,9 @@ import numpy as np
 
 from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data.identity_sampler import IdentityLoader, RectangleLoader
+from gluon_attn.data.loader import IdentityLoader, Loader
 from gluon_attn.data.reid import JUNK
-from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.data.transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.metrics.reports import RETRIEVAL
 from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
 from gluon_attn.nets import name_outputs
@@ -120,16 +120,14 @@ def recipe_view(recipe: Recipe) -> dict[str, Any]:
     return {"size": rectangle(recipe.input_size), "mean": recipe.mean, "std": recipe.std}
 
 
-def eval_loader(
-    preprocess: dict[str, Any], dataset: Any, batch_size: int, workers: int
-) -> RectangleLoader:
+def eval_loader(preprocess: dict[str, Any], dataset: Any, batch_size: int, workers: int) -> Loader:
     """Return batches of whole images in order, the last one padded.
 
     Args:
         preprocess: ``size`` (H, W), ``mean``, ``std``.
     """
     transform = ReidEvalTransform(*(preprocess[key] for key in ("size", "mean", "std")))
-    return RectangleLoader(dataset, transform, batch_size, workers=workers, last="pad")
+    return Loader(dataset, transform, batch_size, workers=workers, last="pad")
 
 
 def embed(

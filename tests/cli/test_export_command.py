@@ -7,15 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 import pytest
 from training_helpers import NAMES, recipe, write_data
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import EvalTransform, open_dataset
-from gluon_attn.export import int8, int8_search, load_exported
-from gluon_attn.export.int8_search import first_output
+from gluon_attn.export import int8, load_exported
+from gluon_attn.export.graph import logits_of
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.runtime import has_avx512
@@ -42,7 +41,7 @@ def folder(tmp_path_factory):
 def coarse_histograms():
     """Calibration by entropy in a second, not in ten."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(int8_search, "_BINS", 1001)
+        patch.setattr(int8, "_BINS", 1001)
         yield
 
 
@@ -132,7 +131,7 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
         assert after[name] == before[name]
     block, sidecar = load_exported(copy, precision="int8")
     assert json.loads(before[f"{STEM}.json"])["extra"] == sidecar["extra"]
-    assert np.isfinite(first_output(block(mx.nd.zeros((2, 3, 32, 32))))).all()
+    assert np.isfinite(logits_of(block, np.zeros((2, 3, 32, 32)))).all()
 
 
 def test_budget_that_cannot_be_met(copy, folder, failed, monkeypatch):

@@ -21,7 +21,7 @@ from process_helpers import run
 
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.predict import main
-from gluon_attn.export import Predictor, backend_choice, export_model
+from gluon_attn.export import Predictor, backends, export_model
 from gluon_attn.tasks import images as predict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +235,7 @@ def test_folders_and_flags_that_cannot_be(exports, images, tmp_path, capsys):
 
 
 def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeypatch):
-    monkeypatch.setattr(backend_choice, "SECONDS", 0.01)
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
     copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
     options = [*paths, "--batch-size", "2", "--threads", "1", "--json", tmp_path / "r.json"]
     for backend, chosen in (("auto", "mxnet"), ("fastest", None), ("auto", None)):

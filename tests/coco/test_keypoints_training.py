@@ -239,7 +239,7 @@ def test_predicting_files(exported, tool, tmp_path):
 def test_onnx_is_the_one_further_form(exported, tool, tmp_path, monkeypatch):
     from onnx_helpers import agree
 
-    from gluon_attn.export import onnx_model
+    from gluon_attn.export import onnx as onnx_model
 
     monkeypatch.setattr(onnx_model, "TOLERANCE", 1e-4)  # maps of this untrained net reach 50
     folder = tmp_path / "pose"

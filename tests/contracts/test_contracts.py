@@ -229,7 +229,7 @@ def export(tmp_path_factory):
 def test_backends(name, export):
     folder, outputs = export
     try:
-        backend = BACKENDS[name](folder)
+        backend = BACKENDS[name].make(folder)
     except (ImportError, FileNotFoundError, ValueError) as error:
         pytest.skip(f"{name}: {error}")
     suites.check_backend(backend, (3, 32, 32), outputs)

@@ -232,7 +232,7 @@ class Squares(AttributeDataset):
         raw = np.ones((8, 2), np.int8)
         raw[::2, 0] = -1
         raw[3, 1] = 0
-        super().__init__(("a", "b"), split, raw, [f"{split} {k}" for k in range(8)], policy)
+        super().__init__(("a", "b"), split, raw, [f"{split} {k}" for k in range(8)], policy=policy)
 
     def read(self, i):
         return np.full((4, 4, 3), i, np.uint8)

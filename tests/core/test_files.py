@@ -17,7 +17,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from process_helpers import at_once, ended_process, run_python
+from process_helpers import ended_process, run_python
 
 from gluon_attn.core import errors, files
 
@@ -103,14 +103,14 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_write_cleans_up(tmp_p
     """
     path = tmp_path / "a.params"
     path.write_bytes(b"old")
-    foreign = [".a.params.otherhost-1-0123456789ab.tmp", ".a.params.tmp", ".b.params.1.tmp"]
-    for name in foreign:
+    others = [".a.params.otherhost-1-0123456789ab.tmp", ".a.params.tmp", ".b.params.1.tmp"]
+    for name in others:
         (tmp_path / name).write_bytes(b"")
     assert run_python(script, path, moment)[0] == -signal.SIGKILL
     assert path.read_bytes() == b"old" and len(os.listdir(tmp_path)) == 5
     files.write_bytes(path, b"newer")
     assert path.read_bytes() == b"newer"
-    assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "a.params"])
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.params"])
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
@@ -127,29 +127,6 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 # --- full disks and other refusals --------------------------------------------------------------
 
 
-@posix
-def test_full_disk_names_path_and_remedy_and_keeps_the_old_file(tmp_path):
-    script = """
-        import resource, sys
-        from gluon_attn.core import files
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        for write, content in ((files.write_text, "x"), (files.write_bytes, b"x")):
-            try:
-                write(sys.argv[1], content * 1001)
-            except OSError as error:
-                print(error)
-    """
-    path = tmp_path / "a.json"
-    path.write_bytes(b"old")
-    _, out, err = run_python(script, path)
-    lines = out.splitlines()
-    assert len(lines) == 2, err
-    for line in lines:
-        for part in (f"cannot write {path}: ", "disk full", "bytes free", "free some space"):
-            assert part in line
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.json"]
-
-
 def test_errors_of_other_files_are_not_put_down_to_this_one(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         with files.atomic_path(tmp_path / "a"):
@@ -160,15 +137,6 @@ def test_errors_of_other_files_are_not_put_down_to_this_one(tmp_path):
             fail()
     assert str(caught.value).count("cannot write") == 1 and "inner" in str(caught.value)
     assert os.listdir(tmp_path) == []
-
-
-def test_kind_of_error_is_kept():
-    for number, kind in ((errno.EACCES, PermissionError), (errno.ENOSPC, OSError)):
-        described = files.describe_os_error(OSError(number, "why"), "there")
-        assert type(described) is kind and described.errno == number
-        assert "cannot write there: why" in str(described)
-    assert "free some space" not in str(files.describe_os_error(OSError(errno.EACCES, "w"), "t"))
-    assert str(files.describe_os_error(OSError("5 left"), "t")) == "cannot write t: 5 left"
 
 
 def test_folders_in_the_way(tmp_path):
@@ -202,7 +170,7 @@ def test_file_systems_that_cannot_flush_folders(tmp_path, monkeypatch):
 
 
 @posix
-@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o000])
+@pytest.mark.parametrize("mask", [0o027, 0o000])
 def test_umask_holds_for_new_files_and_the_permissions_of_old_ones_stay(tmp_path, mask):
     before = os.umask(mask)
     try:
@@ -213,20 +181,6 @@ def test_umask_holds_for_new_files_and_the_permissions_of_old_ones_stay(tmp_path
         assert mode_of(tmp_path / "a") == 0o640
     finally:
         assert os.umask(before) == mask
-
-
-@posix
-def test_threads_do_not_change_the_umask_for_each_other(tmp_path):
-    before = os.umask(0o027)
-    try:
-        at_once(*(
-            lambda k=k: [files.write_text(tmp_path / f"{k}", str(i)) for i in range(20)]
-            for k in range(4)
-        ))  # fmt: skip
-        assert {mode_of(tmp_path / name) for name in os.listdir(tmp_path)} == {0o640}
-        assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
-    finally:
-        assert os.umask(before) == 0o027
 
 
 @posix
@@ -277,17 +231,11 @@ def test_devices_and_pipes_are_written_to_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
-@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127, "a [b] (c)*+.json", ".hidden"])
+@pytest.mark.parametrize("name", ["ü" * 127, "a [b] (c)*+.json"])
 def test_unusual_names(tmp_path, name):
     for _ in range(2):
         files.write_text(tmp_path / name, "x")
     assert os.listdir(tmp_path) == [name]
-
-
-def test_relative_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    files.write_text("a", "x")
-    assert os.listdir(tmp_path) == ["a"]
 
 
 # --- parameters ---------------------------------------------------------------------------------
@@ -337,16 +285,21 @@ def test_full_disk_is_noticed_though_mxnet_does_not(tmp_path, count):
         data = mx.nd.ones((int(sys.argv[2]),))
         if len(sys.argv) > 3:
             mx.nd.save(sys.argv[3], {"w": data})  # no error
-        try:
-            files.save_parameters({"w": data}, sys.argv[1])
-        except OSError as error:
-            print(error)
+        for write in (
+            lambda path: files.save_parameters({"w": data}, path),
+            lambda path: files.write_text(path, "x" * 1001),
+        ):
+            try:
+                write(sys.argv[1])
+            except OSError as error:
+                print(error)
     """
     path = tmp_path / "a.params"
     path.write_bytes(b"old")
     unnoticed = [tmp_path / "b.params"] if count == 300 else []
     _, text, err = run_python(script, path, count, *unnoticed)
-    assert f"cannot write {path}: " in text and "disk full" in text, err
+    for part in (f"cannot write {path}: ", "disk full", "bytes free", "free some space"):
+        assert text.count(part) == 2, err
     assert path.read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == sorted(["a.params", *(p.name for p in unnoticed)])
     assert all(p.stat().st_size < 4 * count for p in unnoticed)
@@ -390,16 +343,6 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
 
 
 # --- the rest -----------------------------------------------------------------------------------
-
-
-def test_mxnet_is_not_imported(tmp_path):
-    script = """
-        import sys
-        from gluon_attn.core import files
-        files.write_text(sys.argv[1], "x")
-        sys.exit("mxnet" in sys.modules)
-    """
-    assert run_python(script, tmp_path / "a")[0] == 0
 
 
 def test_digests(tmp_path):
@@ -452,9 +395,8 @@ def test_running_processes():
 
 JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts for a pipe
     "gluon_attn/data/base.py", "gluon_attn/coco/dataset.py", "formats/tiny.py",
-    "formats/tiny_coco.py", "gluon_attn/export/_parity.py", "gluon_attn/export/float16.py",
-    "gluon_attn/export/graph_file.py", "gluon_attn/export/rewrite.py",
-    "gluon_attn/export/sidecar.py", "gluon_attn/export/symbol.py", "gluon_attn/export/writer.py",
+    "formats/tiny_coco.py", "gluon_attn/export/graph.py", "gluon_attn/export/parity.py",
+    "gluon_attn/export/sidecar.py", "gluon_attn/export/writer.py",
     "gluon_attn/core/files.py", "gluon_attn/nets/guided_backprop.py",
     "gluon_attn/nets/graphs.py", "gluon_attn/core/recipe.py", "gluon_attn/runtime.py",
     "model_zoo/adapters/safe_tensors.py",

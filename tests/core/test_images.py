@@ -73,12 +73,6 @@ def test_damaged_exif_is_none(exif):
     np.testing.assert_array_equal(decode(data[:end] + chunk(b"eXIf", exif) + data[end:]), image)
 
 
-@pytest.mark.parametrize("value", [0, 9, 300])
-def test_orientations_that_do_not_exist_are_none(value):
-    image = scene()
-    np.testing.assert_array_equal(decode(encoded(image, "PNG", value)), image)
-
-
 # ------------------------------------------------------------------------------- kinds of pixels
 
 
@@ -129,12 +123,6 @@ def test_pixels_of_unknown_range_are_refused(mode, words):
     for read in (lambda: decode(encoded(image, "TIFF")), lambda: from_pil(image)):
         with pytest.raises(ImageError, match=f"32-bit {words}.*convert it to 8 bits"):
             read()
-
-
-def test_sixteen_bits_as_old_versions_of_pillow_have_them():
-    image = Image.new("I", (4, 3), 200 * 256 + 7)
-    image.format = "PNG"
-    np.testing.assert_array_equal(from_pil(image), np.full((3, 4, 3), 200))
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "HSV", "YCbCr", "RGBX"])

@@ -14,11 +14,11 @@ from gluon_attn.cli.analysis_features import read_critic
 from gluon_attn.coco.keypoints_boxes import boxes_of_images, read_results
 from gluon_attn.core import text as reading
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data.counts import expected_counts
 from gluon_attn.data.folders import read_classes
 from gluon_attn.data.lists import read_names
-from gluon_attn.export.backend_choice import FORMAT as SPEEDS
-from gluon_attn.export.backend_choice import _read as read_speeds
+from gluon_attn.data.published_sizes import expected_counts
+from gluon_attn.export.backends import FORMAT as SPEEDS
+from gluon_attn.export.backends import _read_speeds as read_speeds
 from gluon_attn.export.sidecar import FORMAT, REQUIRED, read_sidecar, write_sidecar
 from gluon_attn.figures.curves import _read as read_curves
 from gluon_attn.papers.autola.genotype import find_genotype
@@ -249,15 +249,15 @@ SOURCES = sorted(
 )
 # Text that no editor saves: what the system says of itself, and locks.
 OWN_READERS = {
-    "gluon_attn/runtime.py", "gluon_attn/env/cpu.py",
-    "gluon_attn/env/environment.py", "gluon_attn/env/threads.py", "tools/bench/bench_turns.py",
+    "gluon_attn/env/cpu.py",
+    "gluon_attn/env/environment.py", "tools/bench/bench_turns.py",
     "model_zoo/transfer.py",
 }  # fmt: skip
 # Listings of what this package or pip wrote, not of what users collected.
 OWN_LISTINGS = {
     "gluon_attn/data/scan.py", "gluon_attn/core/files.py", "gluon_attn/core/recipe.py",
     "gluon_attn/env/environment.py", "gluon_attn/env/libraries.py", "gluon_attn/export/sidecar.py",
-    "gluon_attn/export/writer.py", "model_zoo/store.py", "model_zoo/adapters/files.py",
+    "gluon_attn/export/parity.py", "model_zoo/store.py", "model_zoo/adapters/files.py",
 }  # fmt: skip
 
 

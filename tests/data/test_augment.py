@@ -8,8 +8,8 @@ import pytest
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import EvalTransform
-from gluon_attn.data.augment import PadCropTransform, ResizedCropTransform
-from gluon_attn.export.preprocess import Preprocess
+from gluon_attn.data.transforms import PadCropTransform, ResizedCropTransform
+from gluon_attn.export.images import Preprocess
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.tasks.data import eval_preprocess, train_transform
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from kinds_helpers import KINDS, image, rewrite
+from kinds_helpers import KINDS, rewrite
 
 from gluon_attn.data import DATASETS, open_dataset
-from gluon_attn.data.check import check
-from gluon_attn.data.counts import CountReport, SplitCount
-from gluon_attn.data.prepare import OFFICIAL
+from gluon_attn.data.prepare import OFFICIAL, check
+from gluon_attn.data.published_sizes import CountReport, SplitCount
 from gluon_attn.data.scan import SHOWN
 from tools import prepare_data
 
@@ -195,25 +194,3 @@ def test_reports_compare_no_more_than_is_there():
     assert not many.ok and f"… and {99 - SHOWN} more" in many.text()
     dropped = SplitCount("train", 2, 99, dropped=[(f"{k}", "nothing") for k in range(99)])
     assert f"… and {99 - SHOWN} more" in CountReport([dropped]).text()
-
-
-def test_a_check_reads_packed_files(trees, tmp_path, capsys):
-    root = trees.copy("packed", tmp_path / "tree")
-    data = bytearray((root / "val.rec").read_bytes())
-    data[-40] ^= 255
-    rewrite(root / "val.rec", bytes(data))
-    code, text, _ = run(capsys, "packed", "--check", root)
-    assert code == 1 and "1 image cannot be read" in text.splitlines()[0]
-    code, _, error = run(capsys, "packed", "--root", root, "--out", tmp_path / "x")
-    assert code == 2 and "packed is read as it is, not packed; --check it" in error
-
-
-def test_other_files_beside_the_images_disturb_no_check(trees, tmp_path, capsys):
-    for kind in ("market", "reid_duke", "caltech256", "imagenet"):
-        root = trees.copy(kind, tmp_path / kind)
-        for folder in (p for p in root.rglob("*") if p.is_dir()):
-            (folder / "Thumbs.db").write_bytes(b"x")
-            (folder / "._0002_c1s1_000451_03.jpg").write_bytes(b"x")
-        image(root / ".ipynb_checkpoints" / "0002_c1s1_000451_03.jpg")
-        code, text, error = run(capsys, kind, "--check", root)
-        assert (code, error) == (0, ""), text

@@ -13,12 +13,14 @@ from formats.tiny import write_tiny
 from formats.tiny_classes import class_picture, python2_pickle
 
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.cifar import ARCHIVES
+from gluon_attn.data.cifar import CIFAR10, CIFAR100
 from gluon_attn.data.safe_pickle import load_pickle
 
+ARCHIVES = {form.folder: form.archive for form in CIFAR10 + CIFAR100}
 
-def picture(value):
-    """A picture whose red, green and blue planes and rows can be told apart."""
+
+def image(value):
+    """An image whose red, green and blue planes and rows can be told apart."""
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., 0], image[..., 1], image[..., 2] = value, value + 1, value + 2
     image[0, 5] = 255, 0, 7
@@ -26,12 +28,11 @@ def picture(value):
 
 
 def planes(value):
-    image = picture(value)
-    return np.concatenate([image[..., c].ravel() for c in range(3)])
+    return np.concatenate([image(value)[..., c].ravel() for c in range(3)])
 
 
 def write_cifar10(root, version, size=4):
-    """Write five batches of ``size`` pictures; picture n has value 4n and class n % 10."""
+    """Write five batches of ``size`` images; image n has value 4n and class n % 10."""
     folder = root / ("cifar-10-batches-py" if version == "python" else "cifar-10-batches-bin")
     folder.mkdir(parents=True)
     names = [f"name{k}" for k in range(10)]
@@ -64,8 +65,8 @@ def test_cifar10(tmp_path, version):
         np.testing.assert_array_equal(trainval.targets, np.arange(20) % 10)
         np.testing.assert_array_equal(test.targets, [0, 1, 2, 3])
         for k in (0, 7, 19):
-            np.testing.assert_array_equal(trainval.read(k), picture(4 * k))
-        np.testing.assert_array_equal(test.read(3), picture(4 * 23))
+            np.testing.assert_array_equal(trainval.read(k), image(4 * k))
+        np.testing.assert_array_equal(test.read(3), image(4 * 23))
     assert "trainval: 20 images, published 50,000" in trainval.report.text()
     assert "published 10,000" in test.report.text()
 
@@ -79,11 +80,11 @@ def test_both_versions_are_the_same_data(tmp_path):
     val = open_dataset(tmp_path / "binary", "val")
     assert sorted(a.sample_ids + val.sample_ids) == [f"train/{k:05d}" for k in range(20)]
     assert (val.class_counts == 1).all()
-    for dataset in (a, val):  # pictures stay with their labels through the choice
+    for dataset in (a, val):  # images stay with their labels through the choice
         for k in range(len(dataset)):
             number = int(dataset.sample_ids[k][-5:])
             assert dataset.targets[k] == number % 10
-            np.testing.assert_array_equal(dataset.read(k), picture(4 * number))
+            np.testing.assert_array_equal(dataset.read(k), image(4 * number))
 
 
 @pytest.mark.parametrize("version", ["python", "binary"])
@@ -98,7 +99,7 @@ def test_generated_trees_and_archives(tmp_path, name, version):
     clean = [class_picture(np.random.default_rng(0), k, count, 32) for k in range(count)]
     far = [np.abs(train.read(k).astype(int) - clean[t]).mean() for k, t in
            enumerate(train.targets)]  # fmt: skip
-    assert max(far) < 15, "labels belong to pictures"
+    assert max(far) < 15, "labels belong to images"
     (folder,) = [p for p in (tmp_path / "tree").iterdir() if p.is_dir()]
     archive = tmp_path / "packed" / ARCHIVES[folder.name]
     archive.parent.mkdir()
@@ -129,7 +130,7 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"data_batch_2.bin: .* not a multiple of 3073"):
         open_dataset(tmp_path / "binary", "train")
     path.write_bytes(b"\x0b" + bytes(3072))
-    with pytest.raises(ValueError, match="data_batch_2.bin: picture 0 has class 11"):
+    with pytest.raises(ValueError, match="data_batch_2.bin: image 0 has class 11"):
         open_dataset(tmp_path / "binary", "train")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"data_batch_2\.bin"):
@@ -147,7 +148,7 @@ def test_damaged_files_are_named(tmp_path):
     for content, message in (
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "as many 'labels'"),
         ({"data": np.zeros((1, 3071), np.uint8), "labels": [1]}, r"needs 'data' \(N, 3072\)"),
-        ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "picture 0 has class 10"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "image 0 has class 10"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": ["a"]}, "must be whole numbers"),
         ({"data": np.zeros((1, 3072), np.uint8), "fine_labels": [1]}, "keys data, fine_labels"),
         ([1, 2], "found the keys \\(none\\)"),
@@ -155,7 +156,7 @@ def test_damaged_files_are_named(tmp_path):
         path.write_bytes(python2_pickle(content))
         with pytest.raises(ValueError, match=message):
             open_dataset(tmp_path / "python", "test")
-    with pytest.raises(FileNotFoundError, match="Cifar100: looked for cifar-100-python"):
+    with pytest.raises(FileNotFoundError, match="meta is missing; looked for cifar-100-python"):
         open_dataset(tmp_path / "python" / "cifar-10-batches-py", "train", kind="cifar100")
     with pytest.raises(ValueError, match="holds several that fit: .*binary, .*python; give the"):
         open_dataset(tmp_path, "train", kind="cifar10")

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from gluon_attn.data import EvalTransform, Loader, detect_kind, open_dataset, pack, packing
-from gluon_attn.data.classification import ClassificationDataset, class_schema, official_split
-from gluon_attn.data.columns import ChosenAttributes
+from gluon_attn.data.base import ClassificationDataset, Known, OneHot, class_schema
 from gluon_attn.data.images import BadImageError
-from gluon_attn.data.one_hot import Known, OneHot
-from gluon_attn.data.synthetic.digits_single import draw_scene, write_digits_single
-from gluon_attn.data.synthetic.garments import GARMENTS, choose
+from gluon_attn.data.protocol import official_split
+from gluon_attn.data.synthetic.digits import draw_single as draw_scene
+from gluon_attn.data.synthetic.digits import write_digits_single
+from gluon_attn.data.views import ChosenAttributes
+from gluon_attn.data.wider import GARMENTS
+from gluon_attn.data.wider import choose_garments as choose
 
 CLASSES = ("cat", "dog", "cow")
 
 
 class Memory(ClassificationDataset):
-    """Grey pictures, as light as their class number; some cannot be read."""
+    """Grey images, as light as their class number; some cannot be read."""
 
     def __init__(self, targets=(0, 1, 2, 1, 1, 0, 2), classes=CLASSES, bad=(), **options):
         ids = [f"{k}.jpg" for k in range(len(targets))]
@@ -42,7 +44,7 @@ class Memory(ClassificationDataset):
 )
 def test_rows_are_those_of_the_matrix(key):
     targets = np.array([2, 0, 1, 1, 3])
-    rows = OneHot(targets, 4, 1, 0, np.float32)
+    rows = OneHot(targets, 4, 1, 0, dtype=np.float32)
     matrix = np.eye(4, dtype=np.float32)[targets]
     np.testing.assert_array_equal(rows[key], matrix[key])
     assert rows[key].dtype == np.float32 and rows[key].flags.writeable
@@ -76,25 +78,6 @@ def test_impossible_class_numbers(targets, message):
 
 
 # -- the data set --------------------------------------------------------------------------------
-
-
-def test_contract():
-    dataset = Memory()
-    assert dataset.classes == CLASSES and dataset.names == ("class=cat", "class=dog", "class=cow")
-    assert dataset.schema == class_schema(CLASSES) and dataset.schema.is_single_label
-    image, label, mask, index = dataset[-1]
-    assert image.dtype == np.uint8 and index == 6
-    assert label.tolist() == [0, 0, 1] and mask.tolist() == [1, 1, 1]
-    assert dataset.class_counts.tolist() == [2, 3, 2]
-    np.testing.assert_allclose(dataset.prior, [2 / 7, 3 / 7, 2 / 7])
-    assert dataset.counts().tolist() == [[2, 5, 0], [3, 4, 0], [2, 5, 0]]
-    built = np.asarray(dataset.raw)
-    counted = np.stack([(built == v).sum(0) for v in (1, -1, 0)], 1)
-    np.testing.assert_array_equal(dataset.counts(), counted)
-    with pytest.raises(IndexError):
-        dataset[7]
-    with pytest.raises(ValueError, match="is empty"):
-        Memory(np.zeros(0, int))
 
 
 def test_repeated_class_names_get_their_number():
@@ -131,23 +114,6 @@ def test_many_pictures_of_a_thousand_classes_take_little_memory():
 
 
 # -- loader, cache, packing, columns -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_loader(cache):
-    dataset = Memory(bad=(3,), on_bad_image="skip")
-    transform = EvalTransform(16, 16, 16, (0, 0, 0), (1, 1, 1))
-    loader = Loader(dataset, transform, 4, workers=2, cache=cache)
-    for _ in range(2):
-        first, second = list(loader)
-        assert first.label.shape == first.mask.shape == (4, 3)
-        np.testing.assert_array_equal(first.label.asnumpy(), np.eye(3)[[0, 1, 2, 1]])
-        np.testing.assert_array_equal(first.mask.asnumpy(), [[1] * 3] * 3 + [[0] * 3])
-        np.testing.assert_array_equal(second.mask.asnumpy(), [[1] * 3] * 3 + [[0] * 3])
-        np.testing.assert_array_equal(second.index, [4, 5, 6, -1])
-        shown = first.image.asnumpy().mean((1, 2, 3))
-        np.testing.assert_allclose(shown, [0, 40, 80, 0])
-    assert dataset.skipped == [("3.jpg", "is bad")]
 
 
 def test_packing_keeps_class_numbers_and_the_fingerprint(tmp_path, monkeypatch):
@@ -207,7 +173,7 @@ def test_official_splits():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 5, 300)
     training, test = np.arange(0, 200), np.arange(200, 300)
-    parts = {s: official_split(s, training, test, targets) for s in
+    parts = {s: official_split(s, {"trainval": training, "test": test}, targets) for s in
              ("train", "val", "trainval", "test")}  # fmt: skip
     np.testing.assert_array_equal(np.sort(np.r_[parts["train"], parts["val"]]), training)
     np.testing.assert_array_equal(parts["trainval"], training)
@@ -215,20 +181,18 @@ def test_official_splits():
     for k in range(5):  # a tenth of every class
         total = (targets[:200] == k).sum()
         assert (targets[parts["val"]] == k).sum() == round(0.1 * total)
-    again = official_split("val", training, test, targets)
+    again = official_split("val", {"trainval": training, "test": test}, targets)
     np.testing.assert_array_equal(again, parts["val"])
-    other = official_split("val", training, test, targets, seed=1)
+    other = official_split("val", {"trainval": training, "test": test}, targets, seed=1)
     assert set(other) != set(again)
     with pytest.raises(ValueError, match="holdout=1"):
-        official_split("val", training, test, targets, 1)
-    with pytest.raises(ValueError, match="unknown split 'Val'"):
-        official_split("Val", training, test, targets)
+        official_split("val", {"trainval": training, "test": test}, targets, 1)
 
 
 def test_small_classes_keep_a_training_picture():
     targets = np.array([0, 1, 1, 2, 2, 2])
-    val = official_split("val", np.arange(6), [], targets, holdout=0.9)
-    train = official_split("train", np.arange(6), [], targets, holdout=0.9)
+    val = official_split("val", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)
+    train = official_split("train", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)
     assert np.bincount(targets[train], minlength=3).tolist() == [1, 1, 1]
     assert np.bincount(targets[val], minlength=3).tolist() == [0, 1, 2]
 
@@ -247,7 +211,7 @@ def folders(tmp_path):
         for number in range(3):
             write(tmp_path / "train" / name / f"{number}.PNG", 50 * k)
     write(tmp_path / "val" / "a" / "x.jpeg", 50)
-    (tmp_path / "train" / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -258,7 +222,7 @@ def test_folders(folders):
     assert len(train) == 9 and train.targets.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert train.read(0).mean() == 50 and train.read(3).mean() == 0
     assert val.targets.tolist() == [0] and val.sample_ids == ["val/a/x.jpeg"]
-    assert "train: 3 classes of 3 pictures each" in train.report.text()
+    assert "train: 3 classes of 3 images each" in train.report.text()
     (folders / "classes.txt").write_text("c\nb\na\n")
     assert open_dataset(folders, "val").targets.tolist() == [2]
     (folders / "classes.txt").write_text("c\nb\n")
@@ -269,6 +233,20 @@ def test_folders(folders):
         open_dataset(folders, "train")
     with pytest.raises(FileNotFoundError, match="test is missing"):
         open_dataset(folders, "test", kind="folders")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_other_names_of_splits_are_taken_and_others_named(folders, name):
+    before = open_dataset(folders, "val")
+    (folders / "val").rename(folders / name)
+    (folders / "train" / "a").parent.rename(folders / "training")
+    (folders / "extra" / "a").mkdir(parents=True)
+    (folders / "extra" / "a" / "x.jpeg").write_bytes(before.path(0).name.encode())
+    val, train = open_dataset(folders, "val"), open_dataset(folders, "train")
+    assert val.sample_ids == [f"{name}/a/x.jpeg"] and val.read(0).shape == (8, 9, 3)
+    assert val.classes == train.classes == before.classes
+    assert "not read: extra/ (--splits NAME" in train.report.text()
+    assert open_dataset(folders, "extra").sample_ids == ["extra/a/x.jpeg"]
 
 
 def test_garments_are_exclusive():
@@ -312,11 +290,11 @@ def test_the_digit_is_where_it_is_said_and_of_its_class():
     from gluon_attn.data.synthetic.digits import split_samples
 
     samples = split_samples("train")
-    pictures = {}
+    images = {}
     for digit in (0, 1):  # all else equal, only the digit differs
-        pictures[digit], place = draw_scene(np.random.default_rng(7), samples, digit)
+        images[digit], place = draw_scene(np.random.default_rng(7), samples, digit)
     x, y, size = place
-    apart = np.abs(pictures[0].astype(int) - pictures[1]).sum(2) > 60
+    apart = np.abs(images[0].astype(int) - images[1]).sum(2) > 60
     rows, columns = np.nonzero(apart)
     assert apart.sum() > 20
     assert np.abs(rows - y).max() < 0.9 * size and np.abs(columns - x).max() < 0.9 * size

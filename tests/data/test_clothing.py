@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
 
-from gluon_attn.data import clothing_co_parsing as ccp
+from gluon_attn.data import clothing as ccp
 from gluon_attn.data import detect_kind, open_dataset
-from gluon_attn.data.cifar_png import convert
-from gluon_attn.data.clothing_dataset import split_senders
+from gluon_attn.data.cifar import convert_png as convert
+from gluon_attn.data.clothing import split_senders
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
 
 from gluon_attn.data import detect_kind, open_dataset
 
@@ -49,9 +48,9 @@ def test_lists(root, tmp_path):
         ("images.txt", "1 a.jpg\n1 b.jpg\n", "images.txt:2: number 1 comes twice"),
         ("images.txt", "one a.jpg\n", "images.txt:1: expected a number and a value"),
         ("image_class_labels.txt", "1\n", "image_class_labels.txt:1: expected a number and"),
-        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n10 3\n", "picture 10 has class 3; valid"),
-        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n", "not the pictures of images.txt: 1"),
-        ("train_test_split.txt", "1 1\n2 0\n3 0\n4 2\n10 1\n", "picture 4 is marked 2"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n10 3\n", "image 10 is marked 3; valid"),
+        ("image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n", "not the images of images.txt: 1"),
+        ("train_test_split.txt", "1 1\n2 0\n3 0\n4 2\n10 1\n", "image 4 is marked 2"),
         ("classes.txt", "1 a\n3 b\n", "classes must be numbered from 1"),
     ],
 )
@@ -59,17 +58,3 @@ def test_malformed_lists_are_named(root, name, text, message):
     (root / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         open_dataset(root, "test")
-
-
-def test_generated_tree(tmp_path):
-    write_tiny("cub200", tmp_path)
-    parts = {s: open_dataset(tmp_path, s) for s in ("train", "val", "trainval", "test")}
-    assert parts["trainval"].report.ok and parts["test"].report.ok
-    together = parts["train"].sample_ids + parts["val"].sample_ids
-    assert sorted(together) == sorted(parts["trainval"].sample_ids)
-    assert not set(parts["test"].sample_ids) & set(together)
-    for dataset in parts.values():
-        for k, name in enumerate(dataset.sample_ids):
-            assert name.startswith(f"{dataset.targets[k] + 1:03d}.")
-    with pytest.raises(FileNotFoundError, match="images.txt is missing; looked for"):
-        open_dataset(tmp_path / "CUB_200_2011" / "images", "train", kind="cub200")

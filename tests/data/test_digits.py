@@ -87,13 +87,13 @@ def test_labels_are_the_digits_written(digit):
     only = np.eye(10)[digit]
     rng = np.random.default_rng(digit)
     for _ in range(5):
-        picture, present = draw_scene(rng, split_samples("test"), only)
-        assert picture.dtype == np.uint8 and picture.shape == (128, 128, 3)
+        image, present = draw_scene(rng, split_samples("test"), only)
+        assert image.dtype == np.uint8 and image.shape == (128, 128, 3)
         assert present.tolist() == (only == 1).tolist()
 
 
 def test_handwriting_is_in_the_picture(monkeypatch):
-    """With blank samples and all else equal the picture differs where the digits were."""
+    """With blank samples and all else equal the image differs where the digits were."""
     from gluon_attn.data.synthetic import digits
 
     def scene():
@@ -111,23 +111,6 @@ def test_unspecified_labels_are_written_as_minus_one(tmp_path):
     _, labels = _rows(tmp_path / "train.txt")
     assert set(labels.ravel()) == {-1, 0, 1}
     assert abs((labels == -1).mean() - 0.3) < 0.08
-
-
-def test_refuses_to_replace_unless_asked(tmp_path):
-    write_digits(tmp_path, {**ONE, "train": 2}, progress=False)
-    before = (tmp_path / "train.txt").read_bytes()
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_digits(tmp_path, ONE, progress=False)
-    assert (tmp_path / "train.txt").read_bytes() == before
-    write_digits(tmp_path, ONE, overwrite=True, progress=False)
-    assert len(list((tmp_path / "images").iterdir())) == 3
-
-
-def test_never_touches_foreign_files(tmp_path):
-    (tmp_path / "train.txt").write_text("mine\t0\n")
-    with pytest.raises(FileExistsError, match="did not write"):
-        write_digits(tmp_path, ONE, overwrite=True, progress=False)
-    assert [p.name for p in tmp_path.iterdir()] == ["train.txt"]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 
 import pytest
 from kinds_helpers import KINDS, fingerprints, image, rewrite
 
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data import DATASETS, DETECTION_ORDER, detect_kind, layout, open_dataset
+from gluon_attn.core.schema import Schema
+from gluon_attn.data import DATASETS, detect_kind, detection_order, layout, open_dataset
+from gluon_attn.data.base import Reader, Samples
 from gluon_attn.data.folders import Folders
 from gluon_attn.task import Exported
 from gluon_attn.tasks import data as data_of
@@ -29,7 +32,7 @@ def test_a_data_set_is_found_where_unpacking_left_it(kind, trees, tmp_path):
         assert fingerprints(kind, parent) == plain
         assert reader.home(parent) == parent / place and reader.home(root) == root
         assert all(reader.has_split(parent, split) for split in reader.expected_splits(parent))
-        if kind in DETECTION_ORDER:
+        if kind in detection_order():
             assert detect_kind(parent) == detect_kind(root) == kind
             shutil.copytree(root, parent / "copy" / "of" / "it")  # farther away: the nearer counts
             assert detect_kind(parent) == kind or place.count("/")
@@ -232,3 +235,38 @@ def test_our_records_without_their_json_are_told_apart(trees, tmp_path):
     rewrite(root / "train.rec", b"\x0a\x23\xd7\xce short")
     with pytest.raises(FileNotFoundError, match="train.rec was written by MXNet's im2rec or"):
         open_dataset(root, "train", kind="packed")
+
+
+def test_a_reader_says_only_what_its_format_is(tmp_path, monkeypatch):
+    """One class: recognised, opened, compared with its published sizes, its settings known."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+
+    @DATASETS.register("toy")
+    class Toy(Reader):
+        title, looks_for, valid = "Toy", "toy.txt beside shots/", ("train", "test")
+        detection = 5
+        published = {"train": {"images": 2}}
+
+        @classmethod
+        def parts(cls, split):
+            return layout.file_part("toy.txt"), layout.folder_part("shots", images=True)
+
+        def samples(self, found, split, flip=False):
+            table, folder = found.each()
+            names = table.read_text().split()
+            raw = [[-1 if flip else 1, -1] for _ in names]
+            return Samples(Schema.binary(["hat", "bag"]), raw, names, folder)
+
+    (tmp_path / "Toy-master").mkdir()
+    (tmp_path / "Toy-master" / "toy.txt").write_text("a.png b.png")
+    for name in ("a.png", "b.png"):
+        image(tmp_path / "Toy-master" / "shots" / name)
+    assert detect_kind(tmp_path) == "toy" and detection_order()[1] == "toy"
+    train = open_dataset(tmp_path, "train", flip=True)
+    assert train.raw.tolist() == [[-1, -1]] * 2 and train.read(0).shape == (24, 16, 3)
+    assert train.report.ok and "labels of 'train'" in train.report.text()
+    assert list(inspect.signature(Toy).parameters)[2:] == ["policy", "on_bad_image", "flip"]
+    with pytest.raises(ValueError, match="Toy: unknown split 'val'"):
+        Toy(tmp_path, "val")
+    with pytest.raises(TypeError, match="colour"):
+        Toy(tmp_path, "train", colour=1)

@@ -1,4 +1,4 @@
-"""The generic list data set and the picture decoder."""
+"""The generic list data set and the image decoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
-from gluon_attn.data.images import decode, resize
+from gluon_attn.data.lists import read_names, schema_of
 
 
 @pytest.fixture
@@ -99,21 +99,43 @@ def test_missing_picture_is_named_with_its_sample(folder):
     assert [item[3] for item in (train[0], train[-2])] == [0, 0]
 
 
-def test_decoder_gives_rgb_from_grey_alpha_and_sixteen_bits():
-    colour = np.zeros((5, 7, 4), np.uint8)
-    colour[..., 0], colour[..., 2], colour[..., 3] = 30, 200, 128  # B, R, alpha
-    data = cv2.imencode(".png", colour)[1].tobytes()
-    np.testing.assert_array_equal(decode(data, "f", "s")[0, 0], [200, 0, 30])
-    grey = cv2.imencode(".png", np.full((5, 7), 77, np.uint8))[1].tobytes()
-    np.testing.assert_array_equal(decode(grey, "f", "s"), np.full((5, 7, 3), 77))
-    deep = cv2.imencode(".png", np.full((5, 7), 0x8000, np.uint16))[1].tobytes()
-    assert decode(deep, "f", "s").dtype == np.uint8 and decode(deep, "f", "s")[0, 0, 0] == 128
-    with pytest.raises(BadImageError, match="f: is empty .sample 's'"):
-        decode(b"", "f", "s")
+COLOURS = "colour=red\ncolour=blue\nhat\n"
 
 
-def test_resize_keeps_size_and_averages_when_shrinking():
-    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    assert resize(image, 4, 4) is image
-    blocks = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
-    assert np.abs(resize(image, 2, 2) - blocks).max() <= 0.5
+@pytest.mark.parametrize("names, schema", [
+    (COLOURS, [("colour", ("red", "blue")), ("hat", ())]),
+    ("hat\nsize=s\nsize=m\nsize=l\n", [("hat", ()), ("size", ("s", "m", "l"))]),
+    ("a=b\nhat\n", [("a=b", ()), ("hat", ())]),
+])  # fmt: skip
+def test_columns_of_one_attribute_are_its_classes(tmp_path, names, schema):
+    (tmp_path / "names.txt").write_text(names)
+    found = schema_of(tmp_path / "names.txt")
+    assert [(a.name, a.classes) for a in found.attributes] == schema
+    assert found.columns == read_names(tmp_path / "names.txt")
+
+
+def test_an_attribute_with_several_classes(tmp_path):
+    (tmp_path / "names.txt").write_text(COLOURS)
+    (tmp_path / "train.txt").write_text("a.png\t1,0,1\nb.png\t0,0,-1\nc.png\t-1,-1,0\n")
+    train = open_dataset(tmp_path, "train")
+    assert train.names == ("colour=red", "colour=blue", "hat")
+    assert train.raw.tolist() == [[1, -1, 1], [-1, -1, 0], [0, 0, -1]]
+    assert [a.name for a in train.schema.attributes] == ["colour", "hat"]
+    for line, message in (("1,1,0", "2 classes; at most one"), ("1,-1,0", "partly unspecified")):
+        (tmp_path / "train.txt").write_text(f"a.png\t{line}\n")
+        with pytest.raises(ValueError, match=f"train.txt:1: 'colour' .*{message}"):
+            open_dataset(tmp_path, "train")
+    (tmp_path / "names.txt").write_text("colour=red\ncolour=blue\nhat\ncolour=green\n")
+    with pytest.raises(ValueError, match="classes of 'colour' must stand one below the other"):
+        open_dataset(tmp_path, "train")
+
+
+def test_a_single_label_list_names_the_class(tmp_path):
+    (tmp_path / "names.txt").write_text("class=cat\nclass=hot dog\n")
+    (tmp_path / "train.txt").write_text("a b.png\thot dog\nb.png\tcat\nc.png\t0,1\n")
+    train = open_dataset(tmp_path, "train")
+    assert train.schema.is_single_label and train.raw.tolist() == [[-1, 1], [1, -1], [-1, 1]]
+    assert train.sample_ids == ["a b.png", "b.png", "c.png"]
+    (tmp_path / "train.txt").write_text("a.png\tdog\n")
+    with pytest.raises(ValueError, match="train.txt:1: 'dog' is no class; known are cat, hot dog"):
+        open_dataset(tmp_path, "train")

@@ -81,7 +81,7 @@ def test_epochs_and_seeds_differ_and_repeat():
     a, b = epoch(fixed, 0), epoch(fixed, 1)
     np.testing.assert_array_equal(a[0][3], b[0][3])
     assert not np.array_equal(a[0][0], b[0][0]), "augmentation changes with the epoch"
-    assert not np.array_equal(loader.order(0), Loader(Numbers(), TRAIN, 4, True, 6).order(0))
+    assert not np.array_equal(loader.order(0), Loader(Numbers(), TRAIN, 4, True, seed=6).order(0))
 
 
 def test_augmentation_belongs_to_the_sample_not_to_its_place():

@@ -13,8 +13,7 @@ from scipy.io import loadmat, savemat
 from scipy.sparse import csc_matrix
 
 from gluon_attn.core.reading import allowance
-from gluon_attn.data.mat_reader import MAX_DEPTH, NO_V73, Unread, read_mat
-from gluon_attn.data.matfile import load_mat
+from gluon_attn.data.matfile import MAX_DEPTH, NO_V73, Unread, load_mat, read_mat
 
 HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 DOUBLE, CHAR, CELL, STRUCT = 6, 4, 1, 2

@@ -20,7 +20,7 @@ from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.prepare import pack_splits
 from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.export.preprocess import crop_box
+from gluon_attn.export.images import crop_box
 from gluon_attn.tasks import images as workflow
 from gluon_attn.tasks.data import predict, predict_export
 
@@ -99,7 +99,7 @@ def test_every_reader_sees_images_upright(tmp_path, monkeypatch, kind):
         pytest.importorskip("pycocotools")
     if kind == "garments":
         monkeypatch.setattr(
-            "gluon_attn.data.synthetic.garments.choose",
+            "gluon_attn.data.wider.choose_garments",
             lambda raw, names: (np.arange(3), np.zeros(3, int)),
         )
     write_tree(tmp_path, kind)
@@ -238,10 +238,10 @@ def test_evaluation_and_prediction_cut_the_same_boxes(tmp_path, net):
     lay_down(tmp_path)
     data = DATASETS.get("wider")(tmp_path, "train")
     evaluated = Predictor(net[1])([data.read(i) for i in range(3)])
-    pictures = workflow.find_images([tmp_path / "Image"])
+    images = workflow.find_images([tmp_path / "Image"])
     file = tmp_path / "wider_attribute_trainval.json"
-    pictures, boxes = workflow.match_boxes(pictures, workflow.read_boxes(file), file)
-    records = workflow.predict_people(Predictor(net[1]), pictures, boxes)
+    images, boxes = workflow.match_boxes(images, workflow.read_boxes(file), file)
+    records = workflow.predict_people(Predictor(net[1]), images, boxes)
     predicted = [list(record["probabilities"].values()) for record in records]
     np.testing.assert_allclose(predicted, evaluated, rtol=0, atol=1e-6)
 
@@ -271,11 +271,11 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
         return np.zeros((len(people), 17, 2)), np.ones((len(people), 17))
 
     (tmp_path / "x.png").write_bytes(encoded(stored(image, 6), "PNG", 6))
-    pictures = workflow.find_images([tmp_path / "x.png"])
-    find_in_files(finder, pictures)
+    images = workflow.find_images([tmp_path / "x.png"])
+    find_in_files(finder, images)
     # The first and the third box show nothing of the upright image, but would of the stored one.
     boxes = [[[2, 30, 5, 5], [2, 3, 5, 6], [0, 24, 9, 9], [0.1, 0.2, 0.5, 0.5]]]
-    records = find_in_files(finder, pictures, boxes, [[1.0, 0.5, 1.0, 0.25]], on_bad_image="skip")
+    records = find_in_files(finder, images, boxes, [[1.0, 0.5, 1.0, 0.25]], on_bad_image="skip")
     for found, _, _ in seen:
         np.testing.assert_array_equal(found, image)
     assert seen[0][1] == [[0, 0, 40, 24]]
@@ -286,6 +286,6 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
     assert errors[2, 3, 5, 6] is None and len(errors) == 4
     assert caplog.text.count("not fractions of the image") == 1
     with pytest.raises(ValueError, match="x.png: box .* lies outside"):
-        find_in_files(finder, pictures, boxes)
-    nothing = find_in_files(finder, pictures, [[[50, 0, 5, 5]]], on_bad_image="skip")
+        find_in_files(finder, images, boxes)
+    nothing = find_in_files(finder, images, [[[50, 0, 5, 5]]], on_bad_image="skip")
     assert len(nothing) == 1 and nothing[0]["error"] and len(seen) == 2

@@ -8,8 +8,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 from test_peta import cell
 
 from gluon_attn.data import DATASETS, detect_kind, open_dataset
@@ -20,7 +19,7 @@ def row(*numbers):
     return np.array(numbers, np.float64)[None]
 
 
-def pictures(root, names):
+def images(root, names):
     root.mkdir(parents=True, exist_ok=True)
     for k, name in enumerate(names):
         cv2.imwrite(str(root / name), np.full((8, 4, 3), 20 * k, np.uint8))
@@ -67,13 +66,13 @@ def version2(**changes):
 
 @pytest.fixture
 def rap1(tmp_path):
-    pictures(tmp_path / "RAP_dataset", IMAGES)
+    images(tmp_path / "RAP_dataset", IMAGES)
     return save_rap(tmp_path, version1())
 
 
 @pytest.fixture
 def rap2(tmp_path):
-    pictures(tmp_path / "RAP_dataset", IMAGES)
+    images(tmp_path / "RAP_dataset", IMAGES)
     return save_rap(tmp_path, version2())
 
 
@@ -201,32 +200,6 @@ def test_version_2(rap2):
     assert "val: 0 of 1 known persons are also in train" in val.report.text()
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_generated_trees_are_nested_as_public_readers_index_them(tmp_path, version):
-    write_tiny("rap", tmp_path, version=version)
-    rap = loadmat(tmp_path / "RAP_annotation" / "RAP_annotation.mat")["RAP_annotation"]
-    data = rap[0][0]
-    test = open_dataset(tmp_path, "test")
-    if version == 1:
-        numbers = data[0][0][0][0][0][1][0, :].astype(int)
-        names, labels = data[5], data[1][:, :51]
-        assert data[3][50][0][0] == test.names[50] == data[6][50][0][0]
-        trainval = data[0][0][0][0][0][0][0, :].astype(int)
-        both = open_dataset(tmp_path, "trainval")
-        assert both.sample_ids == [data[5][k - 1][0][0] for k in trainval]
-    else:
-        numbers = data[4][0, 0][0][0][2][0, :].astype(int)
-        chosen = data[3][0, :].astype(int) - 1
-        names, labels = data[0], data[1][:, chosen]
-        assert [data[2][k][0][0] for k in chosen] == list(test.names) and len(chosen) == 54
-        again = rap["partition_attribute"][0][0][0][0]["test_index"][0][0][0]
-        assert numbers.tolist() == again.tolist()
-    assert test.sample_ids == [names[k - 1][0][0] for k in numbers]
-    np.testing.assert_array_equal(test.raw == 1, labels[numbers - 1] == 1)
-    with pytest.raises(ValueError, match="version=3 of RAP"):
-        write_tiny("rap", tmp_path / "other", version=3)
-
-
 def shared(**changes):
     return cell([dict({"train_index": row(1, 2), "test_index": row(3)}, **changes)] * 5)
 
@@ -235,8 +208,12 @@ def shared(**changes):
     "make, changes, message",
     [
         (version1, {"label": np.zeros((6, 91))}, "RAP_annotation.label: 6 x 91 labels for the 6"),
-        (version1, {"imagesname": cell(IMAGES[:5])}, "RAP_annotation.label: 6 x 92 labels.* 5 pic"),
-        (version1, {"partion": shared(test_index=row(2))}, r"partion\{1\}: 1 pictures are in both"),
+        (
+            version1,
+            {"imagesname": cell(IMAGES[:5])},
+            "RAP_annotation.label: 6 x 92 labels.* 5 images",
+        ),
+        (version1, {"partion": shared(test_index=row(2))}, r"partion\{1\}: 1 images are in both"),
         (version1, {"partion": shared(train_index=row(0))}, r"\{1\}.train_index: number 0 is out"),
         (version1, {"label": np.full((6, 92), 7)}, "label: row 1, attribute 'attribute 0' is 7"),
         (
@@ -285,7 +262,7 @@ def pa100k(**changes):
 
 @pytest.mark.parametrize("folder", ["data", "release_data/release_data"])
 def test_pa100k(tmp_path, folder):
-    pictures(tmp_path / folder, [f"{k}.jpg" for k in range(1, 5)])
+    images(tmp_path / folder, [f"{k}.jpg" for k in range(1, 5)])
     savemat(tmp_path / "annotation.mat", pa100k())
     assert detect_kind(tmp_path) == "pa100k"
     train = open_dataset(tmp_path, "train")
@@ -302,7 +279,7 @@ def test_pa100k(tmp_path, folder):
     [
         (
             {"train_label": np.ones((3, 3))},
-            "train_label: 3 x 3 labels for the 2 pictures of train_i",
+            "train_label: 3 x 3 labels for the 2 images",
         ),
         ({"train_label": np.ones((2, 4))}, "train_label: 2 x 4 labels .* and 3 attributes"),
         (
@@ -319,12 +296,3 @@ def test_malformed_pa100k(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         open_dataset(tmp_path, "train")
     assert "annotation.mat" in str(caught.value)
-
-
-def test_generated_pa100k(tmp_path):
-    write_tiny("pa100k", tmp_path, {"train": 5, "val": 4, "test": 4})
-    data = loadmat(tmp_path / "annotation.mat")
-    test = open_dataset(tmp_path, "test")
-    assert test.sample_ids == [data["test_images_name"][k][0][0] for k in range(4)]
-    assert [data["attributes"][k][0][0] for k in range(26)] == list(test.names)
-    np.testing.assert_array_equal(test.raw == 1, data["test_label"] == 1)

@@ -11,7 +11,6 @@ from test_peta import cell
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
-from gluon_attn.data.reid_tables import DUKE, MARKET, POSITIVE
 
 MARKET_FIELDS = (
     "age backpack bag handbag downblack downblue downbrown downgray downgreen downpink downpurple "
@@ -33,7 +32,7 @@ def part(fields, people, values, order=1):
     return dict(rows, image_index=cell(people, (1, -1)))
 
 
-def picture(root, name, level):
+def image(root, name, level):
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / name), np.full((8, 4, 3), level, np.uint8))
 
@@ -69,12 +68,12 @@ def market(tmp_path):
     train = ["0010_c1s1_000001_01", "0002_c3s2_000002_01", "0002_c1s1_000009_02",
              "0007_c1s1_000003_01"]  # fmt: skip
     for k, name in enumerate(train):
-        picture(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
+        image(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
     test = ["-1_c1s1_000001_01", "0000_c1s1_000002_01", "0003_c1s1_000001_01", "0001_c6s3_00000_0"]
     for k, name in enumerate(test):
-        picture(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
-    (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not a picture")
-    picture(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
+        image(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
+    (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not an image")
+    image(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
     write_mat(tmp_path, market_mat())
     return tmp_path
 
@@ -98,7 +97,6 @@ def test_schema_of_market(market):
     assert (
         schema.attributes[11].classes[2] == "pink" and schema.attributes[11].classes[8] == "purple"
     )
-    assert all(a.name in POSITIVE for a in schema.attributes if a.kind == "binary")
 
 
 def test_labels_are_joined_by_identity(market):
@@ -121,7 +119,7 @@ def test_no_colour_is_known_to_be_none_of_the_classes(market):
     colours = both.schema.slices()[10:]
     assert [(both.raw[3, c] == -1).all() for c in colours] == [True, True]
     text = open_dataset(market, "trainval").report.text()
-    assert "upcolour: 1 pictures with none of the classes, 0 with several" in text
+    assert "upcolour: 1 images with none of the classes, 0 with several" in text
 
 
 def test_fields_are_taken_by_name_in_the_other_order_of_test(market):
@@ -144,9 +142,9 @@ def test_rows_of_several_colours_and_missing_values(market):
     np.testing.assert_array_equal(test.raw[1, age], [0, 0, 0, 0])
     np.testing.assert_array_equal(test.mask[1, age], [0, 0, 0, 0])
     text = test.report.text()
-    assert "downcolour: 0 pictures with none of the classes, 1 with several" in text
-    assert "test: 1 pictures with missing labels" in text
-    assert "test: 2 pictures of -1 and 0000 left out" in text
+    assert "downcolour: 0 images with none of the classes, 1 with several" in text
+    assert "test: 1 images with missing labels" in text
+    assert "test: 2 images of -1 and 0000 left out" in text
     assert "test: 2 identities, published 750 (-748)" in text
     write_mat(market, market_mat(test=dict(TEST, upwhite={"0001": 0})))
     test = open_dataset(market, "test")
@@ -174,19 +172,6 @@ def test_validation_holds_out_whole_identities(tmp_path):
     assert len(set(open_dataset(tmp_path, "val", holdout=0.25).identities)) == 10
     (tmp_path / val.sample_ids[0]).unlink()
     assert set(open_dataset(tmp_path, "val").identities) == set(val.identities)
-
-
-@pytest.mark.parametrize("place", ["attribute", "Market-1501_Attribute"])
-def test_the_annotation_may_lie_below_or_elsewhere(market, tmp_path_factory, place):
-    (market / "market_attribute.mat").unlink()
-    with pytest.raises(FileNotFoundError, match="market: market_attribute.mat in the folder"):
-        open_dataset(market, "train")
-    write_mat(market, market_mat(), place=place)
-    assert len(open_dataset(market, "trainval")) == 4
-    other = tmp_path_factory.mktemp("other")
-    write_mat(other, market_mat(train={}))
-    path = other / "market_attribute.mat"
-    assert positives(open_dataset(market, "trainval", attributes=path), 0) == {"age=young"}
 
 
 def change(which, **fields):
@@ -239,7 +224,7 @@ def test_missing_folders_and_odd_names(market):
     (market / "query" / "0003_c2s1_000005_00.jpg").unlink()
     with pytest.raises(ValueError, match="split 'query' is empty"):
         open_dataset(market, "query")
-    picture(market, "query/cat.jpg", 0)
+    image(market, "query/cat.jpg", 0)
     with pytest.raises(ValueError, match="cat.jpg: no identity; expected a name like 0002_c1s1"):
         open_dataset(market, "query")
     (market / "query" / "cat.jpg").unlink()
@@ -270,8 +255,8 @@ def duke(tmp_path):
     }
     write_mat(tmp_path, content, "duke_attribute")
     for k, person in enumerate(people):
-        picture(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
-    picture(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
+        image(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
+    image(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
     return tmp_path
 
 
@@ -295,22 +280,3 @@ def test_missing_tops_of_duke_are_unspecified_or_repaired(duke):
     repaired = open_dataset(duke, "trainval", repair=True)
     assert repaired.raw[:, top].tolist() == [1, -1, 1], "0370 short, 0679 long"
     assert open_dataset(duke, "test", repair=True).raw[0, top] == 0, "nothing else is invented"
-
-
-@pytest.mark.parametrize("name, layout, columns", [("market", MARKET, 30), ("duke", DUKE, 23)])
-def test_generated_trees(tmp_path, name, layout, columns):
-    write_tiny(name, tmp_path)
-    content = loadmat(tmp_path / f"{layout.variable}.mat")[layout.variable][0][0]
-    fields = set(content["train"][0][0].dtype.names) - {"image_index"}
-    assert fields == set(MARKET_FIELDS if name == "market" else DUKE_FIELDS)
-    assert content["train"].dtype.names[:3] != content["test"].dtype.names[:3]
-    test = content["test"][0][0]
-    people = [str(item[0]) for item in test["image_index"][0]]
-    dataset = open_dataset(tmp_path, "test")
-    assert len(dataset.names) == columns and dataset.report.ok
-    for column, field in (("backpack", "backpack"), ("downcolour=blue", "downblue")):
-        values = test[field][0]
-        expected = [values[people.index(p)] == 2 for p in dataset.identities]
-        np.testing.assert_array_equal(dataset.label[:, dataset.names.index(column)], expected)
-    colour = dataset.raw[:, dataset.schema.slices()[-1]]
-    assert (colour == -1).all(1).any() and ((colour == 1).sum(1) > 1).any()

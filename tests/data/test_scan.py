@@ -230,13 +230,6 @@ def test_a_split_without_any_image_says_what_is_there_instead(pets):
 # -- the other readers ---------------------------------------------------------------------------
 
 
-def test_caltech_passes_over_copies_as_before(trees, tmp_path):
-    root = trees.copy("caltech256", tmp_path / "tree")
-    train = open_dataset(root, "train")
-    assert "passed over: 001.ak47/copies, 004.bear/RENAME2" in train.report.text()
-    assert all(name.count("/") == 1 for name in train.sample_ids)
-
-
 @pytest.mark.parametrize("kind", ("market", "duke", "reid_market", "reid_duke"))
 def test_pedestrians_may_have_another_format_and_company(kind, trees, tmp_path, caplog):
     root = trees.copy(kind, tmp_path / "tree")
@@ -271,22 +264,6 @@ def test_listed_images_in_another_format(kind, folder, trees, tmp_path):
     again = open_dataset(root, "train")
     assert again.path(1).suffix == ".bmp" and again.fingerprint() == plain.fingerprint()
     assert (again.read(1) == pixels).all()
-
-
-@pytest.mark.parametrize("place", ("img_align_celeba_png", "Img/img_align_celeba_png",
-                                   "Img/img_align_celeba_png.7z/img_align_celeba_png"))  # fmt: skip
-def test_celeba_as_published_in_png(place, trees, tmp_path):
-    root = trees.copy("celeba", tmp_path / "tree")
-    plain = open_dataset(root, "test")
-    wanted = plain.read(0)
-    (root / place).mkdir(parents=True)
-    for path in list((root / "Img" / "img_align_celeba").iterdir()):
-        cv2.imwrite(str(root / place / f"{path.stem}.png"), cv2.imread(str(path)))
-        path.unlink()
-    (root / "Img" / "img_align_celeba").rmdir()
-    test = open_dataset(root, "test")
-    assert test.fingerprint() == plain.fingerprint() and test.sample_ids[0].endswith(".jpg")
-    assert (test.read(0) == wanted).all() and test.path(0).suffix == ".png"
 
 
 def backslashes(content):
@@ -345,7 +322,7 @@ def test_folders_to_predict(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"")
     found = find_images([tmp_path])
     assert [p.key for p in found] == ["a.JPG", "b.jfif.jpg", "frames.jpg/d.png", "sub/c.png"]
-    assert all(os.path.isfile(picture.path) for picture in found)
+    assert all(os.path.isfile(image.path) for image in found)
     assert caplog.text.count("2 files passed over: 1 GIF, 1 HEIC") == 1
     given = find_images([tmp_path / "._1.jpg", tmp_path / "x.heic"])
     assert len(given) == 2, "what is named is taken as it is"
@@ -356,7 +333,7 @@ def test_folders_to_predict(tmp_path, caplog):
 
 
 def test_boxes_of_files_that_were_made_on_windows(tmp_path):
-    pictures = [ImageFile(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
-    assert match_boxes(pictures, {"a\\b.jpg": [[1, 2, 3, 4]]}, tmp_path / "boxes.json") == (
-        pictures, [[[1, 2, 3, 4]]],
+    images = [ImageFile(str(tmp_path / "a" / "b.jpg"), "a/b.jpg")]
+    assert match_boxes(images, {"a\\b.jpg": [[1, 2, 3, 4]]}, tmp_path / "boxes.json") == (
+        images, [[[1, 2, 3, 4]]],
     )  # fmt: skip

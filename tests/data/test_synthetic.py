@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 from process_helpers import run_python
 
-from gluon_attn.data.synthetic import generate
+from gluon_attn.data.synthetic import drawing as generate
 from gluon_attn.data.synthetic.pedestrian import (
     ATTRIBUTES,
     LOWERS,
+    RATES,
     TOPS,
     Outfit,
+    Population,
     draw_person,
+    fit_table,
     sample_look,
+    truth_rate,
 )
 from gluon_attn.data.synthetic.people import SCENES, draw_scene, write_synthetic
-from gluon_attn.data.synthetic.population import RATES, Population, fit_table, truth_rate
 
 COUNTS = {"train": 24, "val": 4, "test": 6}
 # Copied from the published annotation files, not from the code under test
@@ -74,8 +77,8 @@ def test_images_are_where_the_annotation_says(made):
         number, scene = image["scene_id"], SCENES[image["scene_id"]]
         pattern = rf"(train|val|test)/{number}--{scene}/{number}_{scene}_\w+_\d+\.jpg"
         assert re.fullmatch(pattern, image["file_name"])
-        picture = cv2.imread(str(root / "Image" / image["file_name"]))
-        assert 240 <= picture.shape[0] <= 400 and 320 <= picture.shape[1] <= 480
+        image = cv2.imread(str(root / "Image" / image["file_name"]))
+        assert 240 <= image.shape[0] <= 400 and 320 <= image.shape[1] <= 480
     on_disk = {str(p.relative_to(root / "Image")) for p in (root / "Image").rglob("*.*")}
     assert on_disk == {i["file_name"] for i in trainval["images"] + test["images"]}
 
@@ -272,8 +275,8 @@ def test_killed_in_the_middle_leaves_no_annotation(tmp_path):
     assert code == -signal.SIGKILL, err
     assert len(list(tmp_path.rglob("[!.]*.jpg"))) == 3 and not (tmp_path / "Anno").exists()
     assert not (tmp_path / "SYNTHETIC.json").exists()
-    for picture in tmp_path.rglob("[!.]*.jpg"):
-        assert picture.read_bytes()[-2:] == b"\xff\xd9"  # JPEG's end mark: no half picture
+    for image in tmp_path.rglob("[!.]*.jpg"):
+        assert image.read_bytes()[-2:] == b"\xff\xd9"  # JPEG's end mark: no half image
     write_synthetic(tmp_path, ONE, progress=False)
     assert len(list((tmp_path / "Image").rglob("*.jpg"))) == 3
 

@@ -25,12 +25,12 @@ def test_normalize_is_subtract_and_divide_per_channel(image, mean, std):
 
 
 def test_planes_are_the_channels(image):
-    picture = image.astype(np.float32)
+    image = image.astype(np.float32)
     out = np.full((3, 256, 256), np.nan, np.float32)
-    assert planes(picture, out) is out
-    np.testing.assert_array_equal(out, picture.transpose(2, 0, 1))
-    np.testing.assert_array_equal(planes(picture), out)
-    assert planes(picture).flags.c_contiguous
+    assert planes(image, out) is out
+    np.testing.assert_array_equal(out, image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(planes(image), out)
+    assert planes(image).flags.c_contiguous
 
 
 def test_normalize_refuses_nonsense():

@@ -18,7 +18,7 @@ import pytest
 from process_helpers import run
 
 from gluon_attn import runtime
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 from gluon_attn.env import environment as _environment
 from gluon_attn.env import gpu as _gpu
 from gluon_attn.env import libraries as _libraries
@@ -251,8 +251,8 @@ def _cpuinfo(tmp_path, text=AMX_FLAGS):
 
 @pytest.fixture
 def amx(monkeypatch, tmp_path):
-    """Return `_amx.enable` on a processor with AMX and a granting kernel, without side effects."""
-    monkeypatch.setattr(_amx, "_remembered", [])
+    """Return `enable_amx` on a processor with AMX and a granting kernel, without side effects."""
+    monkeypatch.setattr(_cpu, "_remembered", [])
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
 
     def enable(environ, loaded=False, granted=True, flags=AMX_FLAGS):
@@ -262,7 +262,7 @@ def amx(monkeypatch, tmp_path):
             asked.append(True)
             return granted, "granted" if granted else "refused"
 
-        state = _amx.enable(environ, _cpuinfo(tmp_path, flags), request, loaded)
+        state = _cpu.enable_amx(environ, _cpuinfo(tmp_path, flags), request, loaded)
         return state, bool(asked)
 
     return enable
@@ -301,10 +301,10 @@ def test_variable_reaches_onednn_but_no_child_process(tmp_path, stack):
     # SSE41 in the place of AMX: every x86-64 processor that MXNet runs on has it.
     program = f"""
 import importlib.util, os, gluon_attn
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 del os.environ["GLUON_ATTN_AMX"]
-_amx.AMX_ISA = "SSE41"
-print(_amx.enable(cpuinfo={_cpuinfo(tmp_path)!r}, request=lambda: (True, "granted")).status)
+_cpu.AMX_ISA = "SSE41"
+print(_cpu.enable_amx(cpuinfo={_cpuinfo(tmp_path)!r}, request=lambda: (True, "granted")).status)
 importlib.util.find_spec("mxnet")
 assert "DNNL_MAX_CPU_ISA" not in os.environ
 import mxnet as mx
@@ -320,14 +320,14 @@ mx.nd.Convolution(x, mx.nd.ones((8, 8, 3, 3)), no_bias=True, kernel=(3, 3), num_
 
 
 def test_amx_reaches_onednn_where_there_is_any(stack):
-    if not _amx.cpu_has_amx():
+    if not _cpu.read_flags() >= _cpu.AMX:
         pytest.skip("this processor has no AMX")
     program = """
 import gluon_attn, mxnet as mx
-from gluon_attn.env import amx as _amx
+from gluon_attn.env import cpu as _cpu
 x = mx.nd.ones((1, 8, 8, 8))
 mx.nd.Convolution(x, mx.nd.ones((8, 8, 3, 3)), no_bias=True, kernel=(3, 3), num_filter=8).asnumpy()
-print(_amx.state().status)
+print(_cpu.amx_state().status)
 """
     stack.environ.update(DNNL_VERBOSE="1")
     code, output, errors = stack.python("-c", program)

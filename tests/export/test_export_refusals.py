@@ -20,22 +20,19 @@ from mxnet.gluon import nn
 from gluon_attn.export import (
     ExportError,
     Predictor,
-    backend_choice,
     backends,
-    bfloat16,
-    float16,
-    int8_search,
+    graph,
+    int8,
     load_exported,
-    onnx_model,
+    onnx_graph,
+    parity,
+    precision,
     sidecar,
-    symbol,
-    writer,
 )
-from gluon_attn.export import _parity as parity
 from gluon_attn.export.backends import OpenVINOBackend, open_onnx_session, parse_context
-from gluon_attn.export.bfloat16 import Bf16Variant
-from gluon_attn.export.onnx_model import OnnxVariant
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export.onnx import OnnxVariant
+from gluon_attn.export.precision import Bf16Variant
+from gluon_attn.export.writer import add_variants
 
 needs_onnx = pytest.mark.skipif(
     importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxruntime") is None,
@@ -90,7 +87,7 @@ def test_the_parity_script_computes_what_the_net_does(made, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "done, message",
     [
-        (writer.subprocess.TimeoutExpired("python", 1), "the parity check took over"),
+        (parity.subprocess.TimeoutExpired("python", 1), "the parity check took over"),
         (SimpleNamespace(returncode=-9, stderr="a\nb\nc\nd\n", stdout=""), "code -9: b | c | d"),
         (SimpleNamespace(returncode=0, stderr="", stdout='x\n{"leaked": ["model_zoo"]}\n'),
          "imported ['model_zoo']"),
@@ -102,7 +99,7 @@ def test_a_parity_check_that_does_not_end_well(tmp_path, monkeypatch, done, mess
             raise done
         return done
 
-    monkeypatch.setattr(writer.subprocess, "run", run)
+    monkeypatch.setattr(parity.subprocess, "run", run)
     with pytest.raises(ExportError) as error:
         export(make_net(), tmp_path / "x", check=True)
     assert message in str(error.value) and os.listdir(tmp_path) == []
@@ -154,7 +151,7 @@ def test_nets_whose_outputs_are_not_as_said(tmp_path, kind, message):
 def test_parameters_without_values_are_named():
     net = nn.Dense(3, in_units=2)
     with pytest.raises(ExportError, match="'.*weight' is not initialised; load or train"):
-        symbol._value(net.weight)
+        graph._value(net.weight)
 
 
 # --- sidecars and directories --------------------------------------------------------------------
@@ -226,7 +223,7 @@ def test_calibration_that_goes_wrong_is_an_error(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ExportError, match="MXNet quantized 0 of 3 layers"):
         made._check_layers(made._graph, set())
-    monkeypatch.setattr(int8_search, "_values", lambda array: 1 / 0)
+    monkeypatch.setattr(int8, "_values", lambda array: 1 / 0)
     with pytest.raises(ExportError, match=r"calibration failed: ZeroDivisionError"):
         made.thresholds("naive")
 
@@ -241,31 +238,10 @@ def test_bf16_that_cannot_be_run_here_is_not_written(copied, monkeypatch):
 
 def test_outputs_in_bfloat16_are_cast():
     x = mx.sym.var("data")
-    group = mx.sym.Group([mx.sym.amp_cast(x, dtype=bfloat16.BFLOAT16), x * 2])
-    _, types, _ = bfloat16._float32_outputs(group).infer_type(data=np.float32)
+    group = mx.sym.Group([mx.sym.amp_cast(x, dtype=precision.BFLOAT16), x * 2])
+    _, types, _ = precision._float32_outputs(group).infer_type(data=np.float32)
     assert types == [np.float32, np.float32]
-    assert bfloat16._float32_outputs(mx.sym.Group([x])).list_outputs() == ["data"]
-
-
-def test_float16_is_made_of_the_float32_graph(made, monkeypatch):
-    """On a GPU; here the graph is asked for and the conversion replaced."""
-    seen = []
-
-    def to_float16(graph, arrays):
-        seen.append(graph.list_outputs())
-        return graph, arrays
-
-    monkeypatch.setattr(float16, "to_float16", to_float16)
-    monkeypatch.setattr(symbol, "_check_request", lambda *_: None)
-    block, _ = load_exported(made[1], precision="fp16")
-    np.testing.assert_allclose(
-        block(images(1))[0].asnumpy(), logits_of(made[0], images(1).asnumpy()), atol=1e-5
-    )
-    assert len(seen) == 1
-    monkeypatch.undo()
-    symbol._check_request("fp16", False, mx.gpu(0))
-    with pytest.raises(ValueError, match="runs on a GPU only"):
-        load_exported(made[1], precision="fp16")
+    assert precision._float32_outputs(mx.sym.Group([x])).list_outputs() == ["data"]
 
 
 # --- engines -------------------------------------------------------------------------------------
@@ -323,22 +299,15 @@ def test_openvino_gets_float32_threads_and_a_batch_of_the_right_shape(made, copi
 def test_onnx_runtime_that_falls_back_to_the_cpu(copied, monkeypatch):
     add_variants(copied, [OnnxVariant()])
     (path,) = copied.glob("*.onnx")
-    package = backends.import_onnxruntime()
+    package = onnx_graph.import_onnxruntime()
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     fake = SimpleNamespace(
         SessionOptions=package.SessionOptions, InferenceSession=lambda *_, **__: session,
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )  # fmt: skip
-    monkeypatch.setattr(backends, "import_onnxruntime", lambda: fake)
+    monkeypatch.setattr(onnx_graph, "import_onnxruntime", lambda: fake)
     with pytest.raises(ValueError, match="gpu:1: ONNX Runtime could not start CUDA there"):
         open_onnx_session(path.read_bytes(), kind="gpu", number=1)
-
-
-@needs_onnx
-def test_a_model_beyond_onnxs_limit(copied, monkeypatch):
-    monkeypatch.setattr(onnx_model, "LARGEST", 10)
-    with pytest.raises(ExportError, match=r"tiny: \d+ bytes.*; ONNX takes up to 2 GB"):
-        add_variants(copied, [OnnxVariant()])
 
 
 def test_devices_that_an_engine_does_not_have(made, monkeypatch):
@@ -353,9 +322,9 @@ def test_devices_that_an_engine_does_not_have(made, monkeypatch):
 
 def test_a_remembered_speed_of_engines_that_are_gone(made, monkeypatch):
     found = {"images_per_s": {"openvino": 9.0}}
-    monkeypatch.setattr(backend_choice, "_find", lambda *_: found)
-    monkeypatch.setattr(backend_choice, "candidates", lambda *_: ["mxnet"])
-    assert Predictor(made[1], backend="auto").backend == backend_choice.DEFAULT
+    monkeypatch.setattr(backends, "_find", lambda *_: found)
+    monkeypatch.setattr(backends, "candidates", lambda *_: ["mxnet"])
+    assert Predictor(made[1], backend="auto").backend == backends.DEFAULT
 
 
 def test_a_classifier_gives_no_embedding(made):

@@ -18,7 +18,7 @@ from mxnet.gluon import nn
 from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small, traced
 
 from gluon_attn.export import ExportError, Predictor, export_model, sidecar
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export.writer import add_variants
 from gluon_attn.task import TASKS
 from gluon_attn.tasks.forms import Forms, check_forms
 from model_zoo import get_model, list_models
@@ -30,8 +30,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx_helpers import ENGINES, OPERATORS, agree, check_plain, check_pools, tensors  # noqa: E402
 
-from gluon_attn.export import onnx_model  # noqa: E402
-from gluon_attn.export.onnx_model import OnnxVariant  # noqa: E402
+from gluon_attn.export import onnx as onnx_model  # noqa: E402
+from gluon_attn.export.graph import read_graph  # noqa: E402
+from gluon_attn.export.onnx import OnnxVariant  # noqa: E402
 
 PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60)}
 # Each shows what another small net shows too.
@@ -412,7 +413,7 @@ def test_failing_converter_is_an_export_error_and_the_checker_is_put_back(tmp_pa
 def test_outputs_that_the_exporter_loses_are_noticed(made):
     contents = json.loads(json.dumps(sidecar.read_sidecar(made[1])))
     contents["outputs"][1]["name"] = "attention_other"
-    symbol, arrays = onnx_model._read_graph(made[1], contents)
+    symbol, arrays = read_graph(made[1], contents)
     with pytest.raises(ExportError, match="ONNX outputs .*attention_stem.*attention_other"):
         onnx_model.convert(symbol, arrays, contents)
 

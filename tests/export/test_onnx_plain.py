@@ -15,9 +15,10 @@ pytest.importorskip("onnxruntime")
 
 from onnx_helpers import OPERATORS, agree, check_plain, run_onnxruntime  # noqa: E402
 
-from gluon_attn.export import ExportError, onnx_model  # noqa: E402
-from gluon_attn.export.onnx_plain import make_plain  # noqa: E402
-from gluon_attn.export.symbol import trace  # noqa: E402
+from gluon_attn.export import ExportError  # noqa: E402
+from gluon_attn.export import onnx as onnx_model  # noqa: E402
+from gluon_attn.export.graph import trace  # noqa: E402
+from gluon_attn.export.onnx_passes import make_plain  # noqa: E402
 
 CHANNELS, SIDE = 8, 7
 

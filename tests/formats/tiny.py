@@ -1,8 +1,8 @@
 """Tiny trees in the official formats of the data sets.
 
-They let readers, training and export run from end to end without the real data. Every picture is a
+They let readers, training and export run from end to end without the real data. Every image is a
 chequer that shows its labels, one cell per column (light positive, dark negative, grey
-unspecified), so a mix-up of pictures and labels is visible, and a net can learn something. Labels
+unspecified), so a mix-up of images and labels is visible, and a net can learn something. Labels
 are random. **No number on them means anything.**
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from gluon_attn.core.files import write_json
 from gluon_attn.core.registry import Registry
-from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image
+from gluon_attn.data.synthetic.drawing import claim_folder, release_folder, write_image
 
 IMAGES = {"train": 24, "val": 8, "test": 16}
 LEVELS = {1: 215, -1: 40, 0: 128}  # grey of a cell
@@ -30,7 +30,7 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
         name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
             'voc2007', 'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
         root: Folder to write, created if needed.
-        images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
+        images: ``{split: number of images}``; missing splits take ``IMAGES``.
         seed: Random seed.
         overwrite: Whether a finished tree of the same kind may be replaced.
         options: Of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of
@@ -42,7 +42,7 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
 
     Raises:
         FileExistsError: If something else is in the way.
-        ValueError: If the name or a number of pictures is not valid.
+        ValueError: If the name or a number of images is not valid.
     """
     from formats import (  # noqa: F401 (they fill the registry)
         tiny_classes,
@@ -58,7 +58,9 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
         raise ValueError(f"images={wrong}: valid are train, val and test, at least 4 each")
     write, outputs = TINY.get(name)
     generator = f"tiny {name}"
-    claim_folder(root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite)
+    claim_folder(
+        root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
+    )
     expected = write(Path(root), images, np.random.default_rng(seed), **options)
     report = {"generator": generator, "seed": seed, "expected": expected}
     write_json(Path(root) / "SYNTHETIC.json", report, indent=1)
@@ -76,8 +78,8 @@ def random_labels(rng, count, width):
     return labels
 
 
-def picture(rng, labels, width, height):
-    """Return the uint8 ``(height, width, 3)`` picture that shows labels in {1, -1, 0}."""
+def image(rng, labels, width, height):
+    """Return the uint8 ``(height, width, 3)`` image that shows labels in {1, -1, 0}."""
     rows, columns = grid(len(labels))
     cells = np.full(rows * columns, LEVELS[0], np.float32)
     cells[: len(labels)] = [LEVELS[int(v)] for v in labels]
@@ -95,7 +97,7 @@ def grid(count):
 
 
 def write_picture(path, rgb):
-    """Write a picture as its name says: PNG, or JPEG of quality 95."""
+    """Write an image as its name says: PNG, or JPEG of quality 95."""
     path = Path(path)
     if path.suffix != ".png":
         write_image(path, rgb, 95)

@@ -1,7 +1,7 @@
 """Tiny trees of the single-label data sets, see ``tiny``.
 
-Every picture has a colour and a pattern of its class, so that a net can learn it, and readers that
-mix up pictures and labels are found out. **No number on them means anything.**
+Every image has a colour and a pattern of its class, so that a net can learn it, and readers that
+mix up images and labels are found out. **No number on them means anything.**
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gluon_attn.data import caltech256, cifar, cub200
 
 
 def class_picture(rng, k, classes, side):
-    """Return the uint8 ``(side, side, 3)`` picture of class ``k``: bars that spell its number.
+    """Return the uint8 ``(side, side, 3)`` image of class ``k``: bars that spell its number.
 
-    The bars lie, so that a mirrored picture is still of its class.
+    The bars lie, so that a mirrored image is still of its class.
     """
     bars = max(1, int(np.ceil(np.log2(classes))))
     bits = [(k >> b) & 1 for b in range(bars)]
@@ -30,7 +30,7 @@ def class_picture(rng, k, classes, side):
 
 
 def planes_of(image):
-    """Return a 32x32 picture as the 3072 bytes of CIFAR: red, green, blue."""
+    """Return a 32x32 image as the 3072 bytes of CIFAR: red, green, blue."""
     return image.transpose(2, 0, 1).ravel()
 
 
@@ -60,7 +60,7 @@ def python2_pickle(value):
 def write_cifar(root, images, rng, forms, count, version="python"):
     """Write one version of CIFAR; return the expected counts.
 
-    There are at least four training pictures and a test picture of every class, as the number of
+    There are at least four training images and a test image of every class, as the number of
     classes is part of the format.
 
     Raises:
@@ -92,7 +92,7 @@ def write_cifar(root, images, rng, forms, count, version="python"):
 
 
 def _cifar_file(form, name, pixels, targets):
-    """Return the contents of a file with pictures."""
+    """Return the contents of a file with images."""
     coarse = [k // 5 for k in targets]
     if form.key is None:
         labels = np.array(targets, np.uint8)[:, None]
@@ -109,12 +109,12 @@ def _cifar_file(form, name, pixels, targets):
 
 
 def write_cifar10(root, images, rng, version="python"):
-    """Write a CIFAR-10 of as many pictures, see :func:`write_cifar`."""
+    """Write a CIFAR-10 of as many images, see :func:`write_cifar`."""
     return write_cifar(root, images, rng, cifar.CIFAR10, 10, version)
 
 
 def write_cifar100(root, images, rng, version="python"):
-    """Write a CIFAR-100 of as many pictures, see :func:`write_cifar`."""
+    """Write a CIFAR-100 of as many images, see :func:`write_cifar`."""
     return write_cifar(root, images, rng, cifar.CIFAR100, 100, version)
 
 
@@ -145,10 +145,10 @@ def write_cub200(root, images, rng, classes=6):
 
 
 def write_caltech256(root, images, rng, classes=4):
-    """Write ``256_ObjectCategories`` with a few classes and clutter; every class 60 to 62 pictures.
+    """Write ``256_ObjectCategories`` with a few classes and clutter; every class 60 to 62 images.
 
-    The pictures of a class are as many as 30 for training and 25 for testing need, and the traps
-    of the official archive are there: a script, a nested folder, a grey picture. The numbers in
+    The images of a class are as many as 30 for training and 25 for testing need, and the traps
+    of the official archive are there: a script, a nested folder, a grey image. The numbers in
     ``images`` are not used.
     """
     folder = root / caltech256.FOLDER

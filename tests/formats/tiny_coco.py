@@ -4,7 +4,7 @@ Written are ``<split>/*.jpg``, ``annotations/instances_<split>.json`` and
 ``annotations/person_keypoints_<split>.json`` with the official fields and category ids (gaps
 included): polygons, areas, a crowd in run-length code, occluded and unlabelled keypoints. The
 class of a thing shows in its shape and colour, left and right of a person in the colours of the
-limbs, so nets can learn them. **No number on these pictures says anything about COCO.**
+limbs, so nets can learn them. **No number on these images says anything about COCO.**
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import numpy as np
 from formats.tiny import TINY
 from gluon_attn.coco.names import CATEGORIES, KEYPOINTS, SKELETON
 from gluon_attn.core.files import write_json
-from gluon_attn.data.synthetic.drawing import ellipse, rect
-from gluon_attn.data.synthetic.generate import claim_folder, release_folder, write_image
+from gluon_attn.data.synthetic.drawing import (
+    claim_folder,
+    ellipse,
+    rect,
+    release_folder,
+    write_image,
+)
 
 IMAGES = {"train2017": 8, "val2017": 4}
 SIZE = (96, 128)  # height and width
 FOLDERS = ("annotations", "train2017", "val2017")
 # Category id -> (colour, outline of radius 1 around the origin).
 SHAPES = {
-    13: ((205, 40, 40), ellipse(0, 0, 1, 1, np.pi / 8, points=9)[:8]),  # stop sign
+    13: ((205, 40, 40), ellipse(0, 0, 1, 1, angle=np.pi / 8, points=9)[:8]),  # stop sign
     37: ((235, 150, 30), ellipse(0, 0, 1, 1)),  # sports ball
     38: ((60, 170, 70), np.array([[0, -1], [0.7, 0], [0, 1], [-0.7, 0]], np.float32)),  # kite
     84: ((70, 70, 200), rect(-1, -0.7, 1, 0.7)),  # book
@@ -47,9 +52,9 @@ def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, cat
 
     Args:
         folder: Folder to write, created if needed.
-        images: ``{split: number of pictures}``; missing splits take ``IMAGES``.
+        images: ``{split: number of images}``; missing splits take ``IMAGES``.
         seed: Random seed.
-        size: Height and width of the pictures, at least 64 each.
+        size: Height and width of the images, at least 64 each.
         overwrite: Whether a finished tree of this generator may be replaced.
         categories: 'few' (the five that are drawn) or 'all' 80, which the annotation then lists.
 
@@ -65,10 +70,12 @@ def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, cat
     if wrong or min(size) < 64 or categories not in ("few", "all"):
         raise ValueError(
             f"images={images}, size={size}, categories={categories!r}: valid are "
-            f"{' and '.join(IMAGES)} with 1 picture or more, 64 pixels or more, 'few' or 'all'"
+            f"{' and '.join(IMAGES)} with 1 image or more, 64 pixels or more, 'few' or 'all'"
         )
     generator = "tiny coco"
-    claim_folder(folder, generator, (*FOLDERS, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite)
+    claim_folder(
+        folder, generator, (*FOLDERS, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
+    )
     rng = np.random.default_rng(seed)
     expected = _write_splits(Path(folder), images, rng, size, categories)
     report = {"generator": generator, "seed": seed, "expected": expected}
@@ -78,7 +85,7 @@ def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, cat
 
 
 class _Writer:
-    """One split: draws pictures and collects their records."""
+    """One split: draws images and collects their records."""
 
     def __init__(self, root, split, number, categories):
         self.root, self.split, self.start = root, split, 1000 * (number + 1)
@@ -87,7 +94,7 @@ class _Writer:
         self.images, self.annotations = [], []
 
     def add_picture(self, rng, height, width):
-        """Draw one picture with two to four things in it, people in at least every other one."""
+        """Draw one image with two to four things in it, people in at least every other one."""
         number = self.start + 7 * len(self.images) + 5  # ids have gaps, as official ones do
         name = f"{number:012d}.jpg"
         image = np.full((height, width, 3), rng.uniform(110, 200, 3), np.float32)
@@ -163,7 +170,7 @@ def _pose(rng):
     """Return keypoints ``(17, 2)`` of a person of height 1, arms and legs turned at random."""
     points = STANDING.copy()
     for limb in LIMBS:
-        side = 1 if limb[0] % 2 else -1  # odd numbers are a person's left, the right of the picture
+        side = 1 if limb[0] % 2 else -1  # odd numbers are a person's left, the right of the image
         for k in range(len(limb) - 1):
             spread = (-0.3, 1.6) if limb[0] < 11 else (-0.1, 0.35)
             angle = -side * rng.uniform(*spread) if k == 0 else rng.uniform(-0.4, 0.4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.tiny import TINY, picture, random_labels, write_lines, write_picture
+from formats.tiny import TINY, image, random_labels, write_lines, write_picture
 from gluon_attn.data import voc
 
 CELEBA_NAMES = (
@@ -24,7 +24,7 @@ def write_celeba(root, images, rng):
     labels = random_labels(rng, len(splits), len(CELEBA_NAMES))
     names = [f"{k:06d}.jpg" for k in range(1, len(splits) + 1)]
     for name, row in zip(names, labels):
-        rgb = picture(rng, row, 89, 109)
+        rgb = image(rng, row, 89, 109)
         write_picture(root / "Img" / "img_align_celeba" / name, rgb)
     rows = [f"{name} {' '.join(f'{v:2d}' for v in row)}" for name, row in zip(names, labels)]
     heading = [str(len(names)), " ".join(CELEBA_NAMES) + " "]
@@ -53,7 +53,7 @@ def _write_voc(
     labels[rng.random(labels.shape) < 0.03] = 0
     ids = [pattern.format(k) for k in sorted(rng.choice(9999, total, replace=False))]
     for name, row in zip(ids, labels):
-        write_picture(folder / "JPEGImages" / f"{name}.jpg", picture(rng, row, 100, 75))
+        write_picture(folder / "JPEGImages" / f"{name}.jpg", image(rng, row, 100, 75))
     where = np.repeat(list(images), list(images.values()))
     for split, wanted in {**{s: [s] for s in images}, "trainval": ["train", "val"]}.items():
         chosen = np.flatnonzero(np.isin(where, wanted))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.tiny import TINY, picture, random_labels, write_lines, write_picture
-from gluon_attn.data import peta, peta_folders
-from gluon_attn.data.reid_tables import DUKE, MARKET
+from formats.tiny import TINY, image, random_labels, write_lines, write_picture
+from gluon_attn.data import peta
+from gluon_attn.data.reid import DUKE, MARKET
 
 RAP_NAMES = (
     "Femal AgeLess16 Age17-30 Age31-45 BodyFat BodyNormal BodyThin Customer Clerk hs-BaldHead "
@@ -64,7 +64,7 @@ def write_peta(
         return _write_peta_folders(root, labels[:, :named], rng)
     values = np.where(labels == 1, 1, 0).astype(np.float64)
     for k in range(total):
-        rgb = picture(rng, labels[k, :named], 36, 72)
+        rgb = image(rng, labels[k, :named], 36, 72)
         write_picture(root / "images" / f"{k + 1:05d}.png", rgb)
     values[(labels == -1) & (rng.random(labels.shape) < 0.02)] = 2  # uncertain, read as negative
     number = np.arange(total)
@@ -84,7 +84,7 @@ def write_peta(
 
 def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator) -> dict:
     """Write the ten sub-sets, two images of a person except in CUHK; return their counts."""
-    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta_folders.SUBSETS}
+    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta.SUBSETS}
     for k, subset in enumerate(np.resize(list(found), len(labels))):
         number = len(found[subset])
         row = labels[k] if subset == "CUHK" or number % 2 == 0 else found[subset][-1][1]
@@ -92,7 +92,7 @@ def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator
         name = f"{person}.png" if subset == "CUHK" else f"{person}_{number % 2 + 1}.jpg"
         found[subset].append((name, row))
         folder = root / "PETA dataset" / subset / "archive"
-        write_picture(folder / name, picture(rng, row, 36, 72))
+        write_picture(folder / name, image(rng, row, 36, 72))
     for subset, samples in found.items():
         lines = {}
         for name, row in samples:
@@ -123,7 +123,7 @@ def write_rap(root, images, rng, version=1):
     labels = random_labels(rng, len(names), width)
     columns = np.arange(51) if version == 1 else np.sort(rng.permutation(width)[:54])
     for name, row in zip(names, labels):
-        write_picture(root / "RAP_dataset" / name, picture(rng, row[columns], 40, 80))
+        write_picture(root / "RAP_dataset" / name, image(rng, row[columns], 40, 80))
     titles = RAP_NAMES + [f"unused{k}" for k in range(52, width + 1)]
     tables = _rap1 if version == 1 else _rap2
     content = tables(rng, names, (labels == 1).astype(np.float64), titles, counts, columns)
@@ -176,7 +176,7 @@ def write_pa100k(root, images, rng):
         names = [f"{number + k:06d}.jpg" for k in range(1, len(labels) + 1)]
         number += len(names)
         for name, row in zip(names, labels):
-            write_picture(root / "data" / name, picture(rng, row, 36, 72))
+            write_picture(root / "data" / name, image(rng, row, 36, 72))
         content[f"{split}_images_name"] = cell(names)
         content[f"{split}_label"] = (labels == 1).astype(np.uint8)
     save(root / "annotation.mat", content)
@@ -194,7 +194,7 @@ def write_duke(root, images, rng):
 
 
 def _write_reid(layout, root, images, rng, pattern):
-    """Write folders and annotation, three pictures per identity, among them the known traps."""
+    """Write folders and annotation, three images per identity, among them the known traps."""
     numbers = {"train": images["train"] + images["val"], "test": images["test"]}
     content, expected = {}, {}
     for number, (part, count) in enumerate(numbers.items()):
@@ -207,7 +207,7 @@ def _write_reid(layout, root, images, rng, pattern):
             folders["bounding_box_test"] += ["-1", "0000"]
         for folder, owners in folders.items():
             for k, person in enumerate(owners):
-                rgb = picture(rng, shown.get(person, shown[people[0]]), 32, 64)
+                rgb = image(rng, shown.get(person, shown[people[0]]), 32, 64)
                 name = pattern.format(person, k % 6 + 1, 100 * number + k)
                 write_picture(root / folder / name, rgb)
         key = "trainval" if part == "train" else part
@@ -239,7 +239,7 @@ def _reid_fields(layout, people, rng):
 
 
 def _chequers(layout, fields):
-    """Return what the identities' pictures show, rows of {1, -1}."""
+    """Return what the identities' images show, rows of {1, -1}."""
     columns = []
     for task in layout.tasks:
         names = task.fields or (task.name,)

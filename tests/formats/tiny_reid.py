@@ -3,10 +3,10 @@
 Folders, file names, query and gallery, junk (-1) and distractors (0000) are as published. Every
 identity is one of the synthetic pedestrians (:mod:`gluon_attn.data.synthetic.pedestrian`) with
 its own
-clothes, colours and build, drawn anew in every picture: other pose, other side, other place. Each
-camera has its own background, light, colours and sharpness, so a picture of the same camera is
+clothes, colours and build, drawn anew in every image: other pose, other side, other place. Each
+camera has its own background, light, colours and sharpness, so an image of the same camera is
 easier to match than one of another, and clothes decide. **Nobody is real, and no number on these
-pictures says anything about the real data sets.**
+images says anything about the real data sets.**
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ import cv2
 import numpy as np
 
 from formats.tiny import TINY, write_picture
-from gluon_attn.data.synthetic.pedestrian import draw_person, sample_look
-from gluon_attn.data.synthetic.population import Population
+from gluon_attn.data.synthetic.pedestrian import Population, draw_person, sample_look
 from gluon_attn.data.synthetic.scenery import paint_background
 
 SIZE = (128, 64)  # height and width, those of Market-1501
-CAMERAS, EACH = 4, 3  # pictures of an identity: EACH per camera that has seen it
-POSE = ("arms", "legs", "knees", "yaw", "lean", "light", "grain")  # what differs between pictures
-SCENE = (256, 320)  # of a camera's background, from which pictures are cut
+CAMERAS, EACH = 4, 3  # images of an identity: EACH per camera that has seen it
+POSE = ("arms", "legs", "knees", "yaw", "lean", "light", "grain")  # what differs between images
+SCENE = (256, 320)  # of a camera's background, from which images are cut
 
 
 class _Names(NamedTuple):
     """File names of one of the data sets, from identity, camera, frame and box."""
 
-    picture: str
+    image: str
     has_junk: bool
 
 
@@ -42,7 +41,7 @@ NAMES = {
 
 
 class _Camera:
-    """What all pictures of a camera share."""
+    """What all images of a camera share."""
 
     def __init__(self, rng):
         canvas, _, _ = paint_background(rng, *SCENE)
@@ -53,7 +52,7 @@ class _Camera:
         self.grain = float(rng.uniform(1, 6))
 
     def take(self, outfit, look, rng):
-        """Return a picture of a person, uint8 ``(128, 64, 3)``."""
+        """Return an image of a person, uint8 ``(128, 64, 3)``."""
         height, width = SIZE
         top, left = (int(rng.integers(s - k + 1)) for s, k in zip(SCENE, SIZE))
         image = self.scene[top : top + height, left : left + width].copy()
@@ -66,13 +65,13 @@ class _Camera:
 
 
 class _Person:
-    """An identity: what is the same in all its pictures."""
+    """An identity: what is the same in all its images."""
 
     def __init__(self, population, rng):
         self.outfit, self.look = population.sample(rng), sample_look(rng)
 
     def appearance(self, rng):
-        """Return the look of one picture: another pose, perhaps from behind."""
+        """Return the look of one image: another pose, perhaps from behind."""
         look, other = copy.copy(self.look), sample_look(rng, back=rng.random() < 0.3)
         vars(look).update({key: getattr(other, key) for key in POSE})
         look.back = other.back
@@ -107,12 +106,12 @@ def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
     """Write the three folders; return the expected counts.
 
     Identities are seen by two cameras or more, ``each`` times by each of them; in the test part the
-    first picture of a camera is the query and the others are in the gallery.
+    first image of a camera is the query and the others are in the gallery.
 
     Args:
         layout: 'market' or 'duke'.
         root: Folder.
-        images: Pictures per split, about: identities come whole. Those of 'train' and 'val'
+        images: Images per split, about: identities come whole. Those of 'train' and 'val'
             together make the training part, those of 'test' the queries and the gallery.
         rng: NumPy Generator.
         cameras: 2 to 6.
@@ -138,7 +137,7 @@ def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
                     folder = f"bounding_box_{part}"
                     folder = "query" if part == "test" and box == 0 else folder
                     frame += int(rng.integers(20, 60))
-                    name = names.picture.format(
+                    name = names.image.format(
                         identity=f"{identity:04d}", camera=camera + 1, frame=frame, box=box
                     )
                     rgb = studio[camera].take(person.outfit, person.appearance(rng), rng)
@@ -165,9 +164,7 @@ def _write_others(names, root, count, population, studio, rng):
             rgb = studio[camera].take(person.outfit, person.appearance(rng), rng)
             if identity == "-1":
                 rgb = cv2.resize(rgb[: SIZE[0] // 3], SIZE[::-1])
-            name = names.picture.format(
-                identity=identity, camera=camera + 1, frame=number + 1, box=1
-            )
+            name = names.image.format(identity=identity, camera=camera + 1, frame=number + 1, box=1)
             write_picture(root / "bounding_box_test" / name, rgb)
     return 2 * count
 

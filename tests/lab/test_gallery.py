@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gluon_attn.data.synthetic.digits import write_digits
-from gluon_attn.data.synthetic.digits_single import write_digits_single
+from gluon_attn.data.synthetic.digits import write_digits, write_digits_single
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import Settings, train
 from tools.site import gallery

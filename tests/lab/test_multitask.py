@@ -10,7 +10,7 @@ import pytest
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.data import open_dataset
-from gluon_attn.data.synthetic.synthetic_tasks import TASKS, flip_labels
+from gluon_attn.data.synthetic.people import TASKS, flip_labels
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe

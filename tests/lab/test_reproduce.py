@@ -13,7 +13,7 @@ from scipy import stats
 
 from gluon_attn.core.files import write_json
 from gluon_attn.data import open_dataset
-from gluon_attn.data.synthetic.digits_single import write_digits_single
+from gluon_attn.data.synthetic.digits import write_digits_single
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from gluon_attn.core.files import sha256_of
-from gluon_attn.data.synthetic.digits import NAMES
-from gluon_attn.data.synthetic.digits_single import write_digits_single
-from gluon_attn.data.synthetic.synthetic_tasks import pack_split
+from gluon_attn.data.synthetic.digits import NAMES, write_digits_single
+from gluon_attn.data.synthetic.people import pack_split
 from gluon_attn.tasks.data import open_for, predict_dataset
 from gluon_attn.train import trained as load
 from gluon_attn.train.build import load_recipe

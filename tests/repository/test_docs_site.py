@@ -38,7 +38,7 @@ def test_every_public_module_has_a_page(build):
 def test_a_package_lists_its_modules_and_repeats_none_of_their_members(build):
     names = build.modules()
     page = build.api_page("gluon_attn.data", names["gluon_attn.data"], list(names))
-    assert ":members: detect_kind, open_dataset\n" in page
+    assert ":members: detection_order, detect_kind, open_dataset\n" in page
     assert "   peta <gluon_attn.data.peta>\n" in page and "autola" not in page
     module = build.api_page("gluon_attn.core.batch", names["gluon_attn.core.batch"], list(names))
     assert module.endswith(".. automodule:: gluon_attn.core.batch\n   :members:\n")

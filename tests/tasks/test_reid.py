@@ -17,12 +17,12 @@ from training_helpers import checkpoint_arrays
 import model_zoo.factories_reid  # noqa: F401  (registers its models)
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
-from gluon_attn.data import BadImageError, open_dataset, prepare  # noqa: F401
-from gluon_attn.data.identity_sampler import IdentityLoader, IdentitySampler, RectangleLoader
-from gluon_attn.data.reid import DUKE, MARKET, choose_queries
-from gluon_attn.data.reid_transforms import ReidEvalTransform, ReidTrainTransform
+from gluon_attn.data import DATASETS, BadImageError, open_dataset, prepare  # noqa: F401
+from gluon_attn.data.loader import IdentityLoader, IdentitySampler, Loader
+from gluon_attn.data.reid import choose_queries
+from gluon_attn.data.transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.export import Predictor, export_model
-from gluon_attn.export.preprocess import Preprocess
+from gluon_attn.export.images import Preprocess
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.method import METHODS
 from gluon_attn.papers.baselines.reid import IdentityLosses, ReidBaseline
@@ -99,7 +99,7 @@ def test_gallery_has_junk_and_distractors_and_test_has_all(market):
     assert gallery.cameras.tolist() == [1, 4, 5, 6, 1]
     assert gallery.classes == ("-1", "0000", "0001", "0003")
     text = gallery.report.text()
-    assert "1 pictures are junk (-1)" in text and "1 pictures are distractors (0000)" in text
+    assert "1 images are junk (-1)" in text and "1 images are distractors (0000)" in text
     test = open_dataset(market, "test", kind="reid_market")
     assert [test.sample_ids[i].split("/")[0] for i in test.query] == ["query"] * 2
     assert [test.sample_ids[i].split("/")[0] for i in test.gallery] == ["bounding_box_test"] * 5
@@ -141,21 +141,21 @@ def test_duke_and_its_names(tmp_path):
     picture(tmp_path, "query/0002_c3_f0000003.jpg")
     data = open_dataset(tmp_path, "trainval", kind="reid_duke")
     assert data.identities.tolist() == [5, 6] and data.cameras.tolist() == [2, 8]
-    with pytest.raises(
-        ValueError, match=r"no picture of Market-1501; expected a name like 0002_c1"
-    ):
+    with pytest.raises(ValueError, match=r"no image of Market-1501; expected a name like 0002_c1"):
         open_dataset(tmp_path, "trainval", kind="reid_market")
     found = data_of.open_for(Trained("x", small_net(), (), {}, {}), str(tmp_path))
     assert found.identities.tolist() == [1, 2, 1, 2], "names tell which it is"
 
 
 def test_published_counts():
-    assert MARKET.published == {
+    assert DATASETS.get("reid_market").published == {
         "trainval": {"images": 12936, "identities": 751},
         "query": {"images": 3368, "identities": 750},
         "gallery": {"images": 19732, "identities": 750},
     }
-    images = [DUKE.published[s]["images"] for s in ("trainval", "query", "gallery")]
+    images = [
+        DATASETS.get("reid_duke").published[s]["images"] for s in ("trainval", "query", "gallery")
+    ]
     assert images == [16522, 2228, 17661]
 
 
@@ -260,7 +260,9 @@ def test_bad_batches_are_refused():
 
 def identity_loader(people, workers=0):
     data = open_dataset(people, "trainval", kind="reid_market")
-    return IdentityLoader(data, ReidTrainTransform((32, 16), erase=0.5), 3, 4, 7, workers)
+    return IdentityLoader(
+        data, ReidTrainTransform((32, 16), erase=0.5), 3, 4, seed=7, workers=workers
+    )
 
 
 def test_batches_do_not_depend_on_workers_and_can_be_resumed(people):
@@ -576,7 +578,7 @@ def test_preprocessing_of_an_export_is_that_of_the_evaluation(people):
 def test_embeddings_are_in_the_order_of_the_data(people):
     recipe, data, net, _ = parts(people)
     loader = reid.eval_loader(reid.recipe_view(recipe), data["val"], 3, 0)
-    assert isinstance(loader, RectangleLoader)
+    assert isinstance(loader, Loader)
     features, seen = reid.embed(net, loader, len(data["val"]), mx.cpu())
     transform = ReidEvalTransform((32, 16), recipe.mean, recipe.std)
     images = np.stack([transform(data["val"].read(i)) for i in range(len(data["val"]))])

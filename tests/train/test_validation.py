@@ -76,7 +76,7 @@ class Labels(AttributeDataset):
         raw = np.asarray(raw)
         names = names or [f"a{k}" for k in range(raw.shape[1])]
         ids = [f"{k}.png" for k in range(len(raw))]
-        super().__init__(names, "val", raw, ids, LabelPolicy(), schema=schema)
+        super().__init__(names, "val", raw, ids, policy=LabelPolicy(), schema=schema)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -271,7 +271,7 @@ def norms(net):
 def _make_variant(spec, name, create):
     """Add a variant to the export, unless it has it."""
     from gluon_attn.export.sidecar import read_sidecar
-    from gluon_attn.export.variants import add_variants
+    from gluon_attn.export.writer import add_variants
 
     if name not in read_sidecar(spec["export"]):
         add_variants(spec["export"], [create(spec)])
@@ -281,7 +281,7 @@ def _make_variant(spec, name, create):
 
 
 def _new_onnx(spec):
-    from gluon_attn.export.onnx_model import OnnxVariant
+    from gluon_attn.export.onnx import OnnxVariant
 
     return OnnxVariant()
 
@@ -298,7 +298,7 @@ def _new_int8(spec):
 
 
 def _new_bf16(spec):
-    from gluon_attn.export.bfloat16 import Bf16Variant
+    from gluon_attn.export.precision import Bf16Variant
 
     return Bf16Variant()
 

@@ -32,7 +32,9 @@ def loader_rate(dataset, batch_size=32, workers=2, batches=60, rounds=5, transfo
         elapsed time, which other processes on the machine disturb less.
     """
     transform = TrainTransform() if transform is None else transform
-    loader = Loader(dataset, transform, batch_size, True, seed, workers, "discard")
+    loader = Loader(
+        dataset, transform, batch_size, True, seed=seed, workers=workers, last="discard"
+    )
     batches = min(batches, len(loader))
     draws = loader.draws(0)
     end = len(loader) * batch_size

@@ -7,9 +7,8 @@ import os
 from gluon_attn.core.files import write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.data import open_dataset, pack
-from gluon_attn.data.synthetic import synthetic_tasks
-from gluon_attn.data.synthetic.digits import write_digits
-from gluon_attn.data.synthetic.digits_single import write_digits_single
+from gluon_attn.data.synthetic import people as synthetic_tasks
+from gluon_attn.data.synthetic.digits import write_digits, write_digits_single
 from gluon_attn.data.synthetic.people import write_synthetic
 
 IMAGES = {
@@ -19,7 +18,7 @@ IMAGES = {
     "people": {"train": 150, "val": 120, "test": 300},
     "scenes": {"train": 150, "val": 120, "test": 300},
     "garments": {"train": 900, "val": 200, "test": 500},
-    "tasks": synthetic_tasks.IMAGES,
+    "tasks": synthetic_tasks.IMAGES["tasks"],
 }
 SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit
 

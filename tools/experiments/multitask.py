@@ -1,6 +1,6 @@
 """A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
 
-The data are those of :mod:`gluon_attn.data.synthetic.synthetic_tasks`: synthetic people with
+The data are those of :mod:`gluon_attn.data.synthetic.people`: synthetic people with
 tasks of clearly
 different difficulty.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from gluon_attn.core.files import write_json, write_text
 from gluon_attn.core.text import read_text
-from gluon_attn.data.synthetic.synthetic_tasks import TASKS
+from gluon_attn.data.synthetic.people import TASKS
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
 from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, percent

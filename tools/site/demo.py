@@ -13,7 +13,7 @@ import numpy as np
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.scan import entries
-from gluon_attn.data.synthetic.generate import MARKER
+from gluon_attn.data.synthetic.drawing import MARKER
 from gluon_attn.data.synthetic.people import OUTPUTS, write_synthetic
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.sidecar import is_export
@@ -165,7 +165,7 @@ def _scenes(data, dataset):
 
 
 def _read(path):
-    from gluon_attn.export.preprocess import read_image
+    from gluon_attn.export.images import read_image
 
     return read_image(path)
 

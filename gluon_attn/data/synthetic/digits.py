@@ -11,38 +11,56 @@ Class frequencies are long-tailed: digit ``k`` (the order is shuffled by ``seed`
 odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed versions of balanced sets
 (Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
 is ``RATIO`` times as likely as the rarest.
+
+``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly
+one handwritten digit, of a class chosen evenly, among two to five distractors (wavy lines,
+hatching, crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
+``classes.txt`` (zero to nine). Where the digit is, is not said; a classifier has to find it.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from gluon_attn.core.files import write_bytes, write_json
-from gluon_attn.data.synthetic.drawing import Canvas, ellipse, random_colour, rect, stripes
-from gluon_attn.data.synthetic.generate import (
+from gluon_attn.data.synthetic.drawing import (
+    SPLITS,
+    Canvas,
+    check_images,
     claim_folder,
     draw_all,
+    ellipse,
+    random_colour,
+    rect,
     release_folder,
+    stripes,
     write_image,
-)  # fmt: skip
+)
 
 VERSION = 1
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPLITS = ("train", "val", "test")
 CUTS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
-IMAGES = {"train": 2000, "val": 400, "test": 600}
+IMAGES = dict.fromkeys(("digits", "digits_single"), {"train": 2000, "val": 400, "test": 600})
 RATIO = 20.0
 SIDE = 128
 _digits = None
 
 
 def write_digits(
-    root, images=None, seed=0, overwrite=False, workers=1, progress=True, unspecified=0.0
-):
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    *,
+    workers: int | None = 1,
+    progress: bool = True,
+    unspecified: float = 0.0,
+) -> dict[str, Any]:
     """Draw the data set and write it in the generic list format.
 
     Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
@@ -51,30 +69,28 @@ def write_digits(
     (generator, version, seed, numbers of images, class odds). Lists are written last.
 
     Args:
-        root: Folder to write to.
-        images: Number of images per split.
+        images: Scenes per split.
         seed: Integer >= 0.
-        overwrite: Whether to replace a finished digits data set.
-        workers: Processes; see ``write_synthetic``.
-        progress: Whether to show a progress bar on a terminal.
+        workers: Processes; see ``draw_all``.
         unspecified: Share of labels in 0..1 that are hidden (written as -1).
 
     Returns:
         A report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
 
     Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images``, ``seed`` or ``unspecified`` is invalid.
-        ImportError: If scikit-learn is missing.
+        FileExistsError: ``root`` holds something that may not be replaced.
+        ValueError: ``images``, ``seed`` or ``unspecified`` is invalid.
+        ImportError: scikit-learn is missing.
     """
-    images, started = check_images(images, seed, unspecified), time.perf_counter()
+    images, started = check_images(images or IMAGES["digits"], seed), time.perf_counter()
+    if not 0.0 <= unspecified < 1.0:
+        raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
     load_samples()
     root = Path(root)
     outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
-    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite)
+    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite=overwrite)
     jobs = [(str(root), seed, s, n, unspecified) for s in SPLITS for n in range(images[s])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, "composing digits"))
+    records = list(draw_all(_write_scene, jobs, workers, progress, title="composing digits"))
     write_bytes(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
     for split in SPLITS:
         lines = [line for name, line, _ in records if name == split]
@@ -92,36 +108,21 @@ def write_digits(
     return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
 
 
-def check_images(images, seed, unspecified):
-    """Return images per split as plain numbers, refusing what no data set can be made of."""
-    images = dict(IMAGES if images is None else images)
-    if sorted(images) != sorted(SPLITS):
-        raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
-    for split, count in images.items():
-        if not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"images[{split!r}]={count!r}: a whole number >= 1 is needed")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: a whole number >= 0 is needed")
-    if not 0.0 <= unspecified < 1.0:
-        raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
-    return {split: int(images[split]) for split in SPLITS}
-
-
-def class_odds(seed):
+def class_odds(seed: int) -> np.ndarray:
     """Return the ``(10,)`` probabilities with which a written digit is of each class."""
     rank = np.random.default_rng([seed, 99]).permutation(10)
     odds = RATIO ** (-rank / 9.0)
     return odds / odds.sum()
 
 
-def split_samples(split):
+def split_samples(split: str) -> np.ndarray:
     """Return the indices into ``load_digits`` that ``split`` may use."""
     total = len(load_samples()[1])
     first, last = (int(round(share * total)) for share in CUTS[split])
     return np.arange(first, last)
 
 
-def load_samples():
+def load_samples() -> tuple[np.ndarray, np.ndarray]:
     """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes.
 
     Raises:
@@ -140,35 +141,31 @@ def load_samples():
     return _digits
 
 
-def _write_scene(job):
+def _write_scene(job: Any) -> Any:
     root, seed, split, number, unspecified = job
     rng = np.random.default_rng([seed, 10 + SPLITS.index(split), number])
-    picture, present = draw_scene(rng, split_samples(split), class_odds(seed))
+    image, present = draw_scene(rng, split_samples(split), class_odds(seed))
     label = present.astype(int)
     label[rng.random(10) < unspecified] = -1
     name = f"images/{split}_{number:05d}.jpg"
-    write_image(Path(root) / name, picture, rng.integers(70, 95))
+    write_image(Path(root) / name, image, rng.integers(70, 95))
     return split, f"{name}\t{','.join(map(str, label))}\n", label.tolist()
 
 
-def draw_scene(rng, samples, odds):
+def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
     """Compose one scene.
 
-    Args:
-        rng: NumPy Generator.
-        samples: Indices of the handwritten samples that may be used.
-        odds: ``(10,)`` class probabilities.
-
     Returns:
-        ``picture`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
+        ``image`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
     """
-    pictures, targets = load_samples()
+    digits, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)
     draw_paper(canvas, rng, paper)
     for _ in range(rng.integers(1, 5)):
         draw_scribble(canvas, rng, random_ink(rng))
-    present, taken = np.zeros(10, bool), []
+    present = np.zeros(10, bool)
+    taken: list[Any] = []
     for _ in range(rng.integers(1, 6)):
         digit = rng.choice(10, p=odds)
         size = rng.uniform(26, 50)
@@ -177,18 +174,18 @@ def draw_scene(rng, samples, odds):
             continue
         taken.append((*place, size))
         sample = rng.choice(samples[targets[samples] == digit])
-        write_digit(canvas, rng, pictures[sample], place, size, random_ink(rng))
+        write_digit(canvas, rng, digits[sample], place, size=size, ink=random_ink(rng))
         present[digit] = True
     return scan(canvas.image(), rng), present
 
 
-def random_ink(rng):
+def random_ink(rng: np.random.Generator) -> np.ndarray:
     """Return a dark ink: black, blue, red, green or pencil grey."""
     inks = [(25, 25, 30), (30, 45, 130), (140, 30, 35), (30, 95, 55), (90, 90, 95)]
     return np.array(inks[rng.integers(5)]) + rng.uniform(-15, 20, 3)
 
 
-def draw_paper(canvas, rng, paper):
+def draw_paper(canvas: Canvas, rng: np.random.Generator, paper: np.ndarray) -> None:
     """Paint a page of colour ``paper``: plain, ruled, squared or stained."""
     canvas.rgb[:] = paper[:, None, None]
     canvas.alpha[:] = 1.0
@@ -206,7 +203,7 @@ def draw_paper(canvas, rng, paper):
             canvas.paint([ellipse(x, y, r, r * 0.8)], paper * rng.uniform(0.82, 0.97), opacity=0.7)
 
 
-def draw_scribble(canvas, rng, ink):
+def draw_scribble(canvas: Canvas, rng: np.random.Generator, ink: Any) -> None:
     """Paint something pen-like that is no digit: a wavy line, hatching, crossed strokes."""
     x, y = rng.uniform(10, SIDE - 10, 2)
     kind, size, width = rng.integers(4), rng.uniform(8, 22), rng.uniform(1.5, 4)
@@ -225,7 +222,7 @@ def draw_scribble(canvas, rng, ink):
         canvas.text((x, y), "AEFHKMNRTUVWXY"[rng.integers(14)], size * 0.9, ink)
 
 
-def _free_place(rng, size, taken):
+def _free_place(rng: np.random.Generator, size: Any, taken: list) -> Any:
     """Return a centre where a digit overlaps no other by much, or None."""
     for _ in range(12):
         x, y = rng.uniform(size * 0.45, SIDE - size * 0.45, 2)
@@ -234,7 +231,9 @@ def _free_place(rng, size, taken):
     return None
 
 
-def write_digit(canvas, rng, grey, place, size, ink):
+def write_digit(
+    canvas: Canvas, rng: np.random.Generator, grey: np.ndarray, place: Any, *, size: Any, ink: Any
+) -> None:
     """Lay one handwritten sample ``(8, 8)`` on the paper, enlarged, turned and slanted."""
     side = 96
     large = cv2.resize(np.pad(grey, 1), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -251,12 +250,88 @@ def write_digit(canvas, rng, grey, place, size, ink):
     canvas.rgb += np.asarray(ink, np.float32)[:, None, None] * mask
 
 
-def scan(rgb, rng):
+def scan(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the page as scanned: uneven light, blur, grain."""
     t = np.linspace(-1, 1, SIDE, dtype=np.float32)
     slope = rng.uniform(-0.18, 0.18, 2)
-    picture = rgb * (1 + slope[0] * t[None, :, None] + slope[1] * t[:, None, None])
+    image = rgb * (1 + slope[0] * t[None, :, None] + slope[1] * t[:, None, None])
     if rng.random() < 0.4:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.9))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     grain = rng.normal(0, rng.uniform(1, 8), (SIDE, SIDE, 1)).astype(np.float32)
-    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+SIZES = (26.0, 50.0)  # of the digit, in pixels of a page of 128
+SMALL_SIZES = (64.0, 88.0)  # the same where the page shrinks to fewer than 64 pixels
+DISTRACTORS = (2, 5)
+
+
+def write_digits_single(
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    *,
+    workers: int | None = 1,
+    progress: bool = True,
+    side: Any = SIDE,
+) -> dict[str, Any]:
+    """Draw the data set and write it, one folder per class; lists of classes are written last.
+
+    ``side`` is that of the images, 16 to 128 pixels. Below 64 the digit fills half to two thirds of
+    the page, so that 32 pixels still show it. Otherwise as :func:`write_digits`.
+    """
+    started = time.perf_counter()
+    images = check_images(dict(IMAGES["digits_single"], **(images or {})), seed)
+    if not isinstance(side, int) or not 16 <= side <= SIDE:
+        raise ValueError(f"side={side!r}: a whole number from 16 to {SIDE} is needed")
+    load_samples()
+    root = Path(root)
+    outputs = (*SPLITS, "classes.txt", "SYNTHETIC.json")
+    claim_folder(root, "digits_single", outputs, "SYNTHETIC.json", overwrite=overwrite)
+    jobs = [(str(root), seed, s, n, side) for s in SPLITS for n in range(images[s])]
+    for _ in draw_all(_write_single, jobs, workers, progress, title="composing digits"):
+        pass
+    write_bytes(root / "classes.txt", ("\n".join(NAMES) + "\n").encode())
+    summary = {
+        "generator": "digits_single", "version": VERSION, "seed": seed, "side": side,
+        "expected": {split: {"images": images[split]} for split in SPLITS},
+    }  # fmt: skip
+    write_json(root / "SYNTHETIC.json", summary, indent=2)
+    release_folder(root)
+    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+
+
+def _write_single(job: Any) -> None:
+    root, seed, split, number, side = job
+    rng = np.random.default_rng([seed, 20 + SPLITS.index(split), number])
+    # Classes in turn, in an order of their own: as even as a number of images allows.
+    order = np.random.default_rng([seed, 30 + SPLITS.index(split), number // 10]).permutation(10)
+    digit = int(order[number % 10])
+    image, _ = draw_single(rng, split_samples(split), digit, side)
+    write_image(Path(root) / split / NAMES[digit] / f"{number:05d}.jpg", image,
+                rng.integers(80, 96))  # fmt: skip
+
+
+def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side: Any = SIDE) -> Any:
+    """Compose one scene.
+
+    Returns:
+        ``image`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size
+        ``(x, y, size)`` in pixels of the image.
+    """
+    digits, targets = load_samples()
+    paper = random_colour(rng, 165, 250, 0.5)
+    canvas = Canvas(SIDE, SIDE)
+    draw_paper(canvas, rng, paper)
+    for _ in range(rng.integers(DISTRACTORS[0], DISTRACTORS[1] + 1)):
+        draw_scribble(canvas, rng, random_ink(rng))
+    size = rng.uniform(*(SIZES if side >= SIDE // 2 else SMALL_SIZES))
+    place = rng.uniform(size * 0.5, SIDE - size * 0.5, 2)
+    sample = rng.choice(samples[targets[samples] == digit])
+    write_digit(canvas, rng, digits[sample], place, size=size, ink=random_ink(rng))
+    image = scan(canvas.image(), rng)
+    if side != SIDE:
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    scale = side / SIDE
+    return image, (place[0] * scale, place[1] * scale, size * scale)

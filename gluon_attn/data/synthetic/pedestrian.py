@@ -1,24 +1,31 @@
-"""Drawing one person whose 14 WIDER attributes can be seen.
+"""Drawing one person whose 14 WIDER attributes can be seen, and who walks through the data.
 
 ``Outfit`` says what is true of the person, ``Look`` holds everything else (pose, proportions,
 colours, distractors), so that one attribute can be toggled with all else equal.
 
-Body frame: the unit is the person's height, ``(0, 0)`` the top of the head, ``(0, 1)`` between the
-feet, ``x`` to the right of the picture.
+``Population`` draws outfits whose attribute rates follow WIDER-Attribute. Rates are positives over
+*all* boxes, unspecified ones included, because that is what the class weights published with VAA
+measure (weight = negatives / positives, unspecified counted as negative; positive rate = 1 / (1 +
+weight)). "Male" has weight 1 there, which only says "at least half"; 0.55 is an assumption.
+
+What excludes what (a skirt excludes trousers, a suit implies long sleeves, ...) is a table of sex x
+top x lower garment with zeros in the impossible cells. Iterative proportional fitting (Deming and
+Stephan, 1940) turns it into probabilities with exactly the wanted marginals. The other attributes
+are sampled given the cell, with odds scaled so that their overall rates are met too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from gluon_attn.data.synthetic.drawing import EMBLEMS, WORDS, random_colour
-from gluon_attn.data.synthetic.pedestrian_body import LONG_SLEEVED, Figure
-from gluon_attn.data.synthetic.pedestrian_head import paint_head, paint_mane
-from gluon_attn.data.synthetic.pedestrian_tops import paint_chest
+from gluon_attn.data.synthetic.figure import LONG_SLEEVED, Figure, paint_chest
+from gluon_attn.data.synthetic.head import paint_head, paint_mane
 
 ATTRIBUTES = (
     "Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal",
@@ -81,7 +88,7 @@ class Outfit:
     logo: bool = False
     stripe: bool = False
 
-    def attributes(self):
+    def attributes(self) -> tuple[bool, ...]:
         """Return the 14 truths in the order of ``ATTRIBUTES``."""
         return (
             self.male, self.long_hair, self.sunglass, self.hat, self.top == "tshirt",
@@ -91,14 +98,14 @@ class Outfit:
         )  # fmt: skip
 
 
-def _cloth(rng):
+def _cloth(rng: np.random.Generator) -> np.ndarray:
     """Return a garment colour: greys, muted and vivid ones."""
     hue, sat, val = rng.random(), rng.random() ** 1.2, rng.uniform(0.2, 0.97)
     hsv = np.array([[[hue * 180, sat * 215, val * 255]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
 
 
-def _away(colour, rng, gap=110):
+def _away(colour: Any, rng: np.random.Generator, gap: float = 110) -> np.ndarray:
     """Return a colour that differs clearly from ``colour``: print must be visible."""
     for _ in range(20):
         other = random_colour(rng, 5, 250)
@@ -107,7 +114,7 @@ def _away(colour, rng, gap=110):
     return np.where(colour.mean() > 127, 20.0, 240.0) * np.ones(3, np.float32)
 
 
-def sample_look(rng, back=False):
+def sample_look(rng: np.random.Generator, back: bool = False) -> SimpleNamespace:
     """Return everything about a person but the outfit, as a namespace of plain values.
 
     Args:
@@ -123,7 +130,7 @@ def sample_look(rng, back=False):
     return look
 
 
-def _pose(rng):
+def _pose(rng: np.random.Generator) -> dict[str, Any]:
     arms = [[rng.uniform(0.05, 0.5), rng.uniform(-0.5, 0.45)] for _ in range(2)]
     if rng.random() < 0.1:  # raised
         arms[1] = [rng.uniform(2.3, 2.8), rng.uniform(-0.2, 0.6)]
@@ -142,7 +149,7 @@ def _pose(rng):
     }
 
 
-def _head_look(rng):
+def _head_look(rng: np.random.Generator) -> Any:
     return {
         "skin": SKIN[rng.integers(6)] * rng.uniform(0.92, 1.05),
         "hair": HAIR[rng.integers(6)] + rng.uniform(-8, 8, 3),
@@ -159,7 +166,7 @@ def _head_look(rng):
     }
 
 
-def _clothes_look(rng):
+def _clothes_look(rng: np.random.Generator) -> Any:
     trousers = _cloth(rng) * 0.8
     if rng.random() < 0.4:  # blue, but not denim
         trousers = np.array([45, 65, 120]) + rng.uniform(-20, 20, 3)
@@ -179,11 +186,11 @@ def _clothes_look(rng):
         "shoe": rng.uniform(20, 240, 3) if bright else rng.uniform(15, 60, 3),
         "suit": SUITS[rng.integers(6)],
         "suit_skirt": rng.random() < 0.5,
-        "tie": _away(np.float32([235, 235, 235]), rng),
+        "tie": _away(np.array([235, 235, 235], np.float32), rng),
     }
 
 
-def _print_look(rng):
+def _print_look(rng: np.random.Generator) -> Any:
     return {
         "logo_kind": _one_of(rng, EMBLEMS),
         "logo_word": _one_of(rng, WORDS),
@@ -194,7 +201,7 @@ def _print_look(rng):
     }
 
 
-def _extras_look(rng):
+def _extras_look(rng: np.random.Generator) -> Any:
     """The near misses worn by people who lack the attribute, and things carried."""
     return {
         "glasses": rng.random() < 0.25,
@@ -209,11 +216,11 @@ def _extras_look(rng):
     }
 
 
-def _one_of(rng, values):
+def _one_of(rng: np.random.Generator, values: Any) -> Any:
     return values[rng.integers(len(values))]
 
 
-def _choice(rng, **odds):
+def _choice(rng: np.random.Generator, **odds: Any) -> Any:
     """Return one of the names with its probability, or None with what is left."""
     draw = rng.random()
     for name, p in odds.items():
@@ -223,7 +230,7 @@ def _choice(rng, **odds):
     return None
 
 
-def draw_person(outfit, look, height):
+def draw_person(outfit: Any, look: Any, height: float) -> Any:
     """Draw one person.
 
     Args:
@@ -249,7 +256,7 @@ def draw_person(outfit, look, height):
     return rgb, alpha, regions
 
 
-def _paint(figure):
+def _paint(figure: Any) -> None:
     """Paint from back to front; the arm on the far side goes behind the torso."""
     outfit, look = figure.outfit, figure.look
     far = 0 if figure.sin < 0 else 1
@@ -267,3 +274,148 @@ def _paint(figure):
     paint_head(figure)
     if look.bag and (look.bag != "backpack" or look.back):
         figure.bag()
+
+
+RATES = {
+    "Male": 0.55, "longHair": 0.224, "sunglass": 0.051, "Hat": 0.228, "Tshirt": 0.217,
+    "longSleeve": 0.467, "formal": 0.074, "shorts": 0.147, "jeans": 0.085, "longPants": 0.364,
+    "skirt": 0.102, "faceMask": 0.034, "logo": 0.266, "stripe": 0.053,
+}  # fmt: skip
+
+# Share of people whose label is lost, or recorded as negative, because the part is hidden, small or
+# seen from behind, measured on such scenes. Truths are sampled more often by this much.
+HIDDEN = {
+    "Male": 0.08, "longHair": 0.02, "sunglass": 0.02, "Hat": 0.02, "Tshirt": 0.02,
+    "longSleeve": 0.02, "formal": 0.02, "shorts": 0.17, "jeans": 0.17, "longPants": 0.17,
+    "skirt": 0.17, "faceMask": 0.02, "logo": 0.02, "stripe": 0.02,
+}  # fmt: skip
+
+
+def truth_rate(name: str) -> float:
+    """Return how often ``name`` must be true for its *recorded* rate to be ``RATES[name]``."""
+    return RATES[name] / (1.0 - HIDDEN[name])
+
+
+def fit_table(table: Any, marginals: Any, rounds: int = 200) -> np.ndarray:
+    """Scale ``table`` until it has the given marginals, keeping its zeros and odds ratios.
+
+    Args:
+        table: Non-negative array, one axis per variable.
+        marginals: One probability vector per axis.
+        rounds: Sweeps over the axes.
+
+    Raises:
+        ValueError: If the zeros make the marginals unreachable.
+    """
+    table = np.array(table, np.float64)
+    for _ in range(rounds):
+        for axis, wanted in enumerate(marginals):
+            others = tuple(i for i in range(table.ndim) if i != axis)
+            shape = [-1 if i == axis else 1 for i in range(table.ndim)]
+            have = table.sum(others)
+            ratio = np.divide(wanted, have, out=np.zeros_like(have), where=have > 0)
+            table *= ratio.reshape(shape)
+    for axis, wanted in enumerate(marginals):
+        others = tuple(i for i in range(table.ndim) if i != axis)
+        if not np.allclose(table.sum(others), wanted, atol=1e-4):
+            raise ValueError(f"no table with these zeros has the marginal {wanted} on axis {axis}")
+    return table
+
+
+def _marginals() -> list[np.ndarray]:
+    tshirt, long_, suit = (truth_rate(n) for n in ("Tshirt", "longSleeve", "formal"))
+    robe = 0.06
+    rest = 1.0 - tshirt - long_
+    shares = {"polo": 0.42, "tank": 0.37, "gown": 0.11, "bare": 0.10}
+    tops = {"suit": suit, "tshirt": tshirt, "long": long_ - suit - robe, "robe": robe}
+    tops.update({name: rest * share for name, share in shares.items()})
+    shorts, jeans, skirt, trousers = (
+        truth_rate(n) for n in ("shorts", "jeans", "skirt", "longPants")
+    )
+    lowers = {
+        "shorts": shorts,
+        "skirt": skirt,
+        "jeans": jeans * 0.55,
+        "cropped_jeans": jeans * 0.45,
+    }
+    lowers.update(long=trousers - jeans * 0.55, robe=robe + rest * shares["gown"])
+    lowers["swim"] = 0.04
+    lowers["capri"] = 1.0 - sum(lowers.values())
+    male = truth_rate("Male")
+    return [
+        np.array([1 - male, male]),
+        np.array([tops[t] for t in TOPS]),
+        np.array([lowers[name] for name in LOWERS]),
+    ]
+
+
+def _affinity() -> np.ndarray:
+    """Return the unscaled table ``(sex, top, lower)``: 0 impossible, 1 usual."""
+    table = np.ones((2, len(TOPS), len(LOWERS)))
+    top, low = {n: i for i, n in enumerate(TOPS)}, {n: i for i, n in enumerate(LOWERS)}
+    table[:, :, low["robe"]] = 0
+    for whole in ("robe", "gown"):
+        table[:, top[whole]] = 0
+        table[:, top[whole], low["robe"]] = 1
+    table[:, top["suit"]] = 0
+    table[:, top["suit"], low["long"]] = 1
+    table[0, top["suit"], low["skirt"]] = 1
+    table[:, top["bare"], low["skirt"]] = 0
+    table[:, top["long"], low["swim"]] = 0
+    table[:, top["tank"], low["shorts"]] = 2
+    table[:, top["long"], low["shorts"]] = 0.4
+    table[:, :, low["swim"]] *= 0.5
+    table[:, top["bare"], low["swim"]] = 3
+    table[1, :, low["skirt"]] = 0
+    table[1, top["gown"]] = 0
+    table[0, top["bare"]] = 0
+    table[1, top["suit"]] *= 3
+    return table
+
+
+_ODDS = {  # how much likelier than usual, by (sex, top); the overall rate is fitted
+    "longHair": lambda male, top: 0.1 if male else 1.0,
+    "Hat": lambda male, top: (1.3 if male else 0.9) * (0.3 if top == "suit" else 1.0),
+    "sunglass": lambda male, top: 2.0 if top in ("tank", "bare") else 1.0,
+    "faceMask": lambda male, top: 2.0 if top in ("long", "robe") else 0.7,
+    "logo": lambda male, top: {"tshirt": 2.2, "long": 1.2, "polo": 1.0, "tank": 1.0}.get(top, 0.0),
+    "stripe": lambda male, top: {"tshirt": 1.4, "long": 1.0, "polo": 1.3, "tank": 0.8}.get(
+        top, 0.0
+    ),
+}
+
+
+class Population:
+    """Draws outfits. Build once; ``sample`` costs microseconds."""
+
+    def __init__(self) -> None:
+        self.table = fit_table(_affinity(), _marginals())
+        by_sex_top = self.table.sum(2)
+        self.chance = {}
+        for name, odds in _ODDS.items():
+            weight = np.array([[odds(bool(sex), top) for top in TOPS] for sex in (0, 1)])
+            self.chance[name] = _scale_odds(weight, by_sex_top, truth_rate(name))
+        self._flat = np.cumsum(self.table.ravel() / self.table.sum())
+
+    def sample(self, rng: np.random.Generator) -> Outfit:
+        """Return an ``Outfit``."""
+        cell = min(int(np.searchsorted(self._flat, rng.random())), self._flat.size - 1)
+        sex, top, lower = np.unravel_index(cell, self.table.shape)
+        true = {name: bool(rng.random() < p[sex, top]) for name, p in self.chance.items()}
+        return Outfit(
+            male=bool(sex), top=TOPS[top], lower=LOWERS[lower], long_hair=true["longHair"],
+            sunglass=true["sunglass"], hat=true["Hat"], mask=true["faceMask"],
+            logo=true["logo"], stripe=true["stripe"],
+        )  # fmt: skip
+
+
+def _scale_odds(weight: Any, cells: Any, rate: float) -> np.ndarray:
+    """Return probabilities proportional to ``weight`` (capped at 0.9) with overall ``rate``."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (np.minimum(weight * middle, 0.9) * cells).sum() < rate:
+            low = middle
+        else:
+            high = middle
+    return np.minimum(weight * low, 0.9)

@@ -1,13 +1,17 @@
 """A synthetic pedestrian data set in the official on-disk format of WIDER-Attribute.
 
 Scenes of one to six people are drawn with all 14 attributes visible, so that the real reader, the
-training and the demonstration can be exercised without the real pictures. The attributes' rates and
-their order are WIDER's (``population``); everything else about the pictures is invented.
+training and the demonstration can be exercised without the real images. The attributes' rates and
+their order are WIDER's (``population``); everything else about the images is invented.
 
 Labels are 1 positive, -1 negative, 0 unspecified. A label becomes unspecified when the part that
-shows it is hidden behind someone, behind an object or outside the picture; "Male" also for some
+shows it is hidden behind someone, behind an object or outside the image; "Male" also for some
 people who are small or seen from behind. Hidden legs are recorded as negative half of
 the time: real annotators do either (an assumption, as are the shares).
+
+``write_tasks`` packs the same people with tasks of clearly different difficulty, data for AWMT:
+real imbalance (rates as in WIDER-Attribute), small and large details, and labels of which a share
+is wrong in the training and validation splits. The test split keeps its true labels.
 """
 
 from __future__ import annotations
@@ -15,26 +19,42 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
 
+from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.files import write_json
-from gluon_attn.data.synthetic.drawing import ellipse
-from gluon_attn.data.synthetic.generate import (
+from gluon_attn.data.base import DATASETS
+from gluon_attn.data.packing import pack
+from gluon_attn.data.synthetic.drawing import (
+    SPLITS,
+    Canvas,
+    check_images,
     claim_folder,
     draw_all,
+    ellipse,
     release_folder,
     write_image,
-)  # fmt: skip
-from gluon_attn.data.synthetic.pedestrian import ATTRIBUTES, draw_person, sample_look
-from gluon_attn.data.synthetic.population import Population
+)
+from gluon_attn.data.synthetic.pedestrian import (
+    ATTRIBUTES,
+    Population,
+    draw_person,
+    sample_look,
+)
 from gluon_attn.data.synthetic.scenery import paint_background, paint_occluder
+from gluon_attn.data.views import ChosenAttributes
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
-SPLITS = ("train", "val", "test")
 OUTPUTS = ("Anno", "Image", "SYNTHETIC.json")  # what the folder of a finished data set holds
-IMAGES = {"train": 1000, "val": 200, "test": 300}
+IMAGES = {  # of each generator, by default
+    "synthetic": {"train": 1000, "val": 200, "test": 300},
+    "tasks": {"train": 500, "val": 150, "test": 300},
+}
 # The 30 scenes of WIDER-Attribute keep the numbers they have among the 61 events of WIDER
 SCENES = {
     0: "Parade", 1: "Handshaking", 3: "Riot", 4: "Dancing", 6: "Funeral", 7: "Cheering",
@@ -62,42 +82,44 @@ PART = {
 LOWER = ("shorts", "jeans", "longPants", "skirt")
 _population = None
 
-log = logging.getLogger(__name__)
 
-
-def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, progress=True):
+def write_synthetic(
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    workers: int | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Draw the data set and write it as WIDER-Attribute is published.
 
     Files: ``Anno/wider_attribute_trainval.json``, ``Anno/wider_attribute_test.json``,
     ``Image/<split>/<number>--<scene>/*.jpg`` and ``SYNTHETIC.json`` (generator, version, seed and
     the expected numbers of images and boxes). Annotations are written last: a run that was
-    interrupted leaves none, and the next call starts it over. Every picture has its own random
+    interrupted leaves none, and the next call starts it over. Every image has its own random
     stream, so the files do not depend on ``workers``.
 
     Args:
-        root: Folder to write to.
-        images: Number of images per split, ``{"train": n, "val": n, "test": n}``; a person more or
-            less than three per image.
+        images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
         seed: Integer >= 0.
         workers: Processes; ``None`` takes one per usable core. They are started by "spawn", so a
             script that asks for several needs the usual ``if __name__ == "__main__"``.
         overwrite: Whether to replace a finished synthetic data set.
-        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         A report: ``expected`` (per split: images, boxes), ``positive_rate`` and
         ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
 
     Raises:
-        FileExistsError: If ``root`` holds a data set and ``overwrite`` is false, or holds files
-            that this generator did not write.
-        ValueError: If ``images`` or ``seed`` is invalid.
+        FileExistsError: ``root`` holds something that may not be replaced.
+        ValueError: ``images`` or ``seed`` is invalid.
     """
-    images = _check(images, seed)
+    images = check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
-    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite)
+    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
     jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, "drawing pedestrians"))
+    records = list(draw_all(_write_scene, jobs, workers, progress, title="drawing pedestrians"))
     by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}
     expected = {
         s: {"images": len(r), "boxes": sum(len(i["targets"]) for i in r)}
@@ -111,23 +133,11 @@ def write_synthetic(root, images=None, seed=0, workers=None, overwrite=False, pr
     release_folder(root)
     report = dict(summary, root=str(root), seconds=time.perf_counter() - started)
     report.update(_rates(records))
-    log.info("%s: %s in %.0f s", root, expected, report["seconds"])
+    logger.info("%s: %s in %.0f s", root, expected, report["seconds"])
     return report
 
 
-def _check(images, seed):
-    images = dict(IMAGES if images is None else images)
-    if sorted(images) != sorted(SPLITS):
-        raise ValueError(f"images has the splits {sorted(images)}; it needs exactly {SPLITS}")
-    for split, count in images.items():
-        if not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"images[{split!r}]={count!r}: a whole number >= 1 is needed")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: a whole number >= 0 is needed")
-    return {split: int(images[split]) for split in SPLITS}
-
-
-def _write_annotation(root, part, records):
+def _write_annotation(root: Any, part: str, records: list) -> None:
     document = {
         "images": records,
         "attribute_id_map": {str(i): name for i, name in enumerate(ATTRIBUTES)},
@@ -136,7 +146,7 @@ def _write_annotation(root, part, records):
     write_json(root / "Anno" / f"wider_attribute_{part}.json", document, indent=None)
 
 
-def _rates(records):
+def _rates(records: list) -> dict[str, Any]:
     labels = np.array([t["attribute"] for r in records for t in r["targets"]]).reshape(
         -1, len(ATTRIBUTES)
     )
@@ -147,22 +157,22 @@ def _rates(records):
     }
 
 
-def _write_scene(job):
+def _write_scene(job: Any) -> Any:
     root, seed, split, number = job
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    picture, targets, place = draw_scene(rng)
+    image, targets, place = draw_scene(rng)
     scene = int(rng.choice(PLACE_SCENES[place]))
     name = SCENES[scene]
     file_name = f"{split}/{scene}--{name}/{scene}_{name}_{place}_{scene}_{number}.jpg"
-    write_image(Path(root) / "Image" / file_name, picture, rng.integers(45, 93))
+    write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
     return {"file_name": file_name, "scene_id": scene, "targets": targets}
 
 
-def draw_scene(rng):
+def draw_scene(rng: np.random.Generator) -> Any:
     """Draw one scene.
 
     Returns:
-        ``picture`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
+        ``image`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
         the annotation file) and the name of the place.
     """
     global _population
@@ -177,10 +187,12 @@ def draw_scene(rng):
     return _photograph(scene.canvas.image(), rng), targets, place
 
 
-def _places(rng, height, width, horizon):
+def _places(rng: np.random.Generator, height: int, width: float, horizon: float) -> Any:
     """Return ``(x, feet, size)`` of one to six people, far ones first."""
     count = 1 + rng.choice(6, p=[0.14, 0.26, 0.25, 0.17, 0.11, 0.07])
-    base, taken, found = rng.uniform(0.38, 0.84) * height, [], []
+    base = rng.uniform(0.38, 0.84) * height
+    taken: list[tuple[Any, float]] = []
+    found: list[tuple[float, float, float]] = []
     for _ in range(count):
         tall = float(np.clip(base * rng.uniform(0.8, 1.2), 80, 260))
         near = tall / (0.9 * height)
@@ -200,13 +212,14 @@ def _places(rng, height, width, horizon):
 
 
 class _Scene:
-    """A picture that remembers which pixel belongs to whom."""
+    """An image that remembers which pixel belongs to whom."""
 
-    def __init__(self, canvas, rng):
-        self.canvas, self.rng, self.people = canvas, rng, []
+    def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
+        self.canvas, self.rng = canvas, rng
+        self.people: list[Any] = []
         self.owner = np.full(canvas.alpha.shape, -1, np.int16)
 
-    def add(self, outfit, x, feet, tall):
+    def add(self, outfit: Any, x: float, feet: float, tall: float) -> None:
         """Draw a person whose feet stand at ``(x, feet)`` in front of everyone so far."""
         rng = self.rng
         plain = not (outfit.sunglass or outfit.mask or outfit.top == "suit" or outfit.logo)
@@ -216,17 +229,17 @@ class _Scene:
         left, top = int(round(x - tall * 0.6)), int(round(feet - tall * 1.34))
         self._shadow(x, feet, tall)
         spot, part = _overlap(self.owner.shape, alpha.shape, left, top)
-        under = self.canvas.rgb[(slice(None), *spot)]
+        under = self.canvas.rgb[(slice(None), spot[0], spot[1])]
         under *= 1.0 - alpha[part]
         under += rgb[part].transpose(2, 0, 1)
         self.owner[spot][alpha[part] > 0.5] = len(self.people)
         self.people.append((outfit, back, alpha > 0.5, (left, top), regions, tall))
 
-    def _shadow(self, x, feet, tall):
+    def _shadow(self, x: float, feet: float, tall: float) -> None:
         shade = ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
         self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
 
-    def obstruct(self):
+    def obstruct(self) -> None:
         """Perhaps put an object in front of one of the people."""
         rng = self.rng
         if rng.random() > 0.28:
@@ -236,12 +249,12 @@ class _Scene:
         middle, half = left + (x0 + x1) / 2, tall * rng.uniform(0.25, 0.5)
         edge = top + y0 + tall * rng.uniform(0.05, 0.3)
         height, width = self.owner.shape
-        thing = paint_occluder(rng, height, width, edge, middle - half, middle + half)
+        thing = paint_occluder(rng, height, width, edge, left=middle - half, right=middle + half)
         self.canvas.rgb *= 1.0 - thing.alpha
         self.canvas.rgb += thing.rgb
         self.owner[thing.alpha > 0.5] = -2
 
-    def targets(self):
+    def targets(self) -> list[dict[str, Any]]:
         """Return the annotation of everyone who can be seen well enough to have been noticed."""
         found = []
         for number, person in enumerate(self.people):
@@ -251,7 +264,7 @@ class _Scene:
                 found.append({"attribute": self._labels(person, seen), "bbox": box})
         return found
 
-    def _seen(self, number, person):
+    def _seen(self, number: int, person: Any) -> Any:
         """Return, per region, the part of the person's pixels that is in view."""
         _, _, mask, (left, top), regions, _ = person
         spot, part = _overlap(self.owner.shape, mask.shape, left, top)
@@ -264,7 +277,7 @@ class _Scene:
             seen[name] = visible[y0:y1, x0:x1].sum() / total if total else 0.0
         return seen
 
-    def _labels(self, person, seen):
+    def _labels(self, person: Any, seen: dict) -> list[int]:
         outfit, back, _, _, _, tall = person
         rng = self.rng
         labels = [1 if true else -1 for true in outfit.attributes()]
@@ -274,12 +287,12 @@ class _Scene:
                 labels[i] = -1 if name in LOWER and record_hidden else 0
         if rng.random() < (0.4 if back else 0.15 if tall < 110 else 0.03):
             labels[0] = 0
-        if back:  # nobody can tell what the face wears
+        if back:  # what the face wears cannot be told
             labels[2], labels[11] = 0, 0
         return labels
 
-    def _box(self, person):
-        """Return ``[x, y, w, h]``; cut by the picture, it may stick out a little."""
+    def _box(self, person: Any) -> list[int] | None:
+        """Return ``[x, y, w, h]``; cut by the image, it may stick out a little."""
         _, _, mask, (left, top), _, tall = person
         rng, (height, width) = self.rng, self.owner.shape
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -298,8 +311,8 @@ class _Scene:
         return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _overlap(size, patch, left, top):
-    """Return the slices of a picture and of a patch laid on it at ``(left, top)``."""
+def _overlap(size: Any, patch: Any, left: Any, top: Any) -> Any:
+    """Return the slices of an image and of a patch laid on it at ``(left, top)``."""
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + patch[0], size[0]), min(left + patch[1], size[1])
     y1, x1 = max(y1, y0), max(x1, x0)
@@ -307,22 +320,83 @@ def _overlap(size, patch, left, top):
     return spot, (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
-def _photograph(rgb, rng):
-    """Return the picture as a camera would: uneven light, colour cast, blur, noise."""
+def _photograph(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image as a camera would: uneven light, colour cast, blur, noise."""
     height, width = rgb.shape[:2]
     slope = rng.uniform(-0.25, 0.25, 2)
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     light = rng.uniform(0.55, 1.1) * (1 + slope[0] * x[None] + slope[1] * y[:, None])
     cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
-    picture = rgb * (light.astype(np.float32)[..., None] * cast)
+    image = rgb * (light.astype(np.float32)[..., None] * cast)
     if rng.random() < 0.3:  # a cheap sensor
         share = rng.uniform(0.5, 0.8)
-        small = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.3))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3))
     elif rng.random() < 0.15:  # camera shake
-        picture = cv2.blur(picture, (int(rng.integers(2, 5)), 1))
+        image = cv2.blur(image, (int(rng.integers(2, 5)), 1))
     grain = rng.standard_normal((height, width, 1), np.float32)
-    picture += grain * np.float32(rng.uniform(0.5, 5))
-    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+    image += grain * np.float32(rng.uniform(0.5, 5))
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
+
+
+# Task and share of flipped labels in train and val, in the data set's order. Positives: from 10 %
+# (skirt) to 55 % (Male); a logo is a few pixels wide, a sleeve is not.
+TASKS = {"Male": 0.2, "Hat": 0.1, "longSleeve": 0.0, "skirt": 0.0, "logo": 0.0}
+TASK_SIZE = 56  # pixels of the packed people
+
+
+def write_tasks(
+    root: Any,
+    images: Any = None,
+    seed: int = 0,
+    workers: int | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Draw people, choose their tasks, flip labels and pack; ``root`` is then a packed data set.
+
+    The scenes stay in ``root/scenes``, with all attributes and true labels. Arguments, report and
+    errors are those of :func:`write_synthetic`; missing splits take ``IMAGES["tasks"]``.
+    """
+    root, started = Path(root), time.perf_counter()
+    packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
+    claim_folder(
+        root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite=overwrite
+    )
+    scenes = root / "scenes"
+    images = dict(IMAGES["tasks"], **(images or {}))
+    expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
+    for split in SPLITS:
+        pack_split(scenes, split, root, seed, progress=progress)
+    summary = {
+        "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
+        "expected": expected,
+    }  # fmt: skip
+    write_json(root / "SYNTHETIC.json", summary, indent=2)
+    release_folder(root)
+    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+
+
+def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:
+    """Pack the tasks of the people of one split, their labels flipped but in the test split.
+
+    ``scenes`` is the folder of a WIDER-Attribute tree, ``seed`` that of the flipped labels.
+    """
+    people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
+    people = ChosenAttributes(people, list(TASKS))
+    if split != "test":
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        people.raw = flip_labels(people.raw, people.names, rng)
+    pack(people, Path(root) / split, size=TASK_SIZE, train_size=TASK_SIZE - 2, progress=progress)
+
+
+def flip_labels(raw: np.ndarray, names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Return raw labels of which each attribute's share in ``TASKS`` has changed sign.
+
+    ``raw`` is ``(n, len(names))``: 1, -1, or 0 where nothing is known, which stays.
+    """
+    share = np.array([TASKS[name] for name in names])
+    return np.where(rng.random(raw.shape) < share, -raw, raw).astype(raw.dtype)

@@ -1,11 +1,13 @@
 """Where synthetic pedestrians stand, and what stands in front of them.
 
 Distractors are there on purpose: stripes, emblems, posters with faces (some with sunglasses) and
-hat-like shapes appear away from any person, so that a texture found anywhere in the picture does
+hat-like shapes appear away from any person, so that a texture found anywhere in the image does
 not give an attribute away.
 """
 
 from __future__ import annotations
+
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -26,7 +28,7 @@ PLACES = ("street", "park", "indoor", "stadium", "shop", "beach")
 OCCLUDERS = ("hedge", "barrier", "desk", "crate", "pole", "sign")
 
 
-def paint_background(rng, height, width):
+def paint_background(rng: np.random.Generator, height: int, width: int) -> Any:
     """Return an opaque ``Canvas`` showing a random place, its horizon, and the place's name."""
     place = PLACES[rng.integers(len(PLACES))]
     canvas = Canvas(height, width, relief=3.0)
@@ -50,20 +52,20 @@ def paint_background(rng, height, width):
     return canvas, horizon, place
 
 
-def _dirt(rng, height, width):
+def _dirt(rng: np.random.Generator, height: int, width: int) -> Callable[..., np.ndarray]:
     """Return a texture of smooth blotches and fine grain, as asphalt or grass has."""
     coarse = rng.normal(0, 9, (max(2, height // 24), max(2, width // 24))).astype(np.float32)
-    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    noise: Any = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     noise += rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(1, 6))
 
-    def texture(x, y, fill):
+    def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
         y0, x0 = int(y[0, 0]), int(x[0, 0])
         return fill + noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
 
     return texture
 
 
-def _street(canvas, rng, horizon):
+def _street(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     x, width = -20.0, canvas.alpha.shape[1]
     while x < width:
         w, top = rng.uniform(50, 130), horizon * rng.uniform(-0.1, 0.6)
@@ -81,7 +83,7 @@ def _street(canvas, rng, horizon):
     _crowd(canvas, rng, horizon, rng.integers(0, 6))
 
 
-def _park(canvas, rng, horizon):
+def _park(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     for _ in range(rng.integers(3, 8)):
         x, size = rng.uniform(0, width), rng.uniform(25, 60)
@@ -96,7 +98,7 @@ def _park(canvas, rng, horizon):
     _crowd(canvas, rng, horizon, rng.integers(0, 4))
 
 
-def _indoor(canvas, rng, horizon):
+def _indoor(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     wall = random_colour(rng, 110, 240, 0.35)
     panel = stripes(rng.uniform(25, 80), rng.choice([0.0, 0.0, np.pi / 2]), wall * 0.88, 0.5)
@@ -113,7 +115,7 @@ def _indoor(canvas, rng, horizon):
         _poster(canvas, rng, horizon)
 
 
-def _stadium(canvas, rng, horizon):
+def _stadium(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     canvas.paint([rect(-2, -2, width + 2, horizon)], random_colour(rng, 70, 150, 0.3))
     palette = [random_colour(rng, vivid=0.7) for _ in range(4)]
@@ -122,10 +124,10 @@ def _stadium(canvas, rng, horizon):
         canvas.paint([ellipse(x, y, 3, 4, points=8) for x, y in spots], colour)
     canvas.paint([rect(-2, horizon - 10, width + 2, horizon + 4)], random_colour(rng))
     for x in np.arange(rng.uniform(0, 60), width, 90):
-        emblem(canvas, (x, horizon - 3), 6, random_colour(rng), *_sign(rng))
+        emblem(canvas, (x, horizon - 3), 6, random_colour(rng), **_sign(rng))
 
 
-def _shop(canvas, rng, horizon):
+def _shop(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     canvas.paint([rect(-2, -2, width + 2, horizon + 8)], random_colour(rng, 100, 220, 0.35))
     awning = stripes(rng.uniform(9, 22), 0.0, random_colour(rng))
@@ -137,10 +139,10 @@ def _shop(canvas, rng, horizon):
         y, r, colour = horizon * rng.uniform(0.55, 0.85), rng.uniform(6, 12), random_colour(rng)
         dome = ellipse(x, y, r * 0.6, r * 0.7, start=np.pi, stop=2 * np.pi)
         canvas.paint([dome, ellipse(x, y, r, r * 0.25)], colour, 0.3)
-    emblem(canvas, (width / 2, horizon * 0.22), horizon * 0.1, random_colour(rng), *_sign(rng))
+    emblem(canvas, (width / 2, horizon * 0.22), horizon * 0.1, random_colour(rng), **_sign(rng))
 
 
-def _beach(canvas, rng, horizon):
+def _beach(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     sea = np.array([65, 125, 160]) + rng.uniform(-18, 18, 3)
     canvas.paint(
@@ -154,7 +156,7 @@ def _beach(canvas, rng, horizon):
     _crowd(canvas, rng, horizon, rng.integers(0, 4))
 
 
-def _crowd(canvas, rng, horizon, count):
+def _crowd(canvas: Canvas, rng: np.random.Generator, horizon: float, count: int) -> None:
     """Far-away people, too small to be annotated."""
     for _ in range(count):
         x, h = rng.uniform(0, canvas.alpha.shape[1]), rng.uniform(18, 32)
@@ -168,11 +170,11 @@ def _crowd(canvas, rng, horizon, count):
         canvas.paint([ellipse(x, y - h * 0.95, h * 0.09, h * 0.11)], (190, 150, 125))
 
 
-def _sign(rng):
-    return EMBLEMS[rng.integers(len(EMBLEMS))], WORDS[rng.integers(len(WORDS))]
+def _sign(rng: np.random.Generator) -> dict[str, str]:
+    return {"kind": EMBLEMS[rng.integers(len(EMBLEMS))], "word": WORDS[rng.integers(len(WORDS))]}
 
 
-def _poster(canvas, rng, horizon):
+def _poster(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     """A poster, banner or cloth: a face, an emblem, stripes or a patch of print."""
     width = canvas.alpha.shape[1]
     w, h = rng.uniform(22, 60), rng.uniform(24, 60)
@@ -183,7 +185,7 @@ def _poster(canvas, rng, horizon):
     canvas.paint([rect(x, y, x + w, y + h)], paper, 0.1, bars if kind == 0 else None)
     cx, cy, r = x + w / 2, y + h / 2, min(w, h) * 0.3
     if kind == 1:
-        emblem(canvas, (cx, cy), r, ink, *_sign(rng))
+        emblem(canvas, (cx, cy), r, ink, **_sign(rng))
     elif kind == 2:
         canvas.paint([ellipse(cx, cy - r * 0.2, r, r * 1.15)], ink * 0.5)
         canvas.paint(
@@ -216,7 +218,9 @@ _FURNITURE = {
 }  # fmt: skip
 
 
-def paint_occluder(rng, height, width, top, left, right):
+def paint_occluder(
+    rng: np.random.Generator, height: int, width: int, top: Any, *, left: Any, right: float
+) -> Canvas:
     """Return a ``Canvas`` with one object in the foreground.
 
     Args:
@@ -251,5 +255,5 @@ def paint_occluder(rng, height, width, top, left, right):
         if kind == "desk":
             canvas.paint([rect(left - 5, top - 3, right + 5, top + 6)], colour * 1.2, 0.3)
         else:
-            emblem(canvas, ((left + right) / 2, top + 20), 10, random_colour(rng), *_sign(rng))
+            emblem(canvas, ((left + right) / 2, top + 20), 10, random_colour(rng), **_sign(rng))
     return canvas

@@ -12,8 +12,8 @@ from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.export import export_model
-from gluon_attn.export.onnx_model import OnnxVariant
-from gluon_attn.export.variants import add_variants
+from gluon_attn.export.onnx import OnnxVariant
+from gluon_attn.export.writer import add_variants
 from gluon_attn.nets.count import count
 from gluon_attn.papers.autola.genotype import GENOTYPES, OPERATIONS, of_operations, save_genotype
 from gluon_attn.papers.autola.hoga import HOGA, REDUCTIONS, SEARCH_REDUCTIONS
