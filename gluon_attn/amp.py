@@ -16,16 +16,16 @@ Three parts:
 from __future__ import annotations
 
 import logging
-from types import TracebackType
-from typing import Any, Tuple
+from typing import Any
 
 import mxnet as mx
 import numpy as np
+import numpy.typing as npt
 from mxnet import gluon
 from mxnet.gluon.block import _flatten, _regroup
 
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.nets.graphs import Graph, GraphBlock, copy_into
+from gluon_attn.nets.graph import Entry, Graph, GraphBlock, Node
 from gluon_attn.runtime import cpu_flags, has_avx512
 
 KINDS = ("none", "bfloat16", "float16")
@@ -37,8 +37,6 @@ _MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
 _FOLLOWING = ("BatchNorm", "Pooling", "relu")
 
 logger = logging.getLogger(__name__)
-
-Entry = Tuple[int, int]
 
 
 def require(kind: str, ctx: list[mx.Context]) -> None:
@@ -63,10 +61,6 @@ def require(kind: str, ctx: list[mx.Context]) -> None:
 class MixedPrecision:
     """The precision in which a method trains; blocks compute in it inside a ``with`` statement.
 
-    Args:
-        kind: One of ``KINDS``.
-        ctx: Contexts that train.
-
     Attributes:
         scaler: :class:`LossScaler` for float16; else None.
 
@@ -89,12 +83,7 @@ class MixedPrecision:
         self.active = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.active = False
 
     def install(self, block: gluon.HybridBlock) -> gluon.HybridBlock:
@@ -165,20 +154,20 @@ def low_layers(
         symbols: Graph of a float32 net.
         shapes: Of its inputs, by name. Which layers are low depends on nothing else, so a resumed
             run has the same.
-        kind: 'bfloat16' or 'float16'.
     """
     graph, _ = Graph.of(symbols)
     if kind == "float16":
-        return frozenset(node["name"] for node in graph.nodes if node["op"] in _MULTIPLYING)
+        return frozenset(node.name for node in graph.nodes if node.op in _MULTIPLYING)
     internals = mx.sym.Group(symbols).get_internals()
     _, outputs, _ = internals.infer_shape_partial(**shapes)
     known = dict(zip(internals.list_outputs(), outputs))
     found = []
     for node in graph.nodes:
-        if node["op"] == "Convolution":
-            weight = known[graph.nodes[node["inputs"][1][0]]["name"]]
-            if _fast_in_bfloat16(node["attrs"], weight, known[f"{node['name']}_output"]):
-                found.append(node["name"])
+        if node.op == "Convolution":
+            made = graph.nodes[node.inputs[1][0]]
+            weight = known[made.name + ("" if made.op == "null" else "_output")]
+            if _fast_in_bfloat16(node.attrs, weight, known[f"{node.name}_output"]):
+                found.append(node.name)
     return frozenset(found)
 
 
@@ -204,18 +193,17 @@ def lowered(
     Args:
         symbols: Graph of a net, with one output each.
         layers: Names of convolutions and dense layers; see :func:`low_layers`.
-        kind: 'bfloat16' or 'float16'.
 
     Returns:
-        ``(graph, entries)`` of the outputs, on the same variables.
+        The graph and the entries of its outputs, on the same variables.
     """
     source, wanted = Graph.of(symbols)
     target = Graph()
     cast = _Casts(target)
 
-    def rewrite(number: int, node: dict, inputs: list[Entry]) -> Entry:
-        if node["op"] in _MULTIPLYING:
-            low = inputs if node["name"] in layers else []
+    def rewrite(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry:
+        if node.op in _MULTIPLYING:
+            low = inputs if node.name in layers else []
         else:
             low = _followed(node, inputs, cast.low)
         given = [cast(entry, kind if entry in low else FLOAT32) for entry in inputs]
@@ -224,30 +212,24 @@ def lowered(
             cast.low.add(entry)
         return entry
 
-    entries = copy_into(target, source, wanted, {}, rewrite)
+    entries = target.take(source, wanted, {}, rewrite)
     return target, [cast(entry, FLOAT32) for entry in entries]
 
 
-def _followed(node: dict, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
+def _followed(node: Node, inputs: list[Entry], low: set[Entry]) -> list[Entry]:
     """Return which inputs of a layer without weights are taken in the lower precision."""
-    if node["op"] == "elemwise_add":
+    if node.op == "elemwise_add":
         return inputs if low.intersection(inputs) else []
-    attrs = node["attrs"]
-    relu = node["op"] == "Activation" and attrs.get("act_type") == "relu"
-    everywhere = attrs.get("global_pool") in ("True", "1")
-    follows = relu or node["op"] in _FOLLOWING and not everywhere
+    relu = node.op == "Activation" and node.attrs.get("act_type") == "relu"
+    follows = relu or node.op in _FOLLOWING and not node.flag("global_pool")
     return inputs[:1] if follows and inputs[0] in low else []
 
 
 class _Casts:
-    """Casts of entries of a graph, each made once.
-
-    Attributes:
-        low: Entries that are not float32.
-    """
+    """Casts of entries of a graph, each made once; ``low`` holds those that are not float32."""
 
     def __init__(self, graph: Graph) -> None:
-        self.low: set = set()
+        self.low: set[Entry] = set()
         self._graph = graph
         self._made: dict[tuple[Entry, str], Entry] = {}
 
@@ -270,9 +252,6 @@ class LossScaler:
     (Micikevicius et al., ICLR 2018, section 3.2). Scales are powers of two, so they round nothing.
 
     MXNet's own scaler uses each new scale one step late, which leaves out two steps each time.
-
-    Attributes:
-        scale: The factor of the next step.
     """
 
     LARGEST, SMALLEST, PATIENCE = 2.0**24, 2.0**-14, 2000
@@ -289,17 +268,14 @@ class LossScaler:
             ValueError: Gradients overflow at any scale.
         """
         trainer.allreduce_grads()
-        finite = self._finite(trainer)
+        arrays = [p.list_grad()[0] for p in trainer._params if p.grad_req != "null"]
+        chunks = [arrays[k : k + self._CHUNK] for k in range(0, len(arrays), self._CHUNK)]
+        found = [mx.nd.multi_all_finite(*chunk, num_arrays=len(chunk)) for chunk in chunks]
+        finite = all(array.asscalar() for array in found)
         if finite:
             trainer.update(size * self.scale)
         self._adapt(finite)
         return finite
-
-    def _finite(self, trainer: gluon.Trainer) -> bool:
-        arrays = [p.list_grad()[0] for p in trainer._params if p.grad_req != "null"]
-        chunks = [arrays[k : k + self._CHUNK] for k in range(0, len(arrays), self._CHUNK)]
-        found = [mx.nd.multi_all_finite(*chunk, num_arrays=len(chunk)) for chunk in chunks]
-        return all(array.asscalar() for array in found)
 
     def _adapt(self, finite: bool) -> None:
         self._steps = self._steps + 1 if finite else 0
@@ -313,10 +289,10 @@ class LossScaler:
                 "lower lr, or use amp=none"
             )
 
-    def state(self) -> np.ndarray:
+    def state(self) -> npt.NDArray[np.float64]:
         """Return what :meth:`load_state` takes, ``(2,)`` float64."""
         return np.array([self.scale, self._steps], np.float64)
 
-    def load_state(self, state: np.ndarray) -> None:
+    def load_state(self, state: npt.NDArray[np.float64]) -> None:
         """Continue where another scaler stood."""
         self.scale, self._steps = float(state[0]), int(state[1])

@@ -1,6 +1,6 @@
 """What the training loop knows about a paper.
 
-``engine`` calls a :class:`Method`; ``papers`` implement one each. Neither imports the other.
+``train`` calls a :class:`Method`; ``papers`` implement one each. Neither imports the other.
 
 Most papers only say what their losses are (:meth:`Method.losses`). Those that alternate between
 several objectives override :meth:`Method.train_step`.
@@ -8,15 +8,22 @@ several objectives override :meth:`Method.train_step`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Sequence
 
+import mxnet as mx
+import numpy.typing as npt
 from mxnet import autograd, gluon
 
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import Registry, unknown_name
+from gluon_attn.core.schema import Schema
 
 METHODS = Registry("method")
+
+Array = npt.NDArray[Any]
+Outputs = Dict[str, Any]  # NDArrays by name
+State = Dict[str, Array]
 
 
 class Task(NamedTuple):
@@ -26,14 +33,13 @@ class Task(NamedTuple):
         names: Attribute names, in the order of the logits.
         num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
         prior: ``(A,)`` positive fraction of each attribute in the training set.
-        schema: :class:`gluon_attn.core.schema.Schema` of the columns; None: every name is a binary
-            attribute.
+        schema: Of the columns; None: every name is a binary attribute.
     """
 
-    names: tuple
+    names: Sequence[str]
     num_samples: int
-    prior: object
-    schema: object = None
+    prior: Any
+    schema: Schema | None = None
 
 
 class Optimization(NamedTuple):
@@ -49,7 +55,7 @@ class Optimization(NamedTuple):
     """
 
     optimizer: str = "sgd"
-    params: dict = {}
+    params: Mapping[str, Any] = {}
     accumulate: int = 1
     amp: str = "none"
 
@@ -59,9 +65,7 @@ class Method:
 
     Args:
         net: Initialised net on ``ctx``; ``net.output_names[0]`` is ``'logits'``.
-        ctx: List of MXNet contexts; a batch is split evenly over them.
-        task: What the method may know about the training data.
-        optimization: How parameters are updated.
+        ctx: Contexts; a batch is split evenly over them.
         options: Values for names in ``OPTIONS``, which holds all of a method's own settings with
             their defaults.
 
@@ -74,80 +78,81 @@ class Method:
             and that are no part of the net, such as views of it, must be installed there, too.
     """
 
-    OPTIONS = {}
+    OPTIONS: dict[str, Any] = {}
     FLOAT32_ONLY = ""  # why the method has no mixed precision; empty: it has
 
-    def __init__(self, net, ctx, task, optimization, options=None):
+    def __init__(
+        self, net: gluon.HybridBlock, ctx: Iterable[mx.Context], task: Task,
+        optimization: Optimization, *, options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         for name, value in (options or {}).items():
             _check_option(type(self), name, value)
         self.net, self.ctx, self.task, self.optimization = net, list(ctx), task, optimization
-        self.options = dict(self.OPTIONS, **(options or {}))
+        self.options: dict[str, Any] = {**self.OPTIONS, **(options or {})}
         if optimization.amp != "none" and self.FLOAT32_ONLY:
             raise ValueError(
                 f"{type(self).__name__} trains in float32 only, {self.FLOAT32_ONLY}; use amp=none"
             )
         self.precision = MixedPrecision(optimization.amp, self.ctx)
         self.precision.install(net)
-        self.trainers = {}
+        self.trainers: dict[str, gluon.Trainer] = {}
         self.epoch = 0
-        self.phase = None
+        self.phase: Any = None  # name of the phase; None before the first epoch
 
     # -- what a paper overrides ----------------------------------------------------------------
-    def phase_of(self, epoch):
+    def phase_of(self, epoch: int) -> str:
         """Return the name of the phase that ``epoch`` (from 0) belongs to."""
         return "joint"
 
-    def begin_phase(self, phase):
+    def begin_phase(self, phase: str) -> None:
         """Choose what is trained in ``phase`` and create its trainer if there is none yet."""
         self.train_parameters(phase, self.net.collect_params())
 
-    def forward(self, image):
+    def forward(self, image: mx.nd.NDArray) -> Outputs:
         """Return the named outputs of the net for one device's share of a batch."""
         return self.named(self.net(image))
 
-    def losses(self, outputs, batch):
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return ``{name: (B,) NDArray}``; their sum is minimised."""
         raise NotImplementedError
 
     @property
-    def held_out_size(self):
+    def held_out_size(self) -> int:
         """Validation images that the method wants to see before every step; 0 for none."""
         return 0
 
-    def before_step(self, held_out):
-        """Look at validation images before the update; nothing is recorded for gradients.
+    def before_step(self, held_out: list[Batch]) -> None:
+        """Look at validation images, one Batch per device, before the update; not recorded.
 
-        Args:
-            held_out: List of Batches, one per device; only if ``held_out_size`` is not 0.
+        It is only called if ``held_out_size`` is not 0.
         """
 
-    def after_step(self, outputs, batch):
+    def after_step(self, outputs: Outputs, batch: Batch) -> None:
         """Update the method's own state from one device's share of a finished batch."""
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Update the method's own state at the end of an epoch."""
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Return what the log record of the epoch says beyond losses and scores, JSON-able."""
         return {}
 
-    def task_history(self):
+    def task_history(self) -> dict[str, Any] | None:
         """Return how the weights of the tasks went, or None if the method has no such weights.
 
-        Returns:
-            A dict: ``names`` (M), ``iterations`` ``(U,)``, ``weights`` and ``losses`` ``(U, M)``.
+        The keys are ``names`` (M), ``iterations`` ``(U,)``, ``weights`` and ``losses`` ``(U, M)``.
         """
         return None
 
-    def state(self):
-        """Return the method's own state as ``{name: NumPy array}``."""
+    def state(self) -> State:
+        """Return the method's own state as NumPy arrays."""
         return {}
 
-    def load_state(self, state):
+    def load_state(self, state: State) -> None:
         """Take over what :meth:`state` returned."""
 
-    # -- what the engine calls -----------------------------------------------------------------
-    def begin_epoch(self, epoch):
+    # -- what the training loop calls ----------------------------------------------------------
+    def begin_epoch(self, epoch: int) -> None:
         """Prepare ``epoch`` (from 0): switch the phase if it changes."""
         self.epoch = epoch
         phase = self.phase_of(epoch)
@@ -156,25 +161,24 @@ class Method:
             self.phase = phase
 
     @property
-    def trainer(self):
+    def trainer(self) -> gluon.Trainer:
         """The trainer of the current phase."""
         return self.trainers[self.phase]
 
-    def set_learning_rate(self, lr):
+    def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the current phase."""
         self.trainer.set_learning_rate(lr)
 
-    def named(self, outputs):
+    def named(self, outputs: Any) -> Outputs:
         """Return what the net returned as a dict by ``net.output_names``."""
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return dict(zip(getattr(self.net, "output_names", ("logits",)), outputs))
 
-    def train_step(self, batch, held_out=None):
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one update from ``batch`` without waiting for any device.
 
         Args:
-            batch: Training images.
-            held_out: Batch of ``held_out_size`` validation images, for :meth:`before_step`.
+            held_out: ``held_out_size`` validation images, for :meth:`before_step`.
 
         Returns:
             ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
@@ -182,7 +186,7 @@ class Method:
         with self.precision:
             return self._train_step(batch, held_out)
 
-    def _train_step(self, batch, held_out):
+    def _train_step(self, batch: Batch, held_out: Batch | None) -> Outputs:
         if held_out is not None:
             with autograd.pause(train_mode=True):
                 self.before_step(split_batch(held_out, self.ctx))
@@ -190,7 +194,8 @@ class Method:
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
-        totals, finished = {}, []
+        totals: dict[str, list[mx.nd.NDArray]] = {}
+        finished = []
         for step in range(micro):
             scaled = []
             with autograd.record():
@@ -203,20 +208,20 @@ class Method:
                     for name, value in dict(losses, loss=total).items():
                         totals.setdefault(name, []).append(value)
             autograd.backward(scaled)
-        if scaler:
-            scaler.step(self.trainer, len(batch.index))
-        else:
-            self.trainer.step(len(batch.index))
+        (scaler.step if scaler else gluon.Trainer.step)(self.trainer, len(batch.index))
         with autograd.pause():
             for outputs, part in finished:
                 self.after_step(outputs, part)
-            return {n: sum_of([v.sum().as_in_context(self.ctx[0]) for v in vs])
-                    for n, vs in totals.items()}  # fmt: skip
+            first = self.ctx[0]
+            return {
+                name: sum_of(value.sum().as_in_context(first) for value in values)
+                for name, values in totals.items()
+            }
 
-    def train_parameters(self, phase, parameters):
-        """Let only ``parameters`` (a ParameterDict) receive gradients, and give them a trainer.
+    def train_parameters(self, phase: str, parameters: gluon.ParameterDict) -> None:
+        """Let only ``parameters`` receive gradients, and give them a trainer.
 
-        Each phase has its own trainer, so momentum starts afresh when the set of trained
+        Each phase has its own trainer, so momentum starts from 0 when the set of trained
         parameters changes.
         """
         write = "add" if self.optimization.accumulate > 1 else "write"
@@ -224,17 +229,17 @@ class Method:
         for name, parameter in self.net.collect_params().items():
             parameter.grad_req = write if name in chosen else "null"
         if phase not in self.trainers:
-            self.trainers[phase] = self._new_trainer(parameters)
+            several = len(self.ctx) > 1
+            self.trainers[phase] = gluon.Trainer(
+                parameters,
+                self.optimization.optimizer,
+                dict(self.optimization.params),
+                kvstore="device" if several else None,
+                update_on_kvstore=False if several else None,
+            )
 
-    def _new_trainer(self, parameters):
-        several = len(self.ctx) > 1
-        return gluon.Trainer(
-            parameters, self.optimization.optimizer, dict(self.optimization.params),
-            kvstore="device" if several else None, update_on_kvstore=False if several else None,
-        )  # fmt: skip
 
-
-def _check_option(method, name, value):
+def _check_option(method: type[Method], name: str, value: Any) -> None:
     """Refuse an unknown option, or a value of another type than its default's."""
     if name not in method.OPTIONS:
         raise ValueError(unknown_name(f"{method.__name__} option", name, method.OPTIONS))
@@ -244,7 +249,7 @@ def _check_option(method, name, value):
         raise ValueError(f"{method.__name__} option {name} must be {wanted.__name__}: {value!r}")
 
 
-def split_batch(batch, ctx, micro=1):
+def split_batch(batch: Batch, ctx: Sequence[mx.Context], micro: int = 1) -> list[Batch]:
     """Return ``len(ctx) * micro`` batches, device by device, of near-equal size.
 
     Raises:
@@ -260,15 +265,14 @@ def split_batch(batch, ctx, micro=1):
     parts = []
     for k in range(count):
         device, cut = ctx[k // micro], slice(edges[k], edges[k + 1])
-        arrays = [a[cut].as_in_context(device) for a in (batch.image, batch.label, batch.mask)]
-        parts.append(Batch(*arrays, batch.index[cut]))
+        image, label, mask = (a[cut].as_in_context(device) for a in batch[:3])
+        parts.append(Batch(image, label, mask, batch.index[cut]))
     return parts
 
 
-def sum_of(arrays):
+def sum_of(arrays: Iterable[mx.nd.NDArray]) -> mx.nd.NDArray:
     """Return the sum of a non-empty sequence of arrays of one shape."""
-    arrays = list(arrays)
-    total = arrays[0]
-    for array in arrays[1:]:
+    total, *rest = arrays
+    for array in rest:
         total = total + array
     return total

@@ -12,6 +12,7 @@ from gluon_attn.core.batch import Batch
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.method import Optimization, Task
 from gluon_attn.nets.attention import attention_blocks
+from gluon_attn.nets.efficientnet_lite import EfficientNetLite, Variant
 from gluon_attn.nets.resnet import BottleneckV1b, ResNet
 from gluon_attn.papers.dreal.method import DREAL
 from model_zoo import get_model
@@ -19,6 +20,7 @@ from model_zoo import get_model
 CLASSES = 5
 SINGLE = Schema([Attribute("class", "multiclass", tuple("abcde"))])
 SHORT = {"bottlenecks": BottleneckV1b, "bottlenecks with biases": BottleneckV1}
+LITE = Variant(width=0.25, depth=0.5, input_size=64, dropout=0)
 MIXED = {"stage1": "cbam", "stage2": "se", "stage3": "srm", "stage4": "eca"}
 
 
@@ -30,6 +32,9 @@ def net_of(attention="se", name="resnet18_v1b", width=8, size=64, seed=0, **opti
     if name in SHORT:
         channels = [width, 4 * width, 8 * width, 16 * width, 32 * width]
         net = ResNet(SHORT[name], [1, 2, 1, 2], channels, classes=CLASSES, **options)
+        net.infer_shape(mx.nd.zeros((1, 3, size, size)))
+    elif name == "lite":  # depth-wise convolutions and ReLU6
+        net = EfficientNetLite(LITE, (size, size), classes=CLASSES, **options)
         net.infer_shape(mx.nd.zeros((1, 3, size, size)))
     else:
         net = get_model(name, classes=CLASSES, input_size=size, width=width, **options)
@@ -56,7 +61,7 @@ def method_of(net, schema=SINGLE, lr=0.02, ctx=None, accumulate=1, seed=0, **opt
     params = {"learning_rate": lr, "momentum": 0.9, "wd": 0.0}
     optimization = Optimization("sgd", params, accumulate)
     options = dict({"hidden": 16}, **options)
-    method = DREAL(net, ctx or [mx.cpu()], task, optimization, options)
+    method = DREAL(net, ctx or [mx.cpu()], task, optimization, options=options)
     method.begin_epoch(0)
     return method
 

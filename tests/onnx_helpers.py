@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import onnx
 
-from gluon_attn.blocks import cbam, eca, se, srm
-from gluon_attn.papers.autola import primitives
+from gluon_attn.blocks import eca, srm
+from gluon_attn.blocks.gates import ChannelGate, global_max, global_mean
 
 BATCH = "batch"
 # What the graphs of the zoo may consist of; all of it is in operator set 12 as well as in 13.
@@ -19,8 +19,7 @@ OPERATORS = {
     "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sqrt", "Sub", "Transpose",
 }  # fmt: skip
 # How many means and maxima of whole channels a module takes.
-MEANS = {se.SEGate: 1, cbam.ChannelGate: 1, eca.ECAGate: 1, srm.SRMGate: 2}
-MEANS[primitives.ChannelGate] = 1
+MEANS = {eca.ECAGate: 1, srm.SRMGate: 2}
 
 
 def tensors(model):
@@ -66,9 +65,9 @@ def check_pools(model, net):
     means, maxima = [], []
 
     def count(block):
-        means.append(MEANS.get(type(block), 0))
-        pooled = isinstance(block, primitives.Gated) and "max" in block._reads
-        maxima.append(pooled or isinstance(block, (cbam.ChannelGate, primitives.CBAM)))
+        pools = block._pools if isinstance(block, ChannelGate) else ()
+        means.append(MEANS.get(type(block), 0) + pools.count(global_mean))
+        maxima.append(pools.count(global_max))
 
     net.apply(count)
     head = "vgg" not in type(net).__name__.lower()  # pooling before the classifier

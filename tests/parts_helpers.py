@@ -10,7 +10,7 @@ from mxnet.gluon import nn
 
 from gluon_attn.nets.taps import TappedStage
 from model_zoo import get_model
-from model_zoo.names import MODELS
+from model_zoo.registry import MODELS
 
 CLASSES = 5
 # name -> input side; one net of every structure of stage and head
@@ -18,6 +18,7 @@ FAMILIES = {
     "resnet18_w16_synthetic": 64, "resnet50_v1b": 75, "awmt_resnet50": 64,
     "cifar_resnet20_cifar10": 32, "vgg11": 75, "vgg11_bn": 64, "se_resnet18": 64,
     "cbam_resnet20_cifar10": 32, "srm_resnet20_cifar10": 32, "vaa_resnet18_w16_synthetic": 64,
+    "efficientnet_lite0": 64,
 }  # fmt: skip
 # deep nets with the structure of one above
 DEEP = {
@@ -47,24 +48,14 @@ def net_of(name, seed=0, **options):
 
 
 def image_of(name, rows=3, seed=1):
-    """Return a batch of random images of the right size."""
     side = SIDES.get(name, 64)
     return mx.nd.array(np.random.RandomState(seed).normal(size=(rows, 3, side, side)))
-
-
-def all_outputs(net, image):
-    outputs = net(image)
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return dict(zip(getattr(net, "output_names", ("logits",)), outputs))
 
 
 def through_the_blocks(net, image, cut):
     """Run a net layer by layer; return the last or inner feature map, cut off, and the logits.
 
-    Independent of :mod:`gluon_attn.papers.icasc.parts`: Gluon's own blocks, no symbols.
-
-    Args:
-        cut: ``'inner'`` or ``'last'``: the map that becomes a leaf.
+    Independent of :mod:`gluon_attn.papers.icasc.cut`: Gluon's own blocks, no symbols.
     """
     backbone = getattr(net, "backbone", net)
     layers = list(backbone.features)
@@ -78,9 +69,8 @@ def through_the_blocks(net, image, cut):
         outputs = x if isinstance(x, (list, tuple)) else [x]
         x, tapped = outputs[0], dict(zip(layer.taps, outputs[1:]))
         if k == wanted:
-            x = x.detach()
+            x = leaf = x.detach()
             x.attach_grad()
-            leaf = x
         if len(layer) - 1 in tapped:
             tapped[len(layer) - 1] = x
         number = stages.index(k) + 1
@@ -92,17 +82,15 @@ def through_the_blocks(net, image, cut):
 
 
 def without_dropout(net):
-    """Switch dropout off; return the net."""
     net.apply(lambda b: setattr(b, "_rate", 0.0) if isinstance(b, nn.Dropout) else None)
     return net
 
 
 def frozen(net):
     """Let batch-norm use its running statistics in training mode, too; return the net."""
-    norms = []
-    net.apply(lambda b: norms.append(b) if isinstance(b, nn.BatchNorm) else None)
-    for norm in norms:
-        norm._kwargs["use_global_stats"] = True
+    net.apply(
+        lambda b: b._kwargs.update(use_global_stats=True) if isinstance(b, nn.BatchNorm) else None
+    )
     return net
 
 

@@ -12,11 +12,13 @@ ResNet-50 the two differ (5, 5, 5, 7 and 3, 5, 5, 7).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from mxnet import init
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_attn.blocks.base import BLOCKS, AttentionBlock, global_mean
+from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Slot, Tensor
+from gluon_attn.blocks.gates import global_mean
 
 # Kernel of each stage of the released models and the channels they were trained with.
 RELEASED = {
@@ -28,27 +30,19 @@ RELEASED = {
 }
 
 
-def rule_kernel(channels, gamma=2, b=1):
-    """Return the kernel of the paper's rule: ``|log2(C) / gamma + b / gamma|_odd``.
+def rule_kernel(channels: int, gamma: int = 2, b: int = 1) -> int:
+    """Return the kernel of the paper's rule (Eq. 12): ``|log2(C) / gamma + b / gamma|_odd``.
 
     As in the released code, the number is cut to a whole one and an even one raised by 1.
-
-    Reference: Eq. 12 of the paper.
     """
     kernel = int(abs((math.log2(channels) + b) / gamma))
     return kernel if kernel % 2 else kernel + 1
 
 
 class ECAGate(HybridBlock):
-    """Channel gate of ECA.
+    """Channel gate of ECA; ``kernel`` is k, odd."""
 
-    Inputs: ``x (B, C, H, W)``. Outputs: map ``(B, C, 1, 1)`` in (0, 1).
-
-    Args:
-        kernel: k, odd.
-    """
-
-    def __init__(self, kernel=3, **kwargs):
+    def __init__(self, kernel: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel={kernel!r}: valid are odd numbers from 1")
@@ -59,7 +53,7 @@ class ECAGate(HybridBlock):
                 weight_initializer=init.Uniform(kernel**-0.5),
             )  # fmt: skip
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         """Return the map."""
         row = F.transpose(global_mean(F, x), axes=(0, 2, 1, 3))  # (B, 1, C, 1): C is a height
         return F.sigmoid(F.transpose(self.conv(row), axes=(0, 2, 1, 3)))
@@ -73,18 +67,17 @@ class ECA(AttentionBlock):
     released kernel of its stage, else that of the paper's rule; ``eca_rule`` has always the latter.
 
     Args:
-        channels: C.
         kernel: k; None for the paper's rule.
     """
 
-    def __init__(self, channels, kernel=None, **kwargs):
+    def __init__(self, channels: int, kernel: int | None = None, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
         self.kernel = rule_kernel(channels) if kernel is None else kernel
         with self.name_scope():
             self.add_gate("channel", ECAGate(self.kernel))
 
     @classmethod
-    def in_slot(cls, channels, slot):
+    def in_slot(cls, channels: int, slot: Slot) -> ECA:
         """Return the block with the released kernel of the stage, or the rule's."""
         kernels, first = RELEASED.get(slot.net, ((), 0))
         if channels != first * 2 ** (slot.stage - 1):
@@ -97,6 +90,6 @@ class ECARule(ECA):
     """Efficient channel attention with the kernel of the paper's rule everywhere."""
 
     @classmethod
-    def in_slot(cls, channels, slot):
+    def in_slot(cls, channels: int, slot: Slot) -> ECA:
         """Return the block with the rule's kernel."""
         return cls(channels)

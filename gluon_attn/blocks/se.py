@@ -12,53 +12,27 @@ Deviation: in narrow nets, C < r, the hidden width is 1 instead of 0.
 
 from __future__ import annotations
 
-from mxnet.gluon import HybridBlock, nn
+from typing import Any
 
-from gluon_attn.blocks.base import BLOCKS, AttentionBlock, global_mean, hidden_size, uniform_start
-
-
-class SEGate(HybridBlock):
-    """Channel gate of SE.
-
-    Inputs: ``x (B, C, H, W)``. Outputs: map ``(B, C, 1, 1)`` in (0, 1).
-
-    Args:
-        channels: C.
-        reduction: r.
-        bias: Whether the two layers have biases.
-    """
-
-    def __init__(self, channels, reduction=16, bias=True, **kwargs):
-        super().__init__(**kwargs)
-        hidden = hidden_size(channels, reduction)
-        with self.name_scope():
-            self.reduce = nn.Dense(
-                hidden, activation="relu", use_bias=bias, in_units=channels,
-                weight_initializer=uniform_start(channels),
-                bias_initializer=uniform_start(channels),
-            )  # fmt: skip
-            self.expand = nn.Dense(
-                channels, use_bias=bias, in_units=hidden,
-                weight_initializer=uniform_start(hidden),
-                bias_initializer=uniform_start(hidden),
-            )  # fmt: skip
-
-    def hybrid_forward(self, F, x):
-        """Return the map."""
-        # A Dense layer straight behind a convolution fails in quantised graphs.
-        squeezed = F.Flatten(global_mean(F, x))
-        gate = F.sigmoid(self.expand(self.reduce(squeezed)))
-        return F.reshape(gate, shape=(0, 0, 1, 1))
+from gluon_attn.blocks.base import BLOCKS, AttentionBlock
+from gluon_attn.blocks.gates import ChannelGate, uniform_start
 
 
 @BLOCKS.register("se")
 class SE(AttentionBlock):
-    """Squeeze-and-excitation block; see :class:`SEGate` for the arguments.
+    """Squeeze-and-excitation block.
 
     With biases ResNet-50 has the published 28.09 M parameters, without 28.07 M.
+
+    Args:
+        reduction: r.
+        bias: Whether the two layers have biases.
     """
 
-    def __init__(self, channels, reduction=16, bias=True, **kwargs):
+    def __init__(
+        self, channels: int, reduction: int = 16, bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(channels, **kwargs)
+        biases = uniform_start if bias else None
         with self.name_scope():
-            self.add_gate("channel", SEGate(channels, reduction, bias))
+            self.add_gate("channel", ChannelGate(channels, reduction, biases=biases))

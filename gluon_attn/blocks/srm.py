@@ -14,23 +14,20 @@ Deviation: on a map of one pixel var is 0; the released code divides 0 by 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_attn.blocks.base import BLOCKS, AttentionBlock, global_mean, spread
+from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Tensor
+from gluon_attn.blocks.gates import global_mean, spread
 
 EPSILON = 1e-5  # of the standard deviation and of the batch-norm
 
 
 class SRMGate(HybridBlock):
-    """Channel gate of SRM.
+    """Channel gate of SRM."""
 
-    Inputs: ``x (B, C, H, W)``. Outputs: map ``(B, C, 1, 1)`` in (0, 1).
-
-    Args:
-        channels: C.
-    """
-
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         with self.name_scope():
             # [0]: weight of the mean, [1]: of the standard deviation
@@ -39,7 +36,7 @@ class SRMGate(HybridBlock):
         for parameter in (self.weight, self.norm.gamma, self.norm.beta):
             parameter.wd_mult = 0.0
 
-    def hybrid_forward(self, F, x, weight):
+    def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
         """Return the map."""
         mean = global_mean(F, x)
         # The variance does not change with the mean it is taken about, to first order: no gradient.
@@ -60,7 +57,7 @@ class SRMGate(HybridBlock):
 class SRM(AttentionBlock):
     """Style-based recalibration module; 4C parameters, see :class:`SRMGate`."""
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
         with self.name_scope():
             self.add_gate("channel", SRMGate(channels))

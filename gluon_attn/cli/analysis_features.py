@@ -6,7 +6,6 @@ import logging
 import os
 from typing import Any, Dict, Iterator, NamedTuple, Sequence
 
-import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.batch import PADDING, Batch
@@ -26,7 +25,7 @@ from gluon_attn.metrics.channels import (
     summarize_selectivity,
 )
 from gluon_attn.nets.attention import attention_blocks, attention_view
-from gluon_attn.nets.graphs import Graph, GraphBlock
+from gluon_attn.nets.graph import GraphBlock, record
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.task import Trained, task_of
 from gluon_attn.tasks.data import bar, eval_loader
@@ -82,20 +81,12 @@ def stage_view(net: Any) -> GraphBlock:
     Raises:
         ValueError: The net has no such stage.
     """
-    stages: list[Any] = []
-    seen: list[Any] = []
+    stages = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
     if not stages:
         raise ValueError(f"{type(net).__name__} has no stage of type TappedStage to look at")
-    hooks = [stage.register_forward_hook(lambda b, i, out: seen.append(out)) for stage in stages]
-    try:
-        net(mx.sym.var("data", dtype="float32"))
-    finally:
-        for hook in hooks:
-            hook.detach()
-    symbols = [out[0] if isinstance(out, (list, tuple)) else out for out in seen]
-    graph, entries = Graph.of(symbols)
-    gives = {f"stage{k + 1}": entry for k, entry in enumerate(entries)}
+    graph, _, calls = record(net, stages)
+    gives = {f"stage{k + 1}": call.gave for k, call in enumerate(calls)}
     return GraphBlock(graph, ["data"], gives, net.collect_params())
 
 

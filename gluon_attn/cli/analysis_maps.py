@@ -19,10 +19,14 @@ from gluon_attn.figures.heatmaps import (
 )
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
 from gluon_attn.nets.guided_backprop import GuidedBackprop
+from gluon_attn.papers.icasc.attention import (
+    MAPS,
+    attention_separation,
+    resize_like,
+    soft_mask,
+)
+from gluon_attn.papers.icasc.cut import Tail
 from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
-from gluon_attn.papers.icasc.losses import attention_separation, resize_like, soft_mask
-from gluon_attn.papers.icasc.maps import MAPS
-from gluon_attn.papers.icasc.tail import Tail
 from gluon_attn.task import Trained, task_of
 
 TOP = 5  # classes of an image whose maps are drawn; supplement of ICASC
@@ -90,8 +94,8 @@ def class_maps(run: ScorePass, columns: Sequence[int], kind: str) -> np.ndarray:
         kind: ``'grad_cam'`` or ``'channel_weighted'``.
     """
     vector = _one_hot(columns, run.logits)
-    _, gradient = run.gradients(vector, inner=False)
-    return MAPS[kind](run.last.detach(), gradient).asnumpy()
+    gradients = run.gradients(vector, inner=False)
+    return MAPS[kind](run.last.detach(), gradients["last"]).asnumpy()
 
 
 def _one_hot(columns: Sequence[int], logits: Any) -> Any:
@@ -163,8 +167,9 @@ def attention_overlap(
         gradients = [run.gradients(vector) for vector in (true, confusing)]
         features = {"inner": run.inner.detach(), "last": run.last.detach()}
         for kind, attention in MAPS.items():
-            maps = {layer: [attention(features[layer], g[k]) for g in gradients]
-                    for k, layer in enumerate(LAYERS)}  # fmt: skip
+            maps = {
+                layer: [attention(features[layer], g[layer]) for g in gradients] for layer in LAYERS
+            }
             for layer, separation in _separations(maps).items():
                 true_map, other, apart = (array.asnumpy() for array in (*maps[layer], separation))
                 meters[kind][layer].update(true_map, other, apart, right, valid=valid)

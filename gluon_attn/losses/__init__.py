@@ -1,4 +1,1 @@
-"""Losses: ``(logits, label, mask, …)`` to one value per sample.
-
-Importing this package has no side effects; each family lives in its own module.
-"""
+"""Losses that several papers share: ``(logits, label, mask, …)`` to one value per sample."""

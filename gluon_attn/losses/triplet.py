@@ -1,36 +1,40 @@
-r"""Batch-hard triplet loss: learn distances between pictures of identities.
+r"""Batch-hard triplet loss: learn distances between images of identities.
 
 Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person Re-Identification",
 arXiv:1703.07737, 2017.
 
-Every picture of a batch is an anchor once. Of the batch it gets the hardest positive p, the
-farthest picture of its identity, and the hardest negative n, the nearest picture of another one:
+Every image of a batch is an anchor once. Of the batch it gets the hardest positive p, the farthest
+image of its identity, and the hardest negative n, the nearest image of another one:
 
 .. math:: L_a = [m + d_{ap} - d_{an}]_+ \quad\text{or}\quad L_a = \log(1 + e^{d_{ap} - d_{an}})
 
 with the Euclidean distance d, not squared (Eq. 5 of the paper; the second form is its "soft
-margin"). Batches hold P identities with K pictures each.
+margin"). Batches hold P identities with K images each.
 
 Legend: B batch, D features, C identities of the training set, d distance, m margin.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from mxnet.gluon import HybridBlock
+
+Tensor = Any  # NDArray or Symbol
 
 FAR = 1e30  # squared distance of what must not be chosen
 TINY = 1e-12  # squared distance below which the gradient is 0: that of the root is infinite at 0
 
 
-def hardest(F, embedding, label, mask):
+def hardest(F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Return the rows of the hardest positive and negative of every anchor, and who has both.
 
-    Rows whose mask is 0 throughout (padding, unreadable pictures) are nobody's positive or
-    negative, and no anchors.
+    Rows whose mask is 0 throughout (padding, unreadable images) are no positives, no negatives and
+    no anchors.
 
     Args:
         embedding: ``(B, D)``.
-        label: ``(B, C)`` one-hot, float32.
+        label: ``(B, C)`` one-hot.
         mask: ``(B, C)``, ones or zeros along a row.
 
     Returns:
@@ -55,21 +59,17 @@ def hardest(F, embedding, label, mask):
     return farthest, nearest, has_both
 
 
-def distance_to(F, embedding, rows):
-    """Return the Euclidean distance of every row to another, ``(B,)``.
+def distance_to(F: Any, embedding: Tensor, rows: Tensor) -> Tensor:
+    """Return the Euclidean distance of every row to another, ``(B,)``; ``rows (B,)`` float32.
 
     It is taken from the difference itself and not from the expansion of its square, which loses
     all digits of small distances. Its gradient is 0 where the distance is below 1e-6.
-
-    Args:
-        embedding: ``(B, D)``.
-        rows: ``(B,)`` row numbers, float32.
     """
     difference = embedding - F.take(embedding, rows)
     return F.sqrt(F.maximum(F.sum(F.square(difference), axis=1), TINY))
 
 
-def violation(F, embedding, label, mask):
+def violation(F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``d(anchor, hardest positive) - d(anchor, hardest negative)`` and who has both."""
     positive, negative, has_both = hardest(F, embedding, label, mask)
     apart = distance_to(F, embedding, positive) - distance_to(F, embedding, negative)
@@ -80,36 +80,33 @@ class BatchHardTripletLoss(HybridBlock):
     """Batch-hard triplet loss with a fixed margin.
 
     Anchors without a positive or without a negative in the batch have loss 0. Gradients flow to
-    the anchor and to both pictures chosen for it, not through the choice.
+    the anchor and to both images chosen for it, not through the choice.
 
     Inputs: embedding ``(B, D)``, label ``(B, C)`` one-hot, mask ``(B, C)``. Output: ``(B,)``, >= 0.
 
     Args:
-        margin: m > 0, in units of the embedding.
+        margin: m, in units of the embedding.
 
     Raises:
-        ValueError: A margin that is not positive: all pictures at one point would be a minimum.
+        ValueError: A margin that is not positive: all images at one point would be a minimum.
     """
 
-    def __init__(self, margin=0.3, **kwargs):
+    def __init__(self, margin: float = 0.3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not margin > 0:
             raise ValueError(f"margin={margin}: must be positive (or use the soft margin)")
         self._margin = float(margin)
 
-    def hybrid_forward(self, F, embedding, label, mask):
+    def hybrid_forward(self, F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of every anchor, ``(B,)``."""
         apart, has_both = violation(F, embedding, label, mask)
         return F.relu(apart + self._margin) * has_both
 
 
 class SoftTripletLoss(HybridBlock):
-    """Batch-hard triplet loss with the soft margin; otherwise as :class:`BatchHardTripletLoss`.
+    """Batch-hard triplet loss with the soft margin, which keeps pulling after one is reached."""
 
-    It keeps pulling after a margin has been reached.
-    """
-
-    def hybrid_forward(self, F, embedding, label, mask):
+    def hybrid_forward(self, F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of every anchor, ``(B,)``."""
         apart, has_both = violation(F, embedding, label, mask)
         return F.Activation(apart, act_type="softrelu") * has_both

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.efficientnet_lite import EfficientNetLite, efficientnet_lite
-from gluon_attn.nets.resnet import DEPTHS, ResNet, resnet
-from gluon_attn.nets.resnet_cifar import CIFAR_DEPTHS, CifarResNet, cifar_resnet
-from gluon_attn.nets.resnet_wide import wide_resnet
+from gluon_attn.nets.resnet import (
+    CIFAR_DEPTHS,
+    DEPTHS,
+    CifarResNet,
+    ResNet,
+    cifar_resnet,
+    resnet,
+    wide_resnet,
+)
 from gluon_attn.nets.taps import activation_shapes, name_outputs
 from gluon_attn.nets.vgg import VGG, VGG_DEPTHS, vgg
 

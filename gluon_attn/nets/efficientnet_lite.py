@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, Sequence
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.blocks import Slot
-from gluon_attn.nets.attention import add_attention, attention_blocks
-from gluon_attn.nets.resnet import attention_per_stage
-from gluon_attn.nets.taps import TappedStage, parse_tap
+from gluon_attn.nets.attention import add_attention
+from gluon_attn.nets.resnet import Attention, attention_per_stage
+from gluon_attn.nets.taps import TappedNet, TappedStage, Taps, Tensor, check_choice, chosen_taps
 
 
 class Group(NamedTuple):
@@ -68,8 +68,8 @@ VARIANTS = {
 class ReLU6(HybridBlock):
     """min(max(x, 0), 6)."""
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
-        """Return an array of the shape of ``x``."""
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        """Return the same shape."""
         return F.clip(x, 0, 6)
 
 
@@ -102,7 +102,7 @@ class SameConv2D(nn.Conv2D):
         sides = [side for total in totals for side in (total // 2, total - total // 2)]
         self._sides = None if even else (0, 0, 0, 0, *sides)
 
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor, bias: Tensor = None) -> Tensor:
         """Return ``(B, filters, ceil(H / stride), ceil(W / stride))``."""
         if self._sides is not None:
             x = F.pad(x, mode="constant", constant_value=0, pad_width=self._sides)
@@ -137,16 +137,16 @@ class InvertedResidual(HybridBlock):
         )
         self.body.add(*_conv(filters, 1, 1, size, in_channels=middle))
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         """Return ``(B, filters, ceil(H / stride), ceil(W / stride))``."""
         return x + self.body(x) if self._is_residual else self.body(x)
 
 
-class EfficientNetLite(HybridBlock):
+class EfficientNetLite(TappedNet, HybridBlock):
     """EfficientNet-Lite that returns its logits and, if asked, named stage activations.
 
-    Inputs: image ``(B, 3, H, W)`` float32, ``(RGB - 127) / 128``. Outputs: logits ``(B, classes)``;
-    with taps a list ``[logits, activation, …]`` named by ``output_names``.
+    Inputs: image ``(B, 3, H, W)`` float32, ``(RGB - 127) / 128``. Outputs: see
+    :class:`TappedNet`.
 
     Args:
         variant: Factors on filters and repeats.
@@ -159,27 +159,19 @@ class EfficientNetLite(HybridBlock):
         ValueError: Unknown tap, attention block or stage.
     """
 
-    attention_outputs = ()
-
     def __init__(
         self, variant: Variant, input_size: Sequence[int], *, classes: int = 1000,
-        taps: Sequence[str] = (), attention: Any = None, **kwargs: Any,
+        taps: Sequence[str] = (), attention: Attention = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         blocks = attention_per_stage(attention, len(GROUPS))
         repeats = [_repeats(number, variant.depth) for number in range(len(GROUPS))]
-        units = [*repeats, 1]
-        self.classes, self.taps = classes, tuple(taps)
-        self.output_names = ("logits",) + self.taps
-        self.tap_names = tuple(
-            f"stage{s + 1}_activation{k}" for s, count in enumerate(units) for k in range(count)
-        )
+        self.classes = classes
         size, channels = tuple(input_size), STEM
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
             self.features.add(*_conv(STEM, 3, 2, size, in_channels=3), ReLU6())
             size = _halved(size)
-            stages = []
             for number, (group, count) in enumerate(zip(GROUPS, repeats), 1):
                 filters = _filters(group.filters, variant.width)
                 stage = TappedStage(prefix=f"stage{number}_")
@@ -192,40 +184,20 @@ class EfficientNetLite(HybridBlock):
                             add_attention(unit, block, filters, Slot("", number, k))
                         stage.add(unit)
                         size, channels = (_halved(size) if stride == 2 else size), filters
-                stages.append(stage)
-            head = TappedStage(prefix=f"stage{len(units)}_")
+                self.features.add(stage)
+            head = TappedStage(prefix=f"stage{len(GROUPS) + 1}_")
             with head.name_scope():
                 unit = nn.HybridSequential(prefix="")
                 unit.add(*_conv(HEAD, 1, 1, size, in_channels=channels), ReLU6())
                 head.add(unit)
-            stages.append(head)
-            self.features.add(*stages, nn.GlobalAvgPool2D(), nn.Flatten())
+            self.features.add(head, nn.GlobalAvgPool2D(), nn.Flatten())
             self.output = nn.Dense(classes, in_units=HEAD)
-        for stage, unit in (parse_tap(name, units) for name in dict.fromkeys(self.taps)):
-            stages[stage].taps += (unit,)
-
-    def attention_blocks(self) -> list:
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit1``."""
-        return attention_blocks(self)
-
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
-        """Return the logits, followed by the tapped activations in the order of ``taps``."""
-        tapped, number = {}, 0
-        for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, TappedStage):
-                number += 1
-                if layer.taps:
-                    names = [f"stage{number}_activation{k}" for k in layer.taps]
-                    tapped.update(zip(names, x[1:]))
-                    x = x[0]
-        logits = self.output(x)
-        return [logits] + [tapped[name] for name in self.taps] if self.taps else logits
+        self._set_taps(taps)
 
 
 def efficientnet_lite(
     number: int = 0, input_size: Sequence[int] | None = None, *, classes: int = 1000,
-    taps: Sequence[str] | str | None = (), attention: Any = None, **kwargs: Any,
+    taps: Taps = (), attention: Attention = None, **kwargs: Any,
 ) -> EfficientNetLite:  # fmt: skip
     """Build an EfficientNet-Lite.
 
@@ -240,19 +212,17 @@ def efficientnet_lite(
     Raises:
         ValueError: Unknown number, tap or attention block.
     """
-    if number not in VARIANTS:
-        raise ValueError(f"EfficientNet-Lite{number}: valid are {', '.join(map(str, VARIANTS))}")
+    check_choice("EfficientNet-Lite", number, tuple(VARIANTS))
     variant = VARIANTS[number]
-    taps = (taps,) if isinstance(taps, str) else taps
     if taps is None:
         taps = (f"stage5_activation{_repeats(4, variant.depth) - 1}", "stage8_activation0")
     size = input_size or (variant.input_size, variant.input_size)
     return EfficientNetLite(
-        variant, size, classes=classes, taps=taps, attention=attention, **kwargs
+        variant, size, classes=classes, taps=chosen_taps(taps, ()), attention=attention, **kwargs
     )
 
 
-def unit_counts(number: int) -> list:
+def unit_counts(number: int) -> list[int]:
     """Return how many blocks each of the seven stages of EfficientNet-Lite ``number`` has."""
     return [_repeats(stage, VARIANTS[number].depth) for stage in range(len(GROUPS))]
 
@@ -260,7 +230,7 @@ def unit_counts(number: int) -> list:
 def _conv(
     filters: int, kernel: int, stride: int, size: Sequence[int], *, in_channels: int,
     groups: int = 1,
-) -> list:  # fmt: skip
+) -> list[Any]:  # fmt: skip
     """Return a convolution and its batch-norm.
 
     Epsilon is the published one. The momentum of the running statistics is Gluon's 0.9 and not the
@@ -285,5 +255,5 @@ def _filters(filters: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
-def _halved(size: Sequence[int]) -> tuple:
+def _halved(size: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.ceil(n / 2) for n in size)

@@ -1,11 +1,13 @@
-"""A classifier that also returns its features: the embedding that pictures are compared by."""
+"""A classifier that also returns its features: the embedding that images are compared by."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.nets.attention import attention_blocks
-from gluon_attn.nets.taps import TappedStage
+from gluon_attn.nets.taps import TappedStage, Tensor
 
 
 class EmbeddingNet(HybridBlock):
@@ -20,15 +22,11 @@ class EmbeddingNet(HybridBlock):
     Args:
         net: Net without taps, such as a :class:`gluon_attn.nets.ResNet`.
 
-    Attributes:
-        features, output, classes: Those of the net.
-        output_names: ``('logits', 'embedding')``.
-
     Raises:
         ValueError: The net has taps, or no classifier.
     """
 
-    def __init__(self, net, **kwargs):
+    def __init__(self, net: HybridBlock, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not hasattr(net, "features") or not isinstance(getattr(net, "output", None), nn.Dense):
             raise ValueError(f"{type(net).__name__} has no features and output to take over")
@@ -42,17 +40,17 @@ class EmbeddingNet(HybridBlock):
         self.embedding_outputs = ("embedding",)
         self.attention_outputs = ()
 
-    def attention_blocks(self):
+    def attention_blocks(self) -> list[tuple[str, HybridBlock]]:
         """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit22``."""
         return attention_blocks(self)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Tensor) -> list[Tensor]:
         """Return logits and embedding."""
         embedding = F.Flatten(self.features(x))
         return [self.output(embedding), embedding]
 
 
-def keep_resolution(net):
+def keep_resolution(net: HybridBlock) -> None:
     """Let the last stage of a residual net keep the resolution of the one before: stride 1.
 
     Twice the rows and columns at the same weights; usual in person re-identification (Sun, Zheng,
@@ -67,7 +65,7 @@ def keep_resolution(net):
     stages = [layer for layer in net.features if isinstance(layer, TappedStage)]
     if not stages:
         raise ValueError(f"{type(net).__name__} has no residual stages")
-    convolutions = []
+    convolutions: list[nn.Conv2D] = []
     stages[-1][0].apply(lambda b: convolutions.append(b) if isinstance(b, nn.Conv2D) else None)
     for convolution in convolutions:
         if convolution._kwargs["stride"] == (2, 2):

@@ -1,6 +1,7 @@
-"""ResNet v1 and v1b with named taps and an attention slot.
+"""ResNets with named taps and an attention slot: for ImageNet, for small images, and wide ones.
 
-Deep Residual Learning for Image Recognition, He, Zhang, Ren, Sun, CVPR 2016.
+Deep Residual Learning for Image Recognition, He, Zhang, Ren, Sun, CVPR 2016 ("paper").
+Wide Residual Networks, Zagoruyko, Komodakis, BMVC 2016.
 
 The nets are Gluon's own ``ResNetV1`` (same structure, so the same parameter names
 ``features.4.0.body.0.weight`` and the same weight files) with three additions:
@@ -16,7 +17,9 @@ The nets are Gluon's own ``ResNetV1`` (same structure, so the same parameter nam
 
 from __future__ import annotations
 
-from mxnet.gluon import nn
+from typing import Any, Mapping, Sequence, Union
+
+from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import (
     BasicBlockV1,
     BottleneckV1,
@@ -25,11 +28,21 @@ from mxnet.gluon.model_zoo.vision.resnet import (
 )
 
 from gluon_attn.blocks import Slot
-from gluon_attn.nets.attention import add_attention, attention_blocks
-from gluon_attn.nets.taps import TappedStage, parse_tap
+from gluon_attn.nets.attention import add_attention
+from gluon_attn.nets.taps import (
+    TappedNet,
+    TappedStage,
+    Taps,
+    check_choice,
+    check_sizes,
+    chosen_taps,
+)
 
 DEPTHS = tuple(sorted(resnet_spec))
 VERSIONS = ("v1", "v1b")
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 8 and 14 are for small experiments
+
+Attention = Union[str, Mapping[str, str], None]
 
 
 class BottleneckV1b(BottleneckV1):
@@ -40,7 +53,10 @@ class BottleneckV1b(BottleneckV1):
 
     inner_width = 1  # factor on the filters of the 3x3 convolution
 
-    def __init__(self, channels, stride, downsample=False, in_channels=0, **kwargs):
+    def __init__(
+        self, channels: int, stride: int, downsample: bool = False, in_channels: int = 0,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(channels, stride, downsample, in_channels, **kwargs)
         inner = channels // 4 * self.inner_width
         self.body = nn.HybridSequential(prefix="")
@@ -55,11 +71,16 @@ class BottleneckV1b(BottleneckV1):
                 self.body.add(nn.Activation("relu"))
 
 
-class ResNet(ResNetV1):
+class WideBottleneckV1b(BottleneckV1b):
+    """Bottleneck v1b whose 3x3 convolution has twice the filters."""
+
+    inner_width = 2
+
+
+class ResNet(TappedNet, ResNetV1):
     """ResNet v1 / v1b that returns its logits and, if asked, named stage activations.
 
-    Inputs: image ``(B, 3, H, W)`` float32. Outputs: logits ``(B, classes)``; with taps a list
-    ``[logits, activation, …]`` named by ``output_names``.
+    Inputs: image ``(B, 3, H, W)`` float32. Outputs: see :class:`TappedNet`.
 
     Args:
         block: Residual unit class with Gluon's signature.
@@ -78,42 +99,31 @@ class ResNet(ResNetV1):
     """
 
     def __init__(
-        self,
-        block,
-        layers,
-        channels,
-        classes=1000,
-        taps=(),
-        attention=None,
-        thumbnail=False,
-        structure="",
-        **kwargs,
-    ):
+        self, block: type[HybridBlock], layers: Sequence[int], channels: Sequence[int], *,
+        classes: int = 1000, taps: Sequence[str] = (), attention: Attention = None,
+        thumbnail: bool = False, structure: str = "", **kwargs: Any,
+    ) -> None:  # fmt: skip
         # Set first: Gluon's constructor calls _make_layer.
         self._attention = attention_per_stage(attention, len(layers))
         self._structure = structure
         super().__init__(block, layers, channels, classes=classes, thumbnail=thumbnail, **kwargs)
-        stages = [s for s in self.features if isinstance(s, TappedStage)]
         self.classes = classes
-        self.taps = tuple(taps)
-        self.output_names = ("logits",) + self.taps
-        self.attention_outputs = ()
-        for stage, unit in (parse_tap(name, layers) for name in dict.fromkeys(self.taps)):
-            stages[stage].taps += (unit,)
-        self.tap_names = tuple(
-            f"stage{s + 1}_activation{k}" for s, units in enumerate(layers) for k in range(units)
-        )
+        self._set_taps(taps)
 
-    def _make_layer(self, block, layers, channels, stride, stage_index, in_channels=0):
+    def _make_layer(
+        self, block: type[HybridBlock], layers: int, channels: int, stride: int,
+        stage_index: int, in_channels: int = 0,
+    ) -> TappedStage:  # fmt: skip
         layer = TappedStage(prefix=f"stage{stage_index}_")
         attention = self._attention.get(f"stage{stage_index}")
         with layer.name_scope():
             for number in range(layers):
+                first = number == 0
                 unit = block(
                     channels,
-                    stride if number == 0 else 1,
-                    number == 0 and channels != in_channels,
-                    in_channels=in_channels if number == 0 else channels,
+                    stride if first else 1,
+                    first and channels != in_channels,
+                    in_channels=in_channels if first else channels,
                     prefix="",
                 )
                 if attention is not None:
@@ -122,33 +132,45 @@ class ResNet(ResNetV1):
                 layer.add(unit)
         return layer
 
-    def attention_blocks(self):
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit22``."""
-        return attention_blocks(self)
 
-    def hybrid_forward(self, F, x):
-        """Return the logits, followed by the tapped activations in the order of ``taps``."""
-        tapped = {}
-        stage_number = 0
-        for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, TappedStage):
-                stage_number += 1
-                if layer.taps:
-                    names = [f"stage{stage_number}_activation{k}" for k in layer.taps]
-                    tapped.update(zip(names, x[1:]))
-                    x = x[0]
-        logits = self.output(x)
-        return [logits] + [tapped[name] for name in self.taps] if self.taps else logits
+class CifarResNet(ResNet):
+    """ResNet for small images: 3 stages of n units, 6n + 2 layers (paper, section 4.2).
+
+    A 3x3 convolution with batch-norm and ReLU, three stages of n units of two 3x3 convolutions with
+    w, 2w and 4w filters, the second and third stage at half the resolution of the one before,
+    global average pooling, one dense layer. At 32x32 pixels the maps are 32, 16 and 8 wide.
+
+    Deviation: where the width changes, the shortcut is a 1x1 convolution with batch-norm (the
+    paper's option B), as in the code of AutoLA (Ma et al., NeurIPS 2020); the paper's CIFAR nets
+    pad zeros.
+
+    Inputs: image ``(B, 3, H, W)`` float32, sides from 4.
+
+    Args:
+        units: n, units of each stage.
+        width: w, filters of the first stage.
+        **kwargs: ``classes``, ``taps``, ``attention``, ``structure`` of :class:`ResNet`.
+    """
+
+    def __init__(self, units: int, width: int, **kwargs: Any) -> None:
+        channels = [width, width, 2 * width, 4 * width]
+        super().__init__(BasicBlockV1, [units] * 3, channels, thumbnail=True, **kwargs)
+        convolution, *rest = list(self.features)
+        with self.name_scope():
+            self.features = nn.HybridSequential(prefix="")
+            self.features.add(convolution, nn.BatchNorm(in_channels=width), nn.Activation("relu"))
+            self.features.add(*rest)
 
 
-def resnet(depth, version="v1", classes=1000, width=64, taps=(), attention=None, **kwargs):
+def resnet(
+    depth: int, version: str = "v1", classes: int = 1000, width: int = 64, *, taps: Taps = (),
+    attention: Attention = None, **kwargs: Any,
+) -> ResNet:  # fmt: skip
     """Build a ResNet.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
         version: ``'v1'`` or ``'v1b'``.
-        classes: Length of the logits.
         width: Channels of the stem; the stages scale with it.
         taps: See :class:`ResNet`; ``None`` means the last activation of stages 3 and 4.
         attention: See :class:`ResNet`.
@@ -156,35 +178,96 @@ def resnet(depth, version="v1", classes=1000, width=64, taps=(), attention=None,
     Raises:
         ValueError: Unknown depth, version, tap or attention block.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"ResNet depth {depth}: valid are {', '.join(map(str, DEPTHS))}")
-    if version not in VERSIONS:
-        raise ValueError(f"ResNet version {version!r}: valid are {', '.join(VERSIONS)}")
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"ResNet width {width!r}: valid are whole numbers from 1")
-    taps = (taps,) if isinstance(taps, str) else taps  # "key=value" without a comma gives a text
+    check_choice("ResNet depth", depth, DEPTHS)
+    check_choice("ResNet version", version, VERSIONS)
+    check_sizes("ResNet", width=width)
     kind, layers, channels = resnet_spec[depth]
-    channels = [c * width // 64 for c in channels]
     bottleneck = BottleneckV1 if version == "v1" else BottleneckV1b
-    if taps is None:
-        taps = last_activations(layers)
     return ResNet(
         BasicBlockV1 if kind == "basic_block" else bottleneck,
-        layers, channels, classes=classes, taps=taps, attention=attention,
-        structure=f"resnet{depth}", **kwargs
-    )  # fmt: skip
+        layers,
+        [c * width // 64 for c in channels],
+        classes=classes,
+        taps=chosen_taps(taps, layers),
+        attention=attention,
+        structure=f"resnet{depth}",
+        **kwargs,
+    )
 
 
-def last_activations(layers):
-    """Return the names of the last activation of the last two stages.
+def cifar_resnet(
+    depth: int, classes: int = 10, width: int = 16, *, taps: Taps = (),
+    attention: Attention = None, **kwargs: Any,
+) -> CifarResNet:  # fmt: skip
+    """Build a ResNet for small images.
 
-    For ResNet-101 these are ``stage3_activation22`` and ``stage4_activation2``, the two that the
-    VAA supplement names.
+    Args:
+        depth: 6n + 2 layers: 8, 14, 20, 32, 44, 56 or 110.
+        width: Filters of the first stage; 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
+        taps: Names such as ``stage3_activation2``; ``None`` means the last activation of the last
+            two stages.
+        attention: See :class:`ResNet`.
+
+    Raises:
+        ValueError: Unknown depth, tap or attention block.
     """
-    return tuple(f"stage{s}_activation{layers[s - 1] - 1}" for s in (len(layers) - 1, len(layers)))
+    check_choice("CIFAR ResNet depth", depth, CIFAR_DEPTHS)
+    check_sizes("CIFAR ResNet", width=width)
+    units = (depth - 2) // 6
+    return CifarResNet(
+        units,
+        width,
+        classes=classes,
+        taps=chosen_taps(taps, [units] * 3),
+        attention=attention,
+        structure=f"cifar_resnet{depth}",
+        **kwargs,
+    )
 
 
-def attention_per_stage(attention, count):
+def wide_resnet(
+    depth: int = 50, factor: float = 2, classes: int = 1000, width: int = 64, *, taps: Taps = (),
+    attention: Attention = None, **kwargs: Any,
+) -> ResNet:  # fmt: skip
+    """Build a wide ResNet, in the form v1b.
+
+    Units of three convolutions (depth 50, 101, 152): the 3x3 convolution has twice the filters, the
+    outputs stay as wide as in the ResNet (WRN-50-2-bottleneck). Units of two convolutions (depth
+    18, 34): all four stages are ``factor`` times as wide (WRN-18-1.5, WRN-18-2). The stem stays as
+    it is.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        factor: How many times as wide; 2 for depths of 50 and more, any for 18 and 34.
+        width: Channels of the stem; 64 in the paper.
+        taps, attention: As in :func:`resnet`.
+
+    Raises:
+        ValueError: Unknown depth, factor, tap or attention block.
+    """
+    check_choice("wide ResNet depth", depth, DEPTHS)
+    check_sizes("wide ResNet", width=width)
+    kind, layers, channels = resnet_spec[depth]
+    channels = [c * width // 64 for c in channels]
+    basic = kind == "basic_block"
+    if basic:
+        channels[1:] = [int(c * factor) for c in channels[1:]]
+    if (not basic and factor != 2) or min(channels) < 1:
+        valid = "numbers that leave a filter in every stage" if basic else "2"
+        raise ValueError(f"wide ResNet-{depth} factor {factor}: valid is {valid}")
+    return ResNet(
+        BasicBlockV1 if basic else WideBottleneckV1b,
+        layers,
+        channels,
+        classes=classes,
+        taps=chosen_taps(taps, layers),
+        attention=attention,
+        structure=f"wide_resnet{depth}",
+        **kwargs,
+    )
+
+
+def attention_per_stage(attention: Attention, count: int) -> dict[str, str]:
     """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages.
 
     Raises:
@@ -196,6 +279,5 @@ def attention_per_stage(attention, count):
     if isinstance(attention, str):
         return dict.fromkeys(stages, attention)
     for stage in attention:
-        if stage not in stages:
-            raise ValueError(f"attention stage {stage!r}: valid are {', '.join(stages)}")
+        check_choice("attention stage", stage, stages)
     return dict(attention)

@@ -17,21 +17,30 @@ do weight files. Additions:
 
 from __future__ import annotations
 
-from mxnet.gluon import HybridBlock, nn
+from typing import Any, Iterator, Sequence
+
+from mxnet.gluon import HybridBlock, Parameter, nn
 from mxnet.gluon.model_zoo.vision.vgg import vgg_spec
 from mxnet.initializer import Xavier
 
-from gluon_attn.nets.taps import TappedStage, parse_tap
+from gluon_attn.nets.taps import (
+    TappedNet,
+    TappedStage,
+    Taps,
+    Tensor,
+    check_choice,
+    check_sizes,
+    chosen_taps,
+)
 
 VGG_DEPTHS = tuple(sorted(vgg_spec))
 
 
-class VGG(HybridBlock):
+class VGG(TappedNet, HybridBlock):
     """VGG that returns its logits and, if asked, named stage activations.
 
-    Inputs: image ``(B, 3, H, W)`` float32, sides from 32. Outputs: logits ``(B, classes)``; with
-    taps a list ``[logits, activation, …]`` named by ``output_names``. Taps lie in front of the
-    stage's max-pooling.
+    Inputs: image ``(B, 3, H, W)`` float32, sides from 32. Outputs: see :class:`TappedNet`; taps lie
+    in front of the stage's max-pooling.
 
     Args:
         layers: Convolutions of each stage.
@@ -46,47 +55,26 @@ class VGG(HybridBlock):
         ValueError: Unknown tap.
     """
 
-    attention_outputs = ()
-
     def __init__(
-        self, layers, filters, classes=1000, batch_norm=False, hidden=4096, taps=(), pool=None,
-        **kwargs,
-    ):  # fmt: skip
+        self, layers: Sequence[int], filters: Sequence[int], classes: int = 1000,
+        batch_norm: bool = False, *, hidden: int = 4096, taps: Sequence[str] = (),
+        pool: int | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.classes, self.taps = classes, tuple(taps)
-        self.output_names = ("logits",) + self.taps
-        self.tap_names = tuple(
-            f"stage{s + 1}_activation{k}" for s, units in enumerate(layers) for k in range(units)
-        )
+        self.classes = classes
         random = {"weight_initializer": "normal", "bias_initializer": "zeros"}
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
-            stages = [_stage(units, width, batch_norm) for units, width in zip(layers, filters)]
-            for stage in stages:
-                self.features.add(stage, nn.MaxPool2D(strides=2))
+            for units, width in zip(layers, filters):
+                self.features.add(_stage(units, width, batch_norm), nn.MaxPool2D(strides=2))
             if pool:
                 self.features.add(AdaptivePool(pool))
             for _ in range(2):
                 self.features.add(nn.Dense(hidden, activation="relu", **random), nn.Dropout(0.5))
             self.output = nn.Dense(classes, **random)
-        for stage, unit in (parse_tap(name, layers) for name in dict.fromkeys(self.taps)):
-            stages[stage].taps += (unit,)
+        self._set_taps(taps)
 
-    def hybrid_forward(self, F, x):
-        """Return the logits, followed by the tapped activations in the order of ``taps``."""
-        tapped, number = {}, 0
-        for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, TappedStage):
-                number += 1
-                if layer.taps:
-                    names = [f"stage{number}_activation{k}" for k in layer.taps]
-                    tapped.update(zip(names, x[1:]))
-                    x = x[0]
-        logits = self.output(x)
-        return [logits] + [tapped[name] for name in self.taps] if self.taps else logits
-
-    def _collect_params_with_prefix(self, prefix=""):
+    def _collect_params_with_prefix(self, prefix: str = "") -> dict[str, Parameter]:
         """Return the parameters under Gluon's names: ``features`` is a flat list of layers there.
 
         Gluon's method of this name is what saving and loading go by.
@@ -98,7 +86,7 @@ class VGG(HybridBlock):
         found.update(self.output._collect_params_with_prefix(prefix + "output"))
         return found
 
-    def _flat_features(self):
+    def _flat_features(self) -> Iterator[HybridBlock]:
         """Yield the layers of ``features`` in the order and number of Gluon's VGG."""
         for layer in self.features:
             if isinstance(layer, TappedStage):
@@ -109,22 +97,18 @@ class VGG(HybridBlock):
 
 
 class AdaptivePool(HybridBlock):
-    """Mean pooling to a fixed side, whatever the size of the maps.
+    """Mean pooling to ``side`` pixels, whatever the size of the maps."""
 
-    Args:
-        side: Of the result, in pixels.
-    """
-
-    def __init__(self, side, **kwargs):
+    def __init__(self, side: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._side = int(side)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         """Return ``(B, C, side, side)``."""
         return F.contrib.AdaptiveAvgPooling2D(x, output_size=self._side)
 
 
-def _stage(units, filters, batch_norm):
+def _stage(units: int, filters: int, batch_norm: bool) -> TappedStage:
     """Return a stage of 3x3 convolutions, each with its ReLU."""
     stage = TappedStage(prefix="")  # no prefix of their own: names are those of Gluon's flat net
     for _ in range(units):
@@ -142,26 +126,31 @@ def _stage(units, filters, batch_norm):
     return stage
 
 
-def vgg(depth, classes=1000, batch_norm=False, width=64, hidden=4096, taps=(), pool=None, **kwargs):
+def vgg(
+    depth: int, classes: int = 1000, batch_norm: bool = False, width: int = 64, *,
+    hidden: int = 4096, taps: Taps = (), pool: int | None = None, **kwargs: Any,
+) -> VGG:  # fmt: skip
     """Build a VGG.
 
     Args:
         depth: 11, 13, 16 or 19.
-        classes, batch_norm, hidden, pool: See :class:`VGG`.
         width: Filters of the first stage; the others scale with it.
-        taps: See :class:`VGG`; ``None`` means the last activation of stages 4 and 5.
+        taps: ``None`` means the last activation of stages 4 and 5.
+        classes, batch_norm, hidden, pool: See :class:`VGG`.
 
     Raises:
         ValueError: Unknown depth or tap; sizes that are not positive.
     """
-    if depth not in VGG_DEPTHS:
-        raise ValueError(f"VGG depth {depth}: valid are {', '.join(map(str, VGG_DEPTHS))}")
-    for name, value in (("width", width), ("hidden", hidden), ("pool", pool or 1)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"VGG {name} {value!r}: valid are whole numbers from 1")
+    check_choice("VGG depth", depth, VGG_DEPTHS)
+    check_sizes("VGG", width=width, hidden=hidden, pool=1 if pool is None else pool)
     layers, filters = vgg_spec[depth]
-    filters = [max(1, f * width // 64) for f in filters]
-    taps = (taps,) if isinstance(taps, str) else taps  # "key=value" without a comma gives a text
-    if taps is None:
-        taps = tuple(f"stage{s}_activation{layers[s - 1] - 1}" for s in (4, 5))
-    return VGG(layers, filters, classes, batch_norm, hidden, taps, pool, **kwargs)
+    return VGG(
+        layers,
+        [max(1, f * width // 64) for f in filters],
+        classes=classes,
+        batch_norm=batch_norm,
+        hidden=hidden,
+        taps=chosen_taps(taps, layers),
+        pool=pool,
+        **kwargs,
+    )

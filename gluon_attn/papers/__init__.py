@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from gluon_attn.papers import autola, awmt, baselines, combined, dreal, icasc, vaa
+from gluon_attn.papers import autola, awmt, dreal, icasc, vaa
 from gluon_attn.papers.baselines import plain, reid
 from gluon_attn.papers.combined import dreal_reid, vaa_awmt
 
 __all__ = [
-    "autola", "awmt", "baselines", "combined", "dreal", "dreal_reid", "icasc", "plain", "reid",
-    "vaa", "vaa_awmt",
+    "autola", "awmt", "dreal", "dreal_reid", "icasc", "plain", "reid", "vaa", "vaa_awmt",
 ]  # fmt: skip

@@ -79,7 +79,5 @@ def build_method(recipe: Recipe, net: Any, ctx: list[Any], dataset: Any) -> Meth
         params["momentum"] = recipe.momentum
     optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = method.Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
-    built: Method = METHODS.get(recipe.method)(
-        net, ctx, task=task, optimization=optimization, options=recipe.options
-    )
+    built: Method = METHODS.get(recipe.method)(net, ctx, task, optimization, options=recipe.options)
     return built

@@ -21,8 +21,7 @@ from gluon_attn.core.files import save_parameters
 from gluon_attn.data import open_dataset
 from gluon_attn.figures import canvas, curves, distribution, heatmaps
 from gluon_attn.metrics.overlap import attention_iou
-from gluon_attn.papers.icasc.losses import attention_separation, soft_mask
-from gluon_attn.papers.icasc.maps import grad_cam
+from gluon_attn.papers.icasc.attention import attention_separation, grad_cam, soft_mask
 from gluon_attn.task import Trained
 from gluon_attn.train import use_static_graph
 from model_zoo import get_model

@@ -32,7 +32,7 @@ def method_of(net, **options):
     names = tuple(f"class{k}" for k in range(net.classes))
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 1e-4, "learning_rate": 0.01})
     options = {"samples": 64, "warmup_updates": 0, **options}
-    return FasterRcnnMethod(net, [mx.cpu()], Task(names, 4, None), optimization, options)
+    return FasterRcnnMethod(net, [mx.cpu()], Task(names, 4, None), optimization, options=options)
 
 
 def batch_of(count=2, seed=0):

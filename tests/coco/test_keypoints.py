@@ -322,7 +322,7 @@ def method_for(net, **options):
     net.hybridize(static_alloc=True, static_shape=True)
     task = Task(KEYPOINTS, 8, np.ones(17))
     params = {"learning_rate": 1e-3}
-    return SimplePoseMethod(net, [mx.cpu()], task, Optimization("adam", params), options)
+    return SimplePoseMethod(net, [mx.cpu()], task, Optimization("adam", params), options=options)
 
 
 @pytest.mark.parametrize("block", [None, "se", "cbam", "hoga"])

@@ -36,7 +36,7 @@ def method_of(net, num_samples=4, **options):
     names = tuple(f"class{k}" for k in range(net.classes))
     task = Task(names, num_samples, None)
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.01})
-    return SsdMethod(net, [mx.cpu()], task, optimization, options)
+    return SsdMethod(net, [mx.cpu()], task, optimization, options=options)
 
 
 def batch_of(count=3, size=96, seed=0):

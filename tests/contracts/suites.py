@@ -161,7 +161,7 @@ def build(entry, make_net, columns=5, schema=None, options=None, prior=0.3):
     names = schema.columns if schema else tuple("abcdefgh"[:columns])
     optimization = Optimization("sgd", {"learning_rate": 0.01, "momentum": 0.9})
     task = Task(names, 64, np.full(len(names), prior), schema)
-    method = entry(net, [mx.cpu()], task, optimization, options)
+    method = entry(net, [mx.cpu()], task, optimization, options=options)
     method.begin_epoch(0)
     return method
 
@@ -220,7 +220,7 @@ def check_method(entry, make_net, *, batches=None, epoch=0, halves=False, **sett
     found = step(other, second)
     assert found == expected, f"after a checkpoint the step gives {found}, not {expected}"
     try:
-        entry(method.net, [mx.cpu()], method.task, Optimization(), {"no_such_option": 1})
+        entry(method.net, [mx.cpu()], method.task, Optimization(), options={"no_such_option": 1})
     except ValueError as error:
         assert "no_such_option" in str(error)
     else:

@@ -196,7 +196,7 @@ class Idle(Fitting):
 
 
 class TakesAnything(Fitting):
-    def __init__(self, net, ctx, task, optimization, options=None):
+    def __init__(self, net, ctx, task, optimization, *, options=None):
         super().__init__(net, ctx, task, optimization)
 
 

@@ -26,7 +26,7 @@ from gluon_attn.tasks.images import ImageFile, read_boxes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train import trained as load
 from model_zoo.store import BUILTIN
-from model_zoo.weight_table import parse_table
+from model_zoo.transfer import parse_table
 from tools.experiments import results_page
 from tools.site import demo
 from tools.site.gallery_files import _listed

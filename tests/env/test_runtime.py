@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_helpers import run
+from process_helpers import run, run_python
 
 from gluon_attn import runtime
 from gluon_attn.env import cpu as _cpu
@@ -136,21 +136,23 @@ def test_nothing_installed_names_numpy_and_the_backend(stack):
     assert "requirements-cu112.txt" in message
 
 
-def test_both_wheels_are_refused(stack):
-    stack.distribution("numpy", "1.23.5").mxnet().distribution("mxnet_cu112", "1.9.1")
-    message = stack.message("-S")
-    assert "mxnet 1.9.1" in message and "mxnet-cu112 1.9.1" in message
-    assert "pip uninstall -y " in message
-
-
-def test_metadata_without_files_is_refused(stack):
-    stack.distribution("numpy", "1.23.5").distribution("mxnet", "1.9.1")
-    assert "its files are gone" in stack.message("-S")
-
-
-def test_version_2_of_mxnet_is_refused(stack):
-    check = _environment.check_backend({"mxnet": "2.0.0b1"}, "/somewhere")
-    assert check.status == "fail" and "Gluon 1" in check.detail
+@pytest.mark.parametrize(
+    "found, folder, status, text",
+    [
+        ({"mxnet": "1.9.1"}, "x", "ok", "CPU wheel"),
+        ({"mxnet-cu112": "1.9.1"}, "x", "ok", "GPU wheel"),
+        ({"mxnet (custom build)": "?"}, "x", "warn", "in x"),
+        ({"mxnet": "1.8.0"}, "x", "warn", "mxnet 1.8.0"),
+        ({"mxnet": "2.0.0b1"}, "x", "fail", "Gluon 1"),
+        ({"mxnet": "1.9.1"}, None, "fail", "its files are gone"),
+        ({"mxnet": "1.9.1", "mxnet-cu112": "1.9.1"}, "x", "fail", "overwrite each other's files"),
+        ({}, None, "fail", "no MXNet is installed"),
+    ],
+)
+def test_exactly_one_whole_mxnet_of_the_right_version(found, folder, status, text):
+    check = _environment.check_backend(found, folder)
+    assert check.status == status and text in check.detail
+    assert (check.status == "ok") == (check.remedy == "")
 
 
 def test_gpu_wheel_without_a_driver(stack):
@@ -335,6 +337,42 @@ print(_cpu.amx_state().status)
     if output.split()[-1] != "on":
         pytest.skip("the kernel does not grant it")
     assert "isa:Intel AMX" in output
+
+
+# -- threads -------------------------------------------------------------------------------
+
+
+def processors(folder, siblings):
+    for number, listed in enumerate(siblings):
+        path = folder / f"cpu{number}" / "topology"
+        path.mkdir(parents=True)
+        (path / "thread_siblings_list").write_text(listed + "\n")
+    return str(folder)
+
+
+def test_threads_of_one_core_count_once(tmp_path):
+    folder = processors(tmp_path / "smt", ["0,2", "1,3", "0,2", "1,3"])
+    assert _cpu.count_cores(folder, range(4)) == 2
+    assert _cpu.count_cores(folder, [0, 2]) == 1
+    folder = processors(tmp_path / "plain", ["0", "1"])
+    assert _cpu.count_cores(folder, range(2)) == 2
+    assert _cpu.count_cores(str(tmp_path / "absent"), range(3)) == 3
+
+
+def test_the_users_choice_and_a_loaded_mxnet_are_left_alone():
+    mine = {"OMP_NUM_THREADS": "7"}
+    assert not _cpu.set_threads(mine, loaded=False, cores=2) and mine["OMP_NUM_THREADS"] == "7"
+    late = {}
+    assert not _cpu.set_threads(late, loaded=True, cores=2) and not late
+    fresh = {}
+    assert _cpu.set_threads(fresh, loaded=False, cores=2) and fresh == {"OMP_NUM_THREADS": "2"}
+
+
+def test_importing_the_package_sets_it_before_mxnet():
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    code, out, err = run_python(script, env=environ)
+    assert (code, out.strip()) == (0, str(_cpu.count_cores())), err
 
 
 # -- GPUs ----------------------------------------------------------------------------------------

@@ -76,16 +76,6 @@ def test_agrees_with_loops_over_anchors(margin, hybrid):
     np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5)
 
 
-def test_the_order_of_the_batch_does_not_matter():
-    rng = np.random.default_rng(1)
-    identities = np.repeat(np.arange(4), 3)
-    x, order = rng.normal(size=(12, 5)), rng.permutation(12)
-    values, gradient = run(SoftTripletLoss(), x, identities)
-    moved, moved_gradient = run(SoftTripletLoss(), x[order], identities[order])
-    np.testing.assert_allclose(moved, values[order], rtol=1e-5)
-    np.testing.assert_allclose(moved_gradient, gradient[order], rtol=1e-4, atol=1e-6)
-
-
 def test_shifting_everybody_changes_nothing():
     """Mining must not suffer from features far from 0, as those behind a ReLU are."""
     rng = np.random.default_rng(2)

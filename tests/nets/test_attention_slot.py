@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_blocks import NAMES, picture, random_start
 
-from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block, find_block
+from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block
 from gluon_attn.nets import resnet
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from model_zoo import get_model
@@ -37,6 +37,7 @@ def test_inner_place_is_behind_the_norm_of_the_3x3_convolution(inner, version):
     assert [name for name, _ in net.attention_blocks()] == [f"stage3_unit{k}" for k in range(6)]
     unit = net.features[6][1]
     block = dict(net.attention_blocks())["stage3_unit1"]
+    assert attention_blocks(net) == net.attention_blocks()
     assert block.channels == 32 and block.built_for == Slot("resnet50", 3, 1)
     net.initialize()
     x = picture(2, 128, 4, 4)
@@ -104,7 +105,7 @@ def test_variants_of_a_block_by_colon():
     finally:
         BLOCKS._entries.pop("reduced")
     with pytest.raises(ValueError, match="'se:4': 'se' has no variants, write 'se'"):
-        find_block("se:4")
+        BLOCKS.get("se:4")
 
 
 # ------------------------------------------------------------------------------ states and actions

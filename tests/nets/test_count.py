@@ -54,33 +54,28 @@ def test_published_nets_with_blocks(name, millions):
     assert round(counted(name).parameters / 1e6, 2) == millions
 
 
-def parameters_of(name):
-    return counted(name).parameters
-
-
-@pytest.mark.parametrize(
-    "depth, units, kernels", [(18, (2, 2, 2, 2), (3, 5, 7, 7)), (50, (3, 4, 6, 3), (3, 5, 5, 7))]
-)
-def test_eca_adds_one_kernel_per_unit(depth, units, kernels):
-    added = sum(u * k for u, k in zip(units, kernels))
-    assert parameters_of(f"eca_resnet{depth}") == parameters_of(f"resnet{depth}_v1b") + added
-    assert depth != 50 or added == 80  # the number the paper quotes
-
-
-@pytest.mark.parametrize("block", ["se", "cbam", "srm"])
-@pytest.mark.parametrize("depth, units, first", [(34, (3, 4, 6, 3), 64), (50, (3, 4, 6, 3), 256)])
-def test_blocks_by_derivation(block, depth, units, first):
+@pytest.mark.parametrize("block", ["se", "cbam", "srm", "eca"])
+@pytest.mark.parametrize("depth, units, first, kernels", [
+    (18, (2, 2, 2, 2), 64, (3, 5, 7, 7)), (50, (3, 4, 6, 3), 256, (3, 5, 5, 7)),
+])  # fmt: skip
+def test_blocks_by_derivation(block, depth, units, first, kernels):
     added = 0
-    for stage, number in enumerate(units):
+    for stage, (number, kernel) in enumerate(zip(units, kernels)):
         c = first * 2**stage
         hidden = c // 16
         mlp = 2 * c * hidden + hidden + c
         # CBAM: 7 x 7 x 2 weights and a norm of one channel; SRM: two weights, scale and shift
-        added += number * {"se": mlp, "cbam": mlp + 98 + 2, "srm": 4 * c}[block]
-    assert parameters_of(f"{block}_resnet{depth}") == parameters_of(f"resnet{depth}_v1b") + added
+        added += number * {"se": mlp, "cbam": mlp + 98 + 2, "srm": 4 * c, "eca": kernel}[block]
+    plain, found = counted(f"resnet{depth}_v1b"), counted(f"{block}_resnet{depth}")
+    assert found.parameters == plain.parameters + added
+    if (block, depth) == ("eca", 50):
+        assert added == 80  # the number the paper quotes
+    if block == "se":  # two dense layers per unit
+        dense = sum(n * 2 * c * (c // 16) for n, c in zip(units, (first * 2**k for k in range(4))))
+        assert found.multiply_adds == plain.multiply_adds + dense
 
 
-@pytest.mark.parametrize("depth, n", [(20, 3), (32, 5), (56, 9), (110, 18)])
+@pytest.mark.parametrize("depth, n", [(20, 3), (110, 18)])
 def test_cifar_nets_by_derivation(depth, n):
     def conv(into, out, kernel):
         return into * out * kernel**2 + 2 * out  # with its norm
@@ -89,21 +84,15 @@ def test_cifar_nets_by_derivation(depth, n):
     for into, out in ((16, 16), (16, 32), (32, 64)):
         total += conv(into, out, 3) + (2 * n - 1) * conv(out, out, 3)
         total += conv(into, out, 1) if into != out else 0
-    assert parameters_of(f"cifar_resnet{depth}_cifar10") == total
+    assert counted(f"cifar_resnet{depth}_cifar10").parameters == total
 
 
-def test_wide_resnet18_is_the_one_of_the_cbam_paper():
-    # 25.88 M / 3.866 G at 1.5 times the width, 45.62 M / 6.696 G at twice
-    for factor, millions, giga in ((1.5, 25.88, 3.866), (2, 45.62, 6.696)):
-        found = counted("wide_resnet18_2", factor=factor)
-        assert round(found.parameters / 1e6, 2) == millions
-        assert round(found.multiply_adds / 1e9, 3) == giga
-
-
-def test_se_costs_two_dense_layers_per_unit():
-    plain, se = map(counted, ("resnet18_v1b", "se_resnet18"))
-    added = sum(2 * 2 * c * (c // 16) for c in (64, 128, 256, 512))
-    assert se.multiply_adds - plain.multiply_adds == added
+# 1.5 times the width, and twice
+@pytest.mark.parametrize("factor, millions, giga", [(1.5, 25.88, 3.866), (2, 45.62, 6.696)])
+def test_wide_resnet18_is_the_one_of_the_cbam_paper(factor, millions, giga):
+    found = counted("wide_resnet18_2", factor=factor)
+    assert round(found.parameters / 1e6, 2) == millions
+    assert round(found.multiply_adds / 1e9, 3) == giga
 
 
 # ------------------------------------------------------------------------------ by hand

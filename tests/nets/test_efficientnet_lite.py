@@ -62,7 +62,7 @@ def test_attention_goes_behind_the_depth_wise_or_the_last_convolution():
 
 
 def test_unknown_names_are_told():
-    with pytest.raises(ValueError, match="EfficientNet-Lite7: valid are 0, 1, 2"):
+    with pytest.raises(ValueError, match="EfficientNet-Lite 7: valid are 0, 1, 2"):
         efficientnet_lite(7)
     with pytest.raises(ValueError, match="tap 'stage9_activation0'"):
         efficientnet_lite(0, taps=("stage9_activation0",))

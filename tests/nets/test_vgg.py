@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet.gluon.model_zoo.vision import vgg as gluon_vgg
 
-from gluon_attn.nets.frozen import frozen_view
+from gluon_attn.nets.graph import frozen_view
 from gluon_attn.nets.taps import TappedStage, activation_shapes
 from gluon_attn.nets.vgg import VGG, VGG_DEPTHS, vgg
 from model_zoo import get_model, list_models
@@ -95,13 +95,15 @@ def test_taps_are_the_activations_in_front_of_the_pooling(image):
 
 @pytest.mark.parametrize("pool", [None, 2])
 def test_the_net_can_be_cut_into_trunk_stage_and_head(image, pool):
-    from gluon_attn.papers.icasc.parts import split_net
+    from gluon_attn.papers.icasc.cut import Tail
+    from gluon_attn.papers.icasc.gradients import ScorePass
 
     net = small(pool=pool)
     expected = net(image).asnumpy()
-    parts = split_net(net)
-    assert (parts.inner, parts.last) == ("stage4_activation1", "stage5_activation1")
-    np.testing.assert_allclose(parts(image)["logits"].asnumpy(), expected, rtol=1e-5, atol=1e-6)
+    tail = Tail(net, [mx.cpu()], frozen=True)
+    assert tail.layers == ("stage4_activation1", "stage5_activation1")
+    found = ScorePass(tail, image).logits.asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooling_makes_the_parameters_fit_every_input_size():

@@ -36,7 +36,7 @@ COMMAND = re.compile(r"python (tools/\w+\.py)((?:\\\n|[^`\n#|>])*)")
 # Where a ledger's `Name(argument=value)` is looked for.
 CALLABLES = (
     "gluon_attn.core.batch", "gluon_attn.papers.vaa.method", "gluon_attn.papers.awmt.method",
-    "gluon_attn.losses.classification", "gluon_attn.papers.vaa.history",
+    "gluon_attn.papers.vaa.losses", "gluon_attn.papers.vaa.history",
     "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
     "gluon_attn.papers.autola.hoga",
     "gluon_attn.metrics.retrieval", "gluon_attn.tasks.reid", "gluon_attn.blocks",

@@ -487,7 +487,9 @@ def test_sizes_that_do_not_fit_are_refused(people, changes, parts_of_batch, mess
 
 def test_dreal_adds_its_quality_loss_to_those_of_the_baseline(people):
     recipe, data, net, plain = parts(people)
-    dreal = DrealReid(net, [mx.cpu()], plain.task, plain.optimization, {"images_per_identity": 2})
+    dreal = DrealReid(
+        net, [mx.cpu()], plain.task, plain.optimization, options={"images_per_identity": 2}
+    )
     batch = next(iter(REID.train_loader(recipe, data["train"], dreal, 0)))
     with mx.autograd.record():
         losses = dreal.losses(dreal.forward(batch.image), batch)
@@ -506,7 +508,7 @@ def test_dreal_needs_attention_in_the_net(people):
     _, _, _, plain = parts(people)
     net = small_net()
     with pytest.raises(ValueError, match="attention=se"):
-        DrealReid(net, [mx.cpu()], plain.task, plain.optimization, {})
+        DrealReid(net, [mx.cpu()], plain.task, plain.optimization)
 
 
 # -- whole runs --------------------------------------------------------------------------------

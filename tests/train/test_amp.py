@@ -38,8 +38,8 @@ def cast_to_float32(monkeypatch):
     def in_float32(symbols, layers, kind):
         graph, entries = lowered(symbols, layers, kind)
         for node in graph.nodes:
-            if node["op"] == "amp_cast":
-                node["attrs"]["dtype"] = "float32"
+            if node.op == "amp_cast":
+                node.attrs["dtype"] = "float32"
         return graph, entries
 
     monkeypatch.setattr(amp, "lowered", in_float32)
@@ -63,11 +63,11 @@ def graph_of(symbols, shape, kind="bfloat16"):
 def dtypes(symbols, shape, kind="bfloat16"):
     """Return ``{name of an operator: type of its first output}`` of a lowered graph."""
     graph, entries = graph_of(symbols, shape, kind)
-    group = mx.sym.Group(graph.symbol(entries))
+    group = mx.sym.Group(graph.symbols(entries))
     internals = group.get_internals()
     _, types, _ = internals.infer_type(data=np.float32)
     found = dict(zip(internals.list_outputs(), types))
-    names = [node["name"] for node in graph.nodes if node["op"] not in ("null", "amp_cast")]
+    names = [node.name for node in graph.nodes if node.op not in ("null", "amp_cast")]
     return {name: np.dtype(found[f"{name}_output"]) for name in names}
 
 
@@ -136,11 +136,11 @@ def test_what_follows_a_low_layer(kind, dtype):
     low = {name for name, value in found.items() if value == np.dtype(dtype)}
     assert low == {"conv", "norm", "relu", "add", "pool"}
     graph, entries = graph_of(symbols, (2, 16, 8, 8), kind)
-    group = mx.sym.Group(graph.symbol(entries))
+    group = mx.sym.Group(graph.symbols(entries))
     arguments, outputs, running = group.infer_type(data=np.float32)
     assert set(arguments + outputs + running) == {np.float32}
     # data, weight; the map once for its sigmoid and its product; the sum for the global pooling
-    assert sum(node["op"] == "amp_cast" for node in graph.nodes) == 4
+    assert sum(node.op == "amp_cast" for node in graph.nodes) == 4
     assert group.list_arguments() == mx.sym.Group(symbols).list_arguments()
 
 
@@ -149,7 +149,7 @@ def casts_of(name, size, **options):
     out = net(mx.sym.var("data", dtype="float32"))
     out = list(out) if isinstance(out, (list, tuple)) else [out]
     graph, _ = graph_of(out, (4, 3, size, size))
-    return sum(node["op"] == "amp_cast" for node in graph.nodes)
+    return sum(node.op == "amp_cast" for node in graph.nodes)
 
 
 def test_casts_of_whole_nets():
@@ -214,7 +214,7 @@ def method_of(net, kind, method="baseline", ctx=1, optimizer="sgd", accumulate=1
     optimization = Optimization(optimizer, params, accumulate, kind)
     contexts = [mx.cpu(number) for number in range(ctx)]
     net.collect_params().reset_ctx(contexts)
-    made = METHODS.get(method)(net, contexts, task, optimization, options)
+    made = METHODS.get(method)(net, contexts, task, optimization, options=options)
     made.begin_epoch(0)
     return made
 
@@ -451,7 +451,7 @@ def test_a_net_without_a_graph_is_refused(bfloat16):
 @pytest.mark.parametrize("name", ["autola", "dreal", "dreal_reid", "icasc"])
 def test_methods_in_float32_only_say_so(name):
     with pytest.raises(ValueError, match="trains in float32 only, because .*; use amp=none"):
-        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"), {})
+        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"))
 
 
 # -- methods and whole runs ------------------------------------------------------------------------
@@ -507,7 +507,7 @@ def detector(name):
         options = {"ssd": {"warmup_epochs": 0.0},
                    "faster_rcnn": {"samples": 64, "warmup_updates": 0}}[name]  # fmt: skip
         optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
-        method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+        method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
         method.begin_epoch(0)
         return method, {"ssd": test_ssd, "faster_rcnn": test_faster_rcnn}[name].batch_of()
 

@@ -101,7 +101,7 @@ def _open_mxnet(spec, batch, threads, amp="none"):
     task = Task(tuple(map(str, range(classes))), batch, np.full(classes, 0.3))
     method, options = ("vaa", {"phase1_epochs": 0}) if isinstance(net, VAA) else ("baseline", {})
     optimization = Optimization("sgd", UPDATE, amp=amp)
-    training = METHODS.get(method)(net, [mx.cpu()], task, optimization, options)
+    training = METHODS.get(method)(net, [mx.cpu()], task, optimization, options=options)
     training.begin_epoch(0)
 
     def step():

@@ -109,7 +109,9 @@ def _make_step(variant, model, size, batch):
         use_static_graph(net)
     task = Task(tuple(map(str, range(net.classes))), batch, np.full(net.classes, 0.3))
     params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": 1e-4}
-    method = VAATraining(net, [mx.cpu()], task, Optimization("sgd", params), {"phase1_epochs": 0})
+    method = VAATraining(
+        net, [mx.cpu()], task, Optimization("sgd", params), options={"phase1_epochs": 0}
+    )
     method.begin_epoch(0)
     return lambda: method.train_step(data)
 

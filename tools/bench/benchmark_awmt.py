@@ -89,7 +89,7 @@ def _make_step(model, size, images, adaptive):
     # lr 0: random weights under frozen statistics would diverge; the work is the same
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.0})
     options = {"adaptive": adaptive, "window": 2, "val_batch_size": images // 2}
-    method = METHODS.get("awmt")(net, [mx.cpu()], task, optimization, options)
+    method = METHODS.get("awmt")(net, [mx.cpu()], task, optimization, options=options)
     method.begin_epoch(0)
     if not adaptive:
         batch = draw(images)

@@ -133,7 +133,7 @@ def make_method(variant, model, size, batch, sample=1):
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 1e-4, "learning_rate": 1e-3})
     options = {"sample": sample} if variant == "sampled" else {}
     name = "baseline" if variant == "plain" else "dreal"
-    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options)
+    method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
     if variant == "naive":
         gates = [tuple(gate for _, gate in block.gates) for _, block in dreal.chosen_modules(net)]
         method.counterfactuals = OneByOne(net, gates, method.counterfactuals)
@@ -150,33 +150,31 @@ class OneByOne:
     Args:
         net: Net.
         modules: For each module the tuple of its gates.
-        ours: :class:`gluon_attn.papers.dreal.reward.Counterfactuals`, for the training pass.
+        ours: ``papers.dreal.counterfactuals.Counterfactuals``, for the training pass.
     """
 
     def __init__(self, net, modules, ours):
-        from gluon_attn.nets.graphs import Graph, GraphBlock, copy_into
-        from gluon_attn.papers.dreal.trace import Trace
+        from gluon_attn.nets.graph import cut
+        from gluon_attn.papers.dreal.counterfactuals import Trace
 
         self.view, self.states, self._blocks = self, ours.states, []
-        trace, self._view = Trace(net, modules), ours.view
-        for node in trace.nodes:
-            if node["op"] == "BatchNorm":
-                node["attrs"]["use_global_stats"] = "True"
+        trace, self._view = Trace.of(net, modules), ours.view
+        given = {"data": trace.graph.variable("data")}
+        wanted = {"logits": trace.outputs["logits"]}
         for gates in trace.modules:
-            graph = Graph()
             maps = {number for _, (number, _) in gates}
 
-            def change(number, node, inputs, graph=graph, maps=maps):
+            def change(target, number, node, inputs, maps=maps):
+                if node.op == "BatchNorm":
+                    return target.copy(node.changed(use_global_stats=True), inputs)
                 if number not in maps:
                     return None
-                map_ = graph.copy(node, inputs)
-                mean = graph.add("mean", map_, axis=0, exclude=True, keepdims=True)
-                return graph.add("broadcast_like", mean, map_)
+                map_ = target.copy(node, inputs)
+                mean = target.add("mean", map_, axis=0, exclude=True, keepdims=True)
+                return target.add("broadcast_like", mean, map_)
 
-            (logits,) = copy_into(graph, trace.graph, trace.outputs[:1], {}, change)
-            self._blocks.append(
-                GraphBlock(graph, ["data"], {"logits": logits}, net.collect_params())
-            )
+            params = net.collect_params()
+            self._blocks.append(cut(trace.graph, given, wanted, params, change=change))
 
     def run(self, values):
         """Return what the training pass shows, and the image."""
@@ -185,4 +183,4 @@ class OneByOne:
     def logits(self, group, seen):
         """Return the logits without each module, and those with all of them."""
         found = [self._blocks[module].run(seen)["logits"] for module in group]
-        return found, seen["output0"].detach()
+        return found, seen["logits"].detach()

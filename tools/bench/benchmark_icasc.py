@@ -100,7 +100,7 @@ def make_step(model, size, batch, options):
     task = Task(schema.columns, batch, label.mean(axis=0), schema)
     optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 1e-4})
     method = METHODS.get("icasc" if options else "baseline")(
-        net, [mx.cpu()], task, optimization, options
+        net, [mx.cpu()], task, optimization, options=options
     )
     method.begin_epoch(0)
 

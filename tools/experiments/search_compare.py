@@ -16,7 +16,7 @@ from gluon_attn.metrics.tables import (
     percent,
     spread_text,
 )
-from gluon_attn.papers.autola.derive import random_genotype
+from gluon_attn.papers.autola import random_genotype
 from gluon_attn.papers.autola.genotype import load_genotype
 from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search

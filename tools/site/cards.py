@@ -17,7 +17,7 @@ border control, for decisions about employment, education, credit, insurance, ho
 to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
 of real people.
 
-**Limits.** Trained on generated pictures: scores say nothing about photographs. Labels are those of
+**Limits.** Trained on generated images: scores say nothing about photographs. Labels are those of
 the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
 performance for groups of real people is unknown.
 

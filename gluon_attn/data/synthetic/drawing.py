@@ -24,6 +24,7 @@ from gluon_attn.core.text import read_json
 
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
 SPLITS = ("train", "val", "test")
+WHITE = (255,)  # of a mask
 
 
 def write_image(path: Any, rgb: np.ndarray, quality: Any) -> None:
@@ -271,7 +272,7 @@ class Canvas:
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         for shape in shapes:
             corners = np.round((shape - (x0, y0)) * 16).astype(np.int32)
-            cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
+            cv2.fillPoly(mask, [corners], WHITE, cv2.LINE_AA, 4)
         self._blend(spot, mask, colour, shade, texture=texture, opacity=opacity)
 
     def image(self) -> np.ndarray:
@@ -289,7 +290,7 @@ class Canvas:
         x0, y0, x1, y1 = spot
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         line = [np.round((points - (x0, y0)) * 16).astype(np.int32)]
-        cv2.polylines(mask, line, closed, 255, max(1, int(round(width))), cv2.LINE_AA, 4)  # type: ignore[call-overload]  # one channel: a number
+        cv2.polylines(mask, line, closed, WHITE, max(1, int(round(width))), cv2.LINE_AA, 4)
         self._blend(
             spot, mask, colour, 0.0, texture=None, opacity=opacity * min(1.0, max(width, 0.4))
         )
@@ -305,7 +306,7 @@ class Canvas:
             return
         mask = np.zeros((spot[3] - spot[1], spot[2] - spot[0]), np.uint8)
         org = (int(corner[0]) - spot[0], int(corner[1]) + h - spot[1])
-        cv2.putText(mask, word, org, font, height / 21.0, 255, thick, cv2.LINE_AA)  # type: ignore[call-overload]  # one channel: a number
+        cv2.putText(mask, word, org, font, height / 21.0, WHITE, thick, cv2.LINE_AA)
         self._blend(spot, mask, colour, 0.0, texture=None, opacity=1.0)
 
     def _spot(self, points: Any, margin: int = 2) -> Any:

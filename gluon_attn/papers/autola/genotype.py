@@ -16,7 +16,8 @@ Three ways to write one, all understood by :func:`find_genotype`:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Iterable, NamedTuple, Sequence, Tuple
 
 from gluon_attn.core.files import json_text, write_text
 from gluon_attn.core.registry import Registry, unknown_name
@@ -38,36 +39,33 @@ NODES = 4
 EDGES = tuple((node, source) for node in range(1, NODES + 1) for source in range(node))
 
 GENOTYPES = Registry("genotype")
+Edge = Tuple[str, int]  # operation and source
 
 
 class Genotype(NamedTuple):
-    """The ten operations, in canonical order; make one with :func:`genotype`.
+    """The ten operations, node by node, sources ascending; make one with :func:`genotype`."""
 
-    Attributes:
-        edges: ``((operation, source), …)``: node by node, sources of a node ascending.
-    """
-
-    edges: tuple
+    edges: tuple[Edge, ...]
 
     @property
-    def operations(self):
+    def operations(self) -> tuple[str, ...]:
         """The ten operation names in the order of ``EDGES``."""
         return tuple(operation for operation, _ in self.edges)
 
     @property
-    def nodes(self):
+    def nodes(self) -> tuple[tuple[Edge, ...], ...]:
         """The edges of each node, a tuple of four tuples."""
         return tuple(
             tuple(edge for edge, (owner, _) in zip(self.edges, EDGES) if owner == node)
             for node in range(1, NODES + 1)
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Return the line that :func:`parse_genotype` reads."""
         return "/".join("+".join(f"{op}@{source}" for op, source in node) for node in self.nodes)
 
 
-def genotype(edges, where="genotype"):
+def genotype(edges: Iterable[Any], where: str = "genotype") -> Genotype:
     """Check a list of edges and bring it into canonical order.
 
     Args:
@@ -79,34 +77,35 @@ def genotype(edges, where="genotype"):
         ValueError: Not ten pairs, an unknown operation, a source that is no earlier node, or one
             that is there twice; the message names the edge.
     """
-    edges = [_pair(edge, number, where) for number, edge in enumerate(edges)]
-    if len(edges) != len(EDGES):
+    pairs = [_pair(edge, number, where) for number, edge in enumerate(edges)]
+    if len(pairs) != len(EDGES):
         raise ValueError(
-            f"{where}: {len(edges)} edges; valid are {len(EDGES)}: node i of {NODES} has i, one "
+            f"{where}: {len(pairs)} edges; valid are {len(EDGES)}: node i of {NODES} has i, one "
             "from its group (source 0) and one from each earlier node"
         )
-    ordered = []
+    ordered: list[Edge] = []
     for node in range(1, NODES + 1):
         first = node * (node - 1) // 2
-        own = edges[first : first + node]
+        own = pairs[first : first + node]
         for number, (operation, source) in enumerate(own, first):
-            _check_edge(operation, source, node, [s for _, s in own], f"{where}: edge {number + 1}")
+            _check_source(source, node, [s for _, s in own], f"{where}: edge {number + 1}")
+            if operation not in OPERATIONS:
+                raise ValueError(
+                    f"{where}: edge {number + 1} (into node {node}): "
+                    f"{unknown_name('operation', operation, OPERATIONS)}"
+                )
         ordered += sorted(own, key=lambda edge: edge[1])
     return Genotype(tuple(ordered))
 
 
-def _pair(edge, number, where):
+def _pair(edge: Any, number: int, where: str) -> Edge:
     good = isinstance(edge, (list, tuple)) and len(edge) == 2
     if not good or not isinstance(edge[0], str) or type(edge[1]) is not int:
         raise ValueError(f"{where}: edge {number + 1} is {edge!r}; valid is [operation, source]")
     return edge[0], edge[1]
 
 
-def _check_edge(operation, source, node, sources, where):
-    if operation not in OPERATIONS:
-        raise ValueError(
-            f"{where} (into node {node}): {unknown_name('operation', operation, OPERATIONS)}"
-        )
+def _check_source(source: int, node: int, sources: Sequence[int], where: str) -> None:
     valid = ", ".join(map(str, range(node)))
     if source >= node:
         what = "its own output" if source == node else f"node {source}, which comes later"
@@ -118,7 +117,7 @@ def _check_edge(operation, source, node, sources, where):
                          f"{valid}")  # fmt: skip
 
 
-def parse_genotype(line, where=None):
+def parse_genotype(line: str, where: str | None = None) -> Genotype:
     """Return the genotype that a line describes.
 
     Raises:
@@ -132,7 +131,7 @@ def parse_genotype(line, where=None):
             f"{where}: {'/'.join(map(str, counts))} edges; valid are 1/2/3/4, written "
             "op@0/op@0+op@1/…"
         )
-    edges = []
+    edges: list[Edge] = []
     for text in (edge for node in nodes for edge in node):
         operation, found, source = text.partition("@")
         if not found or not source.isdigit():
@@ -141,7 +140,7 @@ def parse_genotype(line, where=None):
     return genotype(edges, where)
 
 
-def of_operations(operations):
+def of_operations(operations: Iterable[str]) -> Genotype:
     """Return the genotype with these ten operations, in the order of ``EDGES``.
 
     Raises:
@@ -153,11 +152,10 @@ def of_operations(operations):
     return genotype((op, source) for op, (_, source) in zip(operations, EDGES))
 
 
-def find_genotype(text):
+def find_genotype(text: str | Genotype) -> Genotype:
     """Return a genotype by name, by path (ending in ``.json``) or from a line.
 
-    Args:
-        text: See the module's head; a :class:`Genotype` is returned as it is.
+    A :class:`Genotype` is returned as it is.
 
     Raises:
         FileNotFoundError: No such file.
@@ -166,7 +164,8 @@ def find_genotype(text):
     if isinstance(text, Genotype):
         return text
     if text in GENOTYPES:
-        return GENOTYPES.get(text)
+        found: Genotype = GENOTYPES.get(text)
+        return found
     if text.endswith(".json"):
         return load_genotype(text)
     if "@" in text:
@@ -176,12 +175,10 @@ def find_genotype(text):
     )
 
 
-def save_genotype(path, found, about=None):
+def save_genotype(path: str | Path, found: Genotype, about: dict[str, Any] | None = None) -> None:
     """Write a genotype as JSON, atomically.
 
     Args:
-        path: Destination, ending in ``.json``.
-        found: :class:`Genotype`.
         about: JSON-able dict that is kept with it (seed, recipe, strengths, …).
 
     Raises:
@@ -196,7 +193,7 @@ def save_genotype(path, found, about=None):
     write_text(path, f'{{"edges": [\n{rows}\n],\n"about": {text}}}\n')
 
 
-def load_genotype(path):
+def load_genotype(path: str | Path) -> Genotype:
     """Read a genotype from JSON: an object with ``edges``, the ten ``[operation, source]``.
 
     Raises:

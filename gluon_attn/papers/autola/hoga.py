@@ -21,11 +21,14 @@ one hidden unit instead.
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_attn.blocks.base import BLOCKS, AttentionBlock
-from gluon_attn.papers.autola.genotype import NODES, find_genotype
-from gluon_attn.papers.autola.primitives import ChannelGate, conv, global_mean, norm, operation
+from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Tensor
+from gluon_attn.blocks.gates import apply_map
+from gluon_attn.papers.autola.genotype import NODES, Genotype, find_genotype
+from gluon_attn.papers.autola.operations import ConvolutionGate, PlainNorm, conv, norm, operation
 
 REDUCTIONS = (8, 8)  # r1, r2 when an architecture is trained
 SEARCH_REDUCTIONS = (4, 16)  # while it is searched
@@ -42,18 +45,20 @@ class SqueezeExcite(HybridBlock):
             without units. ``'floor'``: one hidden unit.
     """
 
-    def __init__(self, channels, reduction, narrow="constant", **kwargs):
+    def __init__(
+        self, channels: int, reduction: int, narrow: str = "constant", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if narrow not in NARROW:
             raise ValueError(f"narrow={narrow!r}: valid are {', '.join(NARROW)}")
         self.gate = None
         if channels // reduction or narrow == "floor":
             with self.name_scope():
-                self.gate = ChannelGate(channels, reduction)
+                self.gate = ConvolutionGate(channels, reduction, biases=None)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         """Return the weighted channels."""
-        return 0.5 * x if self.gate is None else F.broadcast_mul(x, self.gate(global_mean(F, x)))
+        return 0.5 * x if self.gate is None else apply_map(F, "channel", x, self.gate(x))
 
 
 class GroupAttention(AttentionBlock):
@@ -70,7 +75,10 @@ class GroupAttention(AttentionBlock):
 
     place = "inner"
 
-    def __init__(self, channels, reductions=REDUCTIONS, narrow="constant", **kwargs):
+    def __init__(
+        self, channels: int, reductions: Sequence[int] = REDUCTIONS, narrow: str = "constant",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(channels, **kwargs)
         if channels % NODES:
             raise ValueError(f"channels={channels}: valid are multiples of {NODES}")
@@ -79,32 +87,27 @@ class GroupAttention(AttentionBlock):
             self.descriptor = SqueezeExcite(self.group, reductions[0], narrow)
             self.project = nn.HybridSequential(prefix="project_")
             with self.project.name_scope():
+                wide = channels + self.group
+                first = PlainNorm if wide % 16 == 8 else nn.BatchNorm
                 self.project.add(
-                    conv(channels, channels + self.group), norm(channels), nn.Activation("relu"),
+                    conv(channels, wide), norm(channels, kind=first), nn.Activation("relu"),
                     conv(channels, channels), norm(channels),
                 )  # fmt: skip
             self.rescale = SqueezeExcite(channels, reductions[1], narrow)
 
-    def hybrid_forward(self, F, x, *inputs):
+    def hybrid_forward(self, F: Any, x: Tensor, *inputs: Tensor) -> Tensor:
         """Return the attended input, ``(B, C, H, W)``."""
         groups = list(F.split(x, num_outputs=NODES, axis=1))
         nodes = self.nodes(F, x, groups, *inputs)
         y = self.join(F, [*nodes, self.descriptor(F.add_n(*groups))])
         return self.rescale(self.project(y) + x)
 
-    def join(self, F, arrays):
+    def join(self, F: Any, arrays: Sequence[Tensor]) -> Tensor:
         """Return arrays ``(B, …, H, W)`` as one, along the channels."""
         return F.concat(*arrays, dim=1)
 
-    def nodes(self, F, x, groups, *inputs):
-        """Return the four nodes, each ``(B, c, H, W)``.
-
-        Args:
-            F: ``mxnet.nd`` or ``mxnet.sym``.
-            x: The input, ``(B, C, H, W)``.
-            groups: Its four groups, each ``(B, c, H, W)``.
-            inputs: Further inputs of the block.
-        """
+    def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *inputs: Tensor) -> list[Tensor]:
+        """Return the four nodes, each ``(B, c, H, W)``, of ``x``, its groups and further inputs."""
         raise NotImplementedError
 
 
@@ -119,19 +122,18 @@ class HOGA(GroupAttention):
         affine: Whether batch norms inside the operations have scale and shift.
         narrow: See :class:`SqueezeExcite`.
 
-    Attributes:
-        genotype: The :class:`gluon_attn.papers.autola.genotype.Genotype`.
-
     Raises:
         ValueError, FileNotFoundError: C is no multiple of 4; an invalid genotype.
     """
 
-    default = "autola_cifar10"
+    default: str | Genotype = "autola_cifar10"
     narrow = "constant"
 
     def __init__(
-        self, channels, genotype=None, reductions=REDUCTIONS, affine=True, narrow=None, **kwargs
-    ):
+        self, channels: int, genotype: str | Genotype | None = None,
+        reductions: Sequence[int] = REDUCTIONS, affine: bool = True, *,
+        narrow: str | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(channels, reductions, narrow or self.narrow, **kwargs)
         self.genotype = find_genotype(self.default if genotype is None else genotype)
         with self.name_scope():
@@ -141,9 +143,10 @@ class HOGA(GroupAttention):
                     *(operation(name, self.group, affine) for name in self.genotype.operations)
                 )
 
-    def nodes(self, F, x, groups):
+    def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *inputs: Tensor) -> list[Tensor]:
         """Return the four nodes: the sum of the operations on their sources."""
-        edges, nodes = iter(self.edges), []
+        edges = iter(self.edges)
+        nodes: list[Tensor] = []
         for group, own in zip(groups, self.genotype.nodes):
             sources = [group, *nodes]
             terms = [next(edges)(sources[source]) for _, source in own]
@@ -151,13 +154,8 @@ class HOGA(GroupAttention):
         return nodes
 
     @classmethod
-    def variant(cls, text):
-        """Return the block for the slot name ``hoga:TEXT``.
-
-        Args:
-            text: A genotype as :func:`gluon_attn.papers.autola.genotype.find_genotype`
-            understands it.
-        """
+    def variant(cls, text: str) -> type[HOGA]:
+        """Return the block for the slot name ``hoga:TEXT``, TEXT being a genotype."""
         return type(cls.__name__, (cls,), {"default": find_genotype(text)})
 
 

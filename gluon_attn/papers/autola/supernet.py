@@ -6,7 +6,7 @@ Auto Learning Attention, Ma, Zhang, Xia, Tao, NeurIPS 2020 ("paper"), with the a
     edge output = sum over operations o of softmax(alpha)_o operation_o(source)
 
 with one alpha (10 edges x 9 operations) for all blocks. Numbers are those of the operations in
-:mod:`gluon_attn.papers.autola.primitives`, one by one (tested); how they are computed differs:
+:mod:`gluon_attn.papers.autola.operations`, one by one (tested); how they are computed differs:
 
 * Edges that can be computed together are: the four that read the groups, then the three that read
   node 1, the two that read node 2, and the last. Their channels lie side by side, so each of the
@@ -21,71 +21,27 @@ Legend: B batch, E edges of a pass, c channels of a group, H W map size.
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
+from gluon_attn.blocks.base import Tensor
+from gluon_attn.blocks.gates import global_max, global_mean, hidden_size
+from gluon_attn.nets.resnet import ResNet
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.papers.autola.genotype import EDGES, NODES, OPERATIONS
 from gluon_attn.papers.autola.hoga import SEARCH_REDUCTIONS, GroupAttention
-from gluon_attn.papers.autola.primitives import (
+from gluon_attn.papers.autola.operations import (
     REDUCTION,
+    DepthWise,
     channel_pool,
-    global_max,
-    global_mean,
-    hidden_units,
+    norm,
+    side_by_side,
 )
 
 ALPHA_SCALE = 1e-3  # of the normal distribution that the code draws alpha from
-LANES = 8  # channels that oneDNN's depth-wise kernels take at once
-
-
-def side_by_side(F, arrays):
-    """Join maps ``(B, …, H, W)`` along the channels.
-
-    As a plain concat, but with H and W in one axis: then MXNet leaves it to its own code instead of
-    oneDNN's, whose gradient fails where channels are no multiples of 16.
-    """
-    flat = F.concat(*(F.reshape(a, shape=(0, 0, -1)) for a in arrays), dim=1)
-    return F.reshape_like(flat, arrays[0], lhs_begin=2, lhs_end=3, rhs_begin=2, rhs_end=4)
-
-
-class DepthWise(HybridBlock):
-    """Depth-wise convolution without bias that keeps the map's size.
-
-    Other numbers of channels than multiples of 8 make oneDNN fall back to kernels three times as
-    slow, so the input is filled up with copies of its channels and weights of 0.
-
-    Args:
-        channels: Of input and output.
-        kernel: Side.
-        dilation: Of the kernel.
-    """
-
-    def __init__(self, channels, kernel=3, dilation=1, **kwargs):
-        super().__init__(**kwargs)
-        self._channels, self._more = channels, -channels % LANES
-        if self._more > channels:
-            self._more = 0
-        reach = dilation * (kernel // 2)
-        self._options = {
-            "kernel": (kernel, kernel), "pad": (reach, reach), "dilate": (dilation, dilation),
-            "no_bias": True, "num_filter": channels + self._more,
-            "num_group": channels + self._more,
-        }  # fmt: skip
-        with self.name_scope():
-            self.weight = self.params.get("weight", shape=(channels, 1, kernel, kernel))
-
-    def hybrid_forward(self, F, x, weight):
-        """Return ``(B, channels, H, W)``."""
-        if not self._more:
-            return F.Convolution(x, weight, **self._options)
-        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=self._more)])
-        kernel = F.reshape(weight, shape=(self._channels, -1))
-        zeros = F.zeros_like(F.slice_axis(kernel, axis=0, begin=0, end=self._more))
-        kernel = F.reshape(F.concat(kernel, zeros, dim=0), shape=(-1, 1, *self._options["kernel"]))
-        y = F.Convolution(x, kernel, **self._options)
-        return F.slice_axis(y, axis=1, begin=0, end=self._channels)
 
 
 class PairConv(HybridBlock):
@@ -94,32 +50,27 @@ class PairConv(HybridBlock):
     Computed as a depth-wise convolution whose outputs are added in pairs.
     """
 
-    def __init__(self, edges, kernel, dilation=1, **kwargs):
+    def __init__(self, edges: int, kernel: int, dilation: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._edges = edges
         with self.name_scope():
             self.each = DepthWise(2 * edges, kernel, dilation)
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         """Return one map per edge."""
         pairs = F.reshape(self.each(x), shape=(-1, 2, -2))
         first, second = F.split(pairs, num_outputs=2, axis=1)
         return F.reshape(first + second, shape=(-1, self._edges, -2))
 
 
-def grouped(filters, channels, edges, use_bias=False):
+def grouped(filters: int, channels: int, edges: int, use_bias: bool = False) -> nn.Conv2D:
     """Return a 1x1 convolution of E edges, each from ``channels`` to ``filters``."""
     return nn.Conv2D(
         filters * edges, 1, groups=edges, use_bias=use_bias, in_channels=channels * edges
     )
 
 
-def plain_norm(channels):
-    """Return a batch normalisation without scale and shift; code, while searching."""
-    return nn.BatchNorm(in_channels=channels, center=False, scale=False)
-
-
-def sequence(*layers):
+def sequence(*layers: HybridBlock) -> nn.HybridSequential:
     """Return layers as one block."""
     block = nn.HybridSequential()
     block.add(*layers)
@@ -132,14 +83,14 @@ class ChannelGates(HybridBlock):
     Inputs: one or two of mean and max, ``(B, E c, 1, 1)``. Output: gates of the same shape.
     """
 
-    def __init__(self, channels, edges, use_bias=False, **kwargs):
+    def __init__(self, channels: int, edges: int, use_bias: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        units = hidden_units(channels, REDUCTION)
+        units = hidden_size(channels, REDUCTION)
         with self.name_scope():
             self.squeeze = grouped(units, channels, edges, use_bias)
             self.excite = grouped(channels, units, edges, use_bias)
 
-    def hybrid_forward(self, F, mean, maximum=None):
+    def hybrid_forward(self, F: Any, mean: Tensor, maximum: Tensor = None) -> Tensor:
         """Return the gates."""
         score = self.excite(F.relu(self.squeeze(mean)))
         if maximum is not None:
@@ -159,44 +110,48 @@ class EdgePass(HybridBlock):
         shared: Whether all edges read one source.
     """
 
-    def __init__(self, channels, edges, shared, **kwargs):
+    def __init__(self, channels: int, edges: int, shared: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._channels, self._edges, self._copies = channels, edges, edges if shared else 1
         c, wide = channels, channels * edges
         with self.name_scope():
             self.sep = sequence(
-                DepthWise(wide), grouped(c, c, edges), plain_norm(wide), nn.Activation("relu"),
-                DepthWise(wide), grouped(c, c, edges),
+                DepthWise(wide), grouped(c, c, edges), norm(wide, affine=False),
+                nn.Activation("relu"), DepthWise(wide), grouped(c, c, edges),
             )  # fmt: skip
             self.dil = sequence(DepthWise(wide, dilation=2), grouped(c, c, edges))
             self.sep_spatial = sequence(
-                DepthWise(2 * edges), grouped(2, 2, edges), plain_norm(2 * edges),
+                DepthWise(2 * edges), grouped(2, 2, edges), norm(2 * edges, affine=False),
                 nn.Activation("relu"), DepthWise(2 * edges), grouped(1, 2, edges),
             )  # fmt: skip
             self.dil_spatial = sequence(PairConv(edges, 3, dilation=2), grouped(1, 1, edges))
             self.se, self.se_a_m = ChannelGates(c, edges), ChannelGates(c, edges)
             self.cbam = ChannelGates(c, edges, use_bias=True)
-            self.cbam_spatial = sequence(PairConv(edges, 7), plain_norm(edges))
-            self.norm, self.spatial_norm = plain_norm(2 * wide), plain_norm(2 * edges)
+            self.cbam_spatial = sequence(PairConv(edges, 7), norm(edges, affine=False))
+            self.norm, self.spatial_norm = (
+                norm(2 * wide, affine=False),
+                norm(2 * edges, affine=False),
+            )
 
-    def hybrid_forward(self, F, x, weight):
+    def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
         """Return the mixed edges."""
         share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
         pool = F.reshape(self._pool(F, x), shape=(-1, 2 * self._edges // self._copies, -2))
         mean, maximum = global_mean(F, x), global_max(F, x)
         x, pool, mean, maximum = (self._repeat(F, a) for a in (x, pool, mean, maximum))
         deep = self._deep(F, x, share)
-        return x * (deep + self._low_rank(F, x, pool, mean, maximum, share))
+        low_rank = self._low_rank(F, x, pool=pool, mean=mean, maximum=maximum, share=share)
+        return x * (deep + low_rank)
 
-    def _repeat(self, F, x):
+    def _repeat(self, F: Any, x: Tensor) -> Tensor:
         """Put copies of a shared source side by side, one for each edge."""
         return side_by_side(F, [x] * self._copies) if self._copies > 1 else x
 
-    def _pool(self, F, x):
+    def _pool(self, F: Any, x: Tensor) -> Tensor:
         """Return the channel pools of each source or edge, ``(B times their number, 2, H, W)``."""
         return channel_pool(F, F.reshape(x, shape=(-1, self._channels, -2)), self._channels)
 
-    def _deep(self, F, x, share):
+    def _deep(self, F: Any, x: Tensor, share: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of the two gates that differ in every value."""
         scores = self.norm(side_by_side(F, [self.sep(x), self.dil(x)]))
         gates = F.Activation(scores, act_type="sigmoid")
@@ -209,7 +164,10 @@ class EdgePass(HybridBlock):
         kernel = F.reshape(F.concat(*mix, dim=1), shape=(wide, 2 * wide, 1, 1))
         return F.Convolution(gates, kernel, kernel=(1, 1), num_filter=wide, no_bias=True)
 
-    def _low_rank(self, F, x, pool, mean, maximum, share):
+    def _low_rank(
+        self, F: Any, x: Tensor, *, pool: Tensor, mean: Tensor, maximum: Tensor,
+        share: dict[str, Tensor],
+    ) -> Tensor:  # fmt: skip
         """Return the weighted sum of all other gates.
 
         For each edge it is a matrix (c, H W) of rank 3: the product of CBAM's two gates, the
@@ -234,7 +192,7 @@ class EdgePass(HybridBlock):
         right = F.concat(*(F.reshape(a, shape=(-3, 1, -1)) for a in rows), dim=1)
         return F.reshape_like(F.batch_dot(left, right), x)
 
-    def _spatial(self, F, pool, weights):
+    def _spatial(self, F: Any, pool: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of the gates of the spatial operations, ``(B, E, H, W)``."""
         scores = side_by_side(F, [self.sep_spatial(pool), self.dil_spatial(pool)])
         gates = F.Activation(self.spatial_norm(scores), act_type="sigmoid")
@@ -242,7 +200,7 @@ class EdgePass(HybridBlock):
         first = F.broadcast_mul(first, weights["sep_conv_3x3_spatial"])
         return first + F.broadcast_mul(second, weights["dil_conv_3x3_spatial"])
 
-    def _cbam_spatial(self, F, x, channel, ones):
+    def _cbam_spatial(self, F: Any, x: Tensor, channel: Tensor, ones: Tensor) -> Tensor:
         """Return CBAM's spatial gate, made of the input times the channel gate."""
         # The gate as a full map, since MXNet is slow at summing gradients of what was broadcast.
         left = F.reshape(channel, shape=(-1, self._channels, 1))
@@ -267,7 +225,9 @@ class SearchHOGA(GroupAttention):
         reductions: r1 and r2 while searching.
     """
 
-    def __init__(self, channels, reductions=SEARCH_REDUCTIONS, **kwargs):
+    def __init__(
+        self, channels: int, reductions: Sequence[int] = SEARCH_REDUCTIONS, **kwargs: Any
+    ) -> None:
         super().__init__(channels, reductions, **kwargs)
         with self.name_scope():
             self.passes = nn.HybridSequential(prefix="pass_")
@@ -275,14 +235,14 @@ class SearchHOGA(GroupAttention):
                 for source, edges in enumerate(PASSES):
                     self.passes.add(EdgePass(self.group, len(edges), shared=source > 0))
 
-    def join(self, F, arrays):
+    def join(self, F: Any, arrays: Sequence[Tensor]) -> Tensor:
         """Return arrays side by side."""
         return side_by_side(F, arrays)
 
-    def nodes(self, F, x, groups, *weights):
+    def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *weights: Tensor) -> list[Tensor]:
         """Return the four nodes."""
-        terms = [[] for _ in range(NODES)]
-        nodes = []
+        terms: list[list[Tensor]] = [[] for _ in range(NODES)]
+        nodes: list[Tensor] = []
         for source, (edges, mixed) in enumerate(zip(PASSES, self.passes)):
             given = nodes[source - 1] if source else x
             outputs = mixed(given, weights[source])
@@ -299,13 +259,15 @@ class SearchHOGA(GroupAttention):
 class SearchUnit(HybridBlock):
     """A residual unit of two convolutions with the mixed block behind its last batch norm."""
 
-    def __init__(self, unit, channels, reductions, **kwargs):
+    def __init__(
+        self, unit: BasicBlockV1, channels: int, reductions: Sequence[int], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.body, self.downsample = unit.body, unit.downsample
         with self.name_scope():
             self.attention = SearchHOGA(channels, reductions)
 
-    def hybrid_forward(self, F, x, *weights):
+    def hybrid_forward(self, F: Any, x: Tensor, *weights: Tensor) -> Tensor:
         """Return the unit's output."""
         shortcut = x if self.downsample is None else self.downsample(x)
         return F.relu(self.attention(self.body(x), *weights) + shortcut)
@@ -328,9 +290,12 @@ class SuperNet(HybridBlock):
         ValueError: The backbone has other units, taps, or an attention block.
     """
 
-    output_names, attention_outputs = ("logits",), ()
+    output_names = ("logits",)
+    attention_outputs: tuple[str, ...] = ()
 
-    def __init__(self, backbone, reductions=SEARCH_REDUCTIONS, **kwargs):
+    def __init__(
+        self, backbone: ResNet, reductions: Sequence[int] = SEARCH_REDUCTIONS, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         _check_backbone(backbone)
         self.classes = backbone.classes
@@ -350,7 +315,7 @@ class SuperNet(HybridBlock):
             self.tail.add(*layers[stages[-1] + 1 :])
             self.output = backbone.output
 
-    def hybrid_forward(self, F, x, alpha):
+    def hybrid_forward(self, F: Any, x: Tensor, alpha: Tensor) -> Tensor:
         """Return the logits."""
         share = F.softmax(alpha, axis=1)
         rows = F.split(share, num_outputs=len(EDGES), axis=0)
@@ -361,8 +326,8 @@ class SuperNet(HybridBlock):
         return self.output(self.tail(x))
 
 
-def _check_backbone(backbone):
-    if backbone.taps or getattr(backbone, "attention_blocks", list)():
+def _check_backbone(backbone: ResNet) -> None:
+    if backbone.taps or backbone.attention_blocks():
         raise ValueError("the backbone of a search has neither taps nor attention blocks")
     for stage in (s for s in backbone.features if isinstance(s, TappedStage)):
         for unit in stage:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from gluon_attn.papers.awmt.losses import WeightedSquaredLoss, squared_error
-from gluon_attn.papers.awmt.method import (
-    AWMT,
-    TaskWeights,
-    ValidationLossTrend,
-    WeightedMethod,
-    update_weights,
-)
+from gluon_attn.papers.awmt.losses import WeightedSquaredLoss
+from gluon_attn.papers.awmt.method import AWMT, TaskWeights, WeightedMethod
+from gluon_attn.papers.awmt.trend import ValidationLossTrend
 
-__all__ = [
-    "AWMT", "TaskWeights", "ValidationLossTrend", "WeightedMethod", "WeightedSquaredLoss",
-    "squared_error", "update_weights",
-]  # fmt: skip
+__all__ = ["AWMT", "TaskWeights", "ValidationLossTrend", "WeightedMethod", "WeightedSquaredLoss"]

@@ -9,10 +9,14 @@ Legend: B batch, A outputs, z outputs of the net ("logits": the decision is z > 
 
 from __future__ import annotations
 
+from typing import Any
+
 from mxnet.gluon import HybridBlock
 
+from gluon_attn.losses.classification import Tensor
 
-def squared_error(F, logits, label):
+
+def squared_error(F: Any, logits: Tensor, label: Tensor) -> Tensor:
     """Return (z - t)^2 per entry, t = 1 where the label is 1 and -1 where it is 0."""
     return F.square(logits - (2 * label - 1))
 
@@ -23,13 +27,15 @@ class WeightedSquaredLoss(HybridBlock):
     .. math:: L = \frac{1}{2} \sum_a m_a \lambda_a (z_a - t_a)^2
 
     so that the mean of L over a batch has the gradient :math:`\lambda_a (z_a - t_a) / B`, which is
-    that of the authors' code. Unlike the losses of
-    :mod:`gluon_attn.losses.classification`, this is a sum over outputs, not a mean.
+    that of the authors' code. Unlike the losses of :mod:`gluon_attn.losses`, this is a sum over
+    outputs, not a mean.
 
     Inputs: logits, label, mask ``(B, A)``; weight ``(A,)``, a constant. Output: ``(B,)``.
     """
 
-    def hybrid_forward(self, F, logits, label, mask, weight):
+    def hybrid_forward(
+        self, F: Any, logits: Tensor, label: Tensor, mask: Tensor, weight: Tensor
+    ) -> Tensor:
         """Return the weighted, masked sum over outputs, ``(B,)``."""
         weight = F.BlockGrad(F.expand_dims(weight, 0))
         loss = F.broadcast_mul(squared_error(F, logits, label), F.broadcast_mul(mask, weight))

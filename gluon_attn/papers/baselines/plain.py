@@ -6,9 +6,12 @@ and others in those of ICASC (Wang et al., ICCV 2019).
 
 from __future__ import annotations
 
-from gluon_attn.losses.classification import WeightedFocalLoss
-from gluon_attn.losses.objective import objective
-from gluon_attn.method import METHODS, Method
+from typing import Any
+
+from gluon_attn.core.batch import Batch
+from gluon_attn.losses.classification import objective
+from gluon_attn.method import METHODS, Method, Outputs
+from gluon_attn.papers.vaa.losses import WeightedFocalLoss
 
 
 @METHODS.register("baseline")
@@ -16,7 +19,7 @@ class Baseline(Method):
     """Train all parameters on the cross-entropy of ``logits``; see :class:`Method`.
 
     The loss follows the data: softmax for single-label classification, masked binary
-    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.objective.objective`. With
+    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.classification.objective`. With
     ``focal`` it is VAA's weighted focal loss on the plain net, the control that tells what of VAA's
     gain is the loss's and what the attention's.
 
@@ -26,7 +29,7 @@ class Baseline(Method):
 
     OPTIONS = {"focal": False, "gamma": 2.0, "weighting": "prior"}  # the last two as in VAA
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         schema = self.task.schema
         single = schema is not None and schema.is_single_label
@@ -44,6 +47,6 @@ class Baseline(Method):
             self._loss.collect_params().reset_ctx(self.ctx)
             self._loss.hybridize()
 
-    def losses(self, outputs, batch):
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return the cross-entropy, ``(B,)``."""
         return {self._name: self._loss(outputs["logits"], batch.label, batch.mask)}

@@ -1,24 +1,27 @@
-"""The person re-identification baseline: identities as classes, and distances between pictures.
+"""The person re-identification baseline: identities as classes, and distances between images.
 
 One net learns the training identities with a softmax and, from the same pooled features, distances
 with the batch-hard triplet loss (Hermans, Beyer, Leibe, arXiv:1703.07737, 2017). After training the
-features alone are used: pictures of new people are compared by distance.
+features alone are used: images of new people are compared by distance.
 
 DREAL (Li and Chen, ECCV 2020) is added to such a baseline; the documents we have name the data sets
 but not the losses, so their combination here is an assumption (docs/reid.md).
-
-It is here and not in ``downstream`` because it is a training method like those of the papers:
-``downstream`` may use nets only.
 """
 
 from __future__ import annotations
 
-from gluon_attn.losses.objective import objective
+from typing import Any, Mapping
+
+from mxnet.gluon import HybridBlock
+
+from gluon_attn.core.batch import Batch
+from gluon_attn.core.schema import Schema
+from gluon_attn.losses.classification import objective
 from gluon_attn.losses.triplet import BatchHardTripletLoss, SoftTripletLoss
-from gluon_attn.method import METHODS, Method
+from gluon_attn.method import METHODS, Method, Outputs
 
 OPTIONS = {
-    "images_per_identity": 4,  # K of a batch of P K pictures; the loader asks for it
+    "images_per_identity": 4,  # K of a batch of P K images; the loader asks for it
     "margin": 0.3,
     "soft_margin": False,  # True: log(1 + exp(.)) in place of a margin
     "softmax_weight": 1.0,
@@ -39,7 +42,7 @@ class IdentityLosses:
         ValueError: A net without embedding, data that are no identities, or a bad setting.
     """
 
-    def __init__(self, options, net, schema):
+    def __init__(self, options: Mapping[str, Any], net: HybridBlock, schema: Schema | None) -> None:
         names = getattr(net, "output_names", ("logits",))
         if "embedding" not in names:
             raise ValueError(
@@ -64,12 +67,10 @@ class IdentityLosses:
         self._triplet = SoftTripletLoss() if soft else BatchHardTripletLoss(options["margin"])
         self._triplet.hybridize()
 
-    def __call__(self, outputs, batch):
+    def __call__(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return ``{'softmax': (B,), 'triplet': (B,)}``, weighted; those of weight 0 are left out.
 
-        Args:
-            outputs: ``{name: NDArray}`` of the net.
-            batch: One device's share of a batch: whole identities, K rows each.
+        The batch is one device's share: whole identities, K rows each.
         """
         losses = {}
         if self._weights["softmax"]:
@@ -85,15 +86,15 @@ class IdentityLosses:
 class ReidBaseline(Method):
     """Train all parameters on softmax and triplet loss; see :class:`IdentityLosses`.
 
-    The hardest pictures are looked for in one device's share of a batch.
+    The hardest images are looked for in one device's share of a batch.
     """
 
     OPTIONS = dict(OPTIONS)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._losses = IdentityLosses(self.options, self.net, self.task.schema)
 
-    def losses(self, outputs, batch):
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return both losses, each ``(B,)``."""
         return self._losses(outputs, batch)

@@ -1,21 +1,28 @@
-"""The critic of DREAL, and what it sees of an attention module.
+"""The critic of DREAL, what it sees of an attention module, and the losses that it makes.
 
 Deep Reinforced Attention Learning for Quality-Aware Visual Recognition, Li and Chen, ECCV 2020. The
 text we have says that the critic is recurrent, that a module's state is its feature and its action
-the attention it puts out; all else here is an assumption (docs/dreal.md):
+the attention it puts out, and names the losses L_r and L_q; all else here is an assumption
+(docs/dreal.md, equations 2 and 3):
 
     e_l = relu(W_l [mean_HW(F_l); a_l] + b_l)     h_l, c_l = LSTM(e_l, h_(l-1), c_(l-1))
     Q_l = w . h_l + b                             h_0 = c_0 = 0
 
-Legend: B batch, L modules in network order, F state, a action, e embedding, Q critique, H hidden.
+Legend: B batch, L modules in network order, F state, a action, e embedding, Q critique, R reward,
+H hidden.
 """
 
 from __future__ import annotations
 
-import mxnet as mx
-from mxnet.gluon import HybridBlock
+from typing import Any, Sequence, Tuple
 
-from gluon_attn.nets.graphs import Graph, GraphBlock
+import mxnet as mx
+from mxnet.gluon import HybridBlock, ParameterDict
+
+from gluon_attn.nets.graph import Entry, Graph, GraphBlock, Node, cut
+
+Tensor = Any  # NDArray or Symbol
+Module = Sequence[Tuple[str, HybridBlock]]  # the gates of a module as (kind, gate)
 
 
 class Critic(HybridBlock):
@@ -31,16 +38,16 @@ class Critic(HybridBlock):
         ValueError: ``hidden`` is not positive.
     """
 
-    def __init__(self, sizes, hidden=128, **kwargs):
+    def __init__(self, sizes: Sequence[int], hidden: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if hidden < 1:
             raise ValueError(f"hidden={hidden}: must be positive")
-        self._hidden, self.sizes = hidden, tuple(sizes)
+        self._hidden = hidden
         shapes = {
             "cell_input": (4 * hidden, hidden), "cell_state": (4 * hidden, hidden),
             "cell_bias": (4 * hidden,), "output_weight": (1, hidden), "output_bias": (1,),
         }  # fmt: skip
-        for module, size in enumerate(self.sizes):
+        for module, size in enumerate(sizes):
             shapes[f"embed{module}_weight"] = (hidden, size)
             shapes[f"embed{module}_bias"] = (hidden,)
         with self.name_scope():
@@ -48,7 +55,7 @@ class Critic(HybridBlock):
                 init = "zeros" if name.endswith("bias") else mx.init.Xavier()
                 setattr(self, name, self.params.get(name, shape=shape, init=init))
 
-    def hybrid_forward(self, F, *vectors, **weights):
+    def hybrid_forward(self, F: Any, *vectors: Tensor, **weights: Tensor) -> Tensor:
         """Return the critiques, ``(B, L)``."""
         hidden, state, memory, found = self._hidden, None, None, []
         for module, vector in enumerate(vectors):
@@ -66,102 +73,92 @@ class Critic(HybridBlock):
             memory = new if memory is None else F.sigmoid(forget) * memory + new
             state = F.sigmoid(leave) * F.tanh(memory)
             found.append(state)
-        states = F.stack(*found, axis=1)
         critique = F.FullyConnected(
-            states, weights["output_weight"], weights["output_bias"], num_hidden=1, flatten=False
-        )
+            F.stack(*found, axis=1), weights["output_weight"], weights["output_bias"],
+            num_hidden=1, flatten=False,
+        )  # fmt: skip
         return F.reshape(critique, shape=(0, -1))
 
 
-class FrozenCritic(Critic):
-    """A critic whose parameters are constants: gradients pass through to the actions only.
+# -- what it sees ----------------------------------------------------------------------------------
+
+
+def vector_size(module: Module, channels: int, grid: int = 7) -> int:
+    """Return the length of :func:`module_vector`."""
+    return channels + sum(channels if kind == "channel" else grid * grid for kind, _ in module)
+
+
+def module_vector(F: Any, module: Module, x: Tensor, grid: int = 7) -> Tensor:
+    """Return what the critic sees of a module: the mean state and the map of each gate.
+
+    Of a channel gate the C numbers of its map, of a spatial one the means over ``grid`` x ``grid``
+    cells. Gradients reach the gates' parameters only.
 
     Args:
-        critic: The :class:`Critic` whose parameters it shares.
+        x: The state, input of the first gate, ``(B, C, H, W)``.
     """
-
-    def __init__(self, critic):
-        super().__init__(critic.sizes, critic._hidden, prefix=critic.prefix, params=critic.params)
-
-    def hybrid_forward(self, F, *vectors, **weights):
-        """Return the critiques, ``(B, L)``."""
-        weights = {name: F.BlockGrad(weight) for name, weight in weights.items()}
-        return super().hybrid_forward(F, *vectors, **weights)
-
-
-class Judged(HybridBlock):
-    """Critiques of what the gates do now, with gradients for the gates' parameters only.
-
-    Inputs: for each module its state, the input of its first gate ``(B, C, H, W)``. Outputs: the
-    critiques ``(B, L)`` and the L vectors that the critic saw.
-
-    A module's vector is its mean state, ``C`` numbers, and the map of each gate: of a channel gate
-    its ``C`` numbers, of a spatial one the means over a grid.
-
-    Args:
-        modules: For each module the tuple of its gates as ``(kind, gate)``.
-        critic: :class:`FrozenCritic`.
-        grid: Cells per side that spatial maps are averaged over.
-    """
-
-    def __init__(self, modules, critic, grid=7, **kwargs):
-        super().__init__(**kwargs)
-        self._modules, self._grid, self.critic = modules, grid, critic
-        for module, gates in enumerate(modules):
-            for number, (_, gate) in enumerate(gates):
-                setattr(self, f"gate{module}_{number}", gate)
-
-    def hybrid_forward(self, F, *states):
-        """Return critiques and vectors."""
-        vectors = []
-        for gates, x in zip(self._modules, states):
-            x = F.BlockGrad(x)
-            parts = [F.Flatten(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))]
-            for kind, gate in gates:
-                action = gate(x)
-                if kind == "spatial":
-                    cells = F.contrib.AdaptiveAvgPooling2D(action, output_size=self._grid)
-                    parts.append(F.Flatten(cells))
-                else:
-                    parts.append(F.Flatten(action))
-                x = F.BlockGrad(F.broadcast_mul(x, action))
-            vectors.append(F.concat(*parts, dim=1))
-        return [self.critic(*vectors)] + vectors
+    x = F.BlockGrad(x)
+    parts = [F.Flatten(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))]
+    for kind, gate in module:
+        action = gate(x)
+        cells = action
+        if kind == "spatial":
+            cells = F.contrib.AdaptiveAvgPooling2D(action, output_size=grid)
+        parts.append(F.Flatten(cells))
+        x = F.BlockGrad(F.broadcast_mul(x, action))
+    return F.concat(*parts, dim=1)
 
 
-def vector_sizes(modules, channels, grid=7):
-    """Return the length of every module's vector.
+def judge(
+    modules: Sequence[Module], critic: Critic, names: Sequence[str], grid: int = 7
+) -> GraphBlock:
+    """Return the block that rates what the gates do now, with gradients for the gates only.
+
+    The critic's parameters are constants. Gates with batch-norm run a second time here, on inputs
+    that the training pass has counted already; a momentum of 1 keeps what was counted.
 
     Args:
-        modules: As for :class:`Judged`.
-        channels: C of every module.
-        grid: As for :class:`Judged`.
-    """
-    lengths = {"channel": lambda c: c, "spatial": lambda c: grid * grid}
-    return [c + sum(lengths[kind](c) for kind, _ in gates) for c, gates in zip(channels, modules)]
-
-
-def judge(modules, critic, names, grid=7):
-    """Return :class:`Judged` as one static graph that leaves running statistics alone.
-
-    Gates with batch-norm run a second time here, on inputs that the training pass has counted
-    already; a momentum of 1 keeps what was counted.
-
-    Args:
-        modules: As for :class:`Judged`.
-        critic: :class:`Critic`; its parameters are shared and constant.
         names: Names of the states.
-        grid: As for :class:`Judged`.
 
     Returns:
         GraphBlock ``{name: state} -> {'critique': (B, L), 'vector0': (B, size), …}``.
     """
-    block = Judged(modules, FrozenCritic(critic), grid)
-    symbols = block(*[mx.sym.var(name, dtype="float32") for name in names])
-    graph, heads = Graph.of(symbols)
-    for node in graph.nodes:
-        if node["op"] == "BatchNorm":
-            node["attrs"]["momentum"] = "1.0"
-    gives = {"critique": heads[0]}
-    gives.update((f"vector{k}", entry) for k, entry in enumerate(heads[1:]))
-    return GraphBlock(graph, list(names), gives, block.collect_params())
+    pairs = zip(modules, [mx.sym.var(name, dtype="float32") for name in names])
+    vectors = [module_vector(mx.sym, module, state, grid) for module, state in pairs]
+    graph, (critique, *seen) = Graph.of([critic(*vectors), *vectors])
+    params, constant = ParameterDict(), set(critic.collect_params())
+    for block in (critic, *(gate for module in modules for _, gate in module)):
+        params.update(block.collect_params())
+
+    def change(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
+        if node.op == "BatchNorm":
+            return target.copy(node.changed(momentum=1.0), inputs)
+        if node.op == "null" and node.name in constant:
+            return target.add("BlockGrad", target.copy(node, inputs))
+        return None
+
+    given = {name: graph.variable(name) for name in names}
+    wanted = {"critique": critique, **{f"vector{k}": entry for k, entry in enumerate(seen)}}
+    return cut(graph, given, wanted, params, change=change)
+
+
+# -- losses (equation 3) ---------------------------------------------------------------------------
+
+
+def regression_loss(critique: Tensor, reward: Tensor, known: Tensor) -> Tensor:
+    r"""Return L_r, the critic's loss, ``(B,)``: the mean over modules of :math:`(Q_l - R_l)^2`.
+
+    Over a random choice of modules, all with the same chance, it is an unbiased estimate of that
+    over all modules.
+
+    Args:
+        critique: ``(B, L)``.
+        reward: ``(B, L)``, a constant.
+        known: ``(B,)``, 0 for samples without a label.
+    """
+    return (critique - reward.detach()).square().mean(axis=1) * known
+
+
+def quality_loss(critique: Tensor) -> Tensor:
+    """Return L_q, the attention modules' loss, ``(B,)``: minus the mean critique over modules."""
+    return -critique.mean(axis=1)

@@ -10,8 +10,8 @@ puts out. Each step
 1. the net sees the batch; the classification loss L_c trains the net, and the quality loss L_q,
    minus the mean critique, trains the parameters of the attention modules;
 2. the reward R of a module is how much of the probability of the truth is lost when its attention
-   is replaced by its mean (:mod:`gluon_attn.papers.dreal.reward`);
-3. the regression loss L_r trains the critic to foretell the rewards.
+   is replaced by its mean (``reward`` and ``counterfactuals`` beside this file);
+3. the regression loss L_r trains the critic to predict the rewards.
 
 The critic is needed in training only; what is evaluated and exported is the plain net.
 
@@ -20,36 +20,51 @@ Legend: B batch, A logits, L modules, Q critique, R reward.
 
 from __future__ import annotations
 
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from gluon_attn.blocks import AttentionBlock
+from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
-from gluon_attn.method import METHODS, Method, sum_of
+from gluon_attn.losses.classification import objective
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, State, Task, sum_of
 from gluon_attn.nets.attention import attention_blocks
-from gluon_attn.papers.dreal.critic import Critic, judge, vector_sizes
-from gluon_attn.papers.dreal.losses import QualityLoss, RegressionLoss, replacement_reward
-from gluon_attn.papers.dreal.reward import Counterfactuals
+from gluon_attn.papers.dreal.counterfactuals import Counterfactuals, Group
+from gluon_attn.papers.dreal.critic import (
+    Critic,
+    judge,
+    quality_loss,
+    regression_loss,
+    vector_size,
+)
+from gluon_attn.papers.dreal.reward import replacement_reward
 
 CRITIC = "critic"  # name of the critic's trainer
 GROUPS = ("net", "stage")
+MEANS = ("critique", "reward", "critic_error")  # that are reported of every module
+Array = Any  # NDArray
 
 
-def conv_name(stage):
-    """Return the paper's name of a stage: ``conv2_x`` for stage 1."""
-    return f"conv{stage + 1}_x"
+class Experience(NamedTuple):
+    """What a step leaves for the critic: L vectors, rewards ``(B, modules)``, known ``(B,)``."""
+
+    vectors: list[Array]
+    reward: Array
+    known: Array
 
 
-def chosen_modules(net, stages="all"):
-    """Return the attention modules that DREAL trains.
+def chosen_modules(
+    net: gluon.HybridBlock, stages: str = "all"
+) -> list[tuple[str, AttentionBlock]]:  # fmt: skip
+    """Return the attention modules that DREAL trains, by name, in network order.
+
+    They are blocks that are chains of gates.
 
     Args:
-        net: Net with attention blocks in it.
         stages: ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
-
-    Returns:
-        ``[(name, block), …]`` in network order, of blocks that are chains of gates.
 
     Raises:
         ValueError: No such stage, or no module with gates.
@@ -63,11 +78,12 @@ def chosen_modules(net, stages="all"):
     present = sorted({block.slot.stage for _, block in modules})
     if stages == "all":
         return modules
-    names = {name: s for s in present for name in (conv_name(s), f"stage{s}")}
+    papers = {stage: f"conv{stage + 1}_x" for stage in present}  # conv2_x is stage 1
+    names = {name: s for s in present for name in (papers[s], f"stage{s}")}
     wanted = [name.strip() for name in stages.split(",") if name.strip()]
     for name in wanted or [stages]:
         if name not in names:
-            raise ValueError(unknown_name("stage", name, [*map(conv_name, present), "all"]))
+            raise ValueError(unknown_name("stage", name, [*papers.values(), "all"]))
     kept = {names[name] for name in wanted}
     return [(name, block) for name, block in modules if block.slot.stage in kept]
 
@@ -91,11 +107,14 @@ class DREAL(Method):
     }
     FLOAT32_ONLY = "because its rewards are small differences of logits"
 
-    def __init__(self, net, ctx, task, optimization, options=None):
+    def __init__(
+        self, net: gluon.HybridBlock, ctx: Iterable[mx.Context], task: Task,
+        optimization: Optimization, *, options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         options = dict(options or {})
         if isinstance(options.get("stages"), (tuple, list)):  # "key=a,b" gives a tuple
             options["stages"] = ",".join(options["stages"])
-        super().__init__(net, ctx, task, optimization, options)
+        super().__init__(net, ctx, task, optimization, options=options)
         modules = chosen_modules(net, self.options["stages"])
         self.names = tuple(name for name, _ in modules)
         blocks = [block for _, block in modules]
@@ -103,17 +122,16 @@ class DREAL(Method):
         self._groups = self._make_groups(blocks)
         gates = [tuple(gate for _, gate in block.gates) for block in blocks]
         self.counterfactuals = Counterfactuals(net, gates, self._groups)
-        self._make_critic([block.gates for block in blocks], [block.channels for block in blocks])
+        self._make_critic(blocks)
         self._classification = objective(task.schema)
         self._reward = replacement_reward(
             task.schema, self.options["penalty"], self.options["reward"]
         )
-        self._quality, self._regression = QualityLoss(), RegressionLoss()
-        for loss in (self._quality, self._regression):
-            loss.hybridize()
-        self.steps, self._wanted, self._experience, self._sums = 0, self._groups, [], {}
+        self.steps, self._wanted = 0, self._groups
+        self._experience: list[Experience] = []  # of each device
+        self._sums: dict[Group, Array] = {}
 
-    def _check_options(self):
+    def _check_options(self) -> None:
         count = self.options["sample"]
         if not 0 <= count <= len(self.names):
             raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
@@ -126,7 +144,7 @@ class DREAL(Method):
         if self.options["critic_optimizer"] not in known:
             raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
 
-    def _make_groups(self, blocks):
+    def _make_groups(self, blocks: Sequence[AttentionBlock]) -> list[Group]:
         """Return the groups of modules whose counterfactuals are computed together."""
         everything = range(len(blocks))
         if self.options["sample"]:
@@ -138,15 +156,17 @@ class DREAL(Method):
             tuple(m for m in everything if stages[m] == stage) for stage in dict.fromkeys(stages)
         ]
 
-    def _make_critic(self, gates, channels):
+    def _make_critic(self, blocks: Sequence[AttentionBlock]) -> None:
         grid = self.options["spatial_grid"]
-        self.critic = Critic(vector_sizes(gates, channels, grid), self.options["hidden"])
+        sizes = [vector_size(block.gates, block.channels, grid) for block in blocks]
+        self.critic = Critic(sizes, self.options["hidden"])
         self.critic.initialize(ctx=self.ctx)
+        gates = [block.gates for block in blocks]
         self._judge = judge(gates, self.critic, self.counterfactuals.states, grid)
         self.critic.hybridize(static_alloc=True, static_shape=True)
 
     # -- training ----------------------------------------------------------------------------------
-    def begin_phase(self, phase):
+    def begin_phase(self, phase: str) -> None:
         """Train the whole net; the critic has a trainer of its own beside it."""
         if phase != CRITIC:  # which a checkpoint names like a phase
             super().begin_phase(phase)
@@ -158,18 +178,17 @@ class DREAL(Method):
                 kvstore="device" if several else None, update_on_kvstore=False if several else None,
             )  # fmt: skip
 
-    def begin_epoch(self, epoch):
-        """Begin to count critiques and rewards anew."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Reset the sums of critiques and rewards."""
         super().begin_epoch(epoch)
         self._sums = {}
 
-    def forward(self, image):
+    def forward(self, image: Array) -> Outputs:
         """Return the named outputs of the net, and under ``'seen'`` what counterfactuals need."""
         seen = self.counterfactuals.view.run({"data": image})
-        outputs = [array for name, array in seen.items() if name.startswith("output")]
-        return dict(self.named(outputs), seen=seen)
+        return dict(seen, seen=seen)
 
-    def losses(self, outputs, batch):
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
         seen = outputs["seen"]
         judged = self._judge.run(seen)
@@ -178,10 +197,10 @@ class DREAL(Method):
         weight = self.options["quality_weight"]
         return {
             "classification": self._classification(outputs["logits"], batch.label, batch.mask),
-            "quality": weight * self._quality(critique),
+            "quality": weight * quality_loss(critique),
         }
 
-    def _remember(self, seen, vectors, batch):
+    def _remember(self, seen: dict[str, Array], vectors: list[Array], batch: Batch) -> None:
         """Compute the rewards, with the weights that the net has now."""
         rewards = []
         with autograd.pause(train_mode=True):  # as inference, MXNet would reorder the weights
@@ -190,9 +209,9 @@ class DREAL(Method):
                 for replaced in without:
                     reward, known = self._reward(logits, replaced, batch.label, batch.mask)
                     rewards.append(reward)
-            self._experience.append((vectors, mx.nd.stack(*rewards, axis=1), known))
+            self._experience.append(Experience(vectors, mx.nd.stack(*rewards, axis=1), known))
 
-    def train_step(self, batch, held_out=None):
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
 
         Returns:
@@ -206,7 +225,7 @@ class DREAL(Method):
         totals["regression"] = self._train_critic(len(batch.index))
         return totals
 
-    def sampled(self, step):
+    def sampled(self, step: int) -> list[Group]:
         """Return the groups of modules that get a reward in a step.
 
         With ``sample`` = k these are k of the L modules, every choice being as likely as every
@@ -215,57 +234,56 @@ class DREAL(Method):
         if not self.options["sample"]:
             return self._groups
         rng = np.random.default_rng((self.options["sample_seed"], step))
-        chosen = rng.choice(len(self.names), self.options["sample"], replace=False)
+        chosen: Any = rng.choice(len(self.names), self.options["sample"], replace=False)
         return [(module,) for module in sorted(chosen.tolist())]
 
-    def _train_critic(self, samples):
+    def _train_critic(self, samples: int) -> Array:
         """Update the critic from what the step has seen; return its summed loss."""
-        modules = [module for group in self._wanted for module in group]
-        found = []
+        modules = tuple(module for group in self._wanted for module in group)
+        critiques, losses = [], []
         with autograd.record():
             for vectors, reward, known in self._experience:
-                critique = _columns(self.critic(*vectors), modules, len(self.names))
-                found.append((critique, self._regression(critique, reward, known)))
-        autograd.backward([loss for _, loss in found])
+                critiques.append(_columns(self.critic(*vectors), modules, len(self.names)))
+                losses.append(regression_loss(critiques[-1], reward, known))
+        autograd.backward(losses)
         self.trainers[CRITIC].step(samples)
         with autograd.pause():
-            for (critique, _), (_, reward, known) in zip(found, self._experience):
-                self._count(modules, critique, reward, known)
-            return sum_of([loss.sum().as_in_context(self.ctx[0]) for _, loss in found])
+            for critique, seen in zip(critiques, self._experience):
+                self._count(modules, critique, seen)
+            return sum_of([loss.sum().as_in_context(self.ctx[0]) for loss in losses])
 
     # -- what is known about it --------------------------------------------------------------------
-    def _count(self, modules, critique, reward, known):
-        """Add up critiques, rewards, squared errors and samples of every module."""
-        known = known.expand_dims(1)
-        error = (critique - reward).square()
-        sums = [(known * a).sum(axis=0) for a in (critique, reward, error)]
-        sums = mx.nd.stack(*sums, known.sum().broadcast_like(sums[0])).as_in_context(self.ctx[0])
-        key = tuple(modules)
-        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+    def _count(self, modules: Group, critique: Array, seen: Experience) -> None:
+        """Add up what is reported of every module, and images with a label behind it."""
+        found = {"critique": critique, "reward": seen.reward}
+        found["critic_error"] = (critique - seen.reward).square()
+        known = seen.known.expand_dims(1)
+        rows = [(known * found[name]).sum(axis=0) for name in MEANS]
+        sums = mx.nd.stack(*rows, known.sum().broadcast_like(rows[0])).as_in_context(self.ctx[0])
+        self._sums[modules] = self._sums[modules] + sums if modules in self._sums else sums
 
-    def report(self):
+    def report(self) -> dict[str, dict[str, float | None]]:
         """Return critique, reward and squared error of every module, means over the epoch.
 
         A module that was not sampled has None.
         """
-        totals = np.zeros((4, len(self.names)))
-        for modules, sums in self._sums.items():
-            totals[:, list(modules)] += sums.asnumpy()
-        record = {}
-        for key, row in zip(("critique", "reward", "critic_error"), totals):
-            means = np.divide(row, totals[3], out=np.full(len(row), np.nan), where=totals[3] > 0)
-            values = [None if np.isnan(mean) else float(mean) for mean in means]
-            record[key] = dict(zip(self.names, values))
-        return record
+        sums = np.zeros((len(MEANS) + 1, len(self.names)))
+        for modules, found in self._sums.items():
+            sums[:, list(modules)] += found.asnumpy()
+        *rows, images = sums.tolist()
+        return {
+            key: {n: s / k if k else None for n, s, k in zip(self.names, row, images)}
+            for key, row in zip(MEANS, rows)
+        }
 
-    def state(self):
-        """Return the critic's parameters and the number of steps, which the sampling hangs on."""
+    def state(self) -> State:
+        """Return the critic's parameters and the number of steps, on which sampling depends."""
         mx.nd.waitall()
         critic = self.critic._collect_params_with_prefix()
         state = {f"critic/{n}": p.data(self.ctx[0]).asnumpy() for n, p in critic.items()}
         return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
 
-    def load_state(self, state):
+    def load_state(self, state: State) -> None:
         """Take over what :meth:`state` returned.
 
         Raises:
@@ -285,8 +303,8 @@ class DREAL(Method):
         self.steps = int(state["steps"])
 
 
-def _columns(critique, modules, count):
+def _columns(critique: Array, modules: Group, count: int) -> Array:
     """Return the columns of ``critique (B, L)`` that belong to ``modules``."""
-    if modules == list(range(count)):
+    if modules == tuple(range(count)):
         return critique
     return mx.nd.concat(*[critique.slice_axis(axis=1, begin=m, end=m + 1) for m in modules], dim=1)

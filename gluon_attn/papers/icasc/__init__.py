@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from gluon_attn.papers.icasc.losses import attention_consistency, attention_separation, soft_mask
-from gluon_attn.papers.icasc.maps import MAPS, channel_weighted, grad_cam
+from gluon_attn.papers.icasc.attention import (
+    MAPS,
+    attention_consistency,
+    attention_separation,
+    channel_weighted,
+    grad_cam,
+    soft_mask,
+)
 from gluon_attn.papers.icasc.method import ICASC
 
 __all__ = [

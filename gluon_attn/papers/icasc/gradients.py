@@ -16,140 +16,24 @@ second way out. ``exact`` adds it: with d = dL/dg,
     grad <d, g>  =  grad of the directional derivative of Y^c, in direction d,
 
 and that derivative is a forward pass (:mod:`gluon_attn.papers.icasc.tangents`), so its gradient
-needs
-first-order differentiation only.
+needs first-order differentiation only.
 """
 
 from __future__ import annotations
+
+from typing import Any, Mapping
 
 import mxnet as mx
 from mxnet import autograd
 
 from gluon_attn.method import sum_of
-from gluon_attn.papers.icasc.tail import DIRECTIONS
+from gluon_attn.nets.graph import GraphBlock
+from gluon_attn.papers.icasc.cut import DIRECTIONS, Arrays, Tail
+
+Array = Any  # NDArray
 
 
-class ScorePass:
-    """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
-
-    Args:
-        tail: :class:`gluon_attn.papers.icasc.tail.Tail`; a frozen one looks at scores as they
-        are in
-            inference, and nothing is trained.
-        image: ``(B, 3, H, W)``.
-
-    Attributes:
-        logits: ``(B, A)``.
-        inner: Inner feature map ``(B, C, h, w)``, cut off from the trunk.
-        last: Last feature map ``(B, C', h', w')``, cut off from the stage.
-    """
-
-    def __init__(self, tail, image):
-        self.tail, self.masks = tail, {}
-        if tail.frozen:
-            with autograd.pause(train_mode=False):
-                self._trunk = tail.trunk.run({"data": image})
-        else:
-            with autograd.record():
-                self._trunk = tail.trunk.run({"data": image})
-            with autograd.pause(train_mode=True):
-                self.masks = tail.masks(image.shape, image.context)
-        self.before_stage = {name: _leaf(array) for name, array in self._trunk.items()}
-        with autograd.record():
-            self.staged = tail.stage.run({**self.before_stage, **self.masks})
-        read = [n for n in self.staged if n == "last" or n in tail.head.takes]
-        ahead = {**self._trunk, **{name: self.staged[name] for name in read}}
-        self.before_head = {name: _leaf(array) for name, array in ahead.items()}
-        with autograd.record():
-            self.headed = tail.head.run({**self.before_head, **self.masks})
-        self.logits = self.headed["logits"]
-        self.inner, self.last = self.before_head["inner"], self.before_head["last"]
-
-    def gradients(self, vector, inner=True):
-        """Return the gradients of the scores ``vector . logits`` at the feature maps.
-
-        Args:
-            vector: ``(B, A)``, constant; one-hot for the score of one class.
-            inner: Whether the gradient at the inner map is wanted; that at the last map costs
-                little.
-
-        Returns:
-            ``(inner, last)``, shaped like the maps; inner is None if not wanted.
-        """
-        with autograd.pause(train_mode=True):
-            ahead = self._head_gradients(vector)
-            if not inner:
-                return None, ahead["last"]
-            names = [n for n in self.staged if n in ahead]
-            (gradient,) = autograd.grad(
-                [self.staged[n] for n in names], [self.before_stage["inner"]],
-                [ahead[n] for n in names], retain_graph=True,
-            )  # fmt: skip
-            if "inner" in ahead:  # the head reads the inner map, too
-                gradient = gradient + ahead["inner"]
-            return gradient, ahead["last"]
-
-    def _head_gradients(self, vector):
-        linear = self.tail.closed_form
-        if linear:
-            weight = self.tail.params[linear.weight].data(vector.context)
-            mask = self.masks[linear.mask] if linear.mask else None
-            return {"last": linear.gradient(vector, weight, self.last, mask)}
-        names = [name for name in self.tail.head.takes if name in self.before_head]
-        found = autograd.grad(
-            self.logits, [self.before_head[name] for name in names], vector, retain_graph=True
-        )
-        return dict(zip(names, found))
-
-    def backward(self, loss):
-        """Differentiate a recorded loss of ``logits``, ``inner`` and ``last`` in all parameters."""
-        autograd.backward([loss])
-        names = [name for name in self.staged if name in self.before_head]
-        autograd.backward(
-            [self.staged[n] for n in names], [self.before_head[n].grad for n in names]
-        )
-        self.trunk_backward(self.before_stage, self.before_head)
-
-    def trunk_backward(self, *leaves):
-        """Differentiate the trunk, whose outputs have the gradients found in ``leaves``."""
-        names = list(self._trunk)
-        gradients = [sum_of([found[name].grad for found in leaves]) for name in names]
-        autograd.backward([self._trunk[n] for n in names], gradients)
-
-
-class ExactPass:
-    """A second pass through last stage and head that knows how the gradients of a score change.
-
-    Args:
-        first: :class:`ScorePass` of the same images.
-        block: :meth:`gluon_attn.papers.icasc.tail.Tail.directional` of its tail.
-        directions: ``{'inner_true': d, …}`` for layers inner and last and both classes: dL/dg.
-
-    Attributes:
-        logits, inner, last: As those of :class:`ScorePass`.
-        outputs: All outputs by name.
-    """
-
-    def __init__(self, first, block, directions):
-        self._first = first
-        self.inner = first.before_stage["inner"]
-        with autograd.record():
-            self.outputs = block.run({**first.before_stage, **first.masks, **directions})
-        self.logits, self.last = self.outputs["logits"], self.outputs["last"]
-
-    def backward(self, loss, vectors):
-        """Differentiate a recorded loss in all parameters, also through the scores' gradients.
-
-        Args:
-            loss: Array.
-            vectors: The two vectors ``(B, A)`` whose scores were differentiated.
-        """
-        changes = [self.outputs[f"change_{direction}"] for direction in DIRECTIONS]
-        autograd.backward([loss] + changes, [loss.ones_like()] + list(vectors))
-        self._first.trunk_backward(self._first.before_stage)
-
-
-def true_and_confusing(logits, label, mask):
+def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Return the two score vectors of a batch, and for which images there are any.
 
     True: all classes that the image is known to have. Confusing: the class with the highest
@@ -171,7 +55,128 @@ def true_and_confusing(logits, label, mask):
     return true, confusing, true.max(axis=1)
 
 
-def _leaf(array):
+class ScorePass:
+    """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
+
+    Args:
+        tail: A frozen one looks at scores as they are in inference, and nothing is trained.
+        image: ``(B, 3, H, W)``.
+
+    Attributes:
+        logits: ``(B, A)``.
+        inner: Inner feature map ``(B, C, h, w)``, cut off from the trunk.
+        last: Last feature map ``(B, C', h', w')``, cut off from the stage.
+        statistics: What :meth:`Tail.update_statistics` takes, by name.
+    """
+
+    def __init__(self, tail: Tail, image: Array) -> None:
+        self.tail, self.masks = tail, {}
+        if tail.frozen:
+            with autograd.pause(train_mode=False):
+                self._trunk = tail.trunk.run({"data": image})
+        else:
+            with autograd.record():
+                self._trunk = tail.trunk.run({"data": image})
+            with autograd.pause(train_mode=True):
+                self.masks = tail.masks(image.shape, image.context)
+        self.before_stage = {name: _leaf(array) for name, array in self._trunk.items()}
+        with autograd.record():
+            staged = tail.stage.run({**self.before_stage, **self.masks})
+        # what the head reads of the stage; its batch statistics are no part of the graph behind
+        self._staged = {n: a for n, a in staged.items() if n == "last" or n in tail.head.takes}
+        self.before_head = {n: _leaf(a) for n, a in {**self._trunk, **self._staged}.items()}
+        with autograd.record():
+            headed = tail.head.run({**self.before_head, **self.masks})
+        self.statistics = {**staged, **headed}
+        self.logits = headed["logits"]
+        self.inner, self.last = self.before_head["inner"], self.before_head["last"]
+
+    def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
+        """Return the gradients of the scores ``vector . logits`` at the feature maps.
+
+        Args:
+            vector: ``(B, A)``, constant; one-hot for the score of one class.
+            inner: Whether the gradient at the inner map is wanted; that at the last map costs
+                little.
+
+        Returns:
+            ``{'last': …, 'inner': …}``, shaped like the maps.
+        """
+        with autograd.pause(train_mode=True):
+            ahead = self._head_gradients(vector)
+            found = {"last": ahead["last"]}
+            if inner:
+                names = [n for n in self._staged if n in ahead]
+                (found["inner"],) = autograd.grad(
+                    [self._staged[n] for n in names], [self.before_stage["inner"]],
+                    [ahead[n] for n in names], retain_graph=True,
+                )  # fmt: skip
+                if "inner" in ahead:  # the head reads the inner map, too
+                    found["inner"] = found["inner"] + ahead["inner"]
+            return found
+
+    def _head_gradients(self, vector: Array) -> dict[str, Array]:
+        last = self.tail.gradient_at_last(vector, self.last, self.masks)
+        if last is not None:
+            return {"last": last}
+        names = [name for name in self.tail.head.takes if name in self.before_head]
+        leaves = [self.before_head[name] for name in names]
+        return dict(zip(names, autograd.grad(self.logits, leaves, vector, retain_graph=True)))
+
+    def backward(self, loss: Array) -> None:
+        """Differentiate a recorded loss of ``logits``, ``inner`` and ``last`` in all parameters."""
+        autograd.backward([loss])
+        arriving = [self.before_head[name].grad for name in self._staged]
+        autograd.backward(list(self._staged.values()), arriving)
+        self.trunk_backward(self.before_stage, self.before_head)
+
+    def trunk_backward(self, *leaves: Arrays) -> None:
+        """Differentiate the trunk, whose outputs have the gradients found in ``leaves``."""
+        arriving = [sum_of([found[name].grad for found in leaves]) for name in self._trunk]
+        autograd.backward(list(self._trunk.values()), arriving)
+
+
+class ExactPass:
+    """A second pass through last stage and head that knows how the gradients of a score change.
+
+    Args:
+        first: :class:`ScorePass` of the same images.
+        block: :meth:`Tail.directional` of its tail.
+        directions: ``{'inner_true': dL/dg, …}`` of layers inner and last and both classes; what is
+            left out is 0.
+
+    Attributes:
+        logits, inner, last, statistics: As those of :class:`ScorePass`.
+        changes: ``{'true': (B, A), 'confusing': (B, A)}``, how the logits change.
+    """
+
+    def __init__(self, first: ScorePass, block: GraphBlock, directions: Arrays) -> None:
+        self._first = first
+        self.inner = first.before_stage["inner"]
+        still = {
+            f"{layer}_{d}": array.zeros_like()
+            for layer, array in (("inner", self.inner), ("last", first.last)) for d in DIRECTIONS
+            if f"{layer}_{d}" not in directions
+        }  # fmt: skip
+        with autograd.record():
+            found = block.run({**first.before_stage, **first.masks, **still, **directions})
+        self.statistics = found
+        self.logits, self.last = found["logits"], found["last"]
+        self.changes = {d: found[f"change_{d}"] for d in DIRECTIONS}
+
+    def backward(self, loss: Array, vectors: Mapping[str, Array]) -> None:
+        """Differentiate a recorded loss in all parameters, also through the scores' gradients.
+
+        Args:
+            vectors: ``{'true': (B, A), 'confusing': (B, A)}`` whose scores were differentiated.
+        """
+        heads = [loss, *self.changes.values()]
+        arriving = [loss.ones_like(), *(vectors[d] for d in self.changes)]
+        autograd.backward(heads, arriving)
+        self._first.trunk_backward(self._first.before_stage)
+
+
+def _leaf(array: Array) -> Array:
     leaf = array.detach()
     leaf.attach_grad()
     return leaf

@@ -20,22 +20,28 @@ images without a known class, small constants.
 
 from __future__ import annotations
 
+from typing import Any, Iterable, Mapping
+
+import mxnet as mx
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
+from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.losses.objective import objective
-from gluon_attn.method import METHODS, Method, split_batch, sum_of
-from gluon_attn.papers.icasc.gradients import ExactPass, ScorePass, true_and_confusing
-from gluon_attn.papers.icasc.losses import (
+from gluon_attn.losses.classification import objective
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, split_batch, sum_of
+from gluon_attn.nets.graph import Graph, GraphBlock
+from gluon_attn.papers.icasc.attention import (
+    MAPS,
+    Tensor,
     attention_consistency,
     attention_separation,
     normalized,
     resize_like,
     soft_mask,
 )
-from gluon_attn.papers.icasc.maps import MAPS
-from gluon_attn.papers.icasc.tail import Tail
+from gluon_attn.papers.icasc.cut import DIRECTIONS, Arrays, Tail
+from gluon_attn.papers.icasc.gradients import ExactPass, ScorePass, true_and_confusing
 
 CHOICES = {
     "attention": tuple(sorted(MAPS)),
@@ -44,46 +50,40 @@ CHOICES = {
     "inner_mask": ("last", "inner"),
 }
 TERMS = ("as_inner", "as_last", "ac")
+INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_confusing", "valid")
 
 
-class AttentionTerms(HybridBlock):
-    """The three attention losses of equation 6.
-
-    Inputs: last feature map and the gradients of both scores there, each ``(B, C, h, w)``; valid
-    ``(B,)``, a factor on all terms; and, unless no inner term is wanted, the same three arrays of
-    the inner layer. Outputs: ``L_AS^la``, and with the inner layer ``L_AS^in`` and ``L_AC``, each
-    ``(B,)``.
+def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the attention losses of equation 6 by name, each ``(B,)``.
 
     Args:
+        seen: NDArrays or Symbols: ``last`` and ``inner`` feature maps ``(B, C, h, w)``, gradients
+            of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
         options: Values of :attr:`ICASC.OPTIONS`.
     """
+    maps = {}
+    for layer in ("last", "inner"):
+        for score in DIRECTIONS:
+            found = MAPS[options["attention"]](seen[layer], seen[f"{layer}_{score}"])
+            maps[f"{layer}_{score}"] = normalized(found) if options["normalize"] else found
 
-    def __init__(self, options, **kwargs):
-        super().__init__(**kwargs)
-        self._options = dict(options)
+    def mask_of(a_true: Tensor) -> Tensor:
+        mask = soft_mask(a_true, options["sigma"], options["omega"])
+        return _constant(mask) if options["detach_mask"] else mask
 
-    def _pair(self, features, true, confusing):
-        attention = MAPS[self._options["attention"]]
-        maps = attention(features, true), attention(features, confusing)
-        return tuple(map(normalized, maps)) if self._options["normalize"] else maps
+    mask = mask_of(maps["last_true"])
+    large = resize_like(mask, maps["inner_true"], options["mask_resize"] == "corners")
+    own = large if options["inner_mask"] == "last" else mask_of(maps["inner_true"])
+    terms = {
+        "as_inner": attention_separation(maps["inner_true"], maps["inner_confusing"], own),  # Eq. 3
+        "as_last": attention_separation(maps["last_true"], maps["last_confusing"], mask),  # Eq. 3
+        "ac": attention_consistency(maps["inner_true"], large, options["theta"]),  # Eq. 5
+    }
+    return {name: term * seen["valid"] for name, term in terms.items()}
 
-    def _mask(self, F, a_true):
-        mask = soft_mask(a_true, self._options["sigma"], self._options["omega"])
-        return F.BlockGrad(mask) if self._options["detach_mask"] else mask
 
-    def hybrid_forward(self, F, last, last_true, last_conf, valid, inner=None, inner_true=None,
-                       inner_conf=None):  # fmt: skip
-        """Return the losses, each ``(B,)``."""
-        true, confusing = self._pair(last, last_true, last_conf)
-        mask = self._mask(F, true)
-        terms = [attention_separation(true, confusing, mask)]  # Eq. 3, last layer
-        if inner is not None:
-            true, confusing = self._pair(inner, inner_true, inner_conf)
-            large = resize_like(mask, true, self._options["mask_resize"] == "corners")
-            own = large if self._options["inner_mask"] == "last" else self._mask(F, true)
-            terms.append(attention_separation(true, confusing, own))  # Eq. 3, inner layer
-            terms.append(attention_consistency(true, large, self._options["theta"]))  # Eq. 5
-        return [F.broadcast_mul(term, valid) for term in terms]
+def _constant(tensor: Tensor) -> Tensor:
+    return (mx.sym if isinstance(tensor, mx.sym.Symbol) else mx.nd).BlockGrad(tensor)
 
 
 @METHODS.register("icasc")
@@ -112,39 +112,49 @@ class ICASC(Method):
 
     FLOAT32_ONLY = "because its losses are made of gradients"
 
-    def __init__(self, net, ctx, task, optimization, options=None):
-        super().__init__(net, ctx, task, optimization, options)
-        self._check_options()
-        schema = self.task.schema
-        self._name = "ce" if schema is not None and schema.is_single_label else "bce"
-        self._classification = objective(schema)
-        self._weights = [float(self.options[f"weight_{term}"]) for term in TERMS]
-        self._needs_inner = bool(self._weights[0] or self._weights[2])
-        self._terms = AttentionTerms(self.options)
-        self._terms.hybridize(static_alloc=True, static_shape=True)
-        self._tail = Tail(net, self.ctx)
-        self._directional = None
-        if self.options["gradient"] == "exact":
-            self._directional = self._tail.directional()
-
-    def _check_options(self):
+    def __init__(
+        self, net: HybridBlock, ctx: Iterable[mx.Context], task: Task,
+        optimization: Optimization, *, options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(net, ctx, task, optimization, options=options)
         for name, valid in CHOICES.items():
             if self.options[name] not in valid:
                 raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
         for name in ("sigma", "omega", "start_epoch", *(f"weight_{term}" for term in TERMS)):
             if self.options[name] < 0:
                 raise ValueError(f"{name}={self.options[name]}: must be >= 0")
+        schema = self.task.schema
+        self._name = "ce" if schema is not None and schema.is_single_label else "bce"
+        self._classification = objective(schema)
+        self._terms: Any = self._weighted_terms()
+        self._tail = Tail(net, self.ctx)
+        exact = self.options["gradient"] == "exact"
+        self._directional = self._tail.directional() if exact else None
+
+    def _weighted_terms(self) -> GraphBlock | None:
+        """Return the attention losses times their weights, as a block; None if all weights are 0.
+
+        It takes of ``INPUTS`` what terms with a weight need.
+        """
+        variables = {name: mx.sym.var(name, dtype="float32") for name in INPUTS}
+        weights = {term: float(self.options[f"weight_{term}"]) for term in TERMS}
+        terms = attention_terms(variables, self.options)
+        chosen = {name: weights[name] * terms[name] for name in TERMS if weights[name]}
+        if not chosen:
+            return None
+        graph, entries = Graph.of(chosen.values())
+        return GraphBlock(graph, INPUTS, dict(zip(chosen, entries)))
 
     @property
-    def attends(self):
+    def attends(self) -> bool:
         """Whether attention losses are part of the current epoch's loss."""
-        return any(self._weights) and self.epoch >= self.options["start_epoch"]
+        return self._terms is not None and self.epoch >= self.options["start_epoch"]
 
-    def losses(self, outputs, batch):
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         """Return the classification loss, ``(B,)``: all there is without attention."""
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
-    def train_step(self, batch, held_out=None):
+    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
         if not self.attends:
             return super().train_step(batch, held_out)
@@ -152,65 +162,50 @@ class ICASC(Method):
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
-        totals = {}
+        totals: dict[str, list[mx.nd.NDArray]] = {}
         for step in range(micro):
             for part in parts[step::micro]:
                 for name, value in self._differentiate(part).items():
                     totals.setdefault(name, []).append(value)
         self.trainer.step(len(batch.index))
         with autograd.pause():
-            return {n: sum_of([v.sum().as_in_context(self.ctx[0]) for v in vs])
+            return {n: sum_of(v.sum().as_in_context(self.ctx[0]) for v in vs)
                     for n, vs in totals.items()}  # fmt: skip
 
-    def _differentiate(self, part):
+    def _differentiate(self, part: Batch) -> dict[str, mx.nd.NDArray]:
         """Make all gradients of one device's share; return its losses, each ``(B,)``."""
         run = ScorePass(self._tail, part.image)
         with autograd.pause():
-            vectors = true_and_confusing(run.logits, part.label, part.mask)
-        true, confusing, valid = vectors
-        found = [run.gradients(vector, self._needs_inner) for vector in (true, confusing)]
-        gradients = {
-            "last_true": found[0][1], "last_confusing": found[1][1],
-            "inner_true": found[0][0], "inner_confusing": found[1][0],
-        }  # fmt: skip
+            true, confusing, valid = true_and_confusing(run.logits, part.label, part.mask)
+        vectors, seen = {"true": true, "confusing": confusing}, {"valid": valid}
+        for score, vector in vectors.items():
+            found = run.gradients(vector, inner="inner" in self._terms.takes)
+            seen.update({f"{layer}_{score}": gradient for layer, gradient in found.items()})
         if self._directional is None:
-            losses = self._recorded_losses(run, part, gradients, valid)
+            losses = self._recorded_losses(run, part, seen)
             run.backward(losses["loss"])
-            self._tail.update_statistics({**run.staged, **run.headed})
+            self._tail.update_statistics(run.statistics)
             return losses
-        exact = ExactPass(run, self._directional, self._directions(run, gradients, valid))
-        losses = self._recorded_losses(exact, part, gradients, valid)
-        exact.backward(losses["loss"], (true, confusing))
-        self._tail.update_statistics(exact.outputs)
+        directions = self._directions(run, seen)
+        exact = ExactPass(run, self._directional, directions)
+        losses = self._recorded_losses(exact, part, seen)
+        exact.backward(losses["loss"], vectors)
+        self._tail.update_statistics(exact.statistics)
         return losses
 
-    def _recorded_losses(self, run, part, gradients, valid):
+    def _recorded_losses(self, run: Any, part: Batch, seen: Arrays) -> dict[str, mx.nd.NDArray]:
         with autograd.record():
             losses = self.losses({"logits": run.logits}, part)
-            losses.update(self._attention_losses(run.inner, run.last, gradients, valid))
+            losses.update(self._terms.run({**seen, "inner": run.inner, "last": run.last}))
             return dict(losses, loss=sum_of(losses.values()))
 
-    def _attention_losses(self, inner, last, gradients, valid):
-        """Return the weighted terms by name; those of weight 0 are left out."""
-        inputs = [last, gradients["last_true"], gradients["last_confusing"], valid]
-        if self._needs_inner:
-            inputs += [inner, gradients["inner_true"], gradients["inner_confusing"]]
-        terms = dict(zip(("as_last", "as_inner", "ac"), self._terms(*inputs)))
-        weights = dict(zip(TERMS, self._weights))
-        return {name: weights[name] * terms[name] for name in TERMS if weights[name]}
-
-    def _directions(self, run, gradients, valid):
+    def _directions(self, run: ScorePass, seen: Arrays) -> dict[str, mx.nd.NDArray]:
         """Return how the attention losses change with the scores' gradients, dL/dg."""
-        present = {name: g for name, g in gradients.items() if g is not None}
-        for gradient in present.values():
+        maps = {"inner": run.inner.detach(), "last": run.last.detach()}
+        names = [n for n in self._terms.takes if n in seen and n != "valid"]
+        gradients = {name: seen[name].detach() for name in names}
+        for gradient in gradients.values():
             gradient.attach_grad()
         with autograd.record():
-            losses = self._attention_losses(run.inner.detach(), run.last.detach(), gradients, valid)
-            total = sum_of(losses.values())
-        found = dict(zip(present, autograd.grad(total, list(present.values()))))
-        for name, gradient in gradients.items():
-            if gradient is None:
-                found[name] = run.before_stage["inner"].zeros_like()
-            else:
-                gradients[name] = gradient.detach()
-        return found
+            total = sum_of(self._terms.run({**maps, **seen, **gradients}).values())
+        return dict(zip(names, autograd.grad(total, list(gradients.values()))))

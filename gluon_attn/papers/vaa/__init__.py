@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from gluon_attn.losses.classification import WeightedFocalLoss
 from gluon_attn.papers.vaa.history import PredictionHistory
-from gluon_attn.papers.vaa.method import VAA, AttentionHeads, AttentionModule, VAATraining
+from gluon_attn.papers.vaa.losses import WeightedFocalLoss
+from gluon_attn.papers.vaa.method import VAATraining
+from gluon_attn.papers.vaa.net import VAA
 
-__all__ = [
-    "VAA", "AttentionHeads", "AttentionModule", "PredictionHistory", "VAATraining",
-    "WeightedFocalLoss",
-]  # fmt: skip
+__all__ = ["VAA", "PredictionHistory", "VAATraining", "WeightedFocalLoss"]

@@ -15,8 +15,14 @@ code includes the zeros its buffer starts with).
 
 from __future__ import annotations
 
+from typing import Any, Sequence, Union
+
 import mxnet as mx
 import numpy as np
+
+from gluon_attn.method import Array, State
+
+Index = Union[Sequence[int], Array, Any]  # or an NDArray
 
 
 class PredictionHistory:
@@ -36,7 +42,10 @@ class PredictionHistory:
         ValueError: A size is too small.
     """
 
-    def __init__(self, num_samples, num_attributes, length=5, ctx=None):
+    def __init__(
+        self, num_samples: int, num_attributes: int, length: int = 5,
+        ctx: mx.Context | None = None,
+    ) -> None:  # fmt: skip
         if num_samples < 1 or num_attributes < 1 or length < 2:
             raise ValueError(
                 "PredictionHistory needs num_samples >= 1, num_attributes >= 1 and length >= 2, "
@@ -48,11 +57,11 @@ class PredictionHistory:
         self._count = np.zeros(num_samples, dtype=np.int32)  # predictions seen, ever, per sample
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes that the history holds on its device."""
         return 4 * self.length * self.num_samples * self.num_attributes
 
-    def update(self, index, probs):
+    def update(self, index: Index, probs: Any) -> None:
         """Store one new prediction for each sample of a batch, dropping its oldest.
 
         Args:
@@ -83,17 +92,11 @@ class PredictionHistory:
         self._rows[rows] = probs.astype("float32").as_in_context(self.ctx)
         self._count[index] += 1
 
-    def std(self, index):
+    def std(self, index: Index) -> mx.nd.NDArray:
         """Return std_s(H) of each sample of a batch, ``(B, A)`` float32 NDArray.
 
         0 where fewer than two predictions are known (and for padding rows), so that the weight
-        1 + std is 1 there.
-
-        Args:
-            index: ``(B,)`` sample ids.
-
-        Raises:
-            ValueError: An id is out of range.
+        1 + std is 1 there. Ids out of range raise ValueError.
         """
         index = self._checked(index)
         safe = np.maximum(index, 0)
@@ -107,11 +110,11 @@ class PredictionHistory:
         var = (mx.nd.square(p - mean.expand_dims(0)) * known).sum(axis=0) / n
         return mx.nd.sqrt(var + mx.nd.square(var) / mx.nd.maximum(n - 1, 1))
 
-    def state(self):
+    def state(self) -> State:
         """Return everything needed to continue, as NumPy arrays."""
         return {"rows": self._rows.asnumpy(), "count": self._count.copy()}
 
-    def load_state(self, state):
+    def load_state(self, state: State) -> None:
         """Continue from what :meth:`state` returned.
 
         Raises:
@@ -125,7 +128,7 @@ class PredictionHistory:
         self._rows[:] = mx.nd.array(state["rows"], ctx=self.ctx)
         self._count[:] = state["count"]
 
-    def _checked(self, index):
+    def _checked(self, index: Index) -> Array:
         if isinstance(index, mx.nd.NDArray):
             index = index.asnumpy()
         index = np.asarray(index).astype(np.int64).reshape(-1)
@@ -134,7 +137,7 @@ class PredictionHistory:
         return index
 
 
-def _on_device(array, ctx):
+def _on_device(array: Array, ctx: mx.Context) -> mx.nd.NDArray:
     """Return a NumPy array as an NDArray without waiting for anything.
 
     ``mx.nd.array`` waits until the CPU's queue of operations is empty, which would serialise

@@ -9,7 +9,7 @@ from mxnet import autograd
 
 from gluon_attn.papers.autola.genotype import GENOTYPES, OPERATIONS, of_operations
 from gluon_attn.papers.autola.hoga import HOGA
-from gluon_attn.papers.autola.primitives import operation
+from gluon_attn.papers.autola.operations import operation
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -14,15 +14,14 @@ from reference import dreal as reference
 
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.nets.attention import attention_blocks
-from gluon_attn.papers.dreal.losses import (
+from gluon_attn.nets.count import count
+from gluon_attn.papers.dreal.counterfactuals import Builder, Counterfactuals, Trace
+from gluon_attn.papers.dreal.critic import quality_loss, regression_loss
+from gluon_attn.papers.dreal.reward import (
     MultiLabelReward,
-    QualityLoss,
-    RegressionLoss,
     SingleLabelReward,
     replacement_reward,
 )
-from gluon_attn.papers.dreal.reward import Builder, Counterfactuals
-from gluon_attn.papers.dreal.trace import Trace
 from model_zoo import get_model
 
 NETS = {
@@ -33,6 +32,8 @@ NETS = {
     "cifar": {"attention": "srm", "name": "cifar_resnet20_cifar10", "width": 4, "size": 32},
     "taps": {"attention": {"stage3": "eca"}, "taps": ("stage3_activation0",)},
     "dropout": {"attention": {"stage4": "se"}, "dropout": 0.5},
+    "frozen": {"attention": {"stage3": "se"}},  # batch-norm on its running statistics
+    "relu6": {"attention": {"stage6": "cbam", "stage7": "se"}, "name": "lite"},
     "vaa": {"attention": {"stage3": "se", "stage4": "cbam"}, "name": "vaa_resnet18"},
 }
 
@@ -57,6 +58,8 @@ def rewards(logits, without, label):
 @pytest.mark.parametrize("kind", NETS)
 def test_counterfactuals_equal_the_naive_computation(kind):
     net = net_of(**NETS[kind])
+    if kind == "frozen":
+        net.apply(lambda b: hasattr(b, "running_var") and b._kwargs.update(use_global_stats=True))
     blocks = [block for _, block in attention_blocks(net)]
     image = batch_of(3, 6, NETS[kind].get("size", 64)).image
     factual, naive = naive_logits(net, image, blocks)
@@ -89,17 +92,17 @@ def test_the_training_pass_is_that_of_the_net(hybridize):
         net.hybridize(active=hybridize)
         for _ in range(2):
             with autograd.record():
-                seen = view.run({"data": image}) if own else {"output0": net(image)}
-                total = seen["output0"].square().sum()
+                seen = view.run({"data": image}) if own else {"logits": net(image)}
+                total = seen["logits"].square().sum()
                 for name, array in seen.items():
-                    total = total + (0 if name == "output0" else array.sum())
+                    total = total + (0 if name == "logits" else array.sum())
             total.backward()
         mx.nd.waitall()
         gradients = {
             n: p.grad().asnumpy() for n, p in net._collect_params_with_prefix().items()
             if p.grad_req != "null"
         }  # fmt: skip
-        found.append((seen["output0"].asnumpy(), gradients, values(net)))
+        found.append((seen["logits"].asnumpy(), gradients, values(net)))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
     for name, one in found[0][1].items():
         scale = abs(one).max() + 1e-3
@@ -110,63 +113,14 @@ def test_the_training_pass_is_that_of_the_net(hybridize):
         np.testing.assert_allclose(one, found[1][2][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_it_shows_mean_and_inverse_standard_deviation_of_the_batch():
-    net = net_of({"stage4": "srm"}, size=32)
-    gates = gates_of([block for _, block in attention_blocks(net)])
-    image, trace, inputs = batch_of(2, 5, 32).image, Trace(net, gates), {}
-    with autograd.train_mode():
-        seen = Counterfactuals(net, gates, [(0, 1)]).view.run({"data": image})
-        net.apply(
-            lambda b: (
-                hasattr(b, "running_var")
-                and b.register_forward_pre_hook(
-                    lambda n, x: inputs.setdefault(n.gamma.name, (n, x[0]))
-                )
-            )
-        )
-        net(image)
-    shown = [name for name in seen if name.endswith("_1")]
-    assert len(shown) == 3  # all that is behind module 0: two convolutions and the other gate
-    for name in shown:
-        number = int(name[len("seen") :].split("_")[0])
-        norm, x = inputs[trace.nodes[trace.inputs(number)[1][0]]["name"]]
-        x = x.asnumpy().astype(float)
-        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-        expected = 1 / np.sqrt(x.var(axes) + norm._kwargs["eps"])
-        np.testing.assert_allclose(seen[name].asnumpy(), x.mean(axes), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(seen[f"seen{number}_2"].asnumpy(), expected, rtol=1e-3)
-
-
-def test_frozen_statistics_are_used_where_the_net_uses_them():
-    net = net_of({"stage3": "se"}, size=32)
-    blocks = [block for _, block in attention_blocks(net)]
-    net.apply(lambda b: hasattr(b, "running_var") and b._kwargs.update(use_global_stats=True))
-    image = batch_of(0, 3, 32).image
-    passes = Counterfactuals(net, gates_of(blocks), [(0, 1)])
-    with autograd.train_mode():
-        seen = passes.view.run({"data": image})
-    without, logits = passes.logits((0, 1), seen)
-    np.testing.assert_allclose(logits.asnumpy(), net(image).asnumpy(), rtol=1e-4, atol=1e-5)
-    for block, one in zip(blocks, without):
-        map_ = []
-        hook = block.channel.register_forward_hook(lambda g, i, out, m=map_: m.append(out))
-        net.hybridize(active=False)
-        net(image)
-        hook.detach()
-        scale = map_[0].mean(axis=(1, 2, 3), keepdims=True)
-        block.forward = lambda x, s=scale: mx.nd.broadcast_mul(x, s)
-        np.testing.assert_allclose(one.asnumpy(), net(image).asnumpy(), rtol=1e-4, atol=1e-5)
-        del block.forward
-
-
 def test_a_gate_that_is_not_called_or_leads_nowhere_is_refused():
     net, other = net_of({"stage4": "se"}, size=32), net_of({"stage4": "se"}, size=32)
     stranger = attention_blocks(other)[0][1].channel
     with pytest.raises(ValueError, match="0 times; an attention module must be used exactly once"):
         Counterfactuals(net, [(stranger,)], [(0,)])
     gates = gates_of([block for _, block in attention_blocks(net)])
-    trace = Trace(net, gates)
-    trace.outputs = [trace.graph.variable("data")]
+    trace = Trace.of(net, gates)
+    trace.outputs["logits"] = trace.graph.variable("data")
     with pytest.raises(ValueError, match="module 0 does not influence the logits"):
         Builder(trace, (0,))
 
@@ -179,43 +133,29 @@ def multiply_adds(net, size, groups):
 
     Counted on the graphs that run, from the shapes of their convolutions and dense layers.
     """
-    gates = gates_of([block for _, block in attention_blocks(net)])
-    trace = Trace(net, gates)
-    whole = cost_of(trace.graph, trace.outputs[:1], {"data": (1, 3, size, size)})
-    numbers = [n for n, node in enumerate(trace.nodes) if node["op"] != "null"]
-    symbols = mx.sym.Group(trace.graph.symbol([(number, 0) for number in numbers]))
-    _, shapes, _ = symbols.infer_shape(data=(1, 3, size, size))
-    shape_of = dict(zip(numbers, shapes))
+    trace = Trace.of(net, gates_of([block for _, block in attention_blocks(net)]))
+    entries = [(number, 0) for number in range(len(trace.graph.nodes))]
+    shapes = trace.graph.shapes(entries, data=(1, 3, size, size))
+    params = {p.name: p.shape for p in net.collect_params().values()}
     found = []
     for group in groups:
         builder = Builder(trace, group)
         logits, _ = builder.logits()
         needed = builder.variables([logits])
-        inputs = {p.name: p.shape for p in net.collect_params().values() if p.name in needed}
+        inputs = {name: shape for name, shape in params.items() if name in needed}
         for (number, output), (place, _) in builder.seen.items():
-            shape = shape_of[number]
-            inputs[builder.nodes[place]["name"]] = (shape[1],) if output else shape
-        found.append(cost_of(builder, [logits], inputs))
-    return whole, found
+            shape = shapes[number, 0]
+            inputs[builder.nodes[place].name] = (shape[1],) if output else shape
+        found.append(cost_of(builder, logits, inputs))
+    return count(net, (size, size)).multiply_adds, found
 
 
-def cost_of(graph, entries, inputs):
-    symbol = mx.sym.Group(graph.symbol(entries))
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape(**inputs)
-    shapes = dict(zip(internals.list_outputs(), shapes))
-    arguments, argument_shapes = symbol.list_arguments(), symbol.infer_shape(**inputs)[0]
-    weights = dict(zip(arguments, argument_shapes))
-    total = 0
-    for number in graph.needed(entries):
-        node = graph.nodes[number]
-        if node["op"] in ("Convolution", "FullyConnected"):
-            source = graph.nodes[node["inputs"][1][0]]
-            name = source["name"] if source["op"] == "null" else source["name"] + "_output"
-            weight = weights.get(name, shapes.get(name))
-            out = shapes[node["name"] + "_output"]
-            pixels = math.prod(out[2:]) if node["op"] == "Convolution" else 1
-            total += out[0] * pixels * math.prod(weight)
+def cost_of(graph, logits, inputs):
+    shapes, total = graph.shapes([logits], **inputs), 0
+    for number in graph.needed([logits]):
+        if graph.nodes[number].op in ("Convolution", "FullyConnected"):
+            rows, _, *side = shapes[number, 0]
+            total += rows * math.prod(side) * math.prod(shapes[graph.nodes[number].inputs[1]])
     return total
 
 
@@ -315,13 +255,13 @@ def test_losses_of_critic_and_actors():
     q = mx.nd.array(critique)
     q.attach_grad()
     with autograd.record():
-        loss = RegressionLoss()(q, mx.nd.array(reward), mx.nd.array(known))
+        loss = regression_loss(q, mx.nd.array(reward), mx.nd.array(known))
     loss.backward()
     expected = ((critique - reward) ** 2).mean(1) * known
     np.testing.assert_allclose(loss.asnumpy(), expected, rtol=1e-5)
     slope = (critique - reward) / 2 * np.array(known)[:, None]
     np.testing.assert_allclose(q.grad.asnumpy(), slope, rtol=1e-5)
-    np.testing.assert_allclose(QualityLoss()(q).asnumpy(), -critique.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(quality_loss(q).asnumpy(), -critique.mean(1), rtol=1e-5)
 
 
 def test_a_sample_of_modules_estimates_the_critics_loss_without_bias():
@@ -333,7 +273,7 @@ def test_a_sample_of_modules_estimates_the_critics_loss_without_bias():
     def loss_and_gradient(modules):
         with autograd.record():
             chosen = [mx.nd.concat(*[a[:, m : m + 1] for m in modules], dim=1) for a in (q, reward)]
-            loss = RegressionLoss()(*chosen, mx.nd.ones(3))
+            loss = regression_loss(*chosen, mx.nd.ones(3))
         loss.backward()
         return loss.asnumpy(), q.grad.asnumpy()
 

@@ -36,7 +36,7 @@ def method_of(net, schema=SINGLE, name="icasc", ctx=None, accumulate=1, lr=0.0, 
     net.collect_params().reset_ctx(ctx)
     task = Task(schema.columns, 20, np.full(len(schema.columns), 0.3), schema)
     optimization = Optimization("sgd", {"learning_rate": lr, "momentum": 0.9}, accumulate)
-    method = METHODS.get(name)(net, ctx, task, optimization, options)
+    method = METHODS.get(name)(net, ctx, task, optimization, options=options)
     method.begin_epoch(0)
     return method
 
@@ -55,6 +55,11 @@ def batch_of(schema=SINGLE, rows=6, side=64, seed=0, mask=None):
 
 def small(seed=0, **options):
     return net_of("resnet18_v1", seed=seed, **options)
+
+
+@pytest.fixture(scope="module")
+def any_net():
+    return small()
 
 
 def gradients(net):
@@ -135,18 +140,18 @@ def test_losses_of_a_step_follow_the_paper(options):
     method = method_of(net, MULTI, theta=0.7, omega=20.0, **options)
     run = ScorePass(method._tail, batch.image)
     vectors = true_and_confusing(run.logits, batch.label, batch.mask)[:2]
-    pairs = [run.gradients(vector) for vector in vectors]
+    found = [run.gradients(vector) for vector in vectors]
     sums = method.train_step(batch)
     attention = getattr(reference, options.get("attention", "channel_weighted"))
     wanted = dict.fromkeys(TERMS, 0.0)
     for row in range(6):
         maps = [
-            [attention(f[row].asnumpy(), g[row].asnumpy()) for g in layer]
-            for f, layer in zip((run.inner, run.last), zip(*pairs))
-        ]
+            attention(features[row].asnumpy(), g[layer][row].asnumpy())
+            for layer, features in (("inner", run.inner), ("last", run.last)) for g in found
+        ]  # fmt: skip
         if options.get("normalize"):
-            maps = [[a / a.max() for a in layer] for layer in maps]
-        (inner, inner_conf), (last, last_conf) = maps
+            maps = [a / a.max() for a in maps]
+        inner, inner_conf, last, last_conf = maps
         mask = reference.soft_mask(last, options.get("sigma", 0.55), 20)
         large = reference.enlarge(mask, *inner.shape)
         own = large if "inner_mask" not in options else reference.soft_mask(inner, 0.3, 20)
@@ -220,11 +225,11 @@ def test_inner_layer_costs_nothing_where_no_term_needs_it(gradient):
 def test_running_statistics_are_those_of_a_plain_step(gradient):
     found = []
     for name, options in (("baseline", {}), ("icasc", {"gradient": gradient})):
-        net = small()
-        method_of(net, name=name, **options).train_step(batch_of())
+        net = net_of("vaa_resnet18_w16_synthetic")
+        method_of(net, MULTI, name=name, **options).train_step(batch_of(MULTI))
         found.append({n: a for n, a in values(net).items() if "running" in n})
     for name, array in found[0].items():
-        np.testing.assert_allclose(found[1][name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found[1][name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @exact_first
@@ -277,32 +282,26 @@ def test_parts_of_a_batch_add_up_where_images_are_independent(ctx, accumulate, g
 # -- classes that are compared ---------------------------------------------------------------------
 
 
-def test_confusing_class_is_the_likeliest_wrong_one():
+def test_confusing_class_is_the_likeliest_that_is_known_to_be_wrong():
     logits = mx.nd.array([[3, 2, 1], [1, 2, 3], [5, 1, 4]])
-    label = mx.nd.array([[1, 0, 0], [1, 0, 0], [1, 0, 1]])
-    true, confusing, valid = true_and_confusing(logits, label, mx.nd.ones((3, 3)))
-    np.testing.assert_array_equal(true.asnumpy(), label.asnumpy())
-    np.testing.assert_array_equal(confusing.asnumpy(), [[0, 1, 0], [0, 0, 1], [0, 1, 0]])
-    assert valid.asnumpy().tolist() == [1, 1, 1]
-
-
-def test_unknown_labels_are_neither_true_nor_confusing():
-    logits = mx.nd.array([[3, 2, 1], [1, 2, 3], [5, 1, 4]])
-    label = mx.nd.array([[0, 0, 1], [1, 0, 0], [1, 1, 0]])
-    mask = mx.nd.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]])
-    true, confusing, valid = true_and_confusing(logits, label, mask)
-    np.testing.assert_array_equal(true.asnumpy(), [[0, 0, 1], [0, 0, 0], [1, 0, 0]])
-    np.testing.assert_array_equal(confusing.asnumpy(), [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
-    assert valid.asnumpy().tolist() == [1, 0, 1]
+    for label, mask, true, confusing, valid in (
+        ([[1, 0, 0], [1, 0, 0], [1, 0, 1]], np.ones((3, 3)),
+         [[1, 0, 0], [1, 0, 0], [1, 0, 1]], [[0, 1, 0], [0, 0, 1], [0, 1, 0]], [1, 1, 1]),
+        ([[0, 0, 1], [1, 0, 0], [1, 1, 0]], [[0, 1, 1], [0, 0, 0], [1, 0, 0]],
+         [[0, 0, 1], [0, 0, 0], [1, 0, 0]], [[0, 1, 0], [0, 0, 0], [0, 0, 0]], [1, 0, 1]),
+    ):  # fmt: skip
+        found = true_and_confusing(logits, mx.nd.array(label), mx.nd.array(mask))
+        for array, wanted in zip(found, (true, confusing, valid)):
+            np.testing.assert_array_equal(array.asnumpy(), wanted)
 
 
 @exact_first
 def test_images_without_a_known_class_have_no_attention_loss(gradient):
     mask = np.ones((6, CLASSES))
     mask[3:] = 0
-    label_free = batch_of(mask=mask)
-    sums = method_of(frozen(small()), gradient=gradient).train_step(label_free)
-    part = Batch(*(a[:3] for a in label_free))
+    batch = batch_of(mask=mask)
+    sums = method_of(frozen(small()), gradient=gradient).train_step(batch)
+    part = Batch(*(a[:3] for a in batch))
     wanted = method_of(frozen(small()), gradient=gradient).train_step(part)
     for name in wanted:
         assert sums[name].asscalar() == pytest.approx(wanted[name].asscalar(), rel=1e-4), name
@@ -341,18 +340,16 @@ def test_a_single_class_has_no_confusing_one(gradient):
     assert np.isfinite(sums["loss"].asscalar())
 
 
-def test_bad_settings_are_refused():
-    for options, message in (
-        ({"attention": "gradcam"}, "value of attention 'gradcam'; did you mean 'grad_cam'"),
-        ({"gradient": "second"}, "valid: constant, exact"),
-        ({"mask_resize": "nearest"}, "value of mask_resize"),
-        ({"inner_mask": "own"}, "valid: inner, last"),
-        ({"sigma": -0.1}, "sigma=-0.1: must be >= 0"),
-        ({"weight_ac": -1.0}, "weight_ac=-1.0"),
-        ({"weight_as": 1.0}, "did you mean .*'weight_as_last'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            method_of(small(), **options)
+@pytest.mark.parametrize("options, message", [
+    ({"attention": "gradcam"}, "value of attention 'gradcam'; did you mean 'grad_cam'"),
+    ({"gradient": "second"}, "valid: constant, exact"),
+    ({"mask_resize": "nearest"}, "value of mask_resize"),
+    ({"inner_mask": "own"}, "valid: inner, last"), ({"sigma": -0.1}, "sigma=-0.1: must be >= 0"),
+    ({"weight_ac": -1.0}, "weight_ac=-1.0"), ({"weight_as": 1.0}, "did you mean .*weight_as_last"),
+])  # fmt: skip
+def test_bad_settings_are_refused(any_net, options, message):
+    with pytest.raises(ValueError, match=message):
+        method_of(any_net, **options)
 
 
 # -- whole runs ------------------------------------------------------------------------------------
@@ -374,9 +371,8 @@ def run(data, folder, resume=False, **changes):
 def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     data = write_data(tmp_path / "data", train=24, val=8, test=8)
     options = {"options": {"gradient": gradient}, "model_options": {"width": 8, "dropout": 0.3}}
-    run(data, tmp_path / "whole", **options)
-    run(data, tmp_path / "cut", epochs=1, **options)
-    run(data, tmp_path / "cut", resume=True, **options)
+    for folder, changes in (("whole", {}), ("cut", {"epochs": 1}), ("cut", {"resume": True})):
+        run(data, tmp_path / folder, **changes, **options)
     first, second = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "cut"))
     assert first.keys() == second.keys()
     for name in first:

@@ -11,9 +11,7 @@ from mxnet import autograd
 from scipy.special import logsumexp
 
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
-from gluon_attn.losses.classification import MaskedBCELoss
-from gluon_attn.losses.objective import objective
-from gluon_attn.losses.softmax import SoftmaxCELoss
+from gluon_attn.losses.classification import MaskedBCELoss, SoftmaxCELoss, objective
 from gluon_attn.method import Optimization, Task
 from gluon_attn.papers.baselines.plain import Baseline
 
