@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None, comparison: str = "") -> None:
             return load_recipe(args.compare_with, overrides)
 
         done = importlib.import_module(comparison).compare(
-            make_search, make_training, args.data_dir, args.seeds, args.save_dir, args.ways,
-            args.num_workers,
+            make_search, make_training, args.data_dir, args.seeds, out=args.save_dir,
+            ways=args.ways, workers=args.num_workers,
         )  # fmt: skip
         print("\n" + done.text)
         return
