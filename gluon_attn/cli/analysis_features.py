@@ -81,7 +81,7 @@ def stage_view(net: Any) -> GraphBlock:
     Raises:
         ValueError: The net has no such stage.
     """
-    stages = []
+    stages: list[Any] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
     if not stages:
         raise ValueError(f"{type(net).__name__} has no stage of type TappedStage to look at")

@@ -397,8 +397,9 @@ JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts 
     "gluon_attn/data/base.py", "gluon_attn/coco/dataset.py", "formats/tiny.py",
     "formats/tiny_coco.py", "gluon_attn/export/graph.py", "gluon_attn/export/parity.py",
     "gluon_attn/export/sidecar.py", "gluon_attn/export/writer.py",
-    "gluon_attn/core/files.py", "gluon_attn/nets/graph.py", "gluon_attn/core/recipe.py",
-    "gluon_attn/runtime.py", "model_zoo/adapters/safetensors.py",
+    "gluon_attn/core/files.py",
+    "gluon_attn/nets/graph.py", "gluon_attn/core/recipe.py", "gluon_attn/runtime.py",
+    "model_zoo/adapters/safetensors.py",
 }  # fmt: skip
 
 
