@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import mxnet as mx
+import numpy as np
 from formats.tiny_coco import write_tiny_coco
 
 from gluon_attn.coco.dataset import CocoDetection
+from gluon_attn.core.batch import Batch
+from gluon_attn.method import METHODS, Optimization, Task
 from model_zoo import get_model
 
 SIZE = (96, 128)
@@ -62,6 +65,40 @@ def tiny_net(method, block=None, **options):
 def open_data(root, split="train2017"):
     """Return a split as the loaders take it."""
     return CocoDetection(root, split)
+
+
+def method_of(kind, net, **options):
+    """Return the training method of a tiny net, on four images."""
+    names = tuple(f"class{k}" for k in range(net.classes))
+    optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.01})
+    return METHODS.get(kind)(net, [mx.cpu()], Task(names, 4, None), optimization, options=options)
+
+
+def batch_of(count=3, width=96, seed=0):
+    """Return a Batch of noise, 96 pixels high, with three boxes an image; the last has none."""
+    rng = np.random.default_rng(seed)
+    label = np.full((count, 9, 5), -1, np.float32)
+    label[:, 0, :4] = 0, 0, width, 96
+    for row in label[: count - 1]:
+        corner, side = rng.uniform(0, 48, (2, 2)), rng.uniform(12, 44, (2, 2))
+        row[1:3, :2], row[1:3, 2:4] = corner, corner + side
+        row[3, :4] = 5, 5, 91, 91  # for the coarsest level
+        row[1:4, 4] = rng.integers(0, 5, 3)
+    image = mx.nd.array(rng.normal(size=(count, 3, 96, width)))
+    return Batch(image, mx.nd.array(label), mx.nd.array(label[:, :, 4] >= 0), np.arange(count))
+
+
+def step_of(method, batch):
+    """Make one update; return its losses and the names of the parameters that stayed."""
+    net = method.net
+    method.begin_epoch(0)
+    method.set_learning_rate(0.01)
+    before = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
+    sums = {n: float(v.asscalar()) for n, v in method.train_step(batch).items()}
+    mx.nd.waitall()
+    after = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
+    assert all(np.isfinite(v) for v in sums.values())
+    return sums, {n for n in before if np.array_equal(before[n], after[n])}
 
 
 def overfit(folder, data, method, block=None, **changes):

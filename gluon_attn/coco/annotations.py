@@ -148,10 +148,7 @@ def quietly(function: Callable, *arguments: Any) -> Any:
 
 
 def check_structure(content: Any, path: str | Path) -> None:
-    """Check that the three lists are there and their records have what is needed.
-
-    A file of images and categories without ``annotations`` gets an empty list of them.
-    """
+    """Check that the lists are there and complete; missing ``annotations`` become an empty one."""
     if isinstance(content, dict) and content.get("annotations") is None:
         content["annotations"] = []
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in NEEDED):
@@ -290,8 +287,8 @@ class _Annotations:
 
     def _read(self, name: Any, record: Record, image: Record | None, category: Any) -> None:
         if image is None:
-            self._leave(name, "of images that are not in the list of images", record, "image_id")
-            return
+            reason = "of images that are not in the list of images"
+            return self._leave(name, reason, record, "image_id")
         if category not in self._categories:
             self._unknown.add(f"of category {record.get('category_id')}", f"annotation {name}")
             return
@@ -300,8 +297,7 @@ class _Annotations:
             return
         box, reason = box_of(record, image)
         if box is None:
-            self._leave(name, reason, record)
-            return
+            return self._leave(name, reason, record)
         record.update(bbox=box, image_id=image["id"], category_id=category)
         set_crowd_and_area(record, self._taken)
         if self._joints is not None:
@@ -340,11 +336,9 @@ class _Annotations:
 
     def warnings(self) -> list[str]:
         """Return lines about what is left out or looks wrong."""
-        lines = []
-        if self._left.total:
-            lines.append(
-                f"{self._left.total:,} of {self.total:,} annotations left out: {self._left}"
-            )
+        lines, left = [], self._left
+        if left.total:
+            lines.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
         if self.clipped > len(self.kept) / 2:
             lines.append(
                 f"{self.clipped:,} of {len(self.kept):,} boxes reach beyond their image; a box is "
@@ -438,7 +432,7 @@ def outline_box(segmentation: Any) -> Box | None:
     parts = segmentation
     if not isinstance(parts[0], (list, tuple)):
         parts = [parts]  # one polygon without the outer list
-    found = [numbers_of(part, len(part)) for part in parts if isinstance(part, (list, tuple))]
+    found = (numbers_of(part, len(part)) for part in parts if isinstance(part, (list, tuple)))
     points = [p for p in found if p and len(p) >= 6 and len(p) % 2 == 0]
     xs = [x for part in points for x in part[::2]]
     ys = [y for part in points for y in part[1::2]]

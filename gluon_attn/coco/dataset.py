@@ -423,8 +423,9 @@ class CocoKeypoints(CocoDataset):
         published = {s: dict(PUBLISHED[s], boxes=n) for s, n in PUBLISHED_PERSONS.items()}
         self.report = self._count(len(self), published, "persons with labelled keypoints")
         if self.report.source == "generated":  # whose counts are those of all boxes
-            for expected in self.report.expected.values():
-                expected.pop("boxes", None)
+            known, self.report.expected = self.report.expected, {}
+            for name, found in known.items():
+                self.report.expected[name] = {k: n for k, n in found.items() if k != "boxes"}
 
     def annotations(self, i: int) -> list[Record]:
         """Return the annotation record of sample ``i``, alone in a list."""

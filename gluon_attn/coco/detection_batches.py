@@ -163,8 +163,8 @@ class FitTransform:
         self,
         short: int = 800,
         long: int = 1333,
-        mirror: bool = False,
         *,
+        mirror: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:

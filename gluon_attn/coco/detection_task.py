@@ -70,7 +70,7 @@ class Detection(Task):
             transform = SsdTransform(net.input_size[0], mean, std, mirror=recipe.mirror, **chosen)
         else:
             short, long = net.sides
-            transform = FitTransform(short, long, recipe.mirror, mean=mean, std=std)
+            transform = FitTransform(short, long, mirror=recipe.mirror, mean=mean, std=std)
         return DetectionLoader(
             dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed,
             workers=workers, last="discard",

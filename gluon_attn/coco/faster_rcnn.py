@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import mxnet as mx
-from mxnet import autograd, gluon, nd
+from mxnet import autograd, nd
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.coco.parts import (
@@ -28,6 +28,7 @@ from gluon_attn.coco.parts import (
     fix_statistics,
     gluoncv_module,
     infer_shapes,
+    pyramid,
     trainable,
 )
 from gluon_attn.core.batch import Batch
@@ -51,40 +52,6 @@ EPSILON = 1e-7
 def frame_of(sides: Sequence[int], multiple: int = 32) -> tuple[int, ...]:
     """Return height and width of the frame for wide images: both sides rounded up."""
     return tuple(-(-side // multiple) * multiple for side in sides)
-
-
-def pyramid(channels: int) -> HybridBlock:
-    """Return GluonCV's FPN as a block of its own: C2 … C5 to P2 … P6, P6 by subsampling P5."""
-
-    expander = gluoncv_module("nn.feature").FPNFeatureExpander
-    # The pyramid alone: GluonCV's grows it on a backbone of one input.
-    neck: Any = type("Neck", (expander, _SeveralInputs), {})
-    names = [f"c{k}" for k in range(2, 6)]
-    with mx.name.NameManager():  # else the names that are looked up carry the prefix of a scope
-        inputs = [mx.sym.var(name, dtype="float32") for name in names]
-        taps = [mx.sym.identity(v, name=f"{name}_in") for v, name in zip(inputs, names)]
-        block = neck(
-            mx.sym.Group(taps),
-            outputs=[f"{name}_in" for name in names],
-            num_filters=[channels] * 4,
-            use_1x1=True,
-            use_upsample=True,
-            use_elewadd=True,
-            use_p6=True,
-            p6_conv=False,
-            no_bias=False,
-            inputs=inputs,
-        )
-    for name, parameter in block.collect_params().items():
-        parameter.init = "zeros" if name.endswith("bias") else mx.init.Xavier()
-    return block
-
-
-class _SeveralInputs(gluon.SymbolBlock):
-    """Takes a group of inputs apart, as SymbolBlock wants a list."""
-
-    def __init__(self, outputs: Any, inputs: Any, params: Any = None) -> None:
-        super().__init__(outputs, [inputs[k] for k in range(len(inputs.list_outputs()))], params)
 
 
 class FirstStage(HybridBlock):
@@ -210,13 +177,8 @@ def _aligned(F: Any, rows: Tensor, maps: Sequence[Tensor]) -> Tensor:
     # All boxes on all levels: a box of image -1, which MXNet passes over, has arbitrary features
     # on the CPU and puts a zero into those of the first box.
     for k, (features, stride) in enumerate(zip(maps, STRIDES)):
-        found = F.contrib.ROIAlign(
-            features,
-            rows,
-            pooled_size=ROI_SIZE,
-            spatial_scale=1 / stride,
-            sample_ratio=ROI_SAMPLES,
-        )
+        size = {"pooled_size": ROI_SIZE, "sample_ratio": ROI_SAMPLES}
+        found = F.contrib.ROIAlign(features, rows, spatial_scale=1 / stride, **size)
         here = F.broadcast_like(level == k + 2, found)
         pooled.append(F.where(here, found, F.zeros_like(found)))
     return F.add_n(*pooled)

@@ -15,7 +15,7 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock, SymbolBlock, nn
 from mxnet.gluon.parameter import ParameterDict
 
 from gluon_attn.core.batch import Batch
@@ -153,6 +153,40 @@ def fix_statistics(block: HybridBlock) -> None:
     """Let every batch-norm inside ``block`` use its running statistics, in training as well."""
     for norm in layers_of(block, nn.BatchNorm):
         norm._kwargs["use_global_stats"] = True
+
+
+def pyramid(channels: int) -> HybridBlock:
+    """Return GluonCV's FPN as a block of its own: C2 … C5 to P2 … P6, P6 by subsampling P5."""
+
+    expander = gluoncv_module("nn.feature").FPNFeatureExpander
+    # The pyramid alone: GluonCV's grows it on a backbone of one input.
+    neck: Any = type("Neck", (expander, _SeveralInputs), {})
+    names = [f"c{k}" for k in range(2, 6)]
+    with mx.name.NameManager():  # else the names that are looked up carry the prefix of a scope
+        inputs = [mx.sym.var(name, dtype="float32") for name in names]
+        taps = [mx.sym.identity(v, name=f"{name}_in") for v, name in zip(inputs, names)]
+        block = neck(
+            mx.sym.Group(taps),
+            outputs=[f"{name}_in" for name in names],
+            num_filters=[channels] * 4,
+            use_1x1=True,
+            use_upsample=True,
+            use_elewadd=True,
+            use_p6=True,
+            p6_conv=False,
+            no_bias=False,
+            inputs=inputs,
+        )
+    for name, parameter in block.collect_params().items():
+        parameter.init = "zeros" if name.endswith("bias") else mx.init.Xavier()
+    return block
+
+
+class _SeveralInputs(SymbolBlock):
+    """Takes a group of inputs apart, as SymbolBlock wants a list."""
+
+    def __init__(self, outputs: Any, inputs: Any, params: Any = None) -> None:
+        super().__init__(outputs, [inputs[k] for k in range(len(inputs.list_outputs()))], params)
 
 
 def infer_shapes(net: Any, traced: HybridBlock) -> Any:

@@ -111,7 +111,7 @@ def test_a_mirror_twice_changes_nothing():
 def test_fit_keeps_proportions_inside_its_frame(size, frame):
     """mmdetection's rule: the shorter side 800 unless the longer one would exceed 1333."""
     width, height = size
-    transform = FitTransform(800, 1333, False, mean=MEAN, std=STD)
+    transform = FitTransform(800, 1333, mean=MEAN, std=STD)
     assert transform.frame(width, height) == frame
     x, y = transform.scale(width, height)
     factor = min(800 / min(size), 1333 / max(size))
@@ -121,11 +121,11 @@ def test_fit_keeps_proportions_inside_its_frame(size, frame):
 
 def test_fit_pads_with_zeros_behind_the_picture():
     image, boxes, classes = drawn(100, 50, ((10, 10, 40, 30),))
-    framed = FitTransform(96, 128, False, mean=MEAN, std=STD)(image, boxes, classes)
+    framed = FitTransform(96, 128, mean=MEAN, std=STD)(image, boxes, classes)
     assert framed.image.shape == (3, 96, 128) and framed.extent == (128, 64)
     assert not framed.image[:, 64:].any() and framed.image[:, :64].all()
     np.testing.assert_allclose(coloured(framed.image), framed.boxes[0], atol=1.5)
-    mirror = FitTransform(96, 128, True, mean=MEAN, std=STD)(image, boxes, classes, 0.1)
+    mirror = FitTransform(96, 128, mirror=True, mean=MEAN, std=STD)(image, boxes, classes, 0.1)
     np.testing.assert_allclose(mirror.boxes[0, [0, 2]], 128 - framed.boxes[0, [2, 0]], rtol=1e-6)
 
 
@@ -158,7 +158,7 @@ class Pictures:
 
 def test_batches_have_one_frame_and_padded_rows():
     data = Pictures([(64, 48), (48, 64), (64, 40), (40, 64), (64, 32)])
-    loader = DetectionLoader(data, FitTransform(32, 64, False, mean=MEAN, std=STD), 2, last="pad")
+    loader = DetectionLoader(data, FitTransform(32, 64, mean=MEAN, std=STD), 2, last="pad")
     batches = list(loader)
     assert len(batches) == len(loader) == 3
     seen = [i for b in batches for i in b.index.tolist() if i != PADDING]
@@ -179,7 +179,7 @@ def test_batches_have_one_frame_and_padded_rows():
 
 def test_batches_repeat_by_seed_and_epoch_and_not_by_workers():
     data = Pictures([(64, 48)] * 6 + [(48, 64)] * 5)
-    transform = FitTransform(32, 64, True, mean=MEAN, std=STD)
+    transform = FitTransform(32, 64, mirror=True, mean=MEAN, std=STD)
 
     def epoch(number, workers):
         loader = DetectionLoader(

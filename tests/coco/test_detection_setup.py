@@ -14,35 +14,27 @@ from gluon_attn.task import TASKS, task_of
 from gluon_attn.train.build import load_recipe
 from model_zoo import get_model, list_models
 
-BLOCKS = ("", "se_", "cbam_", "hoga_")
+
+@pytest.mark.parametrize("block", ("", "se_", "cbam_", "hoga_"))
+def test_recipes_hold_the_supplements_values(block):
+    for prefix, model, wd in (
+        ("ssd300", "ssd300_", 5e-4),
+        ("faster_rcnn", "faster_rcnn_fpn_", 1e-4),
+    ):
+        recipe = load_recipe(f"{prefix}_coco_{block}resnet50")
+        assert recipe.model == f"{model}{block}resnet50_coco" and recipe.model in list_models()
+        assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, wd)
+        values = recipe.epochs, recipe.batch_size, recipe.lr_epochs
+        assert (recipe.schedule, recipe.lr_factor) == ("step", 0.1)
+        if prefix == "ssd300":
+            assert values == (65, 128, (43, 54)) and recipe.input_size == 300
+            assert recipe.options["warmup_epochs"] == 1 and not recipe.options["decay_vectors"]
+        else:
+            assert values == (14, 2, (8, 11)) and recipe.options["warmup_epochs"] == 0
+            assert recipe.options["warmup_updates"] == 500
 
 
-@pytest.fixture
-def folder(repository):
-    return str(repository / "tools" / "recipes")
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_ssd_recipes_hold_the_supplements_values(folder, block):
-    recipe = load_recipe(f"ssd300_coco_{block}resnet50")
-    assert recipe.model == f"ssd300_{block}resnet50_coco" and recipe.model in list_models()
-    assert (recipe.input_size, recipe.epochs, recipe.batch_size) == (300, 65, 128)
-    assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 5e-4)
-    assert (recipe.schedule, recipe.lr_factor, recipe.lr_epochs) == ("step", 0.1, (43, 54))
-    assert recipe.options["warmup_epochs"] == 1 and not recipe.options["decay_vectors"]
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_faster_rcnn_recipes_hold_the_supplements_values(folder, block):
-    recipe = load_recipe(f"faster_rcnn_coco_{block}resnet50")
-    assert recipe.model == f"faster_rcnn_fpn_{block}resnet50_coco" and recipe.model in list_models()
-    assert (recipe.epochs, recipe.batch_size) == (14, 2)
-    assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.wd) == ("sgd", 0.01, 0.9, 1e-4)
-    assert (recipe.schedule, recipe.lr_factor, recipe.lr_epochs) == ("step", 0.1, (8, 11))
-    assert recipe.options["warmup_updates"] == 500 and recipe.options["warmup_epochs"] == 0
-
-
-def test_the_learning_rate_falls_where_the_recipe_says(folder):
+def test_the_learning_rate_falls_where_the_recipe_says():
     from gluon_attn.train import SCHEDULES
 
     recipe = load_recipe("ssd300_coco_resnet50")

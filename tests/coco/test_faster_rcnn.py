@@ -10,42 +10,23 @@ from gluoncv_helpers import gluoncv_or_skip
 gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
-from detection_helpers import BLOCKS, tiny_net  # noqa: E402
+from detection_helpers import BLOCKS, batch_of, method_of, step_of, tiny_net  # noqa: E402
 
 from gluon_attn.coco.faster_rcnn import (  # noqa: E402
     STRIDES,
-    FasterRcnnMethod,
     RpnTargets,
     TwoStageLoss,
     _aligned,
-    pyramid,
 )
-from gluon_attn.core.batch import Batch  # noqa: E402
-from gluon_attn.method import Optimization, Task  # noqa: E402
+from gluon_attn.coco.parts import pyramid  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
 from model_zoo import get_model  # noqa: E402
 
 RNG = np.random.default_rng
 
 
-def method_of(net, **options):
-    names = tuple(f"class{k}" for k in range(net.classes))
-    optimization = Optimization("sgd", {"momentum": 0.9, "wd": 1e-4, "learning_rate": 0.01})
-    options = {"samples": 64, "warmup_updates": 0, **options}
-    return FasterRcnnMethod(net, [mx.cpu()], Task(names, 4, None), optimization, options=options)
-
-
-def batch_of(count=2, seed=0):
-    """Return random pictures, 96 x 128, with three boxes each; the last has none."""
-    rng = RNG(seed)
-    label = np.full((count, 9, 5), -1, np.float32)
-    label[:, 0, :4] = 0, 0, 128, 96
-    for row in label[: max(1, count - 1)]:
-        corner, side = rng.uniform(0, 60, (3, 2)), rng.uniform(12, 36, (3, 2))
-        row[1:4, :2], row[1:4, 2:4] = corner, corner + side
-        row[1:4, 4] = rng.integers(0, 5, 3)
-    image = mx.nd.array(rng.normal(size=(count, 3, 96, 128)))
-    return Batch(image, mx.nd.array(label), mx.nd.array(label[:, :, 4] >= 0), np.arange(count))
+def rcnn_method(net, **options):
+    return method_of("faster_rcnn", net, **{"samples": 64, "warmup_updates": 0, **options})
 
 
 # ------------------------------------------------------------------------------ structure
@@ -196,7 +177,7 @@ def test_anchors_to_learn_from_against_numpy():
     assert not offsets[~positive].any()
 
 
-def test_anchors_are_drawn_in_the_right_numbers():
+def test_anchors_are_chosen_in_the_right_numbers():
     anchors = np.tile(np.array([[10, 10, 40, 40]], np.float32), (300, 1))
     anchors[150:] = 50, 50, 80, 80
     arrays = [mx.nd.array(a) for a in (anchors, anchors[:1], np.array([128, 96]))]
@@ -207,7 +188,7 @@ def test_anchors_are_drawn_in_the_right_numbers():
     labels, offsets = (a.asnumpy() for a in RpnTargets(64, 0.5)(*empty))
     assert (labels == 0).sum() == 64 and not (labels == 1).any() and not offsets.any()
     first, second = (RpnTargets(64, 0.5)(*arrays)[0].asnumpy() for _ in range(2))
-    assert (first != second).any()  # drawn anew
+    assert (first != second).any()  # chosen again
     mx.random.seed(5)
     first = RpnTargets(64, 0.5)(*arrays)[0].asnumpy()
     mx.random.seed(5)
@@ -231,18 +212,18 @@ def test_losses_against_numpy():
         x = np.abs(x)
         return np.where(x < beta, x**2 / (2 * beta), x - beta / 2)
 
-    drawn, positive = rpn_labels >= 0, rpn_labels > 0
+    sampled, positive = rpn_labels >= 0, rpn_labels > 0
     p = 1 / (1 + np.exp(-rpn_logits))
-    entropy = -np.where(positive, np.log(p), np.log(1 - p))[drawn].sum() / drawn.sum()
-    boxes = smooth(rpn_offsets - rpn_targets, 1 / 9)[positive].sum() / drawn.sum()
-    drawn, positive = classes >= 0, classes > 0
+    entropy = -np.where(positive, np.log(p), np.log(1 - p))[sampled].sum() / sampled.sum()
+    boxes = smooth(rpn_offsets - rpn_targets, 1 / 9)[positive].sum() / sampled.sum()
+    sampled, positive = classes >= 0, classes > 0
     log = logits - np.log(np.exp(logits).sum(2, keepdims=True))
     picked = np.take_along_axis(log, np.maximum(classes, 0).astype(int)[..., None], 2)[..., 0]
     own = np.take_along_axis(
         offsets, np.maximum(classes - 1, 0).astype(int)[..., None, None].repeat(4, 3), 2
     )[:, :, 0]
-    expected = [entropy, boxes, -picked[drawn].sum() / drawn.sum(),
-                smooth(own - targets, 1.0)[positive].sum() / drawn.sum()]  # fmt: skip
+    expected = [entropy, boxes, -picked[sampled].sum() / sampled.sum(),
+                smooth(own - targets, 1.0)[positive].sum() / sampled.sum()]  # fmt: skip
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -252,7 +233,7 @@ def test_losses_against_numpy():
 ])  # fmt: skip
 def test_bad_method_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        method_of(tiny_net("faster_rcnn"), **options)
+        rcnn_method(tiny_net("faster_rcnn"), **options)
 
 
 def test_bad_model_arguments_are_refused():
@@ -267,30 +248,16 @@ def test_bad_model_arguments_are_refused():
 def test_one_step_changes_what_is_trained(block):
     net = tiny_net("faster_rcnn", block)
     use_static_graph(net)
-    method = method_of(net)
-    method.begin_epoch(0)
-    method.set_learning_rate(0.01)
-    before = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    sums = {n: float(v.asscalar()) for n, v in method.train_step(batch_of()).items()}
-    mx.nd.waitall()
+    sums, same = step_of(rcnn_method(net), batch_of(2, 128))
     assert set(sums) == {"rpn_class", "rpn_box", "class", "box", "loss"}
-    assert all(np.isfinite(v) for v in sums.values())
     assert sums["loss"] == pytest.approx(sum(v for n, v in sums.items() if n != "loss"), rel=1e-5)
-    after = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    same = {n for n in before if np.array_equal(before[n], after[n])}
     assert all("anchors" in n or "bias" in n or "reduce" in n for n in same), same
 
 
 def test_frozen_stages_and_statistics_stay():
     net = tiny_net("faster_rcnn", frozen_stages=1, norm_eval=True)
-    method = method_of(net)
-    method.begin_epoch(0)
-    method.set_learning_rate(0.01)
-    before = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    method.train_step(batch_of())
-    mx.nd.waitall()
-    after = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    changed = {n for n in before if not np.array_equal(before[n], after[n])}
+    _, same = step_of(rcnn_method(net), batch_of(2, 128))
+    changed = set(net._collect_params_with_prefix()) - same
     trunk = {n for n in changed if "trunk" in n}
     assert trunk and not any("running" in n for n in changed)
     assert {n.split(".")[3] for n in trunk} == {"5", "6", "7"}  # stages 2 to 4

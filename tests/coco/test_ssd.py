@@ -10,7 +10,7 @@ from gluoncv_helpers import gluoncv_or_skip
 gluoncv = gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
-from detection_helpers import BLOCKS, tiny_net  # noqa: E402
+from detection_helpers import BLOCKS, batch_of, method_of, step_of, tiny_net  # noqa: E402
 
 from gluon_attn.coco.parts import (  # noqa: E402
     ClasswiseNms,
@@ -18,40 +18,15 @@ from gluon_attn.coco.parts import (  # noqa: E402
 )
 from gluon_attn.coco.ssd import (  # noqa: E402
     MultiBoxLoss,
-    SsdMethod,
     SsdTargets,
     anchor_sizes,
     anchor_steps,
     feature_sizes,
 )
-from gluon_attn.core.batch import Batch  # noqa: E402
-from gluon_attn.method import Optimization, Task  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
 from model_zoo import get_model  # noqa: E402
 
 RNG = np.random.default_rng
-
-
-def method_of(net, num_samples=4, **options):
-    names = tuple(f"class{k}" for k in range(net.classes))
-    task = Task(names, num_samples, None)
-    optimization = Optimization("sgd", {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.01})
-    return SsdMethod(net, [mx.cpu()], task, optimization, options=options)
-
-
-def batch_of(count=3, size=96, seed=0):
-    """Return random pictures with three boxes each; the last has none."""
-    rng = RNG(seed)
-    label = np.full((count, 9, 5), -1, np.float32)
-    label[:, 0, :4] = 0, 0, size, size
-    for row in label[: count - 1]:
-        corner, side = rng.uniform(0, size / 2, (2, 2)), rng.uniform(10, size / 2, (2, 2))
-        row[1:3, :2], row[1:3, 2:4] = corner, corner + side
-        row[3, :4] = 0.05 * size, 0.05 * size, 0.95 * size, 0.95 * size  # for the coarsest level
-        row[1:4, 4] = rng.integers(0, 5, 3)
-    image = rng.normal(size=(count, 3, size, size)).astype(np.float32)
-    return Batch(mx.nd.array(image), mx.nd.array(label), mx.nd.array(label[:, :, 4] >= 0),
-                 np.arange(count))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ structure
@@ -296,7 +271,7 @@ def test_loss_of_the_batch_equals_gluoncvs_with_gradients():
 ])  # fmt: skip
 def test_bad_method_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        method_of(tiny_net("ssd"), **options)
+        method_of("ssd", tiny_net("ssd"), **options)
 
 
 # ------------------------------------------------------------------------------ training
@@ -311,7 +286,7 @@ def test_warm_up_rises_linearly_then_ends():
 
 def test_vectors_do_not_decay_unless_asked_for():
     for decay, wanted in ((False, {1: 0.0, 4: 1.0}), (True, {1: 1.0, 4: 1.0})):
-        method = method_of(tiny_net("ssd", "cbam"), decay_vectors=decay)
+        method = method_of("ssd", tiny_net("ssd", "cbam"), decay_vectors=decay)
         method.begin_epoch(0)
         trained = [p for p in method.trainer._params if p.grad_req != "null"]
         assert {len(p.shape): p.wd_mult for p in trained if len(p.shape) in wanted} == wanted
@@ -325,23 +300,16 @@ def test_vectors_do_not_decay_unless_asked_for():
 def test_one_step_changes_every_parameter(block):
     net = tiny_net("ssd", block)
     use_static_graph(net)
-    method = method_of(net, warmup_epochs=0.0)
-    method.begin_epoch(0)
-    method.set_learning_rate(0.01)
-    before = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    sums = {n: float(v.asscalar()) for n, v in method.train_step(batch_of()).items()}
-    mx.nd.waitall()
-    assert set(sums) == {"class", "box", "loss"} and all(np.isfinite(v) for v in sums.values())
-    after = {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-    same = {n for n in before if np.array_equal(before[n], after[n])}
+    sums, same = step_of(method_of("ssd", net, warmup_epochs=0.0), batch_of())
+    assert set(sums) == {"class", "box", "loss"}
     # A level without a positive gives its offsets no gradient, a hidden unit that is off gives none
     # to its weights: their biases, which start at 0, stay.
     assert all("anchors" in n or "box_predictors" in n or "reduce" in n for n in same), same
-    assert len(same) < len(after) / 10
+    assert len(same) < len(net._collect_params_with_prefix()) / 10
 
 
 def test_a_classifier_is_refused():
     with pytest.raises(ValueError, match="trains models named ssd"):
         net = get_model("resnet18_w16_digits", classes=5)
         net.initialize()
-        method_of(net)
+        method_of("ssd", net)

@@ -29,7 +29,7 @@ from model_zoo.store import BUILTIN
 from model_zoo.transfer import parse_table
 from tools.experiments import results_page
 from tools.site import demo
-from tools.site.gallery_files import _listed
+from tools.site.gallery import _listed
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = b"\xef\xbb\xbf"
@@ -250,7 +250,7 @@ SOURCES = sorted(
 # Text that no editor saves: what the system says of itself, and locks.
 OWN_READERS = {
     "gluon_attn/env/cpu.py",
-    "gluon_attn/env/environment.py", "tools/bench/bench_turns.py",
+    "gluon_attn/env/environment.py", "tools/bench/turns.py",
     "model_zoo/transfer.py",
 }  # fmt: skip
 # Listings of what this package or pip wrote, not of what users collected.

@@ -20,7 +20,7 @@ from gluon_attn.data import (
     open_dataset,
     pack,
 )
-from tools.bench.data import loader_rate
+from tools.bench.loading import loader_rate
 
 TRAIN = TrainTransform(32, (16, 28), 24)
 EVAL = EvalTransform(32, 28, 24)

@@ -14,9 +14,9 @@ from gluon_attn.data.synthetic.people import TASKS, flip_labels
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe
-from tools.bench.benchmark_awmt import benchmark_weights, weights_table
+from tools.bench import steps
 from tools.experiments import multitask
-from tools.experiments.controlled_data import make_data
+from tools.experiments.data import make_data
 
 IMAGES = {"train": 8, "val": 6, "test": 6}
 QUICK = ["epochs=1", "iterations_per_epoch=3", "window=1", "batch_size=4", "val_batch_size=3",
@@ -36,7 +36,9 @@ def experiment(maker, tmp_path_factory, request):
     folder, lines = tmp_path_factory.mktemp("multitask"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
-        done = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lines.append)
+        done = multitask.run_multitask(
+            maker, [3], str(folder), workers=1, images=IMAGES, say=lines.append
+        )
     return folder, done, lines
 
 
@@ -99,7 +101,7 @@ def test_results_are_written_and_a_second_call_trains_nothing(experiment, maker,
         raise AssertionError("it trains again")
 
     monkeypatch.setattr(run, "train", never)
-    again = multitask.run_multitask(maker, [3], str(folder), 1, IMAGES, lambda line: None)
+    again = multitask.run_multitask(maker, [3], str(folder), images=IMAGES, say=len)
     assert again.text == done.text
     with pytest.raises(FileExistsError, match="holds other data"):
         make_data("tasks", str(folder / "data"))
@@ -113,7 +115,7 @@ def test_several_seeds_give_spread_and_paired_differences():
                  for _ in range(2)]
         for method in multitask.METHODS
     }  # fmt: skip
-    text = multitask._describe(results, {method: [1.0, 2.0] for method in multitask.METHODS})
+    text = multitask.describe(results, {method: [1.0, 2.0] for method in multitask.METHODS})
     means = {m: [r["overall"]["accuracy"] for r in runs] for m, runs in results.items()}
     pairs = 100 * (np.array(means["AWMT"]) - means["basic model"])
     expected = f"accuracy: mean over tasks {pairs.mean():+.1f} ± {pairs.std(ddof=1):.1f} ["
@@ -134,11 +136,9 @@ def test_joined_results_are_those_of_all_tasks_at_once():
     assert joined["overall"] == pytest.approx(whole["overall"])
 
 
-def test_benchmark_of_a_step():
-    lines = []
-    found = benchmark_weights("resnet18_w16_synthetic", 32, 4, rounds=2, report=lines.append)
-    assert len(found["awmt"]) == len(found["basic"]) == len(lines) == 2
-    assert found["ratio"]["lowest"] <= found["ratio"]["median"] <= found["ratio"]["highest"]
-    assert "awmt / basic" in weights_table(found)
-    with pytest.raises(ValueError, match="both must be even"):
-        benchmark_weights(images=5)
+def test_the_benchmark_makes_steps_of_both_kinds():
+    for variant in ("basic", "awmt"):
+        call, count = steps.COMPARISONS["awmt"].open(variant, "resnet18_w16_synthetic", 32, 4)
+        assert count == 2 and call() is None
+    with pytest.raises(ValueError, match="must be even"):
+        steps.measure("awmt", "resnet18_w16_synthetic", 32, 5)

@@ -1,127 +1,222 @@
-"""Controlled experiments on drawn data: a method, its variants and its baseline, over seeds.
+"""Controlled experiments on synthetic data: a method, its variants and its baseline, over seeds.
 
 Net, data, schedule and budget of epochs are the same for all arms of an experiment; an arm is the
-experiment's recipe with a few settings changed. Every run chooses its epoch on the validation split
-(or takes the last one, where the preset says so) and looks at the test split once. What an
-interrupted call left unfinished is continued.
+experiment's recipe with a few settings changed. Beside its score, a finished run may be measured: a
+measure returns ``{name: number}``, or a list of numbers for what has a value per epoch; ``{}``
+where the run has nothing of the kind (a baseline has no critic).
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 from tabulate import tabulate
 
-from gluon_attn.core.files import or_nan, write_json, write_text
+from gluon_attn import runtime
+from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
+from gluon_attn.cli.analysis_maps import attention_overlap
+from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.tasks.data import open_split
+from gluon_attn.train import trained as load
 from gluon_attn.train.run import train_once
-from tools.bench.benchmark import machine
-from tools.experiments.controlled_data import make_data
-from tools.experiments.controlled_measures import MEASURES, Run
-from tools.experiments.controlled_presets import BASELINE
+from tools.experiments.data import make_data
+from tools.experiments.runner import Make, Rows, Say, run_arms
+
+BASELINE = "baseline"
+MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
 
 
-def run_preset(preset, make_recipe, seeds, out, workers=2, images=None, say=print):
-    """Run all arms of an experiment with every seed.
+class Preset(NamedTuple):
+    """One controlled experiment.
+
+    Attributes:
+        recipe: Name of the recipe.
+        data: A kind of :func:`tools.experiments.data.make_data`.
+        arms: ``{title: overrides}``, the baseline first.
+        score: Test score that is compared.
+        measures: Names of ``MEASURES``.
+    """
+
+    recipe: str
+    data: str
+    arms: dict[str, Sequence[str]]
+    score: str
+    measures: tuple[str, ...] = ()
+
+
+def run_preset(
+    preset: Preset,
+    make_recipe: Make,
+    seeds: Sequence[int],
+    out: str,
+    *,
+    workers: int = 2,
+    images: dict[str, int] | None = None,
+    say: Say = print,
+) -> tuple[str, Rows]:
+    """Run all arms of an experiment with every seed; see :func:`tools.experiments.runner.run_arms`.
 
     Args:
-        preset: A :class:`Preset`.
-        make_recipe: Function ``overrides -> Recipe`` of the preset's recipe.
-        seeds: Integers: initialisation, order and augmentation. The data stay the same.
+        make_recipe: Of the preset's recipe.
         out: Folder; runs go to ``out/<arm>-<seed>``.
-        workers: Threads that load, processes that draw.
         images: Scenes per split, for trying things out.
-        say: Called with lines for the reader.
 
     Returns:
         ``(text, rows)``: the tables as Markdown, and ``{arm: [{'score' | measure: {name: number
-        or list by epoch}} of each seed]}``. Both are also in ``out/results.md`` and ``.json``.
+        or list by epoch}} of each seed]}``.
     """
     data = make_data(preset.data, os.path.join(out, "data"), images, workers)
-    rows = {arm: [] for arm in preset.arms}
-    for seed in seeds:
-        for arm, changes in preset.arms.items():
-            recipe = make_recipe([*changes, f"seed={seed}"])
-            folder = os.path.join(out, f"{_slug(arm)}-{seed}")
-            rows[arm].append(_run(preset, recipe, data, folder, workers))
-            shown = ", ".join(f"{k} {decimal(v)}" for k, v in rows[arm][-1]["score"].items())
-            say(f"{arm}, seed {seed}: {shown}")
-    text = describe(preset, rows)
-    write_text(os.path.join(out, "results.md"), text)
-    record = {
-        "seeds": list(seeds), "rows": rows, "recipe": make_recipe([]).to_dict(),
-        "arms": preset.arms, "machine": machine(),
-    }  # fmt: skip
-    write_json(os.path.join(out, "results.json"), record)
+
+    def arm(title: str) -> Callable[[int], dict]:
+        def run(seed: int) -> dict:
+            recipe = make_recipe([*preset.arms[title], f"seed={seed}"])
+            slug = title.replace(",", "").replace(" ", "-")
+            folder = os.path.join(out, f"{slug}-{seed}")
+            return _measured(preset, Run(folder, recipe, data, workers))
+
+        return run
+
+    rows, text = run_arms(
+        {title: arm(title) for title in preset.arms},
+        seeds,
+        out,
+        line=lambda row: ", ".join(f"{k} {decimal(v)}" for k, v in row["score"].items()),
+        describe=lambda rows: describe(preset, rows),
+        record=lambda rows: {
+            "rows": rows,
+            "recipe": make_recipe([]).to_dict(),
+            "arms": preset.arms,
+        },
+        say=say,
+    )
     return text, rows
 
 
-def describe(preset, rows):
-    """Return the tables of an experiment: means, and differences to the baseline by seed.
+class Run(NamedTuple):
+    """A run: its folder, recipe, data, and data-loading threads."""
 
-    Args:
-        preset: A :class:`Preset`.
-        rows: ``{arm: [{'score' | measure: {name: number or list}} of each seed]}``.
-    """
-    seeds = len(rows[BASELINE])
-    parts = [f"Test split, mean ± standard deviation over {seeds} seed(s):"]
-    parts += [_table(rows, group) for group in ("score", *preset.measures)]
-    parts.append("Difference to the baseline, seed by seed, with Student's 95 % interval:")
-    parts += [_table(rows, group, BASELINE) for group in ("score", *preset.measures)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    folder: str
+    recipe: Any
+    data: str
+    workers: int
 
-
-def _table(rows, group, minus=None):
-    """Return a table of one group of numbers, or of their differences to an arm; '' if empty."""
-    names = [n for found in rows.values() for row in found
-             for n, value in row.get(group, {}).items() if not isinstance(value, list)]  # fmt: skip
-    names = list(dict.fromkeys(names))
-    if minus is not None:
-        given = rows[minus][0].get(group, {})
-        names = [n for n in names if n in given and n != "seconds"]
-    if not names:
-        return ""
-    values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
-    base = None if minus is None else values.pop(minus)
-    columns = []
-    for n in names:
-        lists = [[or_nan(v[n]) for v in own if n in v] for own in values.values()]
-        if base is not None:
-            lists = [paired_differences(own, [or_nan(v[n]) for v in base]) for own in lists]
-        columns.append(_column(lists, minus))
-    table = list(zip(values, *columns))
-    return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
+    def open(self) -> tuple[Any, Any, Settings]:
+        """Return the trained net, the test split and settings for an analysis."""
+        ctx = runtime.contexts("cpu")
+        settings = Settings(
+            self.folder, "test", ctx[0], batch_size=self.recipe.batch_size, workers=self.workers
+        )
+        dataset = open_split(self.recipe, self.data, "test")
+        return load.from_run(self.folder, ctx), dataset, settings
 
 
-def _run(preset, recipe, data, folder, workers):
+def _measured(preset: Preset, run: Run) -> dict:
     """Train and measure one arm with one seed, or read what was measured before."""
-    path = os.path.join(folder, "controlled.json")
-    seconds = train_once(recipe, data, folder, workers)
+    path = os.path.join(run.folder, "controlled.json")
+    seconds = train_once(run.recipe, run.data, run.folder, run.workers)
     if os.path.exists(path):
         found = read_json(path)
     else:
-        score = read_json(os.path.join(folder, "test.json"))["overall"][preset.score]
-        score = 100 * or_nan(score)
+        overall = read_json(os.path.join(run.folder, "test.json"))["overall"]
+        score = 100 * or_nan(overall[preset.score])
         found = {"score": {f"{preset.score} %": score, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):
-        run = Run(folder, recipe, data, workers)
         found.update({name: MEASURES[name](run) for name in missing})
         write_json(path, found)
     return found
 
 
-def _column(lists, signed):
+# ------------------------------------------------------------------------------------ measures
+
+
+def overlap(run: Run) -> dict:
+    """Return how much the maps of true and confusing class overlap (ICASC).
+
+    Both kinds of map, whichever the run was trained with, at both feature layers.
+    """
+    found = attention_overlap(*run.open())
+    return {
+        f"{title} {name}, {layer}": found[kind][layer][key]["mean"]
+        for kind, title in MAP_TITLES.items()
+        for layer in ("last", "inner")
+        for name, key in (("L_AS", "separation"), ("IoU", "iou"))
+    }
+
+
+def critic(run: Run) -> dict:
+    """Return the critic's squared error, mean over the modules, of every epoch (DREAL)."""
+    try:
+        _, series = read_critic(run.folder)
+    except ValueError:  # a baseline
+        return {}
+    rows = np.nanmean(np.array(list(series["critic_error"].values()), dtype=float), axis=0)
+    ends = {"critic error, first epoch": float(rows[0]), "critic error, last": float(rows[-1])}
+    return {**ends, "critic error by epoch": rows.tolist()}
+
+
+def diversity(run: Run) -> dict:
+    """Return how much the channel attention differs in the last stage (supplement of DREAL).
+
+    Between the channels of an image, and between images; means over the stage's gates.
+    """
+    found = channel_statistics(*run.open())
+    last = max((gate.partition("_")[0] for gate in found), default=None)
+    values = [s.summary() for gate, s in found.items() if gate.startswith(f"{last}_")]
+    if not values:
+        return {}
+    return {
+        "diversity over channels": float(np.mean([v["diversity"] for v in values])),
+        "deviation over images": float(np.mean([v["image_deviation"] for v in values])),
+    }
+
+
+MEASURES = {"overlap": overlap, "critic": critic, "diversity": diversity}
+
+
+# -------------------------------------------------------------------------------------- tables
+
+
+def describe(preset: Preset, rows: Rows) -> str:
+    """Return the tables of an experiment: means, and differences to the baseline by seed."""
+    groups, seeds = ("score", *preset.measures), len(rows[BASELINE])
+    parts = [f"Test split, mean ± standard deviation over {seeds} seed(s):"]
+    parts += [_table(rows, group) for group in groups]
+    parts.append("Difference to the baseline, seed by seed, with Student's 95 % interval:")
+    parts += [_table(rows, group, BASELINE) for group in groups]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(rows: Rows, group: str, minus: str | None = None) -> str:
+    """Return a table of one group of numbers, or of their differences to an arm; '' if empty."""
+    values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
+    every = (found.items() for own in values.values() for found in own)
+    names = [n for items in every for n, value in items if not isinstance(value, list)]
+    names = list(dict.fromkeys(names))
+    if minus is not None:
+        base = values.pop(minus)
+        names = [n for n in names if n in base[0] and n != "seconds"]
+    if not names:
+        return ""
+    columns = []
+    for n in names:
+        lists = [[or_nan(v[n]) for v in own if n in v] for own in values.values()]
+        if minus is not None:
+            lists = [paired_differences(own, [or_nan(v[n]) for v in base]) for own in lists]
+        columns.append(_column(lists, signed=minus is not None))
+    table = list(zip(values, *columns))
+    return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
+
+
+def _column(lists: Sequence[Sequence[float]], signed: bool) -> list[str]:
     """Return the cells of a column, all with as many decimals; each list has a value per seed."""
-    lists = [[value for value in values if not np.isnan(value)] for values in lists]
-    largest = max((abs(np.mean(values)) for values in lists if values), default=0.0)
+    known = [[value for value in values if not np.isnan(value)] for values in lists]
+    largest = max((abs(np.mean(values)) for values in known if values), default=0.0)
     digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
     cell = functools.partial(difference_text, spread=True) if signed else spread_text
-    return [cell(values, digits) if values else "-" for values in lists]
-
-
-def _slug(arm):
-    return arm.replace(",", "").replace(" ", "-")
+    return [cell(values, digits) if values else "-" for values in known]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, Callable, NamedTuple
+from typing import Dict, Sequence
 
 from tabulate import tabulate
 
@@ -17,93 +17,23 @@ from gluon_attn.core.files import write_text
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.metrics.tables import difference_text, paired_differences, spread_text
 from gluon_attn.train.run import check_seeds
-from tools.experiments.results_page import (
-    add_scores,
-    alone_with,
-    read_scores,
-    replace_block,
-)
+from tools.experiments.results_page import add_scores, alone_with, read_scores, replace_block
+from tools.experiments.runner import Experiment, Outcome, Request
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0, 1)
 QUICK_FOLDER = "quick"  # a quick run must never be taken for a finished one
-NOT_KNOWN = "not known to us"
 
 
-class Published(NamedTuple):
-    """What a paper printed, of the comparison nearest to the experiment.
-
-    Attributes:
-        data: Its data and network.
-        baseline: Its number without the method, text.
-        method: With it, text.
-    """
-
-    data: str
-    baseline: str = NOT_KNOWN
-    method: str = NOT_KNOWN
+Table = Dict[str, Experiment]  # all there are, by name
 
 
-class Experiment(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        paper: Short name of the paper.
-        data: Our data and network.
-        score: What is compared, with its unit.
-        arms: Titles of the baseline and of the method, of the summary.
-        published: :class:`Published`.
-        run: Function ``(Request) -> Outcome``.
-    """
-
-    paper: str
-    data: str
-    score: str
-    arms: tuple
-    published: Published
-    run: Callable[..., Any]
-
-
-class Request(NamedTuple):
-    """What an experiment is asked to do.
-
-    Attributes:
-        out: Its folder.
-        seeds: Integers.
-        workers: Threads that load, processes that draw.
-        quick: Whether a few small epochs are enough, to see that everything runs.
-        say: Called with lines for the reader.
-    """
-
-    out: str
-    seeds: tuple
-    workers: int
-    quick: bool
-    say: Callable[[str], Any]
-
-
-class Outcome(NamedTuple):
-    """What an experiment ended with.
-
-    Attributes:
-        scores: ``{arm: [score of each seed]}``.
-        text: Its tables as Markdown.
-        figures: ``{caption: path of a PNG}``.
-    """
-
-    scores: dict
-    text: str
-    figures: dict
-
-
-def reproduce(table, names, request, page=None):
+def reproduce(table: Table, names: Sequence[str], request: Request, page: str | None = None) -> str:
     """Run experiments one after another; write summary and, if asked, a page.
 
     Args:
-        table: ``{name: Experiment}``, all there are.
         names: Those to run; each gets the folder ``out/<name>``, in a quick run
             ``out/quick/<name>``.
-        request: :class:`Request`.
         page: Markdown file in which the blocks of these experiments are replaced, or None. The
             scores behind it are kept beside it, in ``results.json``.
 
@@ -145,7 +75,7 @@ def reproduce(table, names, request, page=None):
     return text
 
 
-def _summary_of(table, path):
+def _summary_of(table: Table, path: str) -> str:
     """Return the summary of the scores in a file."""
     try:
         return summary(table, read_scores(path))
@@ -153,11 +83,11 @@ def _summary_of(table, path):
         raise ValueError(f"{path}: {error.args[0]}; remove that entry") from error
 
 
-def _kept(page):
+def _kept(page: str) -> str:
     return os.path.join(os.path.dirname(page), "results.json")
 
 
-def _check_page(page, names, request):
+def _check_page(page: str, names: Sequence[str], request: Request) -> None:
     """Refuse to write into a page what does not belong there."""
     if request.quick:
         raise ValueError("a quick run only shows that everything runs; leave out --page")
@@ -172,12 +102,10 @@ def _check_page(page, names, request):
             )
 
 
-def summary(table, found):
+def summary(table: Table, found: dict[str, dict]) -> str:
     """Return the table of all experiments, ours and the papers' numbers in separate columns.
 
-    Args:
-        table: ``{name: Experiment}``.
-        found: ``{name: {'seeds', 'scores'}}``; those that are missing are shown as not run.
+    ``found`` is ``{name: {'seeds', 'scores'}}``; those that are missing are shown as not run.
 
     Raises:
         KeyError: Scores of other arms than an experiment's.
@@ -185,20 +113,16 @@ def summary(table, found):
     rows = []
     for name, experiment in table.items():
         printed = experiment.published
-        rows.append([
-            f"`{name}`", experiment.paper, experiment.data, experiment.score,
-            *_ours(name, experiment, found.get(name)),
-            printed.data, printed.baseline, printed.method,
-        ])  # fmt: skip
-    heads = [
-        "experiment", "method", "**our** data and net", "score", "seeds", "ours: baseline",
-        "ours: method", "ours: difference [95 %]", "**paper's** data and net", "paper: baseline",
-        "paper: method",
-    ]  # fmt: skip
+        own = _ours(name, experiment, found.get(name))
+        what = f"`{name}`", experiment.paper, experiment.data, experiment.score
+        rows.append([*what, *own, printed.data, printed.baseline, printed.method])
+    heads = ["experiment", "method", "**our** data and net", "score", "seeds"]
+    heads += ["ours: baseline", "ours: method", "ours: difference [95 %]"]
+    heads += ["**paper's** data and net", "paper: baseline", "paper: method"]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
 
 
-def _ours(name, experiment, found):
+def _ours(name: str, experiment: Experiment, found: dict | None) -> list[str]:
     if not found:
         return ["-", *["not run"] * 3]
     if not set(experiment.arms) <= set(found["scores"]):
@@ -209,7 +133,7 @@ def _ours(name, experiment, found):
     return [str(len(base)), spread_text(base), spread_text(ours), gain]
 
 
-def _publish(page, name, outcome):
+def _publish(page: str, name: str, outcome: Outcome) -> None:
     """Put an experiment's tables into the page and its figures beside it."""
     parts = [outcome.text.strip()]
     for number, (caption, path) in enumerate(outcome.figures.items()):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from pathlib import Path
+from typing import Callable, Iterator
 
 import filelock
 
@@ -19,7 +21,7 @@ WAIT = 60  # seconds for another call, which holds a file for much less than one
 
 
 @contextlib.contextmanager
-def alone_with(path):
+def alone_with(path: str | Path) -> Iterator[None]:
     """Let no other call change a file meanwhile.
 
     Raises:
@@ -41,7 +43,7 @@ def alone_with(path):
         lock.release()
 
 
-def read_scores(path):
+def read_scores(path: str | Path) -> dict[str, dict]:
     """Return ``{experiment: {'seeds', 'scores'}}`` of a file, empty if it is not there.
 
     Raises:
@@ -57,24 +59,21 @@ def read_scores(path):
                 raise ValueError("not as many scores as seeds")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} does not hold the scores of experiments ({error!r}); mend or remove it"
+            f"{path} does not hold the scores of experiments ({error!r}); correct or remove it"
         ) from error
     return found
 
 
-def add_scores(path, found):
+def add_scores(path: str | Path, found: dict[str, dict]) -> None:
     """Add scores to what a file holds now, other calls' among it."""
     with alone_with(path):
         write_json(path, {**read_scores(path), **found})
 
 
-def replace_block(page, name, text):
+def replace_block(page: str, name: str, text: str | Callable[[], str]) -> None:
     """Replace what stands between the marks of a block in a page; append a block it lacks.
 
-    Args:
-        page: Markdown file.
-        name: Of the block.
-        text: Its new text, or a function that gives it while no other call changes the page.
+    ``text`` is the new text, or a function that gives it while no other call changes the page.
 
     Raises:
         FileNotFoundError: No such page.
@@ -82,10 +81,10 @@ def replace_block(page, name, text):
     if not os.path.isfile(page):
         raise FileNotFoundError(f"{page}: there is no such page")
     with alone_with(page):
-        text = text() if callable(text) else text
         content = read_text(page)
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        block = f"{begin}\n{text.strip()}\n{end}"
+        new = text() if callable(text) else text
+        block = f"{begin}\n{new.strip()}\n{end}"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
         if pattern.search(content):
             content = pattern.sub(lambda _: block, content)

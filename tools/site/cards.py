@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import Any, Dict
+
+from tabulate import tabulate
+
+Entry = Dict[str, Any]  # of weights.json
+Known = Dict[str, Entry]  # all of them, by name
 
 MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that there are
 METHOD_FIELDS = ("method", "model", "model_options", "options")  # in which arms may differ
@@ -21,11 +27,11 @@ of real people.
 the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
 performance for groups of real people is unknown.
 
-Licence: that of this package, whose generator draws the data."""
+Licence: that of this package, whose generator makes the data."""
 _DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
-nothing but scikit-learn's `digits` in drawn scenes.
+nothing but scikit-learn's `digits` in synthetic scenes.
 
-Licence: that of this package, whose generator draws the data from scikit-learn's digits (UCI, CC BY
+Licence: that of this package, whose generator makes the data from scikit-learn's digits (UCI, CC BY
 4.0)."""
 _CARD = """# {name}
 
@@ -64,7 +70,7 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 USES = {"synthetic": _PEOPLE, "tasks": _PEOPLE, "digits": _DIGITS, "digits_single": _DIGITS}
 
 
-def use_of(made_with):
+def use_of(made_with: str) -> str:
     """Return the text on intended use and limits of a net.
 
     Args:
@@ -79,13 +85,13 @@ def use_of(made_with):
     kind = words[tools[0] + 1] if tools else None
     if kind not in USES:
         raise ValueError(
-            f"data made with '{made_with}': weights come along only for data that anybody can "
-            f"draw, with tools/prepare_data.py {', '.join(USES)}"
+            f"data made with '{made_with}': weights are shipped only for data that anybody can "
+            f"make, with tools/prepare_data.py {', '.join(USES)}"
         )
     return USES[kind]
 
 
-def headline(entry):
+def headline(entry: Entry) -> str:
     """Return the measure by which a run's best epoch was chosen, under its name in the score.
 
     Raises:
@@ -101,12 +107,8 @@ def headline(entry):
     raise ValueError(f"the recipe's score '{wanted}' was not measured; measured: {found}")
 
 
-def minus_baseline(entry, known):
+def minus_baseline(entry: Entry, known: Known) -> float | None:
     """Return by how much an entry's headline exceeds its baseline's; None without a baseline.
-
-    Args:
-        entry: Entry of ``weights.json``.
-        known: All entries by name.
 
     Raises:
         ValueError: The baseline is not among them, or lacks the measure.
@@ -122,7 +124,7 @@ def minus_baseline(entry, known):
     return entry["score"][measure] - theirs[measure]
 
 
-def differences(entry, other):
+def differences(entry: Entry, other: Entry) -> list[str]:
     """Return in what two entries differ beside the method: recipe fields, and 'data'."""
     ours, theirs = entry["recipe"], other["recipe"]
     fields = [key for key in {**ours, **theirs} if key not in METHOD_FIELDS]
@@ -131,13 +133,10 @@ def differences(entry, other):
     return found + ([] if same else ["data"])
 
 
-def card(name, entry, known):
+def card(name: str, entry: Entry, known: Known) -> str:
     """Return the model card as Markdown.
 
-    Args:
-        name: Zoo name.
-        entry: Its entry of ``weights.json``.
-        known: All entries, for the baseline's score.
+    ``known`` gives the baseline's score.
 
     Raises:
         ValueError: See :func:`use_of`, :func:`headline` and :func:`minus_baseline`.
@@ -145,24 +144,32 @@ def card(name, entry, known):
     recipe, score, data = entry["recipe"], entry["score"], entry["data"]
     packed = data.get("packed_with")
     packed = packed and (
-        f"\n  For training they were packed, `{packed}`; the score is on the pictures as drawn."
+        f"\n  For training they were packed, `{packed}`; the score is on the images as generated."
     )
     chosen = f"of its epochs the best {recipe['score']} on `{recipe['splits'][1]}`"
     return _CARD.format(
         **{key: entry[key] for key in ("summary", "seed", "commit", "file", "size", "sha256")},
-        name=name, split=score["split"], samples=score["samples"], input=recipe["input_size"],
+        name=name,
+        split=score["split"],
+        samples=score["samples"],
+        input=recipe["input_size"],
         rows="\n".join(f"| {m} | {100 * score[m]:.1f} % |" for m in MEASURES if m in score),
-        beside=_beside(entry, known), method=method_of(recipe), epochs=recipe["epochs"],
+        beside=_beside(entry, known),
+        method=method_of(recipe),
+        epochs=recipe["epochs"],
         chosen=chosen if recipe["keep"] == "best" else "the last epoch's weights",
-        net=recipe["model"], trained=entry["trained_with"], made=data["made_with"],
+        net=recipe["model"],
+        trained=entry["trained_with"],
+        made=data["made_with"],
         options="".join(f", {key} `{value}`" for key, value in recipe["model_options"].items()),
-        packed=packed or "", half=", weights in half precision" if entry.get("half") else "",
+        packed=packed or "",
+        half=", weights in half precision" if entry.get("half") else "",
         classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
         use=use_of(data["made_with"]),
-    )  # fmt: skip
+    )
 
 
-def _beside(entry, known):
+def _beside(entry: Entry, known: Known) -> str:
     """Return the sentence that compares a net with its baseline, or nothing."""
     more = minus_baseline(entry, known)
     if more is None:
@@ -178,11 +185,7 @@ def _beside(entry, known):
     )
 
 
-def _points(share):
-    return f"{100 * share:+.1f}"
-
-
-def method_of(recipe):
+def method_of(recipe: dict) -> str:
     """Return the method's name as readers know it.
 
     A searched genotype is AutoLA's, though it is trained plainly; AWMT with equal weights is its
@@ -195,22 +198,17 @@ def method_of(recipe):
     return "baseline" if equal else recipe["method"]
 
 
-def table(known):
-    """Return the weights that come with the package as a Markdown table and a sentence on it.
-
-    Args:
-        known: All entries of ``weights.json``.
-    """
-    from tabulate import tabulate
-
-    rows, more = [], {name: minus_baseline(entry, known) for name, entry in known.items()}
+def table(known: Known) -> str:
+    """Return the weights that come with the package as a Markdown table and a sentence on it."""
+    rows = []
+    more: dict[str, Any] = {name: minus_baseline(entry, known) for name, entry in known.items()}
     for name, entry in known.items():
         main, plain = headline(entry), more[name] is None
-        rows.append([
-            f"`{name}`", method_of(entry["recipe"]), f"{main} {100 * entry['score'][main]:.1f} %",
-            "-" if plain else _points(more[name]), "-" if plain else f"`{entry['baseline']}`",
-            f"{entry['size'] / 1e6:.1f} MB", f"[card](../model_zoo/cards/{name}.md)",
-        ])  # fmt: skip
+        what = f"`{name}`", method_of(entry["recipe"])
+        score = f"{main} {100 * entry['score'][main]:.1f} %"
+        gain = ["-", "-"] if plain else [f"{100 * more[name]:+.1f}", f"`{entry['baseline']}`"]
+        size = f"{entry['size'] / 1e6:.1f} MB"
+        rows.append([*what, score, *gain, size, f"[card](../model_zoo/cards/{name}.md)"])
     heads = ["name", "method", "test score", "minus baseline", "baseline", "file", "what it is"]
     found = [value for value in more.values() if value is not None]
     below = sum(value < 0 for value in found)

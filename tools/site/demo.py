@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gluon_attn.data.scan import entries
 from gluon_attn.data.synthetic.drawing import MARKER
 from gluon_attn.data.synthetic.people import OUTPUTS, write_synthetic
 from gluon_attn.export import Predictor, export_model
+from gluon_attn.export.images import read_image
 from gluon_attn.export.sidecar import is_export
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
@@ -28,12 +29,13 @@ from gluon_attn.tasks.attributes import draw_attention
 from gluon_attn.train import read_json_lines
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
-from tools.site import summary
+from tools.site.pages import write_summary
 
 logger = logging.getLogger("gluon_attn.demo")
 
 IMAGES = {"train": 150, "val": 120, "test": 300}
-SCENES = 2  # test scenes that are predicted from the export and drawn
+SCENES = 2  # test scenes that are predicted from the export and shown
+Say = Callable[[str], Any]
 
 
 class Model(NamedTuple):
@@ -41,20 +43,36 @@ class Model(NamedTuple):
 
     title: str
     folder: str
-    recipe: object
+    recipe: Any
 
 
-def make_data(folder, seed, say):
-    """Draw the synthetic data unless the same data is there already."""
+class Seen(NamedTuple):
+    """What the evaluation of the models on the test split gave.
+
+    Attributes:
+        dataset: The split.
+        found: Predictions of VAA.
+        probs: ``{title: (N, A)}``.
+        results: ``{title: metrics}``.
+    """
+
+    dataset: Any
+    found: Any
+    probs: dict[str, np.ndarray]
+    results: dict[str, dict]
+
+
+def make_data(folder: str, seed: int, say: Say) -> None:
+    """Make the synthetic data unless the same data is there already."""
     if _is_of_size(folder) and _read_json(folder, "SYNTHETIC.json")["seed"] == seed:
         say(f"data: {folder} is there already")
         return
     started = time.time()
     write_synthetic(folder, images=IMAGES, seed=seed, overwrite=True)
-    say(f"data: {sum(IMAGES.values())} scenes drawn in {time.time() - started:.0f} s")
+    say(f"data: {sum(IMAGES.values())} scenes made in {time.time() - started:.0f} s")
 
 
-def run_demo(out, plain, vaa, seed=0, say=print):
+def run_demo(out: str, plain: Any, vaa: Any, seed: int = 0, *, say: Say = print) -> str:
     """Run the demo into ``out``; return the path of its summary page.
 
     Args:
@@ -75,13 +93,15 @@ def run_demo(out, plain, vaa, seed=0, say=print):
         Model("plain backbone", os.path.join(out, "plain"), plain),
         Model("VAA", os.path.join(out, "vaa"), vaa),
     ]
-    trained, seconds = {}, {}
+    trained: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
     for model in models:
         say(f"training: {model.title} ({model.recipe.model}), {model.recipe.epochs} epochs")
         seconds[model.title] = _train(model, data)
         say(f"  {seconds[model.title]:.0f} s")
     ctx = contexts("cpu")
-    results, probs = {}, {}
+    results: dict[str, dict] = {}
+    probs: dict[str, np.ndarray] = {}
     for model in models:
         trained[model.title] = load.from_run(model.folder, ctx)
         net = trained[model.title]
@@ -90,42 +110,46 @@ def run_demo(out, plain, vaa, seed=0, say=print):
         done = net.task.report(found, dataset, Asked(model.folder, "test", ctx[0], figures=False))
         results[model.title], probs[model.title] = done.values, found.probs
     say("\n" + compare(results))
-    pictures = _draw(out, models, trained["VAA"], dataset, found, probs, results, ctx[0])
-    export, predicted = _export(out, trained["VAA"], data, dataset, found, say)
-    page = summary.write(
+    vaa = trained["VAA"]
+    seen = Seen(dataset, found, probs, results)
+    figures = _draw(out, models, vaa, seen, ctx=ctx[0])
+    export, predicted = _export(out, vaa, data, seen, say=say)
+    page = write_summary(
         os.path.join(out, "index.html"),
-        results, pictures, predicted, seconds, trained["VAA"], export,
-    )  # fmt: skip
+        results,
+        figures,
+        predicted=predicted,
+        seconds=seconds,
+        name=vaa.name,
+        export=export,
+    )
     say(f"\nsummary page: {page}   ({time.time() - started:.0f} s in all)")
     return page
 
 
-def _train(model, data):
+def _train(model: Model, data: str) -> float:
     """Train one model, continuing an unfinished run; return the seconds that its epochs took."""
     train(model.recipe, Settings(data, model.folder, resume=True, cache=True, test=False))
     records = read_json_lines(os.path.join(model.folder, "log.jsonl"))
     return sum(record["seconds"] for record in records)
 
 
-def _draw(out, models, vaa, dataset, found, probs, results, ctx):
+def _draw(out: str, models: Sequence[Model], vaa: Any, seen: Seen, *, ctx: Any) -> dict[str, str]:
     """Draw all figures; return ``{title: path}``."""
     curves = {model.title: os.path.join(model.folder, "log.jsonl") for model in models}
+    path, found = partial(os.path.join, out), seen.found
+    names = seen.dataset.names
     return {
-        "Average precision by attribute": attribute_bars(
-            results, os.path.join(out, "ap.png")
-        ),
+        "Average precision by attribute": attribute_bars(seen.results, path("ap.png")),
         "Precision and recall": pr_curves(
-            probs, found.label, found.mask, dataset.names,
-            path=os.path.join(out, "pr_curves.png"),
+            seen.probs, found.label, found.mask, names, path=path("pr_curves.png")
         ),
-        "Where VAA looks": draw_attention(
-            vaa, dataset, found, os.path.join(out, "attention.png"), ctx=ctx
-        ),
-        "Training": training_curves(curves, os.path.join(out, "curves.png")),
-    }  # fmt: skip
+        "Where VAA looks": draw_attention(vaa, seen.dataset, found, path("attention.png"), ctx=ctx),
+        "Training": training_curves(curves, path("curves.png")),
+    }
 
 
-def _export(out, vaa, data, dataset, found, say):
+def _export(out: str, vaa: Any, data: str, seen: Seen, *, say: Say) -> tuple[str, list[str]]:
     """Export VAA, predict test scenes from the export, check that the numbers agree."""
     folder = os.path.join(out, "export")
     export_model(
@@ -133,56 +157,52 @@ def _export(out, vaa, data, dataset, found, say):
         with_maps=True, extra=vaa.extra, overwrite=True,
     )  # fmt: skip
     predictor = Predictor(folder)
-    say(f"export: {folder}, largest difference to the net "
-        f"{predictor.sidecar['parity']['max_abs_diff']:.1e}")  # fmt: skip
+    difference = predictor.sidecar["parity"]["max_abs_diff"]
+    say(f"export: {folder}, largest difference to the net {difference:.1e}")
     drawn = []
-    for number, (path, boxes, rows) in enumerate(_scenes(data, dataset)):
+    for number, (path, boxes, rows) in enumerate(_scenes(data, seen.dataset)):
         records = predictor.predict([path], [boxes])
         values = np.array([list(r["probabilities"].values()) for r in records])
-        difference = np.abs(values - found.probs[rows]).max()
+        difference = np.abs(values - seen.found.probs[rows]).max()
         if difference > 1e-4:
             raise ValueError(f"export and net differ by {difference} on {path}")
         texts = [", ".join(r["positives"]) or "(none)" for r in records]
         say(f"predict: {os.path.basename(path)}")
         for text in texts:
             say(f"  {text}")
-        picture = os.path.join(out, f"prediction{number + 1}.png")
-        drawn.append(scene_overview(_read(path), boxes, texts, picture))
+        target = os.path.join(out, f"prediction{number + 1}.png")
+        drawn.append(scene_overview(read_image(path), boxes, texts, target))
     return folder, drawn
 
 
-def _scenes(data, dataset):
+def _scenes(data: str, dataset: Any) -> list[tuple[str, list, list[int]]]:
     """Return ``(path, boxes, rows of the data set)`` of test scenes with two or three people."""
-    people = {}
+    people: dict[str, list[int]] = {}
     for row, sample in enumerate(dataset.sample_ids):
         people.setdefault(sample.rsplit("#", 1)[0], []).append(row)
     chosen = [name for name, rows in people.items() if 2 <= len(rows) <= 3][:SCENES]
-    return [
-        (os.path.join(data, "Image", name), [list(dataset.boxes[r]) for r in people[name]],
-         people[name])
-        for name in chosen
-    ]  # fmt: skip
+    found = []
+    for name in chosen:
+        boxes = [list(dataset.boxes[row]) for row in people[name]]
+        found.append((os.path.join(data, "Image", name), boxes, people[name]))
+    return found
 
 
-def _read(path):
-    from gluon_attn.export.images import read_image
-
-    return read_image(path)
-
-
-def claim(out, plain, vaa):
+def claim(out: str, plain: Any, vaa: Any) -> list[str]:
     """Check that what is in the demo's folders of ``out`` comes from a demo with these recipes.
 
     Returns:
         Paths of the folders that are there.
 
     Raises:
-        FileExistsError: One is somebody else's; nothing was touched.
+        FileExistsError: One is something else; nothing was touched.
     """
-    checks = {
-        "data": _is_drawn, "plain": partial(_is_run, recipe=plain),
-        "vaa": partial(_is_run, recipe=vaa), "export": partial(_is_exported, recipe=vaa),
-    }  # fmt: skip
+    checks: dict[str, Callable[[str], bool]] = {
+        "data": _is_generated,
+        "plain": partial(_is_run, recipe=plain),
+        "vaa": partial(_is_run, recipe=vaa),
+        "export": partial(_is_exported, recipe=vaa),
+    }
     found = {n: os.path.join(out, n) for n in checks if os.path.lexists(os.path.join(out, n))}
     for name, path in found.items():
         if not os.path.isdir(path) or (entries(path) and not checks[name](path)):
@@ -193,7 +213,7 @@ def claim(out, plain, vaa):
     return list(found.values())
 
 
-def forget(out, plain, vaa):
+def forget(out: str, plain: Any, vaa: Any) -> None:
     """Remove the folders of an earlier demo with these recipes, and nothing else, from ``out``.
 
     Raises:
@@ -203,22 +223,22 @@ def forget(out, plain, vaa):
         os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
 
 
-def _is_drawn(folder):
+def _is_generated(folder: str) -> bool:
     """Return whether a folder holds the demo's data, finished or interrupted, and no more."""
     if {entry.name for entry in entries(folder)} - {*OUTPUTS, MARKER}:
         return False
     begun = _read_json(folder, MARKER).get("generator") == "synthetic"
-    return begun or _is_of_size(folder)  # synthetic people in other numbers are somebody's
+    return begun or _is_of_size(folder)  # synthetic people in other numbers are a user's
 
 
-def _is_of_size(folder):
+def _is_of_size(folder: str) -> bool:
     done = _read_json(folder, "SYNTHETIC.json")
     if done.get("generator") != "synthetic":
         return False
     return all(done["expected"][split]["images"] == count for split, count in IMAGES.items())
 
 
-def _is_run(folder, recipe):
+def _is_run(folder: str, recipe: Any) -> bool:
     """Return whether a folder holds a run of the recipe's method and model, with any budget."""
     names = [entry.name for entry in entries(folder)]
     if names == ["train.log"]:  # stopped before the run described itself
@@ -227,11 +247,11 @@ def _is_run(folder, recipe):
     return (found.get("method"), found.get("model")) == (recipe.method, recipe.model)
 
 
-def _is_exported(folder, recipe):
+def _is_exported(folder: str, recipe: Any) -> bool:
     return is_export(folder) and os.path.isfile(os.path.join(folder, f"{recipe.model}.json"))
 
 
-def _read_json(folder, name):
+def _read_json(folder: str, name: str) -> dict:
     """Return an object from a JSON file, empty where there is none."""
     try:
         found = read_json(os.path.join(folder, name))

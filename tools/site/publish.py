@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -27,7 +27,7 @@ from model_zoo.params_io import load_into
 from model_zoo.registry import trained_options
 from model_zoo.transfer import SCHEMA_VERSION, WeightEntry, parse_table
 from tools.experiments.results_page import replace_block
-from tools.site.cards import MEASURES, card, headline, table, use_of
+from tools.site.cards import MEASURES, Entry, Known, card, headline, table, use_of
 
 LARGEST = 4 << 20  # bytes of a file that is shipped
 TOLERANCE = 1e-4  # between the logits of the run's net and of the published one
@@ -42,26 +42,28 @@ class Source(NamedTuple):
     Attributes:
         run: Folder of the training run.
         data_dir: Data that it is tested on.
-        made_with: Command that draws these data: ``tools/prepare_data.py`` with one of
+        made_with: Command that makes these data: ``tools/prepare_data.py`` with one of
             ``tools.site.cards.USES``.
         trained_with: Command that makes the run.
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
         half: Whether weights are stored in half precision; the score is that of the stored ones.
-        packed_with: Command that packs the data for training, or '' if they are used as drawn.
+        packed_with: Command that packs the data for training, or '' if they are used as made.
     """
 
     run: str
     data_dir: str
     made_with: str
     trained_with: str
-    baseline: str = None
+    baseline: str | None = None
     summary: str = ""
     half: bool = False
     packed_with: str = ""
 
 
-def publish(name, source, folder=None, split=None):
+def publish(
+    name: str, source: Source, folder: str | None = None, split: str | None = None
+) -> Entry:
     """Write the weights of a run into the zoo, with everything needed to check them.
 
     Nothing is written before the weights have been loaded as users will load them. Then come file,
@@ -78,7 +80,7 @@ def publish(name, source, folder=None, split=None):
 
     Raises:
         ValueError: No such model, or one that is another net than the run's; a file larger than
-            4 MB; data that this package does not draw; a baseline that is not there, has other
+            4 MB; data that this package does not make; a baseline that is not there, has other
             data or lacks the measure; code with changes that no commit holds.
         FileNotFoundError: No such run or data.
         OSError: The disk failed.
@@ -93,14 +95,14 @@ def publish(name, source, folder=None, split=None):
             path = _halved(path, os.path.join(temporary, "half.params"))
             load_into(trained.net, path)
         _check_fits(name, trained, path)
-        entry = dict(_entry(name, source, trained, path, split), commit=commit)
+        entry = dict(_entry(name, source, trained, path, split=split), commit=commit)
         _check_entry(name, entry, known)
         known = dict(sorted({**known, name: entry}.items()))
-        _write(folder, name, known, cards_of(known), path)
+        _write(folder, name, known, path)
     return entry
 
 
-def _entry(name, source, trained, path, split):
+def _entry(name: str, source: Source, trained: Any, path: str, *, split: str | None) -> Entry:
     """Return the entry of ``weights.json``, but for the commit."""
     recipe = trained.extra["recipe"]
     dataset = evaluation.open_for(trained, source.data_dir, split)
@@ -109,24 +111,31 @@ def _entry(name, source, trained, path, split):
     split = dataset.split
     hashes = dict(trained.extra["data"], **{split: dataset.fingerprint()})
     return {
-        "file": f"{name}-{digest[:8]}.params", "sha256": digest, "size": size,
-        "classes": list(trained.classes), "schema": trained.extra.get("schema"),
-        "recipe": recipe, "seed": recipe["seed"], "commit": None,
-        "trained_with": source.trained_with, "baseline": source.baseline,
+        "file": f"{name}-{digest[:8]}.params",
+        "sha256": digest,
+        "size": size,
+        "classes": list(trained.classes),
+        "schema": trained.extra.get("schema"),
+        "recipe": recipe,
+        "seed": recipe["seed"],
+        "commit": None,
+        "trained_with": source.trained_with,
+        "baseline": source.baseline,
         "data": {"made_with": source.made_with, **packed, "sha256": hashes},
         "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
-        "summary": source.summary, **({"half": True} if source.half else {}),
-    }  # fmt: skip
+        "summary": source.summary,
+        **({"half": True} if source.half else {}),
+    }
 
 
-def _halved(path, target):
+def _halved(path: str, target: str) -> str:
     """Write a parameter file with its matrices and kernels as float16; return its path."""
     arrays = load_params(path)
     mx.nd.save(target, {k: a.astype("float16") if a.ndim > 1 else a for k, a in arrays.items()})
     return target
 
 
-def measure(trained, dataset, ctx=None):
+def measure(trained: Any, dataset: Any, ctx: mx.Context | None = None) -> dict[str, float]:
     """Return the measures of a net on a split, ``{name: value in 0..1}``."""
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
     overall = trained.task.measure(found, dataset)["overall"]
@@ -134,7 +143,7 @@ def measure(trained, dataset, ctx=None):
     return {name: value for name, value in measured.items() if not np.isnan(value)}
 
 
-def _check_named(name, source, known):
+def _check_named(name: str, source: Source, known: Known) -> None:
     """Refuse, before anything is computed, names and data that there are none of."""
     MODELS.get(name)
     use_of(source.made_with)
@@ -145,15 +154,13 @@ def _check_named(name, source, known):
         raise ValueError(unknown_name("baseline with weights", baseline, known))
 
 
-def _check_fits(name, trained, path):
+def _check_fits(name: str, trained: Any, path: str) -> None:
     """Load the file as ``get_model(name, pretrained=True)`` will, and compare the outputs."""
     size = os.path.getsize(path)
     if size > LARGEST:
         raise ValueError(f"{path} has {size} bytes; at most {LARGEST} are shipped")
-    entry = WeightEntry(
-        name, os.path.basename(path), "", classes=trained.classes, recipe=trained.extra["recipe"],
-        source=path,
-    )  # fmt: skip
+    found = {"classes": trained.classes, "recipe": trained.extra["recipe"], "source": path}
+    entry = WeightEntry(name, os.path.basename(path), "", **found)
     try:
         net = get_model(name, **trained_options(name, entry))
         net.initialize(mx.init.Zero())
@@ -170,12 +177,12 @@ def _check_fits(name, trained, path):
         )
 
 
-def _logits(net, batch):
+def _logits(net: Any, batch: Any) -> np.ndarray:
     outputs = net(batch)
     return (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).asnumpy()
 
 
-def _check_entry(name, entry, known):
+def _check_entry(name: str, entry: Entry, known: Known) -> None:
     """Refuse an entry that the store could not read, without a headline, or of other data."""
     text = json_text({"version": SCHEMA_VERSION, "weights": {name: entry}})
     parse_table(text.encode("utf-8"), "new weights.json")
@@ -185,8 +192,9 @@ def _check_entry(name, entry, known):
         raise ValueError(f"baseline '{entry['baseline']}' was trained or tested on other data")
 
 
-def _write(folder, name, known, cards, path):
+def _write(folder: str, name: str, known: Known, path: str) -> None:
     """Write file, cards and table; only then is the file removed that they replace."""
+    cards = cards_of(known)
     weights, index = os.path.join(folder, "weights"), os.path.join(folder, "weights.json")
     contents = read_json(index)
     new = known[name]["file"]
@@ -200,30 +208,23 @@ def _write(folder, name, known, cards, path):
             os.remove(os.path.join(weights, old))
 
 
-def cards_of(known):
-    """Return the model cards of all weights, ``{name: text}``; one's score is on others' cards.
-
-    Args:
-        known: All entries of ``weights.json``.
-
-    Raises:
-        ValueError: See :func:`tools.site.cards.card`.
-    """
+def cards_of(known: Known) -> dict[str, str]:
+    """Return the model cards of all weights, ``{name: text}``; one's score is on others' cards."""
     return {name: card(name, entry, known) for name, entry in known.items()}
 
 
-def write_cards(cards, folder):
+def write_cards(cards: dict[str, str], folder: str) -> None:
     """Write model cards, ``{name: text}``, into ``cards`` of a ``model_zoo`` folder."""
     for name, text in cards.items():
         write_text(os.path.join(folder, "cards", f"{name}.md"), text)
 
 
-def renew(page):
+def renew(page: str) -> None:
     """Write the table of this package's weights between the marks ``weights`` of a page."""
     replace_block(page, "weights", table(read_json(store.BUILTIN)["weights"]))
 
 
-def _commit():
+def _commit() -> str:
     """Return the commit of the code that publishes.
 
     Raises:
@@ -239,7 +240,7 @@ def _commit():
     return name
 
 
-def _git(*arguments):
+def _git(*arguments: str) -> str:
     """Return what git says of the checkout that this file belongs to."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:

@@ -482,17 +482,21 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     def searching(overrides):
         return recipe_of(epochs=1).override(overrides)
 
-    done = compare(searching, training, str(data), [3], str(tmp_path), ["HOG-SE"], 0, say=len)
+    done = compare(
+        searching, training, str(data), [3], out=str(tmp_path), ways=["HOG-SE"], workers=0, say=len
+    )
     assert set(done.rows) == {"searched", "random", "HOG-SE"}
     assert done.rows["random"][0]["genotype"] == f"hoga:{random_genotype(3)}"
     assert done.rows["HOG-SE"][0]["genotype"] == "hog_se"
     assert done.rows["searched"][0]["seconds_of_search"] > 0
     assert "searched genotypes are above the mean of the random ones" in done.text
     before = (tmp_path / "results.json").stat().st_mtime_ns
-    assert compare(searching, training, str(data), [3], str(tmp_path), ["HOG-SE"], 0, say=len)
+    assert compare(
+        searching, training, str(data), [3], out=str(tmp_path), ways=["HOG-SE"], workers=0, say=len
+    )
     assert (tmp_path / "results.json").stat().st_mtime_ns > before  # tables anew, no training
     with pytest.raises(ValueError, match="valid ways are HOG-SE"):
-        compare(searching, training, str(data), [3], str(tmp_path), ["SEE"])
+        compare(searching, training, str(data), [3], out=str(tmp_path), ways=["SEE"])
 
 
 def test_curves_need_a_search(tmp_path):

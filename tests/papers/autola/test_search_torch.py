@@ -14,14 +14,14 @@ from gluon_attn.papers.autola.supernet import PASSES, SearchHOGA
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 
-from tools.experiments import search_torch  # noqa: E402
+from tools.bench import torch_search  # noqa: E402
 
 CHANNELS = 16
 
 
 def copied(block):
     """Return the PyTorch block with the parameters of ours, in float64."""
-    theirs = search_torch.attention(CHANNELS).double()
+    theirs = torch_search.attention(CHANNELS).double()
     given = {n: p.data().asnumpy() for n, p in block._collect_params_with_prefix().items()}
 
     def fill(parameters, arrays):

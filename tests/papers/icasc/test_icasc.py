@@ -394,13 +394,9 @@ def test_small_recipes_train(repository, tmp_path, name):
     assert 0 <= done["best"]["mAP"] <= 1
 
 
-def test_the_benchmark_makes_steps_of_every_variant_and_a_table():
-    from tools.bench import benchmark_icasc as work
+def test_the_benchmark_makes_steps_of_every_variant():
+    from tools.bench import steps
 
-    for options in work.VARIANTS.values():
-        work.make_step("resnet18_w16_synthetic", 32, 2, options)()
-    mx.nd.waitall()
-    one = {"seconds": 0.5, "peak_memory_mb": 300.2, "rounds": [0.5],
-           "ratio": {"median": 1.2, "lowest": 1.1, "highest": 1.3}}  # fmt: skip
-    text = work.attention_table({"variants": {"plain": one}})
-    assert "| plain  | 0.500" in text and "1.20 (1.10–1.30)" in text
+    for variant in steps.ICASC:
+        call, count = steps.COMPARISONS["icasc"].open(variant, "resnet18_w16_synthetic", 32, 2)
+        assert count == 1 and call() is None

@@ -1,69 +1,72 @@
 """The super-network of the search in PyTorch, as one writes it there: a module per operation.
 
-Used by :mod:`tools.bench.benchmark_search` and by the parity tests. PyTorch is imported
-inside functions; MXNet never is.
+PyTorch is imported inside functions; MXNet never is.
 
 Legend: B batch, c channels of a group, alpha (10 edges, 9 operations).
 """
 
 from __future__ import annotations
 
-from tools.bench.bench_torch import _compose, _torch
+from typing import Any, Callable, Sequence
+
+from tools.bench.torch_nets import _compose, _torch
 
 NODES = 4
 REDUCTION, R1, R2 = 4, 4, 16
 
 
-def _conv(inputs, outputs, kernel=1, dilation=1, groups=1):
+def _conv(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, *, groups: int = 1) -> Any:
     padding = dilation * (kernel // 2)
     return _torch().nn.Conv2d(
         inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False
     )
 
 
-def _norm(channels):
+def _norm(channels: int) -> Any:
     return _torch().nn.BatchNorm2d(channels, affine=False)
 
 
-def _gated(build, layers):
+def _gated(build: Callable, layers: Sequence) -> Any:
     """Return the operation input times sigmoid of what ``layers`` make of ``build(input)``."""
     nn = _torch().nn
-    return _compose(
-        lambda self, x: self.body(build(x)).sigmoid() * x, body=nn.Sequential(*layers)
-    )  # fmt: skip
+
+    def rule(self: Any, x: Any) -> Any:
+        return self.body(build(x)).sigmoid() * x
+
+    return _compose(rule, body=nn.Sequential(*layers))
 
 
-def _pool(x):
+def _pool(x: Any) -> Any:
     torch = _torch()
     return torch.stack([x.max(dim=1)[0], x.mean(dim=1)], dim=1)
 
 
-def _dense(channels, reduction, bias=False):
+def _dense(channels: int, reduction: int, bias: bool = False) -> Any:
     nn, units = _torch().nn, max(1, channels // reduction)
     return nn.Sequential(
         nn.Linear(channels, units, bias=bias), nn.ReLU(), nn.Linear(units, channels, bias=bias)
     )
 
 
-def _channel(self, x):
+def _channel(self: Any, x: Any) -> Any:
     score = self.dense(x.mean(dim=(2, 3)))
     if self.both:
         score = score + self.dense(x.amax(dim=(2, 3)))
     return score.sigmoid()[:, :, None, None] * x
 
 
-def squeeze_excite(channels, reduction, both=False, bias=False):
+def squeeze_excite(channels: int, reduction: int, both: bool = False, bias: bool = False) -> Any:
     """Return input times a channel gate of its means, or of means and maxima."""
     block = _compose(_channel, dense=_dense(channels, reduction, bias))
     block.both = both
     return block
 
 
-def operations(c):
+def operations(c: int) -> Any:
     """Return the nine operations for c channels, in the order of alpha's columns."""
     nn = _torch().nn
 
-    def separable(inputs, outputs):
+    def separable(inputs: int, outputs: int) -> list:
         return [_conv(inputs, inputs, 3, groups=inputs), _conv(inputs, outputs), _norm(outputs)]
 
     spatial = _gated(_pool, [_conv(2, 1, 7), _norm(1)])
@@ -71,7 +74,7 @@ def operations(c):
         _compose(lambda self, x: x * 0),
         _compose(lambda self, x: x),
         _gated(lambda x: x, [*separable(c, c), nn.ReLU(), *separable(c, c)]),
-        _gated(lambda x: x, [_conv(c, c, 3, 2, c), _conv(c, c), _norm(c)]),
+        _gated(lambda x: x, [_conv(c, c, 3, 2, groups=c), _conv(c, c), _norm(c)]),
         _gated(_pool, [*separable(2, 2), nn.ReLU(), *separable(2, 1)]),
         _gated(_pool, [_conv(2, 1, 3, 2), _conv(1, 1), _norm(1)]),
         squeeze_excite(c, REDUCTION),
@@ -80,11 +83,12 @@ def operations(c):
     ])  # fmt: skip
 
 
-def _attend(self, x, weights):
+def _attend(self: Any, x: Any, weights: Any) -> Any:
     torch = _torch()
-    groups, nodes, edge = torch.chunk(x, NODES, dim=1), [], 0
+    groups, edge = torch.chunk(x, NODES, dim=1), 0
+    nodes: list = []
     for node in range(NODES):
-        total = 0
+        total: Any = 0
         for source in range(node + 1):
             given = nodes[source - 1] if source else groups[node]
             for weight, operation in zip(weights[edge], self.edges[edge]):
@@ -95,7 +99,7 @@ def _attend(self, x, weights):
     return self.rescale(self.project(y) + x)
 
 
-def attention(channels):
+def attention(channels: int) -> Any:
     """Return the mixed block, ``(x, softmax of alpha)`` to the shape of x."""
     nn, c = _torch().nn, channels // NODES
     project = nn.Sequential(
@@ -108,11 +112,11 @@ def attention(channels):
     )  # fmt: skip
 
 
-def _unit(self, x, weights):
+def _run_unit(self: Any, x: Any, weights: Any) -> Any:
     return (self.attention(self.body(x), weights) + self.shortcut(x)).relu()
 
 
-def _run(self, image):
+def _run(self: Any, image: Any) -> Any:
     weights = self.alpha.softmax(dim=1)
     x = self.stem(image)
     for unit in self.units:
@@ -120,12 +124,12 @@ def _run(self, image):
     return self.output(x.mean(dim=(2, 3)))
 
 
-def super_network(depth=20, classes=10, width=16):
+def super_network(depth: int = 20, classes: int = 10, width: int = 16) -> Any:
     """Return the super-network on a CIFAR ResNet, ``(B, 3, H, W)`` to logits."""
     torch = _torch()
     nn = torch.nn
 
-    def conv_norm(inputs, outputs, kernel, stride=1):
+    def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list:
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         return [convolution, nn.BatchNorm2d(outputs)]
 
@@ -142,41 +146,33 @@ def super_network(depth=20, classes=10, width=16):
             plain = nn.Sequential(
                 *(conv_norm(inputs, outputs, 1, stride) if inputs != outputs else [])
             )
-            units.append(_compose(_unit, body=nn.Sequential(*body), shortcut=plain,
-                                  attention=attention(outputs)))  # fmt: skip
+            parts = {"shortcut": plain, "attention": attention(outputs)}
+            units.append(_compose(_run_unit, body=nn.Sequential(*body), **parts))
             inputs = outputs
-    net = _compose(
-        _run, stem=nn.Sequential(*conv_norm(3, width, 3), nn.ReLU()), units=nn.ModuleList(units),
-        output=nn.Linear(inputs, classes),
-    )  # fmt: skip
+    stem = nn.Sequential(*conv_norm(3, width, 3), nn.ReLU())
+    output = nn.Linear(inputs, classes)
+    net = _compose(_run, stem=stem, units=nn.ModuleList(units), output=output)
     net.alpha = nn.Parameter(1e-3 * torch.randn(10, 9))
     return net
 
 
-def open_step(depth, batch, threads, side=32, classes=10):
+def open_step(depth: int, batch: int, threads: int, side: int = 32) -> Callable[[], float]:
     """Return a function that makes one first-order search step on fixed random batches.
 
     The step is the authors': alpha by Adam on one batch, the weights by SGD on another, with the
-    gradient's norm clipped.
-
-    Args:
-        depth: Of the ResNet.
-        batch: Images per batch.
-        threads: Compute threads.
-        side: Side of the images in pixels.
-        classes: Number of classes.
+    gradient's norm clipped. Images are ``side`` pixels wide.
     """
     torch = _torch()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = super_network(depth, classes)
+    net = super_network(depth)
     weights = [p for name, p in net.named_parameters() if name != "alpha"]
     sgd = torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=5e-4)
     adam = torch.optim.Adam([net.alpha], 3e-3, betas=(0.5, 0.999), weight_decay=1e-3)
     criterion = torch.nn.CrossEntropyLoss()
-    data = [(torch.randn(batch, 3, side, side), torch.randint(classes, (batch,))) for _ in range(2)]
+    data = [(torch.randn(batch, 3, side, side), torch.randint(10, (batch,))) for _ in range(2)]
 
-    def step():
+    def step() -> float:
         adam.zero_grad()
         # As there: gradients of the weights are made as well, and thrown away.
         criterion(net(data[1][0]), data[1][1]).backward()

@@ -1,4 +1,4 @@
-"""Net, affine maps, heat-maps and decoding against GluonCV's port of the released code."""
+"""Keypoints against GluonCV's port of the released code, and head and loss against PyTorch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import mxnet as mx
 import numpy as np
 import pytest
 from gluoncv_helpers import gluoncv_or_skip
+from keypoints_helpers import random_batch, tiny_net
+from mxnet import autograd
 
-import gluon_attn  # noqa: F401  (mends the environment before GluonCV loads)
-from gluon_attn.coco.keypoints import decode, flip_back, heatmap_targets
+from gluon_attn.coco.keypoints import HeatmapLoss, decode, flip_back, heatmap_targets
 from gluon_attn.coco.keypoints_batches import affine, region_of
 from gluon_attn.coco.names import FLIP_PAIRS
 from model_zoo import get_model
 
 pytestmark = pytest.mark.parity
-gluoncv_or_skip()
 
 
-def test_net():
+@pytest.fixture(scope="module")
+def gluoncv():
+    return gluoncv_or_skip()
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_net(gluoncv):
     from gluoncv.model_zoo.simple_pose.simple_pose_resnet import SimplePoseResNet
 
     theirs = SimplePoseResNet("resnet18_v1b", num_deconv_filters=(64, 64, 64))
@@ -35,7 +45,7 @@ def test_net():
 
 
 @pytest.mark.parametrize("angle", [0, 25, -60])
-def test_affine(angle):
+def test_affine(gluoncv, angle):
     from gluoncv.data.transforms.pose import get_affine_transform
     from gluoncv.data.transforms.presets.simple_pose import _box_to_center_scale
 
@@ -46,7 +56,7 @@ def test_affine(angle):
         np.testing.assert_allclose(affine(region, (256, 192)), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_targets():
+def test_targets(gluoncv):
     from gluoncv.model_zoo.simple_pose.pose_target import SimplePoseGaussianTargetGenerator
 
     generate = SimplePoseGaussianTargetGenerator(17, (192, 256), (48, 64), 2)
@@ -60,7 +70,7 @@ def test_targets():
     np.testing.assert_array_equal(found[1], weights[:, 0, 0])
 
 
-def test_decoding_and_flipping():
+def test_decoding_and_flipping(gluoncv):
     from gluoncv.data.transforms.pose import flip_heatmap, get_final_preds
 
     maps = np.random.default_rng(0).random((2, 17, 64, 48)).astype(np.float32)
@@ -75,3 +85,62 @@ def test_decoding_and_flipping():
     theirs = flip_heatmap(maps.copy(), FLIP_PAIRS, shift=False)
     ours = flip_back(maps, FLIP_PAIRS, "pixel")
     np.testing.assert_array_equal(ours[..., 1:], theirs[..., :-1])
+
+
+def torch_head(torch, net):
+    """Return the same head in PyTorch, written from the paper: kernel 4, stride 2, padding 1."""
+    layers, filters = [], net.head[0].weight.shape[0]
+    for k in (0, 3, 6):
+        weight = net.head[k].weight.data().asnumpy()  # (in, out, 4, 4), as PyTorch has it
+        filters = weight.shape[0]
+        layer = torch.nn.ConvTranspose2d(filters, weight.shape[1], 4, 2, 1, bias=False)
+        layer.weight.data = torch.tensor(weight)
+        layers += [layer, torch.nn.BatchNorm2d(weight.shape[1]), torch.nn.ReLU()]
+    weight = net.output.weight.data().asnumpy()
+    last = torch.nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+    last.weight.data = torch.tensor(weight)
+    torch.nn.init.zeros_(last.bias)
+    return torch.nn.Sequential(*layers, last)
+
+
+def joints_loss(torch, output, target, weight):
+    """Return the released code's loss: per joint half the mean squared error, averaged."""
+    total = 0
+    for k in range(output.shape[1]):
+        w = weight[:, k, None, None]
+        error = torch.nn.functional.mse_loss(output[:, k] * w, target[:, k] * w)
+        total = total + 0.5 * error / output.shape[1]
+    return total
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_head_and_loss(torch, training):
+    net = tiny_net()
+    batch, head = random_batch(net), torch_head(torch, net)
+    head.train(training)
+    features = net.backbone(batch.image)[0]
+    features.attach_grad()
+    with autograd.record(train_mode=training):
+        maps = net.output(net.head(features))
+        loss = HeatmapLoss()(maps, batch.label, batch.mask).mean()
+    loss.backward(train_mode=training)
+    x = torch.tensor(features.asnumpy(), requires_grad=True)
+    output = head(x)
+    expected = joints_loss(
+        torch, output, *(torch.tensor(a.asnumpy()) for a in (batch.label, batch.mask))
+    )
+    expected.backward()
+
+    def same(ours, theirs):
+        theirs = theirs.detach().numpy()
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours.asnumpy() / scale, theirs / scale, atol=1e-5)
+
+    same(maps, output)
+    assert loss.asscalar() == pytest.approx(expected.item(), rel=1e-5)
+    same(features.grad, x.grad)
+    for ours, theirs in zip((0, 3, 6), (0, 3, 6)):
+        same(net.head[ours].weight.grad(), head[theirs].weight.grad)
+    same(net.output.weight.grad(), head[9].weight.grad)
+    same(net.output.bias.grad(), head[9].bias.grad)
+    assert mx.nd.abs(features.grad).sum().asscalar() > 0

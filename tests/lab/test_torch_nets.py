@@ -10,8 +10,8 @@ import pytest
 from mxnet import autograd
 
 from model_zoo import get_model
-from tools.bench import bench_torch
-from tools.bench.bench_engines import arguments_of
+from tools.bench import torch_nets
+from tools.bench.engines import arguments_of
 
 INSTALLED = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not INSTALLED, reason="PyTorch is not installed")
@@ -61,8 +61,8 @@ def test_same_numbers(name, options):
     arguments = arguments_of(name, options)
     images = np.random.RandomState(1).normal(size=(3, 3) + 2 * (arguments["input_size"],))
     images = images.astype(np.float32)
-    theirs = bench_torch.build(**arguments)
-    bench_torch.copy_parameters(arrays, theirs)
+    theirs = torch_nets.build(**arguments)
+    torch_nets.copy_parameters(arrays, theirs)
     with torch.no_grad():
         outputs = theirs.eval()(torch.tensor(images))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -79,13 +79,13 @@ def test_runners_agree(tmp_path):
     name, options = "vaa_resnet18_w16_synthetic", {"input_size": 64}
     net, arrays = our_net(name, options)
     arguments = arguments_of(name, options)
-    module = bench_torch.build(**arguments)
-    bench_torch.copy_parameters(arrays, module)
-    bench_torch.save(module, tmp_path / "net.pt")
+    module = torch_nets.build(**arguments)
+    torch_nets.copy_parameters(arrays, module)
+    torch_nets.save(module, tmp_path / "net.pt")
     images = np.random.RandomState(1).normal(size=(2, 3, 64, 64)).astype(np.float32)
     expected = all_logits(net, images)[0]
     for channels_last in (False, True):
-        run = bench_torch.open_runner(arguments, tmp_path / "net.pt", 2, 1, channels_last)
+        run = torch_nets.open_runner(arguments, tmp_path / "net.pt", 1, channels_last=channels_last)
         assert run(images).dtype == np.float32
         np.testing.assert_allclose(run(images), expected, atol=1e-4)
 
@@ -94,7 +94,7 @@ def test_runners_agree(tmp_path):
 @needs_torch
 def test_a_step_trains():
     arguments = arguments_of("vaa_resnet18_w16_synthetic", {"input_size": 64})
-    step = bench_torch.open_trainer(arguments, batch=4, threads=1, lr=0.05)
+    step = torch_nets.open_trainer(arguments, batch=4, threads=1, lr=0.05)
     losses = [step() for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -104,14 +104,14 @@ def test_a_step_trains():
 def test_parameters_that_do_not_fit_are_refused():
     arguments = arguments_of("resnet18_w16_synthetic", {"input_size": 64})
     _, arrays = our_net("resnet18_w16_synthetic", {"input_size": 64})
-    module = bench_torch.build(**arguments)
+    module = torch_nets.build(**arguments)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     missing = {name: value for name, value in arrays.items() if name != "output.bias"}
     wrong = dict(arrays, **{"output.bias": np.zeros(3, np.float32)})
     extra = dict(arrays, surplus=np.zeros(3, np.float32))
     for given in (missing, wrong, extra):
         with pytest.raises(ValueError, match="1 parameters do not fit"):
-            bench_torch.copy_parameters(given, module)
+            torch_nets.copy_parameters(given, module)
     assert all((module.state_dict()[name] == value).all() for name, value in before.items())
 
 
@@ -130,10 +130,10 @@ def test_parameters_that_do_not_fit_are_refused():
 )
 def test_networks_that_are_not_written_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        bench_torch.build(**options)
+        torch_nets.build(**options)
 
 
 @pytest.mark.skipif(INSTALLED, reason="PyTorch is installed")
 def test_without_torch_the_message_says_what_to_install():
     with pytest.raises(ImportError, match=r"gluon_attn\[bench\]"):
-        bench_torch.build()
+        torch_nets.build()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +15,16 @@ from gluon_attn.data.loader import Loader
 from gluon_attn.data.transforms import TrainTransform
 
 
-def loader_rate(dataset, batch_size=32, workers=2, batches=60, rounds=5, transform=None, seed=0):
+def loader_rate(
+    dataset: Any,
+    batch_size: int = 32,
+    workers: int = 2,
+    *,
+    batches: int = 60,
+    rounds: int = 5,
+    transform: Any = None,
+    seed: int = 0,
+) -> dict:
     """Measure Loader against bare OpenCV, in turns, on the same crops and as many threads.
 
     Bare OpenCV: threads that decode JPEG bytes held in memory, cut the crops the loader cuts, and
@@ -33,7 +44,7 @@ def loader_rate(dataset, batch_size=32, workers=2, batches=60, rounds=5, transfo
     """
     transform = TrainTransform() if transform is None else transform
     loader = Loader(
-        dataset, transform, batch_size, True, seed=seed, workers=workers, last="discard"
+        dataset, transform, batch_size, shuffle=True, seed=seed, workers=workers, last="discard"
     )
     batches = min(batches, len(loader))
     draws = loader.draws(0)
@@ -60,23 +71,33 @@ def loader_rate(dataset, batch_size=32, workers=2, batches=60, rounds=5, transfo
     }
 
 
-def _seconds(run):
+def data_table(result: dict) -> str:
+    """Return the loading figures as a Markdown table."""
+    from tabulate import tabulate
+
+    rows = [[name, f"{statistics.median(result[name]):.0f}"] for name in ("opencv", "loader")]
+    low, high = result["spread"]
+    rows.append(["loader / opencv", f"{result['ratio']:.2f} ({low:.2f}–{high:.2f})"])
+    return tabulate(rows, ["what", "img/s"], tablefmt="github", disable_numparse=True)
+
+
+def _seconds(run: Callable[[], None]) -> tuple[float, float]:
     """Return elapsed and processor time of a call."""
     started = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def _run_loader(loader, batches):
+def _run_loader(loader: Loader, batches: int) -> None:
     loader.set_epoch(0, start=len(loader) - batches)  # to the end: nothing is made in vain
     for batch in loader:
         batch.image.wait_to_read()
 
 
-def _run_opencv(records, size, workers):
+def _run_opencv(records: Sequence[tuple], size: int, workers: int) -> None:
     cv2.setNumThreads(0)
 
-    def work(part):
+    def work(part: Sequence[tuple]) -> None:
         for jpeg, (x, y, side, _) in part:
             image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             cv2.resize(image[y : y + side, x : x + side], (size, size))

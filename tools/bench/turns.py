@@ -13,11 +13,14 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import platform
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from gluon_attn.core.errors import first_line
 
@@ -30,11 +33,11 @@ class Job(NamedTuple):
 
     engine: str
     precision: str
-    opener: Any
+    opener: Callable[..., Any]
     arguments: tuple
 
     @property
-    def label(self):
+    def label(self) -> str:
         """Engine and precision."""
         return f"{self.engine} {self.precision}".strip()
 
@@ -50,12 +53,15 @@ class Measured:
         peak_mb: Largest resident size of its process.
     """
 
-    def __init__(self, job, facts):
-        self.job, self.facts = job, facts
-        self.turns, self.against, self.peak_mb = [], [], float("nan")
+    def __init__(self, job: Job, facts: Any) -> None:
+        self.job, self.facts, self.peak_mb = job, facts, float("nan")
+        self.turns: list[list[float]] = []
+        self.against: list[list[float]] = []
 
 
-def take_turns(jobs, rounds, seconds, title, report):
+def take_turns(
+    jobs: Sequence[Job], rounds: int, seconds: float, title: str, report: Callable[[str], Any]
+) -> tuple[list[Measured], dict[str, str]]:
     """Measure jobs against each other; ``jobs[0]`` is the reference.
 
     Returns:
@@ -65,19 +71,43 @@ def take_turns(jobs, rounds, seconds, title, report):
     Raises:
         OSError: The reference does not run.
     """
-    waiting, left_out, measured = collections.deque(jobs), {}, []
+    waiting = collections.deque(jobs)
+    left_out: dict[str, str] = {}
+    measured: list[Measured] = []
+
+    def start(job: Job) -> Process:
+        report(f"{title}: starting {job.label}")
+        return Process(job)
+
+    def turn(process: Process, item: Measured) -> str:
+        latencies = process.turn(seconds)
+        if not latencies:
+            return ""
+        item.turns.append(latencies)
+        return f"{process.label} {len(latencies) / sum(latencies):.3g}"
+
     with contextlib.ExitStack() as stack:
-        reference = stack.enter_context(_start(waiting.popleft(), title, report))
+        reference = stack.enter_context(start(waiting.popleft()))
         if reference.failure is not None:
             raise OSError(f"{reference.label} does not run: {reference.failure}")
         base = Measured(reference.job, reference.facts)
         while waiting or not base.turns:
             with contextlib.ExitStack() as group:
-                crew = {}
+                crew: dict[Process, Measured] = {}
                 while waiting and (not crew or _has_room([reference, *crew])):
-                    process = group.enter_context(_start(waiting.popleft(), title, report))
+                    process = group.enter_context(start(waiting.popleft()))
                     crew[process] = Measured(process.job, process.facts)
-                _run_rounds(reference, base, crew, rounds, seconds, title, report)
+                for number in range(rounds):
+                    shown = [turn(reference, base)]
+                    if reference.failure is not None:
+                        raise OSError(f"{reference.label} has failed: {reference.failure}")
+                    for process, item in crew.items():
+                        if process.failure is None:
+                            shown.append(turn(process, item))
+                            if shown[-1]:
+                                item.against.append(base.turns[-1])
+                    speeds = ", ".join(filter(None, shown))
+                    report(f"{title}, round {number + 1}/{rounds}: {speeds} calls/s")
                 for process, item in crew.items():
                     item.peak_mb = process.finish()
                     if process.failure is None:
@@ -89,32 +119,6 @@ def take_turns(jobs, rounds, seconds, title, report):
     return [base, *measured], left_out
 
 
-def _start(job, title, report):
-    report(f"{title}: starting {job.label}")
-    return Process(job)
-
-
-def _run_rounds(reference, base, crew, rounds, seconds, title, report):
-    for number in range(rounds):
-        base.turns.append(reference.turn(seconds))
-        if reference.failure is not None:
-            raise OSError(f"{reference.label} has failed: {reference.failure}")
-        shown = [_shown(reference, base)]
-        for process, item in crew.items():
-            if process.failure is None:
-                latencies = process.turn(seconds)
-                if latencies:
-                    item.turns.append(latencies)
-                    item.against.append(base.turns[-1])
-                    shown.append(_shown(process, item))
-        report(f"{title}, round {number + 1}/{rounds}: {', '.join(shown)} calls/s")
-
-
-def _shown(process, item):
-    turn = item.turns[-1]
-    return f"{process.label} {len(turn) / sum(turn):.3g}"
-
-
 class Process:
     """A process that opens a job and then waits, stopped, until it is its turn.
 
@@ -123,39 +127,44 @@ class Process:
         failure: Why the job cannot run or has ended, or None.
     """
 
-    def __init__(self, job):
-        self.job, self.label = job, job.label
-        self.facts, self.failure, self.peak_mb = None, None, 0.0
+    def __init__(self, job: Job) -> None:
+        self.job, self.label, self.peak_mb = job, job.label, 0.0
+        self.failure: str | None = None
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
         self._process.start()
         theirs.close()
-        self.facts = self._receive()
+        self.facts: Any = self._receive()
         self._stop()
 
-    def turn(self, seconds):
+    def turn(self, seconds: float) -> list[float]:
         """Return the latencies of one turn in seconds; an empty list if the job has failed."""
         latencies = self._ask(seconds)
         self._stop()
         return latencies or []
 
-    def finish(self):
+    def finish(self) -> float:
         """End the process; return its peak memory in MB."""
         if self.failure is None:
             self._ask(None)
             self._process.join(10)  # let it tidy up
         return self.peak_mb
 
-    def __enter__(self):
+    def __enter__(self) -> Process:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._process.kill()  # SIGKILL ends a stopped process too
         self._process.join()
         self._pipe.close()
 
-    def _ask(self, message):
+    def _ask(self, message: float | None) -> Any:
         try:
             os.kill(self._process.pid, signal.SIGCONT)
             self._pipe.send(message)
@@ -163,7 +172,7 @@ class Process:
             pass  # it was killed while it waited: receiving tells
         return self._receive()
 
-    def _receive(self):
+    def _receive(self) -> Any:
         try:
             if not self._pipe.poll(TIMEOUT):
                 raise EOFError(f"no answer for {TIMEOUT} s")
@@ -179,12 +188,12 @@ class Process:
             return None
         return value
 
-    def _stop(self):
+    def _stop(self) -> None:
         if self.failure is None and self._process.is_alive():
             os.kill(self._process.pid, signal.SIGSTOP)
 
 
-def _serve(pipe, job):
+def _serve(pipe: Any, job: Job) -> None:
     """Run in the other process: open the job, then repeat it for as many seconds as asked for."""
     _die_with_parent()
     os.dup2(2, 1)  # libraries that print must not spoil the table on standard output
@@ -208,13 +217,13 @@ def _serve(pipe, job):
         pipe.send(("failed", f"{first_line(error)}", peak_memory_mb()))
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     """Ask Linux to end this process with its parent: a stopped one would stay for ever."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def peak_memory_mb():
+def peak_memory_mb() -> float:
     """Return the largest resident size of this process so far, in MB (2**20 bytes)."""
     try:  # getrusage would count what the parent had before exec as well
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -227,14 +236,14 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _has_room(processes):
+def _has_room(processes: Sequence[Process]) -> bool:
     """Return whether another process like the largest of these fits into memory."""
     free = free_memory_mb()
     return free is None or free > 1.5 * max(process.peak_mb for process in processes)
 
 
-def free_memory_mb():
-    """Return how much memory is free for new processes, in MB, or None where nobody says."""
+def free_memory_mb() -> float | None:
+    """Return how much memory is free for new processes, in MB, or None where it is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = int(next(x for x in lines if x.startswith("MemAvailable:")).split()[1]) / 1024
@@ -250,18 +259,18 @@ def free_memory_mb():
         return free
 
 
-def default_threads():
+def default_threads() -> int:
     """Return ``OMP_NUM_THREADS``, which importing gluon_attn sets to the number of cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def thread_variables(threads):
+def thread_variables(threads: int) -> Iterator[None]:
     """Set the number of threads for the processes started inside."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    # torch.compile would keep a pool of compilers, which is stopped and counted by nobody.
+    # torch.compile would keep a pool of compilers, which is neither stopped nor counted.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
         yield
@@ -271,3 +280,30 @@ def thread_variables(threads):
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+# ----------------------------------------------------------------------------------- results
+
+
+def machine() -> dict:
+    """Return what the figures depend on."""
+    from gluon_attn.runtime import versions
+
+    found = versions()
+    return {
+        "processor": found.get("processor", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "versions": found,
+    }
+
+
+def ratio_by_turns(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Return ``{median, lowest, highest}`` of the ratios of two series, turn by turn."""
+    ratios = [a / b for a, b in zip(values, others)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def spread_text(ratio: dict[str, float]) -> str:
+    """Return what :func:`ratio_by_turns` found as text."""
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f}–{ratio['highest']:.2f})"

@@ -1,4 +1,4 @@
-"""The drawn data of the controlled experiments."""
+"""The synthetic data of the controlled experiments."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ IMAGES = {
 SIDES = {"digit": 36, "digit32": 32}  # pixels of a page with one digit
 
 
-def make_data(kind, folder, images=None, workers=2):
-    """Draw the data of an experiment from seed 0, unless they are there; return the folder.
+def make_data(
+    kind: str, folder: str, images: dict[str, int] | None = None, workers: int = 2
+) -> str:
+    """Make the data of an experiment from seed 0, unless they are there; return the folder.
 
     Args:
         kind: ``'digit'`` (one handwritten digit a scene, single-label; pages of 36 pixels),
             ``'digit32'`` (the same, 32 pixels), ``'digits'`` (several, multi-label), ``'people'``
             (synthetic pedestrians, 14 attributes, packed), ``'scenes'`` (the same, not packed),
-            ``'garments'`` (the same by their lower garment,
-            single-label, 36 pixels) or ``'tasks'`` (five of their attributes, some with wrong
-            labels, 56 pixels).
-        folder: Where they go.
+            ``'garments'`` (the same by their lower garment, single-label, 36 pixels) or
+            ``'tasks'`` (five of their attributes, some with wrong labels, 56 pixels).
         images: Scenes per split; by default ``IMAGES``.
         workers: Processes.
 

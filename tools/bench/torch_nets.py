@@ -1,9 +1,12 @@
 """Our networks once more in PyTorch, with the same parameters, to compare speed with.
 
+They stand here and not in the tests because the benchmark runs them; the parity tests hold them and
+ours to the same numbers, so that the two are checked against each other.
+
 ResNet: Deep Residual Learning for Image Recognition, He, Zhang, Ren, Sun, CVPR 2016, in the two
 layouts of :mod:`gluon_attn.nets.resnet`. VAA's attention modules: as docs/vaa.md has them from the
 paper's supplement, equations 1 to 4. Blocks are called as in our nets (``backbone.features.4.0.
-body.0``), so that parameters are copied by name; the parity tests hold both to the same numbers.
+body.0``), so that parameters are copied by name.
 
 This is the only module that imports PyTorch, and it does so inside functions. It never imports
 MXNet: in a process that measures PyTorch, nothing else should take memory or threads.
@@ -15,6 +18,10 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
 
 # Residual units of each stage, and whether they are bottlenecks (table 1 of the ResNet paper)
 UNITS = {
@@ -27,8 +34,18 @@ HINT = 'pip install "gluon_attn[bench]"'
 PRECISIONS = ("fp32", "bf16")
 
 
-def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=(), variant=None,
-          attention=None, dropout=0.0):  # fmt: skip
+def build(
+    depth: int = 101,
+    version: str = "v1",
+    classes: int = 14,
+    input_size: int = 224,
+    *,
+    width: int = 64,
+    taps: Sequence[str] | None = (),
+    variant: str | None = None,
+    attention: Any = None,
+    dropout: float = 0.0,
+) -> Any:
     """Return a zoo network as a torch module, ``(B, 3, H, W)`` to logits.
 
     Args:
@@ -62,20 +79,20 @@ def build(depth=101, version="v1", classes=14, input_size=224, width=64, taps=()
     units, bottleneck = UNITS[depth]
     if taps is None:
         taps = (f"stage3_activation{units[2] - 1}", f"stage4_activation{units[3] - 1}")
-    taps = tuple(_parse_tap(name, units) for name in taps)
-    backbone = _resnet(units, bottleneck, version, classes, width, taps)
+    tapped = tuple(_parse_tap(name, units) for name in taps)
+    backbone = _resnet(units, bottleneck, version, classes, width=width, taps=tapped)
     if variant is None:
         return backbone
     expansion = 4 if bottleneck else 1
     modules = []
-    for stage, _ in taps:
+    for stage, _ in tapped:
         side = -(-input_size // (4 << stage))  # every halving rounds up
         modules.append(_attention_module(width * expansion << stage, side, classes, width / 64))
     heads = _compose(None, attention=nn.ModuleList(modules))
     return _compose(_aggregate, backbone=backbone, heads=heads)
 
 
-def copy_parameters(arrays, module):
+def copy_parameters(arrays: dict[str, np.ndarray], module: Any) -> None:
     """Copy our parameters into a torch module, by name.
 
     Args:
@@ -98,19 +115,25 @@ def copy_parameters(arrays, module):
             wanted[name].copy_(torch.tensor(value))
 
 
-def save(module, path):
+def save(module: Any, path: str | Path) -> None:
     """Write the parameters of a module."""
     _torch().save(module.state_dict(), str(path))
 
 
-def open_runner(arguments, path, batch, threads, channels_last=False, compiled=False,
-                precision="fp32"):  # fmt: skip
+def open_runner(
+    arguments: dict,
+    path: str | Path,
+    threads: int,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    precision: str = "fp32",
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from images ``(B, 3, H, W)`` to logits ``(B, A)``, float32 NumPy arrays.
 
     Args:
         arguments: Of :func:`build`.
         path: File of :func:`save`.
-        batch: B; the compiled graph is made for it.
         threads: Compute threads of the process.
         channels_last: Keep arrays with the channels innermost, as oneDNN's kernels like them.
         compiled: Compile with ``torch.compile`` (which needs a C++ compiler) and with
@@ -132,7 +155,7 @@ def open_runner(arguments, path, batch, threads, channels_last=False, compiled=F
         net = torch.compile(net)
 
     @torch.inference_mode()
-    def run(images):
+    def run(images: np.ndarray) -> np.ndarray:
         outputs = net(torch.tensor(images).to(dtype=dtype, memory_format=order))
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         return logits.float().numpy()
@@ -140,7 +163,15 @@ def open_runner(arguments, path, batch, threads, channels_last=False, compiled=F
     return run
 
 
-def open_trainer(arguments, batch, threads, channels_last=False, precision="fp32", lr=1e-4):
+def open_trainer(
+    arguments: dict,
+    batch: int,
+    threads: int,
+    *,
+    channels_last: bool = False,
+    precision: str = "fp32",
+    lr: float = 1e-4,
+) -> Callable[[], float]:
     """Return a function that makes one training step of a network on a fixed random batch.
 
     The loss is the cross-entropy of every logit vector that training uses (of VAA: the backbone's
@@ -162,7 +193,7 @@ def open_trainer(arguments, batch, threads, channels_last=False, precision="fp32
     update = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits
 
-    def step():
+    def step() -> float:
         update.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             outputs = net(images)
@@ -175,7 +206,7 @@ def open_trainer(arguments, batch, threads, channels_last=False, precision="fp32
     return step
 
 
-def _torch():
+def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
@@ -183,7 +214,7 @@ def _torch():
     return torch
 
 
-def _dtype(precision):
+def _dtype(precision: str) -> Any:
     torch = _torch()
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: valid are {', '.join(PRECISIONS)}")
@@ -193,23 +224,23 @@ def _dtype(precision):
 
 
 @functools.lru_cache(maxsize=None)
-def _composed_class():
+def _composed_class() -> Any:
     """Return the one torch class that all blocks are of; a function, as torch may be absent."""
 
     class Composed(_torch().nn.Module):
-        def __init__(self, rule, children):
+        def __init__(self, rule: Callable, children: dict) -> None:
             super().__init__()
             self.rule = rule
             for name, child in children.items():
                 setattr(self, name, child)
 
-        def forward(self, *inputs):
+        def forward(self, *inputs: Any) -> Any:
             return self.rule(self, *inputs)
 
     return Composed
 
 
-def _compose(rule, **children):
+def _compose(rule: Callable | None, **children: Any) -> Any:
     """Return a module with these children whose forward is ``rule(module, *inputs)``."""
     return _composed_class()(rule, children)
 
@@ -217,7 +248,9 @@ def _compose(rule, **children):
 # ---------------------------------------------------------------------------------------- ResNet
 
 
-def _resnet(units, bottleneck, version, classes, width, taps):
+def _resnet(
+    units: Sequence[int], bottleneck: bool, version: str, classes: int, *, width: int, taps: tuple
+) -> Any:
     """Return the backbone: logits, or with taps ``(logits, activation, …)``."""
     nn = _torch().nn
     stem = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -228,7 +261,7 @@ def _resnet(units, bottleneck, version, classes, width, taps):
         stack = []
         for number in range(count):
             stride = 2 if stage and not number else 1
-            stack.append(_unit(channels, filters, stride, bottleneck, version))
+            stack.append(_unit(channels, filters, stride, version if bottleneck else ""))
             channels = filters
         features.append(nn.Sequential(*stack))
     features.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
@@ -239,7 +272,7 @@ def _resnet(units, bottleneck, version, classes, width, taps):
     return net
 
 
-def _run_resnet(self, x):
+def _run_resnet(self: Any, x: Any) -> Any:
     tapped = {}
     for place, layer in enumerate(self.features):
         if 4 <= place < 8:
@@ -252,10 +285,13 @@ def _run_resnet(self, x):
     return (logits, *(tapped[tap] for tap in self.taps)) if self.taps else logits
 
 
-def _unit(channels, filters, stride, bottleneck, version):
-    """Return a residual unit: relu(shortcut + body), the shortcut projected where shapes differ."""
+def _unit(channels: int, filters: int, stride: int, version: str) -> Any:
+    """Return a residual unit: relu(shortcut + body), the shortcut projected where shapes differ.
+
+    ``version`` is that of the bottlenecks, empty for basic units.
+    """
     nn = _torch().nn
-    if not bottleneck:
+    if not version:
         plan = ((filters, 3, stride, False), (filters, 3, 1, False))
     elif version == "v1":
         inner = filters // 4
@@ -277,7 +313,7 @@ def _unit(channels, filters, stride, bottleneck, version):
     return _compose(_run_unit, **children)
 
 
-def _run_unit(self, x):
+def _run_unit(self: Any, x: Any) -> Any:
     shortcut = self.downsample(x) if hasattr(self, "downsample") else x
     return (shortcut + self.body(x)).relu()
 
@@ -285,11 +321,11 @@ def _run_unit(self, x):
 # ------------------------------------------------------------------------------------------- VAA
 
 
-def _attention_module(channels, side, classes, scale):
+def _attention_module(channels: int, side: int, classes: int, scale: float) -> Any:
     """Return logits ``(B, A)`` from an activation ``(B, C, side, side)``; docs/vaa.md, Eq. 1-3."""
     nn = _torch().nn
 
-    def block(inputs, outputs, kernel=1):
+    def block(inputs: int, outputs: int, kernel: int = 1) -> list:
         convolution = nn.Conv2d(inputs, outputs, kernel)
         return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
@@ -304,19 +340,19 @@ def _attention_module(channels, side, classes, scale):
     )  # fmt: skip
 
 
-def _run_attention(self, x):
+def _run_attention(self: Any, x: Any) -> Any:
     scores = self.mask(x)
     attention = scores.flatten(2).softmax(-1).view(scores.shape)  # Eq. 1
     return self.classifier(attention * self.confidence(x).sigmoid())  # Eq. 2, 3
 
 
-def _aggregate(self, image):
+def _aggregate(self: Any, image: Any) -> tuple:
     logits, *activations = self.backbone(image)
     every = [logits, *(m(x) for m, x in zip(self.heads.attention, activations))]
     return (sum(every) / len(every), *every)  # Eq. 4
 
 
-def _parse_tap(name, units):
+def _parse_tap(name: str, units: Sequence[int]) -> tuple[int, int]:
     found = re.fullmatch(r"stage([1-4])_activation(\d+)", name)
     if not found or int(found.group(2)) >= units[int(found.group(1)) - 1]:
         raise ValueError(
@@ -325,6 +361,6 @@ def _parse_tap(name, units):
     return int(found.group(1)) - 1, int(found.group(2))
 
 
-def _torch_name(name):
+def _torch_name(name: str) -> str:
     head, _, last = name.rpartition(".")
     return f"{head}.{RENAMED.get(last, last)}"

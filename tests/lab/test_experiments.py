@@ -1,0 +1,366 @@
+"""Experiments over seeds: tables by hand, one tiny run of each kind, the page, what is refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import cv2
+import numpy as np
+import pytest
+from process_helpers import at_once
+from scipy import stats
+
+from gluon_attn.core.files import write_json
+from gluon_attn.core.recipe import Recipe
+from gluon_attn.data import open_dataset
+from gluon_attn.data.synthetic.digits import write_digits_single
+from gluon_attn.figures.bars import arms_by_seed
+from gluon_attn.figures.curves import bands_by_epoch
+from gluon_attn.metrics.multilabel import evaluate_multilabel
+from gluon_attn.metrics.reports import MULTILABEL
+from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
+from gluon_attn.train import run as train
+from gluon_attn.train.build import load_recipe
+from gluon_attn.train.run import train_once
+from tools.experiments import runner
+from tools.experiments.controlled import BASELINE, describe, run_preset
+from tools.experiments.presets import EXPERIMENTS, PRESETS
+from tools.experiments.reproduce import reproduce, summary
+from tools.experiments.results_page import add_scores, read_scores, replace_block
+from tools.experiments.runner import Experiment, Outcome, Published, Request, run_experiment
+
+IMAGES = {"train": 40, "val": 20, "test": 24}
+FAST = (
+    *("epochs=1", "batch_size=20", "model_options.width=8", "input_size=32", "resize=36"),
+    *("crop_min=32", "crop_max=36", "eval_crop=34", "warmup_epochs=0"),
+)
+
+
+def cells_of(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
+def maker(preset, *changes):
+    return lambda overrides: load_recipe(preset.recipe, [*overrides, *changes])
+
+
+# ----------------------------------------------------------------------- numbers and figures
+
+
+def test_the_interval_is_students_and_differences_are_taken_seed_by_seed():
+    values = [1.0, 2.5, 2.0, 4.0, 0.5]
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(mean_interval(values), expected, rtol=1e-12)
+    assert mean_interval([3.0]) is None and mean_interval([2.0, 2.0]) == (2.0, 2.0)
+    assert difference_text(paired_differences([2.0, 3.0], [1.0, 2.0])) == "+1.0 [+1.0, +1.0]"
+    assert difference_text(paired_differences([2.0], [3.5])) == "-1.5"
+    assert difference_text([1.0, 3.0], 2, spread=True).startswith("+2.00 ± 1.41 [")
+    with pytest.raises(ValueError, match="2 and 1 numbers"):
+        paired_differences([2.0, 3.0], [1.0])
+
+
+def test_figures(tmp_path):
+    path = arms_by_seed({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "mAP %", tmp_path / "a.png")
+    assert cv2.imread(str(path)).shape[0] > 100
+    path = bands_by_epoch({"a": [[3.0, 2.0, np.nan], [4.0, 1.0, 0.5]]}, "error", tmp_path / "b.png")
+    assert cv2.imread(str(path)).std() > 5
+    with pytest.raises(ValueError, match="same number"):
+        arms_by_seed({"a": [1.0], "b": []}, "mAP %", tmp_path / "c.png")
+    with pytest.raises(ValueError, match="no values"):
+        bands_by_epoch({}, "error", tmp_path / "c.png")
+
+
+# ---------------------------------------------------------------------- controlled experiments
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_arm_is_a_valid_recipe_and_the_baseline_comes_first(name):
+    preset = PRESETS[name]
+    make = maker(preset)
+    recipes = {arm: make(c) for arm, c in preset.arms.items()}
+    assert next(iter(recipes)) == BASELINE and recipes.pop(BASELINE).method == "baseline"
+    assert {recipe.method for recipe in recipes.values()} == {name.split("-")[0]}
+    settings = [json.dumps(recipe.to_dict(), sort_keys=True) for recipe in recipes.values()]
+    assert len(set(settings)) == len(settings)
+    for recipe in recipes.values():  # the same budget for all
+        assert recipe.epochs == make(["method=baseline"]).epochs
+
+
+def test_tables_by_hand():
+    base, other = ({"score": {"top1 %": s, "seconds": t}} for s, t in ((50.0, 1.0), (54.0, 3.0)))
+    ours = [{"score": {"top1 %": s, "seconds": 2.0}} for s in (53.0, 55.0)]
+    base["diversity"], other["diversity"] = {"d": 0.5}, {"d": 0.25}
+    for row, error in zip(ours, (0.25, 0.75)):
+        row.update(diversity={"d": 0.5}, critic={"error": error, "by epoch": [1.0, error]})
+    lines = cells_of(describe(PRESETS["dreal-digit"], {BASELINE: [base, other], "A": ours}))
+    assert ["arm", "error"] in lines  # no column for values by epoch
+    assert [BASELINE, "52.0 ± 2.8", "2.00 ± 1.41"] in lines and [BASELINE, "-"] in lines
+    assert ["A", "54.0 ± 1.4", "2.00 ± 0.00"] in lines and ["A", "0.500 ± 0.354"] in lines
+    assert ["A", "+2.00 ± 1.41 [-10.71, +14.71]"] in lines  # 3 and 1; t of one degree 12.71
+    assert ["A", "+0.125 ± 0.177 [-1.463, +1.713]"] in lines
+    assert sum(line == ["arm", "d"] for line in lines) == 2
+
+
+def run_tiny(name, arm, out, seed, *changes, **options):
+    preset = PRESETS[name]
+    preset = preset._replace(arms={BASELINE: preset.arms[BASELINE], arm: preset.arms[arm]})
+    options = {"workers": 1, "images": IMAGES, "say": len, **options}
+    return run_preset(preset, maker(preset, *FAST, *changes), [seed], str(out), **options)
+
+
+def test_an_experiment_is_measured_once_and_continued(tmp_path, monkeypatch):
+    first, said = "A_ch, constant, from the first epoch", []
+    run = functools.partial(run_tiny, "icasc-digits", first, tmp_path, 3)
+    text, rows = run(say=said.append)
+    assert len(said) == 2 and f"{first}, seed 3: mAP %" in said[1]
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
+    assert rows == json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
+    for row in (rows[BASELINE][0], rows[first][0]):
+        assert 0 < row["score"]["mAP %"] < 100
+        assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
+    monkeypatch.setattr(train, "train", None)
+    assert run() == (text, rows), "nothing is trained again"
+    with pytest.raises(FileExistsError, match="holds other data"):
+        run(images={**IMAGES, "val": 21})
+
+
+def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path):
+    _, rows = run_tiny("dreal-digit", "all stages", tmp_path, 1, "epochs=2")
+    assert rows[BASELINE][0]["critic"] == {}
+    found = rows["all stages"][0]["critic"]
+    errors = found["critic error by epoch"]
+    assert len(errors) == 2 and min(errors) >= 0
+    assert [found["critic error, first epoch"], found["critic error, last"]] == errors
+    for row in (rows[BASELINE][0], rows["all stages"][0]):
+        assert 0 <= row["diversity"]["diversity over channels"] <= 0.5
+
+
+def test_another_method_needs_no_settings_of_the_recipe():
+    assert load_recipe("icasc_digits_resnet14", ()).options == {"start_epoch": 6}
+    assert load_recipe("icasc_digits_resnet14", ["method=baseline"]).options == {}
+    with pytest.raises(ValueError, match="start_epoch"):
+        load_recipe("icasc_digits_resnet14", ["method=baseline", "start_epoch=2"])
+
+
+# --------------------------------------------------------------------------- recipes compared
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Let a run write what ``results[title](folder, seed)`` writes instead of training."""
+    results = {}
+
+    def train_once(recipe, data_dir, folder, workers):
+        title, _, seed = folder.rpartition("/")[2].rpartition("-")
+        results[title](folder, int(seed))
+        return 2.0
+
+    monkeypatch.setattr(runner, "train_once", train_once)
+    return results
+
+
+def makers(score, *titles):
+    return {t: lambda seed: Recipe(method="baseline", model="m", score=score) for t in titles}
+
+
+def test_single_label_recipes(trained, tmp_path):
+    scores = {"plain": [0.50, 0.60], "new": [0.58, 0.64]}
+
+    def write(title, folder, seed):
+        overall = {"top1": scores[title][seed], "top5": 0.9, "samples": 40}
+        write_json(f"{folder}/test.json", {"overall": overall, "confusions": []})
+
+    trained.update({title: functools.partial(write, title) for title in scores})
+    done = run_experiment(makers("top1", *scores), [0, 1], "DATA", str(tmp_path), say=len)
+    assert done.score == "top1" and done.scores["new"] == pytest.approx([58.0, 64.0])
+    cells = cells_of(done.table)
+    assert ["top1", "55.0 ± 7.1", "61.0 ± 4.2", "+6.0"] in cells
+    assert not any(row[:1] == ["samples"] for row in cells)
+    # differences 8 and 4; Student's t of one degree of freedom is 12.706
+    assert "* top1, new minus plain, seed by seed [95 %]: +6.0 ± 2.8 [-19.4, +31.4]" in done.table
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == done.table
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["seconds"]["new"] == [2.0, 2.0] and found["top1"] == done.scores
+
+
+def test_multi_label_recipes(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((30, 2)) < 0.5).astype(float)
+
+    def write(folder, seed):
+        result = evaluate_multilabel(rng.random((30, 2)), labels, None, ["a", "b"])
+        MULTILABEL.write(result, folder, "test")
+
+    trained.update(plain=write, new=write)
+    done = run_experiment(makers("accuracy", "plain", "new"), [3], "DATA", str(tmp_path), say=len)
+    assert done.score == "accuracy" and "| a " in done.table
+    assert "accuracy, new minus plain" in done.table
+    assert done.scores["new"] == [100 * done.results["new"][0]["overall"]["accuracy"]]
+
+
+def test_what_compares_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="each counts once"):
+        run_experiment(makers("mAP", "a"), [1, 1], "DATA", str(tmp_path))
+    mixed = {**makers("mAP", "a"), **makers("top1", "b")}
+    with pytest.raises(ValueError, match="different scores: mAP, top1"):
+        run_experiment(mixed, [1], "DATA", str(tmp_path))
+
+
+def test_a_finished_run_is_not_taken_for_another(tmp_path):
+    """Of other settings or data: it would be published under their name."""
+    folder, name = tmp_path / "run", "icasc_digits_single_resnet20"
+    data, other = tmp_path / "data", tmp_path / "other"
+    for root, test in ((data, 10), (other, 11)):
+        images = {"train": 20, "val": 10, "test": test}
+        write_digits_single(root, images=images, seed=0, side=36)
+    recipe, trained = load_recipe(name), []
+
+    def run(recipe, settings):
+        trained.append(settings.save_dir)
+        splits = ("train", "val", "test")
+        fingerprints = {s: open_dataset(str(data), s).fingerprint() for s in splits}
+        write_json(folder / "recipe.json", {"recipe": recipe.to_dict(), "data": fingerprints})
+        (folder / "log.jsonl").write_text('{"seconds": 2.0}\n{"seconds": 3.0}\n')
+        (folder / "test.json").write_text("{}")
+
+    folder.mkdir()
+    for asked in (recipe, recipe, load_recipe(name, ["theta=0.8"])):  # the default
+        assert train_once(asked, str(data), str(folder), 1, run=run) == 5.0
+    for change in ("lr=0.5", "epochs=3", "seed=7"):
+        with pytest.raises(FileExistsError, match=f"not of these settings: '{change[:2]}"):
+            train_once(recipe.override([change]), str(data), str(folder), 1, run=run)
+    with pytest.raises(FileExistsError, match="data of its split 'test' were others"):
+        train_once(recipe, str(other), str(folder), 1, run=run)
+    (folder / "recipe.json").write_text('{"recipe": ')
+    with pytest.raises(FileExistsError, match="recipe.json does not say what it is"):
+        train_once(recipe, str(data), str(folder), 1, run=run)
+    assert len(trained) == 1
+
+
+def test_a_finished_run_that_is_called_again_keeps_what_its_test_split_was(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"recipe": {}, "data": {"train": "a", "val": "b", "test": "c"}}')
+    train.describe_run(str(path), {"recipe": {"seed": 1}, "data": {"train": "a", "val": "b"}})
+    found = json.loads(path.read_text())
+    assert found["recipe"] == {"seed": 1} and list(found["data"].values()) == ["a", "b", "c"]
+    path.unlink()  # a run that is resumed has its checkpoint; this file may be gone
+    train.describe_run(str(path), {"recipe": {}, "data": {"train": "a", "val": "b"}})
+    assert list(json.loads(path.read_text())["data"]) == ["train", "val"]
+
+
+# ------------------------------------------------------------------------------------ the page
+
+
+def request(tmp_path, **changes):
+    fields = dict(out=str(tmp_path), seeds=(0, 1), workers=1, quick=False, say=len)
+    return Request(**dict(fields, **changes))
+
+
+def experiment(new, calls):
+    scores = {"base": [80.0, 82.0], "new": new}
+
+    def run(asked):
+        calls.append(asked)
+        path = f"{asked.out}.png"
+        arms_by_seed(scores, "top-1 %", path)
+        return Outcome(scores, "| a |\n", {"seeds": path})
+
+    published = Published("theirs", "9.1", "9.9")
+    return Experiment("P", "ours", "top-1 %", ("base", "new"), published, run)
+
+
+def test_blocks_of_a_page_are_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# T\n\n<!-- begin a -->\nold\n<!-- end a -->\nverdict\n", encoding="utf-8")
+    replace_block(str(page), "a", r"new \1 \g<0>")
+    text = page.read_text(encoding="utf-8")
+    assert text == "# T\n\n<!-- begin a -->\nnew \\1 \\g<0>\n<!-- end a -->\nverdict\n"
+    replace_block(str(page), "b", "first")
+    replace_block(str(page), "b", "second")
+    text = page.read_text(encoding="utf-8")
+    assert text.count("second") == 1 and "first" not in text and "## b" in text
+    with pytest.raises(FileNotFoundError, match="no such page"):
+        replace_block(str(tmp_path / "typo" / "page.md"), "a", "text")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_calls_at_a_time_lose_nothing(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# T\n", encoding="utf-8")
+
+    def one(number):
+        for turn in range(8):
+            add_scores(tmp_path / "s.json", {f"{number}-{turn}": {"seeds": [], "scores": {}}})
+            replace_block(str(page), f"{number}-{turn}", "text")
+
+    at_once(*(functools.partial(one, number) for number in range(4)))
+    assert len(read_scores(tmp_path / "s.json")) == 32
+    assert page.read_text(encoding="utf-8").count("<!-- begin") == 32
+
+
+def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
+    calls, out = [], tmp_path / "out"
+    table = {"x": experiment([81.0, 84.0], calls), "y": experiment([80.0, 82.0], calls)}
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("# Results\n<!-- begin summary -->\n<!-- end summary -->\n", encoding="utf-8")
+    text = reproduce(table, ["x"], request(out), str(page))
+    head, _, *rows = cells_of(text)
+    found = dict(zip(head, rows[0]))
+    assert found["ours: baseline"] == "81.0 ± 1.4" and found["paper: method"] == "9.9"
+    assert found["**our** data and net"] == "ours" and found["**paper's** data and net"] == "theirs"
+    assert found["seeds"] == "2" and summary(table, {}).count("not run") == 6
+    reproduce(table, ["y"], request(out), str(page))
+    assert [asked.out for asked in calls] == [str(out / "x"), str(out / "y")]
+    text = page.read_text(encoding="utf-8")
+    assert "images/results-x.png" in text and "+1.5" not in text.partition("## x")[2]
+    assert "not run" not in text and (page.parent / "images" / "results-y.png").exists()
+    kept = read_scores(page.parent / "results.json")
+    assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
+    reproduce(table, ["y"], request(out, quick=True))
+    assert calls[-1].out == str(out / "quick" / "y")  # never taken for a finished full run
+
+
+def test_what_cannot_be_right_is_said_before_anything_runs(tmp_path):
+    calls, out = [], tmp_path / "out"
+    table = {"x": experiment([81.0, 84.0], calls)}
+    page, scores = tmp_path / "results.md", tmp_path / "results.json"
+    page.write_text("# Results\n", encoding="utf-8")
+    scores.write_text('{"x": {"seeds": [0, 1, 2], "scores": {"base": [1, 2, 3]}}}')
+    for message, names, changes, where in (
+        ("'z'", ["z"], {}, None),
+        ("each counts once", ["x"], {"seeds": (0, 0)}, None),
+        ("leave out --page", ["x"], {"quick": True}, page),
+        ("'x' over 3 seeds, which 2 must not replace", ["x"], {}, page),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reproduce(table, names, request(out, **changes), where and str(where))
+    with pytest.raises(FileNotFoundError, match="no.md: --page"):
+        reproduce(table, ["x"], request(out), str(tmp_path / "no.md"))
+    for damaged in ('{"x"', '["x"]', '{"x": {"seeds": [0], "scores": {"base": [1, 2]}}}'):
+        scores.write_text(damaged)
+        with pytest.raises(ValueError, match="results.json does not hold the scores"):
+            reproduce(table, ["x"], request(out), str(page))
+    scores.write_text('{"x": {"seeds": [0], "scores": {"base": [1], "old": [2]}}}')
+    with pytest.raises(ValueError, match="results.json: the scores of 'x' are those of base, old"):
+        reproduce(table, ["x"], request(out), str(page))
+    assert not calls
+
+
+def test_every_experiment_says_what_the_paper_had():
+    assert {e.paper for e in EXPERIMENTS.values()} == {"VAA", "ICASC", "AWMT", "DREAL", "AutoLA"}
+    for experiment in EXPERIMENTS.values():
+        assert experiment.published.data and len(experiment.arms) == 2
+        assert "%" in experiment.score
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_quick_run(name, tmp_path):
+    text = reproduce(EXPERIMENTS, [name], request(tmp_path, quick=True, seeds=(0,)))
+    (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
+    assert "not run" not in line
+    scores = read_scores(tmp_path / "quick" / "summary.json")[name]["scores"]
+    assert set(EXPERIMENTS[name].arms) <= set(scores)
+    assert all(0 <= score <= 100 for values in scores.values() for score in values)
