@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -499,10 +497,7 @@ def reid(kind):
 def detector(name):
     def make(kind):
         pytest.importorskip("gluoncv")
-        sys.path.append(str(Path(__file__).parents[1] / "coco"))
         import detection_helpers
-        import test_faster_rcnn
-        import test_ssd
 
         net = detection_helpers.tiny_net(name, width=16)
         use_static_graph(net)
@@ -512,7 +507,8 @@ def detector(name):
         optimization = Optimization("sgd", {"learning_rate": 0.01}, 1, kind)
         method = METHODS.get(name)(net, [mx.cpu()], task, optimization, options=options)
         method.begin_epoch(0)
-        return method, {"ssd": test_ssd, "faster_rcnn": test_faster_rcnn}[name].batch_of()
+        sizes = {"ssd": (), "faster_rcnn": (2, 128)}[name]
+        return method, detection_helpers.batch_of(*sizes)
 
     return make
 
