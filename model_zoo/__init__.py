@@ -6,18 +6,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gluon_attn  # noqa: F401  (checks and prepares the environment before MXNet loads)
-import gluon_attn.coco.models  # noqa: F401  (its models)
-import model_zoo.factories  # noqa: F401  (these fill the registry)
-import model_zoo.factories_attention  # noqa: F401
-import model_zoo.factories_efficientnet  # noqa: F401
-import model_zoo.factories_hoga  # noqa: F401
-import model_zoo.factories_reid  # noqa: F401
-import model_zoo.factories_trained  # noqa: F401
-import model_zoo.factories_vgg  # noqa: F401
-from model_zoo.adapters import load_foreign, save_foreign
-from model_zoo.names import MODELS, WIDER_ATTRIBUTES, get_model, list_models
+from model_zoo.adapters.convert import load_foreign, save_foreign
+from model_zoo.registry import MODELS, WIDER_ATTRIBUTES, get_model, list_models
 
 __all__ = [
-    "MODELS", "WIDER_ATTRIBUTES", "get_model", "list_models", "load_foreign", "save_foreign",
+    "MODELS", "WIDER_ATTRIBUTES", "get_model", "list_models", "load_foreign", "load_predictor",
+    "save_foreign",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import the predictor, and with it the export layer, when it is asked for."""
+    if name == "load_predictor":
+        from model_zoo.predictor import load_predictor
+
+        return load_predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

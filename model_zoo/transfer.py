@@ -1,4 +1,6 @@
-"""Bringing a weight file from a mirror into the store: download, copy, unzip, lock.
+"""What is known of a weight file, and bringing it from a mirror: download, copy, unzip, lock.
+
+``weights.json`` has one entry per model name; a mirror may have such a table of its own.
 
 The final name only ever holds a file whose size and hash are the expected ones. What has arrived of
 one lies beside it as ``*.part``, from which the next call goes on.
@@ -15,12 +17,14 @@ import shutil
 import socket
 import time
 import zipfile
-from typing import Iterable
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gluon_attn.core.errors import naming
 from gluon_attn.core.files import DISK_FULL, digest_of, publish
+from gluon_attn.core.text import json_of, text_of
 
 MIRROR_VARIABLE = "MXNET_GLUON_REPO"
 LOCK_TIMEOUT = 600.0  # seconds; longer than a slow download of the largest file
@@ -30,11 +34,152 @@ BACKOFF = 0.5  # seconds before the first retry, doubled before each further one
 CHUNK = 1 << 16
 MAX_UNPACKED = 1 << 30  # bytes; the largest of Gluon's ResNets has 0.25 GB
 MAX_SMALL = 16 << 20  # bytes of a mirror's table
+SCHEMA_VERSION = 1  # of weights.json
+
+Check = Callable[[Any, str], None]  # raises if its first argument is false
 
 log = logging.getLogger(__name__)
 
 
-def mirror_location():
+@dataclass(frozen=True)
+class WeightEntry:
+    """What is known of one weight file; None where unknown.
+
+    Attributes:
+        name: Zoo name.
+        file: Name of the file.
+        digest: Its hash, hexadecimal, by ``algorithm``: sha256, or sha1 of Gluon's own.
+        size: Bytes.
+        classes: Names of the logits, in order.
+        recipe: Of the training run, with at least ``method``, ``model`` and ``input_size``.
+        schema: The attributes that the classes belong to.
+        data: Where the data come from.
+        score: What the weights reach: ``split``, ``samples`` and measures in 0..1.
+        remote: Path below the mirror.
+        trained_with: Command that makes the run.
+        source: The table that lists it, for messages.
+        package: Name of the pip package that carries the file in its folder ``models``.
+    """
+
+    name: str
+    file: str
+    digest: str
+    algorithm: str = "sha256"
+    size: int | None = None
+    classes: tuple[str, ...] | None = None
+    recipe: dict[str, Any] | None = None
+    schema: list[Any] | None = None
+    data: dict[str, Any] | None = None
+    score: dict[str, Any] | None = None
+    remote: str = ""
+    trained_with: str | None = None
+    source: str = ""
+    package: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Table and name, with which messages about this entry begin."""
+        return f"{self.source}: entry '{self.name}'"
+
+
+def parse_table(text: bytes, where: str) -> dict[str, WeightEntry]:
+    """Return the entries of a table by name, every field checked.
+
+    A mirror's table comes from outside, and what the package ships is read in the same way: an
+    entry that would fail later, when a net is built or fed from it, is refused here.
+
+    Raises:
+        ValueError: It is no such table, or a field of an entry is not what it must be; the message
+            names file or URL, entry and field.
+    """
+    table = json_of(text_of(text, where), where)
+    weights = table.get("weights") if isinstance(table, dict) else None
+    if not isinstance(weights, dict):
+        raise ValueError(f"{where}: expected an object with 'version' and 'weights'")
+    if table.get("version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{where}: version {table.get('version')!r}, this release reads {SCHEMA_VERSION}; "
+            "update gluon_attn or the table"
+        )
+    return {name: _parse_entry(name, record, where) for name, record in weights.items()}
+
+
+def _parse_entry(name: str, record: Any, where: str) -> WeightEntry:
+    def check(good: Any, text: str) -> None:
+        if not good:
+            raise ValueError(f"{where}: entry '{name}': {text}")
+
+    check(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name), "not a model name")
+    check(isinstance(record, dict), "expected an object")
+    _check_file(name, record, check)
+    _check_classes(record.get("classes"), check)
+    _check_recipe(record.get("recipe"), check)
+    _check_schema(record.get("schema"), check)
+    _check_score(record.get("score"), check)
+    check(isinstance(record.get("data"), (dict, type(None))), "data must be null or an object")
+    command, classes = record.get("trained_with"), record.get("classes")
+    check(command is None or isinstance(command, str), "trained_with must be null or text")
+    return WeightEntry(
+        name, record["file"], record["sha256"], size=record["size"],
+        classes=None if classes is None else tuple(classes), recipe=record.get("recipe"),
+        schema=record.get("schema"), data=record.get("data"), score=record.get("score"),
+        remote=f"gluon_attn/models/{record['file']}", trained_with=command, source=where,
+    )  # fmt: skip
+
+
+def _check_file(name: str, record: dict[str, Any], check: Check) -> None:
+    digest, file, size = str(record.get("sha256")), record.get("file"), record.get("size")
+    check(
+        re.fullmatch("[0-9a-f]{64}", digest),
+        f"sha256 {digest!r} is not 64 lower-case hexadecimal digits",
+    )
+    # This also keeps a mirror from naming a file outside the store's directory.
+    check(file == f"{name}-{digest[:8]}.params", f"file must be {name}-{digest[:8]}.params")
+    check(_whole(size), f"size {size!r} is not a positive number of bytes")
+
+
+def _check_classes(classes: Any, check: Check) -> None:
+    if classes is None:
+        return
+    good = isinstance(classes, list) and all(isinstance(c, str) and c.strip() for c in classes)
+    check(good, "classes must be null or a list of names")
+    check(classes and len(set(classes)) == len(classes), "classes must be distinct names")
+
+
+def _check_recipe(recipe: Any, check: Check) -> None:
+    """What a net is built by; the other fields are checked where a Recipe is made of them."""
+    check(isinstance(recipe, (dict, type(None))), "recipe must be null or an object")
+    if recipe is None:
+        return
+    for key in ("method", "model"):
+        check(isinstance(recipe.get(key), str), f"recipe: {key} {recipe.get(key)!r} is no name")
+    size, options = recipe.get("input_size"), recipe.get("model_options", {})
+    check(_whole(size), f"recipe: input_size {size!r} is not a positive number of pixels")
+    check(isinstance(options, dict), f"recipe: model_options {options!r} is not an object")
+
+
+def _check_schema(schema: Any, check: Check) -> None:
+    good = isinstance(schema, list) and all(isinstance(attribute, dict) for attribute in schema)
+    check(schema is None or good, "schema must be null or a list of objects")
+
+
+def _check_score(score: Any, check: Check) -> None:
+    check(isinstance(score, (dict, type(None))), "score must be null or an object")
+    for key, value in (score or {}).items():
+        if key == "split":
+            check(isinstance(value, str), f"score: split {value!r} is no name")
+        elif key == "samples":
+            check(_whole(value), f"score: samples {value!r} is not a positive number")
+        else:
+            good = type(value) in (int, float) and 0 <= value <= 1
+            check(good, f"score: {key} {value!r} is not a number in 0..1")
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def mirror_location() -> str | None:
     """Return the mirror's URL or directory without a final slash, or None if none is set.
 
     Raises:
@@ -55,17 +200,17 @@ def mirror_location():
     return os.path.abspath(path)
 
 
-def is_url(mirror):
+def is_url(mirror: str) -> bool:
     """Tell a mirror on the network from a directory."""
     return mirror.startswith(("http://", "https://"))
 
 
-def shown(text):
+def shown(text: str) -> str:
     """Return a URL without its user and password, fit for messages."""
     return re.sub(r"//[^/@]*@", "//", text)
 
 
-def read_small(mirror, name):
+def read_small(mirror: str, name: str) -> bytes | None:
     """Return the bytes of a small file of the mirror, or None if it has none of that name.
 
     Raises:
@@ -98,7 +243,7 @@ def _limited(blocks: Iterable[bytes], where: str) -> bytes:
     return content
 
 
-def mismatch(path, entry):
+def mismatch(path: str, entry: WeightEntry) -> str | None:
     """Return None if the file at ``path`` is that of ``entry``, else a sentence saying why not."""
     if not os.path.isfile(path):
         return f"{path} is not a regular file"
@@ -111,13 +256,8 @@ def mismatch(path, entry):
     return None
 
 
-def fetch(entry, mirror, directory):
-    """Bring the file of an entry into ``directory``; return its path.
-
-    Args:
-        entry: :class:`model_zoo.weight_table.WeightEntry`.
-        mirror: URL or directory, see :func:`mirror_location`.
-        directory: Where it goes; created.
+def fetch(entry: WeightEntry, mirror: str, directory: str) -> str:
+    """Bring the file of an entry into ``directory``, which is created; return its path.
 
     Raises:
         ValueError: What the mirror has is not the expected file.
@@ -143,7 +283,7 @@ def fetch(entry, mirror, directory):
     return path
 
 
-def _obtain(entry, mirror, part):
+def _obtain(entry: WeightEntry, mirror: str, part: str) -> tuple[bool, str | None]:
     """Transfer to ``part``; return (whether it was resumed, None or what is wrong with it)."""
     zipped = entry.remote.endswith(".zip")
     raw = part.replace(".params.part", ".zip.part") if zipped else part
@@ -174,7 +314,7 @@ def _obtain(entry, mirror, part):
     return resumed, problem
 
 
-def _unzip(archive, member, target):
+def _unzip(archive: str, member: str, target: str) -> str | None:
     """Extract exactly one member to ``target``, whatever else the archive names."""
     try:
         with naming(archive, "{path} is not a sound zip file: {why}"):
@@ -193,20 +333,21 @@ def _unzip(archive, member, target):
     return None
 
 
-def _copy(source, part):
+def _copy(source: str, part: str) -> None:
     if not os.path.isfile(source):
         raise FileNotFoundError(f"the mirror has no file {source}")
     with open(source, "rb") as file:
         blocks = iter(lambda: file.read(CHUNK), b"")
-        _write(blocks, part, "wb", 0, os.path.getsize(source))
+        _write(blocks, part, "wb", 0, total=os.path.getsize(source))
 
 
-def _download(url, part, size):
+def _download(url: str, part: str, size: int | None) -> None:
     import requests
 
     for attempt in range(RETRIES + 1):
         try:
-            return _download_once(url, part, size)
+            _download_once(url, part, size)
+            return
         except requests.RequestException as error:
             response = getattr(error, "response", None)
             status = 0 if response is None else response.status_code
@@ -220,10 +361,9 @@ def _download(url, part, size):
                 ) from error
             log.warning("%s: %s; trying again", shown(url), shown(str(error)))
             time.sleep(BACKOFF * 2**attempt)
-    return None
 
 
-def _download_once(url, part, size):
+def _download_once(url: str, part: str, size: int | None) -> None:
     """Append to ``part`` what is missing; the caller checks the hash of the whole."""
     import requests
 
@@ -248,12 +388,13 @@ def _download_once(url, part, size):
         total = have + int(length) if length.isdigit() else size
         if size is not None and total != size:
             raise ValueError(f"{shown(url)}: expected {size} bytes, the mirror has {total}")
-        written = _write(response.iter_content(CHUNK), part, "ab" if have else "wb", have, total)
+        mode = "ab" if have else "wb"
+        written = _write(response.iter_content(CHUNK), part, mode, have, total=total)
         if total is not None and written < total:
             raise requests.ConnectionError(f"connection ended after {written} of {total} bytes")
 
 
-def _write(blocks, part, mode, have, total):
+def _write(blocks: Iterable[bytes], part: str, mode: str, have: int, *, total: int | None) -> int:
     """Write blocks to ``part`` with a progress bar; return the length of the file."""
     from tqdm import tqdm
 
@@ -261,8 +402,9 @@ def _write(blocks, part, mode, have, total):
     free = shutil.disk_usage(os.path.dirname(part)).free
     if total is not None and total - have > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part)
-    shown = dict(unit="B", unit_scale=True, desc=os.path.basename(part), disable=None)
-    with open(part, mode) as file, tqdm(total=total, initial=have, **shown) as bar:
+    look: dict[str, Any] = {"unit": "B", "unit_scale": True, "disable": None}
+    look.update(desc=os.path.basename(part), total=total, initial=have)
+    with open(part, mode) as file, tqdm(**look) as bar:
         for block in blocks:
             have += len(block)
             if have > limit:
@@ -273,7 +415,7 @@ def _write(blocks, part, mode, have, total):
 
 
 @contextlib.contextmanager
-def locked(directory, entry):
+def locked(directory: str, entry: WeightEntry) -> Iterator[None]:
     """Hold the lock of one file; others wait, and are told for whom if it takes too long."""
     import filelock
 

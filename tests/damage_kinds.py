@@ -15,7 +15,7 @@ import numpy as np
 from gluon_attn.core.files import save_arrays
 from gluon_attn.core.reading import load_params, read_npz
 from model_zoo.adapters import read_arrays
-from model_zoo.adapters.safe_tensors import write_safetensors
+from model_zoo.adapters.safetensors import write_safetensors
 
 
 def arrays(count=4):

@@ -10,7 +10,7 @@ from mxnet.gluon import nn
 
 from gluon_attn.nets.taps import TappedStage
 from model_zoo import get_model
-from model_zoo.names import MODELS
+from model_zoo.registry import MODELS
 
 CLASSES = 5
 # name -> input side; one net of every structure of stage and head

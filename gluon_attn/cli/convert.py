@@ -6,7 +6,8 @@ import argparse
 from typing import Sequence
 
 from gluon_attn.cli import common as cli
-from model_zoo.adapters import SCHEMES, beside, convert, guess_net, read_arrays
+from model_zoo.adapters import SCHEMES, beside, guess_net, read_arrays
+from model_zoo.adapters.convert import convert
 
 # What the authors' weights expect, in units of 0 to 255.
 IMAGENET = "mean=(123.675, 116.28, 103.53) std=(58.395, 57.12, 57.375), RGB"
@@ -72,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(args.source, args.key)
         return
     done = convert(
-        args.source, args.out, args.model, args.scheme, args.to, options_of(args.options),
-        key=args.key,
+        args.source, args.out, args.model, args.scheme, to=args.to,
+        options=options_of(args.options), key=args.key,
     )  # fmt: skip
     options = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{options}")

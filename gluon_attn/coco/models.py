@@ -19,7 +19,7 @@ from __future__ import annotations
 from gluon_attn.coco.faster_rcnn import faster_rcnn
 from gluon_attn.coco.keypoints import simple_pose
 from gluon_attn.coco.ssd import ssd
-from model_zoo.names import register
+from model_zoo.registry import register
 
 BLOCKS = (None, "se", "cbam", "hoga")
 TINY = 5  # categories of the tiny set of the tests

@@ -18,7 +18,7 @@ from gluon_attn.tasks.attributes import some
 from gluon_attn.train.build import build_net
 from gluon_attn.train.checkpoint import load_checkpoint, load_net
 from model_zoo import MODELS, store
-from model_zoo.adapters.files import is_checkpoint
+from model_zoo.adapters.read import is_checkpoint
 from model_zoo.params_io import load_into
 from model_zoo.trained import from_zoo, with_weights
 

@@ -1,18 +1,13 @@
 """Weights of other packages: torchvision, GluonCV, VAA's repository; see docs/weights.md.
 
-``tables`` says who names what how, ``translate`` applies it, ``torch_read``, ``torch_pickle`` and
-``safe_tensors`` open foreign formats without running anything, ``guess`` recognises nets.
+``tables`` says who names what how, ``names`` applies it and recognises nets, ``read`` opens every
+format without running anything, ``convert`` loads, saves and converts.
 """
 
 from __future__ import annotations
 
-from model_zoo.adapters.convert import Converted, convert, load_foreign, save_foreign
-from model_zoo.adapters.files import beside, read_arrays
-from model_zoo.adapters.guess import explain, guess_net
+from model_zoo.adapters.names import explain, guess_net, translate
+from model_zoo.adapters.read import beside, read_arrays
 from model_zoo.adapters.tables import SCHEMES
-from model_zoo.adapters.translate import translate
 
-__all__ = [
-    "SCHEMES", "Converted", "beside", "convert", "explain", "guess_net", "load_foreign",
-    "read_arrays", "save_foreign", "translate",
-]  # fmt: skip
+__all__ = ["SCHEMES", "beside", "explain", "guess_net", "read_arrays", "translate"]

@@ -9,19 +9,21 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.files import save_parameters
 from gluon_attn.core.registry import unknown_name
-from model_zoo.adapters.files import read_arrays
-from model_zoo.adapters.guess import guess_net
-from model_zoo.adapters.safe_tensors import write_safetensors
+from gluon_attn.core.text import PathLike
+from model_zoo.adapters.names import guess_net, to_foreign
+from model_zoo.adapters.read import read_arrays
+from model_zoo.adapters.safetensors import write_safetensors
 from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
-from model_zoo.adapters.translate import to_foreign
+from model_zoo.params_io import Loaded, load_into
+from model_zoo.registry import get_model
 
 WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
 
@@ -30,14 +32,23 @@ class Converted(NamedTuple):
     """What was converted: the zoo's name and options, scheme read and written, arrays, numbers."""
 
     model: str
-    options: dict
+    options: dict[str, Any]
     read: str
     written: str
     arrays: int
     numbers: int
 
 
-def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None, *, key=None):
+def load_foreign(
+    net: Any,
+    path: PathLike,
+    scheme: str = "auto",
+    allow_missing: Any = (),
+    *,
+    ignore: Any = (),
+    ctx: Any = None,
+    key: str | None = None,
+) -> Loaded:
     """Load weights of another package into a net: all of it, or nothing.
 
     The same as :func:`model_zoo.params_io.load_into`, which also takes these files; for a backbone
@@ -51,20 +62,15 @@ def load_foreign(net, path, scheme="auto", allow_missing=(), ignore=(), ctx=None
             the one that fits best.
         allow_missing, ignore, ctx, key: As for :func:`model_zoo.params_io.load_into`.
 
-    Returns:
-        :class:`model_zoo.params_io.Loaded`.
-
     Raises:
         FileNotFoundError: No such file.
         ValueError: Unknown scheme; a file that is damaged, unsafe, or of another net. The message
             names what is missing, unexpected or of another shape, and the net it seems to be.
     """
-    from model_zoo.params_io import load_into
-
     return load_into(net, path, allow_missing, ignore, ctx=ctx, scheme=scheme, key=key)
 
 
-def save_foreign(net, path, scheme="torchvision"):
+def save_foreign(net: Any, path: PathLike, scheme: str = "torchvision") -> None:
     """Write the parameters of a net as another package names them.
 
     Args:
@@ -97,7 +103,16 @@ def save_foreign(net, path, scheme="torchvision"):
         raise ValueError(f"cannot save {path}: suffix {suffix!r}; valid are {valid}")
 
 
-def convert(source, out, model=None, scheme="auto", to=None, options=None, *, key=None):
+def convert(
+    source: PathLike,
+    out: PathLike,
+    model: str | None = None,
+    scheme: str = "auto",
+    *,
+    to: str | None = None,
+    options: dict[str, Any] | None = None,
+    key: str | None = None,
+) -> Converted:
     """Convert a weight file, by way of a net of the zoo, which checks names and shapes.
 
     Args:
@@ -109,35 +124,31 @@ def convert(source, out, model=None, scheme="auto", to=None, options=None, *, ke
         options: Further arguments of the model.
         key: See :func:`model_zoo.params_io.load_into`.
 
-    Returns:
-        :class:`Converted`.
-
     Raises:
         FileNotFoundError, ValueError, OSError: As :func:`load_foreign` and :func:`save_foreign`;
             also if the net cannot be guessed.
     """
-    from model_zoo.names import get_model
-
     guess = guess_net(read_arrays(source, key))
-    if model is None and (guess is None or guess.model is None):
+    found = guess.options if guess else {}
+    if model is not None:
+        found = {key: value for key, value in found.items() if key == "classes"}
+    name = model or (guess.model if guess else None)
+    if name is None:
         what = f"looks like {guess.text}" if guess else "is of no net we know"
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
-    found = guess.options if guess else {}
-    known = found if model is None else {k: v for k, v in found.items() if k == "classes"}
-    model, options = model or guess.model, {**known, **(options or {})}
-    net = get_model(model, **options)
+    options = {**found, **(options or {})}
+    net = get_model(name, **options)
     net.initialize(mx.init.Zero())
     load_foreign(net, source, scheme, key=key)
     to = to or ("gluon" if str(out).endswith(".params") else "torchvision")
     save_foreign(net, out, to)
     values = _values(net)
     read = guess.scheme if guess and scheme == "auto" else scheme
-    return Converted(
-        model, options, read, to, len(values), sum(int(np.prod(v.shape)) for v in values.values())
-    )
+    numbers = sum(int(np.prod(v.shape)) for v in values.values())
+    return Converted(name, options, read, to, len(values), numbers)
 
 
-def _values(net):
+def _values(net: Any) -> dict[str, Any]:
     if isinstance(net, dict):
         return net
     try:
@@ -147,5 +158,5 @@ def _values(net):
         raise ValueError("the net has no values yet: initialise it or load weights") from error
 
 
-def _contiguous(array):
+def _contiguous(array: Any) -> np.ndarray:
     return np.asarray(array, order="C")

@@ -12,13 +12,20 @@ A table is read in both directions, so it must be one to one for every net; a te
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import lru_cache
-from typing import Iterable, NamedTuple
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
-from model_zoo.adapters.made import parameter_free_shortcuts, zero_biases
+import mxnet as mx
+import numpy as np
 
 UNITS = 36  # units of the longest stage, that of ResNet-152
+EPSILON = 1e-5  # of batch-norm, ours and PyTorch's
+SHORTCUT = re.compile(r"(features\.\d+\.\d+)\.downsample\.([01])\.(\w+)")
+
+Rows = tuple  # of (our layer, their layer, kind)
+log = logging.getLogger(__name__)
 
 # Parameters of a layer: ours and theirs. PyTorch calls gamma and beta weight and bias.
 STATISTICS = (("running_mean", "running_mean"), ("running_var", "running_var"))
@@ -45,18 +52,19 @@ class Table(NamedTuple):
         mark: Part of one of their names that only nets of this table have; '' for any.
         aliases: ``(pattern, replacement)``: other spellings of their names, for reading.
         layouts: ``{end of our name: (their array to ours, ours to theirs)}`` where shapes differ.
-        defaults: Makers of parameters that their net has not, see :mod:`model_zoo.adapters.made`.
+        defaults: Makers of parameters that our nets have and theirs lack, which makes both the same
+            net: from our names of the net and the file's parameters under them.
     """
 
     scheme: str
-    rows: tuple
-    leaves: dict = GLUON
+    rows: Rows
+    leaves: dict[str, tuple[tuple[str, str], ...]] = GLUON
     separator: str = "."
-    unused: tuple = ()
+    unused: tuple[str, ...] = ()
     mark: str = ""
-    aliases: tuple = ()
-    layouts: dict = {}
-    defaults: tuple = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    layouts: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
+    defaults: tuple[Callable[[Iterable[str], dict[str, Any]], dict[str, Any]], ...] = ()
 
 
 RESNET_LAYERS = (
@@ -108,7 +116,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def _with_block(layers: tuple, block: str) -> tuple:
+def _with_block(layers: Rows, block: str) -> Rows:
     """Return the rows of a ResNet with an attention block in every unit."""
     stage = "{c}" if layers is CIFAR_LAYERS else "{f}"
     places = ("5",) if layers is CIFAR_LAYERS else ("5", "8")  # basic units and bottlenecks
@@ -187,7 +195,7 @@ VAA_FILES = ("backbone_resnet",) + tuple(
 VGG_DENSE = (21, 25, 31, 37, 29, 35, 44, 53)
 
 
-def _vgg(dense):
+def _vgg(dense: int) -> Rows:
     """Return the rows of torchvision's VGG whose convolutions end in front of layer ``dense``."""
     layers = tuple(
         (f"features.{i}", f"features.{i}", kind)
@@ -201,7 +209,7 @@ def _vgg(dense):
     )
 
 
-def _same(rows, conv="affine"):
+def _same(rows: Rows, conv: str = "affine") -> Rows:
     """Return rows that give our own names on both sides; v1 has biases where v1b has none."""
     return tuple((ours, ours, conv if kind == "conv" else kind) for ours, _, kind in rows)
 
@@ -212,7 +220,7 @@ EFFICIENTNET_BODY = (
 )  # fmt: skip
 
 
-def _efficientnet(units):
+def _efficientnet(units: Sequence[int]) -> Rows:
     """Return the rows of a net with ``units`` blocks in each of its seven stages."""
     head, number = f"features.{3 + len(units)}.0", 0
     rows = [("features.0", "_conv_stem", "conv"), ("features.1", "_bn0", "norm")]
@@ -228,9 +236,65 @@ def _efficientnet(units):
     return (*rows, ("output", "_fc", "affine"))
 
 
-COUNTER = {"unused": ("num_batches_tracked",)}  # of PyTorch's batch-norm since 0.4.1
-RESNET = {**COUNTER, "aliases": ALIASES, "layouts": LAYOUTS, "defaults": (zero_biases,)}
-CIFAR = {**RESNET, "defaults": (zero_biases, parameter_free_shortcuts)}
+# Parameters that our nets have and theirs lack.
+
+
+def zero_biases(targets: Iterable[str], params: dict[str, Any]) -> dict[str, Any]:
+    """Return biases of 0 for squeeze-and-excitation without biases."""
+    made = {}
+    for name in targets:
+        layer, _, leaf = name.rpartition(".")
+        weight = params.get(f"{layer}.weight")
+        gate = leaf == "bias" and layer.endswith((".channel.reduce", ".channel.expand"))
+        if gate and name not in params and weight is not None:
+            made[name] = mx.nd.zeros(weight.shape[:1])
+    return made
+
+
+def parameter_free_shortcuts(targets: Iterable[str], params: dict[str, Any]) -> dict[str, Any]:
+    """Return the projections that equal the shortcuts without parameters of CIFAR ResNets.
+
+    The paper's option A takes every second pixel in both directions and adds channels of zeros, as
+    many in front as behind: ``pad(x[:, :, ::2, ::2], planes // 4)``. Our nets have option B there,
+    a convolution 1x1 of stride 2 with batch-norm. With a kernel that is 1 from channel ``i`` to
+    ``i + planes // 4`` and 0 elsewhere, and a batch-norm with scale 1, shift 0, mean 0 and variance
+    ``1 - eps``, it computes the same: products with 0 and 1 are exact, and
+    ``x / sqrt(1 - eps + eps)`` is x up to one rounding.
+
+    Only where the file has no shortcut at all: a file that lacks some is damaged.
+    """
+    wanted = [match for match in map(SHORTCUT.fullmatch, targets) if match]
+    if not wanted or any(SHORTCUT.fullmatch(name) for name in params):
+        return {}
+    made = {}
+    for match in wanted:
+        first = params.get(f"{match[1]}.body.0.weight")
+        if first is None or first.shape[0] != 2 * first.shape[1] or first.shape[1] % 2:
+            return {}
+        made[match[0]] = mx.nd.array(_identity(match[2], match[3], *first.shape[:2]))
+    log.info("no weights of shortcuts: taken as those without parameters, zeros on both sides")
+    return made
+
+
+def _identity(layer: str, leaf: str, out: int, channels: int) -> np.ndarray:
+    if layer == "1":
+        value = {"gamma": 1, "running_var": 1 - EPSILON}.get(leaf, 0)
+        return np.full(out, value, np.float32)
+    kernel = np.zeros((out, channels, 1, 1), np.float32)
+    kernel[np.arange(channels) + out // 4, np.arange(channels)] = 1
+    return kernel
+
+
+COUNTER: dict[str, Any] = {
+    "unused": ("num_batches_tracked",)
+}  # of PyTorch's batch-norm since 0.4.1
+RESNET: dict[str, Any] = {
+    **COUNTER,
+    "aliases": ALIASES,
+    "layouts": LAYOUTS,
+    "defaults": (zero_biases,),
+}
+CIFAR: dict[str, Any] = {**RESNET, "defaults": (zero_biases, parameter_free_shortcuts)}
 TABLES = (
     Table("torchvision", RESNET_LAYERS, TORCH, **RESNET),
     Table("torchvision", CIFAR_LAYERS, TORCH, **CIFAR),
@@ -264,7 +328,7 @@ SCHEMES = tuple(dict.fromkeys(["gluon", *(table.scheme for table in TABLES)]))
 
 
 @lru_cache(maxsize=None)
-def _layers(rows):
+def _layers(rows: Rows) -> tuple[tuple[str, str, str], ...]:
     """Return all ``(our layer, their layer, kind)`` of rows with their places filled in."""
     places = [_places(stage, unit) for stage in range(1, 5) for unit in range(UNITS)]
     return tuple(
@@ -276,14 +340,14 @@ def _layers(rows):
     )
 
 
-def _places(stage, unit):
+def _places(stage: int, unit: int) -> dict[str, int]:
     counted = {f"t{k}": 3 * unit + k for k in range(3)}
     counted.update((f"p{k}", 2 * unit + k) for k in range(2))
     counted.update((f"g{k}", 3 * unit + (unit > 0) + k) for k in range(3))
     return {"s": stage, "f": stage + 3, "c": stage + 2, "u": unit, **counted}
 
 
-def names_of(table):
+def names_of(table: Table) -> dict[str, str]:
     """Return ``{our parameter: their parameter}`` for every net of the table's family."""
     return {
         f"{ours}.{leaf}": f"{theirs}{table.separator}{their_leaf}"
@@ -292,13 +356,16 @@ def names_of(table):
     }
 
 
-def candidates(tables: Iterable[Table], params: Iterable[str]) -> list:
+def candidates(
+    tables: Iterable[Table], params: Iterable[str]
+) -> list[tuple[Table, dict[str, str]]]:
     """Return the tables that a file may belong to, each with the file's names as it spells them.
 
     Returns:
         Pairs ``(table, {name as the table spells it: name in the file})``.
     """
-    spellings, found = {}, []
+    spellings: dict[Any, dict[str, str]] = {}
+    found = []
     for table in tables:
         if table.aliases not in spellings:
             spellings[table.aliases] = _spelled(table.aliases, params)
@@ -308,8 +375,8 @@ def candidates(tables: Iterable[Table], params: Iterable[str]) -> list:
     return found
 
 
-def _spelled(aliases: tuple, params: Iterable[str]) -> dict:
-    names = {}
+def _spelled(aliases: tuple[tuple[str, str], ...], params: Iterable[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
     for name in params:
         spelled = name
         for pattern, replacement in aliases:

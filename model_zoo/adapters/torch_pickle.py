@@ -3,29 +3,29 @@
 A pickle is a program for a stack machine that may name any function of any module and call it, so
 ``pickle`` must not open a file from somewhere else. Here the instructions are decoded with
 ``pickletools``, which only reads, and carried out by the machine below: nothing is imported, no
-class is instantiated and no function is called but those written here. What names stand for is said
-by :mod:`model_zoo.adapters.torch_names`.
+class is instantiated and no function is called but those written here.
+
+A state dict needs a handful of names, which are known here. Checkpoints name more, classes of the
+program that wrote them among others: those stand for objects of which only the name is kept, and
+the items if it is a kind of dict. Names of functions that act on the system have no place in a
+weight file at all; one that holds them is refused, since it would harm whoever opens it elsewhere.
 """
 
 from __future__ import annotations
 
+import collections
 import os
 import pickletools
 import sys
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO, Callable, NamedTuple, cast
+
+import numpy as np
 
 from gluon_attn.core.errors import DamagedError, one_line
 from gluon_attn.core.reading import allowance
-from model_zoo.adapters.torch_names import (
-    Opaque,
-    UnsafePickleError,
-    call,
-    fill,
-    named,
-    plain,
-    set_state,
-)
 
+MAX_NUMBERS = 1 << 30  # of all tensors of a file; the largest VGG has 0.14 * 2**30
+MAX_AXES = 32  # of an array, NumPy's limit
 MAX_PICKLE = 64 << 20  # bytes; that of a ResNet-152's state dict has 0.15 MB
 MAX_STEPS = 1_000_000  # instructions; that state dict has 0.03 million
 MAX_LINE = 1024  # bytes of a name; pickles write names as lines
@@ -41,9 +41,190 @@ _ARGUMENT = frozenset(
     "BYTEARRAY8".split()
 )
 _CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
 _TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _SET = "builtins.set"
+
+KEYS = (str, int, float, bool, type(None))  # hashing a deeply nested tuple would end the process
+PARAMETER = "torch.nn.parameter.Parameter"
+DICTS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter",
+         "builtins.dict", "__builtin__.dict")  # fmt: skip
+SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+HARMFUL = frozenset(
+    "os posix nt posixpath ntpath sys subprocess pty commands popen2 socket shutil runpy importlib "
+    "imp pkgutil zipimport code codeop ctypes _ctypes cffi multiprocessing asyncio concurrent "
+    "signal threading _thread webbrowser urllib urllib2 http ftplib smtplib telnetlib requests "
+    "pickle _pickle cPickle dill shelve marshal tempfile timeit pdb bdb profile cProfile trace "
+    "doctest unittest pip setuptools distutils fileinput linecache sqlite3 platform gc".split()
+)
+HARMFUL_NAMES = frozenset(
+    [
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in "eval exec execfile compile open file input raw_input __import__ breakpoint "
+        "exit quit apply globals locals vars setattr delattr help".split()
+    ]
+    + ["torch.load", "torch.serialization.load", "torch.storage._load_from_bytes", "numpy.load"]
+)
+
+
+class UnsafePickleError(ValueError):
+    """A pickle that asks for what no weight file needs."""
+
+
+class Name(NamedTuple):
+    """A global that the pickle names, as text: nothing has been looked up."""
+
+    text: str
+
+
+class Storage(NamedTuple):
+    """Numbers of a file: their format, their key there, how many, and where a view of it begins."""
+
+    kind: str
+    key: Any
+    length: Any
+    start: int = 0
+
+
+class Tensor(NamedTuple):
+    """A tensor as the pickle describes it: a window on a storage, in elements."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class Parameter:
+    """A parameter of PyTorch before 0.4: an empty object that is filled by its state."""
+
+    def __init__(self, data: Any = None) -> None:
+        self.data = data
+
+
+class Opaque:
+    """An object of a class that is not known: its name, and its items if it is a kind of dict.
+
+    Args:
+        text: Name of the class or function.
+        code: Of a NumPy type, its code such as ``<f8``.
+    """
+
+    __slots__ = ("text", "items", "code")
+
+    def __init__(self, text: str, code: str = "") -> None:
+        self.text, self.code = text, code
+        self.items: dict[Any, Any] = {}
+
+
+def named(module: str, name: str) -> Name:
+    """Return a global.
+
+    Raises:
+        UnsafePickleError: It acts on the system.
+    """
+    text = f"{module}.{name}"
+    # Python 2 writes the module where the class is defined.
+    text = {"torch.nn.Parameter": PARAMETER}.get(text, text)
+    harmful = text.split(".")[0] in HARMFUL or text in HARMFUL_NAMES
+    if harmful or text.startswith(("torch.hub.", "torch.utils.cpp_extension.")):
+        raise UnsafePickleError(f"asks for {text[:200]}")
+    return Name(text)
+
+
+def call(function: Any, arguments: Any) -> Any:
+    """Return what a call stands for.
+
+    Raises:
+        UnsafePickleError: It is no call of a name.
+        TypeError, ValueError, LookupError: The arguments are damaged.
+    """
+    if not isinstance(function, (Name, Opaque)) or not isinstance(arguments, tuple):
+        raise UnsafePickleError("calls something that is no name")
+    name = function.text if isinstance(function, Name) else ""
+    if name in DICTS:
+        # Python 2 gives an ordered dict as a list of pairs, Counter its contents.
+        given = arguments[0] if arguments else []
+        pairs = given.items() if isinstance(given, dict) else given
+        return fill(collections.OrderedDict(), pairs if isinstance(given, (list, dict)) else [])
+    if name == "torch.Size":
+        return _sides(arguments[0])
+    if name == PARAMETER:
+        return Parameter(*arguments[:1])
+    if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+        return tensor(*arguments[:4])
+    if name in (
+        "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+    ):  # fmt: skip
+        return plain(arguments[0])
+    if name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes of its own
+        return call(arguments[0], arguments[2])
+    if name == "_codecs.encode":  # how bytes are written for Python 2
+        return arguments[0].encode("latin1") if isinstance(arguments[0], str) else b""
+    if name == "numpy.dtype":
+        return Opaque(name, arguments[0] if isinstance(arguments[0], str) else "")
+    if name in SCALARS:
+        return _scalar(*arguments[:2])
+    return Opaque(name or function.text)
+
+
+def set_state(target: Any, state: Any) -> None:
+    """Give an object its state: only that of parameters and of NumPy's types matters."""
+    if isinstance(target, Parameter):
+        if isinstance(state, tuple) and len(state) == 5:
+            target.data = state[0]
+    elif isinstance(target, Opaque) and target.code:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
+            target.code = state[1] + target.code
+
+
+def fill(target: dict[Any, Any], pairs: Any) -> dict[Any, Any]:
+    """Set the items whose keys are plain; others cannot be names of parameters."""
+    for key, value in pairs:
+        if isinstance(key, KEYS):
+            target[key] = plain(value)
+    return target
+
+
+def plain(value: Any) -> Any:
+    """Return the tensor of a parameter, and anything else as it is."""
+    return value.data if isinstance(value, Parameter) else value
+
+
+def tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Any:
+    """Return a checked tensor, or what stands for one of numbers of an unknown kind."""
+    if isinstance(storage, Opaque):
+        return storage
+    size, stride, (offset,) = _sides(size), _sides(stride), _sides([offset])
+    if not isinstance(storage, Storage) or len(size) != len(stride):
+        raise TypeError("a tensor without numbers, or size and stride differ in length")
+    return Tensor(storage, offset, size, stride)
+
+
+def _sides(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_AXES:
+        raise TypeError("a size or stride is no short list")
+    if any(type(n) is not int or n < 0 for n in value):
+        raise TypeError("a size or stride is not made of whole numbers from 0")
+    return tuple(value)
+
+
+def _scalar(kind: Any, data: Any = b"") -> Any:
+    """Return a NumPy scalar as a plain number, or what stands for it."""
+    if isinstance(kind, Opaque) and isinstance(data, bytes):
+        code = kind.code.lstrip("<>|=")
+        if code[:1] in tuple("fiub") and code[1:] == str(len(data)) and len(data) in (1, 2, 4, 8):
+            return np.frombuffer(data, kind.code)[0].item()
+    return Opaque(SCALARS[0])
+
+
+# The machine
 
 
 class LimitedReader:
@@ -53,7 +234,7 @@ class LimitedReader:
         file: Open binary file; its position stays behind what was read.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         here = file.tell()
         self._file, self.left = file, min(MAX_PICKLE, file.seek(0, os.SEEK_END) - here)
         file.seek(here)
@@ -81,7 +262,7 @@ class Budget:
         size: Bytes of the file.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         self.memory, self.steps = allowance(size), MAX_STEPS
 
     def spend(self, count: int) -> None:
@@ -91,7 +272,9 @@ class Budget:
             raise UnsafePickleError("describes far more than its size")
 
 
-def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | None = None) -> Any:
+def run(
+    file: BinaryIO, persistent: Callable[[Any], Any] | None = None, budget: Budget | None = None
+) -> Any:
     """Return what one pickle describes: plain values, tensors, and :class:`Opaque` for the rest.
 
     Args:
@@ -107,7 +290,7 @@ def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | Non
     budget = budget or Budget(reader.left)
     machine = _Machine(persistent, budget)
     try:
-        for operation, argument, _ in pickletools.genops(reader):
+        for operation, argument, _ in pickletools.genops(cast(Any, reader)):
             budget.steps -= 1
             if budget.steps < 0:
                 raise UnsafePickleError(f"has more than {MAX_STEPS} instructions")
@@ -125,8 +308,10 @@ def run(file: BinaryIO, persistent: Callable | None = None, budget: Budget | Non
 class _Machine:
     """The stack machine; :meth:`step` carries one instruction out."""
 
-    def __init__(self, persistent: Callable | None, budget: Budget):
-        self.stack, self._marks, self._memo = [], [], {}
+    def __init__(self, persistent: Callable[[Any], Any] | None, budget: Budget) -> None:
+        self.stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[Any, Any] = {}
         self._persistent, self._spend = persistent, budget.spend
 
     def step(self, name: str, argument: Any) -> None:
@@ -157,14 +342,14 @@ class _Machine:
                 raise UnsafePickleError(f"uses the instruction {name}, which no state dict needs")
             action(argument)
 
-    def _take(self, count: int) -> list:
+    def _take(self, count: int) -> list[Any]:
         if not 0 <= count <= len(self.stack):
             raise IndexError("empty stack")
         taken = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return taken
 
-    def _since_mark(self) -> list:
+    def _since_mark(self) -> list[Any]:
         taken = self._take(len(self.stack) - self._marks.pop())
         self._spend(16 * len(taken))
         return taken
@@ -211,7 +396,7 @@ class _Machine:
     def _do_appends(self, _: Any) -> None:
         self._extend(self._since_mark())
 
-    def _extend(self, items: list) -> None:
+    def _extend(self, items: list[Any]) -> None:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
         elif not isinstance(self.stack[-1], Opaque):
@@ -223,7 +408,7 @@ class _Machine:
     def _do_setitems(self, _: Any) -> None:
         self._set(self._since_mark())
 
-    def _set(self, items: list) -> None:
+    def _set(self, items: list[Any]) -> None:
         target = self.stack[-1].items if isinstance(self.stack[-1], Opaque) else self.stack[-1]
         if not isinstance(target, dict):
             raise TypeError("sets items of something other than a dict")

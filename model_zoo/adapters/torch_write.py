@@ -8,10 +8,12 @@ from __future__ import annotations
 import struct
 import sys
 import zipfile
+from typing import Any, Iterable, Mapping
 
 import numpy as np
 
 from gluon_attn.core.files import atomic_path
+from gluon_attn.core.text import PathLike
 
 ALIGNMENT = 64  # bytes; with it torch.load(mmap=True) works
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
@@ -20,15 +22,11 @@ ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # name the class, no arguments,
 ROOT = "archive"
 
 
-def write_torch(arrays, path):
+def write_torch(arrays: Mapping[str, Any], path: PathLike) -> None:
     """Write a state dict, atomically; the same arrays always give the same bytes.
 
-    Args:
-        arrays: ``{name: NumPy array}``; formats as in ``STORAGES``.
-        path: Destination.
-
     Raises:
-        ValueError: A format that PyTorch's storages do not have.
+        ValueError: A format that PyTorch's storages (``STORAGES``) do not have.
         OSError: It could not be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -36,22 +34,18 @@ def write_torch(arrays, path):
         if array.dtype.name not in STORAGES:
             valid = ", ".join(STORAGES)
             raise ValueError(f"cannot save {path}: '{name}' is {array.dtype}; valid are {valid}")
-    members = {"data.pkl": _pickle(arrays), "byteorder": sys.byteorder.encode()}
+    members: dict[str, Any] = {"data.pkl": _pickle(arrays), "byteorder": sys.byteorder.encode()}
     members.update((f"data/{i}", array) for i, array in enumerate(arrays.values()))
     members["version"] = b"3\n"
-    with atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in members.items():
                 data = data if isinstance(data, bytes) else data.tobytes()
-                archive.writestr(_member(f"{ROOT}/{name}", archive.fp.tell()), data)
+                archive.writestr(_member(f"{ROOT}/{name}", file.tell()), data)
 
 
-def _member(name, position):
-    """Return a member whose data begin at a multiple of the alignment.
-
-    Args:
-        position: Where the member's header begins in the file.
-    """
+def _member(name: str, position: int) -> zipfile.ZipInfo:
+    """Return a member, its header at a position, whose data begin at a multiple of ALIGNMENT."""
     info = zipfile.ZipInfo(name)  # dated 1980, so that equal arrays make equal files
     begin = position + 30 + len(name)  # the fixed part of a header has 30 bytes
     gap = -(begin + 4) % ALIGNMENT
@@ -59,7 +53,7 @@ def _member(name, position):
     return info
 
 
-def _pickle(arrays):
+def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the pickle of an ordered dict of tensors, protocol 2."""
     parts = [b"\x80\x02", ORDERED_DICT, b"("]
     for key, (name, array) in enumerate(arrays.items()):
@@ -67,7 +61,7 @@ def _pickle(arrays):
     return b"".join(parts) + b"u."
 
 
-def _tensor(key, array):
+def _tensor(key: str, array: np.ndarray) -> bytes:
     strides = [step // array.itemsize for step in array.strides]
     storage = (
         b"(" + _text("storage") + f"ctorch\n{STORAGES[array.dtype.name]}\n".encode()
@@ -78,16 +72,16 @@ def _tensor(key, array):
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + window + no_gradient + b"tR"
 
 
-def _text(value):
+def _text(value: str) -> bytes:
     data = value.encode("utf-8")
     return b"X" + struct.pack("<I", len(data)) + data
 
 
-def _number(value):
+def _number(value: int) -> bytes:
     if value < 1 << 31:
         return b"J" + struct.pack("<i", value)
     return b"\x8a\x08" + struct.pack("<q", value)
 
 
-def _tuple(values):
+def _tuple(values: Iterable[int]) -> bytes:
     return b"(" + b"".join(map(_number, values)) + b"t"

@@ -399,7 +399,7 @@ JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts 
     "gluon_attn/export/sidecar.py", "gluon_attn/export/writer.py",
     "gluon_attn/core/files.py",
     "gluon_attn/nets/graph.py", "gluon_attn/core/recipe.py", "gluon_attn/runtime.py",
-    "model_zoo/adapters/safe_tensors.py",
+    "model_zoo/adapters/safetensors.py",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from gluon_attn.tasks.images import ImageFile, read_boxes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train import trained as load
 from model_zoo.store import BUILTIN
-from model_zoo.weight_table import parse_table
+from model_zoo.transfer import parse_table
 from tools.experiments import results_page
 from tools.site import demo
 from tools.site.gallery import _listed
@@ -257,7 +257,7 @@ OWN_READERS = {
 OWN_LISTINGS = {
     "gluon_attn/data/scan.py", "gluon_attn/core/files.py", "gluon_attn/core/recipe.py",
     "gluon_attn/env/environment.py", "gluon_attn/env/libraries.py", "gluon_attn/export/sidecar.py",
-    "gluon_attn/export/parity.py", "model_zoo/store.py", "model_zoo/adapters/files.py",
+    "gluon_attn/export/parity.py", "model_zoo/store.py", "model_zoo/adapters/read.py",
 }  # fmt: skip
 
 

@@ -22,8 +22,7 @@ from gluon_attn.export.writer import add_variants
 from gluon_attn.task import TASKS
 from gluon_attn.tasks.forms import Forms, check_forms
 from model_zoo import get_model, list_models
-from model_zoo.factories_attention import small_resnet
-from model_zoo.names import MODELS
+from model_zoo.registry import MODELS, small_resnet
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -365,7 +365,8 @@ before = matplotlib.rcParams.copy()  # dict() would ask for the backend, which l
 from gluon_attn.figures import bars, curves, heatmaps
 curves.pr_curves(np.eye(2), np.eye(2), None, ["a", "b"], path=sys.argv[1] + "/a.png")
 image = np.zeros((8, 8, 3), np.uint8)
-heatmaps.heatmap_grid([image], np.eye(4).reshape(1, 4, 2, 2), list("abcd"), [[0.5] * 4], labels=None,
+heatmaps.heatmap_grid([image], np.eye(4).reshape(1, 4, 2, 2), list("abcd"), [[0.5] * 4],
+                      labels=None,
                       path=sys.argv[1] + "/b.png")
 assert matplotlib.rcParams.copy() == before, "settings changed"
 assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"

@@ -20,9 +20,10 @@ from gluon_attn.nets import resnet, wide_resnet
 from gluon_attn.nets.vgg import VGG_DEPTHS, vgg
 from gluon_attn.train.build import initialize_net, load_recipe
 from model_zoo import get_model
-from model_zoo.adapters import SCHEMES, guess_net, load_foreign, read_arrays, save_foreign
+from model_zoo.adapters import SCHEMES, guess_net, read_arrays
+from model_zoo.adapters.convert import load_foreign, save_foreign
+from model_zoo.adapters.names import to_foreign, translate
 from model_zoo.adapters.tables import TABLES, VAA_FILES, names_of
-from model_zoo.adapters.translate import to_foreign, translate
 from model_zoo.params_io import load_backbone, load_into, save_params
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert.py"

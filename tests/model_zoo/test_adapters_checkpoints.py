@@ -19,8 +19,8 @@ import pytest
 from adapters_helpers import Stored, pickled, write_stream, write_tar, write_zip
 
 from model_zoo.adapters import read_arrays
+from model_zoo.adapters.torch import read_checkpoint, read_torch
 from model_zoo.adapters.torch_pickle import MAX_STEPS
-from model_zoo.adapters.torch_read import read_checkpoint, read_torch
 from model_zoo.params_io import load_into
 
 WRITERS = {"zip": write_zip, "stream": write_stream}

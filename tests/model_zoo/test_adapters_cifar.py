@@ -16,8 +16,9 @@ from reference.cifar_resnet import forward, random_state
 
 from gluon_attn.core.files import sha256_of
 from model_zoo import get_model
-from model_zoo.adapters import convert, guess_net, load_foreign, read_arrays, save_foreign
-from model_zoo.adapters.made import EPSILON
+from model_zoo.adapters import guess_net, read_arrays
+from model_zoo.adapters.convert import convert, load_foreign, save_foreign
+from model_zoo.adapters.tables import EPSILON
 
 SMALL = {"depth": 8, "width": 16}
 # Folder with cifar10-lossless and weights; see docs/weights.md.

@@ -18,9 +18,9 @@ import pytest
 from adapters_helpers import Stored, fake_torch, pickled, write_stream, write_tar, write_zip
 
 from model_zoo.adapters import read_arrays
-from model_zoo.adapters.files import reader_of
-from model_zoo.adapters.safe_tensors import read_safetensors, write_safetensors
-from model_zoo.adapters.torch_read import read_torch
+from model_zoo.adapters.read import reader_of
+from model_zoo.adapters.safetensors import read_safetensors, write_safetensors
+from model_zoo.adapters.torch import read_torch
 from model_zoo.adapters.torch_write import write_torch
 
 WRITERS = {"zip": write_zip, "stream": write_stream}

@@ -16,8 +16,8 @@ import pytest
 from adapters_helpers import filled, write_tar
 
 from model_zoo import get_model
-from model_zoo.adapters import load_foreign, save_foreign
-from model_zoo.adapters.torch_read import read_torch
+from model_zoo.adapters.convert import load_foreign, save_foreign
+from model_zoo.adapters.torch import read_torch
 from model_zoo.params_io import load_backbone
 
 torch = pytest.importorskip("torch")

@@ -15,7 +15,8 @@ from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, ResNetV1
 from process_helpers import run_python
 
 from gluon_attn.core.files import sha256_of
-from model_zoo.params_io import load_backbone, load_into, read_params, save_params
+from model_zoo.adapters.read import read_params
+from model_zoo.params_io import load_backbone, load_into, save_params
 
 ROOT = str(Path(__file__).resolve().parents[2])
 

@@ -14,7 +14,6 @@ from formats import tiny_reid  # noqa: F401
 from formats.tiny import write_tiny
 from training_helpers import checkpoint_arrays
 
-import model_zoo.factories_reid  # noqa: F401  (registers its models)
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.data import DATASETS, BadImageError, open_dataset, prepare  # noqa: F401

@@ -20,7 +20,7 @@ from gluon_attn.train import run as training
 from gluon_attn.train.run import Settings, train
 from gluon_attn.train.trained import take_weights
 from model_zoo import get_model, store
-from model_zoo.params_io import read_arrays
+from model_zoo.adapters.read import read_arrays
 
 VALUES = {"options": {"phase1_epochs": 0, "history_start": 0, "history_weights": 2}, "epochs": 1}
 

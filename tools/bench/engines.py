@@ -63,7 +63,7 @@ def arguments_of(model: str, options: dict | None = None) -> dict:
     Raises:
         ValueError: Unknown model.
     """
-    from model_zoo.names import MODELS
+    from model_zoo.registry import MODELS
 
     signature = inspect.signature(MODELS.get(model.lower()))
     return dict({k: p.default for k, p in signature.parameters.items()}, **(options or {}))
@@ -360,7 +360,7 @@ def save_for_torch(spec: Spec) -> list[str]:
     from tools.bench import torch_nets
 
     module = torch_nets.build(**spec["arguments"])  # says at once if PyTorch is missing
-    from model_zoo.params_io import read_params
+    from model_zoo.adapters.read import read_params
 
     params = read_params(spec["products"]["export"][1])
     arrays = {name: value.asnumpy() for name, value in params.items()}

@@ -23,9 +23,9 @@ from gluon_attn.core.text import read_json
 from gluon_attn.tasks import data as evaluation
 from gluon_attn.train import trained as load
 from model_zoo import MODELS, get_model, store
-from model_zoo.names import trained_options
 from model_zoo.params_io import load_into
-from model_zoo.weight_table import SCHEMA_VERSION, WeightEntry, parse_table
+from model_zoo.registry import trained_options
+from model_zoo.transfer import SCHEMA_VERSION, WeightEntry, parse_table
 from tools.experiments.results_page import replace_block
 from tools.site.cards import MEASURES, Entry, Known, card, headline, table, use_of
 

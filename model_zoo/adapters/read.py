@@ -1,4 +1,4 @@
-"""Opening weight files of any kind, by their first bytes."""
+"""Opening weight files of any kind, by their first bytes: MXNet's own and other packages'."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import contextlib
 import os
 import re
 import zipfile
+from typing import Any, Callable, Dict, Iterable
 
 import mxnet as mx
 import numpy as np
 
-from model_zoo.adapters.safe_tensors import is_safetensors, read_safetensors
+from gluon_attn.core.errors import REMEDY
+from gluon_attn.core.reading import PARAMS_MAGIC, load_params
+from gluon_attn.core.text import PathLike
+from model_zoo.adapters.safetensors import is_safetensors, read_safetensors
 from model_zoo.adapters.tables import VAA_FILES
-from model_zoo.adapters.torch_read import is_torch, read_checkpoint, read_torch
+from model_zoo.adapters.torch import is_torch, read_checkpoint, read_torch
+
+Params = Dict[str, Any]  # NDArrays by name
 
 # What the repository and its users call the backbone's file; the prefix of saved names.
 BACKBONE = re.compile(r"backbone_resnet|base_resnet", re.I)
@@ -20,7 +26,7 @@ OLD_PREFIX = re.compile(r"^(resnetv1\d+|(hybrid)?sequential\d+)_")
 COUNTED = {0: "conv", 1: "batchnorm", 2: "activation"}  # layers of the modules come in threes
 
 
-def read_arrays(path, key=None):
+def read_arrays(path: PathLike, key: str | None = None) -> Params:
     """Return the arrays of a weight file by name, as NDArrays on the CPU.
 
     Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
@@ -34,8 +40,6 @@ def read_arrays(path, key=None):
         FileNotFoundError: No such file.
         ValueError: None of these, damaged, unsafe, or with NaN or infinite values.
     """
-    from model_zoo.params_io import check_finite, read_params
-
     path = os.fspath(path)
     read = None if os.path.isdir(path) else reader_of(path)
     if key is not None and read is not read_torch:
@@ -74,14 +78,14 @@ def is_checkpoint(path: str) -> bool:
 def beside(path: str, key: str | None = None) -> str:
     """Return in words what a PyTorch checkpoint holds beside its weights; '' for other files.
 
-    Args, Raises: See :func:`read_arrays`.
+    See :func:`read_arrays`.
     """
     if reader_of(os.fspath(path)) is not read_torch:
         return ""
     return read_checkpoint(os.fspath(path), key)[1]
 
 
-def reader_of(path):
+def reader_of(path: str) -> Callable[..., dict[Any, np.ndarray]] | None:
     """Return the function that reads a foreign weight file, or None if it is none."""
     if not os.path.isfile(path):
         return None
@@ -95,7 +99,7 @@ def reader_of(path):
     return read_safetensors if path.endswith(".safetensors") else None
 
 
-def read_vaa_folder(folder):
+def read_vaa_folder(folder: str) -> Params:
     """Return the parameters of VAA's repository, as ``fsr_stage_2/conv0_weight`` and so on.
 
     They are ten files: the backbone, and for each attention module (stage 2, 3, 4) attention
@@ -107,7 +111,7 @@ def read_vaa_folder(folder):
         ValueError: Two files for one part, two parameters for one layer, or a damaged file.
     """
     names = sorted(n for n in os.listdir(folder) if n.endswith(".params") and n[0] != ".")
-    params = {}
+    params: Params = {}
     for part in VAA_FILES:
         word = BACKBONE if part == "backbone_resnet" else re.compile(re.escape(part))
         found = [n for n in names if word.search(n)]
@@ -121,16 +125,14 @@ def read_vaa_folder(folder):
     return params
 
 
-def _read_vaa_part(path, part):
+def _read_vaa_part(path: str, part: str) -> Params:
     """Return the parameters of one of the repository's files, as ``part/conv0_weight``."""
-    from model_zoo.params_io import read_params
-
     arrays = read_params(path)
     names = {name: _counted(OLD_PREFIX.sub("", name)) for name in arrays}
     if part == "backbone_resnet" and not any(n.startswith("dense1_") for n in names.values()):
         # The net was built with a second classifier; in a file of it alone it may be the first.
         names = {name: re.sub("^dense0_", "dense1_", short) for name, short in names.items()}
-    origins = {}
+    origins: dict[str, str] = {}
     for name, short in names.items():
         first = origins.setdefault(short, name)
         if first != name:
@@ -141,7 +143,7 @@ def _read_vaa_part(path, part):
     return {f"{part}/{names[name]}": data for name, data in arrays.items()}
 
 
-def _counted(name):
+def _counted(name: str) -> str:
     """Return the counted name that MXNet gave until 1.3 for one of a later release."""
     structural = re.fullmatch(r"(\d+)\.(\w+)", name)
     if structural:
@@ -151,9 +153,82 @@ def _counted(name):
     return name
 
 
-def _to_mxnet(array):
+def _to_mxnet(array: np.ndarray) -> Any:
     """Return an NDArray; large ones share the memory."""
     if array.dtype.name not in ("float32", "int64", "int32", "int8", "uint8"):
         array = array.astype(np.float32)
     plain = array.ndim and array.size
     return mx.nd.from_numpy(array) if plain else mx.nd.array(array, dtype=array.dtype)
+
+
+# MXNet's own files
+
+
+def read_params(path: PathLike) -> Params:
+    """Return the arrays of a parameter file by name, without ``arg:`` and ``aux:``.
+
+    They are NDArrays on the CPU, in the order of the file. ``mx.nd.load`` is not used: it takes
+    memory for whatever a damaged file promises.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a parameter file, truncated, empty, or with NaN or infinite values.
+    """
+    path = os.fspath(path)
+    _check_head(path)
+    arrays = load_params(path)
+    if len(arrays) == 0:
+        raise ValueError(
+            f"{path}: holds no parameters. An export before the first forward pass writes such "
+            "files: run the net once, then export or save again"
+        )
+    if not isinstance(arrays, dict):
+        raise ValueError(f"{path}: {len(arrays)} arrays without names; save a dict of arrays")
+    params = {re.sub("^(arg|aux):", "", name): data for name, data in arrays.items()}
+    if len(params) != len(arrays):
+        raise ValueError(f"{path}: the same name both as arg: and aux:; export it again")
+    check_finite(params, path)
+    return params
+
+
+def check_finite(params: Params, path: str) -> None:
+    """Check that arrays by name hold neither NaN nor infinite values.
+
+    Raises:
+        ValueError: Names those that do.
+    """
+    bad = [name for name, data in params.items() if not _finite(data)]
+    if bad:
+        raise ValueError(
+            f"{path}: NaN or infinite values in {some(bad)}. The training that wrote it "
+            "diverged, or the file is damaged: take an earlier checkpoint, or " + REMEDY
+        )
+
+
+def _check_head(path: str) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such parameter file")
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if not head:
+        raise ValueError(f"{path}: empty file; {REMEDY}")
+    if head[:8] != PARAMS_MAGIC[: len(head[:8])]:
+        raise ValueError(
+            f"{path}: not an MXNet parameter file (it begins with {head!r}). Valid are files of "
+            "save_parameters and the -0000.params of export; unpack zip archives first"
+        )
+
+
+def _finite(data: Any) -> bool:
+    kind = np.dtype(data.dtype).kind
+    if kind in "iub":
+        return True
+    values = (data if kind == "f" else data.astype("float32")).asnumpy()  # "V" is bfloat16
+    return bool(np.isfinite(values).all())
+
+
+def some(items: Iterable[str], limit: int = 4) -> str:
+    """Return the first few items, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

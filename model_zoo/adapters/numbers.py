@@ -1,13 +1,13 @@
-"""Number formats of foreign weight files as NumPy arrays; all floats become float32."""
+"""Number formats of weight files as NumPy arrays; all floats become float32."""
 
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import numpy as np
 
-MAX_NUMBERS = 1 << 30  # of all tensors of a file; the largest VGG has 0.14 * 2**30
-MAX_AXES = 32  # of an array, NumPy's limit
+from model_zoo.adapters.torch_pickle import MAX_AXES, MAX_NUMBERS
 
 # Format -> NumPy type in the file. NumPy has no bfloat16: its 16 bits are read as a number.
 FORMATS = {
@@ -17,12 +17,12 @@ FORMATS = {
 }  # fmt: skip
 
 
-def item_size(kind):
+def item_size(kind: str) -> int:
     """Return the bytes of one number of a format."""
     return np.dtype(FORMATS[kind]).itemsize
 
 
-def is_possible(shape):
+def is_possible(shape: Sequence[int]) -> bool:
     """Tell whether NumPy and MXNet can make an array of a shape, a tuple of whole numbers from 0.
 
     An empty array needs no bytes in the file that its other sides could be held against, and
@@ -31,7 +31,7 @@ def is_possible(shape):
     return len(shape) <= MAX_AXES and math.prod(side or 1 for side in shape) <= MAX_NUMBERS
 
 
-def from_bytes(data, kind, big_endian=False):
+def from_bytes(data: bytes, kind: str, big_endian: bool = False) -> np.ndarray:
     """Return the numbers of a buffer, without copying: still in the file's format.
 
     Args:
@@ -43,7 +43,7 @@ def from_bytes(data, kind, big_endian=False):
     return np.frombuffer(data, dtype.newbyteorder(">") if big_endian else dtype)
 
 
-def to_float32(array, kind):
+def to_float32(array: np.ndarray, kind: str) -> np.ndarray:
     """Return an array of :func:`from_bytes` as a contiguous copy: floats in float32.
 
     Whole numbers keep their type. bfloat16 is the upper half of a float32, so it is widened

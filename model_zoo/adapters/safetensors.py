@@ -11,12 +11,14 @@ import json
 import math
 import os
 import struct
+from typing import Any, Mapping
 
 import numpy as np
 
 from gluon_attn.core.errors import one_line
 from gluon_attn.core.files import atomic_path
-from model_zoo.adapters.floats import from_bytes, is_possible, item_size, to_float32
+from gluon_attn.core.text import PathLike
+from model_zoo.adapters.numbers import from_bytes, is_possible, item_size, to_float32
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 PLAIN_HEADER = 4 << 20  # bytes that a header may have in a file of any size
@@ -28,7 +30,7 @@ KINDS = {
 NAMES = {np.dtype(name): key for key, name in KINDS.items() if name not in ("bfloat16", "bool")}
 
 
-def is_safetensors(head):
+def is_safetensors(head: bytes) -> bool:
     """Tell by a file's first 16 bytes whether it is a safetensors file, be it a damaged one.
 
     The format demands ``{`` after the header's length, whose upper four bytes are zero. In a zip
@@ -39,7 +41,7 @@ def is_safetensors(head):
     return 2 <= length <= MAX_HEADER and head[8:9] == b"{" and head[9:10] in b'"} \t\r\n'
 
 
-def read_safetensors(path):
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file by name; all floats as float32.
 
     Raises:
@@ -58,7 +60,8 @@ def read_safetensors(path):
         table = _table(text, path)
         data = file.read()
     table.pop("__metadata__", None)
-    arrays, end = {}, 0
+    arrays: dict[str, np.ndarray] = {}
+    end = 0
     # The numbers lie one after another, without gaps: so they cannot overlap.
     for name, (kind, shape, begin, stop) in sorted(
         ((n, _entry(n, entry, path)) for n, entry in table.items()), key=lambda item: item[1][2:]
@@ -74,19 +77,17 @@ def read_safetensors(path):
     return {name: arrays[name] for name in table}
 
 
-def write_safetensors(arrays, path):
+def write_safetensors(arrays: Mapping[str, Any], path: PathLike) -> None:
     """Write arrays, atomically; the same arrays always give the same bytes.
 
-    Args:
-        arrays: ``{name: NumPy array}``; formats as in ``NAMES``: floats and whole numbers.
-        path: Destination.
-
     Raises:
-        ValueError: Another format, such as bool or complex numbers.
+        ValueError: A format that is not in ``NAMES``, such as bool or complex numbers.
         OSError: It could not be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    table, end = {"__metadata__": {"format": "pt"}}, 0  # without it some readers refuse the file
+    # without the first entry some readers refuse the file
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
         kind = NAMES.get(array.dtype.newbyteorder("="))
@@ -103,8 +104,8 @@ def write_safetensors(arrays, path):
                 file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
-def _table(text, path):
-    def unique(pairs):
+def _table(text: bytes, path: str) -> dict[str, Any]:
+    def unique(pairs: Any) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
             raise ValueError("a name occurs twice")
         return dict(pairs)
@@ -118,7 +119,7 @@ def _table(text, path):
     return table
 
 
-def _entry(name, entry, path):
+def _entry(name: str, entry: Any, path: str) -> tuple[str, tuple[int, ...], int, int]:
     """Return ``(kind, shape, begin, end)`` of a checked entry."""
     entry = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
