@@ -26,7 +26,7 @@ esac
 # Everything that the environment is made from; the folder, because it is written into it.
 recipe() {
     echo "$stack $PWD"
-    cksum requirements*.txt constraints.txt setup.py tools/bootstrap.sh
+    cksum requirements*.txt constraints.txt tools/bootstrap.sh
 }
 same_python() { [ -z "${PYTHON:-}" ] || [ "$PYTHON" = "$(cat "$chosen" 2>/dev/null)" ]; }
 is_ready() {
@@ -114,6 +114,17 @@ fi
 # The checkout itself: importable from anywhere in this environment, edits take effect at once.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 printf '%s\n' "$PWD" >"$site/gluon_attn_checkout.pth"
+# The command, as pip writes it where the path of a Python may have spaces.
+case $venv in /*) bin=$venv/bin ;; *) bin=$PWD/$venv/bin ;; esac
+cat >"$bin/gluon-attn" <<END
+#!/bin/sh
+'''exec' "$bin/python" "\$0" "\$@"
+' '''
+from gluon_attn.cli.main import main
+
+main()
+END
+chmod +x "$bin/gluon-attn"
 
 # A bare Debian lacks libraries that MXNet's wheel expects; other wheels here bring them.
 "$venv/bin/python" -m gluon_attn.runtime --link-libraries >&2 || true

@@ -1,7 +1,5 @@
 """Convert weight files: gluon_attn.cli.convert."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

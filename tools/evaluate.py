@@ -1,7 +1,5 @@
 """Evaluate a run, an export or a zoo model: gluon_attn.cli.evaluate."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Export a run or a zoo model: gluon_attn.cli.export."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Predict from an export directory: gluon_attn.cli.predict."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

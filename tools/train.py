@@ -1,7 +1,5 @@
 """Train any recipe on any data set: gluon_attn.cli.train."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,10 +1,7 @@
 """Train VAA (or another recipe) on WIDER-Attribute.
 
-    python tools/train_wider.py --data-dir WIDER --save-dir runs/vaa \\
-        --base-params resnet101_v1-d988c13d.params
+python tools/train_wider.py --data-dir WIDER --save-dir RUN --base-params resnet101_v1.params
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path

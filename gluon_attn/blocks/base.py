@@ -26,7 +26,6 @@ from gluon_attn.blocks.gates import apply_map
 from gluon_attn.core.registry import Registry
 
 Tensor = Any  # NDArray or Symbol
-PLACES = ("branch", "inner")
 
 
 class BlockRegistry(Registry):

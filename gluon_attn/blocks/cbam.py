@@ -48,7 +48,6 @@ class SpatialGate(HybridBlock):
             )
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the map."""
         pooled = F.concat(*pool_channels(F, x, self._channels), dim=1)
         return F.sigmoid(self.norm(self.conv(pooled)))
 

@@ -54,7 +54,6 @@ class ECAGate(HybridBlock):
             )  # fmt: skip
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the map."""
         row = F.transpose(global_mean(F, x), axes=(0, 2, 1, 3))  # (B, 1, C, 1): C is a height
         return F.sigmoid(F.transpose(self.conv(row), axes=(0, 2, 1, 3)))
 

@@ -154,7 +154,6 @@ class ChannelGate(HybridBlock):
         return self.expand(self.reduce(F.Flatten(pooled)))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the map."""
         scores = [self._score(F, pool(F, x)) for pool in self._pools]
         total = F.broadcast_add(*scores) if len(scores) > 1 else scores[0]
         return F.reshape(F.sigmoid(total), shape=(0, 0, 1, 1))

@@ -37,7 +37,6 @@ class SRMGate(HybridBlock):
             parameter.wd_mult = 0.0
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the map."""
         mean = global_mean(F, x)
         # The variance does not change with the mean it is taken about, to first order: no gradient.
         centred = F.broadcast_sub(x, spread(F, "channel", F.BlockGrad(mean), x))

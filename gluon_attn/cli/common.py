@@ -14,8 +14,9 @@ from gluon_attn.core.errors import describe
 
 EXPECTED = (ValueError, OSError, ImportError)
 TRACEBACK = "GLUON_ATTN_TRACEBACK"
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
-SCRIPTS = {"prepare": "prepare_data"}  # in tools/, where the name is another
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+OURS = tuple(os.path.join(ROOT, name, "") for name in ("gluon_attn", "model_zoo", "tools"))
+PROGRAMS = ("gluon-attn", "python -m gluon_attn")
 COMMANDS = {
     "train": "train a recipe on a data set",
     "evaluate": "score and analyse a run, an export or a zoo model",
@@ -40,12 +41,8 @@ def run(main: Callable[[], int | None]) -> None:
 def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Call ``main()`` and return the exit status.
 
-    Whatever goes wrong becomes one line and status 2, Ctrl-C status 130. A console that lacks
-    characters and a pipe that is closed early are no errors.
-
-    Args:
-        main: Does the work; returns the exit status, or None for 0.
-        interrupted: What is said after Ctrl-C.
+    Whatever goes wrong becomes one line and status 2; Ctrl-C says ``interrupted``, status 130. A
+    console that lacks characters and a pipe that is closed early are no errors.
     """
     errors.prepare_console()
     try:
@@ -65,8 +62,7 @@ def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") 
 def _one_line(error: Exception) -> str:
     """Return an error in one line.
 
-    One that no user can expect, as libraries raise on contents that they do not expect, comes with
-    the files that the command was given, and with the place in our code.
+    An unexpected one comes with the files that the command was given and the place in our code.
     """
     text = " ".join(describe(error).split())
     if isinstance(error, EXPECTED):
@@ -75,7 +71,7 @@ def _one_line(error: Exception) -> str:
     given = [word for word in given if os.path.exists(word) and word not in text]
     text += f", with {', '.join(given)}" if given else ""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if frame.filename.startswith(ROOT)] or frames
+    ours = [frame for frame in frames if frame.filename.startswith(OURS)] or frames
     place = os.path.relpath(ours[-1].filename, ROOT)
     return f"{text} ({place}, line {ours[-1].lineno}; {TRACEBACK}=1 shows how it came to that)"
 
@@ -92,7 +88,7 @@ def add_data_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of everything that reads a data set."""
     flags.add_argument(
         "--data-dir", required=True, metavar="DIR",
-        help="official data set tree, packed folder (tools/prepare_data.py) or list folder",
+        help=f"official data set tree, packed folder ({called('prepare')}) or list folder",
     )  # fmt: skip
     flags.add_argument(
         "-j", "--num-workers", type=int, default=os.cpu_count(), metavar="N",
@@ -115,12 +111,7 @@ def add_device_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def add_source_flags(parser: argparse.ArgumentParser, export: str) -> None:
-    """Add where a trained net comes from: ``--run``, ``--model`` with its weights, ``--export``.
-
-    Args:
-        parser: Argument parser.
-        export: Help text of ``--export``.
-    """
+    """Add where a net comes from: ``--run``, ``--model``, ``--export`` with this help text."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", help="folder of a training run (best epoch)")
     source.add_argument("--model", metavar="NAME", help="zoo model, with --params or --pretrained")
@@ -144,7 +135,9 @@ def parse(
         if action.nargs in ("+", "*") and action.metavar != "key=value"
         for name in action.option_strings
     }  # fmt: skip
-    moved, kept, flag = [], [], None
+    moved: list[str] = []
+    kept: list[str] = []
+    flag = None
     for word in words:
         flag = word if word.startswith("-") else flag
         overrides = flag in several and OVERRIDE.match(word)
@@ -168,28 +161,22 @@ def device_of(args: argparse.Namespace) -> str:
     return f"gpu:{args.gpus}" if args.gpus else args.device
 
 
-def recipe_folder() -> str:
-    """Return the folder of the recipes."""
-    return os.path.join(ROOT, "tools", "recipes")
-
-
 def called(command: str) -> str:
     """Return how the user calls a command: as a script of a checkout, or of ``gluon-attn``.
 
     `gluon_attn.cli.main` puts program and command into ``sys.argv[0]``.
     """
-    program, blank, _ = sys.argv[0].rpartition(" ")
-    if blank and not sys.argv[0].endswith(".py"):
+    program, _, _ = sys.argv[0].rpartition(" ")
+    if program in PROGRAMS:
         return f"{program} {command}"
-    return f"python tools/{SCRIPTS.get(command, command)}.py"
+    return f"python tools/{'prepare_data' if command == 'prepare' else command}.py"
 
 
 def as_called(text: str) -> str:
     """Return a text that names scripts of a checkout with the commands that the user calls."""
-    commands = {script: command for command, script in SCRIPTS.items()}
 
     def replace(match: Match[str]) -> str:
-        name = commands.get(match[2], match[2])
+        name = {"prepare_data": "prepare", "train_wider": "train"}.get(match[2], match[2])
         return called(name) if name in COMMANDS else match[0]
 
-    return SCRIPT.sub(replace, text) if not called("").endswith(".py") else text
+    return text if called("").endswith(".py") else SCRIPT.sub(replace, text)

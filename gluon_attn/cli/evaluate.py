@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from gluon_attn.cli import common as cli
-from gluon_attn.task import Asked, Exported, Trained
+
+if TYPE_CHECKING:
+    from gluon_attn.task import Exported, Trained
 
 
 def flags() -> argparse.ArgumentParser:
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Predict the split, print the table and write the files."""
     args = cli.parse_source(flags(), arguments)
     from gluon_attn.runtime import contexts
+    from gluon_attn.task import Exported
     from gluon_attn.train import trained as load
 
     ctx = contexts(cli.device_of(args))
@@ -68,6 +71,7 @@ def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, ou
     Raises:
         FileNotFoundError, ValueError: The data are not there, or not what the net was made for.
     """
+    from gluon_attn.task import Asked, Trained
     from gluon_attn.tasks.data import open_for, reading_of, tell_other_data
 
     task = source.task

@@ -9,16 +9,17 @@ from typing import Sequence
 
 from gluon_attn import __version__
 from gluon_attn.cli import common as cli
+from gluon_attn.core.registry import unknown_name
 
 
 def usage(program: str) -> str:
     """Return the text that lists the commands."""
-    lines = [f"  {name:<9} {text}" for name, text in cli.COMMANDS.items()]
-    return "\n".join([
-        f"usage: {program} COMMAND ...", "",
-        "Five published visual-attention methods: train, evaluate, export, predict.", "",
-        *lines, "", f"{program} COMMAND --help shows the flags of a command.",
-    ])  # fmt: skip
+    commands = "\n".join(f"  {name:<9} {text}" for name, text in cli.COMMANDS.items())
+    return (
+        f"usage: {program} COMMAND ...\n\n"
+        "Five published visual-attention methods: train, evaluate, export, predict.\n\n"
+        f"{commands}\n\n{program} COMMAND --help shows the flags of a command."
+    )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +35,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(f"gluon-attn {__version__}")
         return 0
     if command not in cli.COMMANDS:
-        from gluon_attn.core.registry import unknown_name
-
         raise ValueError(unknown_name("command", command, cli.COMMANDS))
     sys.argv = [f"{program} {command}", *words[1:]]
     if command == "doctor":

@@ -14,4 +14,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     from model_zoo import list_models
 
-    print("\n".join(list_models(pretrained=True) if args.pretrained else list_models()))
+    print("\n".join(list_models(pretrained=args.pretrained)))

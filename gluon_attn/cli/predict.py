@@ -1,11 +1,11 @@
-"""Predict the attributes of people in pictures, from an export directory.
+"""Predict the attributes of people in images, from an export directory.
 
   python tools/predict.py runs/demo/export photo.jpg
-  python tools/predict.py runs/demo/export pictures/ --json result.json --heatmaps maps/
+  python tools/predict.py runs/demo/export images/ --json result.json --heatmaps maps/
   python tools/predict.py EXPORT WIDER/Image --boxes wider_attribute_test.json --csv -
-  python tools/predict.py EXPORT pictures/ --backend fastest --threads 4
+  python tools/predict.py EXPORT images/ --backend fastest --threads 4
 
-Without --boxes every picture should show one person. Errors end with code 2.
+Without --boxes every image should show one person. Errors end with code 2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("export", metavar="EXPORT", help="export directory")
-    parser.add_argument("images", metavar="IMG|DIR", nargs="+", help="pictures and folders")
+    parser.add_argument("images", metavar="IMG|DIR", nargs="+", help="images and folders")
     parser.add_argument(
         "--boxes",
         metavar="FILE",

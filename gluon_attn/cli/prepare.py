@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 from gluon_attn.cli import common as cli
 from gluon_attn.data import DATASETS, prepare
@@ -41,8 +42,8 @@ def flags(tiny: bool) -> argparse.ArgumentParser:
 
 def add_generators(commands: Any, with_tiny: bool) -> None:
     """Add the commands that write synthetic data."""
-    people = "draw pedestrians with the 14 attributes, in WIDER's on-disk format"
-    tasks = "draw the same people with 5 attributes, some of them with wrong labels; packed"
+    people = "synthetic pedestrians with the 14 attributes, in WIDER's on-disk format"
+    tasks = "the same people with 5 attributes, some of them with wrong labels; packed"
     digits = "compose scenes of handwritten digits, as lists"
     single = "compose scenes of one handwritten digit among distractors, one folder per class"
     chequers = "write a few chequers in a data set's official format, to try things out"
@@ -64,11 +65,11 @@ def add_generators(commands: Any, with_tiny: bool) -> None:
                 help="default: all cores")  # fmt: skip
         if kind == "digits_single":
             command.add_argument("--side", type=int, default=128, metavar="PIXELS",
-                help="side of the pictures, 16 to 128 (default: 128)")  # fmt: skip
+                help="side of the images, 16 to 128 (default: 128)")  # fmt: skip
         command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
         for split in ("train", "val", "test"):
             command.add_argument(f"--{split}", type=int, metavar="N",
-                help=f"number of pictures for {split}")  # fmt: skip
+                help=f"number of images for {split}")  # fmt: skip
         command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
         command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
@@ -79,23 +80,24 @@ def packing_options(command: argparse.ArgumentParser) -> None:
     add("--root", metavar="DIR", help="folder of the data set as published")
     add("--out", metavar="DIR", help="folder for the packed splits; not needed with --check")
     add("--splits", nargs="+", metavar="SPLIT", help="default: those that exist")
-    add("--size", type=int, default=256, help="side of the packed pictures (default: 256)")
+    add("--size", type=int, default=256, help="side of the packed images (default: 256)")
     add("--train-size", type=int, default=224, metavar="SIZE",
         help="largest crop you will train with; --size must exceed it (default: 224)")  # fmt: skip
     add("--quality", type=int, default=95, help="JPEG quality (default: 95)")
     add("-j", "--workers", type=int, metavar="N", help="threads (default: all cores)")
     add("--overwrite", action="store_true", help="pack again what is packed already")
     add("--on-bad-image", choices=("error", "skip"), default="error",
-        help="a missing or truncated picture stops the command, or is left out and listed "
+        help="a missing or truncated image stops the command, or is left out and listed "
         "(default: error)")  # fmt: skip
     add("--check", nargs="?", const=True, default=False, metavar="DIR",
-        help="read every picture (of DIR, or of --root) and report; pack nothing; exit code 1 if "
+        help="read every image (of DIR, or of --root) and report; pack nothing; exit code 1 if "
         "anything is wrong")  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None, write_tiny: Callable | None = None) -> int:
-    """Check, pack or generate; ``write_tiny`` is only there in a checkout."""
-    options = flags(write_tiny is not None).parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, tiny: str = "") -> int:
+    """Check, pack or generate; ``tiny`` names the module with ``write_tiny``, in a checkout."""
+    options = flags(bool(tiny)).parse_args(arguments)
+    write_tiny = importlib.import_module(tiny).write_tiny if tiny else None
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     again = "interrupted; the same command continues"
     return cli.status_of(lambda: prepare.run(options, print, write_tiny), again)

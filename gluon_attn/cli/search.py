@@ -10,7 +10,8 @@ python tools/train.py --recipe hoga_cifar10_resnet20 --data-dir CIFAR10 --save-d
 from __future__ import annotations
 
 import argparse
-from typing import Callable, Sequence
+import importlib
+from typing import Sequence
 
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import overrides_of, run_training, training_flags
@@ -44,22 +45,22 @@ def flags(compare: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, compare: Callable | None = None) -> None:
-    """Search, or compare; ``compare`` is only there in a checkout."""
-    args = cli.parse(flags(compare is not None), arguments)
+def main(arguments: Sequence[str] | None = None, comparison: str = "") -> None:
+    """Search, or compare; ``comparison`` names the module that does so, in a checkout."""
+    args = cli.parse(flags(bool(comparison)), arguments)
     from gluon_attn.train.build import load_recipe
 
     def make_search(overrides: list[str]) -> Recipe:
         return load_recipe(args.recipe, [*overrides_of(args), *overrides])
 
-    if compare and args.compare_with:
+    if args.compare_with:
         if args.init_from or args.base_params:
             raise ValueError("--init-from, --base-params: runs that are compared start from none")
 
         def make_training(overrides: list[str]) -> Recipe:
             return load_recipe(args.compare_with, overrides)
 
-        done = compare(
+        done = importlib.import_module(comparison).compare(
             make_search, make_training, args.data_dir, args.seeds, out=args.save_dir,
             ways=args.ways, workers=args.num_workers,
         )  # fmt: skip

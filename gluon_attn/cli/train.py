@@ -43,8 +43,8 @@ def training_flags(
     )
     flags.add_argument(
         "--recipe", default=default_recipe, required=default_recipe is None, metavar="NAME|FILE",
-        help="recipe from tools/recipes, or a file" + (" (default: %(default)s)" if default_recipe
-                                                      else ""),
+        help="name of a recipe (gluon-attn recipes lists them), or a file"
+        + (" (default: %(default)s)" if default_recipe else ""),
     )  # fmt: skip
     cli.add_data_flags(flags)
     flags.add_argument("--save-dir", required=True, metavar="DIR", help="where the run goes")

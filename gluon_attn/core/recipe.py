@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import json_of, read_text
@@ -32,53 +33,43 @@ class Recipe:
     """All settings of a training run but its paths and devices.
 
     Attributes:
-        method: Name of a registered method.
-        model: Name of a zoo model.
-        model_options: Further arguments of ``get_model``.
+        method: Name of a registered method; ``options`` are its own settings.
+        model: Zoo name; ``model_options`` are further arguments of ``get_model``.
         backbone: Zoo name of the published weights from which the backbone starts, such as
             ``efficientnet_lite0``; '' for a random start. ``--base-params FILE`` goes before it.
-        options: The method's own settings.
-        dataset: ``auto``, or the kind of data set (:data:`gluon_attn.data.DATASETS`).
-        data_options: Settings of the data set's reader, such as ``per_class`` of Caltech-256.
-        splits: Names of the splits for training, for validation and for the one evaluation at the
-            end. Papers that train on all of ``trainval`` and watch ``test`` need ``keep='last'``,
-            so that nothing is chosen on the test split.
+        dataset: ``auto``, or the kind (:data:`gluon_attn.data.DATASETS`); ``data_options`` are
+            settings of its reader, such as ``per_class`` of Caltech-256.
+        splits: For training, for validation and for the one evaluation at the end. Papers that
+            train on all of ``trainval`` and watch ``test`` need ``keep='last'``, so that nothing is
+            chosen on the test split.
         attributes: Names of the attributes to train on; none means all.
         unspecified: Unspecified training labels: ``negative`` or ``masked``.
         input_size: Side of the square network input in pixels.
         resize: Side to which crops are resized first.
-        crop_min: Smallest side of the random square training crop, at scale ``resize``.
-        crop_max: Largest side of the same.
+        crop_min, crop_max: Sides of the random square training crop, at scale ``resize``.
         mirror: Whether training crops are mirrored half of the time.
-        augment: How training pictures are cut: ``crop`` (random square, ``crop_min`` to
-            ``crop_max``), ``pad`` (CIFAR: ``pad`` black pixels around ``input_size``, then a piece
-            of that size) or ``inception`` (ImageNet: random area and shape).
-        pad: Pixels on each side for ``pad``.
-        area_min: Smallest share of the picture's area for ``inception``.
+        augment: ``crop`` (random square, ``crop_min`` to ``crop_max``), ``pad`` (CIFAR: ``pad``
+            black pixels around ``input_size``, then a piece of that size) or ``inception``
+            (ImageNet: random shape and area, at least the share ``area_min``).
         eval_crop: Side of the centre crop for evaluation, at scale ``resize``.
-        keep_aspect: Whether evaluation brings the shorter side to ``resize``; otherwise pictures
+        keep_aspect: Whether evaluation brings the shorter side to ``resize``; otherwise images
             become squares of that side, as they do for training.
-        mean: Per RGB channel, in 0–255 units.
-        std: Per RGB channel, in 0–255 units.
+        mean, std: Per RGB channel, in 0–255 units.
         epochs: Epochs in all phases together.
         iterations_per_epoch: Updates between two validations, for papers that count iterations; 0:
             an epoch is one pass over the training data.
         score: What is best on the validation split, and what ``plateau`` watches: ``mAP``, ``mA``
             or ``accuracy``; for single-label data ``top1`` (the same as ``accuracy``) or ``top5``.
         keep: Which epoch's weights the run keeps: ``best`` by ``score``, or ``last``.
-        batch_size: Images per update, over all devices.
-        accumulate: Micro-batches per batch (memory for time).
-        optimizer: MXNet optimiser name.
-        lr: Learning rate at the start.
-        momentum: Momentum of SGD; other optimisers ignore it.
-        wd: Weight decay.
+        batch_size: Images per update, over all devices, in ``accumulate`` micro-batches.
+        optimizer: MXNet optimiser name; ``momentum`` is for SGD, ``wd`` is the weight decay.
+        lr: Learning rate at the start, at least ``lr_min`` later, after rising linearly over
+            ``warmup_epochs``.
         schedule: ``plateau``, ``cosine``, ``cyclic_cosine``, ``step`` or ``constant``.
         lr_factor: Factor of ``plateau`` and ``step``.
         lr_patience: Epochs without a better validation score before ``plateau`` acts.
         lr_epochs: Epochs (from 0) at which ``step`` acts, and at which ``cyclic_cosine`` begins
             another cycle.
-        lr_min: Smallest learning rate.
-        warmup_epochs: Epochs over which the learning rate rises linearly to ``lr``.
         init: Initial weights: ``xavier`` (Gluon's training scripts) or ``msra`` (He et al., ICCV
             2015: normal, variance 2 / fan-in); layers with an initialiser of their own keep it.
         amp: ``none``, ``float16`` (GPU) or ``bfloat16`` (CPU with AVX-512).
@@ -151,18 +142,13 @@ class Recipe:
                 f"{self.crop_min}, {self.crop_max}, {self.resize}"
             )
 
-    def override(self, pairs: Iterable[str], options: Iterable[str] = ()) -> Recipe:
-        """Return a copy with ``key=value`` strings applied.
+    def override(self, pairs: Iterable[str], options: Collection[str] = ()) -> Recipe:
+        """Return a copy with ``key=value`` strings applied; ``options`` are the method's settings.
 
         Keys are fields (``lr=0.01``), the method's own settings (``gamma=1`` or
         ``options.gamma=1``), model arguments (``model_options.taps=…``) or settings of the reader
-        (``data_options.per_class=60``). A whole group is set by a dict
-        (``model_options={'width': 8}``), which replaces the recipe's. Values are read as Python
-        literals, else as JSON, else as text.
-
-        Args:
-            pairs: Strings ``key=value``.
-            options: Names of the method's own settings.
+        (``data_options.per_class=60``). A dict replaces a group (``model_options={'width': 8}``).
+        Values are read as Python literals, else as JSON, else as text.
 
         Raises:
             ValueError: An unknown key (with the nearest valid ones) or a value of the wrong type.
@@ -201,11 +187,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-        """Build a recipe, refusing unknown keys.
-
-        Args:
-            values: ``{field: value}``.
-            source: Named in errors.
+        """Build a recipe, refusing unknown keys; ``source`` is named in errors.
 
         Raises:
             ValueError: Unknown key, missing ``method`` or ``model``, wrong type.
@@ -230,7 +212,7 @@ class Recipe:
         if name.endswith(".json") and os.path.isfile(name):
             return cls.from_dict(json_of(read_text(name), name), source=name)
         entry = find(name)
-        return cls.from_dict(resolved(entry), source=entry.file)
+        return cls.from_dict(copy.deepcopy(resolved(entry)), source=entry.file)
 
 
 class Entry(NamedTuple):
@@ -256,10 +238,9 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Entry:
-    """Return the recipe of this name, or that of a file.
+    """Return the recipe of this name or file; of a file with several, ``FILE.py:NAME``.
 
-    A file with several takes ``FILE.py:NAME``. A path that is no longer there, such as
-    ``tools/recipes/NAME.py`` of version 0.1, stands for the name.
+    A path that is no longer there, ``tools/recipes/NAME.py`` of version 0.1, stands for the name.
 
     Raises:
         FileNotFoundError: There is none.
@@ -315,13 +296,15 @@ def read_entries(path: str) -> dict[str, Entry]:
         return {stem: Entry(ast.get_docstring(tree) or "", common, path)}
     found = {}
     for node in classes:
-        own = _literals(node.body, path)
-        text = "\n\n".join(filter(None, map(ast.get_docstring, (node, tree))))
-        found[node.name] = Entry(text, own if "base" in own else {**common, **own}, path)
+        own = _literals([*node.bases, *node.body], path)
+        texts = [ast.get_docstring(node), ast.get_docstring(tree)]
+        found[node.name] = Entry(
+            "\n\n".join(filter(None, texts)), own if "base" in own else {**common, **own}, path
+        )
     return found
 
 
-def _literals(body: Sequence[ast.stmt], path: str) -> dict[str, Any]:
+def _literals(body: Sequence[Any], path: str) -> dict[str, Any]:
     values = {}
     for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -362,8 +345,9 @@ def _typed(name: str, kind: str, value: Any) -> Any:
         return float(value)
     if kind == "tuple":
         return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    wanted = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+    wanted: type = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
+    fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    if not fits:
         raise ValueError(f"recipe: {name} must be {kind}, got {value!r}")
     if wanted is float and not math.isfinite(value):
         raise ValueError(f"recipe: {name} must be a finite number, got {value!r}")

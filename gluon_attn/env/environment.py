@@ -31,6 +31,7 @@ SWAP_TO_GPU = "pip uninstall -y mxnet; pip install -r requirements-cu112.txt"
 USE_PYTHON = "use CPython 3.8 to 3.12"
 DOCTOR_MODULE = "gluon_attn.runtime"
 DOCTOR = f"python -m {DOCTOR_MODULE}"
+PROGRAMS = ("gluon-attn", "gluon_attn")  # the command, and the module that does the same
 
 _BACKEND = re.compile(
     r"(mxnet(?:[_-](?:mkl|native|cu\d+\w*))?)-([^-]+?)(?:-py[\d.]+)?\.(?:dist|egg)-info$"
@@ -261,7 +262,7 @@ def prepare() -> None:
 
 
 def is_doctor() -> bool:
-    """Return whether this process was started as ``python -m gluon_attn.runtime``.
+    """Return whether this process was started as the doctor: a module of ours, or a command.
 
     Running a module of a package imports the package first, so without this exception the doctor
     could not be called in just the environments it is for. ``sys.argv`` does not tell which module
@@ -274,7 +275,10 @@ def is_doctor() -> bool:
                 arguments = line.read().split("\0")
         except OSError:
             return False
-    return module_run(arguments) == DOCTOR_MODULE
+    # `gluon-attn doctor` and `python -m gluon_attn doctor`
+    commands = (os.path.basename(before) for before, word in zip(arguments, arguments[1:])
+                if word == "doctor")  # fmt: skip
+    return module_run(arguments) == DOCTOR_MODULE or next(commands, "") in PROGRAMS
 
 
 def module_run(arguments: Sequence[str]) -> str | None:

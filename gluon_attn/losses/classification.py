@@ -39,7 +39,6 @@ class MaskedBCELoss(HybridBlock):
     def hybrid_forward(
         self, F: Any, logits: Tensor, label: Tensor, mask: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """Return ``(B,)``."""
         loss = binary_cross_entropy(F, logits, label)
         if weight is not None:
             loss = F.broadcast_mul(loss, F.BlockGrad(weight))

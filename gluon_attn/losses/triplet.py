@@ -98,7 +98,6 @@ class BatchHardTripletLoss(HybridBlock):
         self._margin = float(margin)
 
     def hybrid_forward(self, F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-        """Return the loss of every anchor, ``(B,)``."""
         apart, has_both = violation(F, embedding, label, mask)
         return F.relu(apart + self._margin) * has_both
 
@@ -107,6 +106,5 @@ class SoftTripletLoss(HybridBlock):
     """Batch-hard triplet loss with the soft margin, which keeps pulling after one is reached."""
 
     def hybrid_forward(self, F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-        """Return the loss of every anchor, ``(B,)``."""
         apart, has_both = violation(F, embedding, label, mask)
         return F.Activation(apart, act_type="softrelu") * has_both

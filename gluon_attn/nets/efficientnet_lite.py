@@ -69,7 +69,6 @@ class ReLU6(HybridBlock):
     """min(max(x, 0), 6)."""
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the same shape."""
         return F.clip(x, 0, 6)
 
 

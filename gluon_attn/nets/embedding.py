@@ -45,7 +45,6 @@ class EmbeddingNet(HybridBlock):
         return attention_blocks(self)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list[Tensor]:
-        """Return logits and embedding."""
         embedding = F.Flatten(self.features(x))
         return [self.output(embedding), embedding]
 

@@ -104,7 +104,6 @@ class AdaptivePool(HybridBlock):
         self._side = int(side)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return ``(B, C, side, side)``."""
         return F.contrib.AdaptiveAvgPooling2D(x, output_size=self._side)
 
 
@@ -142,7 +141,7 @@ def vgg(
         ValueError: Unknown depth or tap; sizes that are not positive.
     """
     check_choice("VGG depth", depth, VGG_DEPTHS)
-    check_sizes("VGG", width=width, hidden=hidden, pool=1 if pool is None else pool)
+    check_sizes("VGG", width=width, hidden=hidden, pool=pool or 1)
     layers, filters = vgg_spec[depth]
     return VGG(
         layers,

@@ -105,6 +105,7 @@ def write(tmp_path):
         ("model = 'x'\nlr = 0.1 * 2\n", ":2: a recipe holds only"),
         ("import os\n", ":1: a recipe holds only"),
         ("class a:\n    def lr(self): pass\n", ":2: a recipe holds only"),
+        ("class a(b):\n    lr = 1\n", ":1: a recipe holds only"),
         ("lr = = 2\n", ":1: invalid syntax"),
         ("method = 'vaa'\nmodel = 'x'\nlearning_rate = 1\n", "unknown recipe key 'learning_rate'"),
         ("method = 'vaa'\n", "'model' is missing"),

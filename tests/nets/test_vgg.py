@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from mxnet.gluon.model_zoo.vision import vgg as gluon_vgg
 
-from gluon_attn.nets.graph import frozen_view
 from gluon_attn.nets.taps import TappedStage, activation_shapes
 from gluon_attn.nets.vgg import VGG, VGG_DEPTHS, vgg
 from model_zoo import get_model, list_models
@@ -124,27 +123,6 @@ def test_pooling_makes_the_parameters_fit_every_input_size():
     array = x.asnumpy()
     np.testing.assert_allclose(pooled[..., 0, 0], array[..., :2, :2].mean((2, 3)), rtol=1e-5)
     np.testing.assert_allclose(pooled[..., 1, 1], array[..., 1:, 1:].mean((2, 3)), rtol=1e-5)
-
-
-def test_batch_norm_can_be_frozen(image):
-    net = small(True)
-    net(image)
-    view = frozen_view(net)
-    with mx.autograd.train_mode():
-        frozen = view(image).asnumpy()
-    assert np.isfinite(frozen).all()
-    assert set(view.collect_params()) == set(net.collect_params())
-
-
-def test_export_runs_on_plain_mxnet(tmp_path, image):
-    net = small(True)
-    net.hybridize(static_alloc=True, static_shape=True)
-    expected = net(image).asnumpy()
-    net.export(str(tmp_path / "vgg"))
-    block = mx.gluon.SymbolBlock.imports(
-        str(tmp_path / "vgg-symbol.json"), ["data"], str(tmp_path / "vgg-0000.params")
-    )
-    np.testing.assert_allclose(block(image).asnumpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_zoo_and_arguments():

@@ -42,6 +42,8 @@ import numpy as np
 import pytest
 from process_helpers import run
 
+from gluon_attn.core import recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -339,13 +341,15 @@ def problem_of_command(words, monkeypatch):
         if importlib.util.find_spec(rest[1]) is None:
             return "no such module"
         return parse_for_real(rest[1], rest[2:], monkeypatch)
+    if program == "gluon-attn":
+        return parse_for_real("gluon_attn", rest, monkeypatch)
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         return "" if rest[0] in targets else "no such target"
     if program == "pip" and rest[0] == "install":
         extras = re.findall(r"gluon_attn\[(\w+)\]", " ".join(rest))
-        known = (ROOT / "setup.py").read_text()
-        return "" if all(f'"{extra}": ' in known for extra in extras) else "no such extra"
+        known = (ROOT / "pyproject.toml").read_text()
+        return "" if all(f"\n{extra} = [" in known for extra in extras) else "no such extra"
     if program == "export" and len(rest) == 1 and "=" in rest[0]:
         return ""
     return "a program that this test does not know"
@@ -359,11 +363,24 @@ def test_commands_are_read_by_the_tools_themselves(block, monkeypatch):
     assert not {command: problem for command, problem in found.items() if problem}
 
 
+def test_commands_of_recipes_are_read_by_the_tools_themselves(monkeypatch):
+    problems = {}
+    for name in recipe.names():
+        text = re.sub(r"\(.*?\)", "", recipe.find(name).text, flags=re.S).replace("NAME", name)
+        text = re.search(r"^Command +(.*?)^(?=[A-Z]\w+ {2})", text, re.M | re.S)[1]
+        for line in filter(str.strip, re.split(r"(?=gluon-attn |python )", text)):
+            problem = problem_of_command(shlex.split(line), monkeypatch)
+            if problem or " --recipe " in line and f" --recipe {name} " not in line:
+                problems[line] = problem or "another recipe"
+    assert not problems
+
+
 def test_wrong_commands_are_noticed(monkeypatch):
     for line in (
         "python tools/train.py --recipe vaa_wider_resnet101",  # lacks --data-dir
         "python tools/predict.py x y --heat",
         "python tools/prepare_data.py tiny nothing --out x",
+        "gluon-attn train --recipe vaa_wider_resnet101", "gluon-attn nothing",
         "python tools/nothing.py", "python -m gluon_attn.nothing", "make nothing", "curl x",
         'pip install "gluon_attn[nothing]"',
     ):  # fmt: skip

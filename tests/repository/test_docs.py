@@ -40,6 +40,7 @@ CALLABLES = (
     "gluon_attn.metrics.multilabel", "gluon_attn.metrics.attributes",
     "gluon_attn.papers.autola.hoga",
     "gluon_attn.metrics.retrieval", "gluon_attn.tasks.reid", "gluon_attn.blocks",
+    "gluon_attn.blocks.cbam",
 )  # fmt: skip
 
 PREPARE_COMMANDS = (

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -497,6 +499,7 @@ def reid(kind):
 def detector(name):
     def make(kind):
         pytest.importorskip("gluoncv")
+        sys.path.append(str(Path(__file__).parents[1] / "coco"))
         import detection_helpers
         import test_faster_rcnn
         import test_ssd

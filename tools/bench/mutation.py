@@ -120,7 +120,7 @@ def mutate(target, count, seed):
     known = read_json(out) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
-        for name in ("gluon_attn", "model_zoo", "tests", "tools", "pyproject.toml", "setup.cfg"):
+        for name in ("gluon_attn", "model_zoo", "tests", "tools", "pyproject.toml"):
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, tree / name)
             elif (ROOT / name).exists():

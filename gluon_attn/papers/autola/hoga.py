@@ -57,7 +57,6 @@ class SqueezeExcite(HybridBlock):
                 self.gate = ConvolutionGate(channels, reduction, biases=None)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the weighted channels."""
         return 0.5 * x if self.gate is None else apply_map(F, "channel", x, self.gate(x))
 
 

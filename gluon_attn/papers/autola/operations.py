@@ -88,7 +88,6 @@ class DepthWise(nn.Conv2D):
             self._more = 0
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor, bias: Tensor = None) -> Tensor:
-        """Return ``(B, channels, H, W)``."""
         if not self._more:
             return super().hybrid_forward(F, x, weight)
         twice = self._more == self._channels  # then all that an export needs is Concat and Split
@@ -117,7 +116,6 @@ class PlainNorm(nn.BatchNorm):
     """
 
     def hybrid_forward(self, F: Any, x: Tensor, *args: Tensor, **params: Tensor) -> Tensor:
-        """Return the normalised input."""
         plain = F.reshape_like(F.reshape(x, shape=(0, 0, -1)), x)
         return super().hybrid_forward(F, plain, *args, **params)
 
@@ -147,7 +145,6 @@ class LayerGate(HybridBlock):
             self.body.add(*layers)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the gate."""
         return F.sigmoid(self.body(channel_pool(F, x, self._pooled) if self._pooled else x))
 
 
@@ -169,7 +166,6 @@ class Zeros(HybridBlock):
     """The operation ``none``: zeros, and no gradient."""
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return zeros of the input's shape."""
         return F.zeros_like(x)
 
 
@@ -177,7 +173,6 @@ class Skip(HybridBlock):
     """The operation ``skip_connect``: the identity."""
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the input."""
         return F.identity(x)
 
 

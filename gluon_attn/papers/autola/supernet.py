@@ -57,7 +57,6 @@ class PairConv(HybridBlock):
             self.each = DepthWise(2 * edges, kernel, dilation)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return one map per edge."""
         pairs = F.reshape(self.each(x), shape=(-1, 2, -2))
         first, second = F.split(pairs, num_outputs=2, axis=1)
         return F.reshape(first + second, shape=(-1, self._edges, -2))
@@ -91,7 +90,6 @@ class ChannelGates(HybridBlock):
             self.excite = grouped(channels, units, edges, use_bias)
 
     def hybrid_forward(self, F: Any, mean: Tensor, maximum: Tensor = None) -> Tensor:
-        """Return the gates."""
         score = self.excite(F.relu(self.squeeze(mean)))
         if maximum is not None:
             score = score + self.excite(F.relu(self.squeeze(maximum)))
@@ -134,7 +132,6 @@ class EdgePass(HybridBlock):
             )
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the mixed edges."""
         share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
         pool = F.reshape(self._pool(F, x), shape=(-1, 2 * self._edges // self._copies, -2))
         mean, maximum = global_mean(F, x), global_max(F, x)
@@ -268,7 +265,6 @@ class SearchUnit(HybridBlock):
             self.attention = SearchHOGA(channels, reductions)
 
     def hybrid_forward(self, F: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        """Return the unit's output."""
         shortcut = x if self.downsample is None else self.downsample(x)
         return F.relu(self.attention(self.body(x), *weights) + shortcut)
 
@@ -316,7 +312,6 @@ class SuperNet(HybridBlock):
             self.output = backbone.output
 
     def hybrid_forward(self, F: Any, x: Tensor, alpha: Tensor) -> Tensor:
-        """Return the logits."""
         share = F.softmax(alpha, axis=1)
         rows = F.split(share, num_outputs=len(EDGES), axis=0)
         weights = [F.concat(*(rows[k] for k in edges), dim=0) for edges in PASSES]

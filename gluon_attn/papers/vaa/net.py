@@ -164,5 +164,4 @@ class VAA(HybridBlock):
         self.output_names = ("logits", "logits_backbone") + sum(of_taps.values(), ())
 
     def hybrid_forward(self, F: Any, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the tuple of outputs."""
         return self.heads(*self.backbone(x))

@@ -1,9 +1,8 @@
-"""tools/predict.py and its workflow: pictures and boxes in; table, JSON, CSV and overlays out."""
+"""Prediction: images and boxes in; table, JSON, CSV and overlays out."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import logging
@@ -17,58 +16,24 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from mxnet import gluon, init
-from mxnet.gluon import nn
+from export_helpers import CLASSES, PREPROCESS, SIZE, export, make_net
 from process_helpers import run
 
 from gluon_attn.cli import common as cli
+from gluon_attn.cli.predict import main
 from gluon_attn.export import Predictor, backends, export_model
 from gluon_attn.tasks import images as predict
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = ("hat", "bag", "skirt")
-PREPROCESS = {"mean": (120, 120, 120), "std": (60, 60, 60), "resize": 16}
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("predict_tool", str(ROOT / "tools/predict.py"))
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
-main = load_tool().main
-
-
-class Net(gluon.HybridBlock):
-    """Logits, and two maps of different sizes."""
-
-    output_names = ("logits", "attention_early", "attention_late")
-    attention_outputs = ("attention_early", "attention_late")
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        with self.name_scope():
-            self.early = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
-            self.late = nn.Conv2D(len(CLASSES), 3, strides=2, padding=1)
-            self.head = nn.Dense(len(CLASSES))
-
-    def hybrid_forward(self, F, x):
-        early = F.sigmoid(self.early(x))
-        late = F.sigmoid(self.late(early))
-        return self.head(late), early, late
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """An export with maps and one without."""
     folder = tmp_path_factory.mktemp("exports")
-    net = Net()
-    net.initialize(init.Xavier(magnitude=9))
-    for name, with_maps in (("maps", True), ("plain", False)):
-        export_model(
-            net, folder / name, name, CLASSES, 16, PREPROCESS, with_maps=with_maps, check=False
-        )
+    net = make_net()
+    for name in ("maps", "plain"):
+        export(net, folder / name, with_maps=name == "maps")
     return folder
 
 
@@ -94,6 +59,7 @@ def call(exports, *arguments, export="plain"):
 
 def error_of(capsys, exports, *arguments, export="plain"):
     """Return the error line of a call that must fail with code 2 and print nothing else."""
+    capsys.readouterr()
     assert call(exports, *arguments, export=export) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
@@ -104,11 +70,19 @@ def expected(exports, paths):
     return Predictor(exports / "plain")([str(path) for path in paths])
 
 
+def read_csv(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module")
+def paths(images):
+    return sorted(images.rglob("*.[jp][pn]g"))
+
+
 # --- what comes out -----------------------------------------------------------------------------
 
 
-def test_table(exports, images, capsys):
-    paths = sorted(images.rglob("*.[jp][pn]g"))
+def test_table(exports, images, paths, capsys):
     assert call(exports, images) == 0
     out, err = capsys.readouterr()
     probabilities = expected(exports, paths)
@@ -128,26 +102,24 @@ def test_table_of_many_people_comes_in_blocks():
     assert table.count("1,2,3.5,4") == 7 and max(map(len, table.splitlines())) < 100
 
 
-def test_json(exports, images, tmp_path, capsys):
-    paths = sorted(images.rglob("*.[jp][pn]g"))
-    assert call(exports, *paths, "--json", tmp_path / "new" / "r.json", "--threshold", "0.25") == 0
-    contents = json.loads((tmp_path / "new" / "r.json").read_text())
-    assert contents["export"] == "plain" and contents["classes"] == list(CLASSES)
-    assert contents["thresholds"] == [0.25] * 3
+def test_json_and_csv(exports, images, paths, tmp_path):
+    out = tmp_path / "new" / "r.json"
+    assert call(exports, *paths, "--json", out, "--threshold", "0.25") == 0
+    contents = json.loads(out.read_text())
+    assert contents["export"] == "tiny" and contents["classes"] == list(CLASSES)
+    assert contents["thresholds"] == [0.25] * 4
     assert [p["image"] for p in contents["people"]] == [str(path) for path in paths]
     actual = [[p["probabilities"][name] for name in CLASSES] for p in contents["people"]]
     np.testing.assert_allclose(actual, expected(exports, paths), atol=1e-6)
     for person, row in zip(contents["people"], actual):
         assert person["positives"] == [c for c, v in zip(CLASSES, row) if v >= 0.25]
-
-
-def test_csv(exports, images, tmp_path):
-    paths = sorted(images.rglob("*.[jp][pn]g"))
-    assert call(exports, images, "--csv", tmp_path / "r.csv", "--batch-size", "2") == 0
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
-    actual = [[float(row[name]) for name in CLASSES] for row in rows]
-    np.testing.assert_allclose(actual, expected(exports, paths), atol=2e-6)
+    # Images may stand behind flags.
+    out = tmp_path / "r.csv"
+    assert call(exports, paths[0], "--csv", out, "--batch-size", "2", *paths[1:]) == 0
+    rows = read_csv(out)
     assert rows[0]["image"] == str(paths[0]) and rows[0]["x"] == rows[0]["error"] == ""
+    again = [[float(row[name]) for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(again, actual, atol=2e-6)
 
 
 def test_as_a_program_from_a_clone(exports, images, tmp_path):
@@ -160,18 +132,14 @@ def test_as_a_program_from_a_clone(exports, images, tmp_path):
     assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_overlays(exports, images, tmp_path):
+def test_overlays(exports, images, tmp_path, capsys):
     assert call(exports, images, "--heatmaps", tmp_path / "maps", export="maps") == 0
-    drawn = sorted((tmp_path / "maps").iterdir())
-    assert [path.name for path in drawn] == ["00000_a.png", "00001_b.png", "00002_c.png"]
-    for path in drawn:
-        assert cv2.imread(str(path)).std() > 1
-
-
-def test_overlays_without_maps_say_how_to_get_them(exports, images, tmp_path, capsys):
-    err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "maps")
+    made = sorted((tmp_path / "maps").iterdir())
+    assert [path.name for path in made] == ["00000_a.png", "00001_b.png", "00002_c.png"]
+    assert all(cv2.imread(str(path)).std() > 1 for path in made)
+    err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "none")
     assert "no attention maps" in err and "--with-maps" in err
-    assert not (tmp_path / "maps").exists()
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -179,9 +147,8 @@ def test_files_are_whole_whatever_becomes_of_the_console(
     exports, images, tmp_path, monkeypatch, encoding
 ):
     """The console lacks the characters of a class, and its reader leaves at once."""
-    net = Net()
-    net.initialize(init.Xavier())
-    export_model(net, tmp_path / "x", "x", ("帽…", "bag", "skirt"), 16, PREPROCESS, check=False)
+    names = ("帽…", *CLASSES[1:])
+    export_model(make_net(), tmp_path / "x", "x", names, SIZE, PREPROCESS, check=False)
     read, write = os.pipe()
     os.close(read)
     stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding=encoding)
@@ -190,7 +157,7 @@ def test_files_are_whole_whatever_becomes_of_the_console(
     files = [tmp_path / "r.json", tmp_path / "r.csv"]
     assert call(tmp_path, images, "--json", files[0], "--csv", files[1], export="x") == 0
     assert json.loads(files[0].read_text(encoding="utf-8"))["classes"][0] == "帽…"
-    rows = list(csv.DictReader(io.StringIO(files[1].read_text(encoding="utf-8"))))
+    rows = read_csv(files[1])
     assert len(rows) == 3 and 0 <= float(rows[0]["帽…"]) <= 1
     assert call(tmp_path, images, "--json", "-", export="x") == 0
 
@@ -224,12 +191,6 @@ def test_probabilities_that_are_not_finite_are_a_dash_and_null():
     assert people[0]["probabilities"] == {"hat": None}
 
 
-def test_images_may_stand_behind_flags(exports, images, tmp_path):
-    a, b = sorted(images.rglob("*.jpg"))[:2]
-    assert call(exports, a, "--csv", tmp_path / "r.csv", b) == 0
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
-
-
 # --- bad images ---------------------------------------------------------------------------------
 
 
@@ -242,22 +203,30 @@ def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, 
     out = tmp_path / "r.csv"
     assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
     assert f"skipped: {half}: is truncated" in capsys.readouterr().out
-    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    rows = read_csv(out)
     assert "truncated" in rows[0]["error"] and rows[0]["hat"] == "" and rows[1]["hat"] != ""
     assert call(exports, half, good, "--on-bad-image", "skip", "--json", "-") == 0
     people = json.loads(capsys.readouterr().out)["people"]
     assert people[0]["probabilities"] == {} and "truncated" in people[0]["error"]
 
 
-def test_errors_are_one_line(exports, images, tmp_path, capsys):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert "no images in this folder" in error_of(capsys, exports, empty)
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--threshold", 2], "threshold 2.0"), (["--batch-size", 0], "batch_size 0"),
+        (["--backend", "magic"], "valid are mxnet"), (["--threads", 0], "threads 0"),
+        (["--backend", "mxnet-int8"], "variant; add it with"),
+        (["--backend", "onnxruntime"], "variant; add it with"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(exports, images, capsys, words, message):
+    assert message in error_of(capsys, exports, images, *words)
+
+
+def test_folders_and_flags_that_cannot_be(exports, images, tmp_path, capsys):
+    assert "no images in this folder" in error_of(capsys, exports, tmp_path)
     assert "no such export directory" in error_of(capsys, exports, images, export="nowhere")
-    assert "not an export directory" in error_of(capsys, tmp_path, images, export="empty")
-    assert "threshold 2.0" in error_of(capsys, exports, images, "--threshold", "2")
-    assert "batch_size 0" in error_of(capsys, exports, images, "--batch-size", "0")
-    assert "valid are mxnet" in error_of(capsys, exports, images, "--backend", "magic")
+    assert "not an export" in error_of(capsys, tmp_path.parent, images, export=tmp_path.name)
     assert call(exports, images, "--json", "-", "--csv", "-") == 2
     assert "only one of" in capsys.readouterr().err
 
@@ -265,10 +234,9 @@ def test_errors_are_one_line(exports, images, tmp_path, capsys):
 # --- backends -----------------------------------------------------------------------------------
 
 
-def test_backend_measured_once_then_remembered(exports, images, tmp_path, capsys, monkeypatch):
+def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "SECONDS", 0.01)
     copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
-    paths = sorted(images.rglob("*.[jp][pn]g"))
     options = [*paths, "--batch-size", "2", "--threads", "1", "--json", tmp_path / "r.json"]
     for backend, chosen in (("auto", "mxnet"), ("fastest", None), ("auto", None)):
         assert call(copy, *options, "--backend", backend, export="x") == 0
@@ -277,15 +245,9 @@ def test_backend_measured_once_then_remembered(exports, images, tmp_path, capsys
         assert chosen in (None, contents["backend"])
         found = [list(person["probabilities"].values()) for person in contents["people"]]
         np.testing.assert_allclose(found, expected(exports, paths), rtol=0, atol=1e-5)
-    (record,) = json.loads((tmp_path / "x" / "plain-speed.json").read_text())["measured"]
+    (record,) = json.loads((tmp_path / "x" / "tiny-speed.json").read_text())["measured"]
     assert (record["batch_size"], record["threads"]) == (2, 1)
     assert set(record["images_per_s"]) == {"mxnet", "mxnet-fused"}
-
-
-def test_backend_that_cannot_run_is_one_line(exports, images, capsys):
-    for name in ("mxnet-int8", "onnxruntime"):
-        assert "variant; add it with" in error_of(capsys, exports, images, "--backend", name)
-    assert "threads 0" in error_of(capsys, exports, images, "--threads", "0")
 
 
 # --- boxes --------------------------------------------------------------------------------------
@@ -356,7 +318,7 @@ def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, c
     caplog.clear()
     options = ("--boxes", tmp_path / "b.json", "--on-bad-image", "skip", "--batch-size", 2)
     assert call(exports, images, *options, "--csv", tmp_path / "r.csv") == 0
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    rows = read_csv(tmp_path / "r.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
     assert [row["hat"] == "" for row in rows] == [False, True, True, False, False]
     assert "width and height above 0" in rows[2]["error"]
