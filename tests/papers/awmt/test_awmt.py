@@ -672,9 +672,9 @@ def test_too_few_validation_images_are_reported(data, tmp_path):
 
 def test_figure_refuses_nothing_to_draw(tmp_path):
     with pytest.raises(ValueError, match="at least one iteration"):
-        weight_curves(["a"], [], np.zeros((0, 1)), np.zeros((0, 1)), tmp_path / "x.png")
+        weight_curves(["a"], [], np.zeros((0, 1)), np.zeros((0, 1)), path=tmp_path / "x.png")
     losses = np.array([[1.0, nan], [0.5, nan]])
-    path = weight_curves(["a", "b"], [5, 10], np.ones((2, 2)), losses, tmp_path / "x.png")
+    path = weight_curves(["a", "b"], [5, 10], np.ones((2, 2)), losses, path=tmp_path / "x.png")
     assert path.stat().st_size > 3000
 
 
