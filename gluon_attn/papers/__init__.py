@@ -1,11 +1,9 @@
-"""One folder per paper; importing this registers all training methods."""
+"""One folder per paper; importing this package imports them all, which registers their methods."""
 
 from __future__ import annotations
 
-from gluon_attn.papers import autola, awmt, dreal, icasc, vaa
-from gluon_attn.papers.baselines import plain, reid
-from gluon_attn.papers.combined import dreal_reid, vaa_awmt
+import importlib
+import pkgutil
 
-__all__ = [
-    "autola", "awmt", "dreal", "dreal_reid", "icasc", "plain", "reid", "vaa", "vaa_awmt",
-]  # fmt: skip
+for _found in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_found.name)

@@ -14,6 +14,8 @@ A comment in the line above a block tells what is done with it:
     print what the block shows.
 ``<!-- not run: needs … -->``
     Not run, for the reason given; counted and listed below.
+``<!-- file: PATH -->``, ``<!-- line: PATH after … -->``
+    A step of CONTRIBUTING.md, done by test_contributing.
 
 Python blocks must have such a line. Commands without one are read by the tool's own parser and
 nothing more: most of them need data, or hours.
@@ -103,7 +105,8 @@ def test_every_python_block_says_what_is_done_with_it():
     unclear = [
         block.place
         for block in PYTHON_BLOCKS
-        if not PYTHON.fullmatch(block.mark) and not block.mark.startswith("not run: needs ")
+        if not PYTHON.fullmatch(block.mark)
+        and not block.mark.startswith(("not run: needs ", "file: ", "line: "))
     ]
     assert not unclear, "no mark above the block (see the head of this file)"
 
