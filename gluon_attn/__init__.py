@@ -14,7 +14,7 @@ from __future__ import annotations
 from gluon_attn.env import environment as _environment
 from gluon_attn.env.environment import UnsuitableEnvironment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["UnsuitableEnvironment", "__version__"]
 
 if not _environment.is_doctor():
