@@ -1,6 +1,6 @@
 """Build the documentation site: python docs/sphinx/build.py [OUT], by default build/docs.
 
-1. build/docs-source is made anew: the Markdown pages at the places they have in the repository,
+1. build/docs-source is made again: the Markdown pages at the places they have in the repository,
    cards of weights among them, a page for each module (from its docstrings), for each tool (its
    ``--help``), and for each file that a page links to.
 2. Sphinx turns it into HTML. A warning is an error: a docstring that does not parse, a link or an
@@ -123,7 +123,7 @@ def help_page():
 
 
 def is_on_site(path):
-    """Return whether a page or picture has on the site the place that it has in the repository."""
+    """Return whether a page or image has on the site the place that it has in the repository."""
     relative = path.relative_to(ROOT)
     return len(relative.parts) == 1 or relative.parts[0] == "docs" or path.parent == CARDS
 

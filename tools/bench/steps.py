@@ -250,7 +250,7 @@ def _separate_step(net: Any, data: Any) -> Step:
 def _open_awmt(variant: str, model: str, size: int, batch: int) -> tuple[Step, int]:
     """Open a step in which half of the images validate (AWMT), or all train (basic).
 
-    The weights are made anew in every second step, which the paper does in every 200th, so the
+    The weights are computed in every second step, which the paper does in every 200th, so the
     read-back from the device is counted too often rather than too seldom.
     """
     net = new_net(model, static=False, input_size=size, classes=40)

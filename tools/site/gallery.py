@@ -1,6 +1,6 @@
 """A gallery of trained nets: what they score, where they look, how they were trained.
 
-Static files: ``index.html`` beside its pictures, to be opened from the disk. Nets are compared on
+Static files: ``index.html`` beside its images, to be opened from the disk. Nets are compared on
 one split of one data set; runs of AWMT and DREAL add their own curves. A search of AutoLA adds only
 its curves and genotype: its super-network is no net to compare.
 """

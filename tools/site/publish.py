@@ -234,7 +234,7 @@ def _commit() -> str:
     changed = _git("status", "--porcelain", "--", *CODE, *WRITTEN).splitlines()
     if changed:
         raise ValueError(
-            "the code has changes that no commit holds, so that nobody could get it back: "
+            "the code has changes that no commit holds, so that it could not be had back: "
             f"{', '.join(line[3:] for line in changed[:5])}. Commit them, then publish again"
         )
     return name
