@@ -230,11 +230,7 @@ class PoseLoader(Loader):
     """Training batches: ``label`` are heat-maps ``(B, K, h, w)``, ``mask`` weights ``(B, K)``."""
 
     def __init__(
-        self,
-        dataset: CocoKeypoints,
-        transform: PoseTrainTransform,
-        batch_size: int,
-        **others: Any,
+        self, dataset: CocoKeypoints, transform: PoseTrainTransform, batch_size: int, **others: Any
     ) -> None:
         super().__init__(dataset, transform, batch_size, **others)
         shape = (self.batch_size, len(dataset.keypoint_names)) + transform.target_size
