@@ -33,16 +33,7 @@ NEEDED = {"images": ("id", "file_name"), "annotations": (), "categories": ("id",
 
 
 class CocoContent(NamedTuple):
-    """What an annotation file holds.
-
-    Attributes:
-        coco: pycocotools' COCO object of the usable records; ``coco.path`` is the file.
-        total: Annotations in the file.
-        clipped: Boxes that reach beyond their image.
-        left_out: ``[(annotation id, reason), ...]``.
-        warnings: Lines about what was left out or looks wrong.
-        notes: Lines about values that were taken because the file has none.
-    """
+    """What an annotation file holds."""
 
     coco: Any
     total: int
@@ -59,12 +50,10 @@ class Tally:
         self.found: dict[str, list] = {}
 
     def add(self, kind: str, example: object) -> None:
-        """Count one more finding of a kind."""
         self.found.setdefault(kind, [0, str(example)])[0] += 1
 
     @property
     def total(self) -> int:
-        """Findings of all kinds."""
         return sum(count for count, _ in self.found.values())
 
     def __str__(self) -> str:
@@ -80,22 +69,17 @@ def load_coco(
     size_of: Callable[[str], tuple[int, int]] | None = None,
     skip_unreadable: bool = False,
 ) -> CocoContent:
-    """Read and check an annotation file.
+    """Read and check an annotation file, or an export of a labelling tool.
 
     Args:
-        path: ``instances_<split>.json``, ``person_keypoints_<split>.json``, or an export of a
-            labelling tool.
-        keypoints: Whether people with keypoints are wanted: only categories that have names of
-            keypoints, and their annotations, are kept.
-        size_of: Function from a ``file_name`` to ``(width, height)``, for images whose size the
-            file does not give.
-        skip_unreadable: Whether images whose size cannot be found are left out with a warning.
+        keypoints: Keep only categories that have names of keypoints, and their annotations.
+        size_of: From a ``file_name`` to ``(width, height)``, for images whose size the file does
+            not give.
+        skip_unreadable: Leave out images whose size cannot be found, with a warning.
 
-    Raises:
-        ImportError: pycocotools is not installed.
-        FileNotFoundError: There is no such file.
-        BadImageError: An image without a size in the file cannot be read.
-        ValueError: It is no COCO annotation, or its records do not fit together.
+    Raises ImportError without pycocotools; FileNotFoundError; BadImageError: an image without a
+    size in the file cannot be read; ValueError: no COCO annotation, or its records do not fit
+    together.
     """
     coco = quietly(_new_coco)
     content = read_json(
@@ -144,9 +128,6 @@ def quietly(function: Callable, *arguments: Any) -> Any:
         return function(*arguments)
 
 
-# ------------------------------------------------------------------------------------ the lists
-
-
 def check_structure(content: Any, path: str | Path) -> None:
     """Check that the lists are there and complete; missing ``annotations`` become an empty one."""
     if isinstance(content, dict) and content.get("annotations") is None:
@@ -172,7 +153,6 @@ def check_structure(content: Any, path: str | Path) -> None:
 def _images(
     content: Record, path: str | Path, size_of: Callable | None, skip_unreadable: bool
 ) -> tuple[dict[Any, Record], Key, list[str]]:
-    """Return ``{id: record}``, the function that makes their ids, and lines of warning."""
     key = key_function([record["id"] for record in content["images"]])
     images: dict[Any, Record] = {}
     odd = Tally()
@@ -217,7 +197,6 @@ def _size(record: Record, path: str | Path, size_of: Callable | None) -> tuple[i
 def _categories(
     content: Record, path: str | Path, keypoints: bool
 ) -> tuple[dict[Any, Record], Key]:
-    """Return ``{id: record}`` and the function that makes their ids."""
     key = key_function([record["id"] for record in content["categories"]])
     found: dict[Any, Record] = {}
     by_name: dict[str, Any] = {}
@@ -247,9 +226,8 @@ def _categories(
 class _Annotations:
     """The annotations of a file, one by one: kept, or left out with a reason.
 
-    Args:
-        images, categories: ``{id: record}``.
-        joints: ``{category id: number of keypoints}``; None if boxes are wanted.
+    ``images`` and ``categories`` are ``{id: record}``; ``joints`` is ``{category id: number of
+    keypoints}``, None if boxes are wanted.
     """
 
     def __init__(
@@ -265,7 +243,6 @@ class _Annotations:
         self._largest = 0.0
 
     def read(self, records: list[Record], image_key: Key, category_key: Key) -> None:
-        """Take in all annotations of a file; the keys make ids of what they refer to."""
         self.total = len(records)
         names = [record.get("id") for record in records]
         numbered = all(n.__class__ is int and n > 0 for n in names)
@@ -335,7 +312,6 @@ class _Annotations:
             )
 
     def warnings(self) -> list[str]:
-        """Return lines about what is left out or looks wrong."""
         lines, left = [], self._left
         if left.total:
             lines.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
@@ -347,7 +323,6 @@ class _Annotations:
         return lines
 
     def notes(self) -> list[str]:
-        """Return lines about what was taken for missing values, and passed over."""
         lines = []
         if self._taken:
             counts = ", ".join(f"{what} ({n:,} times)" for what, n in self._taken.items())
@@ -357,9 +332,6 @@ class _Annotations:
         if self.passed:
             lines.append(f"{self.passed:,} annotations of categories without keypoints passed over")
         return lines
-
-
-# --------------------------------------------------------------------------------- one record
 
 
 def whole_number(value: Any) -> int | None:
@@ -400,10 +372,7 @@ def numbers_of(value: Any, count: int) -> Sequence[float] | None:
 
 
 def box_of(record: Record, image: Record) -> tuple[Box | None, str]:
-    """Return an annotation's box, or None and why there is none.
-
-    Without a box, the extent of its ``segmentation`` is taken.
-    """
+    """Return an annotation's box, or that of its ``segmentation``; else None and why."""
     given = record.get("bbox")
     if given is None or given == []:
         box = outline_box(record.get("segmentation"))
@@ -475,13 +444,11 @@ def set_crowd_and_area(record: Record, taken: Counter) -> None:
 
 
 def set_keypoints(record: Record, joints: int, taken: Counter) -> str | None:
-    """Give an annotation ``3 * joints`` keypoint numbers and their count ``num_keypoints``.
+    """Give an annotation ``3 * joints`` keypoint numbers and ``num_keypoints``; return what is
+    wrong.
 
-    An annotation without keypoints, or with unusable ones, becomes one without labelled keypoints:
-    no sample, and passed over by the evaluation.
-
-    Returns:
-        What is wrong with the keypoints, or None; their absence is nothing wrong.
+    One without keypoints (nothing wrong) or with unusable ones becomes one without labelled
+    keypoints: no sample, and passed over by the evaluation.
     """
     given, wrong = record.get("keypoints"), None
     values = numbers_of(given, 3 * joints)

@@ -62,7 +62,6 @@ def checks(trial: bool = True) -> list[Check]:
 
 
 def _gpu_outlook(gpus: Sequence[_gpu.Gpu] | None) -> list[Check]:
-    """Tell, where the GPU wheel is not installed, what it would find."""
     libraries = Check("CUDA libraries", OK, "not needed: the GPU wheel is not installed")
     if not gpus:
         return [libraries, Check("GPU", OK, "none found")]
@@ -75,7 +74,6 @@ def _gpu_outlook(gpus: Sequence[_gpu.Gpu] | None) -> list[Check]:
 
 
 def _check_threads() -> Check:
-    """Tell how many threads the operators get, and warn where the user gives them fewer."""
     cores, chosen = _cpu.count_cores(), os.environ.get(_cpu.THREADS)
     if not chosen or chosen == str(cores):
         return Check("CPU threads", OK, f"{cores}, one per core")

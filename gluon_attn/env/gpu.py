@@ -34,7 +34,6 @@ class Gpu(NamedTuple):
 
     @property
     def capability_text(self) -> str:
-        """Such as 8.6."""
         return ".".join(str(number) for number in self.capability)
 
     @property

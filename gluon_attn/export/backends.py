@@ -66,11 +66,9 @@ logger = logging.getLogger(__name__)
 class MXNetBackend:
     """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
-    Its compute threads belong to the process, not to this object; None leaves them.
-
-    Raises:
-        FileNotFoundError: The directory or one of its files is missing.
-        ValueError: Damaged export, a form that it does not hold, or a device that cannot run it.
+    Its compute threads belong to the process, not to this object; None leaves them. Raises
+    FileNotFoundError, or a ValueError for a damaged export, a form that it does not hold, or a
+    device that cannot run it.
     """
 
     def __init__(
@@ -96,7 +94,6 @@ class MXNetBackend:
         self._lock = threading.Lock()
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
             outputs = as_list(self._block(mx.nd.array(batch, ctx=self.ctx)))
@@ -118,7 +115,6 @@ class OnnxRuntimeBackend:
         self._session = open_onnx_session(raw, threads, kind, number)
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         # A session may be shared: every run has its own buffers.
         return list(self._session.run(self._names, {INPUT: np.ascontiguousarray(batch)}))
@@ -147,7 +143,6 @@ class OpenVINOBackend:
         self._lock = threading.Lock()  # a request has one set of buffers
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
             results = self._request.infer({INPUT: np.ascontiguousarray(batch)})
@@ -232,11 +227,7 @@ def check_batch(batch: Any, shape: tuple[int, ...]) -> None:
 
 
 def parse_context(ctx: Any) -> Any:
-    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
-
-    Raises:
-        ValueError: Not one context, or a GPU that cannot be used.
-    """
+    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU."""
     if isinstance(ctx, mx.Context):
         return ctx
     found = contexts("cpu" if ctx is None else ctx)
@@ -256,13 +247,9 @@ def _kind_of(context: Any) -> tuple[str, int]:
 
 
 def _read_onnx(name: str, directory: PathLike, ctx: Any) -> tuple[Sidecar, bytes]:
-    """Return sidecar and verified bytes of the ONNX file, once the backend can run it."""
     sidecar = read_sidecar(directory)
     require(name, sidecar, ctx)
     return sidecar, read_verified(directory, sidecar["files"]["onnx"])
-
-
-# ------------------------------------------------------------------------- which is fastest
 
 
 def choose(
@@ -276,18 +263,13 @@ def choose(
 ) -> str:
     """Return the name of the backend to use.
 
-    Args:
-        backend: A key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and this
-            machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
-            ``'mxnet'``; it never measures.
-        directory, sidecar: The export.
-        ctx: Context or its name.
-        batch_size: Rows of a run.
-        threads: Compute threads; None as many as MXNet starts with.
+    ``backend`` is a key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and
+    this machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
+    ``'mxnet'``; it never measures. ``batch_size`` rows are one run; ``threads`` None: as many as
+    MXNet starts with.
 
-    Raises:
-        ImportError: The package of the named backend is not installed.
-        ValueError: Unknown name, or a backend that cannot run this export here.
+    Raises ImportError: the package of the named backend is not installed; ValueError: unknown name,
+    or a backend that cannot run this export here.
     """
     if backend not in CHOICES:
         raise ValueError(f"backend {backend!r}: valid are {', '.join(CHOICES)}")
@@ -321,9 +303,7 @@ def measure(
 ) -> dict[str, float]:
     """Return images per second of all :func:`candidates`; one that fails costs a warning.
 
-    Raises:
-        FileNotFoundError: A file of the export is missing.
-        ValueError: A file of the export is damaged, or no backend can run it.
+    Raises FileNotFoundError, or a ValueError if a file is damaged or no backend can run the export.
     """
     shape = (batch_size, *sidecar["input"]["shape"][1:])
     batch = np.random.RandomState(0).normal(size=shape).astype(np.float32)
@@ -428,7 +408,6 @@ def _read_speeds(path: Path) -> list[Record]:
 
 
 def _remember(path: Path, record: Record) -> None:
-    """Add a record, instead of an older one for the same situation."""
     key = {field: value for field, value in record.items() if field != "images_per_s"}
     others = [old for old in _read_speeds(path) if _find([old], key) is None]
     try:

@@ -83,11 +83,7 @@ class Int8Variant(Variant):
         max_drop: Points that may be lost against float32.
         max_excluded: Largest part of the layers that may stay float32.
         fingerprint: Where the data come from; anything that JSON can hold, kept in the sidecar.
-        percentile: Of the mode of that name.
-        dtype: ``'auto'`` or ``'int8'``; see :class:`Quantizer`.
-
-    Raises:
-        ValueError: An argument is not valid.
+        percentile, dtype: See :class:`Quantizer`.
     """
 
     name = "int8"
@@ -120,16 +116,10 @@ class Int8Variant(Variant):
         self._fingerprint, self._percentile, self._dtype = fingerprint, percentile, dtype
 
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
-        """Search, check and write.
+        """Search, check and write; return files and entry.
 
-        The entry holds ``mode``, ``granularity``, ``dtype``, ``calibration``, ``float32_score``,
-        ``score``, ``drop``, ``max_drop``, ``tried``, ``layers``, ``excluded``, ``unsafe``,
-        ``parity``, ``vnni`` and ``versions``.
-
-        Raises:
-            ExportError: The drop is larger than allowed, MXNet cannot quantize the graph, or plain
-                MXNet gives other numbers.
-            ValueError: The calibration images do not fit the export.
+        Raises ExportError: the drop is larger than allowed, MXNet cannot quantize the graph, or
+        plain MXNet gives other numbers; ValueError: the calibration images do not fit the export.
         """
         images = self._check_images(sidecar)
         float32 = graphs.read_graph(directory, sidecar)
@@ -230,8 +220,6 @@ class Quantizer:
     """Makes int8 graphs of one float32 graph.
 
     Args:
-        symbol: The float32 graph.
-        arrays: Its parameters.
         images: ``(N, 3, H, W)`` float32, prepared as the net wants them.
         dtype: What activations become: ``'auto'`` is uint8 where they are never negative (twice as
             fine), ``'int8'`` always int8.
@@ -270,15 +258,9 @@ class Quantizer:
         self._thresholds: dict[str, dict[str, Range]] = {}
 
     def build(self, mode: str, excluded: Sequence[str] = ()) -> Graph:
-        """Return an int8 graph.
+        """Return an int8 graph by one of ``MODES``; the layers ``excluded`` stay float32.
 
-        Args:
-            mode: One of ``MODES``.
-            excluded: Names from ``layers`` that stay float32.
-
-        Raises:
-            ValueError: Unknown mode or layer.
-            ExportError: The graph cannot be quantized.
+        A ValueError for an unknown mode or layer, an ExportError if the graph cannot be quantized.
         """
         unknown = sorted(set(excluded) - set(self.layers))
         if unknown:  # MXNet itself ignores them silently
@@ -408,7 +390,6 @@ class Quantizer:
                     raise ExportError(f"int8: calibration failed: {failures[0]!r}") from failures[0]
 
     def _check_layers(self, quantized: Symbol, excluded: set[str]) -> None:
-        """Raise ExportError if what was excluded became int8, or nothing did."""
         nodes = {node["name"] for node in graphs.nodes_of(quantized)}
         done = {name for name, node in self.layers.items() if f"quantized_{node}" in nodes}
         if done & excluded or (not done and len(excluded) < len(self.layers)):
@@ -431,7 +412,6 @@ def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:
 def _short_strided(
     nodes: Sequence[graphs.Json], layers: dict[str, str], arrays: Arrays
 ) -> dict[str, str]:
-    """Return the layers that are strided 1x1 convolutions of fewer than 32 channels."""
     by_name, found = {node["name"]: node for node in nodes}, {}
     for layer, name in layers.items():
         parts = [n for part in by_name[name].get("subgraphs", []) for n in part["nodes"]]
