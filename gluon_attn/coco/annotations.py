@@ -35,12 +35,12 @@ NEEDED = {"images": ("id", "file_name"), "annotations": (), "categories": ("id",
 class CocoContent(NamedTuple):
     """What an annotation file holds."""
 
-    coco: Any
-    total: int
-    clipped: int
-    left_out: list[tuple[Any, str]]
-    warnings: list[str]
-    notes: list[str]
+    coco: Any  # pycocotools' COCO object of the usable records; ``coco.path`` is the file
+    total: int  # annotations in the file
+    clipped: int  # boxes that reach beyond their image
+    left_out: list[tuple[Any, str]]  # (annotation id, reason)
+    warnings: list[str]  # about what was left out or looks wrong
+    notes: list[str]  # about values that were taken because the file has none
 
 
 class Tally:
@@ -81,7 +81,10 @@ def load_coco(
     size in the file cannot be read; ValueError: no COCO annotation, or its records do not fit
     together.
     """
-    coco = quietly(_new_coco)
+    try:
+        from pycocotools.coco import COCO
+    except Exception as error:  # built for another NumPy, it raises other errors as well
+        raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
     content = read_json(
         path,
         f"unpack {ARCHIVE} beside the folders of images, so that ROOT/annotations/*.json and "
@@ -94,6 +97,7 @@ def load_coco(
     annotations = _Annotations(images, categories, joints)
     annotations.read(content["annotations"], image_key, category_key)
     annotations.check(path)
+    coco = quietly(COCO)
     coco.dataset = dict(
         content,
         images=list(images.values()),
@@ -112,14 +116,6 @@ def load_coco(
         warnings=warnings + annotations.warnings(),
         notes=annotations.notes(),
     )
-
-
-def _new_coco() -> Any:
-    try:
-        from pycocotools.coco import COCO
-    except Exception as error:  # built for another NumPy, it raises other errors as well
-        raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
-    return COCO()
 
 
 def quietly(function: Callable, *arguments: Any) -> Any:

@@ -129,11 +129,9 @@ class CocoDataset(Located, Dataset):
                     f"{self.annotation} does not exist; {self.root} has {', '.join(there[:8])}. "
                     f"Official ones: unpack {ARCHIVE}"
                 )
+        keypoints, skip = self.kind == "person_keypoints", on_bad_image == "skip"
         self._content = load_coco(
-            self.annotation,
-            self.kind == "person_keypoints",
-            lambda name: image_size(self._find(name), name),
-            on_bad_image == "skip",
+            self.annotation, keypoints, lambda name: image_size(self._find(name), name), skip
         )
         self.coco = self._content.coco
         for line in self._content.warnings:

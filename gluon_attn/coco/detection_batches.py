@@ -34,10 +34,10 @@ ROWS = 8  # labels are padded to a multiple of so many rows: few shapes
 class Framed(NamedTuple):
     """An image as the net takes it."""
 
-    image: Array
-    boxes: Array
-    classes: Array
-    extent: tuple[int, int]
+    image: Array  # (3, H, W) float32, normalised; zeros behind its right and lower border
+    boxes: Array  # (N, 4) float32 in pixels of ``image``
+    classes: Array  # (N,) int64
+    extent: tuple[int, int]  # width and height that the image itself takes of ``image``
 
 
 class StretchTransform:

@@ -7,15 +7,12 @@ from typing import Any, Dict, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd
 
 from gluon_attn.core.files import write_json, write_text
-from gluon_attn.export import load_exported
+from gluon_attn.export import load_exported, writer
 from gluon_attn.export import sidecar as sidecar_file
-from gluon_attn.export.graph import check_shapes, trace
-from gluon_attn.export.parity import check_parity
+from gluon_attn.export.graph import trace
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.writer import write_files, write_variants
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.runtime import versions
 
@@ -57,35 +54,17 @@ def write_export(
     sidecar_file.refuse_existing(directory, overwrite)
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
     names = tuple(net.output_names)
-    expected = {key: _run(net, names, images) for key, images in parts.items()}
+    expected = {key: writer.run_net(net, images, names)[0] for key, images in parts.items()}
     sidecar["outputs"] = [
         {"name": name, "shape": ["batch", *value.shape[1:]], "kind": kind, "activation": "none"}
         for name, value in zip(names, next(iter(expected.values())))
     ]
-    symbol, arrays = trace(net, names)
-    if fixed:
-        check_shapes(symbol, arrays, sidecar, type(net).__name__)
-    with sidecar_file.new_directory(directory, overwrite) as partial:
-        files = write_files(partial, sidecar["name"], symbol, arrays)
-        paths = [partial / file for file in files.values()]
-        sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
-        sizes = sorted({len(images) for images in parts.values()})
-        sidecar["parity"] = check_parity(paths, parts, expected, sizes)
-        write_variants(partial, sidecar, variants)
-        sidecar_file.write_sidecar(partial, sidecar)
+    graph, sizes = trace(net, names), sorted({len(images) for images in parts.values()})
+    writer.write_export(
+        directory, sidecar, graph, (parts, expected), variants=variants, overwrite=overwrite,
+        batches=sizes, fixed=fixed,
+    )  # fmt: skip
     return sidecar
-
-
-def _run(net: Any, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
-    ctx = next(iter(net.collect_params().values())).list_ctx()[0]
-    with autograd.pause(train_mode=False):
-        outputs = net(mx.nd.array(images, ctx=ctx))
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        values = [out.asnumpy() for out in outputs]
-    for name, value in zip(names, values):
-        if not np.isfinite(value).all():
-            raise ExportError(f"{type(net).__name__}: output '{name}' is not finite")
-    return values
 
 
 def open_export(directory: str, task: str, what: str, ctx: Any = None) -> tuple[Any, Sidecar]:

@@ -46,11 +46,6 @@ POSITIVE, NEGATIVE, LEAST = 0.7, 0.3, 0.3  # overlaps of anchors; LEAST: of the 
 EPSILON = 1e-7
 
 
-def frame_of(sides: Sequence[int], multiple: int = 32) -> tuple[int, ...]:
-    """Return height and width of the frame for wide images: both sides rounded up."""
-    return tuple(-(-side // multiple) * multiple for side in sides)
-
-
 class FirstStage(HybridBlock):
     """Backbone, pyramid of ``channels`` and region proposal head.
 
@@ -77,9 +72,8 @@ class FirstStage(HybridBlock):
             self.anchors = nn.HybridSequential()
             for stride in STRIDES:
                 side = -(-max(frame) // stride)
-                self.anchors.add(
-                    anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), alloc_size=(side, side))
-                )
+                size = {"alloc_size": (side, side)}
+                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), **size))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list:
         maps = self.neck(*self.trunk(x))
@@ -127,18 +121,14 @@ class RoiHead(HybridBlock):
         super().__init__(**kwargs)
         self._classes = classes
         inputs = channels * ROI_SIZE[0] * ROI_SIZE[1]
-        uniform = mx.init.Xavier()
+        uniform, normal = mx.init.Xavier(), mx.init.Normal
         with self.name_scope():
             self.shared = nn.HybridSequential()
             for units in (inputs, hidden):
                 layer = nn.Dense(hidden, in_units=units, weight_initializer=uniform)
                 self.shared.add(layer, nn.Activation("relu"))
-            self.classify = nn.Dense(
-                classes + 1, in_units=hidden, weight_initializer=mx.init.Normal(0.01)
-            )
-            self.refine = nn.Dense(
-                4 * classes, in_units=hidden, weight_initializer=mx.init.Normal(0.001)
-            )
+            self.classify = nn.Dense(classes + 1, in_units=hidden, weight_initializer=normal(0.01))
+            self.refine = nn.Dense(4 * classes, in_units=hidden, weight_initializer=normal(0.001))
 
     def hybrid_forward(self, F: Any, boxes: Tensor, *maps: Tensor) -> tuple:
         number = F.reshape(F.contrib.arange_like(boxes, axis=0), shape=(-1, 1, 1))
@@ -258,26 +248,16 @@ def faster_rcnn(
             f"sides={sides}, frozen_stages={frozen_stages}: need 1 <= shorter <= longer "
             "side, and 0 to 4 stages"
         )
-    frame = frame_of(sides)
+    frame = tuple(-(-side // 32) * 32 for side in sides)  # height and width for wide images
     backbone = resnet(depth, "v1b", width=width, attention=attention)
     trunk = StageFeatures(backbone, stages=(1, 2, 3, 4))
     if norm_eval:
         fix_statistics(trunk)
-    nms = ClasswiseNms(
-        classes,
-        nms_overlap,
-        score_threshold,
-        per_class=test_proposals,
-        detections=detections,
-        own_boxes=True,
-    )
-    net = FasterRCNN(
-        FirstStage(trunk, fpn_channels, frame, anchor_scale),
-        RoiHead(classes, fpn_channels, hidden),
-        nms,
-        proposals=(train_proposals, test_proposals),
-        frozen_stages=frozen_stages,
-    )
+    counts = {"per_class": test_proposals, "detections": detections}
+    nms = ClasswiseNms(classes, nms_overlap, score_threshold, own_boxes=True, **counts)
+    first = FirstStage(trunk, fpn_channels, frame, anchor_scale)
+    roi, proposals = RoiHead(classes, fpn_channels, hidden), (train_proposals, test_proposals)
+    net = FasterRCNN(first, roi, nms, proposals=proposals, frozen_stages=frozen_stages)
     net.input_size, net.sides = frame, sides
     return infer_shapes(net, net)
 
@@ -366,7 +346,6 @@ class TwoStageLoss(HybridBlock):
         entropy = entropy + F.Activation(-F.abs(rpn_logits), act_type="softrelu")
         distance = F.sum(F.smooth_l1(rpn_offsets - rpn_targets, scalar=self._rpn), axis=2)
         first = [_mean(F, entropy * sampled, sampled), _mean(F, distance * positive, sampled)]
-
         sampled, positive = classes >= 0, classes > 0
         entropy = -F.pick(F.log_softmax(logits, axis=-1), F.relu(classes), axis=-1)
         own = F.broadcast_like(F.expand_dims(F.relu(classes - 1), axis=2), targets)
@@ -448,12 +427,9 @@ class FasterRcnnMethod(DetectorMethod):
         images, rows = boxes.shape[:2]
         if (images, rows) not in self._samplers:
             module = gluoncv_module("model_zoo.rcnn.faster_rcnn.rcnn_target")
-            self._samplers[images, rows] = module.RCNNTargetSampler(
-                num_image=images,
-                num_proposal=self.net.train_proposals,
-                num_sample=self.options["samples"],
-                pos_iou_thresh=self.options["overlap"],
-                pos_ratio=self.options["positives"],
-                max_num_gt=rows,
-            )
+            counts = {"num_image": images, "num_proposal": self.net.train_proposals}
+            counts.update(num_sample=self.options["samples"], max_num_gt=rows)
+            shares = {"pos_iou_thresh": self.options["overlap"]}
+            shares["pos_ratio"] = self.options["positives"]
+            self._samplers[images, rows] = module.RCNNTargetSampler(**counts, **shares)
         return self._samplers[images, rows]

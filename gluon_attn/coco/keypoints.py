@@ -50,20 +50,14 @@ class SimplePose(HybridBlock):
         super().__init__(**kwargs)
         self.classes = keypoints
         normal = init.Normal(SMALL)
+        doubling = {"strides": 2, "padding": 1, "use_bias": False, "weight_initializer": normal}
         self.backbone = StageFeatures(net, stages=(4,))
         # Trainers sort parameters by name; names of a scope do not depend on what was built before.
         with self.name_scope():
             self.head = nn.HybridSequential(prefix="head_")
             with self.head.name_scope():
                 for _ in range(LAYERS):
-                    up = nn.Conv2DTranspose(
-                        filters,
-                        KERNEL,
-                        strides=2,
-                        padding=1,
-                        use_bias=False,
-                        weight_initializer=normal,
-                    )
+                    up = nn.Conv2DTranspose(filters, KERNEL, **doubling)
                     self.head.add(up, nn.BatchNorm(), nn.Activation("relu"))
             self.output = nn.Conv2D(
                 keypoints, 1, weight_initializer=normal, bias_initializer="zeros"

@@ -5,10 +5,8 @@ normal factor (clipped to 1 +- scale), turned by a normal angle (clipped to twic
 60 % of the samples and mirrored in half of them; everything in one affine map, so the image is
 interpolated once. (GluonCV's transform turns and resizes in two steps and draws from a global
 generator, which the threads of a loader would share.) Coordinates are pixel numbers, the first
-pixel's centre being 0, and the middle of the input is (W / 2, H / 2), as in the released code.
-
-Reference: Xiao, Wu, Wei, "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018;
-constants of the released code.
+pixel's centre being 0, and the middle of the input is (W / 2, H / 2), as in the released code of
+Xiao, Wu, Wei, "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018.
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ Box = Union[Sequence[float], np.ndarray]  # corners x1, y1, x2, y2 in pixels
 class Region(NamedTuple):
     """What is cut out of an image."""
 
-    x: float
+    x: float  # of its middle in pixels
     y: float
-    width: float
-    angle: float = 0.0
-    mirror_width: Any = None
+    width: float  # in pixels; the height follows from the input's proportions
+    angle: float = 0.0  # in degrees; (0, -1) turned by it becomes "up" in the input
+    mirror_width: Any = None  # of the image if it is mirrored first; x and angle are those then
 
 
 def region_of(box: Box, size: Sequence[int], margin: float = MARGIN) -> Region:
@@ -188,13 +186,9 @@ class PoseTrainTransform(PoseEvalTransform):
         image = planes(self.normalize(self.cut(image, matrix)), out)
         if region.mirror_width is not None:
             keypoints = keypoints[mirror_order(len(keypoints), self.pairs)]
+        points, labelled = transform(keypoints[:, :2], matrix) / STRIDE, keypoints[:, 2]
         maps, weights = heatmap_targets(
-            transform(keypoints[:, :2], matrix) / STRIDE,
-            keypoints[:, 2],
-            self.target_size,
-            self.sigma,
-            encoding=self.encoding,
-            out=target,
+            points, labelled, self.target_size, self.sigma, encoding=self.encoding, out=target
         )
         return image, maps, weights
 
@@ -215,14 +209,8 @@ class PoseLoader(Loader):
         images[len(indices) :], targets[len(indices) :] = 0, 0
         for row, (i, random) in enumerate(zip(indices.tolist(), draws[indices].tolist())):
             image, box, keypoints, _ = self.dataset[i]
-            _, _, masks[row] = self.transform.sample(
-                image,
-                without_last_pixel(box),
-                keypoints,
-                random,
-                out=images[row],
-                target=targets[row],
-            )
+            box, written = without_last_pixel(box), {"out": images[row], "target": targets[row]}
+            _, _, masks[row] = self.transform.sample(image, box, keypoints, random, **written)
         arrays = self._buffers.wrap(images), self._targets.wrap(targets), mx.nd.from_numpy(masks)
         return Batch(*arrays, index=_padded(indices, self.batch_size))
 

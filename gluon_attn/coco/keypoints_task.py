@@ -356,9 +356,8 @@ def find_in_files(
             continue
         whole = [0, 0, image.shape[1], image.shape[0]]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (box or whole for box, _ in good)]
-        people = People(
-            functools.partial(_same, image), [0] * len(good), corners, [w for _, w in good]
-        )
+        seen = [image]  # image 0
+        people = People(seen.__getitem__, [0] * len(good), corners, [w for _, w in good])
         places, heights = finder(people, min(batch_size, len(good)), workers=0)
         totals = person_scores(heights, people.scores)
         tables = np.concatenate([places, heights[..., None]], -1)
@@ -373,10 +372,6 @@ def find_in_files(
             drawn = draw_keypoints(image, tables, threshold=threshold)
             files.write_png(draw, number, file.path, drawn)
     return records
-
-
-def _same(image: np.ndarray, _: Any) -> np.ndarray:
-    return image
 
 
 def _record(

@@ -143,7 +143,6 @@ def fix_statistics(block: HybridBlock) -> None:
 
 def pyramid(channels: int) -> HybridBlock:
     """Return GluonCV's FPN as a block of its own: C2 … C5 to P2 … P6, P6 by subsampling P5."""
-
     expander = gluoncv_module("nn.feature").FPNFeatureExpander
     # The pyramid alone: GluonCV's grows it on a backbone of one input.
     neck: Any = type("Neck", (expander, _SeveralInputs), {})
@@ -151,18 +150,10 @@ def pyramid(channels: int) -> HybridBlock:
     with mx.name.NameManager():  # else the names that are looked up carry the prefix of a scope
         inputs = [mx.sym.var(name, dtype="float32") for name in names]
         taps = [mx.sym.identity(v, name=f"{name}_in") for v, name in zip(inputs, names)]
-        block = neck(
-            mx.sym.Group(taps),
-            outputs=[f"{name}_in" for name in names],
-            num_filters=[channels] * 4,
-            use_1x1=True,
-            use_upsample=True,
-            use_elewadd=True,
-            use_p6=True,
-            p6_conv=False,
-            no_bias=False,
-            inputs=inputs,
-        )
+        used = dict.fromkeys(("use_1x1", "use_upsample", "use_elewadd", "use_p6"), True)
+        used.update(dict.fromkeys(("p6_conv", "no_bias"), False))
+        ends = {"outputs": [f"{name}_in" for name in names], "inputs": inputs}
+        block = neck(mx.sym.Group(taps), num_filters=[channels] * 4, **ends, **used)
     for name, parameter in block.collect_params().items():
         parameter.init = "zeros" if name.endswith("bias") else mx.init.Xavier()
     return block

@@ -120,13 +120,10 @@ def _check_trial(found: Sequence[Check]) -> Check:
     gpu = gpu and _environment.is_gpu_wheel(_environment.backends())
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command, env = [sys.executable, "-c", _TRIAL.format(gpu=gpu)], dict(os.environ, PYTHONPATH=path)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRIAL.format(gpu=gpu)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=120,
-            env=dict(os.environ, PYTHONPATH=path),
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, env=env
         )
     except subprocess.TimeoutExpired:
         return Check("Trial run", FAIL, "a small training step took over 120 s", "see above")

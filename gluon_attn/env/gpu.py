@@ -39,10 +39,8 @@ class Gpu(NamedTuple):
     @property
     def supported(self) -> bool:
         """Whether the wheel holds machine code that runs on this GPU."""
-        return any(
-            self.capability[0] == major and self.capability[1] >= minor
-            for major, minor in WHEEL_CODE
-        )
+        major, minor = self.capability[:2]
+        return any(major == code[0] and minor >= code[1] for code in WHEEL_CODE)
 
 
 def list_gpus() -> list[Gpu] | None:

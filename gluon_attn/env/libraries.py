@@ -52,11 +52,8 @@ def loads(name: str) -> bool:
 
 def missing_system_libraries(mxnet_folder: str) -> list[str]:
     """Return the sonames that neither the system nor MXNet's own folder provides."""
-    return [
-        name
-        for name in SYSTEM_LIBRARIES
-        if not os.path.exists(os.path.join(mxnet_folder, name)) and not loads(name)
-    ]
+    paths = {name: os.path.join(mxnet_folder, name) for name in SYSTEM_LIBRARIES}
+    return [name for name, path in paths.items() if not os.path.exists(path) and not loads(name)]
 
 
 def link_system_libraries(

@@ -27,13 +27,12 @@ it, it may be deleted, and one that cannot be read or written costs a warning on
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.metadata
 import importlib.util
 import logging
 import re
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Sequence
 
@@ -46,6 +45,7 @@ from gluon_attn.core.files import sha256_of_bytes, write_json
 from gluon_attn.core.outputs import as_list
 from gluon_attn.core.text import PathLike, read_json
 from gluon_attn.env.cpu import has_avx512, has_vnni
+from gluon_attn.env.environment import installed_version
 from gluon_attn.export.graph import INPUT, static
 from gluon_attn.export.onnx_graph import default_threads, open_onnx_session
 from gluon_attn.export.precision import PRECISIONS, load_exported
@@ -161,21 +161,18 @@ class Backend(NamedTuple):
     cpu: bool = True  # and a CPU path
 
 
-def _mxnet(**options: Any) -> Callable[..., Any]:
-    return functools.partial(MXNetBackend, **options)
-
-
 BACKENDS = {
     "mxnet": Backend(MXNetBackend, "fp32", gpu=True),
-    "mxnet-fused": Backend(_mxnet(fused=True), "fp32"),
-    "mxnet-int8": Backend(_mxnet(precision="int8"), "int8", "int8"),
-    "mxnet-bf16": Backend(_mxnet(precision="bf16"), "bf16", "bf16"),
-    "mxnet-fp16": Backend(_mxnet(precision="fp16"), "fp16", gpu=True, cpu=False),
+    "mxnet-fused": Backend(partial(MXNetBackend, fused=True), "fp32"),
+    "mxnet-int8": Backend(partial(MXNetBackend, precision="int8"), "int8", "int8"),
+    "mxnet-bf16": Backend(partial(MXNetBackend, precision="bf16"), "bf16", "bf16"),
+    "mxnet-fp16": Backend(partial(MXNetBackend, precision="fp16"), "fp16", gpu=True, cpu=False),
     "onnxruntime": Backend(
         OnnxRuntimeBackend, "fp32", "onnx", "onnxruntime", install="gluon_attn[onnx]", gpu=True
     ),
     "openvino": Backend(OpenVINOBackend, "fp32", "onnx", "openvino", install="openvino"),
 }
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")  # distributions
 CHOICES = (*BACKENDS, AUTO, FASTEST)
 
 
@@ -335,11 +332,8 @@ def candidates(sidecar: Sidecar, ctx: Any = None) -> list[str]:
     excluded = {"fp16"}
     if sidecar.get("int8", {}).get("vnni") and not has_vnni():
         excluded.add("int8")
-    return [
-        name
-        for name, backend in BACKENDS.items()
-        if backend.precision not in excluded and obstacle(name, sidecar, ctx) is None
-    ]
+    names = (name for name, backend in BACKENDS.items() if backend.precision not in excluded)
+    return [name for name in names if obstacle(name, sidecar, ctx) is None]
 
 
 def images_per_second(engine: Any, batch: np.ndarray) -> float:
@@ -359,12 +353,8 @@ def images_per_second(engine: Any, batch: np.ndarray) -> float:
 def situation(sidecar: Sidecar, ctx: Any, batch_size: int, threads: int | None) -> Record:
     """Return what a speed depends on, as plain JSON values: a record counts where all is equal."""
     known = versions()
-    packages = {"mxnet": mx.__version__}
-    for distribution in ("onnxruntime", "onnxruntime-gpu", "openvino"):
-        try:
-            packages[distribution] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    engines = {name: installed_version(name) for name in ENGINES}
+    packages = {"mxnet": mx.__version__, **{name: v for name, v in engines.items() if v}}
     files = sorted(entry["sha256"] for entry in sidecar["files"].values())
     return {
         "processor": known["processor"],

@@ -19,6 +19,7 @@ in the files they stay float32.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import sys
 import warnings
@@ -253,8 +254,6 @@ class Quantizer:
         if not self.layers:
             raise ExportError("int8: the graph has no convolution or dense layer to quantize")
         self._sums = _activated_sums(nodes)
-        self._ranges: dict[str, Range] = {}
-        self._histograms: dict[str, np.ndarray] = {}
         self._thresholds: dict[str, dict[str, Range]] = {}
 
     def build(self, mode: str, excluded: Sequence[str] = ()) -> Graph:
@@ -290,9 +289,9 @@ class Quantizer:
         if mode not in MODES:
             raise ValueError(f"calibration mode {mode!r}: valid are {', '.join(MODES)}")
         if mode not in self._thresholds:
-            ranges = self._seen_ranges()
+            ranges = self._ranges
             halved = {name for name, operand in self._sums.items() if ranges[operand][0] < 0}
-            histograms = {} if mode == "naive" else self._seen_histograms()
+            histograms = {} if mode == "naive" else self._histograms
             clip = _entropy if mode == "entropy" else self._clip
             found: dict[str, Range] = {}
             for name in _progress(ranges, mode, "output"):
@@ -330,37 +329,35 @@ class Quantizer:
         enough = sizes.cumsum() >= sizes.sum() * (self._percentile / 100)
         return min(limit, (int(enough.argmax()) + 0.5) * 2 * limit / _BINS)
 
-    def _seen_ranges(self) -> dict[str, Range]:
-        if not self._ranges:
-            ranges = {INPUT: (float(self._images.min()), float(self._images.max()))}
+    @functools.cached_property
+    def _ranges(self) -> dict[str, Range]:
+        ranges = {INPUT: (float(self._images.min()), float(self._images.max()))}
 
-            def widen(name: str, values: np.ndarray) -> None:
-                low, high = ranges.get(name, (np.inf, -np.inf))
-                ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+        def widen(name: str, values: np.ndarray) -> None:
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
 
-            self._watch(widen, "ranges")
-            odd = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
-            if odd:
-                raise ExportError(f"int8: not finite on the calibration images: {', '.join(odd)}")
-            self._ranges = ranges
-        return self._ranges
+        self._watch(widen, "ranges")
+        odd = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
+        if odd:
+            raise ExportError(f"int8: not finite on the calibration images: {', '.join(odd)}")
+        return ranges
 
-    def _seen_histograms(self) -> dict[str, np.ndarray]:
-        """Return counts of all values in ``_BINS`` bins over the symmetric range of each output."""
-        if not self._histograms:
-            limits = {name: max(-low, high) for name, (low, high) in self._seen_ranges().items()}
-            histograms = {n: np.zeros(_BINS, np.int64) for n, t in limits.items() if t > 0}
+    @functools.cached_property
+    def _histograms(self) -> dict[str, np.ndarray]:
+        """Counts of all values in ``_BINS`` bins over the symmetric range of each output."""
+        limits = {name: max(-low, high) for name, (low, high) in self._ranges.items()}
+        histograms = {n: np.zeros(_BINS, np.int64) for n, t in limits.items() if t > 0}
 
-            def count(name: str, values: np.ndarray) -> None:
-                if name in histograms:
-                    position = (values.ravel() + limits[name]) * (_BINS / (2 * limits[name]))
-                    bins = np.minimum(position.astype(np.int32), _BINS - 1)
-                    histograms[name] += np.bincount(bins, minlength=_BINS)
+        def count(name: str, values: np.ndarray) -> None:
+            if name in histograms:
+                position = (values.ravel() + limits[name]) * (_BINS / (2 * limits[name]))
+                bins = np.minimum(position.astype(np.int32), _BINS - 1)
+                histograms[name] += np.bincount(bins, minlength=_BINS)
 
-            self._watch(count, "histograms")
-            count(INPUT, self._images)
-            self._histograms = histograms
-        return self._histograms
+        self._watch(count, "histograms")
+        count(INPUT, self._images)
+        return histograms
 
     def _watch(self, visit: Callable[[str, np.ndarray], None], title: str) -> None:
         """Run the calibration images; call ``visit(name, values)`` for every operator's output."""

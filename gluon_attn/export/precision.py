@@ -21,6 +21,7 @@ CPU.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from pathlib import Path
@@ -217,12 +218,9 @@ def _float32_outputs(symbol: Symbol) -> Symbol:
     _, types, _ = symbol.infer_type(**{INPUT: np.float32})
     if all(kind == np.float32 for kind in types):
         return symbol
-    return mx.sym.Group(
-        [
-            output if kind == np.float32 else mx.sym.amp_cast(output, dtype="float32")
-            for output, kind in zip(symbol, types)
-        ]
-    )
+    pairs = zip(symbol, types)
+    cast = functools.partial(mx.sym.amp_cast, dtype="float32")
+    return mx.sym.Group([out if kind == np.float32 else cast(out) for out, kind in pairs])
 
 
 def to_float16(symbol: Symbol, arrays: Arrays) -> Graph:

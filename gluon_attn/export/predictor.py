@@ -111,8 +111,9 @@ class Predictor:
         self.precision = BACKENDS[self.backend].precision
         self._backend = BACKENDS[self.backend].make(directory, ctx=ctx, threads=threads)
         self._readers = min(8, os.cpu_count() or 1)
-        for count in warmup:
-            self._warm_up(int(count))
+        for count in warmup:  # run as for so many images
+            size = min(_padded(int(count)), self.batch_size)
+            self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
     def __call__(self, images: Any, on_bad_image: str = "error") -> np.ndarray:
         """Return the probabilities ``(B, A)`` float32.
@@ -284,7 +285,11 @@ class Predictor:
     def _rows(self, people: Sequence[Person], size: int) -> Iterator[tuple[Person, Row]]:
         """Yield the same of one batch, which is padded to ``size``."""
         batch = [person.data for person in people if person.error is None]
-        found = zip(*self._forward(batch, size)) if batch else iter(())
+        found: Iterator[Row] = iter(())
+        if batch:
+            data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
+            data[: len(batch)] = batch
+            found = zip(*(out[: len(batch)] for out in self._backend.run(data)))
         for person in people:
             row = next(found) if person.error is None else self._nothing()
             yield person._replace(data=None), row
@@ -292,15 +297,6 @@ class Predictor:
     def _nothing(self) -> list[np.ndarray]:
         shapes = (entry["shape"][1:] for entry in self.sidecar["outputs"])
         return [np.full(shape, np.nan, np.float32) for shape in shapes]
-
-    def _forward(self, batch: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
-        data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
-        data[: len(batch)] = batch
-        return [out[: len(batch)] for out in self._backend.run(data)]
-
-    def _warm_up(self, count: int) -> None:
-        size = min(_padded(count), self.batch_size)
-        self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
 
 def _check_counts(values: Iterable[Any], name: str) -> None:

@@ -101,7 +101,7 @@ def export_model(
     sidecar["schema"] = sidecar_file.check_schema(schema, sidecar["classes"]).to_json()
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
     parts = parts_of(random_batch(sidecar["input"]))
-    outputs, context = _run_net(net, parts["batch3"], names)
+    outputs, context = run_net(net, parts["batch3"], names)
     if outputs[0].shape[1:] != (len(sidecar["classes"]),):
         raise ValueError(f"{len(sidecar['classes'])} classes for logits {outputs[0].shape}")
     embeddings = tuple(getattr(net, "embedding_outputs", ()))
@@ -150,16 +150,18 @@ def write_export(
     overwrite: bool = False,
     context: str = "cpu:0",
     batches: Sequence[int] = BATCHES,
+    fixed: bool = True,
 ) -> Path:
     """Write graph, parameters, forms and sidecar, all or nothing; return the directory.
 
     ``sidecar`` gets its ``files``, ``parity`` and the forms. ``graph`` is what
     :func:`gluon_attn.export.graph.trace` returned; ``checked`` are inputs and the net's outputs for
-    :func:`gluon_attn.export.parity.check_parity`, None: no check. Errors as of
-    :func:`export_model`.
+    :func:`gluon_attn.export.parity.check_parity`, None: no check. ``fixed``: the shapes of all
+    outputs are known. Errors as of :func:`export_model`.
     """
     directory, name = Path(directory), sidecar["name"]
-    check_shapes(*graph, sidecar, name)
+    if fixed:
+        check_shapes(*graph, sidecar, name)
     with sidecar_file.new_directory(directory, overwrite) as partial:
         files = write_files(partial, name, *graph)
         sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
@@ -214,7 +216,7 @@ def add_variants(directory: PathLike, variants: Sequence[Variant]) -> Path:
     return directory
 
 
-def _run_net(net: Any, batch: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], str]:
+def run_net(net: Any, batch: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], str]:
     """Return the net's own outputs as NumPy arrays, and the device that it ran on."""
     kind = type(net).__name__
     parameters = list(net.collect_params().values())
