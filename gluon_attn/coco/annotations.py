@@ -98,14 +98,10 @@ def load_coco(
     annotations.read(content["annotations"], image_key, category_key)
     annotations.check(path)
     coco = quietly(COCO)
-    coco.dataset = dict(
-        content,
-        images=list(images.values()),
-        annotations=annotations.kept,
-        categories=[c for n, c in categories.items() if joints is None or joints[n]],
-        info=content.get("info") or {},
-        licenses=content.get("licenses") or [],
-    )
+    chosen = [c for n, c in categories.items() if joints is None or joints[n]]
+    coco.dataset = dict(content, images=list(images.values()), annotations=annotations.kept)
+    coco.dataset.update(categories=chosen, info=content.get("info") or {})
+    coco.dataset["licenses"] = content.get("licenses") or []
     coco.path = str(path)
     quietly(coco.createIndex)
     return CocoContent(

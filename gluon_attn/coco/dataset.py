@@ -16,9 +16,6 @@ nothing). Crowds are left out of the samples; the evaluation sees them.
 Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
 whether boxes were made on the upright image, as labelling tools show it, or on the stored pixels.
 
-Published counts (from memory, not verified here): 118,287 training and 5,000 validation images,
-860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
-
 Reference: Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick, "Microsoft COCO: Common
 Objects in Context", ECCV 2014.
 """
@@ -46,6 +43,7 @@ from gluon_attn.data.scan import files, stored_name, subfolders
 
 logger = logging.getLogger(__name__)
 
+# From memory, not verified here; boxes, and persons with labelled keypoints.
 PUBLISHED = {
     "train2017": {"images": 118287, "boxes": 860001},
     "val2017": {"images": 5000, "boxes": 36781},

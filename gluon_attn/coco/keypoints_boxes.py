@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Sequence, Union
+from typing import Any, Sequence
 
 from gluon_attn.coco.annotations import Tally, numbers_of
 from gluon_attn.coco.dataset import CocoKeypoints
 from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.core.text import read_json
-from gluon_attn.tasks.images import ImageFile, match_boxes, read_boxes
+from gluon_attn.tasks.images import ImageFile, PathLike, match_boxes, read_boxes
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
 PERSON = 1  # COCO's category id
-PathLike = Union[str, Path]
 
 
 def read_results(path: PathLike, category_id: Any = PERSON) -> list[tuple[Any, list[float], float]]:
@@ -102,7 +101,7 @@ def boxes_of_images(
             f"{path}: lists none of the {len(images)} images; its image ids are the numbers in "
             "names such as 000000000139.jpg"
         )
-    return [p for p, _ in kept], [entry[0] for _, entry in kept], [entry[1] for _, entry in kept]
+    return [p for p, _ in kept], [own for _, (own, _) in kept], [s for _, (_, s) in kept]
 
 
 def _is_list(path: PathLike) -> bool:

@@ -58,7 +58,6 @@ class Predictor:
     read and prepared in parallel.
 
     Args:
-        directory: The export directory.
         ctx: Context or its name, ``'cpu'`` or ``'gpu:0'``; the CPU by default.
         batch_size: Most rows in one run of the network. The last batch of a long list is padded to
             it; a short list runs in the next power of two, so that one image is not paid as 32.
@@ -67,9 +66,8 @@ class Predictor:
         backend: ``'mxnet'``, ``'mxnet-fused'``, ``'mxnet-int8'``, ``'mxnet-bf16'``,
             ``'mxnet-fp16'``, ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the
             export and the machine allow, whatever its precision (but float16, which must be asked
-            for), measured once and remembered in the directory;
-            or ``'auto'``, the one remembered, else ``'mxnet'``. The choice is in ``backend`` and
-            ``precision``.
+            for), measured once and remembered in the directory; or ``'auto'``, the one remembered,
+            else ``'mxnet'``. The choice is in ``backend`` and ``precision``.
         warmup: Numbers of images, one or several, to run the network for once on zeros, so that the
             first real call is not the slow one.
 
@@ -124,10 +122,7 @@ class Predictor:
         return self.probabilities(self.outputs(images, on_bad_image)["logits"])
 
     def outputs(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
-        """Return all outputs of the export by name.
-
-        Logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``.
-        """
+        """Return by name: logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``."""
         rows = [row for _, row in self._run(self._people(images, None, on_bad_image))]
         columns = zip(*rows) if rows else ([] for _ in self.output_names)
         empty = [value[None][:0] for value in self._nothing()]
