@@ -39,15 +39,10 @@ __all__ = [
 
 
 def contexts(spec: Any = "cpu") -> list[Any]:
-    """Return the list of MXNet contexts that ``spec`` names.
+    """Return the list of MXNet contexts that ``spec`` names; a ValueError for others says why.
 
-    Args:
-        spec: ``'cpu'``; ``'cpu:2'`` for two CPU contexts, which split a batch as two GPUs would;
-            ``'gpu'``, ``'gpu:0,1'`` or ``'0,1'`` for GPUs by number.
-
-    Raises:
-        ValueError: If ``spec`` is none of these, or names a GPU that cannot be used; the message
-            says why.
+    ``'cpu'``; ``'cpu:2'`` for two CPU contexts, which split a batch as two GPUs would; ``'gpu'``,
+    ``'gpu:0,1'`` or ``'0,1'`` for GPUs by number.
     """
     import mxnet as mx
 

@@ -33,23 +33,14 @@ NEEDED = {"images": ("id", "file_name"), "annotations": (), "categories": ("id",
 
 
 class CocoContent(NamedTuple):
-    """What an annotation file holds.
+    """What an annotation file holds."""
 
-    Attributes:
-        coco: pycocotools' COCO object of the usable records; ``coco.path`` is the file.
-        total: Annotations in the file.
-        clipped: Boxes that reach beyond their image.
-        left_out: ``[(annotation id, reason), ...]``.
-        warnings: Lines about what was left out or looks wrong.
-        notes: Lines about values that were taken because the file has none.
-    """
-
-    coco: Any
-    total: int
-    clipped: int
-    left_out: list[tuple[Any, str]]
-    warnings: list[str]
-    notes: list[str]
+    coco: Any  # pycocotools' COCO object of the usable records; ``coco.path`` is the file
+    total: int  # annotations in the file
+    clipped: int  # boxes that reach beyond their image
+    left_out: list[tuple[Any, str]]  # (annotation id, reason)
+    warnings: list[str]  # about what was left out or looks wrong
+    notes: list[str]  # about values that were taken because the file has none
 
 
 class Tally:
@@ -59,12 +50,10 @@ class Tally:
         self.found: dict[str, list] = {}
 
     def add(self, kind: str, example: object) -> None:
-        """Count one more finding of a kind."""
         self.found.setdefault(kind, [0, str(example)])[0] += 1
 
     @property
     def total(self) -> int:
-        """Findings of all kinds."""
         return sum(count for count, _ in self.found.values())
 
     def __str__(self) -> str:
@@ -80,24 +69,22 @@ def load_coco(
     size_of: Callable[[str], tuple[int, int]] | None = None,
     skip_unreadable: bool = False,
 ) -> CocoContent:
-    """Read and check an annotation file.
+    """Read and check an annotation file, or an export of a labelling tool.
 
     Args:
-        path: ``instances_<split>.json``, ``person_keypoints_<split>.json``, or an export of a
-            labelling tool.
-        keypoints: Whether people with keypoints are wanted: only categories that have names of
-            keypoints, and their annotations, are kept.
-        size_of: Function from a ``file_name`` to ``(width, height)``, for images whose size the
-            file does not give.
-        skip_unreadable: Whether images whose size cannot be found are left out with a warning.
+        keypoints: Keep only categories that have names of keypoints, and their annotations.
+        size_of: From a ``file_name`` to ``(width, height)``, for images whose size the file does
+            not give.
+        skip_unreadable: Leave out images whose size cannot be found, with a warning.
 
-    Raises:
-        ImportError: pycocotools is not installed.
-        FileNotFoundError: There is no such file.
-        BadImageError: An image without a size in the file cannot be read.
-        ValueError: It is no COCO annotation, or its records do not fit together.
+    Raises ImportError without pycocotools; FileNotFoundError; BadImageError: an image without a
+    size in the file cannot be read; ValueError: no COCO annotation, or its records do not fit
+    together.
     """
-    coco = quietly(_new_coco)
+    try:
+        from pycocotools.coco import COCO
+    except Exception as error:  # built for another NumPy, it raises other errors as well
+        raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
     content = read_json(
         path,
         f"unpack {ARCHIVE} beside the folders of images, so that ROOT/annotations/*.json and "
@@ -110,14 +97,11 @@ def load_coco(
     annotations = _Annotations(images, categories, joints)
     annotations.read(content["annotations"], image_key, category_key)
     annotations.check(path)
-    coco.dataset = dict(
-        content,
-        images=list(images.values()),
-        annotations=annotations.kept,
-        categories=[c for n, c in categories.items() if joints is None or joints[n]],
-        info=content.get("info") or {},
-        licenses=content.get("licenses") or [],
-    )
+    coco = quietly(COCO)
+    chosen = [c for n, c in categories.items() if joints is None or joints[n]]
+    coco.dataset = dict(content, images=list(images.values()), annotations=annotations.kept)
+    coco.dataset.update(categories=chosen, info=content.get("info") or {})
+    coco.dataset["licenses"] = content.get("licenses") or []
     coco.path = str(path)
     quietly(coco.createIndex)
     return CocoContent(
@@ -130,21 +114,10 @@ def load_coco(
     )
 
 
-def _new_coco() -> Any:
-    try:
-        from pycocotools.coco import COCO
-    except Exception as error:  # built for another NumPy, it raises other errors as well
-        raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
-    return COCO()
-
-
 def quietly(function: Callable, *arguments: Any) -> Any:
     """Return ``function(*arguments)`` with what pycocotools prints thrown away."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function(*arguments)
-
-
-# ------------------------------------------------------------------------------------ the lists
 
 
 def check_structure(content: Any, path: str | Path) -> None:
@@ -172,7 +145,6 @@ def check_structure(content: Any, path: str | Path) -> None:
 def _images(
     content: Record, path: str | Path, size_of: Callable | None, skip_unreadable: bool
 ) -> tuple[dict[Any, Record], Key, list[str]]:
-    """Return ``{id: record}``, the function that makes their ids, and lines of warning."""
     key = key_function([record["id"] for record in content["images"]])
     images: dict[Any, Record] = {}
     odd = Tally()
@@ -217,7 +189,6 @@ def _size(record: Record, path: str | Path, size_of: Callable | None) -> tuple[i
 def _categories(
     content: Record, path: str | Path, keypoints: bool
 ) -> tuple[dict[Any, Record], Key]:
-    """Return ``{id: record}`` and the function that makes their ids."""
     key = key_function([record["id"] for record in content["categories"]])
     found: dict[Any, Record] = {}
     by_name: dict[str, Any] = {}
@@ -247,9 +218,8 @@ def _categories(
 class _Annotations:
     """The annotations of a file, one by one: kept, or left out with a reason.
 
-    Args:
-        images, categories: ``{id: record}``.
-        joints: ``{category id: number of keypoints}``; None if boxes are wanted.
+    ``images`` and ``categories`` are ``{id: record}``; ``joints`` is ``{category id: number of
+    keypoints}``, None if boxes are wanted.
     """
 
     def __init__(
@@ -265,7 +235,6 @@ class _Annotations:
         self._largest = 0.0
 
     def read(self, records: list[Record], image_key: Key, category_key: Key) -> None:
-        """Take in all annotations of a file; the keys make ids of what they refer to."""
         self.total = len(records)
         names = [record.get("id") for record in records]
         numbered = all(n.__class__ is int and n > 0 for n in names)
@@ -335,7 +304,6 @@ class _Annotations:
             )
 
     def warnings(self) -> list[str]:
-        """Return lines about what is left out or looks wrong."""
         lines, left = [], self._left
         if left.total:
             lines.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
@@ -347,7 +315,6 @@ class _Annotations:
         return lines
 
     def notes(self) -> list[str]:
-        """Return lines about what was taken for missing values, and passed over."""
         lines = []
         if self._taken:
             counts = ", ".join(f"{what} ({n:,} times)" for what, n in self._taken.items())
@@ -357,9 +324,6 @@ class _Annotations:
         if self.passed:
             lines.append(f"{self.passed:,} annotations of categories without keypoints passed over")
         return lines
-
-
-# --------------------------------------------------------------------------------- one record
 
 
 def whole_number(value: Any) -> int | None:
@@ -400,10 +364,7 @@ def numbers_of(value: Any, count: int) -> Sequence[float] | None:
 
 
 def box_of(record: Record, image: Record) -> tuple[Box | None, str]:
-    """Return an annotation's box, or None and why there is none.
-
-    Without a box, the extent of its ``segmentation`` is taken.
-    """
+    """Return an annotation's box, or that of its ``segmentation``; else None and why."""
     given = record.get("bbox")
     if given is None or given == []:
         box = outline_box(record.get("segmentation"))
@@ -475,13 +436,11 @@ def set_crowd_and_area(record: Record, taken: Counter) -> None:
 
 
 def set_keypoints(record: Record, joints: int, taken: Counter) -> str | None:
-    """Give an annotation ``3 * joints`` keypoint numbers and their count ``num_keypoints``.
+    """Give an annotation ``3 * joints`` keypoint numbers and ``num_keypoints``; return what is
+    wrong.
 
-    An annotation without keypoints, or with unusable ones, becomes one without labelled keypoints:
-    no sample, and passed over by the evaluation.
-
-    Returns:
-        What is wrong with the keypoints, or None; their absence is nothing wrong.
+    One without keypoints (nothing wrong) or with unusable ones becomes one without labelled
+    keypoints: no sample, and passed over by the evaluation.
     """
     given, wrong = record.get("keypoints"), None
     values = numbers_of(given, 3 * joints)

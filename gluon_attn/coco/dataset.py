@@ -16,9 +16,6 @@ nothing). Crowds are left out of the samples; the evaluation sees them.
 Where an EXIF orientation lays an image on its side, ``width`` and ``height`` of the annotation tell
 whether boxes were made on the upright image, as labelling tools show it, or on the stored pixels.
 
-Published counts (from memory, not verified here): 118,287 training and 5,000 validation images,
-860,001 and 36,781 boxes, 149,813 and 6,352 persons with labelled keypoints.
-
 Reference: Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick, "Microsoft COCO: Common
 Objects in Context", ECCV 2014.
 """
@@ -46,6 +43,7 @@ from gluon_attn.data.scan import files, stored_name, subfolders
 
 logger = logging.getLogger(__name__)
 
+# From memory, not verified here; boxes, and persons with labelled keypoints.
 PUBLISHED = {
     "train2017": {"images": 118287, "boxes": 860001},
     "val2017": {"images": 5000, "boxes": 36781},
@@ -90,22 +88,18 @@ class CocoDataset(Located, Dataset):
     """What both views of COCO share; the sub-classes say what a sample is.
 
     Args:
-        root: Folder of the data set.
         split: 'train2017', 'val2017', or any other name of which annotation and folder exist.
         on_bad_image: 'error' raises where an image cannot be read; 'skip' gives a black image
             without boxes or labelled keypoints and lists it in ``skipped``.
 
     Attributes:
         coco: pycocotools' COCO object of the whole annotation file.
-        names: What the net names: classes or keypoints; ``schema`` says that each is binary.
+        names: Classes or keypoints; ``schema`` says that each is binary.
         report: CountReport of this split.
-        sample_ids: Names of the samples for messages.
-        image_ids: COCO ids of the samples' images.
+        sample_ids: Names of the samples for messages; ``image_ids``: COCO ids of their images.
 
-    Raises:
-        ImportError: pycocotools is not installed.
-        FileNotFoundError: The annotation or the folder of images does not exist.
-        ValueError: A record of the annotation is wrong; the message names file, record and remedy.
+    Raises ImportError without pycocotools; FileNotFoundError; ValueError naming file, record and
+    remedy.
     """
 
     kind = ""  # the annotation file's first word
@@ -133,11 +127,9 @@ class CocoDataset(Located, Dataset):
                     f"{self.annotation} does not exist; {self.root} has {', '.join(there[:8])}. "
                     f"Official ones: unpack {ARCHIVE}"
                 )
+        keypoints, skip = self.kind == "person_keypoints", on_bad_image == "skip"
         self._content = load_coco(
-            self.annotation,
-            self.kind == "person_keypoints",
-            lambda name: image_size(self._find(name), name),
-            on_bad_image == "skip",
+            self.annotation, keypoints, lambda name: image_size(self._find(name), name), skip
         )
         self.coco = self._content.coco
         for line in self._content.warnings:
@@ -150,14 +142,12 @@ class CocoDataset(Located, Dataset):
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        """Return the annotation file and the folder of images of a split."""
         places = [name.format(kind=cls.kind, split=split) for name in ANNOTATIONS]
         folders = [name.format(split=split) for name in IMAGES]
         return file_part(places[0], *places), folder_part(split, *folders, images=True)
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
-        """Return whether a folder holds annotations of this kind, of any split."""
         named = (p.name.startswith(f"{cls.kind}_") for p in files(folder / "annotations"))
         return any(named) or bool(_roboflow_splits(folder))
 
@@ -169,11 +159,9 @@ class CocoDataset(Located, Dataset):
         return official if not there or set(official) & set(there) else tuple(there)
 
     def annotations(self, i: int) -> list[Record]:
-        """Return the annotation records that sample ``i`` is made of."""
         raise NotImplementedError
 
     def path(self, i: int) -> Path:
-        """Return the file that holds sample ``i``."""
         return self._find(self.coco.imgs[self.image_ids[i]]["file_name"])
 
     def size(self, i: int) -> tuple[int, int]:
@@ -182,16 +170,13 @@ class CocoDataset(Located, Dataset):
         return int(record["width"]), int(record["height"])
 
     def read(self, i: int) -> np.ndarray:
-        """Return the image of sample ``i``; see :meth:`read_image_id`."""
         return self.read_image_id(self.image_ids[i], self.sample_ids[i])
 
     def read_image_id(self, image_id: Any, sample_id: str | None = None) -> np.ndarray:
         """Return the image of a COCO image id, uint8 ``(H, W, 3)`` RGB.
 
-        It is upright, unless only the stored pixels have the width and height of the annotation.
-
-        Raises:
-            BadImageError: If there is none, or its size is not the annotation's.
+        It is upright, unless only the stored pixels have the width and height of the annotation; a
+        BadImageError if there is none, or its size is not the annotation's.
         """
         record = self.coco.imgs[image_id]
         path, sample_id = self._find(record["file_name"]), sample_id or f"{image_id}"
@@ -213,7 +198,6 @@ class CocoDataset(Located, Dataset):
 
     @property
     def schema(self) -> Schema:
-        """Schema of ``names``: every class or keypoint is there or not."""
         return Schema.binary(self.names)
 
     def fingerprint(self) -> str:
@@ -250,14 +234,13 @@ class CocoDataset(Located, Dataset):
             return i, np.zeros((int(height), int(width), 3), np.uint8), False
 
     def _box(self, annotation: Record) -> np.ndarray:
-        """Return an annotation's box, cut at the image's border, float32 ``(4,)`` xyxy."""
+        """Return a box cut at the image's border, float32 ``(4,)`` xyxy."""
         x, y, w, h = annotation["bbox"]
         image = self.coco.imgs[annotation["image_id"]]
         box = (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
         return np.array(box, np.float32)
 
     def _count(self, boxes: int, published: dict, unit: str) -> CountReport:
-        """Return the CountReport; ``unit`` says what its boxes are."""
         found = self._content
         dropped = [(f"annotation {number}", reason) for number, reason in found.left_out]
         images = len(self.coco.imgs)
@@ -285,19 +268,15 @@ class CocoDetection(CocoDataset):
 
     ``dataset[i]`` is ``(image, boxes, classes, i)``: uint8 ``(H, W, 3)`` RGB; float32 ``(N, 4)``
     corners x1, y1, x2, y2 in pixels, cut at the border; int64 ``(N,)`` classes counted from 0 in
-    the order of the category ids; the position itself.
+    the order of the category ids (``category_ids``, named in ``class_names``); the position itself.
 
     Args:
-        root, split, on_bad_image: See :class:`CocoDataset`.
         policy: Part of the readers' common signature; nothing is unspecified here.
         min_area: Smallest area in pixels of an object that becomes a sample's box (of its mask
             where the annotation tells it).
         use_crowd: Whether boxes around crowds become boxes, too.
         keep_empty: Whether images without boxes are samples; by default in every split whose name
             does not begin with 'train'.
-
-    Attributes:
-        class_names, category_ids: Names and COCO ids of the classes, in the order of the ids.
     """
 
     kind, task = "instances", "detection"
@@ -329,7 +308,6 @@ class CocoDetection(CocoDataset):
         self.report = self._count(self._content.total, PUBLISHED, "annotations, crowds included")
 
     def annotations(self, i: int) -> list[Record]:
-        """Return the annotation records that sample ``i`` is made of."""
         return self._usable(self.image_ids[i])
 
     @property
@@ -363,7 +341,6 @@ class CocoDetection(CocoDataset):
         return digest.hexdigest()
 
     def _usable(self, image_id: Any) -> list[Record]:
-        """Return the annotations of an image that become boxes."""
         return [
             a
             for a in self.coco.imgToAnns.get(image_id, ())
@@ -379,14 +356,10 @@ class CocoKeypoints(CocoDataset):
     float32 ``(4,)`` corners x1, y1, x2, y2 in pixels; float32 ``(K, 3)`` x, y in pixels and
     visibility (0 unlabelled, 1 hidden, 2 visible); the position itself.
 
-    Args:
-        root, split, policy, on_bad_image: See :class:`CocoDetection`.
-
     Attributes:
         keypoint_names: K names in the file's order.
         skeleton: Pairs of keypoints, from 0, that are joined by a limb.
-        flip_pairs: Pairs of keypoints, from 0, that a mirror exchanges: those whose names differ
-            only in 'left' and 'right'.
+        flip_pairs: Those that a mirror exchanges: their names differ only in 'left' and 'right'.
         annotation_ids: COCO ids of each sample's person.
         category_id: COCO id of the category that the keypoints belong to.
     """
@@ -428,7 +401,6 @@ class CocoKeypoints(CocoDataset):
                 self.report.expected[name] = {k: n for k, n in found.items() if k != "boxes"}
 
     def annotations(self, i: int) -> list[Record]:
-        """Return the annotation record of sample ``i``, alone in a list."""
         return [self.coco.anns[self.annotation_ids[i]]]
 
     @property

@@ -32,19 +32,12 @@ ROWS = 8  # labels are padded to a multiple of so many rows: few shapes
 
 
 class Framed(NamedTuple):
-    """An image as the net takes it.
+    """An image as the net takes it."""
 
-    Attributes:
-        image: ``(3, H, W)`` float32, normalised; zeros behind the image's right and lower border.
-        boxes: ``(N, 4)`` float32 in pixels of ``image``.
-        classes: ``(N,)`` int64.
-        extent: Width and height that the image itself takes of ``image``.
-    """
-
-    image: Array
-    boxes: Array
-    classes: Array
-    extent: tuple[int, int]
+    image: Array  # (3, H, W) float32, normalised; zeros behind its right and lower border
+    boxes: Array  # (N, 4) float32 in pixels of ``image``
+    classes: Array  # (N,) int64
+    extent: tuple[int, int]  # width and height that the image itself takes of ``image``
 
 
 class StretchTransform:
@@ -68,7 +61,6 @@ class StretchTransform:
         return self.size, self.size
 
     def scale(self, width: int, height: int) -> tuple[float, float]:
-        """Return the factors on x and y."""
         return self.size / width, self.size / height
 
     def __call__(
@@ -87,15 +79,10 @@ class SsdTransform(StretchTransform):
     """SSD's training augmentation: colours, a canvas around, a piece, mirrored, resized.
 
     Colours: brightness +-32, contrast and saturation 0.5 to 1.5, hue +-18 degrees, each half of the
-    time. Canvas: half of the time up to ``expand`` times as wide and high, filled with the mean.
-    Piece: the whole image, or one whose sides are 0.3 to 1 of the image's, of shape 1:2 to 2:1,
-    that overlaps a box by a minimum chosen from 0.1, 0.3, 0.5, 0.7, 0.9 or none; boxes whose centre
-    is outside are dropped, the others cut. Half of the images are mirrored.
-
-    Args:
-        size, mean, std: See :class:`StretchTransform`.
-        expand: Largest factor; 1 leaves canvases out.
-        crop, colour, mirror: Whether there are pieces, other colours, mirrored images.
+    time. Canvas: half of the time up to ``expand`` times as wide and high (1: never), filled with
+    the mean. Piece: the whole image, or one whose sides are 0.3 to 1 of the image's, of shape 1:2
+    to 2:1, that overlaps a box by a minimum chosen from 0.1, 0.3, 0.5, 0.7, 0.9 or none; boxes
+    whose centre is outside are dropped, the others cut. Half of the images are mirrored.
     """
 
     draws = 1
@@ -148,15 +135,11 @@ class SsdTransform(StretchTransform):
 class FitTransform:
     """Resize with the proportions kept, into one of two frames: a wide one or a high one.
 
-    The shorter side becomes ``short`` unless the longer one would exceed ``long``. The frame's
-    sides are these two rounded up to multiples of 32, the coarsest stride of the net; the image
-    lies in its upper left corner. (mmdetection pads to the largest image of the batch: the same but
-    for the width of the padding, and two frames are two static graphs.)
-
-    Args:
-        short, long: In pixels.
-        mirror: Whether half of the images are mirrored; needs ``random`` in the call.
-        mean, std: See :class:`gluon_attn.data.transforms.Normalize`.
+    The shorter side becomes ``short`` pixels unless the longer one would exceed ``long``. The
+    frame's sides are these two rounded up to multiples of 32, the coarsest stride of the net; the
+    image lies in its upper left corner. (mmdetection pads to the largest image of the batch: the
+    same but for the width of the padding, and two frames are two static graphs.) With ``mirror``,
+    half of the images are mirrored, which needs ``random`` in the call.
     """
 
     def __init__(
@@ -176,7 +159,6 @@ class FitTransform:
         self.normalize = Normalize(mean, std)
 
     def frame(self, width: int, height: int) -> tuple[int, int]:
-        """Return height and width of the net's input for an image of this size."""
         short, long = (-(-side // 32) * 32 for side in (self.short, self.long))
         return (short, long) if width >= height else (long, short)
 
@@ -270,14 +252,8 @@ class DetectionLoader(Loader):
     the image, and class, -1 in rows without a box. Row 0 is no object but the frame that the image
     itself takes, ``(0, 0, width, height, -1)``. ``mask`` ``(B, 1 + M)`` is 1 where an object is.
 
-    Args:
-        dataset: ``dataset[i]`` is ``(image, boxes, classes, i)``; ``dataset.size(i)`` is
-            ``(width, height)``.
-        transform: One of this module.
-        batch_size, others: See :class:`Loader`.
-
-    Raises:
-        ValueError: As :class:`Loader`; or no frame has images enough for one batch.
+    ``dataset[i]`` is ``(image, boxes, classes, i)``, ``dataset.size(i)`` ``(width, height)``. A
+    ValueError as of :class:`Loader`, or if no frame has images enough for one batch.
     """
 
     def __init__(self, dataset: Any, transform: Any, batch_size: int, **others: Any) -> None:
@@ -296,10 +272,7 @@ class DetectionLoader(Loader):
         return int(sum(-(-n // size) if pad else n // size for n in np.bincount(self._kinds)))
 
     def batches(self, epoch: int) -> list[Array]:
-        """Return the positions of the samples of every batch of an epoch.
-
-        The frames alternate at random when shuffled.
-        """
+        """Return the positions of each batch's samples; shuffled frames alternate at random."""
         order, size = self.order(epoch), self.batch_size
         found: list[Array] = []
         for kind in range(self._kinds.max() + 1):

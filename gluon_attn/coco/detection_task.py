@@ -62,7 +62,6 @@ class Detection(Task):
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
         cache: bool = False, parts: int = 1,
     ) -> Any:  # fmt: skip
-        """Return batches augmented as the method's net was published with."""
         mean, std, net = recipe.mean, recipe.std, method.net
         transform: Any
         if net.fit == "stretch":
@@ -165,12 +164,9 @@ def detect(
     net: Any, dataset: Any, transform: Any, ctx: Any, *,
     batch_size: int = 32, workers: int = 2, progress: bool = False,
 ) -> list[Record]:  # fmt: skip
-    """Return official result records of every image.
+    """Return official result records of every image of a CocoDetection.
 
-    Args:
-        net: Detector, or any function from images to classes, scores and boxes.
-        dataset: :class:`gluon_attn.coco.dataset.CocoDetection`.
-        transform: Of :func:`eval_transform`.
+    ``net`` is a detector, or any function from images to classes, scores and boxes.
     """
     loader = DetectionLoader(dataset, transform, batch_size, workers=workers, last="pad")
 
@@ -196,11 +192,8 @@ def detect(
 
 
 def to_image(boxes: np.ndarray, width: float, height: float, transform: Any) -> np.ndarray:
-    """Return boxes in pixels of the image itself, cut at its border.
-
-    Args:
-        boxes: ``(N, 4)`` corners in pixels of the net's input.
-        transform: That made the input.
+    """Return boxes ``(N, 4)``, corners in the net's input, in pixels of the image, cut at its
+    border.
     """
     x, y = transform.scale(width, height)
     boxes = np.asarray(boxes, np.float64) / (x, y, x, y)
@@ -235,12 +228,8 @@ def export_detector(
 ) -> dict[str, Any]:  # fmt: skip
     """Write a detector as an export directory; return the sidecar.
 
-    Args:
-        preprocess: ``mean`` and ``std`` count.
-        images: ``(2, 3, H, W)`` float32 to compare with; random ones by default.
-
-    Raises:
-        FileExistsError, ExportError: See :func:`gluon_attn.coco.exports.write_export`.
+    Of ``preprocess``, ``mean`` and ``std`` count; ``images`` ``(2, 3, H, W)`` float32 are compared,
+    random ones by default. Errors as of :func:`gluon_attn.coco.exports.write_export`.
     """
     view = net.with_candidates() if hasattr(net, "with_candidates") else net
     entry = input_entry(net.input_size, {key: preprocess[key] for key in ("mean", "std")})
@@ -256,10 +245,8 @@ def export_detector(
 
 
 class ExportedDetector:
-    """A detector from an export directory; called with images it returns all outputs.
-
-    Raises:
-        FileNotFoundError, ExportError: See :func:`gluon_attn.coco.exports.open_export`.
+    """A detector from an export directory; called with ``(B, 3, H, W)`` float32, it returns all
+    outputs.
     """
 
     def __init__(self, directory: str, ctx: Any = None) -> None:
@@ -271,7 +258,6 @@ class ExportedDetector:
         self.output_names = tuple(out["name"] for out in sidecar["outputs"])
 
     def __call__(self, images: Any) -> Any:
-        """Return all outputs for a batch ``(B, 3, H, W)`` float32."""
         return self._block(images)
 
 
@@ -281,16 +267,9 @@ def detect_files(
 ) -> list[Record]:  # fmt: skip
     """Return one record per image: ``image``, ``detections``, ``error``.
 
-    Args:
-        threshold: Smallest score.
-        on_bad_image: 'error', or 'skip', which keeps a record with its ``error``.
-        draw: Folder for images with boxes, or None.
-
-    Returns:
-        A detection is ``{"class", "score", "box": [x, y, w, h]}`` in pixels.
-
-    Raises:
-        OSError: An image that cannot be read.
+    A detection of at least the score ``threshold`` is ``{"class", "score", "box": [x, y, w, h]}``
+    in pixels. An image that cannot be read is an OSError, or with ``on_bad_image`` 'skip' a record
+    with its ``error``. ``draw``: folder for images with boxes, or None.
     """
     transform = eval_transform(detector, detector.entry["mean"], detector.entry["std"])
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

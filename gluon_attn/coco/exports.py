@@ -7,15 +7,12 @@ from typing import Any, Dict, Sequence
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd
 
 from gluon_attn.core.files import write_json, write_text
-from gluon_attn.export import load_exported
+from gluon_attn.export import load_exported, writer
 from gluon_attn.export import sidecar as sidecar_file
-from gluon_attn.export.graph import check_shapes, trace
-from gluon_attn.export.parity import check_parity
+from gluon_attn.export.graph import trace
 from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.writer import write_files, write_variants
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.runtime import versions
 
@@ -26,15 +23,7 @@ def start_sidecar(
     task: str, name: str, classes: Sequence[str], entry: dict[str, Any], *, threshold: float,
     extra: Any,
 ) -> Sidecar:  # fmt: skip
-    """Return a sidecar without outputs and files.
-
-    Args:
-        entry: What the input must look like.
-        threshold: Of all classes.
-
-    Raises:
-        ValueError: Empty or repeated names.
-    """
+    """Return a sidecar without outputs and files; a ValueError for empty or repeated names."""
     names = sidecar_file.check_classes(classes)
     return {
         "format": sidecar_file.FORMAT, "format_version": sidecar_file.FORMAT_VERSION,
@@ -47,68 +36,42 @@ def write_export(
     net: Any, directory: str, sidecar: Sidecar, parts: dict[str, np.ndarray], *,
     kind: str, fixed: bool, overwrite: bool = False, variants: Sequence[Any] = (),
 ) -> Sidecar:  # fmt: skip
-    """Write a net as an export directory and check its numbers in a separate process.
+    """Write a net as an export directory, check its numbers in a separate process; return the
+    sidecar.
 
     Numbers are compared batch size by batch size: the suppression of one batch says nothing about
     that of another, whose convolutions may differ in the last bit.
 
     Args:
-        net: With its parameters; left as it is.
         parts: Images ``(B, 3, H, W)`` float32 to compare with, by name.
         kind: What the outputs are.
         fixed: Whether the shapes of all outputs are known before it runs.
         variants: Further forms of the graph, see :func:`gluon_attn.export.export_model`.
 
-    Returns:
-        The sidecar.
-
-    Raises:
-        FileExistsError: ``directory`` exists.
-        ExportError: The numbers differ, or the net cannot be traced.
+    Raises FileExistsError: ``directory`` exists; ExportError: the numbers differ, or the net cannot
+    be traced.
     """
     sidecar_file.refuse_existing(directory, overwrite)
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
     names = tuple(net.output_names)
-    expected = {key: _run(net, names, images) for key, images in parts.items()}
+    expected = {key: writer.run_net(net, images, names)[0] for key, images in parts.items()}
     sidecar["outputs"] = [
         {"name": name, "shape": ["batch", *value.shape[1:]], "kind": kind, "activation": "none"}
         for name, value in zip(names, next(iter(expected.values())))
     ]
-    symbol, arrays = trace(net, names)
-    if fixed:
-        check_shapes(symbol, arrays, sidecar, type(net).__name__)
-    with sidecar_file.new_directory(directory, overwrite) as partial:
-        files = write_files(partial, sidecar["name"], symbol, arrays)
-        paths = [partial / file for file in files.values()]
-        sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
-        sizes = sorted({len(images) for images in parts.values()})
-        sidecar["parity"] = check_parity(paths, parts, expected, sizes)
-        write_variants(partial, sidecar, variants)
-        sidecar_file.write_sidecar(partial, sidecar)
+    graph, sizes = trace(net, names), sorted({len(images) for images in parts.values()})
+    writer.write_export(
+        directory, sidecar, graph, (parts, expected), variants=variants, overwrite=overwrite,
+        batches=sizes, fixed=fixed,
+    )  # fmt: skip
     return sidecar
 
 
-def _run(net: Any, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
-    ctx = next(iter(net.collect_params().values())).list_ctx()[0]
-    with autograd.pause(train_mode=False):
-        outputs = net(mx.nd.array(images, ctx=ctx))
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        values = [out.asnumpy() for out in outputs]
-    for name, value in zip(names, values):
-        if not np.isfinite(value).all():
-            raise ExportError(f"{type(net).__name__}: output '{name}' is not finite")
-    return values
-
-
 def open_export(directory: str, task: str, what: str, ctx: Any = None) -> tuple[Any, Sidecar]:
-    """Return the net of an export and its sidecar.
+    """Return the net of an export and its sidecar; ``what`` names, in a message, what it must
+    export.
 
-    Args:
-        what: What it must be the export of, for the message.
-
-    Raises:
-        FileNotFoundError, ExportError: See :func:`gluon_attn.export.load_exported`; or it is one of
-            another task.
+    Errors as of :func:`gluon_attn.export.load_exported`; an ExportError for one of another task.
     """
     sidecar = sidecar_file.read_sidecar(directory)
     found = sidecar.get("task", "classification")
@@ -134,12 +97,7 @@ def refuse_backend(backend: str, what: str) -> None:
 def write_tables(
     stem: str, values: dict[str, Any], lines: Sequence[str], records: Sequence[Any], *, kind: str
 ) -> list[str]:
-    """Write ``stem.json`` (numbers), ``stem.md`` (lines) and ``stem_<kind>.json`` (records).
-
-    Args:
-        stem: Path without the endings; its folder is made if it is not there.
-        records: In COCO's result format.
-    """
+    """Write ``stem.json`` (numbers), ``stem.md`` (lines) and ``stem_<kind>.json`` (results)."""
     os.makedirs(os.path.dirname(stem) or ".", exist_ok=True)
     paths = [f"{stem}{end}" for end in (".json", ".md", f"_{kind}.json")]
     write_json(paths[0], values)

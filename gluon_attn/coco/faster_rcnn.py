@@ -46,25 +46,12 @@ POSITIVE, NEGATIVE, LEAST = 0.7, 0.3, 0.3  # overlaps of anchors; LEAST: of the 
 EPSILON = 1e-7
 
 
-# ------------------------------------------------------------------------------------------ net
-
-
-def frame_of(sides: Sequence[int], multiple: int = 32) -> tuple[int, ...]:
-    """Return height and width of the frame for wide images: both sides rounded up."""
-    return tuple(-(-side // multiple) * multiple for side in sides)
-
-
 class FirstStage(HybridBlock):
-    """Backbone, pyramid and region proposal head.
+    """Backbone, pyramid of ``channels`` and region proposal head.
 
-    Image ``(B, 3, H, W)`` to, each from P2 to P6: five logits ``(B, n, 1)``, five offsets
-    ``(B, n, 4)``, five anchors ``(1, n, 4)``; then the maps P2 to P5.
-
-    Args:
-        trunk: StageFeatures of stages 1 to 4.
-        channels: Of the pyramid and the head.
-        frame: Height and width of the largest input.
-        anchor_scale: Side of a square anchor, in strides of its level.
+    Image ``(B, 3, H, W)`` to, each from P2 to P6: five logits ``(B, n, 1)``, five offsets ``(B, n,
+    4)``, five anchors ``(1, n, 4)``; then the maps P2 to P5. ``frame`` is height and width of the
+    largest input, ``anchor_scale`` the side of a square anchor in strides of its level.
     """
 
     def __init__(
@@ -85,9 +72,8 @@ class FirstStage(HybridBlock):
             self.anchors = nn.HybridSequential()
             for stride in STRIDES:
                 side = -(-max(frame) // stride)
-                self.anchors.add(
-                    anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), alloc_size=(side, side))
-                )
+                size = {"alloc_size": (side, side)}
+                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), **size))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list:
         maps = self.neck(*self.trunk(x))
@@ -101,9 +87,7 @@ class Proposals(HybridBlock):
 
     Inputs: image (only its size counts), then the first 15 outputs of :class:`FirstStage`. Outputs:
     boxes ``(B, R, 4)`` corners in pixels; scores ``(B, R, 1)``, -1 in rows without a proposal.
-
-    Args:
-        count: Anchors of a level that take part, and R.
+    ``count`` is R, and how many anchors of a level take part.
     """
 
     def __init__(self, count: int, **kwargs: Any) -> None:
@@ -131,29 +115,20 @@ class RoiHead(HybridBlock):
 
     Inputs: boxes ``(B, R, 4)`` corners in pixels; maps P2 to P5. Outputs: logits ``(B, R, K + 1)``,
     background first; offsets ``(B, R, K, 4)``, of each class.
-
-    Args:
-        classes: K.
-        channels: Of the maps.
-        hidden: Units of the dense layers.
     """
 
     def __init__(self, classes: int, channels: int, hidden: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._classes = classes
         inputs = channels * ROI_SIZE[0] * ROI_SIZE[1]
-        uniform = mx.init.Xavier()
+        uniform, normal = mx.init.Xavier(), mx.init.Normal
         with self.name_scope():
             self.shared = nn.HybridSequential()
             for units in (inputs, hidden):
                 layer = nn.Dense(hidden, in_units=units, weight_initializer=uniform)
                 self.shared.add(layer, nn.Activation("relu"))
-            self.classify = nn.Dense(
-                classes + 1, in_units=hidden, weight_initializer=mx.init.Normal(0.01)
-            )
-            self.refine = nn.Dense(
-                4 * classes, in_units=hidden, weight_initializer=mx.init.Normal(0.001)
-            )
+            self.classify = nn.Dense(classes + 1, in_units=hidden, weight_initializer=normal(0.01))
+            self.refine = nn.Dense(4 * classes, in_units=hidden, weight_initializer=normal(0.001))
 
     def hybrid_forward(self, F: Any, boxes: Tensor, *maps: Tensor) -> tuple:
         number = F.reshape(F.contrib.arange_like(boxes, axis=0), shape=(-1, 1, 1))
@@ -189,12 +164,8 @@ class FasterRCNN(HybridBlock):
 
     Image ``(B, 3, H, W)`` float32, RGB, normalised, sides multiples of 32, to classes ``(B, D)``,
     scores ``(B, D)`` and boxes ``(B, D, 4)`` as :class:`gluon_attn.coco.parts.ClasswiseNms` gives
-    them, in pixels of the input.
-
-    Args:
-        first, roi, nms: The parts; ``nms`` with boxes of each class.
-        proposals: How many in training and in the test.
-        frozen_stages: As in :func:`faster_rcnn`.
+    them, in pixels of the input. ``nms`` takes boxes of each class; ``proposals``: how many in
+    training and in the test.
     """
 
     task, method, fit = "detection", "faster_rcnn", "pad"
@@ -227,11 +198,9 @@ class FasterRCNN(HybridBlock):
         return self.first.trunk.whole
 
     def attention_blocks(self) -> list:
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit5``."""
         return attention_blocks(self)
 
     def frozen_parameters(self) -> list:
-        """Return the parameters that are not trained."""
         return self.first.trunk.parameters_of_stages(self.frozen_stages)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list:
@@ -262,21 +231,16 @@ def faster_rcnn(
     detections: int = 100,
     anchor_scale: float = 8,
 ) -> FasterRCNN:
-    """Build Faster R-CNN with FPN on a ResNet v1b.
+    """Build Faster R-CNN with FPN on a ResNet v1b (:func:`gluon_attn.nets.resnet`).
 
     Args:
-        depth, width, attention: See :func:`gluon_attn.nets.resnet`.
         input_size, long_size: Most pixels of the shorter and of the longer side of an image.
         frozen_stages: The stem and so many stages are not trained; 0: all is trained.
         norm_eval: Whether batch-norm of the backbone uses its running statistics in training.
-        fpn_channels, anchor_scale: See :class:`FirstStage`.
-        hidden: See :class:`RoiHead`.
         train_proposals, test_proposals: Anchors of a level that take part, and proposals.
         nms_overlap, score_threshold, detections: Of the last suppression.
 
-    Raises:
-        ValueError: Sizes or counts that do not fit.
-        ImportError: GluonCV is not installed.
+    Raises ValueError: sizes or counts that do not fit; ImportError without GluonCV.
     """
     sides = (input_size, long_size)
     if not 1 <= sides[0] <= sides[1] or not 0 <= frozen_stages <= 4:
@@ -284,44 +248,27 @@ def faster_rcnn(
             f"sides={sides}, frozen_stages={frozen_stages}: need 1 <= shorter <= longer "
             "side, and 0 to 4 stages"
         )
-    frame = frame_of(sides)
+    frame = tuple(-(-side // 32) * 32 for side in sides)  # height and width for wide images
     backbone = resnet(depth, "v1b", width=width, attention=attention)
     trunk = StageFeatures(backbone, stages=(1, 2, 3, 4))
     if norm_eval:
         fix_statistics(trunk)
-    nms = ClasswiseNms(
-        classes,
-        nms_overlap,
-        score_threshold,
-        per_class=test_proposals,
-        detections=detections,
-        own_boxes=True,
-    )
-    net = FasterRCNN(
-        FirstStage(trunk, fpn_channels, frame, anchor_scale),
-        RoiHead(classes, fpn_channels, hidden),
-        nms,
-        proposals=(train_proposals, test_proposals),
-        frozen_stages=frozen_stages,
-    )
+    counts = {"per_class": test_proposals, "detections": detections}
+    nms = ClasswiseNms(classes, nms_overlap, score_threshold, own_boxes=True, **counts)
+    first = FirstStage(trunk, fpn_channels, frame, anchor_scale)
+    roi, proposals = RoiHead(classes, fpn_channels, hidden), (train_proposals, test_proposals)
+    net = FasterRCNN(first, roi, nms, proposals=proposals, frozen_stages=frozen_stages)
     net.input_size, net.sides = frame, sides
     return infer_shapes(net, net)
-
-
-# ------------------------------------------------------------------------------------- training
 
 
 class RpnTargets:
     """Which anchors the region proposal head learns from, chosen on the device.
 
     Ren et al., section 3.1.2 and 3.1.3: an anchor is positive from an overlap of 0.7 or if no other
-    overlaps a box more, negative below 0.3; 256 of an image are drawn, half of them positive at
-    most. Anchors that cross the image's border are left out. GluonCV has the same in NumPy, drawn
-    from a global generator that the threads of a loader would share.
-
-    Args:
-        samples: Anchors of an image.
-        positives: Share of them that may be positive.
+    overlaps a box more, negative below 0.3; 256 ``samples`` of an image are drawn, half of them
+    positive at most (``positives``). Anchors that cross the image's border are left out. GluonCV
+    has the same in NumPy, drawn from a global generator that the threads of a loader would share.
     """
 
     def __init__(self, samples: int = 256, positives: float = 0.5) -> None:
@@ -330,10 +277,8 @@ class RpnTargets:
     def __call__(self, anchors: Tensor, boxes: Tensor, extent: Tensor) -> tuple:
         """Return labels ``(N,)``: 1, 0, or -1 for anchors not drawn; and offsets ``(N, 4)``.
 
-        Args:
-            anchors: ``(N, 4)`` corners in pixels.
-            boxes: ``(M, 4)`` corners; rows without a box hold -1.
-            extent: ``(2,)`` width and height of the image.
+        ``anchors`` are ``(N, 4)`` and ``boxes`` ``(M, 4)`` corners in pixels, -1 in rows without a
+        box; ``extent`` is width and height of the image.
         """
         inside = (anchors[:, :2] >= 0).min(axis=1) * nd.broadcast_lesser(
             anchors[:, 2:], nd.expand_dims(extent, axis=0)
@@ -374,9 +319,7 @@ class TwoStageLoss(HybridBlock):
     Inputs: rpn logits ``(B, N)``, offsets ``(B, N, 4)``, labels ``(B, N)`` in {1, 0, -1}, offset
     targets; then logits ``(B, S, K + 1)``, offsets ``(B, S, K, 4)``, classes ``(B, S)`` from 1, 0
     background, -1 not sampled, and offset targets ``(B, S, 4)``. Outputs: four losses ``(B,)``.
-
-    Args:
-        rpn_beta, beta: Where smooth L1 turns from a parabola to a line, in each stage.
+    Smooth L1 turns from a parabola to a line at ``rpn_beta`` and ``beta``.
     """
 
     output_names = ("rpn_class", "rpn_box", "class", "box")
@@ -403,7 +346,6 @@ class TwoStageLoss(HybridBlock):
         entropy = entropy + F.Activation(-F.abs(rpn_logits), act_type="softrelu")
         distance = F.sum(F.smooth_l1(rpn_offsets - rpn_targets, scalar=self._rpn), axis=2)
         first = [_mean(F, entropy * sampled, sampled), _mean(F, distance * positive, sampled)]
-
         sampled, positive = classes >= 0, classes > 0
         entropy = -F.pick(F.log_softmax(logits, axis=-1), F.relu(classes), axis=-1)
         own = F.broadcast_like(F.expand_dims(F.relu(classes - 1), axis=2), targets)
@@ -457,15 +399,12 @@ class FasterRcnnMethod(DetectorMethod):
             block.hybridize()
 
     def begin_phase(self, phase: str) -> None:
-        """Train all parameters but those of the frozen stages."""
         self.train_parameters(phase, trainable(self.net, self.net.frozen_parameters()))
 
     def forward(self, image: Tensor) -> dict:
-        """Return the first stage's outputs, and the image, whose size is needed."""
         return {"first": self.net.first(image), "image": image}
 
     def losses(self, outputs: dict, batch: Batch) -> dict:
-        """Return the four losses, each ``(B,)``."""
         found = outputs["first"]
         frame, objects = batch.label[:, 0, 2:4], batch.label[:, 1:]
         boxes, classes = objects[:, :, :4], objects[:, :, 4]
@@ -485,16 +424,12 @@ class FasterRcnnMethod(DetectorMethod):
         return dict(zip(self._loss.output_names, losses))
 
     def _sampler(self, boxes: Tensor) -> Any:
-        """Return GluonCV's sampler for a batch of this many images and boxes."""
         images, rows = boxes.shape[:2]
         if (images, rows) not in self._samplers:
             module = gluoncv_module("model_zoo.rcnn.faster_rcnn.rcnn_target")
-            self._samplers[images, rows] = module.RCNNTargetSampler(
-                num_image=images,
-                num_proposal=self.net.train_proposals,
-                num_sample=self.options["samples"],
-                pos_iou_thresh=self.options["overlap"],
-                pos_ratio=self.options["positives"],
-                max_num_gt=rows,
-            )
+            counts = {"num_image": images, "num_proposal": self.net.train_proposals}
+            counts.update(num_sample=self.options["samples"], max_num_gt=rows)
+            shares = {"pos_iou_thresh": self.options["overlap"]}
+            shares["pos_ratio"] = self.options["positives"]
+            self._samplers[images, rows] = module.RCNNTargetSampler(**counts, **shares)
         return self._samplers[images, rows]

@@ -37,12 +37,8 @@ class SimplePose(HybridBlock):
     """Backbone, three times (transposed convolution, batch-norm, ReLU), 1x1 convolution.
 
     ``(B, 3, H, W)`` float32, H and W multiples of 32, to heat-maps ``(B, K, h, w)``, about 1 at a
-    keypoint and 0 elsewhere; no activation.
-
-    Args:
-        net: ResNet without taps; its parts are taken over.
-        keypoints: K.
-        filters: Of each transposed convolution, 256 in the paper.
+    keypoint and 0 elsewhere; no activation. ``net`` is a ResNet without taps, whose parts are taken
+    over; ``filters`` are those of each transposed convolution, 256 in the paper.
     """
 
     task, output_names = "keypoints", ("heatmaps",)
@@ -54,27 +50,20 @@ class SimplePose(HybridBlock):
         super().__init__(**kwargs)
         self.classes = keypoints
         normal = init.Normal(SMALL)
+        doubling = {"strides": 2, "padding": 1, "use_bias": False, "weight_initializer": normal}
         self.backbone = StageFeatures(net, stages=(4,))
         # Trainers sort parameters by name; names of a scope do not depend on what was built before.
         with self.name_scope():
             self.head = nn.HybridSequential(prefix="head_")
             with self.head.name_scope():
                 for _ in range(LAYERS):
-                    up = nn.Conv2DTranspose(
-                        filters,
-                        KERNEL,
-                        strides=2,
-                        padding=1,
-                        use_bias=False,
-                        weight_initializer=normal,
-                    )
+                    up = nn.Conv2DTranspose(filters, KERNEL, **doubling)
                     self.head.add(up, nn.BatchNorm(), nn.Activation("relu"))
             self.output = nn.Conv2D(
                 keypoints, 1, weight_initializer=normal, bias_initializer="zeros"
             )
 
     def attention_blocks(self) -> list:
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit5``."""
         return attention_blocks(self)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
@@ -91,13 +80,10 @@ def simple_pose(
     attention: Any = None,
     filters: int | None = None,
 ) -> SimplePose:
-    """Build Simple Baselines on a ResNet.
+    """Build Simple Baselines on a ResNet (:func:`gluon_attn.nets.resnet`).
 
-    Args:
-        depth, version, width, attention: See :func:`gluon_attn.nets.resnet`.
-        classes: K.
-        input_size: H, a multiple of 128; the width is three quarters of it.
-        filters: Of the transposed convolutions; 256, times ``width / 64``, by default.
+    ``input_size`` is H, a multiple of 128; the width is three quarters of it. ``filters`` of the
+    transposed convolutions are 256 times ``width / 64`` by default.
     """
     if not isinstance(input_size, int) or input_size < 128 or input_size % 128:
         raise ValueError(
@@ -108,9 +94,6 @@ def simple_pose(
     net = SimplePose(backbone, classes, FILTERS * width // 64 if filters is None else filters)
     net.input_size = (input_size, input_size * 3 // 4)
     return infer_shapes(net, net)
-
-
-# ------------------------------------------------------------------------------------- training
 
 
 def heatmap_targets(
@@ -130,17 +113,10 @@ def heatmap_targets(
     Gaussian off at 3 sigma; "unbiased" keeps the exact place and the whole map, as Zhang et al.
     propose for their decoding (CVPR 2020, see :func:`decode`).
 
-    Args:
-        points: ``(K, 2)``.
-        labelled: ``(K,)``; 0 where a keypoint is not labelled.
-        size: ``(h, w)``.
-        sigma: In pixels of the heat-map.
-        encoding: A name in ``ENCODINGS``.
-        out: ``(K, h, w)`` float32 array to write to.
-
-    Returns:
-        ``(K, h, w)`` float32, 0 where not labelled, and ``(K,)`` float32: 1, or 0 for a keypoint
-        that is not labelled or so far outside that its Gaussian misses the map.
+    ``points`` are ``(K, 2)``, ``labelled`` ``(K,)`` is 0 where a keypoint is not labelled, ``size``
+    is ``(h, w)``; ``out`` is written to. The maps ``(K, h, w)`` float32 are 0 where not labelled;
+    weights ``(K,)`` are 1, or 0 for a keypoint that is not labelled or so far outside that its
+    Gaussian misses the map.
     """
     check_encoding(encoding, sigma)
     height, width = size
@@ -227,11 +203,7 @@ class SimplePoseMethod(Method):
         self._loss.hybridize()
 
     def losses(self, outputs: dict, batch: Batch) -> dict:
-        """Return ``{'heatmap': (B,)}``."""
         return {"heatmap": self._loss(outputs["heatmaps"], batch.label, batch.mask)}
-
-
-# -------------------------------------------------------------------------- reading of heat-maps
 
 
 def decode(heatmaps: Array, refine: str = "dark", blur: int = BLUR) -> tuple[Array, Array]:
@@ -243,14 +215,9 @@ def decode(heatmaps: Array, refine: str = "dark", blur: int = BLUR) -> tuple[Arr
       pixel (second-order Taylor expansion; Zhang, Zhu, Dai, Ye, Zhu, "Distribution-Aware Coordinate
       Representation for Human Pose Estimation", CVPR 2020). On a Gaussian it is exact.
 
-    Args:
-        heatmaps: ``(N, K, h, w)``.
-        refine: A name in ``REFINEMENTS``.
-        blur: Odd side of the smoothing kernel of ``dark``; 0 smooths nothing.
-
-    Returns:
-        ``(N, K, 2)`` float64 coordinates and ``(N, K)`` values of the maxima. A map without a
-        positive value gives 0, 0.
+    From heat-maps ``(N, K, h, w)`` to ``(N, K, 2)`` float64 coordinates and ``(N, K)`` values of
+    the maxima. A map without a positive value gives 0, 0. ``blur`` is the odd side of the smoothing
+    kernel of ``dark``; 0 smooths nothing.
     """
     heatmaps = np.asarray(heatmaps)
     if refine not in REFINEMENTS or heatmaps.ndim != 4:
@@ -299,10 +266,8 @@ def mirror_order(count: int, pairs: Sequence[tuple[int, int]]) -> Array:
 def person_scores(heights: Array, box_scores: Array | float = 1.0, visible: float = 0.2) -> Array:
     """Return the score of every person: mean height of its clear keypoints times the box's score.
 
-    Args:
-        heights: ``(N, K)`` values of the maxima.
-        box_scores: ``(N,)`` or a number.
-        visible: Keypoints that are not above this do not count; without any the score is 0.
+    ``heights`` are ``(N, K)``. Keypoints not above ``visible`` do not count; without any the score
+    is 0.
     """
     heights = np.asarray(heights, float)
     clear = heights > visible

@@ -5,10 +5,8 @@ normal factor (clipped to 1 +- scale), turned by a normal angle (clipped to twic
 60 % of the samples and mirrored in half of them; everything in one affine map, so the image is
 interpolated once. (GluonCV's transform turns and resizes in two steps and draws from a global
 generator, which the threads of a loader would share.) Coordinates are pixel numbers, the first
-pixel's centre being 0, and the middle of the input is (W / 2, H / 2), as in the released code.
-
-Reference: Xiao, Wu, Wei, "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018;
-constants of the released code.
+pixel's centre being 0, and the middle of the input is (W / 2, H / 2), as in the released code of
+Xiao, Wu, Wei, "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018.
 """
 
 from __future__ import annotations
@@ -38,33 +36,20 @@ Box = Union[Sequence[float], np.ndarray]  # corners x1, y1, x2, y2 in pixels
 
 
 class Region(NamedTuple):
-    """What is cut out of an image.
+    """What is cut out of an image."""
 
-    Attributes:
-        x, y: Its middle in pixels.
-        width: In pixels; the height follows from the input's proportions.
-        angle: In degrees; the direction (0, -1) turned by it becomes "up" in the input.
-        mirror_width: Width of the image if it is mirrored first, else None; ``x`` and ``angle``
-            are those in the mirrored image.
-    """
-
-    x: float
+    x: float  # of its middle in pixels
     y: float
-    width: float
-    angle: float = 0.0
-    mirror_width: Any = None
+    width: float  # in pixels; the height follows from the input's proportions
+    angle: float = 0.0  # in degrees; (0, -1) turned by it becomes "up" in the input
+    mirror_width: Any = None  # of the image if it is mirrored first; x and angle are those then
 
 
 def region_of(box: Box, size: Sequence[int], margin: float = MARGIN) -> Region:
-    """Return the upright Region around a box.
+    """Return the upright Region around a box x1, y1, x2, y2 in pixels, for an input ``(H, W)``.
 
-    Args:
-        box: Corners x1, y1, x2, y2 in pixels.
-        size: ``(H, W)`` of the input.
-        margin: Factor on both sides, after the shorter one has been enlarged to the proportions.
-
-    Raises:
-        ValueError: The box is not four finite numbers with a side above 0.
+    ``margin`` is a factor on both sides, after the shorter one has been enlarged to the
+    proportions. A ValueError unless the box is four finite numbers with a side above 0.
     """
     x1, y1, x2, y2 = (float(v) for v in box)
     w, h = x2 - x1, y2 - y1
@@ -98,13 +83,7 @@ def transform(points: Array, matrix: Array) -> Array:
 
 
 class PoseEvalTransform:
-    """Cut a region out, upright; normalise: ``(image, box, out=None)`` to float32 ``(3, H, W)``.
-
-    Args:
-        size: ``(H, W)`` of the net's input.
-        margin: See :func:`region_of`.
-        mean, std: See :class:`gluon_attn.data.transforms.Normalize`.
-    """
+    """Cut a region out, upright; normalise: ``(image, box, out=None)`` to float32 ``(3, H, W)``."""
 
     draws = 0
 
@@ -137,13 +116,11 @@ class PoseTrainTransform(PoseEvalTransform):
     """Cut a randomly scaled, turned and mirrored region out, with its heat-maps.
 
     Args:
-        pairs: Pairs of keypoints that a mirror exchanges.
-        mirror: Whether to mirror half of the people.
+        pairs: Keypoints that a mirror exchanges; with ``mirror``, half of the people are mirrored.
         scale: Deviation and bound of the factor on the region's size.
         rotation: Deviation of the angle in degrees; its bound is twice that.
         rotated: Share of the samples that are turned.
         sigma, encoding: See :func:`gluon_attn.coco.keypoints.heatmap_targets`.
-        frame: Arguments of :class:`PoseEvalTransform`.
     """
 
     draws = 4
@@ -182,7 +159,6 @@ class PoseTrainTransform(PoseEvalTransform):
         return factor, angle, self.mirror and random[3] < 0.5
 
     def region(self, box: Box, random: Sequence[float], image_width: int) -> Region:
-        """Return the Region for a box and ``draws`` random numbers."""
         factor, angle, mirrored = self.draw(random)
         region = region_of(box, self.size, self.margin)
         region = region._replace(width=region.width * factor, angle=angle)
@@ -202,39 +178,26 @@ class PoseTrainTransform(PoseEvalTransform):
     ) -> tuple[Array, Array, Array]:
         """Return float32 image ``(3, H, W)``, heat-maps ``(K, H / 4, W / 4)``, weights ``(K,)``.
 
-        Args:
-            keypoints: ``(K, 3)``: x, y, visibility.
-            random: ``draws`` numbers in [0, 1).
-            out, target: Arrays to write image and heat-maps to.
+        ``keypoints`` are ``(K, 3)``: x, y, visibility; ``random`` holds ``draws`` numbers in [0,
+        1); image and heat-maps are written to ``out`` and ``target``.
         """
         region = self.region(box, random, image.shape[1])
         matrix = affine(region, self.size)
         image = planes(self.normalize(self.cut(image, matrix)), out)
         if region.mirror_width is not None:
             keypoints = keypoints[mirror_order(len(keypoints), self.pairs)]
+        points, labelled = transform(keypoints[:, :2], matrix) / STRIDE, keypoints[:, 2]
         maps, weights = heatmap_targets(
-            transform(keypoints[:, :2], matrix) / STRIDE,
-            keypoints[:, 2],
-            self.target_size,
-            self.sigma,
-            encoding=self.encoding,
-            out=target,
+            points, labelled, self.target_size, self.sigma, encoding=self.encoding, out=target
         )
         return image, maps, weights
-
-
-# ------------------------------------------------------------------------------------- batches
 
 
 class PoseLoader(Loader):
     """Training batches: ``label`` are heat-maps ``(B, K, h, w)``, ``mask`` weights ``(B, K)``."""
 
     def __init__(
-        self,
-        dataset: CocoKeypoints,
-        transform: PoseTrainTransform,
-        batch_size: int,
-        **others: Any,
+        self, dataset: CocoKeypoints, transform: PoseTrainTransform, batch_size: int, **others: Any
     ) -> None:
         super().__init__(dataset, transform, batch_size, **others)
         shape = (self.batch_size, len(dataset.keypoint_names)) + transform.target_size
@@ -246,14 +209,8 @@ class PoseLoader(Loader):
         images[len(indices) :], targets[len(indices) :] = 0, 0
         for row, (i, random) in enumerate(zip(indices.tolist(), draws[indices].tolist())):
             image, box, keypoints, _ = self.dataset[i]
-            _, _, masks[row] = self.transform.sample(
-                image,
-                without_last_pixel(box),
-                keypoints,
-                random,
-                out=images[row],
-                target=targets[row],
-            )
+            box, written = without_last_pixel(box), {"out": images[row], "target": targets[row]}
+            _, _, masks[row] = self.transform.sample(image, box, keypoints, random, **written)
         arrays = self._buffers.wrap(images), self._targets.wrap(targets), mx.nd.from_numpy(masks)
         return Batch(*arrays, index=_padded(indices, self.batch_size))
 
@@ -263,13 +220,9 @@ class People:
 
     Args:
         read: Function from an image id to the image, uint8 ``(H, W, 3)`` RGB.
-        image_ids: N ids.
-        boxes: ``(N, 4)`` corners x1, y1, x2, y2 in pixels.
-        scores: ``(N,)`` of the boxes; None means 1.
-        on_bad_image: 'error' raises where an image cannot be read; 'skip' lists it.
-
-    Attributes:
-        skipped: ``[(image id, reason), ...]`` met so far.
+        boxes: ``(N, 4)`` corners x1, y1, x2, y2 in pixels; their ``scores`` are 1 by default.
+        on_bad_image: 'error' raises where an image cannot be read; 'skip' lists it in ``skipped``,
+            ``[(image id, reason), ...]``.
     """
 
     def __init__(
@@ -296,7 +249,6 @@ class People:
 
     @classmethod
     def of(cls, dataset: CocoKeypoints) -> People:
-        """Return the annotated people of a split."""
         boxes = [without_last_pixel(dataset.person(i)[0]) for i in range(len(dataset))]
         policy = dataset.on_bad_image
         return cls(dataset.read_image_id, dataset.image_ids, boxes, on_bad_image=policy)

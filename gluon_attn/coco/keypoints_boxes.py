@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Sequence, Union
+from typing import Any, Sequence
 
 from gluon_attn.coco.annotations import Tally, numbers_of
 from gluon_attn.coco.dataset import CocoKeypoints
 from gluon_attn.coco.keypoints_batches import People
 from gluon_attn.core.text import read_json
-from gluon_attn.tasks.images import ImageFile, match_boxes, read_boxes
+from gluon_attn.tasks.images import ImageFile, PathLike, match_boxes, read_boxes
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
 PERSON = 1  # COCO's category id
-PathLike = Union[str, Path]
 
 
 def read_results(path: PathLike, category_id: Any = PERSON) -> list[tuple[Any, list[float], float]]:
     """Return the boxes of a category in a result file: image id, ``[x, y, w, h]``, score.
 
-    Boxes without area are left out with a warning.
-
-    Args:
-        path: JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, or has no box of the category; the message names the record.
+    The file is a JSON list of ``{'image_id', 'category_id', 'bbox', 'score'}``. Boxes without area
+    are left out with a warning; a ValueError names the record that is wrong, or that no box is of
+    the category.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,11 +60,8 @@ def read_results(path: PathLike, category_id: Any = PERSON) -> list[tuple[Any, l
 
 
 def detected_people(dataset: CocoKeypoints, path: PathLike) -> People:
-    """Return the People that a detector found in the images of a split, of a result file.
-
-    Raises:
-        FileNotFoundError, ValueError: See :func:`read_results`; or an image that the split does
-            not have.
+    """Return the people that a detector found in a split; a ValueError for an image it does not
+    have.
     """
     found = read_results(path, dataset.category_id)
     known = {str(number): number for number in dataset.coco.imgs}
@@ -92,12 +83,9 @@ def boxes_of_images(
 ) -> tuple[list[ImageFile], list[Any], list[Any]]:
     """Return the images that a file of boxes lists, and for each its boxes and their scores (or 1).
 
-    Args:
-        path: A result file, whose image ids are the numbers that COCO's images are named after, or
-            any file that :func:`gluon_attn.tasks.images.read_boxes` knows.
-
-    Raises:
-        FileNotFoundError, ValueError: The file is not usable, or lists none of the images.
+    ``path`` is a result file, whose image ids are the numbers that COCO's images are named after,
+    or any file that :func:`gluon_attn.tasks.images.read_boxes` knows. A ValueError if it lists none
+    of the images.
     """
     if not _is_list(path):
         matched, boxes = match_boxes(images, read_boxes(path), path)
@@ -113,7 +101,7 @@ def boxes_of_images(
             f"{path}: lists none of the {len(images)} images; its image ids are the numbers in "
             "names such as 000000000139.jpg"
         )
-    return [p for p, _ in kept], [entry[0] for _, entry in kept], [entry[1] for _, entry in kept]
+    return [p for p, _ in kept], [own for _, (own, _) in kept], [s for _, (_, s) in kept]
 
 
 def _is_list(path: PathLike) -> bool:

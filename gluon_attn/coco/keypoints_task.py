@@ -56,13 +56,8 @@ Record = Dict[str, Any]
 
 
 class Reading(NamedTuple):
-    """How people are cut out for a net and places read from its heat-maps.
-
-    Attributes:
-        margin: Of the region around a box.
-        refine, flip_shift: See :func:`decode` and :func:`flip_back`.
-        flip_test: Whether heat-maps of the mirrored image are averaged in.
-        suppression: OKS from which the worse of two people of an image is left out.
+    """How people are cut out for a net and places read from its heat-maps (SimplePoseMethod's
+    options).
     """
 
     margin: float = 1.25
@@ -73,13 +68,11 @@ class Reading(NamedTuple):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Reading:
-        """Return the Reading that options of the method stand for; others keep their defaults."""
         options = dict(SimplePoseMethod.OPTIONS, **options)
         return cls(**{name: options[name] for name in cls._fields})
 
     @classmethod
     def of_net(cls, trained: Trained) -> Reading:
-        """Return that of the run that a net comes from."""
         recipe = trained.extra.get("recipe", {})
         known = recipe.get("method") == "simple_pose"
         return cls.of(recipe.get("options", {}) if known else {})
@@ -102,7 +95,6 @@ class Keypoints(Task):
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
         cache: bool = False, parts: int = 1,
     ) -> Any:  # fmt: skip
-        """Return augmented batches with heat-maps, in epochs as long as the recipe says."""
         chosen = ("scale", "rotation", "rotated", "sigma", "encoding", "margin")
         cut = PoseTrainTransform(
             method.net.input_size, dataset.flip_pairs, recipe.mirror, mean=recipe.mean,
@@ -117,8 +109,6 @@ class Keypoints(Task):
     def validator(
         self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
     ) -> Callable[[Any], dict[str, float]]:
-        """The function scores the annotated boxes; ``mAP`` is COCO's AP by OKS."""
-
         def validate(net: Any) -> dict[str, float]:
             found = self._find(recipe, net, dataset, ctx, workers)
             stats = evaluate_keypoints(dataset.coco, found).stats
@@ -198,10 +188,8 @@ class PoseFinder:
 
     Args:
         net: Function from images ``(B, 3, H, W)`` to heat-maps ``(B, K, H / 4, W / 4)``.
-        size: ``(H, W)``.
         names: K keypoint names; a mirror exchanges those that differ in 'left' and 'right'.
         mean, std: Of the input, RGB, in grey levels.
-        ctx: Device of the net; the CPU by default.
     """
 
     def __init__(
@@ -253,12 +241,7 @@ class PoseFinder:
     def records(
         self, people: People, places: np.ndarray, heights: np.ndarray, category_id: Any = 1
     ) -> list[Record]:
-        """Return official result records; people found twice in an image are left out.
-
-        Args:
-            places, heights: What a call returned.
-            category_id: COCO id of the category.
-        """
+        """Return official result records; people found twice in an image are left out."""
         scores, size = person_scores(heights, people.scores), self.transform.size
         found, of_image = [], collections.defaultdict(list)
         for i, number in enumerate(people.image_ids):
@@ -308,14 +291,9 @@ def export_pose(
 ) -> dict[str, Any]:  # fmt: skip
     """Write a keypoint net as an export directory; return the sidecar.
 
-    Args:
-        names: Keypoint names, in the order of the heat-maps.
-        preprocess: ``mean`` and ``std`` count.
-        reading: That users of the export get.
-
-    Raises:
-        ValueError: Another number of names than of heat-maps.
-        FileExistsError, ExportError: See :func:`gluon_attn.coco.exports.write_export`.
+    ``names`` of the keypoints are in the order of the heat-maps; a ValueError for another number of
+    them. Of ``preprocess``, ``mean`` and ``std`` count; ``reading`` is what users of the export
+    get. Errors as of :func:`gluon_attn.coco.exports.write_export`.
     """
     names = check_classes(names)
     if len(names) != net.classes:
@@ -333,11 +311,7 @@ def export_pose(
 
 
 def finder_of_export(directory: str, ctx: Any = None) -> PoseFinder:
-    """Return the PoseFinder of an export directory.
-
-    Raises:
-        FileNotFoundError, ExportError: See :func:`gluon_attn.coco.exports.open_export`.
-    """
+    """Return the PoseFinder of an export directory."""
     block, sidecar = exports.open_export(directory, "keypoints", "keypoint net", ctx)
     entry = sidecar["input"]
     return PoseFinder(
@@ -346,7 +320,6 @@ def finder_of_export(directory: str, ctx: Any = None) -> PoseFinder:
     )  # fmt: skip
 
 
-# -- image files -------------------------------------------------------------------------------
 def find_in_files(
     finder: PoseFinder, images: Sequence[files.ImageFile], boxes: Sequence[Any] | None = None,
     scores: Sequence[Any] | None = None, *, threshold: float = THRESHOLD,
@@ -356,21 +329,14 @@ def find_in_files(
 
     Args:
         boxes: For each image a list of ``[x, y, w, h]`` in pixels of the upright image; None: the
-            whole image is one person.
-        scores: For each image the scores of its boxes, or None.
+            whole image is one person. ``scores``: those of its boxes, or None.
         threshold: Height from which a keypoint is drawn.
-        on_bad_image: 'error', or 'skip', which keeps the record of an image that cannot be read, or
-            of a box that is not valid, with its ``error``.
+        on_bad_image: 'error' (OSError; ValueError for a box that shows nothing of its image), or
+            'skip', which keeps the record of such an image or box with its ``error``.
         draw: Folder for images with keypoints, and boxes if given, drawn in; or None.
-        batch_size: People in one run of the net.
 
-    Returns:
-        Dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list of
-        ``[x, y, height]`` in pixels of the image.
-
-    Raises:
-        OSError: An image that cannot be read.
-        ValueError: A box that is not valid or shows nothing of its image.
+    Returns dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list of
+    ``[x, y, height]`` in pixels of the image.
     """
     records: list[Record] = []
     _warn_of_units(images, boxes)
@@ -390,9 +356,8 @@ def find_in_files(
             continue
         whole = [0, 0, image.shape[1], image.shape[0]]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (box or whole for box, _ in good)]
-        people = People(
-            functools.partial(_same, image), [0] * len(good), corners, [w for _, w in good]
-        )
+        seen = [image]  # image 0
+        people = People(seen.__getitem__, [0] * len(good), corners, [w for _, w in good])
         places, heights = finder(people, min(batch_size, len(good)), workers=0)
         totals = person_scores(heights, people.scores)
         tables = np.concatenate([places, heights[..., None]], -1)
@@ -409,10 +374,6 @@ def find_in_files(
     return records
 
 
-def _same(image: np.ndarray, _: Any) -> np.ndarray:
-    return image
-
-
 def _record(
     path: str, box: Any = None, score: float | None = None, points: Sequence[Any] = (), *,
     error: str | None = None,
@@ -421,7 +382,6 @@ def _record(
 
 
 def _fault(box: Sequence[float], image: np.ndarray, path: str) -> str | None:
-    """Return why a box cannot be used, or None."""
     try:
         box_window(box, image.shape[1], image.shape[0])
     except ValueError as error:
@@ -430,7 +390,6 @@ def _fault(box: Sequence[float], image: np.ndarray, path: str) -> str | None:
 
 
 def _warn_of_units(images: Sequence[files.ImageFile], boxes: Sequence[Any] | None) -> None:
-    """Warn of the first box that is so small that it may be in fractions."""
     doubts = (
         unit_doubt(box, file.path) for file, given in zip(images, boxes or ()) for box in given
     )

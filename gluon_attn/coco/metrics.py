@@ -46,9 +46,8 @@ class CocoResult:
         stats: The 12 (boxes) or 10 (keypoints) numbers of the challenge, in [0, 1]; NaN where no
             annotation has that size.
         per_class: ``{category name: AP}`` over all sizes; NaN without annotations.
-        text: Table of pycocotools, one line per number.
+        text: Table of pycocotools, one line per number; ``notes`` belong below it.
         images, records: Numbers of images and of results evaluated.
-        notes: Lines that belong below the numbers.
     """
 
     kind: str
@@ -65,16 +64,12 @@ def evaluate_detections(
 ) -> CocoResult:
     """Return average precision and recall of boxes: the 12 numbers ``BOX_STATS``.
 
-    Args:
-        coco: pycocotools' COCO object with the truth (``CocoDetection.coco``).
-        records: Official result dicts: ``image_id``, ``category_id``, ``bbox`` ``[x, y, width,
-            height]`` in pixels, ``score``. They are not changed.
-        image_ids: Ids of the images to evaluate; None means all of the truth.
+    ``coco`` is pycocotools' COCO object with the truth. ``records`` are official result dicts,
+    which are not changed: ``image_id``, ``category_id``, ``bbox`` ``[x, y, width, height]`` in
+    pixels, ``score``. ``image_ids`` None: all images.
 
-    Raises:
-        ImportError: pycocotools is not installed.
-        ValueError: A record names an unknown image or category or is incomplete, or pycocotools
-            fails; the message names the annotation file.
+    Raises ImportError without pycocotools; ValueError: a record names an unknown image or category
+    or is incomplete, or pycocotools fails; the message names the annotation file.
     """
     return _evaluate(coco, records, "bbox", image_ids)
 
@@ -91,10 +86,8 @@ def evaluate_keypoints(
 
 
 def check_records(coco: Any, records: Sequence[dict], kind: str) -> None:
-    """Check results of a kind, 'bbox' or 'keypoints', against the truth.
-
-    Raises:
-        ValueError: The message names the record's position and what is valid.
+    """Check results of a kind, 'bbox' or 'keypoints', against the truth; a ValueError names the
+    record.
     """
     lengths = {c: 3 * len(r.get("keypoints", ())) for c, r in coco.cats.items()}
     if kind == "bbox":
@@ -194,9 +187,6 @@ def _load_results(coco: Any, records: list[dict]) -> Any:
     return empty
 
 
-# ---------------------------------------------------------------------------------- similarity
-
-
 def oks(
     points: np.ndarray,
     others: np.ndarray,
@@ -207,12 +197,8 @@ def oks(
 ) -> np.ndarray:
     """Return the similarity of one person to N others, over all keypoints, ``(N,)``.
 
-    Args:
-        points: ``(K, 2)`` x, y in pixels.
-        others: ``(N, K, 2)``.
-        area: Of the person, in square pixels.
-        other_areas: ``(N,)``; each pair is compared at the mean of its areas.
-        sigmas: ``(K,)``.
+    ``points`` are ``(K, 2)`` x, y in pixels, ``others`` ``(N, K, 2)``, areas in square pixels,
+    ``sigmas`` ``(K,)``; each pair is compared at the mean of its areas.
     """
     points, others = np.asarray(points, float), np.asarray(others, float)
     if points.shape != (len(sigmas), 2) or others.shape[1:] != points.shape:
@@ -229,10 +215,8 @@ def oks_suppression(
 ) -> list[int]:
     """Return the positions of the people to keep in one image, best score first.
 
-    Args:
-        points: ``(N, 17, 2)``.
-        scores, areas: ``(N,)``.
-        threshold: A person more similar than this to a better one is left out.
+    ``points`` are ``(N, 17, 2)``; a person more similar than ``threshold`` to a better one is left
+    out.
     """
     points, areas = np.asarray(points, float), np.asarray(areas, float)
     kept: list[int] = []

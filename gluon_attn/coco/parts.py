@@ -31,9 +31,6 @@ CLIP = 4.135  # log(1000 / 16): most that a side may be stretched, as a logarith
 KEEP_ALL = 2.0  # an overlap that no two boxes reach: box_nms then only sorts
 
 
-# ------------------------------------------------------------------------------------- GluonCV
-
-
 @contextmanager
 def _without_torch() -> Iterator[None]:
     """Hide PyTorch: GluonCV refuses to be imported where it finds version 2 or later."""
@@ -51,8 +48,7 @@ def _without_torch() -> Iterator[None]:
 def gluoncv_module(name: str = "") -> Any:
     """Return a module of GluonCV, such as ``nn.bbox``; PyTorch of any version may be installed.
 
-    Raises:
-        ImportError: GluonCV is not installed, or cannot be loaded; the message says what to do.
+    An ImportError says what to do where GluonCV is not installed or cannot be loaded.
     """
     for alias, kind in (("bool", bool), ("int", int), ("float", float)):
         if alias not in np.__dict__:  # removed in numpy 1.24; GluonCV's anchors use them
@@ -70,22 +66,13 @@ def gluoncv_module(name: str = "") -> Any:
         ) from error
 
 
-# ------------------------------------------------------------------------------------ backbones
-
-
 class StageFeatures(HybridBlock):
     """The stem and the first stages of a ResNet, attention blocks included.
 
-    Its parameters are those of the net and keep their names (``features.4.0.body.0.weight``).
-    Image ``(B, 3, H, W)`` to the list of the maps of ``stages``, in order.
-
-    Args:
-        net: ResNet (:func:`gluon_attn.nets.resnet`) without taps, not yet run.
-        stages: Numbers of the stages, from 1, whose maps are wanted; later ones are left out.
-        keep: Numbers of stages that keep the resolution of the one before: all strides 1.
-
-    Raises:
-        ValueError: A net with taps or without such stages.
+    Its parameters are those of the net and keep their names (``features.4.0.body.0.weight``). Image
+    ``(B, 3, H, W)`` to the list of the maps of ``stages``, numbered from 1, in order; later ones
+    are left out. The stages ``keep`` keep the resolution of the one before: all strides 1. A
+    ValueError for a net with taps or without such stages.
     """
 
     def __init__(
@@ -120,7 +107,6 @@ class StageFeatures(HybridBlock):
         return self._whole.net
 
     def attention_blocks(self) -> list:
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit5``."""
         return attention_blocks(self)
 
     def parameters_of_stages(self, count: int) -> list:
@@ -157,7 +143,6 @@ def fix_statistics(block: HybridBlock) -> None:
 
 def pyramid(channels: int) -> HybridBlock:
     """Return GluonCV's FPN as a block of its own: C2 … C5 to P2 … P6, P6 by subsampling P5."""
-
     expander = gluoncv_module("nn.feature").FPNFeatureExpander
     # The pyramid alone: GluonCV's grows it on a backbone of one input.
     neck: Any = type("Neck", (expander, _SeveralInputs), {})
@@ -165,18 +150,10 @@ def pyramid(channels: int) -> HybridBlock:
     with mx.name.NameManager():  # else the names that are looked up carry the prefix of a scope
         inputs = [mx.sym.var(name, dtype="float32") for name in names]
         taps = [mx.sym.identity(v, name=f"{name}_in") for v, name in zip(inputs, names)]
-        block = neck(
-            mx.sym.Group(taps),
-            outputs=[f"{name}_in" for name in names],
-            num_filters=[channels] * 4,
-            use_1x1=True,
-            use_upsample=True,
-            use_elewadd=True,
-            use_p6=True,
-            p6_conv=False,
-            no_bias=False,
-            inputs=inputs,
-        )
+        used = dict.fromkeys(("use_1x1", "use_upsample", "use_elewadd", "use_p6"), True)
+        used.update(dict.fromkeys(("p6_conv", "no_bias"), False))
+        ends = {"outputs": [f"{name}_in" for name in names], "inputs": inputs}
+        block = neck(mx.sym.Group(taps), num_filters=[channels] * 4, **ends, **used)
     for name, parameter in block.collect_params().items():
         parameter.init = "zeros" if name.endswith("bias") else mx.init.Xavier()
     return block
@@ -205,23 +182,18 @@ def infer_shapes(net: Any, traced: HybridBlock) -> Any:
     return net
 
 
-# ---------------------------------------------------------------------------------- suppression
-
-
 class ClasswiseNms(HybridBlock):
     """Non-maximum suppression in each class, then the D detections of the highest scores.
 
-    Inputs: scores ``(B, N, K)`` in [0, 1] without background; boxes ``(B, N, 4)``, or
-    ``(B, N, K, 4)`` with ``own_boxes``, where each class has its own: corners x1, y1, x2, y2.
-    Outputs: classes ``(B, D)`` counted from 0, scores ``(B, D)`` falling, boxes ``(B, D, 4)``; -1
-    everywhere in rows without a detection.
+    Inputs: scores ``(B, N, K)`` in [0, 1] without background; boxes ``(B, N, 4)``, or ``(B, N, K,
+    4)`` with ``own_boxes``, where each class has its own: corners x1, y1, x2, y2. Outputs: classes
+    ``(B, D)`` counted from 0, scores ``(B, D)`` falling, boxes ``(B, D, 4)``; -1 everywhere in rows
+    without a detection.
 
     Args:
-        classes: K.
         overlap: Intersection over union above which the lower score is dropped.
         threshold: Score that a candidate must exceed.
         per_class: So many candidates of a class take part and are kept.
-        detections: D.
     """
 
     def __init__(
@@ -271,9 +243,6 @@ class ClasswiseNms(HybridBlock):
         return F.reshape(classes, shape=(0, -1)), F.reshape(found, shape=(0, -1)), boxes
 
 
-# ------------------------------------------------------------------------------------- training
-
-
 def trainable(net: HybridBlock, without: Iterable = ()) -> ParameterDict:
     """Return the parameters of a net but constants such as anchors, and those given."""
     chosen = ParameterDict(net.collect_params().prefix)
@@ -288,8 +257,7 @@ def trainable(net: HybridBlock, without: Iterable = ()) -> ParameterDict:
 class WarmUp:
     """The factor on the learning rate, update by update: a linear rise.
 
-    Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
-    section 2.2.
+    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 2.2.
     """
 
     OPTIONS = {
@@ -308,7 +276,6 @@ class WarmUp:
         self._updates, self._start = options["warmup_updates"], options["warmup_start"]
 
     def factor(self, done: int, batch_size: int) -> float:
-        """Return the factor for an update before which ``done`` updates were made."""
         # Whole batches only: images that do not fill one are left out of a pass.
         length = self._updates + int(self._images // batch_size)
         if done >= length:
@@ -336,11 +303,9 @@ class DetectorMethod(Method):
         self._rate = 0.0
 
     def set_learning_rate(self, lr: float) -> None:
-        """Set the learning rate behind the warm-up."""
         self._rate = lr
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict:
-        """Make one update at the warm-up's share of the learning rate; see :class:`Method`."""
         done = self.trainer.optimizer.num_update
         self.trainer.set_learning_rate(self._rate * self._warmup.factor(done, len(batch.index)))
         return super().train_step(batch, held_out)

@@ -41,14 +41,10 @@ NORMALIZE = ("image", "batch")
 CHUNK = 8  # images that are matched at once: (CHUNK, N, M) arrays, 34 MB each for M = 120
 
 
-# ------------------------------------------------------------------------------------------ net
-
-
 def feature_sizes(input_size: int, levels: int = 6) -> list[int]:
     """Return the side of every map that is predicted from: 38, 19, 10, 5, 3, 1 for 300 pixels.
 
-    Raises:
-        ValueError: The input is too small for so many levels, or the levels are not 2 to 6.
+    A ValueError if the input is too small for so many levels, or the levels are not 2 to 6.
     """
     if not 2 <= levels <= len(RATIOS):
         raise ValueError(f"levels={levels}: valid are 2 to {len(RATIOS)}")
@@ -80,15 +76,9 @@ class SsdPredictions(HybridBlock):
     """What SSD predicts for every anchor: the part that is trained.
 
     Image ``(B, 3, S, S)`` to logits ``(B, N, K + 1)``, background first; offsets ``(B, N, 4)``;
-    anchors ``(1, N, 4)``: centre x, y, width, height in pixels.
-
-    Args:
-        trunk: :class:`gluon_attn.coco.parts.StageFeatures` of stage 3 at stride 8.
-        classes: K, without background.
-        input_size: S in pixels.
-        levels: Number of maps that are predicted from.
-        width: Base width of the backbone; the extra layers scale with it.
-        predictor_norm: Whether a batch-norm follows each predictor as well.
+    anchors ``(1, N, 4)``: centre x, y, width, height in pixels. ``trunk`` is stage 3 at stride 8;
+    the extra layers scale with the ``width`` of the backbone; with ``predictor_norm`` a batch-norm
+    follows each predictor as well.
     """
 
     output_names = ("logits", "offsets", "anchors")
@@ -186,7 +176,6 @@ class SSD(HybridBlock):
         return self.raw.trunk.whole
 
     def attention_blocks(self) -> list:
-        """Return ``[(name, block), …]`` in network order; names such as ``stage3_unit5``."""
         return attention_blocks(self)
 
     def with_candidates(self) -> SSD:
@@ -217,17 +206,11 @@ def ssd(
     per_class: int = 200,
     detections: int = 100,
 ) -> SSD:
-    """Build SSD on a ResNet v1b.
+    """Build SSD on a ResNet v1b (:func:`gluon_attn.nets.resnet`).
 
-    Args:
-        depth, width, attention: See :func:`gluon_attn.nets.resnet`.
-        classes, input_size, levels, predictor_norm: See :class:`SsdPredictions`.
-        nms_overlap, score_threshold, per_class, detections: See
-            :class:`gluon_attn.coco.parts.ClasswiseNms`.
-
-    Raises:
-        ValueError: Sizes that do not fit; the message says what is valid.
-        ImportError: GluonCV is not installed.
+    Further arguments are those of :class:`SsdPredictions` and
+    :class:`gluon_attn.coco.parts.ClasswiseNms`. A ValueError for sizes that do not fit; an
+    ImportError without GluonCV.
     """
     feature_sizes(input_size, levels)
     backbone = resnet(depth, "v1b", width=width, attention=attention)
@@ -243,9 +226,6 @@ def ssd(
     return infer_shapes(net, raw)
 
 
-# ------------------------------------------------------------------------------------- training
-
-
 class SsdTargets:
     """Which anchor stands for which box: the best one of it, and those from ``overlap`` on."""
 
@@ -258,10 +238,8 @@ class SsdTargets:
     def __call__(self, anchors: Tensor, boxes: Tensor, classes: Tensor) -> tuple:
         """Return class targets ``(B, N)``, 0 for background, and offsets ``(B, N, 4)``.
 
-        Args:
-            anchors: ``(1, N, 4)`` centre x, y, width, height.
-            boxes: ``(B, M, 4)`` corners; rows without a box hold -1 and come last.
-            classes: ``(B, M)`` from 0; -1 in rows without a box.
+        ``anchors`` are ``(1, N, 4)`` centre x, y, width, height; ``boxes`` ``(B, M, 4)`` corners
+        and ``classes`` ``(B, M)`` from 0, -1 in rows without a box, which come last.
         """
         found = []
         with autograd.pause():
@@ -279,13 +257,10 @@ class MultiBoxLoss(HybridBlock):
 
     Inputs: logits ``(B, N, K + 1)``; offsets ``(B, N, 4)``; class targets ``(B, N)``; offset
     targets ``(B, N, 4)``. Outputs: class and box loss, ``(B,)`` each; both are 0 for an image
-    without positives.
-
-    Args:
-        negative_ratio: Negatives per positive.
-        normalize: 'image' divides each image's sums by its positives; 'batch' divides all by the
-            positives of the batch on this device, times the images, so that the mean over images
-            is Eq. 1 with N the positives of the batch.
+    without positives. There are ``negative_ratio`` negatives per positive. ``normalize`` 'image'
+    divides each image's sums by its positives; 'batch' divides all by the positives of the batch on
+    this device, times the images, so that the mean over images is Eq. 1 with N the positives of the
+    batch.
     """
 
     def __init__(
@@ -344,7 +319,6 @@ class SsdMethod(DetectorMethod):
         self._loss.hybridize()
 
     def begin_phase(self, phase: str) -> None:
-        """Train all parameters; vectors do not decay."""
         if not self.options["decay_vectors"]:
             for parameter in self.net.collect_params().values():
                 if len(parameter.shape) == 1 or parameter.name.endswith("bias"):
@@ -352,11 +326,9 @@ class SsdMethod(DetectorMethod):
         self.train_parameters(phase, trainable(self.net))
 
     def forward(self, image: Tensor) -> dict:
-        """Return logits, offsets and anchors, by name."""
         return dict(zip(self.net.raw.output_names, self.net.raw(image)))
 
     def losses(self, outputs: dict, batch: Batch) -> dict:
-        """Return the class and the box loss, each ``(B,)``."""
         boxes, classes = batch.label[:, 1:, :4], batch.label[:, 1:, 4]
         labels, targets = self._targets(outputs["anchors"], boxes, classes)
         found = self._loss(outputs["logits"], outputs["offsets"], labels, targets)

@@ -116,11 +116,8 @@ def enable_amx(
 ) -> AmxState:
     """Switch AMX on for the coming ``import mxnet`` if that is possible and wanted.
 
-    Args:
-        environ: The environment to read, and to write during that import; default ``os.environ``.
-        cpuinfo: The file that lists the processor's flags.
-        request: Replacement for `request_permission` (used by tests).
-        loaded: Whether MXNet has been imported already; default: look.
+    ``environ`` is read, and written during that import (``os.environ``); ``request`` replaces
+    `request_permission`; ``loaded``: whether MXNet has been imported already.
     """
     environ = os.environ if environ is None else environ
     loaded = "mxnet" in sys.modules if loaded is None else loaded
@@ -169,7 +166,6 @@ class _AroundImport:
         self._searching = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Return MXNet's spec with a loader that sets the variable; ``None`` for other modules."""
         if name != "mxnet" or self._searching:
             return None
         self._searching = True
@@ -201,9 +197,7 @@ def count_cores(
 ) -> int:
     """Return how many cores this process may use, counting the threads of one core once.
 
-    Args:
-        folder: Where Linux describes the processors.
-        usable: Numbers of the processors that may be used; by default those of this process.
+    ``folder`` is where Linux describes the processors, ``usable`` the numbers of those to count.
     """
     if usable is None:
         has_affinity = hasattr(os, "sched_getaffinity")

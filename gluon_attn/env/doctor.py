@@ -62,7 +62,6 @@ def checks(trial: bool = True) -> list[Check]:
 
 
 def _gpu_outlook(gpus: Sequence[_gpu.Gpu] | None) -> list[Check]:
-    """Tell, where the GPU wheel is not installed, what it would find."""
     libraries = Check("CUDA libraries", OK, "not needed: the GPU wheel is not installed")
     if not gpus:
         return [libraries, Check("GPU", OK, "none found")]
@@ -75,7 +74,6 @@ def _gpu_outlook(gpus: Sequence[_gpu.Gpu] | None) -> list[Check]:
 
 
 def _check_threads() -> Check:
-    """Tell how many threads the operators get, and warn where the user gives them fewer."""
     cores, chosen = _cpu.count_cores(), os.environ.get(_cpu.THREADS)
     if not chosen or chosen == str(cores):
         return Check("CPU threads", OK, f"{cores}, one per core")
@@ -122,13 +120,10 @@ def _check_trial(found: Sequence[Check]) -> Check:
     gpu = gpu and _environment.is_gpu_wheel(_environment.backends())
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command, env = [sys.executable, "-c", _TRIAL.format(gpu=gpu)], dict(os.environ, PYTHONPATH=path)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRIAL.format(gpu=gpu)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=120,
-            env=dict(os.environ, PYTHONPATH=path),
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, env=env
         )
     except subprocess.TimeoutExpired:
         return Check("Trial run", FAIL, "a small training step took over 120 s", "see above")

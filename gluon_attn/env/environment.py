@@ -215,11 +215,7 @@ def stack_checks() -> list[Check]:
 
 
 def require() -> None:
-    """Raise one clear error if MXNet cannot run here; do nothing if it is imported already.
-
-    Raises:
-        UnsuitableEnvironment: With every reason and its remedy.
-    """
+    """Raise one UnsuitableEnvironment if MXNet cannot run here; if it is loaded, do nothing."""
     if "mxnet" in sys.modules:
         return
     failed = [check for check in stack_checks() if check.status == FAIL]
@@ -235,8 +231,7 @@ def require() -> None:
 def restore_numpy_aliases(names: Sequence[str] = ("bool",)) -> None:
     """Put built-in names back into numpy 1.24 to 1.26, which MXNet and its time still use.
 
-    Args:
-        names: Names of built-in types. MXNet needs ``bool`` only; gluoncv also ``int``, ``float``.
+    MXNet needs ``bool`` only; gluoncv also ``int``, ``float``.
     """
     version = numpy_version()
     if version is None or not (1, 24) <= release(version) < (1, 27):

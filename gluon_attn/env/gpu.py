@@ -34,16 +34,13 @@ class Gpu(NamedTuple):
 
     @property
     def capability_text(self) -> str:
-        """Such as 8.6."""
         return ".".join(str(number) for number in self.capability)
 
     @property
     def supported(self) -> bool:
         """Whether the wheel holds machine code that runs on this GPU."""
-        return any(
-            self.capability[0] == major and self.capability[1] >= minor
-            for major, minor in WHEEL_CODE
-        )
+        major, minor = self.capability[:2]
+        return any(major == code[0] and minor >= code[1] for code in WHEEL_CODE)
 
 
 def list_gpus() -> list[Gpu] | None:

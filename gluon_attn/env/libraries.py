@@ -52,11 +52,8 @@ def loads(name: str) -> bool:
 
 def missing_system_libraries(mxnet_folder: str) -> list[str]:
     """Return the sonames that neither the system nor MXNet's own folder provides."""
-    return [
-        name
-        for name in SYSTEM_LIBRARIES
-        if not os.path.exists(os.path.join(mxnet_folder, name)) and not loads(name)
-    ]
+    paths = {name: os.path.join(mxnet_folder, name) for name in SYSTEM_LIBRARIES}
+    return [name for name, path in paths.items() if not os.path.exists(path) and not loads(name)]
 
 
 def link_system_libraries(
@@ -65,13 +62,8 @@ def link_system_libraries(
     """Link what the system lacks from other installed wheels into MXNet's folder.
 
     Works because ``libmxnet.so`` carries the run path ``$ORIGIN``: its own folder comes first.
-
-    Args:
-        mxnet_folder: The folder of the installed package ``mxnet``; an OSError if it is read-only.
-        missing: The sonames to provide; default `missing_system_libraries`.
-
-    Returns:
-        Dict of soname to the file linked, or to ``None`` where no wheel has it.
+    Returns a dict of soname to the file linked, or to ``None`` where no wheel has it. An OSError if
+    the folder is read-only.
     """
     missing = missing_system_libraries(mxnet_folder) if missing is None else missing
     linked: dict[str, str | None] = {}

@@ -27,13 +27,12 @@ it, it may be deleted, and one that cannot be read or written costs a warning on
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.metadata
 import importlib.util
 import logging
 import re
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Sequence
 
@@ -46,6 +45,7 @@ from gluon_attn.core.files import sha256_of_bytes, write_json
 from gluon_attn.core.outputs import as_list
 from gluon_attn.core.text import PathLike, read_json
 from gluon_attn.env.cpu import has_avx512, has_vnni
+from gluon_attn.env.environment import installed_version
 from gluon_attn.export.graph import INPUT, static
 from gluon_attn.export.onnx_graph import default_threads, open_onnx_session
 from gluon_attn.export.precision import PRECISIONS, load_exported
@@ -66,11 +66,9 @@ logger = logging.getLogger(__name__)
 class MXNetBackend:
     """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
-    Its compute threads belong to the process, not to this object; None leaves them.
-
-    Raises:
-        FileNotFoundError: The directory or one of its files is missing.
-        ValueError: Damaged export, a form that it does not hold, or a device that cannot run it.
+    Its compute threads belong to the process, not to this object; None leaves them. Raises
+    FileNotFoundError, or a ValueError for a damaged export, a form that it does not hold, or a
+    device that cannot run it.
     """
 
     def __init__(
@@ -96,7 +94,6 @@ class MXNetBackend:
         self._lock = threading.Lock()
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
             outputs = as_list(self._block(mx.nd.array(batch, ctx=self.ctx)))
@@ -118,7 +115,6 @@ class OnnxRuntimeBackend:
         self._session = open_onnx_session(raw, threads, kind, number)
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         # A session may be shared: every run has its own buffers.
         return list(self._session.run(self._names, {INPUT: np.ascontiguousarray(batch)}))
@@ -147,7 +143,6 @@ class OpenVINOBackend:
         self._lock = threading.Lock()  # a request has one set of buffers
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of ``batch (B, 3, H, W)`` float32."""
         check_batch(batch, self._shape)
         with self._lock:
             results = self._request.infer({INPUT: np.ascontiguousarray(batch)})
@@ -166,21 +161,18 @@ class Backend(NamedTuple):
     cpu: bool = True  # and a CPU path
 
 
-def _mxnet(**options: Any) -> Callable[..., Any]:
-    return functools.partial(MXNetBackend, **options)
-
-
 BACKENDS = {
     "mxnet": Backend(MXNetBackend, "fp32", gpu=True),
-    "mxnet-fused": Backend(_mxnet(fused=True), "fp32"),
-    "mxnet-int8": Backend(_mxnet(precision="int8"), "int8", "int8"),
-    "mxnet-bf16": Backend(_mxnet(precision="bf16"), "bf16", "bf16"),
-    "mxnet-fp16": Backend(_mxnet(precision="fp16"), "fp16", gpu=True, cpu=False),
+    "mxnet-fused": Backend(partial(MXNetBackend, fused=True), "fp32"),
+    "mxnet-int8": Backend(partial(MXNetBackend, precision="int8"), "int8", "int8"),
+    "mxnet-bf16": Backend(partial(MXNetBackend, precision="bf16"), "bf16", "bf16"),
+    "mxnet-fp16": Backend(partial(MXNetBackend, precision="fp16"), "fp16", gpu=True, cpu=False),
     "onnxruntime": Backend(
         OnnxRuntimeBackend, "fp32", "onnx", "onnxruntime", install="gluon_attn[onnx]", gpu=True
     ),
     "openvino": Backend(OpenVINOBackend, "fp32", "onnx", "openvino", install="openvino"),
 }
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")  # distributions
 CHOICES = (*BACKENDS, AUTO, FASTEST)
 
 
@@ -232,11 +224,7 @@ def check_batch(batch: Any, shape: tuple[int, ...]) -> None:
 
 
 def parse_context(ctx: Any) -> Any:
-    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU.
-
-    Raises:
-        ValueError: Not one context, or a GPU that cannot be used.
-    """
+    """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU."""
     if isinstance(ctx, mx.Context):
         return ctx
     found = contexts("cpu" if ctx is None else ctx)
@@ -256,13 +244,9 @@ def _kind_of(context: Any) -> tuple[str, int]:
 
 
 def _read_onnx(name: str, directory: PathLike, ctx: Any) -> tuple[Sidecar, bytes]:
-    """Return sidecar and verified bytes of the ONNX file, once the backend can run it."""
     sidecar = read_sidecar(directory)
     require(name, sidecar, ctx)
     return sidecar, read_verified(directory, sidecar["files"]["onnx"])
-
-
-# ------------------------------------------------------------------------- which is fastest
 
 
 def choose(
@@ -276,18 +260,13 @@ def choose(
 ) -> str:
     """Return the name of the backend to use.
 
-    Args:
-        backend: A key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and this
-            machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
-            ``'mxnet'``; it never measures.
-        directory, sidecar: The export.
-        ctx: Context or its name.
-        batch_size: Rows of a run.
-        threads: Compute threads; None as many as MXNet starts with.
+    ``backend`` is a key of ``BACKENDS``; ``'fastest'``: the fastest of those that the export and
+    this machine allow, measured unless it is remembered; ``'auto'``: the one remembered, else
+    ``'mxnet'``; it never measures. ``batch_size`` rows are one run; ``threads`` None: as many as
+    MXNet starts with.
 
-    Raises:
-        ImportError: The package of the named backend is not installed.
-        ValueError: Unknown name, or a backend that cannot run this export here.
+    Raises ImportError: the package of the named backend is not installed; ValueError: unknown name,
+    or a backend that cannot run this export here.
     """
     if backend not in CHOICES:
         raise ValueError(f"backend {backend!r}: valid are {', '.join(CHOICES)}")
@@ -321,9 +300,7 @@ def measure(
 ) -> dict[str, float]:
     """Return images per second of all :func:`candidates`; one that fails costs a warning.
 
-    Raises:
-        FileNotFoundError: A file of the export is missing.
-        ValueError: A file of the export is damaged, or no backend can run it.
+    Raises FileNotFoundError, or a ValueError if a file is damaged or no backend can run the export.
     """
     shape = (batch_size, *sidecar["input"]["shape"][1:])
     batch = np.random.RandomState(0).normal(size=shape).astype(np.float32)
@@ -355,11 +332,8 @@ def candidates(sidecar: Sidecar, ctx: Any = None) -> list[str]:
     excluded = {"fp16"}
     if sidecar.get("int8", {}).get("vnni") and not has_vnni():
         excluded.add("int8")
-    return [
-        name
-        for name, backend in BACKENDS.items()
-        if backend.precision not in excluded and obstacle(name, sidecar, ctx) is None
-    ]
+    names = (name for name, backend in BACKENDS.items() if backend.precision not in excluded)
+    return [name for name in names if obstacle(name, sidecar, ctx) is None]
 
 
 def images_per_second(engine: Any, batch: np.ndarray) -> float:
@@ -379,12 +353,8 @@ def images_per_second(engine: Any, batch: np.ndarray) -> float:
 def situation(sidecar: Sidecar, ctx: Any, batch_size: int, threads: int | None) -> Record:
     """Return what a speed depends on, as plain JSON values: a record counts where all is equal."""
     known = versions()
-    packages = {"mxnet": mx.__version__}
-    for distribution in ("onnxruntime", "onnxruntime-gpu", "openvino"):
-        try:
-            packages[distribution] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    engines = {name: installed_version(name) for name in ENGINES}
+    packages = {"mxnet": mx.__version__, **{name: v for name, v in engines.items() if v}}
     files = sorted(entry["sha256"] for entry in sidecar["files"].values())
     return {
         "processor": known["processor"],
@@ -428,7 +398,6 @@ def _read_speeds(path: Path) -> list[Record]:
 
 
 def _remember(path: Path, record: Record) -> None:
-    """Add a record, instead of an older one for the same situation."""
     key = {field: value for field, value in record.items() if field != "images_per_s"}
     others = [old for old in _read_speeds(path) if _find([old], key) is None]
     try:

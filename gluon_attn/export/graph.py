@@ -43,9 +43,6 @@ def select_outputs(net: Any, with_maps: bool) -> tuple[str, ...]:
     """Return the names of the outputs to export: logits, embeddings, and attention maps if asked.
 
     Embeddings (``net.embedding_outputs``) are always among them: they are what such a net is for.
-
-    Raises:
-        ExportError: The first output is not the logits, or maps are asked for and there are none.
     """
     names, maps = output_names(net), tuple(getattr(net, "attention_outputs", ()))
     embeddings = tuple(getattr(net, "embedding_outputs", ()))
@@ -56,23 +53,14 @@ def select_outputs(net: Any, with_maps: bool) -> tuple[str, ...]:
     return ("logits", *embeddings, *(maps if with_maps else ()))
 
 
-# ------------------------------------------------------------------------------------- from a net
-
-
 def trace(net: Any, names: Sequence[str]) -> Graph:
-    """Return the graph of some outputs of a net, with the parameters it needs.
+    """Return the graph of the outputs ``names`` of a net, which is not changed, with its
+    parameters.
 
-    Args:
-        net: HybridBlock with initialised parameters; it is not changed.
-        names: Which of its outputs, in order.
-
-    Returns:
-        ``(symbol, arrays)``: the symbol with input ``data`` and one output per name; float32
-        parameters on the CPU. Of a net on several devices, those of the first are taken.
-
-    Raises:
-        ExportError: The net is no HybridBlock, cannot be traced, or has a parameter that is not
-            initialised, not float32, or whose shape is unknown.
+    The symbol has the input ``data`` and one output per name; parameters are float32 on the CPU. Of
+    a net on several devices, those of the first are taken. An ExportError if the net is no
+    HybridBlock, cannot be traced, or has a parameter that is not initialised, not float32, or whose
+    shape is unknown.
     """
     kind = type(net).__name__
     if not isinstance(net, gluon.HybridBlock):
@@ -215,9 +203,6 @@ def _reset_versions(graph: Json) -> None:
         reference[2] -= first[reference[0]]
 
 
-# --------------------------------------------------------------------------------- and to a block
-
-
 def read_graph(directory: Path, sidecar: Sidecar) -> Graph:
     """Return the float32 graph in a directory that is being written."""
     paths = [directory / sidecar["files"][kind]["file"] for kind in ("symbol", "params")]
@@ -225,11 +210,7 @@ def read_graph(directory: Path, sidecar: Sidecar) -> Graph:
 
 
 def load_graph(text: bytes, raw: bytes, where: Any) -> Graph:
-    """Return ``(symbol, arrays)`` of a graph's JSON and of its parameter file.
-
-    Raises:
-        ExportError: MXNet could not read one of them, or not without harm; names ``where``.
-    """
+    """Return ``(symbol, arrays)`` of JSON and parameter file; an ExportError names ``where``."""
     try:
         with naming(where, "{path}: MXNet cannot read it: {why}"):
             symbol = load_symbol(text)
@@ -242,25 +223,17 @@ def load_graph(text: bytes, raw: bytes, where: Any) -> Graph:
 
 
 def load_symbol(text: bytes | str) -> Symbol:
-    """Return the graph of a JSON text, once every reference in it is known to lead somewhere.
-
-    Raises:
-        ValueError, MXNetError, LookupError, TypeError: It is no graph.
-    """
+    """Return the graph of a JSON text, once every reference in it is known to lead somewhere."""
     graph = json.loads(text)
     _check_references(graph)
     return symbol_of(graph)
 
 
 def check_shapes(symbol: Symbol, arrays: Arrays, sidecar: Sidecar, where: Any) -> None:
-    """Compare the parameters and outputs with the graph, for two batch sizes.
+    """Compare the parameters and outputs with the graph, for two batch sizes; an ExportError.
 
     MXNet itself notices a wrong shape only in the first forward, and a batch size that is baked
     into the graph only when another one comes.
-
-    Raises:
-        ExportError: A parameter is missing, left over or of the wrong shape, or an output is not
-            as the sidecar says.
     """
     given = {name.split(":", 1)[-1]: tuple(array.shape) for name, array in arrays.items()}
     needed = set(symbol.list_inputs()) - {INPUT}
@@ -368,9 +341,6 @@ def _count_outputs(graph: Json) -> list[int]:
     for name in symbol_of(probe).get_internals().list_outputs():
         counts[int(re.sub(r"n(\d+).*", r"\1", name))] += 1
     return counts
-
-
-# ---------------------------------------------------------------------------------- rewritings
 
 
 def json_of(symbol: Symbol) -> Json:

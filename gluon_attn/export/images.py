@@ -73,7 +73,6 @@ class Preprocess:
         return image[rows, int(left * across) : math.ceil((left + wide) * across)]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return ``(height, width)`` to which an image is brought first."""
         side: int = self.resize
         if not self.keep_aspect:
             return side, side
@@ -89,13 +88,8 @@ class Preprocess:
 def read_image(path: PathLike, upright: bool = True) -> np.ndarray:
     """Read an image file as ``(h, w, 3)`` uint8 RGB; see :mod:`gluon_attn.core.images`.
 
-    Args:
-        path: The file.
-        upright: Obey the EXIF orientation, as viewers do. False gives the stored pixels.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not an image, or a truncated one.
+    ``upright`` obeys the EXIF orientation, as viewers do; False gives the stored pixels. Raises
+    FileNotFoundError, or a ValueError for what is no image or a truncated one.
     """
     try:
         return decode(read_bytes(path), upright)
@@ -106,8 +100,7 @@ def read_image(path: PathLike, upright: bool = True) -> np.ndarray:
 def crop_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """Cut a box ``x, y, w, h`` in pixels out of an image, clipped to its borders.
 
-    Raises:
-        ValueError: The box is not four finite numbers, is empty or lies outside the image.
+    A ValueError unless it is four finite numbers and shows something of the image.
     """
     left, top, right, bottom = box_window(box, image.shape[1], image.shape[0])
     return image[top:bottom, left:right]
@@ -129,7 +122,6 @@ def check_image(image: object) -> None:
 
 
 def _shape_hints(shape: tuple[int, ...]) -> list[str]:
-    """Return how to make ``(h, w, 3)`` of an array of another shape."""
     if len(shape) == 4:
         return ["a batch is given as it is, not in a list"]
     if len(shape) == 2 or len(shape) == 3 and shape[2] == 1:
@@ -152,15 +144,8 @@ def type_hints(image: np.ndarray) -> list[str]:
     return [] if image.dtype == np.uint8 else ["from 0 to 255: image.astype('uint8')"]
 
 
-# ------------------------------------------------------------------------ what users give
-
-
 def as_list(images: Any) -> list[Any]:
-    """Return the items of what was given as images; a single one is a list of one.
-
-    Raises:
-        ValueError: It is neither an image nor a collection.
-    """
+    """Return the items of what was given as images; a single one is a list of one."""
     if isinstance(images, mx.nd.NDArray):
         images = images.asnumpy()
     if isinstance(images, np.ndarray):
@@ -185,11 +170,7 @@ def name_of(item: Any, number: int) -> Name:
 
 
 def to_pixels(item: Any) -> np.ndarray:
-    """Return an image as ``(h, w, 3)`` uint8 RGB.
-
-    Raises:
-        FileNotFoundError, ValueError: It cannot be read, or is of no form that is known.
-    """
+    """Return an image as ``(h, w, 3)`` uint8 RGB; OSError or ValueError if it cannot be."""
     if isinstance(item, (str, os.PathLike)):
         return read_image(item)
     if isinstance(item, (bytes, bytearray, memoryview)):
@@ -205,12 +186,8 @@ def to_pixels(item: Any) -> np.ndarray:
 def boxes_per_image(items: Sequence[Any], boxes: Any) -> list[Boxes]:
     """Return for each image its list of boxes, or None for the whole image.
 
-    Args:
-        items: The images.
-        boxes: None; one entry per image; or a dict by path, or by position where there is none.
-
-    Raises:
-        ValueError: Other images than given, or what is no list of boxes.
+    ``boxes`` are None; one entry per image; or a dict by path, or by position where there is none.
+    A ValueError for other images than given, or what is no list of boxes.
     """
     names = [name_of(item, number) for number, item in enumerate(items)]
     if boxes is None:

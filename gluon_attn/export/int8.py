@@ -19,6 +19,7 @@ in the files they stay float32.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import sys
 import warnings
@@ -83,11 +84,7 @@ class Int8Variant(Variant):
         max_drop: Points that may be lost against float32.
         max_excluded: Largest part of the layers that may stay float32.
         fingerprint: Where the data come from; anything that JSON can hold, kept in the sidecar.
-        percentile: Of the mode of that name.
-        dtype: ``'auto'`` or ``'int8'``; see :class:`Quantizer`.
-
-    Raises:
-        ValueError: An argument is not valid.
+        percentile, dtype: See :class:`Quantizer`.
     """
 
     name = "int8"
@@ -120,16 +117,10 @@ class Int8Variant(Variant):
         self._fingerprint, self._percentile, self._dtype = fingerprint, percentile, dtype
 
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
-        """Search, check and write.
+        """Search, check and write; return files and entry.
 
-        The entry holds ``mode``, ``granularity``, ``dtype``, ``calibration``, ``float32_score``,
-        ``score``, ``drop``, ``max_drop``, ``tried``, ``layers``, ``excluded``, ``unsafe``,
-        ``parity``, ``vnni`` and ``versions``.
-
-        Raises:
-            ExportError: The drop is larger than allowed, MXNet cannot quantize the graph, or plain
-                MXNet gives other numbers.
-            ValueError: The calibration images do not fit the export.
+        Raises ExportError: the drop is larger than allowed, MXNet cannot quantize the graph, or
+        plain MXNet gives other numbers; ValueError: the calibration images do not fit the export.
         """
         images = self._check_images(sidecar)
         float32 = graphs.read_graph(directory, sidecar)
@@ -230,8 +221,6 @@ class Quantizer:
     """Makes int8 graphs of one float32 graph.
 
     Args:
-        symbol: The float32 graph.
-        arrays: Its parameters.
         images: ``(N, 3, H, W)`` float32, prepared as the net wants them.
         dtype: What activations become: ``'auto'`` is uint8 where they are never negative (twice as
             fine), ``'int8'`` always int8.
@@ -265,20 +254,12 @@ class Quantizer:
         if not self.layers:
             raise ExportError("int8: the graph has no convolution or dense layer to quantize")
         self._sums = _activated_sums(nodes)
-        self._ranges: dict[str, Range] = {}
-        self._histograms: dict[str, np.ndarray] = {}
         self._thresholds: dict[str, dict[str, Range]] = {}
 
     def build(self, mode: str, excluded: Sequence[str] = ()) -> Graph:
-        """Return an int8 graph.
+        """Return an int8 graph by one of ``MODES``; the layers ``excluded`` stay float32.
 
-        Args:
-            mode: One of ``MODES``.
-            excluded: Names from ``layers`` that stay float32.
-
-        Raises:
-            ValueError: Unknown mode or layer.
-            ExportError: The graph cannot be quantized.
+        A ValueError for an unknown mode or layer, an ExportError if the graph cannot be quantized.
         """
         unknown = sorted(set(excluded) - set(self.layers))
         if unknown:  # MXNet itself ignores them silently
@@ -308,9 +289,9 @@ class Quantizer:
         if mode not in MODES:
             raise ValueError(f"calibration mode {mode!r}: valid are {', '.join(MODES)}")
         if mode not in self._thresholds:
-            ranges = self._seen_ranges()
+            ranges = self._ranges
             halved = {name for name, operand in self._sums.items() if ranges[operand][0] < 0}
-            histograms = {} if mode == "naive" else self._seen_histograms()
+            histograms = {} if mode == "naive" else self._histograms
             clip = _entropy if mode == "entropy" else self._clip
             found: dict[str, Range] = {}
             for name in _progress(ranges, mode, "output"):
@@ -348,37 +329,35 @@ class Quantizer:
         enough = sizes.cumsum() >= sizes.sum() * (self._percentile / 100)
         return min(limit, (int(enough.argmax()) + 0.5) * 2 * limit / _BINS)
 
-    def _seen_ranges(self) -> dict[str, Range]:
-        if not self._ranges:
-            ranges = {INPUT: (float(self._images.min()), float(self._images.max()))}
+    @functools.cached_property
+    def _ranges(self) -> dict[str, Range]:
+        ranges = {INPUT: (float(self._images.min()), float(self._images.max()))}
 
-            def widen(name: str, values: np.ndarray) -> None:
-                low, high = ranges.get(name, (np.inf, -np.inf))
-                ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+        def widen(name: str, values: np.ndarray) -> None:
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
 
-            self._watch(widen, "ranges")
-            odd = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
-            if odd:
-                raise ExportError(f"int8: not finite on the calibration images: {', '.join(odd)}")
-            self._ranges = ranges
-        return self._ranges
+        self._watch(widen, "ranges")
+        odd = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
+        if odd:
+            raise ExportError(f"int8: not finite on the calibration images: {', '.join(odd)}")
+        return ranges
 
-    def _seen_histograms(self) -> dict[str, np.ndarray]:
-        """Return counts of all values in ``_BINS`` bins over the symmetric range of each output."""
-        if not self._histograms:
-            limits = {name: max(-low, high) for name, (low, high) in self._seen_ranges().items()}
-            histograms = {n: np.zeros(_BINS, np.int64) for n, t in limits.items() if t > 0}
+    @functools.cached_property
+    def _histograms(self) -> dict[str, np.ndarray]:
+        """Counts of all values in ``_BINS`` bins over the symmetric range of each output."""
+        limits = {name: max(-low, high) for name, (low, high) in self._ranges.items()}
+        histograms = {n: np.zeros(_BINS, np.int64) for n, t in limits.items() if t > 0}
 
-            def count(name: str, values: np.ndarray) -> None:
-                if name in histograms:
-                    position = (values.ravel() + limits[name]) * (_BINS / (2 * limits[name]))
-                    bins = np.minimum(position.astype(np.int32), _BINS - 1)
-                    histograms[name] += np.bincount(bins, minlength=_BINS)
+        def count(name: str, values: np.ndarray) -> None:
+            if name in histograms:
+                position = (values.ravel() + limits[name]) * (_BINS / (2 * limits[name]))
+                bins = np.minimum(position.astype(np.int32), _BINS - 1)
+                histograms[name] += np.bincount(bins, minlength=_BINS)
 
-            self._watch(count, "histograms")
-            count(INPUT, self._images)
-            self._histograms = histograms
-        return self._histograms
+        self._watch(count, "histograms")
+        count(INPUT, self._images)
+        return histograms
 
     def _watch(self, visit: Callable[[str, np.ndarray], None], title: str) -> None:
         """Run the calibration images; call ``visit(name, values)`` for every operator's output."""
@@ -408,7 +387,6 @@ class Quantizer:
                     raise ExportError(f"int8: calibration failed: {failures[0]!r}") from failures[0]
 
     def _check_layers(self, quantized: Symbol, excluded: set[str]) -> None:
-        """Raise ExportError if what was excluded became int8, or nothing did."""
         nodes = {node["name"] for node in graphs.nodes_of(quantized)}
         done = {name for name, node in self.layers.items() if f"quantized_{node}" in nodes}
         if done & excluded or (not done and len(excluded) < len(self.layers)):
@@ -431,7 +409,6 @@ def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:
 def _short_strided(
     nodes: Sequence[graphs.Json], layers: dict[str, str], arrays: Arrays
 ) -> dict[str, str]:
-    """Return the layers that are strided 1x1 convolutions of fewer than 32 channels."""
     by_name, found = {node["name"]: node for node in nodes}, {}
     for layer, name in layers.items():
         parts = [n for part in by_name[name].get("subgraphs", []) for n in part["nodes"]]

@@ -39,8 +39,7 @@ _exporter_lock = threading.Lock()
 class OnnxVariant(Variant):
     """Writes ``NAME.onnx``: one file, weights inside, free batch size, outputs as in the sidecar.
 
-    Args:
-        opset: ONNX operator set, 12 or 13; a ValueError for those that MXNet does not write.
+    ``opset`` is 12 or 13; a ValueError for those that MXNet does not write.
     """
 
     name = "onnx"
@@ -55,11 +54,8 @@ class OnnxVariant(Variant):
 
         The entry holds ``opset`` and ``ir_version``; of the comparison ``max_abs_diff`` and
         ``tolerance``, relative to the larger of 1 and the output's magnitude, and the ``batch``
-        sizes; and the versions of ``mxnet``, ``onnx`` and ``onnxruntime``.
-
-        Raises:
-            ExportError: onnx or onnxruntime is not installed, the graph has an operator that the
-                exporter lacks, or the numbers differ; nothing is written.
+        sizes; and versions. An ExportError if onnx or onnxruntime is not installed, the graph has
+        an operator that the exporter lacks, or the numbers differ; nothing is written then.
         """
         onnx, onnxruntime = require_packages()
         symbol, arrays = read_graph(directory, sidecar)
@@ -96,11 +92,7 @@ def unsupported_operators(symbol: Symbol, opset: int = 13) -> list[str]:
 
 
 def convert(symbol: Symbol, arrays: Arrays, sidecar: Sidecar, opset: int = 13) -> Any:
-    """Return the ONNX model of a graph; the sidecar's outputs give order and names.
-
-    Raises:
-        ExportError: An operator or a combination that the exporter or onnx does not take.
-    """
+    """Return the ONNX model of a graph; the sidecar's outputs give order and names."""
     onnx, _ = require_packages()
     missing = unsupported_operators(symbol, opset)
     if missing:

@@ -36,17 +36,12 @@ RANDOM = {"RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLik
 
 
 class Graph:
-    """Nodes of a model, and what is known of its tensors.
-
-    ``weights`` names the initializers of ``model`` that are parameters of the net.
+    """Nodes of a model in topological order, and what is known of its tensors.
 
     Attributes:
-        nodes: List of NodeProto, in topological order.
         constants: Numbers of the initializers that are no weights, by name.
-        weights: Names of the weights and of constants that were computed from weights.
-        shapes: Of the tensors, by name; see :func:`fold`.
-        types: Element types of the tensors, as far as onnx infers them.
-        opset: Version of the operator set.
+        weights: Names of the net's parameters and of constants that were computed from them.
+        shapes, types: Of the tensors, by name, see :func:`fold`; types as far as onnx infers them.
         notes: What rules remember of tensors, by name.
     """
 
@@ -73,7 +68,6 @@ class Graph:
     # what is known
 
     def shape(self, name: str) -> Shape:
-        """Return the shape of a tensor."""
         return self.shapes[name]
 
     def numbers(self, name: str) -> np.ndarray | None:
@@ -92,7 +86,6 @@ class Graph:
         return self._producers.get(name) or self.onnx.NodeProto()
 
     def attribute(self, node: Any, name: str, default: Any = None) -> Any:
-        """Return the value of an attribute."""
         for attribute in node.attribute:
             if attribute.name == name:
                 return self.onnx.helper.get_attribute_value(attribute)
@@ -101,7 +94,6 @@ class Graph:
     # what is made
 
     def name(self, hint: str) -> str:
-        """Return a name that no tensor has yet."""
         name, number = hint, 0
         while name in self._taken:
             number += 1
@@ -172,7 +164,6 @@ class Graph:
         same.update((name, output) for name, of in same.items() if of == old)
 
     def prune(self) -> None:
-        """Leave out nodes that no output needs."""
         needed, kept = set(self.outputs), []
         for node in reversed(self.nodes):
             if needed & set(node.output):
@@ -205,17 +196,10 @@ def infer(onnx: Any, model: Any, **options: Any) -> Any:
     return onnx.shape_inference.infer_shapes(model, **options)
 
 
-# ----------------------------------------------------------------------------- folding
-
-
 def fold(graph: Graph) -> None:
     """Let nodes read constants in place of values that are the same for all images.
 
-    Also enters the shapes of all tensors.
-
-    Raises:
-        ExportError: ONNX Runtime does not take the model.
-        ImportError: onnxruntime is not installed.
+    Also enters the shapes of all tensors. An ExportError if ONNX Runtime does not take the model.
     """
     fixed, derived = _fixed(graph)
     readers = collections.defaultdict(list)
@@ -252,7 +236,6 @@ def _fixed(graph: Graph) -> tuple[set[str], set[str]]:
 
 
 def _run(graph: Graph, wanted: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """Return the values of ``wanted`` at both batch sizes, and enter all shapes."""
     probe = graph.onnx.ModelProto()
     probe.CopyFrom(graph.model)
     tensors = [INPUT, *(name for node in graph.nodes for name in node.output if name)]
@@ -320,7 +303,6 @@ def _axes_of_entries(graph: Graph, node: Any, count: int, shape: Shape) -> list[
 
 
 def _same_rows(first: np.ndarray, second: np.ndarray) -> bool:
-    """Return whether a value is a batch of equal rows."""
     return first.shape == (1, *second.shape[1:]) and bool((first == second).all())
 
 
@@ -340,9 +322,6 @@ def _fill(
         rows = graph.node("Add", [zeros.output[0], constant], shape)
         graph.nodes[at:at] = [zeros, rows]
         node.input[position] = rows.output[0]
-
-
-# ----------------------------------------------------------------------- ONNX Runtime
 
 
 def import_onnxruntime() -> Any:
@@ -367,12 +346,8 @@ def open_onnx_session(
     """Return an ONNX Runtime session of a model's bytes.
 
     It takes as many threads as MXNet by default. ``kind`` is cpu or gpu, the ``number`` that of the
-    GPU. Some graphs cannot be optimized.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-        ExportError: It does not take the model.
-        ValueError: It has no such GPU.
+    GPU. Some graphs cannot be optimized. Raises ImportError without onnxruntime; ExportError: it
+    does not take the model; ValueError: it has no such GPU.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()

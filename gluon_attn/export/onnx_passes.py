@@ -33,11 +33,8 @@ NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
     """Rewrite a model whose batch size is free in place, and enter the shapes of its tensors.
 
-    ``weights`` names the initializers that are parameters of the net.
-
-    Raises:
-        ExportError: ONNX Runtime does not take the model.
-        ImportError: onnxruntime is not installed.
+    ``weights`` names the initializers that are parameters of the net. An ExportError if ONNX
+    Runtime does not take the model.
     """
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     if any(a.type in kinds for node in model.graph.node for a in node.attribute):
@@ -308,9 +305,6 @@ def resize_by_scales(graph: Graph, node: Any) -> Result:
     return [new]
 
 
-# -------------------------------------------------------------- reductions over channels
-
-
 def axes_of(graph: Graph, node: Any) -> list[int] | None:
     """Return the axes of a reduction, an attribute or an input; None if it has none."""
     axes = graph.attribute(node, "axes")
@@ -404,7 +398,6 @@ def _whole(graph: Graph, name: str, op: str) -> tuple[str, int]:
 
 
 def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
-    """Return the node that reduces the channels of ``x``."""
     shape = (graph.shape(x)[0], 1, *graph.shape(x)[2:])
     if kind == "Sum" and graph.opset >= 13:
         axes = graph.constant(np.array([1], np.int64), "channels")

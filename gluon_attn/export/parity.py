@@ -73,10 +73,8 @@ def check_parity(
     """Run symbol and params in plain MXNet, elsewhere; return the sidecar's ``parity`` entry.
 
     ``batches`` are the batch sizes among the inputs, for the record; ``context`` is a device such
-    as ``'gpu:0'``; ``what`` begins the message about a difference.
-
-    Raises:
-        ExportError: A number differs by more than the tolerance, or the graph does not run.
+    as ``'gpu:0'``; ``what`` begins the message about a difference. An ExportError if a number
+    differs by more than the tolerance, or the graph does not run.
     """
     import numpy as np
 
@@ -148,15 +146,11 @@ def run_elsewhere(arguments: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-# ---------------------------------------------------------------------------- the other process
-
-
 class Blocker:
     """Import finder that refuses our own packages, wherever they are installed."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        """Raise for a blocked package, decline anything else."""
         if name.split(".")[0] in BLOCKED:
             raise ImportError(f"{name} is blocked in the parity check")
 

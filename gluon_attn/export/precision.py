@@ -21,6 +21,7 @@ CPU.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from pathlib import Path
@@ -51,27 +52,23 @@ logger = logging.getLogger(__name__)
 def load_exported(
     directory: PathLike, ctx: Any = None, precision: str = "fp32", fused: bool = False
 ) -> tuple[Any, Sidecar]:
-    """Load an export directory, having verified it.
+    """Load an export directory, having verified it; return ``(block, sidecar)``.
+
+    The block is a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the sidecar lists
+    (a bare array if there is one), float32, without gradients. Do hybridize with
+    ``static_alloc=True, static_shape=True``: without, oneDNN rearranges every weight in every call.
 
     Args:
-        directory: The export directory.
         ctx: Context for the parameters; the CPU by default.
         precision: ``'fp32'``; ``'fp16'``, for a GPU; or ``'int8'`` or ``'bf16'`` if the export has
-            it, for the CPU. Do hybridize with ``static_alloc=True, static_shape=True``: without,
-            oneDNN rearranges every weight in every call.
+            it, for the CPU.
         fused: Of ``'fp32'``, the graph as :func:`gluon_attn.export.graph.fuse` makes it: faster,
             for the CPU.
 
-    Returns:
-        ``(block, sidecar)``: a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the
-        sidecar lists (a bare array if there is one), float32, without gradients; and the sidecar.
-
-    Raises:
-        FileNotFoundError: The directory or one of its files is missing.
-        ExportError: It is no export, was written by a newer version, or a file was truncated,
-            changed or does not fit the others; found before anything runs. Or the export has no
-            such precision, or this processor cannot run it.
-        ValueError: Unknown precision, or one that the context or ``fused`` does not go with.
+    Raises FileNotFoundError; ExportError: no export, one of a newer version, a file truncated,
+    changed or not fitting the others (found before anything runs), or without such a precision, or
+    this processor cannot run it; ValueError: unknown precision, or one that the context or
+    ``fused`` does not go with.
     """
     ctx = ctx or mx.cpu()
     _check_request(precision, fused, ctx)
@@ -120,15 +117,8 @@ def _check_request(precision: str, fused: bool, ctx: Any) -> None:
         raise ValueError(f"{what} runs on the CPU only, not on {ctx}; use fp32 there")
 
 
-# ---------------------------------------------------------------- what all reduced forms share
-
-
 def measure(score: Score, block: Any, what: str) -> float:
-    """Return ``score(run)`` of a block, hybridized here, as a finite float.
-
-    Raises:
-        ExportError: The graph does not run, or its score is no finite number.
-    """
+    """Return ``score(run)`` of a block, hybridized here, as a finite float; else an ExportError."""
     graphs.static(block)
     try:
         points = float(score(lambda batch: graphs.logits_of(block, batch)))
@@ -142,10 +132,9 @@ def measure(score: Score, block: Any, what: str) -> float:
 def write_checked(
     directory: Path, sidecar: Sidecar, form: str, graph: Graph, *, batch: np.ndarray
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Write the graph of ``'int8'`` or ``'bf16'`` and compare it with plain MXNet on a batch of 3.
+    """Write the graph of ``'int8'`` or ``'bf16'``; return its ``files`` and its ``parity``.
 
-    Returns:
-        Its ``files`` and its ``parity``; an ExportError if shapes or numbers differ.
+    It is compared with plain MXNet on a batch of 3; an ExportError if shapes or numbers differ.
     """
     graphs.check_shapes(*graph, sidecar, form)
     files = write_files(directory, f"{sidecar['name']}-{form}", *graph, prefix=f"{form}_")
@@ -161,19 +150,11 @@ def write_checked(
     return files, figures
 
 
-# -------------------------------------------------------------------------------- bfloat16
-
-
 class Bf16Variant(Variant):
     """Writes ``NAME-bf16-symbol.json`` and ``NAME-bf16-0000.params``.
 
-    Args:
-        score: Function ``score(run)`` to points, as for
-            :class:`gluon_attn.export.int8.Int8Variant`; None measures nothing.
-        max_drop: Points that may be lost against float32.
-
-    Raises:
-        ValueError: A negative ``max_drop``.
+    ``score`` as for :class:`gluon_attn.export.int8.Int8Variant`, None measures nothing;
+    ``max_drop`` points may be lost against float32, 0 or more.
     """
 
     name = "bf16"
@@ -187,11 +168,8 @@ class Bf16Variant(Variant):
         """Convert, check and write.
 
         The entry holds ``parity``, ``versions`` and ``max_drop``, and ``float32_score``, ``score``
-        and ``drop``, which are None if nothing was measured.
-
-        Raises:
-            ExportError: This processor cannot run bfloat16, the drop is larger than allowed, or
-                plain MXNet gives other numbers.
+        and ``drop``, which are None if nothing was measured. An ExportError if this processor
+        cannot run bfloat16, the drop is larger than allowed, or plain MXNet gives other numbers.
         """
         try:
             require_cpu(self.name)
@@ -240,15 +218,9 @@ def _float32_outputs(symbol: Symbol) -> Symbol:
     _, types, _ = symbol.infer_type(**{INPUT: np.float32})
     if all(kind == np.float32 for kind in types):
         return symbol
-    return mx.sym.Group(
-        [
-            output if kind == np.float32 else mx.sym.amp_cast(output, dtype="float32")
-            for output, kind in zip(symbol, types)
-        ]
-    )
-
-
-# --------------------------------------------------------------------------------- float16
+    pairs = zip(symbol, types)
+    cast = functools.partial(mx.sym.amp_cast, dtype="float32")
+    return mx.sym.Group([out if kind == np.float32 else cast(out) for out, kind in pairs])
 
 
 def to_float16(symbol: Symbol, arrays: Arrays) -> Graph:

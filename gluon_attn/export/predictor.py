@@ -58,7 +58,6 @@ class Predictor:
     read and prepared in parallel.
 
     Args:
-        directory: The export directory.
         ctx: Context or its name, ``'cpu'`` or ``'gpu:0'``; the CPU by default.
         batch_size: Most rows in one run of the network. The last batch of a long list is padded to
             it; a short list runs in the next power of two, so that one image is not paid as 32.
@@ -67,17 +66,14 @@ class Predictor:
         backend: ``'mxnet'``, ``'mxnet-fused'``, ``'mxnet-int8'``, ``'mxnet-bf16'``,
             ``'mxnet-fp16'``, ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the
             export and the machine allow, whatever its precision (but float16, which must be asked
-            for), measured once and remembered in the directory;
-            or ``'auto'``, the one remembered, else ``'mxnet'``. The choice is in ``backend`` and
-            ``precision``.
+            for), measured once and remembered in the directory; or ``'auto'``, the one remembered,
+            else ``'mxnet'``. The choice is in ``backend`` and ``precision``.
         warmup: Numbers of images, one or several, to run the network for once on zeros, so that the
             first real call is not the slow one.
 
-    Raises:
-        FileNotFoundError: The directory or one of its files is missing.
-        ImportError: The backend's package is not installed.
-        ValueError: Damaged export, unknown backend, a variant that the export does not hold, no
-            such context.
+    Raises FileNotFoundError: the directory or one of its files is missing; ImportError: the
+    backend's package is not installed; ValueError: damaged export, unknown backend, a variant that
+    the export does not hold, no such context.
     """
 
     def __init__(
@@ -113,25 +109,20 @@ class Predictor:
         self.precision = BACKENDS[self.backend].precision
         self._backend = BACKENDS[self.backend].make(directory, ctx=ctx, threads=threads)
         self._readers = min(8, os.cpu_count() or 1)
-        for count in warmup:
-            self._warm_up(int(count))
+        for count in warmup:  # run as for so many images
+            size = min(_padded(int(count)), self.batch_size)
+            self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
     def __call__(self, images: Any, on_bad_image: str = "error") -> np.ndarray:
         """Return the probabilities ``(B, A)`` float32.
 
         With ``on_bad_image='skip'`` an image that cannot be read gets a row of NaN and a logged
-        warning, so that rows still match images.
-
-        Raises:
-            FileNotFoundError, ValueError: An image that cannot be read; the message names it.
+        warning, so that rows still match images; else a FileNotFoundError or ValueError names it.
         """
         return self.probabilities(self.outputs(images, on_bad_image)["logits"])
 
     def outputs(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
-        """Return all outputs of the export by name.
-
-        Logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``.
-        """
+        """Return by name: logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``."""
         rows = [row for _, row in self._run(self._people(images, None, on_bad_image))]
         columns = zip(*rows) if rows else ([] for _ in self.output_names)
         empty = [value[None][:0] for value in self._nothing()]
@@ -150,9 +141,6 @@ class Predictor:
         """Return the vectors by which images are compared, ``(B, D)`` float32.
 
         The smaller the Euclidean distance of two, the more alike the people (re-identification).
-
-        Raises:
-            ValueError: The export has none.
         """
         names = self._named("embedding")
         if not names:
@@ -165,7 +153,6 @@ class Predictor:
         """Return one record per person.
 
         Args:
-            images: See the class.
             boxes: ``[x, y, w, h]`` lists in pixels of the upright image, one list of boxes per
                 image (a list as long as ``images``, or a dict by path, or by position where there
                 is no path); None, also for one image, means the whole image.
@@ -173,11 +160,10 @@ class Predictor:
                 ``error`` and no probabilities.
             with_maps: Add ``attention``, a dict of maps ``(A, h, w)``.
 
-        Returns:
-            List of dicts: ``image`` (path, or position in ``images``), ``box``, ``probabilities``
-            (dict by class), ``positives`` (classes at or above their threshold; of a multi-class
-            attribute the most probable class), ``attributes`` (only if one is multi-class: by
-            attribute, whether it is there, or the name of its class), ``error``.
+        Returns dicts: ``image`` (path, or position in ``images``), ``box``, ``probabilities`` (dict
+        by class), ``positives`` (classes at or above their threshold; of a multi-class attribute
+        the most probable class), ``attributes`` (only if one is multi-class: by attribute, whether
+        it is there, or the name of its class), ``error``.
         """
         return list(self.stream(images, boxes, on_bad_image, with_maps))
 
@@ -194,7 +180,6 @@ class Predictor:
         return (self._record(*found, with_maps) for found in self._run(people))
 
     def _record(self, person: Person, row: Row, with_maps: bool) -> dict[str, Any]:
-        """Return what :meth:`predict` says of one person; ``row`` holds the export's outputs."""
         outputs = dict(zip(self.output_names, row))
         values = self.probabilities(outputs["logits"][None])
         chosen = self.schema.decide(values, self.thresholds)[0]
@@ -220,7 +205,6 @@ class Predictor:
         self.thresholds = np.array(check_thresholds(thresholds, self.classes), np.float32)
 
     def require_maps(self) -> None:
-        """Raise ValueError if the export has no attention maps."""
         if not self.attention_names:
             raise ValueError(
                 f"export '{self.name}' has no attention maps; export it again with maps "
@@ -228,7 +212,6 @@ class Predictor:
             )
 
     def _named(self, kind: str) -> tuple[str, ...]:
-        """Return the names of the outputs of a kind, in order."""
         return tuple(out["name"] for out in self.sidecar["outputs"] if out["kind"] == kind)
 
     def _people(self, images: Any, boxes: Any, on_bad_image: str) -> Iterator[Person]:
@@ -254,7 +237,6 @@ class Predictor:
                     yield person
 
     def _prepare(self, number: int, image: Any, boxes: Boxes) -> list[Person]:
-        """Return the people of one image."""
         name = name_of(image, number)
         try:
             if isinstance(image, np.ndarray) and image.dtype == np.float32:
@@ -298,25 +280,18 @@ class Predictor:
     def _rows(self, people: Sequence[Person], size: int) -> Iterator[tuple[Person, Row]]:
         """Yield the same of one batch, which is padded to ``size``."""
         batch = [person.data for person in people if person.error is None]
-        found = zip(*self._forward(batch, size)) if batch else iter(())
+        found: Iterator[Row] = iter(())
+        if batch:
+            data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
+            data[: len(batch)] = batch
+            found = zip(*(out[: len(batch)] for out in self._backend.run(data)))
         for person in people:
             row = next(found) if person.error is None else self._nothing()
             yield person._replace(data=None), row
 
     def _nothing(self) -> list[np.ndarray]:
-        """Return the outputs of an image that could not be read."""
         shapes = (entry["shape"][1:] for entry in self.sidecar["outputs"])
         return [np.full(shape, np.nan, np.float32) for shape in shapes]
-
-    def _forward(self, batch: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
-        data = np.zeros((min(size, self.batch_size), *batch[0].shape), np.float32)
-        data[: len(batch)] = batch
-        return [out[: len(batch)] for out in self._backend.run(data)]
-
-    def _warm_up(self, count: int) -> None:
-        """Run the network on zeros as it would run for ``count`` images."""
-        size = min(_padded(count), self.batch_size)
-        self._backend.run(np.zeros((size, 3, *self.preprocess.size), np.float32))
 
 
 def _check_counts(values: Iterable[Any], name: str) -> None:
@@ -348,7 +323,6 @@ def _ahead(
 
 
 def _named(error: Exception, name: Name) -> Exception:
-    """Return the error with the image in its message."""
     if isinstance(name, str) and name in str(error):
         return error
     return type(error)(f"image {name}: {error}")

@@ -55,11 +55,8 @@ def describe_file(path: PathLike) -> dict[str, Any]:
 def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
     """Return the contents of one file of an export, once they match its :func:`describe_file`.
 
-    What is checked is exactly what is returned: the file is read once.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ExportError: Its size or checksum is not the recorded one.
+    What is checked is exactly what is returned: the file is read once. Raises FileNotFoundError, or
+    an ExportError if size or checksum is not the recorded one.
     """
     path = Path(directory) / entry["file"]
     if not path.is_file():
@@ -86,12 +83,10 @@ def write_sidecar(directory: PathLike, sidecar: Sidecar) -> Path:
 
 
 def read_sidecar(directory: PathLike) -> Sidecar:
-    """Return the sidecar of an export directory.
+    """Return the sidecar of an export directory; FileNotFoundError if there is no such directory.
 
-    Raises:
-        FileNotFoundError: There is no such directory.
-        ExportError: It is no export directory, was written by a newer version, or the sidecar was
-            changed or cut short.
+    An ExportError if it is no export directory, was written by a newer version, or the sidecar was
+    changed or cut short.
     """
     directory = Path(directory)
     if not directory.exists():
@@ -138,10 +133,7 @@ def new_directory(directory: PathLike, overwrite: bool = False) -> Iterator[Path
 
     Yields a hidden directory beside ``directory``; when the body ends, its files are flushed to
     disk and it is renamed into place. When the body raises, it is removed. What a killed process
-    left is removed by the next one.
-
-    Raises:
-        FileExistsError: See :func:`refuse_existing`.
+    left is removed by the next one. See :func:`refuse_existing`.
     """
     directory = Path(directory).resolve()
     refuse_existing(directory, overwrite)
@@ -182,10 +174,8 @@ def check_classes(classes: Any) -> list[str]:
 
 
 def check_schema(schema: Any, classes: Sequence[str]) -> Schema:
-    """Return the Schema of a JSON list or a Schema, by default binary attributes.
-
-    Raises:
-        ValueError: Its columns are not ``classes``.
+    """Return the Schema of a JSON list or a Schema, by default binary; its columns must be
+    ``classes``.
     """
     if schema is None:
         return Schema.binary(classes)
@@ -199,11 +189,7 @@ def check_schema(schema: Any, classes: Sequence[str]) -> Schema:
 
 
 def check_thresholds(thresholds: Any, classes: Sequence[str]) -> list[float]:
-    """Return one threshold in [0, 1] per class, given one number for all or one per class.
-
-    Raises:
-        ValueError: Wrong length, or a value outside [0, 1].
-    """
+    """Return one threshold in [0, 1] per class, given one number for all or one per class."""
     single = isinstance(thresholds, numbers.Real)
     values = [float(thresholds)] * len(classes) if single else [float(t) for t in thresholds]
     if len(values) != len(classes):
@@ -215,17 +201,15 @@ def check_thresholds(thresholds: Any, classes: Sequence[str]) -> list[float]:
 
 
 def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
-    """Return the sidecar's ``input`` entry.
+    """Return the sidecar's ``input`` entry; a ValueError for unknown or missing keys and wrong
+    values.
 
     Args:
         input_size: Side of the square input in pixels, or ``(H, W)``.
         preprocess: ``mean`` and ``std``, three numbers each in RGB order on the 0–255 scale;
             optional ``resize`` and ``crop``, sides in pixels of the square the image is resized to
-            and of the centre crop taken from it, or None; with ``keep_aspect`` true, ``resize``
-            is the image's shorter side.
-
-    Raises:
-        ValueError: Unknown or missing key, or a value out of range.
+            and of the centre crop taken from it, or None; with ``keep_aspect`` true, ``resize`` is
+            the image's shorter side.
     """
     unknown = sorted(set(preprocess) - set(PREPROCESS_KEYS))
     if unknown or "mean" not in preprocess or "std" not in preprocess:

@@ -40,15 +40,9 @@ class Variant:
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
         """Write the form's files into an export directory that holds the float32 ones.
 
-        Args:
-            directory: The directory; its sidecar is not written yet.
-            sidecar: Its future contents; not to be changed.
-
-        Returns:
-            ``(files, entry)``: ``{key: file name}`` and the sidecar entry, plain JSON values.
-
-        Raises:
-            ExportError: It cannot be made, or it is not good enough; says by how much.
+        The sidecar is not written yet, and not to be changed. Return ``{key: file name}`` and the
+        sidecar entry, plain JSON values; an ExportError if the form cannot be made or is not good
+        enough.
         """
         raise NotImplementedError
 
@@ -78,13 +72,11 @@ def export_model(
         net: HybridBlock, ``(B, 3, H, W)`` float32 to the outputs in ``net.output_names``, logits
             first; ``net.attention_outputs`` names the maps, ``net.embedding_outputs`` the vectors
             by which images are compared. Without these, one output: the logits.
-        directory: Where to write; must not exist.
         name: What the files are called; letters, digits and ``_ . -``.
         classes: Names of the logits, in order.
         input_size: Side of the input in pixels, or ``(H, W)``.
         preprocess: See :func:`gluon_attn.export.sidecar.input_entry`.
         thresholds: Probability from which a class counts as positive; one for all or one each.
-        with_maps: Export the attention maps as well.
         extra: Anything that JSON can hold, kept under ``extra`` (recipe, score, …).
         overwrite: Replace an export that is there; anything else is never replaced.
         check: Compare numbers in a separate process that cannot import this package.
@@ -93,14 +85,8 @@ def export_model(
         schema: :class:`gluon_attn.core.schema.Schema` of the classes, or its JSON form; None: every
             class is a binary attribute.
 
-    Returns:
-        ``directory`` as a Path.
-
-    Raises:
-        FileExistsError: ``directory`` exists.
-        ValueError: An argument is not valid.
-        ExportError: The net cannot be exported, or its export gives other numbers.
-        OSError: The disk is full, for instance.
+    Raises FileExistsError; ValueError: an argument is not valid; ExportError: the net cannot be
+    exported, or its export gives other numbers; OSError: the disk is full, for instance.
     """
     sidecar_file.refuse_existing(directory, overwrite)
     names = select_outputs(net, with_maps)
@@ -115,7 +101,7 @@ def export_model(
     sidecar["schema"] = sidecar_file.check_schema(schema, sidecar["classes"]).to_json()
     mx.nd.waitall()  # running statistics read right after a static training step can be stale
     parts = parts_of(random_batch(sidecar["input"]))
-    outputs, context = _run_net(net, parts["batch3"], names)
+    outputs, context = run_net(net, parts["batch3"], names)
     if outputs[0].shape[1:] != (len(sidecar["classes"]),):
         raise ValueError(f"{len(sidecar['classes'])} classes for logits {outputs[0].shape}")
     embeddings = tuple(getattr(net, "embedding_outputs", ()))
@@ -134,11 +120,7 @@ def export_model(
 
 
 def start_sidecar(name: str, classes: Any, entry: dict[str, Any], extra: Any = None) -> Sidecar:
-    """Return the part of a sidecar that every task has; ``entry`` is that of the input.
-
-    Raises:
-        ValueError: A name or ``extra`` is not valid.
-    """
+    """Return the part of a sidecar that every task has; ``entry`` is that of the input."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!-symbol)", name):
         raise ValueError(f"export name {name!r}: letters, digits and _ . - only")
     try:  # what JSON cannot hold is found before the work, not after it
@@ -168,21 +150,18 @@ def write_export(
     overwrite: bool = False,
     context: str = "cpu:0",
     batches: Sequence[int] = BATCHES,
+    fixed: bool = True,
 ) -> Path:
     """Write graph, parameters, forms and sidecar, all or nothing; return the directory.
 
-    Args:
-        directory: Where to write.
-        sidecar: Its contents but for ``files``, ``parity`` and the forms, which are entered.
-        graph: What :func:`gluon_attn.export.graph.trace` returned.
-        checked: Inputs and the net's outputs for :func:`gluon_attn.export.parity.check_parity`,
-            with their device and batch sizes below; None: no check.
-
-    Raises:
-        FileExistsError, ExportError, OSError: See :func:`export_model`.
+    ``sidecar`` gets its ``files``, ``parity`` and the forms. ``graph`` is what
+    :func:`gluon_attn.export.graph.trace` returned; ``checked`` are inputs and the net's outputs for
+    :func:`gluon_attn.export.parity.check_parity`, None: no check. ``fixed``: the shapes of all
+    outputs are known. Errors as of :func:`export_model`.
     """
     directory, name = Path(directory), sidecar["name"]
-    check_shapes(*graph, sidecar, name)
+    if fixed:
+        check_shapes(*graph, sidecar, name)
     with sidecar_file.new_directory(directory, overwrite) as partial:
         files = write_files(partial, name, *graph)
         sidecar["files"] = {k: sidecar_file.describe_file(partial / f) for k, f in files.items()}
@@ -218,14 +197,8 @@ def write_variants(directory: Path, sidecar: Sidecar, variants: Sequence[Variant
 def add_variants(directory: PathLike, variants: Sequence[Variant]) -> Path:
     """Add forms to an export that is there, or replace those of the same name.
 
-    The directory is replaced by a finished copy, or stays as it is.
-
-    Returns:
-        ``directory`` as a Path.
-
-    Raises:
-        FileNotFoundError: The directory or one of its files is missing.
-        ExportError: The export is damaged, or a form cannot be made.
+    The directory is replaced by a finished copy, or stays as it is. Raises FileNotFoundError, or an
+    ExportError if the export is damaged or a form cannot be made.
     """
     directory = Path(directory)
     sidecar = sidecar_file.read_sidecar(directory)
@@ -243,7 +216,7 @@ def add_variants(directory: PathLike, variants: Sequence[Variant]) -> Path:
     return directory
 
 
-def _run_net(net: Any, batch: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], str]:
+def run_net(net: Any, batch: np.ndarray, names: Sequence[str]) -> tuple[list[np.ndarray], str]:
     """Return the net's own outputs as NumPy arrays, and the device that it ran on."""
     kind = type(net).__name__
     parameters = list(net.collect_params().values())
