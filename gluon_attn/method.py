@@ -63,15 +63,9 @@ class Optimization(NamedTuple):
 class Method:
     """A net, its losses, its optimiser and whatever state they need.
 
-    Args:
-        net: Initialised net on ``ctx``; ``net.output_names[0]`` is ``'logits'``.
-        ctx: Contexts; a batch is split evenly over them.
-        options: Values for names in ``OPTIONS``, which holds all of a method's own settings with
-            their defaults.
-
-    Raises:
-        ValueError: An option that the method does not have, or a precision that it or the device
-            does not.
+    A batch is split evenly over the contexts ``ctx``; ``net.output_names[0]`` is ``'logits'``.
+    ``options`` are values for names in ``OPTIONS``, which holds all of a method's own settings with
+    their defaults.
 
     Attributes:
         precision: :class:`gluon_attn.amp.MixedPrecision` of the steps. Blocks that a step calls
@@ -177,11 +171,8 @@ class Method:
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one update from ``batch`` without waiting for any device.
 
-        Args:
-            held_out: ``held_out_size`` validation images, for :meth:`before_step`.
-
-        Returns:
-            ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
+        ``held_out`` are ``held_out_size`` validation images, for :meth:`before_step`. Returns
+        ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
         """
         with self.precision:
             return self._train_step(batch, held_out)
@@ -250,11 +241,7 @@ def _check_option(method: type[Method], name: str, value: Any) -> None:
 
 
 def split_batch(batch: Batch, ctx: Sequence[mx.Context], micro: int = 1) -> list[Batch]:
-    """Return ``len(ctx) * micro`` batches, device by device, of near-equal size.
-
-    Raises:
-        ValueError: The batch has fewer rows than parts.
-    """
+    """Return ``len(ctx) * micro`` batches, device by device, of near-equal size."""
     count = len(ctx) * micro
     rows = len(batch.index)
     if rows < count:

@@ -69,7 +69,6 @@ class SoftmaxCELoss(HybridBlock):
     def hybrid_forward(
         self, F: Any, logits: Tensor, label: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Return the cross-entropy of every row, ``(B,)``, >= 0."""
         target = label if mask is None else F.broadcast_mul(label, mask)
         # 1 for one-hot rows; rows without a known class have target 0, so their loss is 0 / 1.
         share = F.broadcast_div(target, F.maximum(F.sum(target, axis=1, keepdims=True), 1))

@@ -11,17 +11,9 @@ from gluon_attn.nets.graph import GraphBlock, record
 def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> AttentionBlock:
     """Put an attention block into a residual unit and return the block.
 
-    The other layers keep their parameter names, so weight files of the plain net fit.
-
-    Args:
-        unit: Residual unit; its ``body`` is conv, norm, relu, conv, norm and, in a bottleneck,
-            relu, conv, norm.
-        name: As ``gluon_attn.blocks.BLOCKS`` knows it.
-        channels: Of the residual branch.
-        slot: It becomes ``block.slot``.
-
-    Raises:
-        ValueError: Unknown name.
+    The other layers keep their parameter names, so weight files of the plain net fit. The ``body``
+    of the unit is conv, norm, relu, conv, norm and, in a bottleneck, relu, conv, norm; ``channels``
+    are those of its end.
     """
     layers = list(unit.body)
     if getattr(BLOCKS.get(name), "place", "branch") == "branch" or len(layers) < 8:
@@ -55,9 +47,6 @@ def attention_view(net: HybridBlock) -> GraphBlock:
     ``output_names`` are those of the net, then for each gate in network order
     ``stage3_unit22_channel_state`` (its input, ``(B, C, H, W)``) and ``stage3_unit22_channel`` (its
     map); ``attention_outputs`` holds the names of the maps.
-
-    Raises:
-        ValueError: The net has no attention block with gates.
     """
     names = {
         gate: f"{name}_{kind}"

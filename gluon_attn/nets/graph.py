@@ -37,7 +37,6 @@ class Node(NamedTuple):
     inputs: list[Entry]
 
     def flag(self, name: str, default: str = "False") -> bool:
-        """Return a boolean attribute."""
         return self.attrs.get(name, default) in ("True", "1")
 
     def changed(self, **attrs: Any) -> Node:
@@ -93,16 +92,11 @@ class Graph:
         self, source: Graph, wanted: Iterable[Entry], known: dict[Entry, Entry],
         change: Change | None = None,
     ) -> list[Entry]:  # fmt: skip
-        """Copy what ``wanted`` entries of another graph need.
+        """Copy what ``wanted`` entries of another graph need; return the entries that stand for
+        them here.
 
-        Args:
-            source: The other graph.
-            wanted: Its entries.
-            known: ``{entry of source: entry here}`` of what is here already; receives the rest.
-            change: See :data:`Change`.
-
-        Returns:
-            The entries here that stand for ``wanted``.
+        ``known`` maps entries of ``source`` to those that are here already, and receives the rest.
+        For ``change`` see :data:`Change`.
         """
         wanted = list(wanted)
         numbers = source.needed(wanted, known)
@@ -145,7 +139,6 @@ class Graph:
         return [node.name for node in nodes if node.op == "null"]
 
     def symbols(self, entries: Iterable[Entry]) -> list[mx.sym.Symbol]:
-        """Return one symbol for each entry."""
         entries = list(entries)
         kept = self.needed(entries)
         place = {old: new for new, old in enumerate(kept)}
@@ -166,8 +159,7 @@ class Graph:
     ) -> dict[Entry, tuple[int, ...]]:
         """Return the shapes of ``entries`` and of all that they need.
 
-        Raises:
-            mx.MXNetError: They do not follow from those of the ``inputs``.
+        Raises mx.MXNetError if they do not follow from those of the ``inputs``.
         """
         entries = set(entries)
         read = {e for number in self.needed(entries) for e in self.nodes[number].inputs}
@@ -179,12 +171,7 @@ class GraphBlock(gluon.SymbolBlock):
     """A graph as a static block on the parameters of a net.
 
     Inputs and outputs are arrays in the order of ``takes`` and ``gives``; a single output comes
-    bare.
-
-    Args:
-        takes: Names of the variables that are inputs; those that are not needed are dropped.
-        gives: ``{name: entry}`` of the outputs.
-        params: ParameterDict of the net.
+    bare. ``takes`` names the variables that are inputs; those that are not needed are dropped.
     """
 
     def __init__(

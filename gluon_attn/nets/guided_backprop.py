@@ -29,15 +29,11 @@ from gluon_attn.nets.graph import Entry, Graph, Node, cut, freeze_norm, record
 class GuidedBackprop:
     """Guided back-propagation for a net, which stays as it is and shares its parameters.
 
-    Args:
-        net: One input; its first output is ``logits (B, A)``; parameter shapes must be known.
+    The net has one input; its first output is ``logits (B, A)``; parameter shapes must be known.
 
     Attributes:
         pieces: For each ReLU ``relu0``, … a block that computes its input from the image and the
             outputs of ReLUs before it; then one that computes the ``logits``.
-
-    Raises:
-        ValueError: The net has no ReLU; guided back-propagation would be the plain gradient.
     """
 
     def __init__(self, net: HybridBlock) -> None:
@@ -65,14 +61,8 @@ class GuidedBackprop:
     def __call__(self, image: mx.nd.NDArray, vector: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return the guided gradient of the scores ``vector . logits``, ``(B, 3, H, W)``.
 
-        Layers work as in inference. Gradients of parameters are not touched.
-
-        Args:
-            image: ``(B, 3, H, W)`` float32.
-            vector: ``(B, A)``; one-hot for the score of one class.
-
-        Raises:
-            ValueError: ``vector`` does not fit the logits.
+        ``vector (B, A)`` is one-hot for the score of one class. Layers work as in inference.
+        Gradients of parameters are not touched.
         """
         leaves, outputs = {"data": _leaf(image)}, {}
         for name, piece in self.pieces.items():

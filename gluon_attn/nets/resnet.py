@@ -83,19 +83,13 @@ class ResNet(TappedNet, ResNetV1):
     Inputs: image ``(B, 3, H, W)`` float32. Outputs: see :class:`TappedNet`.
 
     Args:
-        block: Residual unit class with Gluon's signature.
-        layers: Units of each stage.
         channels: Channels of the stem and of each stage.
-        classes: Length of the logits.
         taps: Names such as ``stage3_activation22``, any number, any order.
         attention: Name of a registered attention block for all stages, or a dict
             ``{'stage4': name}``, or None.
         thumbnail: Gluon's stem for small images (one 3x3 convolution).
         structure: Name of this structure for blocks that have published settings per net, such
             as ``resnet50``.
-
-    Raises:
-        ValueError: Unknown tap, attention block or stage.
     """
 
     def __init__(
@@ -144,12 +138,7 @@ class CifarResNet(ResNet):
     paper's option B), as in the code of AutoLA (Ma et al., NeurIPS 2020); the paper's CIFAR nets
     pad zeros.
 
-    Inputs: image ``(B, 3, H, W)`` float32, sides from 4.
-
-    Args:
-        units: n, units of each stage.
-        width: w, filters of the first stage.
-        **kwargs: ``classes``, ``taps``, ``attention``, ``structure`` of :class:`ResNet`.
+    Inputs: image ``(B, 3, H, W)`` float32, sides from 4. ``units`` is n, ``width`` w.
     """
 
     def __init__(self, units: int, width: int, **kwargs: Any) -> None:
@@ -166,17 +155,10 @@ def resnet(
     depth: int, version: str = "v1", classes: int = 1000, width: int = 64, *, taps: Taps = (),
     attention: Attention = None, **kwargs: Any,
 ) -> ResNet:  # fmt: skip
-    """Build a ResNet.
+    """Build a ResNet of depth 18, 34, 50, 101 or 152.
 
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        version: ``'v1'`` or ``'v1b'``.
-        width: Channels of the stem; the stages scale with it.
-        taps: See :class:`ResNet`; ``None`` means the last activation of stages 3 and 4.
-        attention: See :class:`ResNet`.
-
-    Raises:
-        ValueError: Unknown depth, version, tap or attention block.
+    ``width`` is that of the stem; the stages scale with it. ``taps=None`` means the last activation
+    of stages 3 and 4.
     """
     check_choice("ResNet depth", depth, DEPTHS)
     check_choice("ResNet version", version, VERSIONS)
@@ -199,17 +181,10 @@ def cifar_resnet(
     depth: int, classes: int = 10, width: int = 16, *, taps: Taps = (),
     attention: Attention = None, **kwargs: Any,
 ) -> CifarResNet:  # fmt: skip
-    """Build a ResNet for small images.
+    """Build a ResNet for small images, of depth 8, 14, 20, 32, 44, 56 or 110: 6n + 2 layers.
 
-    Args:
-        depth: 6n + 2 layers: 8, 14, 20, 32, 44, 56 or 110.
-        width: Filters of the first stage; 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
-        taps: Names such as ``stage3_activation2``; ``None`` means the last activation of the last
-            two stages.
-        attention: See :class:`ResNet`.
-
-    Raises:
-        ValueError: Unknown depth, tap or attention block.
+    ``width`` is that of the first stage: 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
+    ``taps=None`` means the last activation of the last two stages.
     """
     check_choice("CIFAR ResNet depth", depth, CIFAR_DEPTHS)
     check_sizes("CIFAR ResNet", width=width)
@@ -234,16 +209,7 @@ def wide_resnet(
     Units of three convolutions (depth 50, 101, 152): the 3x3 convolution has twice the filters, the
     outputs stay as wide as in the ResNet (WRN-50-2-bottleneck). Units of two convolutions (depth
     18, 34): all four stages are ``factor`` times as wide (WRN-18-1.5, WRN-18-2). The stem stays as
-    it is.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        factor: How many times as wide; 2 for depths of 50 and more, any for 18 and 34.
-        width: Channels of the stem; 64 in the paper.
-        taps, attention: As in :func:`resnet`.
-
-    Raises:
-        ValueError: Unknown depth, factor, tap or attention block.
+    it is: ``width``, 64 in the paper.
     """
     check_choice("wide ResNet depth", depth, DEPTHS)
     check_sizes("wide ResNet", width=width)
@@ -268,11 +234,7 @@ def wide_resnet(
 
 
 def attention_per_stage(attention: Attention, count: int) -> dict[str, str]:
-    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages.
-
-    Raises:
-        ValueError: Unknown stage.
-    """
+    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages."""
     stages = [f"stage{number + 1}" for number in range(count)]
     if attention is None:
         return {}

@@ -40,19 +40,9 @@ class VGG(TappedNet, HybridBlock):
     """VGG that returns its logits and, if asked, named stage activations.
 
     Inputs: image ``(B, 3, H, W)`` float32, sides from 32. Outputs: see :class:`TappedNet`; taps lie
-    in front of the stage's max-pooling.
-
-    Args:
-        layers: Convolutions of each stage.
-        filters: Filters of each stage.
-        classes: Length of the logits.
-        batch_norm: Whether every convolution is followed by batch-norm.
-        hidden: Units of the two dense layers.
-        taps: Names such as ``stage5_activation3``, any number, any order.
-        pool: Side of the maps that reach the dense layers; None: whatever the input size gives.
-
-    Raises:
-        ValueError: Unknown tap.
+    in front of the stage's max-pooling. ``layers`` and ``filters`` are those of each stage,
+    ``hidden`` the units of the two dense layers, and ``pool`` the side of the maps that reach them;
+    None: whatever the input size gives.
     """
 
     def __init__(
@@ -129,16 +119,10 @@ def vgg(
     depth: int, classes: int = 1000, batch_norm: bool = False, width: int = 64, *,
     hidden: int = 4096, taps: Taps = (), pool: int | None = None, **kwargs: Any,
 ) -> VGG:  # fmt: skip
-    """Build a VGG.
+    """Build a VGG of depth 11, 13, 16 or 19; ``width`` is that of the first stage, the others
+    scale.
 
-    Args:
-        depth: 11, 13, 16 or 19.
-        width: Filters of the first stage; the others scale with it.
-        taps: ``None`` means the last activation of stages 4 and 5.
-        classes, batch_norm, hidden, pool: See :class:`VGG`.
-
-    Raises:
-        ValueError: Unknown depth or tap; sizes that are not positive.
+    ``taps=None`` means the last activation of stages 4 and 5.
     """
     check_choice("VGG depth", depth, VGG_DEPTHS)
     check_sizes("VGG", width=width, hidden=hidden, pool=pool or 1)

@@ -70,7 +70,6 @@ def grouped(filters: int, channels: int, edges: int, use_bias: bool = False) -> 
 
 
 def sequence(*layers: HybridBlock) -> nn.HybridSequential:
-    """Return layers as one block."""
     block = nn.HybridSequential()
     block.add(*layers)
     return block
@@ -99,13 +98,9 @@ class ChannelGates(HybridBlock):
 class EdgePass(HybridBlock):
     """All operations on E edges, mixed.
 
-    Inputs: x, the sources ``(B, E c, H, W)`` side by side, or the one source ``(B, c, H, W)`` that
-    all edges read; weight ``(E, 9)``, the softmax of alpha. Output: ``(B, E c, H, W)``.
-
-    Args:
-        channels: c.
-        edges: E.
-        shared: Whether all edges read one source.
+    Inputs: x, the sources ``(B, E c, H, W)`` side by side or, with ``shared``, the one source
+    ``(B, c, H, W)`` that all edges read; weight ``(E, 9)``, the softmax of alpha.
+    Output: ``(B, E c, H, W)``.
     """
 
     def __init__(self, channels: int, edges: int, shared: bool, **kwargs: Any) -> None:
@@ -141,7 +136,6 @@ class EdgePass(HybridBlock):
         return x * (deep + low_rank)
 
     def _repeat(self, F: Any, x: Tensor) -> Tensor:
-        """Put copies of a shared source side by side, one for each edge."""
         return side_by_side(F, [x] * self._copies) if self._copies > 1 else x
 
     def _pool(self, F: Any, x: Tensor) -> Tensor:
@@ -216,10 +210,6 @@ class SearchHOGA(GroupAttention):
     """The attention block in which every edge is a mixture of all operations.
 
     Inputs: x ``(B, C, H, W)``; four arrays ``(E, 9)``, the mixture weights of each pass.
-
-    Args:
-        channels: C, a multiple of 4.
-        reductions: r1 and r2 while searching.
     """
 
     def __init__(
@@ -233,11 +223,9 @@ class SearchHOGA(GroupAttention):
                     self.passes.add(EdgePass(self.group, len(edges), shared=source > 0))
 
     def join(self, F: Any, arrays: Sequence[Tensor]) -> Tensor:
-        """Return arrays side by side."""
         return side_by_side(F, arrays)
 
     def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *weights: Tensor) -> list[Tensor]:
-        """Return the four nodes."""
         terms: list[list[Tensor]] = [[] for _ in range(NODES)]
         nodes: list[Tensor] = []
         for source, (edges, mixed) in enumerate(zip(PASSES, self.passes)):
@@ -272,18 +260,12 @@ class SearchUnit(HybridBlock):
 class SuperNet(HybridBlock):
     """A ResNet in which every unit has the mixed block, and alpha.
 
-    Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``.
-
-    Args:
-        backbone: ResNet of units of two convolutions without attention; its layers are taken over.
-        reductions: r1 and r2 while searching.
+    Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``. The layers of the
+    backbone are taken over; its units have two convolutions, it has neither taps nor attention.
 
     Attributes:
         alpha: Parameter ``(10, 9)``: edges in the order of ``EDGES``, operations in that of
             ``OPERATIONS``.
-
-    Raises:
-        ValueError: The backbone has other units, taps, or an attention block.
     """
 
     output_names = ("logits",)

@@ -16,15 +16,12 @@ from gluon_attn.papers.vaa.losses import WeightedFocalLoss
 
 @METHODS.register("baseline")
 class Baseline(Method):
-    """Train all parameters on the cross-entropy of ``logits``; see :class:`Method`.
+    """Train all parameters on the cross-entropy of ``logits``.
 
-    The loss follows the data: softmax for single-label classification, masked binary
-    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.classification.objective`. With
-    ``focal`` it is VAA's weighted focal loss on the plain net, the control that tells what of VAA's
-    gain is the loss's and what the attention's.
-
-    Raises:
-        ValueError: ``focal`` with single-label data.
+    The loss follows the data: softmax for single-label classification, masked binary cross-entropy
+    (``bce``) otherwise; see :func:`gluon_attn.losses.classification.objective`. With ``focal``, for
+    attributes only, it is VAA's weighted focal loss on the plain net, the control that tells what
+    of VAA's gain is the loss's and what the attention's.
     """
 
     OPTIONS = {"focal": False, "gamma": 2.0, "weighting": "prior"}  # the last two as in VAA
@@ -48,5 +45,4 @@ class Baseline(Method):
             self._loss.hybridize()
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return the cross-entropy, ``(B,)``."""
         return {self._name: self._loss(outputs["logits"], batch.label, batch.mask)}

@@ -59,15 +59,9 @@ class Experience(NamedTuple):
 def chosen_modules(
     net: gluon.HybridBlock, stages: str = "all"
 ) -> list[tuple[str, AttentionBlock]]:  # fmt: skip
-    """Return the attention modules that DREAL trains, by name, in network order.
+    """Return the attention modules that are chains of gates, by name, in network order.
 
-    They are blocks that are chains of gates.
-
-    Args:
-        stages: ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
-
-    Raises:
-        ValueError: No such stage, or no module with gates.
+    ``stages`` is ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
     """
     modules = [(name, block) for name, block in attention_blocks(net) if block.gates]
     if not modules:
@@ -145,7 +139,6 @@ class DREAL(Method):
             raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
 
     def _make_groups(self, blocks: Sequence[AttentionBlock]) -> list[Group]:
-        """Return the groups of modules whose counterfactuals are computed together."""
         everything = range(len(blocks))
         if self.options["sample"]:
             return [(module,) for module in everything]
@@ -179,7 +172,6 @@ class DREAL(Method):
             )  # fmt: skip
 
     def begin_epoch(self, epoch: int) -> None:
-        """Reset the sums of critiques and rewards."""
         super().begin_epoch(epoch)
         self._sums = {}
 
@@ -189,7 +181,7 @@ class DREAL(Method):
         return dict(seen, seen=seen)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
+        """Return L_c and lambda L_q, and keep the rewards for the critic."""
         seen = outputs["seen"]
         judged = self._judge.run(seen)
         critique = judged.pop("critique")
@@ -212,11 +204,10 @@ class DREAL(Method):
             self._experience.append(Experience(vectors, mx.nd.stack(*rewards, axis=1), known))
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
-        """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
+        """Update the net, then the critic.
 
-        Returns:
-            Summed losses ``classification``, ``quality`` (times its weight), their total ``loss``,
-            and ``regression``, the critic's own.
+        Returns summed losses ``classification``, ``quality`` (times its weight), their total
+        ``loss``, and ``regression``, the critic's own.
         """
         self._wanted = self.sampled(self.steps)
         self.steps += 1
@@ -284,11 +275,6 @@ class DREAL(Method):
         return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
 
     def load_state(self, state: State) -> None:
-        """Take over what :meth:`state` returned.
-
-        Raises:
-            ValueError: It belongs to another critic.
-        """
         super().load_state(state)
         critic = self.critic._collect_params_with_prefix()
         saved = {n[len("critic/") :]: a for n, a in state.items() if n.startswith("critic/")}

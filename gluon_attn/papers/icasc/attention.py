@@ -27,9 +27,7 @@ def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     .. math:: A = \operatorname{ReLU}\Big(\sum_k \alpha_k F^k\Big), \quad
               \alpha_k = \frac{1}{Z} \sum_{ij} \frac{\partial Y}{\partial F^k_{ij}}
 
-    Args:
-        features: F ``(B, C, H, W)``.
-        gradients: Gradient of the score, same shape.
+    Features F and gradients of the score are ``(B, C, H, W)``.
     """
     return _weighted_sum(features, gradients.mean(axis=(2, 3)))
 
@@ -62,10 +60,8 @@ def soft_mask(a_true: Tensor, sigma: float = 0.55, omega: float = 100) -> Tensor
 
     .. math:: M_{ij} = \frac{1}{1 + \exp(-\omega (A^T_{ij} - \sigma \max A^T))}
 
-    Args:
-        a_true: A^T ``(B, H, W)``, >= 0.
-        sigma: Share of an image's largest value at which its mask is 1/2.
-        omega: Steepness.
+    The map A^T is >= 0. sigma is the share of its largest value at which the mask is 1/2, omega the
+    steepness.
     """
     F = _module(a_true)
     threshold = sigma * F.max(a_true, axis=(1, 2), keepdims=True)
@@ -91,10 +87,8 @@ def attention_consistency(a_inner: Tensor, mask: Tensor, theta: float = 0.8) -> 
 
     .. math:: L_{AC} = \theta - \frac{\sum_{ij} A^{in}_{ij} M_{ij}}{\sum_{ij} A^{in}_{ij}}
 
-    Args:
-        a_inner: A^in ``(B, H, W)``, >= 0.
-        mask: M of the last layer, resized to the same shape (:func:`resize_like`).
-        theta: Largest value, which has no influence on gradients.
+    A^in is ``(B, H, W)``, >= 0; M is that of the last layer, resized to the same shape
+    (:func:`resize_like`); theta, the largest value, has no influence on gradients.
     """
     F = _module(a_inner)
     inside = _sum(F, F.broadcast_mul(a_inner, mask))

@@ -57,9 +57,8 @@ class Cut(NamedTuple):
 def cut_net(net: HybridBlock) -> Cut:
     """Record a net and find its last two feature layers.
 
-    Raises:
-        ValueError: The net has fewer than two stages, or its last stage reads more than the output
-            of the stage before.
+    Raises ValueError for a net with fewer than two stages, or whose last stage reads more than the
+    output of the stage before.
     """
     stages: list[TappedStage] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
@@ -132,7 +131,12 @@ class Dropped(NamedTuple):
 
 
 class Tail:
-    """Trunk, last stage and head of a net, on its own parameters.
+    """Trunk, last stage and head of a net, on its own parameters; the net is left as it is.
+
+    With ``frozen``, batch-norm works with its running statistics and nothing is dropped, as in
+    inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and in
+    static graphs that were trained before; so passes with a frozen tail, too, run in training
+    mode.)
 
     Attributes:
         layers: Names of the inner and the last feature layer.
@@ -140,17 +144,6 @@ class Tail:
         stage: to ``last``, prepared for several passes; all three run by name.
         head: to ``logits``, likewise.
         closed_form: :class:`LinearHead` if the head is one; else None.
-
-    Args:
-        net: Its parameter shapes must be known; it is left as it is.
-        ctx: Contexts.
-        frozen: Whether batch-norm works with its running statistics and nothing is dropped, as in
-            inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and
-            in static graphs that were trained before; so passes with a frozen tail, too, run in
-            training mode.)
-
-    Raises:
-        ValueError: As :func:`cut_net`; or the trunk shares parameters with what follows.
     """
 
     def __init__(self, net: HybridBlock, ctx: Sequence[mx.Context], frozen: bool = False) -> None:
@@ -214,7 +207,6 @@ class Tail:
         return graph.copy(node, inputs[:3] + [graph.variable(name) for name in unused])
 
     def _read(self, node: Node, position: int) -> str:
-        """Return the name of the parameter that a node of the net reads at a position."""
         return self.cut.graph.nodes[node.inputs[position][0]].name
 
     def _dropout(self, graph: Graph, number: int, node: Node, data: Entry) -> Entry:
@@ -229,9 +221,6 @@ class Tail:
         inner map) and ``last_true``, ``last_confusing`` (like the last map): two directions. Beside
         ``logits``, ``last`` and the statistics it gives ``change_true`` and ``change_confusing``
         ``(B, A)``: how the logits change when both maps move in that direction.
-
-        Raises:
-            ValueError: A layer has no directional derivative.
         """
         graph, cut = Graph(), self.cut
         extra: dict[str, Entry] = {}
@@ -267,7 +256,6 @@ class Tail:
         self, graph: Graph, number: int, node: Node, inputs: list[Entry], *, tangents: Tangents,
         extra: dict[str, Entry],
     ) -> Entry:  # fmt: skip
-        """Write a batch-norm whose input moves, in both directions."""
         node = node.changed(use_global_stats=True) if self.frozen else node
         norm = normalize(graph, node, inputs, self.params[self._read(node, 1)].shape[0])
         if norm.mean and norm.var:
@@ -305,11 +293,7 @@ class Tail:
         return (rows / positions).reshape((0, 0, 1, 1)).broadcast_to(last.shape)
 
     def update_statistics(self, outputs: Arrays) -> None:
-        """Move the running statistics of the batch-norms by one batch.
-
-        Args:
-            outputs: What the passes of the step gave, by name.
-        """
+        """Move the running statistics of the batch-norms once, by what the passes gave."""
         for number, node in self._norms.items():
             momentum = float(node.attrs.get("momentum", 0.9))
             for kind, position in (("mean", 3), ("var", 4)):

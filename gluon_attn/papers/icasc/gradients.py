@@ -36,17 +36,9 @@ Array = Any  # NDArray
 def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Return the two score vectors of a batch, and for which images there are any.
 
-    True: all classes that the image is known to have. Confusing: the class with the highest
-    probability among those that it is known not to have.
-
-    Args:
-        logits: ``(B, A)``.
-        label: ``(B, A)`` in {0, 1}.
-        mask: ``(B, A)`` in {0, 1}; 0 where the label is not known.
-
-    Returns:
-        ``(true, confusing, valid)``: ``(B, A)``, multi-hot; ``(B, A)``, one-hot, or all 0 if the
-        image has every class; ``(B,)``, 0 where no true class is known.
+    True, ``(B, A)`` multi-hot: all classes that the image is known to have. Confusing, ``(B, A)``
+    one-hot, or all 0 if the image has every class: the class with the highest probability among
+    those that it is known not to have. Valid, ``(B,)``: 0 where no true class is known.
     """
     true = label * mask
     others = (1 - label) * mask
@@ -58,9 +50,7 @@ def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array,
 class ScorePass:
     """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
 
-    Args:
-        tail: A frozen one looks at scores as they are in inference, and nothing is trained.
-        image: ``(B, 3, H, W)``.
+    A frozen tail looks at scores as they are in inference, and nothing is trained.
 
     Attributes:
         logits: ``(B, A)``.
@@ -92,15 +82,10 @@ class ScorePass:
         self.inner, self.last = self.before_head["inner"], self.before_head["last"]
 
     def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
-        """Return the gradients of the scores ``vector . logits`` at the feature maps.
+        """Return the gradients of the scores ``vector . logits`` at the feature maps, ``{'last':
+        …}`` and ``'inner'`` if wanted; that at the last map costs little.
 
-        Args:
-            vector: ``(B, A)``, constant; one-hot for the score of one class.
-            inner: Whether the gradient at the inner map is wanted; that at the last map costs
-                little.
-
-        Returns:
-            ``{'last': …, 'inner': …}``, shaped like the maps.
+        ``vector (B, A)`` is constant, and one-hot for the score of one class.
         """
         with autograd.pause(train_mode=True):
             ahead = self._head_gradients(vector)
@@ -139,11 +124,8 @@ class ScorePass:
 class ExactPass:
     """A second pass through last stage and head that knows how the gradients of a score change.
 
-    Args:
-        first: :class:`ScorePass` of the same images.
-        block: :meth:`Tail.directional` of its tail.
-        directions: ``{'inner_true': dL/dg, …}`` of layers inner and last and both classes; what is
-            left out is 0.
+    ``block`` is :meth:`Tail.directional`; ``directions`` are ``{'inner_true': dL/dg, …}`` of layers
+    inner and last and both classes; what is left out is 0.
 
     Attributes:
         logits, inner, last, statistics: As those of :class:`ScorePass`.
@@ -165,10 +147,8 @@ class ExactPass:
         self.changes = {d: found[f"change_{d}"] for d in DIRECTIONS}
 
     def backward(self, loss: Array, vectors: Mapping[str, Array]) -> None:
-        """Differentiate a recorded loss in all parameters, also through the scores' gradients.
-
-        Args:
-            vectors: ``{'true': (B, A), 'confusing': (B, A)}`` whose scores were differentiated.
+        """Differentiate a recorded loss in all parameters, also through the gradients of the scores
+        ``vectors``, ``{'true': (B, A), 'confusing': (B, A)}``.
         """
         heads = [loss, *self.changes.values()]
         arriving = [loss.ones_like(), *(vectors[d] for d in self.changes)]

@@ -56,10 +56,9 @@ INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_c
 def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the attention losses of equation 6 by name, each ``(B,)``.
 
-    Args:
-        seen: NDArrays or Symbols: ``last`` and ``inner`` feature maps ``(B, C, h, w)``, gradients
-            of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
-        options: Values of :attr:`ICASC.OPTIONS`.
+    ``seen`` holds NDArrays or Symbols: ``last`` and ``inner`` feature maps ``(B, C, h, w)``,
+    gradients of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all
+    terms.
     """
     maps = {}
     for layer in ("last", "inner"):
@@ -132,10 +131,7 @@ class ICASC(Method):
         self._directional = self._tail.directional() if exact else None
 
     def _weighted_terms(self) -> GraphBlock | None:
-        """Return the attention losses times their weights, as a block; None if all weights are 0.
-
-        It takes of ``INPUTS`` what terms with a weight need.
-        """
+        """Return the attention losses times their weights, as a block; None if there are none."""
         variables = {name: mx.sym.var(name, dtype="float32") for name in INPUTS}
         weights = {term: float(self.options[f"weight_{term}"]) for term in TERMS}
         terms = attention_terms(variables, self.options)
@@ -151,11 +147,9 @@ class ICASC(Method):
         return self._terms is not None and self.epoch >= self.options["start_epoch"]
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return the classification loss, ``(B,)``: all there is without attention."""
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
-        """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
         if not self.attends:
             return super().train_step(batch, held_out)
         micro = self.optimization.accumulate

@@ -42,7 +42,6 @@ class Step(NamedTuple):
         return self.node.attrs.get(name, default)
 
     def add(self, op: str, *inputs: Entry, **attrs: Any) -> Entry:
-        """Add a node to the graph; return its entry."""
         return self.graph.add(op, *inputs, **attrs)
 
     def like(self, *inputs: Entry, **changed: Any) -> Entry:
@@ -61,9 +60,7 @@ RULES = Registry("operator with a directional derivative")
 class Tangents:
     """Changes of the entries of a graph that is being written, in one or more directions.
 
-    Args:
-        graph: The graph.
-        changes: ``{entry: its change in each direction}``, to begin with.
+    ``changes`` are those to begin with, ``{entry: its change in each direction}``.
     """
 
     def __init__(self, graph: Graph, changes: dict[Entry, Changes]) -> None:
@@ -81,11 +78,7 @@ class Tangents:
         return any(change is not None for entry in entries for change in self[entry])
 
     def push(self, entry: Entry) -> None:
-        """Differentiate the node of ``entry``, which must be written already.
-
-        Raises:
-            ValueError: The operator has no rule, or the rule does not cover its settings.
-        """
+        """Differentiate the node of ``entry``, which must be written already."""
         node = self._graph.nodes[entry[0]]
         if node.op not in RULES:
             kind = "operator with a directional derivative"
@@ -350,11 +343,7 @@ class Norm(NamedTuple):
 
 
 def normalize(graph: Graph, node: Node, inputs: list[Entry], channels: int) -> Norm:
-    """Add a BatchNorm node in separate steps.
-
-    Raises:
-        ValueError: Its channels are not axis 1.
-    """
+    """Add a BatchNorm node, with its channels on axis 1, in separate steps."""
     if node.attrs.get("axis", "1") != "1":
         axis = node.attrs["axis"]
         raise ValueError(f"BatchNorm over axis {axis} has no directional derivative here; {REMEDY}")
