@@ -220,14 +220,15 @@ class Method:
         for name, parameter in self.net.collect_params().items():
             parameter.grad_req = write if name in chosen else "null"
         if phase not in self.trainers:
-            several = len(self.ctx) > 1
-            self.trainers[phase] = gluon.Trainer(
-                parameters,
-                self.optimization.optimizer,
-                dict(self.optimization.params),
-                kvstore="device" if several else None,
-                update_on_kvstore=False if several else None,
-            )
+            optimizer, settings = self.optimization.optimizer, self.optimization.params
+            self.trainers[phase] = self.new_trainer(parameters, optimizer, settings)
+
+    def new_trainer(
+        self, parameters: gluon.ParameterDict, optimizer: str, settings: Mapping[str, Any]
+    ) -> gluon.Trainer:
+        """Return a trainer that adds gradients up over the devices, if there are several."""
+        several = {"kvstore": "device", "update_on_kvstore": False} if len(self.ctx) > 1 else {}
+        return gluon.Trainer(parameters, optimizer, dict(settings), **{"kvstore": None, **several})
 
 
 def _check_option(method: type[Method], name: str, value: Any) -> None:

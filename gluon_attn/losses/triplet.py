@@ -63,8 +63,7 @@ def distance_to(F: Any, embedding: Tensor, rows: Tensor) -> Tensor:
 def violation(F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``d(anchor, hardest positive) - d(anchor, hardest negative)`` and who has both."""
     positive, negative, has_both = hardest(F, embedding, label, mask)
-    apart = distance_to(F, embedding, positive) - distance_to(F, embedding, negative)
-    return apart, has_both
+    return distance_to(F, embedding, positive) - distance_to(F, embedding, negative), has_both
 
 
 class BatchHardTripletLoss(HybridBlock):

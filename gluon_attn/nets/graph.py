@@ -10,17 +10,7 @@ MXNet's symbols can be composed but not edited; their JSON form can.
 from __future__ import annotations
 
 import json
-from typing import (
-    Any,
-    Callable,
-    Container,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, Callable, Container, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 from mxnet import gluon
@@ -258,6 +248,13 @@ def freeze_norm(target: Graph, number: int, node: Node, inputs: list[Entry]) -> 
     if node.op != "BatchNorm":
         return None
     return target.copy(node.changed(use_global_stats="True"), inputs)
+
+
+def leaf(array: mx.nd.NDArray) -> mx.nd.NDArray:
+    """Return an array on the same memory at which a new computation, and its gradient, begins."""
+    start = array.detach()
+    start.attach_grad()
+    return start
 
 
 def _listed(outputs: Any) -> list[Any]:

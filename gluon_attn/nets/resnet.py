@@ -20,12 +20,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Sequence, Union
 
 from mxnet.gluon import HybridBlock, nn
-from mxnet.gluon.model_zoo.vision.resnet import (
-    BasicBlockV1,
-    BottleneckV1,
-    ResNetV1,
-    resnet_spec,
-)
+from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, BottleneckV1, ResNetV1, resnet_spec
 
 from gluon_attn.blocks import Slot
 from gluon_attn.nets.attention import add_attention
@@ -60,12 +55,8 @@ class BottleneckV1b(BottleneckV1):
         super().__init__(channels, stride, downsample, in_channels, **kwargs)
         inner = channels // 4 * self.inner_width
         self.body = nn.HybridSequential(prefix="")
-        for filters, kernel, strides, padding in (
-            (inner, 1, 1, 0),
-            (inner, 3, stride, 1),
-            (channels, 1, 1, 0),
-        ):
-            self.body.add(nn.Conv2D(filters, kernel, strides, padding, use_bias=False))
+        for filters, kernel, strides in ((inner, 1, 1), (inner, 3, stride), (channels, 1, 1)):
+            self.body.add(nn.Conv2D(filters, kernel, strides, kernel // 2, use_bias=False))
             self.body.add(nn.BatchNorm())
             if filters != channels:
                 self.body.add(nn.Activation("relu"))
@@ -112,14 +103,8 @@ class ResNet(TappedNet, ResNetV1):
         attention = self._attention.get(f"stage{stage_index}")
         with layer.name_scope():
             for number in range(layers):
-                first = number == 0
-                unit = block(
-                    channels,
-                    stride if first else 1,
-                    first and channels != in_channels,
-                    in_channels=in_channels if first else channels,
-                    prefix="",
-                )
+                unit = block(channels, stride, channels != in_channels, in_channels, prefix="")
+                stride, in_channels = 1, channels
                 if attention is not None:
                     slot = Slot(self._structure, stage_index, number)
                     add_attention(unit, attention, channels, slot)
@@ -166,15 +151,10 @@ def resnet(
     kind, layers, channels = resnet_spec[depth]
     bottleneck = BottleneckV1 if version == "v1" else BottleneckV1b
     return ResNet(
-        BasicBlockV1 if kind == "basic_block" else bottleneck,
-        layers,
-        [c * width // 64 for c in channels],
-        classes=classes,
-        taps=chosen_taps(taps, layers),
-        attention=attention,
-        structure=f"resnet{depth}",
-        **kwargs,
-    )
+        BasicBlockV1 if kind == "basic_block" else bottleneck, layers,
+        [c * width // 64 for c in channels], classes=classes, taps=chosen_taps(taps, layers),
+        attention=attention, structure=f"resnet{depth}", **kwargs,
+    )  # fmt: skip
 
 
 def cifar_resnet(
@@ -190,14 +170,9 @@ def cifar_resnet(
     check_sizes("CIFAR ResNet", width=width)
     units = (depth - 2) // 6
     return CifarResNet(
-        units,
-        width,
-        classes=classes,
-        taps=chosen_taps(taps, [units] * 3),
-        attention=attention,
-        structure=f"cifar_resnet{depth}",
-        **kwargs,
-    )
+        units, width, classes=classes, taps=chosen_taps(taps, [units] * 3), attention=attention,
+        structure=f"cifar_resnet{depth}", **kwargs,
+    )  # fmt: skip
 
 
 def wide_resnet(
@@ -222,15 +197,10 @@ def wide_resnet(
         valid = "numbers that leave a filter in every stage" if basic else "2"
         raise ValueError(f"wide ResNet-{depth} factor {factor}: valid is {valid}")
     return ResNet(
-        BasicBlockV1 if basic else WideBottleneckV1b,
-        layers,
-        channels,
-        classes=classes,
-        taps=chosen_taps(taps, layers),
-        attention=attention,
-        structure=f"wide_resnet{depth}",
+        BasicBlockV1 if basic else WideBottleneckV1b, layers, channels, classes=classes,
+        taps=chosen_taps(taps, layers), attention=attention, structure=f"wide_resnet{depth}",
         **kwargs,
-    )
+    )  # fmt: skip
 
 
 def attention_per_stage(attention: Attention, count: int) -> dict[str, str]:

@@ -101,13 +101,8 @@ def _stage(units: int, filters: int, batch_norm: bool) -> TappedStage:
     """Return a stage of 3x3 convolutions, each with its ReLU."""
     stage = TappedStage(prefix="")  # no prefix of their own: names are those of Gluon's flat net
     for _ in range(units):
-        unit = nn.HybridSequential(prefix="")
-        unit.add(
-            nn.Conv2D(
-                filters, kernel_size=3, padding=1, bias_initializer="zeros",
-                weight_initializer=Xavier("gaussian", "out", 2),
-            )
-        )  # fmt: skip
+        unit, start = nn.HybridSequential(prefix=""), Xavier("gaussian", "out", 2)
+        unit.add(nn.Conv2D(filters, 3, padding=1, weight_initializer=start))
         if batch_norm:
             unit.add(nn.BatchNorm())
         unit.add(nn.Activation("relu"))
@@ -128,12 +123,6 @@ def vgg(
     check_sizes("VGG", width=width, hidden=hidden, pool=pool or 1)
     layers, filters = vgg_spec[depth]
     return VGG(
-        layers,
-        [max(1, f * width // 64) for f in filters],
-        classes=classes,
-        batch_norm=batch_norm,
-        hidden=hidden,
-        taps=chosen_taps(taps, layers),
-        pool=pool,
-        **kwargs,
-    )
+        layers, [max(1, f * width // 64) for f in filters], classes=classes, batch_norm=batch_norm,
+        hidden=hidden, taps=chosen_taps(taps, layers), pool=pool, **kwargs,
+    )  # fmt: skip

@@ -123,11 +123,8 @@ class PlainNorm(nn.BatchNorm):
 def separable(filters: int, channels: int, affine: bool, dilation: int = 1) -> list[Any]:
     """Return the layers dw3x3, pw, BN."""
     fill = channels == LANES // 2 and dilation == 1  # elsewhere it gains little or nothing
-    return [
-        DepthWise(channels, 3, dilation, fill=fill),
-        conv(filters, channels),
-        norm(filters, affine),
-    ]
+    depth_wise = DepthWise(channels, 3, dilation, fill=fill)
+    return [depth_wise, conv(filters, channels), norm(filters, affine)]
 
 
 class LayerGate(HybridBlock):

@@ -111,8 +111,7 @@ def shared_view(
 
 def global_norm(arrays: Iterable[mx.nd.NDArray]) -> mx.nd.NDArray:
     """Return the Euclidean norm of many arrays, ``(1,)``, without reading it."""
-    total = mx.nd.add_n(*(mx.nd.sum(mx.nd.square(a)).reshape((1,)) for a in arrays))
-    return mx.nd.sqrt(total)
+    return mx.nd.sqrt(mx.nd.add_n(*(a.square().sum().reshape((1,)) for a in arrays)))
 
 
 def clip_gradients(arrays: Sequence[mx.nd.NDArray], largest: float) -> mx.nd.NDArray:
@@ -208,11 +207,8 @@ def weight_names(net: SuperNet) -> list[str]:
 
     Batch norms without scale and shift have parameters that are none.
     """
-    return [
-        name
-        for name, parameter in net.collect_params().items()
-        if parameter._differentiable and parameter.grad_req != "null" and name != net.alpha.name
-    ]
+    parameters = [p for p in net.collect_params().values() if p is not net.alpha]
+    return [p.name for p in parameters if p._differentiable and p.grad_req != "null"]
 
 
 # -- the method --------------------------------------------------------------------------------
@@ -252,12 +248,8 @@ class AutoLA(Method):
             chosen._params[name] = parameters[name]
         self.train_parameters("joint", chosen)
         if self.architect is None:
-            settings = {
-                name: self.options[f"alpha_{short}"]
-                for name, short in (
-                    ("learning_rate", "lr"), ("beta1", "beta1"), ("beta2", "beta2"), ("wd", "wd")
-                )
-            }  # fmt: skip
+            settings = {name: self.options[f"alpha_{name}"] for name in ("beta1", "beta2", "wd")}
+            settings["learning_rate"] = self.options["alpha_lr"]
             self.architect = Architect(self.net, self._loss, settings, self.options["second_order"])
             self.trainers[ARCHITECTURE] = self.architect.trainer
 

@@ -121,22 +121,19 @@ class EdgePass(HybridBlock):
             self.se, self.se_a_m = ChannelGates(c, edges), ChannelGates(c, edges)
             self.cbam = ChannelGates(c, edges, use_bias=True)
             self.cbam_spatial = sequence(PairConv(edges, 7), norm(edges, affine=False))
-            self.norm, self.spatial_norm = (
-                norm(2 * wide, affine=False),
-                norm(2 * edges, affine=False),
-            )
+            self.norm = norm(2 * wide, affine=False)
+            self.spatial_norm = norm(2 * edges, affine=False)
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
         share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
         pool = F.reshape(self._pool(F, x), shape=(-1, 2 * self._edges // self._copies, -2))
         mean, maximum = global_mean(F, x), global_max(F, x)
-        x, pool, mean, maximum = (self._repeat(F, a) for a in (x, pool, mean, maximum))
+        if self._copies > 1:
+            seen = (x, pool, mean, maximum)
+            x, pool, mean, maximum = (side_by_side(F, [a] * self._copies) for a in seen)
         deep = self._deep(F, x, share)
         low_rank = self._low_rank(F, x, pool=pool, mean=mean, maximum=maximum, share=share)
         return x * (deep + low_rank)
-
-    def _repeat(self, F: Any, x: Tensor) -> Tensor:
-        return side_by_side(F, [x] * self._copies) if self._copies > 1 else x
 
     def _pool(self, F: Any, x: Tensor) -> Tensor:
         """Return the channel pools of each source or edge, ``(B times their number, 2, H, W)``."""
@@ -229,12 +226,10 @@ class SearchHOGA(GroupAttention):
         terms: list[list[Tensor]] = [[] for _ in range(NODES)]
         nodes: list[Tensor] = []
         for source, (edges, mixed) in enumerate(zip(PASSES, self.passes)):
-            given = nodes[source - 1] if source else x
-            outputs = mixed(given, weights[source])
-            outputs = (
-                list(F.split(outputs, num_outputs=len(edges), axis=1)) if source < 3 else [outputs]
-            )
-            for edge, output in zip(edges, outputs):
+            outputs = mixed(nodes[source - 1] if source else x, weights[source])
+            several = len(edges) > 1  # else F.split gives no list
+            outputs = F.split(outputs, num_outputs=len(edges), axis=1) if several else [outputs]
+            for edge, output in zip(edges, list(outputs)):
                 terms[EDGES[edge][0] - 1].append(output)
             own = terms[source]
             nodes.append(F.add_n(*own) if len(own) > 1 else own[0])

@@ -74,8 +74,6 @@ class Critic(HybridBlock):
 
 
 # -- what it sees ----------------------------------------------------------------------------------
-
-
 def vector_size(module: Module, channels: int, grid: int = 7) -> int:
     """Return the length of :func:`module_vector`."""
     return channels + sum(channels if kind == "channel" else grid * grid for kind, _ in module)
@@ -92,10 +90,12 @@ def module_vector(F: Any, module: Module, x: Tensor, grid: int = 7) -> Tensor:
     parts = [F.Flatten(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))]
     for kind, gate in module:
         action = gate(x)
-        cells = action
-        if kind == "spatial":
-            cells = F.contrib.AdaptiveAvgPooling2D(action, output_size=grid)
-        parts.append(F.Flatten(cells))
+        spatial = kind == "spatial"
+        parts.append(
+            F.Flatten(
+                F.contrib.AdaptiveAvgPooling2D(action, output_size=grid) if spatial else action
+            )
+        )
         x = F.BlockGrad(F.broadcast_mul(x, action))
     return F.concat(*parts, dim=1)
 
@@ -129,8 +129,6 @@ def judge(
 
 
 # -- losses (equation 3) ---------------------------------------------------------------------------
-
-
 def regression_loss(critique: Tensor, reward: Tensor, known: Tensor) -> Tensor:
     """Return L_r, the critic's loss, ``(B,)``: the mean over modules of :math:`(Q_l - R_l)^2`.
 

@@ -33,13 +33,7 @@ from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Method, Optimization, Outputs, State, Task, sum_of
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.counterfactuals import Counterfactuals, Group
-from gluon_attn.papers.dreal.critic import (
-    Critic,
-    judge,
-    quality_loss,
-    regression_loss,
-    vector_size,
-)
+from gluon_attn.papers.dreal.critic import Critic, judge, quality_loss, regression_loss, vector_size
 from gluon_attn.papers.dreal.reward import replacement_reward
 
 CRITIC = "critic"  # name of the critic's trainer
@@ -56,9 +50,7 @@ class Experience(NamedTuple):
     known: Array
 
 
-def chosen_modules(
-    net: gluon.HybridBlock, stages: str = "all"
-) -> list[tuple[str, AttentionBlock]]:  # fmt: skip
+def chosen_modules(net: gluon.HybridBlock, stages: str = "all") -> list[tuple[str, AttentionBlock]]:
     """Return the attention modules that are chains of gates, by name, in network order.
 
     ``stages`` is ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
@@ -164,12 +156,10 @@ class DREAL(Method):
         if phase != CRITIC:  # which a checkpoint names like a phase
             super().begin_phase(phase)
         if CRITIC not in self.trainers:
-            several = len(self.ctx) > 1
-            self.trainers[CRITIC] = gluon.Trainer(
-                self.critic.collect_params(), self.options["critic_optimizer"],
-                {"learning_rate": self.options["critic_lr"]},
-                kvstore="device" if several else None, update_on_kvstore=False if several else None,
-            )  # fmt: skip
+            settings = {"learning_rate": self.options["critic_lr"]}
+            self.trainers[CRITIC] = self.new_trainer(
+                self.critic.collect_params(), self.options["critic_optimizer"], settings
+            )
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)

@@ -122,14 +122,6 @@ class LinearHead(NamedTuple):
         return cls(weight, mask) if pooled else None
 
 
-class Dropped(NamedTuple):
-    """One dropout: the share that is dropped, axes that are dropped as a whole, its input."""
-
-    rate: float
-    axes: tuple[int, ...]
-    entry: Entry
-
-
 class Tail:
     """Trunk, last stage and head of a net, on its own parameters; the net is left as it is.
 
@@ -150,7 +142,8 @@ class Tail:
         self.cut, self.params, self.ctx = cut_net(net), net.collect_params(), list(ctx)
         self.frozen, self.layers = frozen, self.cut.layers
         self._norms: dict[int, Node] = {}
-        self._dropped: dict[str, Dropped] = {}
+        # share that is dropped, axes that are dropped as a whole, and input of every dropout
+        self._dropped: dict[str, tuple[float, tuple[int, ...], Entry]] = {}
         self._unused: dict[str, tuple[int, ...]] = {}  # shapes of parameters that nothing reads
         self._shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         cut = self.cut
@@ -211,7 +204,7 @@ class Tail:
 
     def _dropout(self, graph: Graph, number: int, node: Node, data: Entry) -> Entry:
         rate, axes = float(node.attrs.get("p", 0.5)), ast.literal_eval(node.attrs.get("axes", "()"))
-        self._dropped[f"mask{number}"] = Dropped(rate, tuple(axes), node.inputs[0])
+        self._dropped[f"mask{number}"] = rate, tuple(axes), node.inputs[0]
         return graph.add("broadcast_mul", data, graph.variable(f"mask{number}"))
 
     def directional(self) -> GraphBlock:

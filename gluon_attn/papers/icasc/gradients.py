@@ -27,7 +27,7 @@ import mxnet as mx
 from mxnet import autograd
 
 from gluon_attn.method import sum_of
-from gluon_attn.nets.graph import GraphBlock
+from gluon_attn.nets.graph import GraphBlock, leaf
 from gluon_attn.papers.icasc.cut import DIRECTIONS, Arrays, Tail
 
 Array = Any  # NDArray
@@ -69,12 +69,12 @@ class ScorePass:
                 self._trunk = tail.trunk.run({"data": image})
             with autograd.pause(train_mode=True):
                 self.masks = tail.masks(image.shape, image.context)
-        self.before_stage = {name: _leaf(array) for name, array in self._trunk.items()}
+        self.before_stage = {name: leaf(array) for name, array in self._trunk.items()}
         with autograd.record():
             staged = tail.stage.run({**self.before_stage, **self.masks})
         # what the head reads of the stage; its batch statistics are no part of the graph behind
         self._staged = {n: a for n, a in staged.items() if n == "last" or n in tail.head.takes}
-        self.before_head = {n: _leaf(a) for n, a in {**self._trunk, **self._staged}.items()}
+        self.before_head = {n: leaf(a) for n, a in {**self._trunk, **self._staged}.items()}
         with autograd.record():
             headed = tail.head.run({**self.before_head, **self.masks})
         self.statistics = {**staged, **headed}
@@ -135,11 +135,9 @@ class ExactPass:
     def __init__(self, first: ScorePass, block: GraphBlock, directions: Arrays) -> None:
         self._first = first
         self.inner = first.before_stage["inner"]
-        still = {
-            f"{layer}_{d}": array.zeros_like()
-            for layer, array in (("inner", self.inner), ("last", first.last)) for d in DIRECTIONS
-            if f"{layer}_{d}" not in directions
-        }  # fmt: skip
+        maps = {f"{n}_{d}": a for n, a in (("inner", self.inner), ("last", first.last))
+                for d in DIRECTIONS}  # fmt: skip
+        still = {name: a.zeros_like() for name, a in maps.items() if name not in directions}
         with autograd.record():
             found = block.run({**first.before_stage, **first.masks, **still, **directions})
         self.statistics = found
@@ -154,9 +152,3 @@ class ExactPass:
         arriving = [loss.ones_like(), *(vectors[d] for d in self.changes)]
         autograd.backward(heads, arriving)
         self._first.trunk_backward(self._first.before_stage)
-
-
-def _leaf(array: Array) -> Array:
-    leaf = array.detach()
-    leaf.attach_grad()
-    return leaf

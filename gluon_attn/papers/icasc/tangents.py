@@ -128,8 +128,6 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 # -- linear ----------------------------------------------------------------------------------------
-
-
 @_rule(
     "Flatten", "Reshape", "transpose", "expand_dims", "squeeze", "slice_axis", "slice", "mean",
     "sum", "_mul_scalar", "_div_scalar", "negative", "_copy", "identity", "SwapAxis",
@@ -182,8 +180,6 @@ def _layer(step: Step, changes: Changes) -> Entry | None:
 
 
 # -- products and functions of one value -----------------------------------------------------------
-
-
 @_rule("elemwise_mul", "broadcast_mul", "batch_dot", "dot")
 def _product(step: Step, changes: Changes) -> Entry | None:
     (left, right), (moved_left, moved_right) = step.inputs, changes
@@ -245,8 +241,6 @@ def _softmax(step: Step, changes: Changes) -> Entry | None:
 
 
 # -- pooling, maxima -------------------------------------------------------------------------------
-
-
 @_rule("Pooling")
 def _pooling(step: Step, changes: Changes) -> Entry | None:
     kind = step.attr("pool_type", "max")
@@ -256,10 +250,8 @@ def _pooling(step: Step, changes: Changes) -> Entry | None:
         largest = step.add("broadcast_like", step.output, step.shape_of(step.inputs[0]))
         return _mean_where(step, largest, changes[0], lambda x: step.like(x, pool_type="avg"))
     kernel, stride = _pair(step.attr("kernel")), _pair(step.attr("stride", "(1, 1)"))
-    pad, full = (
-        _pair(step.attr("pad", "(0, 0)")),
-        step.attr("pooling_convention", "valid") != "valid",
-    )
+    pad = _pair(step.attr("pad", "(0, 0)"))
+    full = step.attr("pooling_convention", "valid") != "valid"
     if kind != "max" or kernel != stride or pad != (0, 0) or full:
         raise ValueError(
             f"Pooling {kind}, kernel {kernel}, stride {stride}, pad {pad}: only averages and "
@@ -312,9 +304,7 @@ def _maximum(step: Step, changes: Changes) -> Entry | None:
     return _mean_where(step, largest, changes[0], lambda x: step.add("mean", x, **attrs))
 
 
-def _mean_where(
-    step: Step, largest: Entry, change: Any, mean: Callable[[Entry], Entry]
-) -> Entry:  # fmt: skip
+def _mean_where(step: Step, largest: Entry, change: Any, mean: Callable[[Entry], Entry]) -> Entry:
     """Return the mean change of all that are largest; ``mean`` adds a mean to the graph."""
     chosen = step.add("broadcast_equal", step.inputs[0], largest)
     total = mean(step.add("elemwise_mul", change, chosen))
