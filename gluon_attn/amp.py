@@ -4,13 +4,6 @@ MXNet's own switch, ``amp.init`` of ``mxnet.contrib``, wraps the operators of th
 cannot be undone: it would also reach validation, losses, exports and every other net. Here the
 graph of the trained net alone is rewritten, and it runs only inside a training step. So the net
 itself stays a float32 net: its parameters, their gradients, what is validated, saved and exported.
-
-Three parts:
-
-* :func:`require` says what runs where;
-* :func:`low_layers` is the law which layers compute in the lower precision, and :func:`lowered` the
-  rewriting;
-* :class:`LossScaler` keeps the gradients of float16 in range.
 """
 
 from __future__ import annotations
@@ -40,9 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def require(kind: str, ctx: list[mx.Context]) -> None:
-    """Refuse a precision that training does not have on this device: float16 on a CPU, bfloat16 on
-    a GPU or on a CPU without AVX-512.
-    """
+    """Refuse float16 on a CPU, and bfloat16 on a GPU or on a CPU without AVX-512."""
     if kind not in KINDS:
         raise ValueError(unknown_name("amp", kind, KINDS))
     if kind == "none":
@@ -57,10 +48,7 @@ def require(kind: str, ctx: list[mx.Context]) -> None:
 
 
 class MixedPrecision:
-    """The precision in which a method trains; blocks compute in it inside a ``with`` statement.
-
-    ``scaler`` is a :class:`LossScaler` for float16; else None.
-    """
+    """The precision in which a method trains; blocks compute in it inside a ``with`` statement."""
 
     def __init__(self, kind: str, ctx: list[mx.Context]) -> None:
         require(kind, ctx)
@@ -81,8 +69,8 @@ class MixedPrecision:
         self.active = False
 
     def install(self, block: gluon.HybridBlock) -> gluon.HybridBlock:
-        """Let ``block``, hybridized, and every block inside it that is called by itself obey;
-        return it.
+        """Let ``block``, hybridized, and every block in it that is called by itself obey; return
+        it.
         """
         if self.kind != "none":
             if not block._active:

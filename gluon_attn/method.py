@@ -1,9 +1,7 @@
-"""What the training loop knows about a paper.
+"""What the training loop knows about a paper; ``papers`` implement one :class:`Method` each.
 
-``train`` calls a :class:`Method`; ``papers`` implement one each. Neither imports the other.
-
-Most papers only say what their losses are (:meth:`Method.losses`). Those that alternate between
-several objectives override :meth:`Method.train_step`.
+Most only say what their losses are (:meth:`Method.losses`). Those that alternate between several
+objectives override :meth:`Method.train_step`.
 """
 
 from __future__ import annotations
@@ -27,13 +25,10 @@ State = Dict[str, Array]
 
 
 class Task(NamedTuple):
-    """What a method may know about the training data.
+    """What a method may know about the training data; sample ids are 0 … num_samples - 1.
 
-    Attributes:
-        names: Attribute names, in the order of the logits.
-        num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
-        prior: ``(A,)`` positive fraction of each attribute in the training set.
-        schema: Of the columns; None: every name is a binary attribute.
+    ``names`` are in the order of the logits, ``prior (A,)`` is the positive fraction of each in the
+    training set, and ``schema`` that of the columns; None: every name is a binary attribute.
     """
 
     names: Sequence[str]
@@ -46,8 +41,7 @@ class Optimization(NamedTuple):
     """How parameters are updated.
 
     Attributes:
-        optimizer: Name of an MXNet optimiser.
-        params: Its arguments (momentum, wd, …), without the learning rate.
+        params: Arguments of the MXNet optimiser (momentum, wd, …), without the learning rate.
         accumulate: Micro-batches per batch on each device. Their gradients add up before the one
             update, so memory falls and, but for batch-norm statistics, nothing else changes.
         amp: Precision of the net inside a step, see :mod:`gluon_attn.amp`. With ``float16`` losses
@@ -116,10 +110,7 @@ class Method:
         return 0
 
     def before_step(self, held_out: list[Batch]) -> None:
-        """Look at validation images, one Batch per device, before the update; not recorded.
-
-        It is only called if ``held_out_size`` is not 0.
-        """
+        """Look at ``held_out_size`` validation images, one Batch per device; not recorded."""
 
     def after_step(self, outputs: Outputs, batch: Batch) -> None:
         """Update the method's own state from one device's share of a finished batch."""
@@ -132,9 +123,8 @@ class Method:
         return {}
 
     def task_history(self) -> dict[str, Any] | None:
-        """Return how the weights of the tasks went, or None if the method has no such weights.
-
-        The keys are ``names`` (M), ``iterations`` ``(U,)``, ``weights`` and ``losses`` ``(U, M)``.
+        """Return how the weights of the tasks went: ``names`` (M), ``iterations`` ``(U,)``,
+        ``weights`` and ``losses`` ``(U, M)``; None if the method has no such weights.
         """
         return None
 
@@ -185,35 +175,35 @@ class Method:
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
-        totals: dict[str, list[mx.nd.NDArray]] = {}
         finished = []
         for step in range(micro):
-            scaled = []
-            with autograd.record():
-                for part in parts[step::micro]:
-                    outputs = self.forward(part.image)
-                    losses = self.losses(outputs, part)
-                    total = sum_of(losses.values())
-                    scaled.append(total * scaler.scale if scaler else total)
-                    finished.append((outputs, part))
-                    for name, value in dict(losses, loss=total).items():
-                        totals.setdefault(name, []).append(value)
-            autograd.backward(scaled)
+            finished += self.differentiate(parts[step::micro])
         (scaler.step if scaler else gluon.Trainer.step)(self.trainer, len(batch.index))
         with autograd.pause():
-            for outputs, part in finished:
+            totals: dict[str, list[mx.nd.NDArray]] = {}
+            for outputs, losses, part in finished:
                 self.after_step(outputs, part)
-            first = self.ctx[0]
-            return {
-                name: sum_of(value.sum().as_in_context(first) for value in values)
-                for name, values in totals.items()
-            }
+                for name, value in losses.items():
+                    totals.setdefault(name, []).append(value.sum().as_in_context(self.ctx[0]))
+            return {name: sum_of(values) for name, values in totals.items()}
+
+    def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
+        """Make the gradients of one part per device; return outputs and losses, ``loss`` too."""
+        found, scaled, scaler = [], [], self.precision.scaler
+        with autograd.record():
+            for part in parts:
+                outputs = self.forward(part.image)
+                losses = self.losses(outputs, part)
+                total = sum_of(losses.values())
+                scaled.append(total * scaler.scale if scaler else total)
+                found.append((outputs, dict(losses, loss=total), part))
+        autograd.backward(scaled)
+        return found
 
     def train_parameters(self, phase: str, parameters: gluon.ParameterDict) -> None:
         """Let only ``parameters`` receive gradients, and give them a trainer.
 
-        Each phase has its own trainer, so momentum starts from 0 when the set of trained
-        parameters changes.
+        Each phase has its own, so momentum starts from 0 when what is trained changes.
         """
         write = "add" if self.optimization.accumulate > 1 else "write"
         chosen = set(parameters.keys())

@@ -50,11 +50,8 @@ for _name in ("hoga", "hog_se", "hog_cbam", "hoga_floor"):
 class Slot(NamedTuple):
     """Where in a net a block sits; for blocks whose published form depends on it.
 
-    Attributes:
-        net: Name of the backbone's structure: ``resnet50``, ``cifar_resnet20``,
-            ``wide_resnet50``.
-        stage: From 1, as in the names of taps.
-        unit: From 0, as in the names of taps: the unit of ``stage3_activation22`` is 22.
+    ``net`` is the backbone's structure, such as ``resnet50`` or ``cifar_resnet20``; stages count
+    from 1, units from 0, as in the names of taps.
     """
 
     net: str

@@ -32,8 +32,7 @@ def binary_cross_entropy(F: Any, logits: Tensor, label: Tensor) -> Tensor:
 class MaskedBCELoss(HybridBlock):
     """Binary cross-entropy that leaves unspecified labels out: their masked mean over attributes.
 
-    Inputs: logits, label, mask, and optionally weight ``(B, A)``, a constant that multiplies each
-    entry.
+    Inputs: logits, label, mask, and optionally weight ``(B, A)``, a constant factor on each entry.
     """
 
     def hybrid_forward(

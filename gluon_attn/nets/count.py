@@ -21,11 +21,9 @@ Shape = Tuple[int, ...]
 
 
 class Count(NamedTuple):
-    """What :func:`count` found, for one image.
+    """What :func:`count` found for one image; the parameters are learnable, no running statistics.
 
-    Attributes:
-        parameters: Learnable numbers that the outputs depend on; no running statistics.
-        layers: ``(name, operator, multiply-adds)`` of all counted layers, in graph order.
+    ``layers`` are ``(name, operator, multiply-adds)`` of all counted layers, in graph order.
     """
 
     parameters: int
@@ -71,10 +69,8 @@ MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
 
 
 def _learnt(graph: Graph, node: Node) -> list[Entry] | None:
-    """Return the parameters of a convolution whose kernel is computed, else None.
-
-    Such a kernel is filled up with zeros (``papers.autola.operations.DepthWise``): only its learnt
-    numbers count.
+    """Return the parameters of a convolution whose kernel is computed, else None: such a kernel is
+    filled up with zeros (``papers.autola.operations.DepthWise``), which do not count.
     """
     if node.op != "Convolution" or graph.nodes[node.inputs[1][0]].op == "null":
         return None

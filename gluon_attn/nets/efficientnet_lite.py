@@ -2,9 +2,8 @@
 
 EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, Tan, Le, ICML 2019, in the
 "Lite" form that its authors published in 2020 (TPU repository, ``efficientnet/lite``): no
-squeeze-and-excitation, ReLU6 instead of Swish, stem and head of fixed width. It is here because its
-ImageNet weights can be installed with pip, and because it fine-tunes on a CPU: 0.4 billion
-multiply-adds for Lite0.
+squeeze-and-excitation, ReLU6 instead of Swish, stem and head of fixed width. Its ImageNet weights
+can be installed with pip, and it fine-tunes on a CPU: 0.4 billion multiply-adds for Lite0.
 
 Stages are numbered as the seven groups of the paper's Table 1 that repeat a block, from 1; the head
 convolution, which makes the last map before the pooling, is stage 8. ``stage5_activation2`` is the

@@ -47,8 +47,7 @@ def keep_resolution(net: HybridBlock) -> None:
     """Let the last stage of a residual net keep the resolution of the one before: stride 1.
 
     Twice the rows and columns at the same weights; usual in person re-identification (Sun, Zheng,
-    Yang, Tian, Wang, "Beyond Part Models", ECCV 2018). The net is changed, before its first forward
-    pass.
+    Yang, Tian, Wang, "Beyond Part Models", ECCV 2018). To be called before the first forward pass.
     """
     stages = [layer for layer in net.features if isinstance(layer, TappedStage)]
     if not stages:

@@ -1,10 +1,6 @@
 """The graph of a net as a list of nodes: the one place that records, cuts and rewrites it.
 
 MXNet's symbols can be composed but not edited; their JSON form can.
-
-* :func:`record` runs a net on a symbol and notes what chosen blocks inside it read and give;
-* :meth:`Graph.take` copies nodes into another graph, changing some on the way (rewriting);
-* :func:`cut` makes a block of what lies between any two sets of tensors.
 """
 
 from __future__ import annotations
@@ -82,11 +78,9 @@ class Graph:
         self, source: Graph, wanted: Iterable[Entry], known: dict[Entry, Entry],
         change: Change | None = None,
     ) -> list[Entry]:  # fmt: skip
-        """Copy what ``wanted`` entries of another graph need; return the entries that stand for
-        them here.
+        """Copy what ``wanted`` entries of another graph need; return the entries for them here.
 
         ``known`` maps entries of ``source`` to those that are here already, and receives the rest.
-        For ``change`` see :data:`Change`.
         """
         wanted = list(wanted)
         numbers = source.needed(wanted, known)
@@ -147,9 +141,8 @@ class Graph:
     def shapes(
         self, entries: Iterable[Entry], **inputs: tuple[int, ...]
     ) -> dict[Entry, tuple[int, ...]]:
-        """Return the shapes of ``entries`` and of all that they need.
-
-        Raises mx.MXNetError if they do not follow from those of the ``inputs``.
+        """Return the shapes of ``entries`` and of all that they need; mx.MXNetError if they do not
+        follow from those of the ``inputs``.
         """
         entries = set(entries)
         read = {e for number in self.needed(entries) for e in self.nodes[number].inputs}

@@ -4,12 +4,9 @@ Deep Residual Learning for Image Recognition, He, Zhang, Ren, Sun, CVPR 2016 ("p
 Wide Residual Networks, Zagoruyko, Komodakis, BMVC 2016.
 
 The nets are Gluon's own ``ResNetV1`` (same structure, so the same parameter names
-``features.4.0.body.0.weight`` and the same weight files) with three additions:
-
-* ``taps``: named stage activations that are returned beside the logits;
-* ``attention``: an attention block on the residual branch, after its last batch-norm and before
-  the addition, in every unit of the chosen stages;
-* ``width``: base width, 64 in the paper; smaller ones make nets that train on a CPU in minutes.
+``features.4.0.body.0.weight`` and the same weight files) with named ``taps``, an ``attention``
+block on the residual branch, after its last batch-norm and before the addition, and a base
+``width``, 64 in the paper; smaller ones make nets that train on a CPU in minutes.
 
 ``v1`` is Gluon's variant (bottlenecks with the stride and a bias on the 1x1 convolutions);
 ``v1b`` has the stride on the 3x3 convolution and no biases, as in GluonCV's v1b and in torchvision.
@@ -140,10 +137,9 @@ def resnet(
     depth: int, version: str = "v1", classes: int = 1000, width: int = 64, *, taps: Taps = (),
     attention: Attention = None, **kwargs: Any,
 ) -> ResNet:  # fmt: skip
-    """Build a ResNet of depth 18, 34, 50, 101 or 152.
+    """Build a ResNet of depth 18, 34, 50, 101 or 152; ``width`` is that of the stem.
 
-    ``width`` is that of the stem; the stages scale with it. ``taps=None`` means the last activation
-    of stages 3 and 4.
+    ``taps=None`` means the last activation of stages 3 and 4.
     """
     check_choice("ResNet depth", depth, DEPTHS)
     check_choice("ResNet version", version, VERSIONS)

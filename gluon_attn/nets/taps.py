@@ -118,10 +118,7 @@ def check_sizes(net: str, **sizes: int | None) -> None:
 
 
 def activation_shapes(net: HybridBlock, input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape ``(C, H, W)`` or ``(C,)`` of every output of ``net``, by name.
-
-    ``input_size`` is ``(H, W)``; the parameters need not be initialised.
-    """
+    """Return the shape ``(C, H, W)`` or ``(C,)`` of every output, by name; initialised or not."""
     outputs = net(mx.sym.var("data"))
     group = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
     _, shapes, _ = group.infer_shape(data=(1, 3) + tuple(input_size))
@@ -129,10 +126,7 @@ def activation_shapes(net: HybridBlock, input_size: Sequence[int]) -> dict[str, 
 
 
 def name_outputs(net: HybridBlock, outputs: Any) -> dict[str, Tensor]:
-    """Return the outputs of ``net(x)`` as a dict keyed by ``net.output_names``.
-
-    A net with a single output returns the bare array, as Gluon's nets do.
-    """
+    """Return the outputs of ``net(x)``, bare if there is one, as a dict by ``net.output_names``."""
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     names = getattr(net, "output_names", ("logits",))
     if len(names) != len(outputs):

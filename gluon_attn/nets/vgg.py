@@ -4,15 +4,9 @@ Very Deep Convolutional Networks for Large-Scale Image Recognition, Simonyan, Zi
 
 Gluon's ``VGG`` with the convolutions of every stage in a
 :class:`gluon_attn.nets.taps.TappedStage`, so that stages can be tapped and the net can be cut
-between them. Parameter names stay Gluon's (``features.0.weight``, ``features.2.weight``, …), and so
-do weight files. Additions:
-
-* ``taps``: named activations that are returned beside the logits: ``stage5_activation3`` is the
-  last convolution layer of VGG-19, ``stage4_activation3`` that of the penultimate block;
-* ``width``: filters of the first stage, 64 in the paper, and ``hidden``: units of the two dense
-  layers, 4096 in the paper;
-* ``pool``: side to which the last maps are pooled (mean) in front of the dense layers, whatever
-  the input size: with 7, weights made at 224 pixels fit every input, as in torchvision.
+between them; ``stage5_activation3`` is the last convolution layer of VGG-19,
+``stage4_activation3`` that of the penultimate block. Parameter names stay Gluon's
+(``features.0.weight``, ``features.2.weight``, …), and so do weight files.
 """
 
 from __future__ import annotations
@@ -41,8 +35,9 @@ class VGG(TappedNet, HybridBlock):
 
     Inputs: image ``(B, 3, H, W)`` float32, sides from 32. Outputs: see :class:`TappedNet`; taps lie
     in front of the stage's max-pooling. ``layers`` and ``filters`` are those of each stage,
-    ``hidden`` the units of the two dense layers, and ``pool`` the side of the maps that reach them;
-    None: whatever the input size gives.
+    ``hidden`` the units of the two dense layers, 4096 in the paper. ``pool`` is the side to which
+    the last maps are pooled (mean) in front of them: with 7, weights made at 224 pixels fit every
+    input, as in torchvision.
     """
 
     def __init__(
@@ -65,10 +60,7 @@ class VGG(TappedNet, HybridBlock):
         self._set_taps(taps)
 
     def _collect_params_with_prefix(self, prefix: str = "") -> dict[str, Parameter]:
-        """Return the parameters under Gluon's names: ``features`` is a flat list of layers there.
-
-        Gluon's method of this name is what saving and loading go by.
-        """
+        """Return the parameters by Gluon's flat names, which saving and loading go by."""
         prefix = prefix + "." if prefix else ""
         found = {}
         for number, layer in enumerate(self._flat_features()):
@@ -114,8 +106,8 @@ def vgg(
     depth: int, classes: int = 1000, batch_norm: bool = False, width: int = 64, *,
     hidden: int = 4096, taps: Taps = (), pool: int | None = None, **kwargs: Any,
 ) -> VGG:  # fmt: skip
-    """Build a VGG of depth 11, 13, 16 or 19; ``width`` is that of the first stage, the others
-    scale.
+    """Build a VGG of depth 11, 13, 16 or 19; ``width``, 64 in the paper, is that of the first
+    stage.
 
     ``taps=None`` means the last activation of stages 4 and 5.
     """

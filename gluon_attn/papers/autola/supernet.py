@@ -253,14 +253,10 @@ class SearchUnit(HybridBlock):
 
 
 class SuperNet(HybridBlock):
-    """A ResNet in which every unit has the mixed block, and alpha.
+    """A ResNet in which every unit has the mixed block; ``alpha`` is ``(10, 9)``.
 
     Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``. The layers of the
     backbone are taken over; its units have two convolutions, it has neither taps nor attention.
-
-    Attributes:
-        alpha: Parameter ``(10, 9)``: edges in the order of ``EDGES``, operations in that of
-            ``OPERATIONS``.
     """
 
     output_names = ("logits",)

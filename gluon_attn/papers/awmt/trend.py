@@ -25,10 +25,8 @@ EPS = 1e-8  # stands for a trend or a loss of 0, which Algorithm 2 would divide 
 class ValidationLossTrend:
     """Weights of M tasks from the trend of their validation losses (Algorithms 1 and 2).
 
-    Attributes:
-        window: k, iterations between two updates; the first update is in iteration 2 k.
-        weights: ``(M,)`` float64, the current lambda; mean 1.
-        count: Iterations so far.
+    ``window`` is k, the iterations between two updates; the first is in iteration 2 k. ``weights``
+    are the current lambda, ``(M,)`` float64 with mean 1.
     """
 
     def __init__(self, num_tasks: int, window: int = 200) -> None:
@@ -41,8 +39,7 @@ class ValidationLossTrend:
         self._history: list[tuple[int, Array, Array]] = []
 
     def step(self, val_losses: Sequence[float] | Array) -> Array:
-        """Take the validation losses of one iteration; return the weights to use in it, both
-        ``(M,)``.
+        """Take the losses ``(M,)`` of one iteration; return the weights to use in it, ``(M,)``.
 
         Losses are finite and >= 0, or nan where a task was not measured.
         """

@@ -31,10 +31,7 @@ OPTIONS = {
 
 
 class IdentityLosses:
-    """Both losses of a batch of identities, for any method whose net gives an 'embedding'.
-
-    ``schema`` has one attribute whose classes are the identities.
-    """
+    """Losses of a batch of identities, the classes of ``schema``; the net gives an 'embedding'."""
 
     def __init__(self, options: Mapping[str, Any], net: HybridBlock, schema: Schema | None) -> None:
         names = getattr(net, "output_names", ("logits",))

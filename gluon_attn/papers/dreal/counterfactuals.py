@@ -63,11 +63,9 @@ class Counterfactuals:
 
     The net gives logits, or a list that begins with them; the modules are in network order, and
     each must influence the logits. Counterfactuals of the modules of a group are computed together.
-
-    Attributes:
-        view: GraphBlock ``{'data': image} -> {name: array}``: the net's outputs by name and, as
-            constants for gradients, what the counterfactuals need.
-        states: For every module the name of the input of its first gate, ``(B, C, H, W)``.
+    ``view`` is the block ``{'data': image} -> {name: array}``: the net's outputs by name and, as
+    constants for gradients, what the counterfactuals need; ``states`` names for every module the
+    input of its first gate, ``(B, C, H, W)``.
     """
 
     def __init__(self, net: HybridBlock, modules: Sequence[Gates], groups: Iterable[Group]) -> None:
@@ -87,10 +85,9 @@ class Counterfactuals:
     def logits(
         self, group: Group, seen: Mapping[str, mx.nd.NDArray]
     ) -> tuple[list[mx.nd.NDArray], mx.nd.NDArray]:
-        """Return the logits without each module of a group, and those to compare them with.
-
-        Takes what the view returned; gives ``[(B, A) for each module]`` and ``(B, A)``, the factual
-        logits without dropout.
+        """Return the logits without each module of a group, ``[(B, A) for each module]``, and those
+        to compare them with, ``(B, A)``: the factual logits without dropout. Takes what the view
+        returned.
         """
         block, variants = self._passes[tuple(group)]
         rows = block.run(seen)["logits"]
@@ -105,7 +102,6 @@ def _name(entry: Entry) -> str:
 
 
 def _view(trace: Trace, entries: list[Entry], params: ParameterDict) -> GraphBlock:
-    """Return the block of the training pass, with ``entries`` as further outputs."""
     gives = dict(trace.outputs)
     for entry in entries:
         if entry[1]:  # mean (1) and inverse standard deviation (2) of the batch
@@ -255,8 +251,7 @@ class Builder(Graph):
             segments.append((group, (written[0], output)))
 
     def _groups(self, inputs: list[Entry], ignored: set[int], together: bool) -> list[Group]:
-        """Return the tuples of variants that a node has to be written for, but not those
-        ``ignored``.
+        """Return the tuples of variants, but not those ``ignored``, that a node is written for.
 
         All are one tuple with ``together``; else only those that stand together in an input.
         """

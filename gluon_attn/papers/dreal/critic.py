@@ -90,12 +90,10 @@ def module_vector(F: Any, module: Module, x: Tensor, grid: int = 7) -> Tensor:
     parts = [F.Flatten(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))]
     for kind, gate in module:
         action = gate(x)
-        spatial = kind == "spatial"
-        parts.append(
-            F.Flatten(
-                F.contrib.AdaptiveAvgPooling2D(action, output_size=grid) if spatial else action
-            )
-        )
+        cells = action
+        if kind == "spatial":
+            cells = F.contrib.AdaptiveAvgPooling2D(action, output_size=grid)
+        parts.append(F.Flatten(cells))
         x = F.BlockGrad(F.broadcast_mul(x, action))
     return F.concat(*parts, dim=1)
 

@@ -60,8 +60,7 @@ def soft_mask(a_true: Tensor, sigma: float = 0.55, omega: float = 100) -> Tensor
 
     .. math:: M_{ij} = \frac{1}{1 + \exp(-\omega (A^T_{ij} - \sigma \max A^T))}
 
-    The map A^T is >= 0. sigma is the share of its largest value at which the mask is 1/2, omega the
-    steepness.
+    sigma is the share of the largest value at which the mask is 1/2, omega the steepness.
     """
     F = _module(a_true)
     threshold = sigma * F.max(a_true, axis=(1, 2), keepdims=True)

@@ -40,11 +40,9 @@ Arrays = Mapping[str, mx.nd.NDArray]
 class Cut(NamedTuple):
     """Where a recorded net is cut.
 
-    Attributes:
-        layers: Names of the inner and the last layer, as ``('stage3_activation1', …)``.
-        passed: ``{name: entry}`` of what crosses the cut in front of the stage: ``inner`` and
-            activations of the trunk that the head reads.
-        staged: The same behind the stage: ``last`` and activations inside it that the head reads.
+    ``layers`` names the inner and the last layer, as ``stage3_activation1``. ``passed`` is what
+    crosses the cut in front of the stage: ``inner`` and what the head reads of the trunk;
+    ``staged`` the same behind it: ``last`` and what the head reads inside the stage.
     """
 
     graph: Graph
@@ -104,7 +102,6 @@ class LinearHead(NamedTuple):
 
     @classmethod
     def of(cls, cut: Cut) -> LinearHead | None:
-        """Return that of a cut net, or None if its head does more."""
         node, mask, pooled = cut.graph.nodes[cut.logits[0]], "", False
         if node.op != "FullyConnected":
             return None
@@ -125,17 +122,14 @@ class LinearHead(NamedTuple):
 class Tail:
     """Trunk, last stage and head of a net, on its own parameters; the net is left as it is.
 
+    ``trunk`` takes the image to ``inner`` and what else the head reads, with the net's own layers;
+    ``stage`` goes on to ``last`` and ``head`` to ``logits``, prepared for several passes. All run
+    by name. ``closed_form`` is a :class:`LinearHead` if the head is one; else None.
+
     With ``frozen``, batch-norm works with its running statistics and nothing is dropped, as in
     inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and in
     static graphs that were trained before; so passes with a frozen tail, too, run in training
     mode.)
-
-    Attributes:
-        layers: Names of the inner and the last feature layer.
-        trunk: image to ``inner`` (and what else the head reads), the net's own layers.
-        stage: to ``last``, prepared for several passes; all three run by name.
-        head: to ``logits``, likewise.
-        closed_form: :class:`LinearHead` if the head is one; else None.
     """
 
     def __init__(self, net: HybridBlock, ctx: Sequence[mx.Context], frozen: bool = False) -> None:

@@ -50,13 +50,9 @@ def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array,
 class ScorePass:
     """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
 
-    A frozen tail looks at scores as they are in inference, and nothing is trained.
-
-    Attributes:
-        logits: ``(B, A)``.
-        inner: Inner feature map ``(B, C, h, w)``, cut off from the trunk.
-        last: Last feature map ``(B, C', h', w')``, cut off from the stage.
-        statistics: What :meth:`Tail.update_statistics` takes, by name.
+    A frozen tail looks at scores as they are in inference, and nothing is trained. The feature maps
+    ``inner`` and ``last`` are cut off from what is in front of them; ``statistics`` are what
+    :meth:`Tail.update_statistics` takes, by name.
     """
 
     def __init__(self, tail: Tail, image: Array) -> None:
@@ -82,8 +78,8 @@ class ScorePass:
         self.inner, self.last = self.before_head["inner"], self.before_head["last"]
 
     def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
-        """Return the gradients of the scores ``vector . logits`` at the feature maps, ``{'last':
-        …}`` and ``'inner'`` if wanted; that at the last map costs little.
+        """Return the gradients of the scores ``vector . logits`` at ``last`` and, if wanted,
+        ``inner``.
 
         ``vector (B, A)`` is constant, and one-hot for the score of one class.
         """
@@ -125,11 +121,8 @@ class ExactPass:
     """A second pass through last stage and head that knows how the gradients of a score change.
 
     ``block`` is :meth:`Tail.directional`; ``directions`` are ``{'inner_true': dL/dg, …}`` of layers
-    inner and last and both classes; what is left out is 0.
-
-    Attributes:
-        logits, inner, last, statistics: As those of :class:`ScorePass`.
-        changes: ``{'true': (B, A), 'confusing': (B, A)}``, how the logits change.
+    inner and last and both classes; what is left out is 0. ``changes`` says how the logits change,
+    ``{'true': (B, A), 'confusing': (B, A)}``; the rest is as in :class:`ScorePass`.
     """
 
     def __init__(self, first: ScorePass, block: GraphBlock, directions: Arrays) -> None:

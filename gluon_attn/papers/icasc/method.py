@@ -29,7 +29,7 @@ from mxnet.gluon import HybridBlock
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.losses.classification import objective
-from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, split_batch, sum_of
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, sum_of
 from gluon_attn.nets.graph import Graph, GraphBlock
 from gluon_attn.papers.icasc.attention import (
     MAPS,
@@ -56,9 +56,8 @@ INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_c
 def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the attention losses of equation 6 by name, each ``(B,)``.
 
-    ``seen`` holds NDArrays or Symbols: ``last`` and ``inner`` feature maps ``(B, C, h, w)``,
-    gradients of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all
-    terms.
+    ``seen`` holds NDArrays or Symbols: ``last`` and ``inner`` maps ``(B, C, h, w)``, the gradients
+    of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
     """
     maps = {}
     for layer in ("last", "inner"):
@@ -149,22 +148,11 @@ class ICASC(Method):
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
-    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
+    def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
+        """Make all gradients; with attention there are several passes, one device at a time."""
         if not self.attends:
-            return super().train_step(batch, held_out)
-        micro = self.optimization.accumulate
-        parts = split_batch(batch, self.ctx, micro)
-        if micro > 1:
-            self.net.collect_params().zero_grad()
-        totals: dict[str, list[mx.nd.NDArray]] = {}
-        for step in range(micro):
-            for part in parts[step::micro]:
-                for name, value in self._differentiate(part).items():
-                    totals.setdefault(name, []).append(value)
-        self.trainer.step(len(batch.index))
-        with autograd.pause():
-            return {n: sum_of(v.sum().as_in_context(self.ctx[0]) for v in vs)
-                    for n, vs in totals.items()}  # fmt: skip
+            return super().differentiate(parts)
+        return [({}, self._differentiate(part), part) for part in parts]
 
     def _differentiate(self, part: Batch) -> dict[str, mx.nd.NDArray]:
         """Make all gradients of one device's share; return its losses, each ``(B,)``."""

@@ -98,9 +98,8 @@ def _head(classes: int, in_channels: int, **kwargs: Any) -> nn.Conv2D:
 class AttentionHeads(HybridBlock):
     """One attention module per tap, and the aggregation of all logits.
 
-    Inputs: logits of the primary net ``(B, A)``, then one activation per tap.
-    Outputs: mean logits, primary logits, logits of each module, attention of each module,
-    confidence of each module.
+    Inputs: logits of the primary net ``(B, A)``, then one activation per tap. Outputs: mean logits,
+    primary logits, then logits, attention and confidence of each module.
     """
 
     def __init__(self, modules: Sequence[AttentionModule], **kwargs: Any) -> None:
