@@ -153,6 +153,12 @@ class Method:
         """Set the learning rate of the current phase."""
         self.trainer.set_learning_rate(lr)
 
+    def check_at_least(self, **lowest: int) -> None:
+        """Refuse options that are below their lowest values."""
+        for name, value in lowest.items():
+            if self.options[name] < value:
+                raise ValueError(f"{name}={self.options[name]}: must be >= {value}")
+
     def named(self, outputs: Any) -> Outputs:
         """Return what the net returned as a dict by ``net.output_names``."""
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -187,9 +187,7 @@ class AWMT(WeightedMethod):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, lowest in (("val_batch_size", 1), ("fc_bias_lr", 0)):
-            if self.options[name] < lowest:
-                raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
+        self.check_at_least(val_batch_size=1, fc_bias_lr=0)
         self.tasks = TaskWeights(self, self.options["window"], no_class=self.options["no_class"])
         self._heads = self._trained_heads()
         self._net = self.frozen_view() if self.options["freeze_batch_norm"] else self.net

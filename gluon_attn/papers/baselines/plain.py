@@ -37,10 +37,8 @@ class Baseline(Method):
                 raise ValueError(
                     "focal=true: the weighted focal loss is for attributes, not classes"
                 )
-            self._name = "focal"
-            self._loss = WeightedFocalLoss(
-                self.task.prior, self.options["gamma"], self.options["weighting"]
-            )
+            self._name, gamma = "focal", self.options["gamma"]
+            self._loss = WeightedFocalLoss(self.task.prior, gamma, self.options["weighting"])
             self._loss.collect_params().reset_ctx(self.ctx)
             self._loss.hybridize()
 

@@ -110,9 +110,8 @@ class DREAL(Method):
         self.counterfactuals = Counterfactuals(net, gates, self._groups)
         self._make_critic(blocks)
         self._classification = objective(task.schema)
-        self._reward = replacement_reward(
-            task.schema, self.options["penalty"], self.options["reward"]
-        )
+        penalty, form = self.options["penalty"], self.options["reward"]
+        self._reward = replacement_reward(task.schema, penalty, form)
         self.steps, self._wanted = 0, self._groups
         self._experience: list[Experience] = []  # of each device
         self._sums: dict[Group, Array] = {}
@@ -123,9 +122,7 @@ class DREAL(Method):
             raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
         if self.options["group"] not in GROUPS:
             raise ValueError(unknown_name("group", self.options["group"], GROUPS))
-        for name, lowest in (("quality_weight", 0), ("spatial_grid", 1), ("critic_lr", 0)):
-            if self.options[name] < lowest:
-                raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
+        self.check_at_least(quality_weight=0, spatial_grid=1, critic_lr=0)
         known = mx.optimizer.Optimizer.opt_registry
         if self.options["critic_optimizer"] not in known:
             raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
@@ -136,10 +133,10 @@ class DREAL(Method):
             return [(module,) for module in everything]
         if self.options["group"] == "net":
             return [tuple(everything)]
-        stages = [block.slot.stage for block in blocks]
-        return [
-            tuple(m for m in everything if stages[m] == stage) for stage in dict.fromkeys(stages)
-        ]
+        of_stage: dict[int, list[int]] = {}
+        for module, block in enumerate(blocks):
+            of_stage.setdefault(block.slot.stage, []).append(module)
+        return [tuple(group) for group in of_stage.values()]
 
     def _make_critic(self, blocks: Sequence[AttentionBlock]) -> None:
         grid = self.options["spatial_grid"]

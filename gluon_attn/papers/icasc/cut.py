@@ -128,8 +128,7 @@ class Tail:
 
     With ``frozen``, batch-norm works with its running statistics and nothing is dropped, as in
     inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and in
-    static graphs that were trained before; so passes with a frozen tail, too, run in training
-    mode.)
+    static graphs that were trained before; so passes with a frozen tail run in training mode, too.)
     """
 
     def __init__(self, net: HybridBlock, ctx: Sequence[mx.Context], frozen: bool = False) -> None:

@@ -78,8 +78,7 @@ class ScorePass:
         self.inner, self.last = self.before_head["inner"], self.before_head["last"]
 
     def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
-        """Return the gradients of the scores ``vector . logits`` at ``last`` and, if wanted,
-        ``inner``.
+        """Return the gradients of ``vector . logits`` at ``last`` and, if wanted, at ``inner``.
 
         ``vector (B, A)`` is constant, and one-hot for the score of one class.
         """
@@ -138,8 +137,10 @@ class ExactPass:
         self.changes = {d: found[f"change_{d}"] for d in DIRECTIONS}
 
     def backward(self, loss: Array, vectors: Mapping[str, Array]) -> None:
-        """Differentiate a recorded loss in all parameters, also through the gradients of the scores
-        ``vectors``, ``{'true': (B, A), 'confusing': (B, A)}``.
+        """Differentiate a recorded loss in all parameters, also through the gradients of two
+        scores.
+
+        ``vectors`` are ``{'true': (B, A), 'confusing': (B, A)}``.
         """
         heads = [loss, *self.changes.values()]
         arriving = [loss.ones_like(), *(vectors[d] for d in self.changes)]

@@ -36,6 +36,7 @@ from gluon_attn.papers.icasc.attention import (
     Tensor,
     attention_consistency,
     attention_separation,
+    module_of,
     normalized,
     resize_like,
     soft_mask,
@@ -67,7 +68,7 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
 
     def mask_of(a_true: Tensor) -> Tensor:
         mask = soft_mask(a_true, options["sigma"], options["omega"])
-        return _constant(mask) if options["detach_mask"] else mask
+        return module_of(mask).BlockGrad(mask) if options["detach_mask"] else mask
 
     mask = mask_of(maps["last_true"])
     large = resize_like(mask, maps["inner_true"], options["mask_resize"] == "corners")
@@ -78,10 +79,6 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
         "ac": attention_consistency(maps["inner_true"], large, options["theta"]),  # Eq. 5
     }
     return {name: term * seen["valid"] for name, term in terms.items()}
-
-
-def _constant(tensor: Tensor) -> Tensor:
-    return (mx.sym if isinstance(tensor, mx.sym.Symbol) else mx.nd).BlockGrad(tensor)
 
 
 @METHODS.register("icasc")
@@ -118,9 +115,8 @@ class ICASC(Method):
         for name, valid in CHOICES.items():
             if self.options[name] not in valid:
                 raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
-        for name in ("sigma", "omega", "start_epoch", *(f"weight_{term}" for term in TERMS)):
-            if self.options[name] < 0:
-                raise ValueError(f"{name}={self.options[name]}: must be >= 0")
+        weights = {f"weight_{term}": 0 for term in TERMS}
+        self.check_at_least(sigma=0, omega=0, start_epoch=0, **weights)
         schema = self.task.schema
         self._name = "ce" if schema is not None and schema.is_single_label else "bce"
         self._classification = objective(schema)

@@ -58,7 +58,7 @@ RULES = Registry("operator with a directional derivative")
 
 
 class Tangents:
-    """Changes of entries of a graph that is being written, ``{entry: change in each direction}``."""
+    """Changes of entries of a graph being written, ``{entry: change in each direction}``."""
 
     def __init__(self, graph: Graph, changes: dict[Entry, Changes]) -> None:
         self._graph, self._changes = graph, changes
