@@ -4,13 +4,6 @@ MXNet's own switch, ``amp.init`` of ``mxnet.contrib``, wraps the operators of th
 cannot be undone: it would also reach validation, losses, exports and every other net. Here the
 graph of the trained net alone is rewritten, and it runs only inside a training step. So the net
 itself stays a float32 net: its parameters, their gradients, what is validated, saved and exported.
-
-Three parts:
-
-* :func:`require` says what runs where;
-* :func:`low_layers` is the law which layers compute in the lower precision, and :func:`lowered` the
-  rewriting;
-* :class:`LossScaler` keeps the gradients of float16 in range.
 """
 
 from __future__ import annotations
@@ -40,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def require(kind: str, ctx: list[mx.Context]) -> None:
-    """Refuse a precision that training does not have on this device.
-
-    Raises:
-        ValueError: Unknown; or float16 on a CPU, bfloat16 on a GPU or on a CPU without AVX-512.
-    """
+    """Refuse float16 on a CPU, and bfloat16 on a GPU or on a CPU without AVX-512."""
     if kind not in KINDS:
         raise ValueError(unknown_name("amp", kind, KINDS))
     if kind == "none":
@@ -59,14 +48,7 @@ def require(kind: str, ctx: list[mx.Context]) -> None:
 
 
 class MixedPrecision:
-    """The precision in which a method trains; blocks compute in it inside a ``with`` statement.
-
-    Attributes:
-        scaler: :class:`LossScaler` for float16; else None.
-
-    Raises:
-        ValueError: See :func:`require`.
-    """
+    """The precision in which a method trains; blocks compute in it inside a ``with`` statement."""
 
     def __init__(self, kind: str, ctx: list[mx.Context]) -> None:
         require(kind, ctx)
@@ -87,10 +69,8 @@ class MixedPrecision:
         self.active = False
 
     def install(self, block: gluon.HybridBlock) -> gluon.HybridBlock:
-        """Let ``block``, and every block inside it that is called by itself, obey; return it.
-
-        Raises:
-            ValueError: It is not hybridized, so there is no graph to rewrite.
+        """Let ``block``, hybridized, and every block in it that is called by itself obey; return
+        it.
         """
         if self.kind != "none":
             if not block._active:
@@ -122,7 +102,6 @@ class _Switch:
         return _regroup(list(self._graph(values).run(values).values()), block._out_format)
 
     def _graph(self, values: dict[str, mx.nd.NDArray]) -> GraphBlock:
-        """Return the graph for inputs of these shapes."""
         symbols, kind = list(self._source[1]), self._precision.kind
         shapes = {name: array.shape for name, array in values.items()}
         key = tuple(shapes.values())
@@ -150,10 +129,8 @@ def low_layers(
       convolutions on tiny maps stay float32. So do maps of width 1, where the kernels' gradient of
       a strided convolution reads memory that is not written.
 
-    Args:
-        symbols: Graph of a float32 net.
-        shapes: Of its inputs, by name. Which layers are low depends on nothing else, so a resumed
-            run has the same.
+    Which layers are low depends on the graph and the shapes of its inputs alone, so a resumed run
+    has the same.
     """
     graph, _ = Graph.of(symbols)
     if kind == "float16":
@@ -180,7 +157,7 @@ def _fast_in_bfloat16(attrs: dict, weight: tuple[int, ...], output: tuple[int, .
 def lowered(
     symbols: list[mx.sym.Symbol], layers: frozenset, kind: str
 ) -> tuple[Graph, list[Entry]]:
-    """Return a float32 graph with some of its layers in ``kind``.
+    """Return a float32 graph with some of its layers in ``kind``, and the entries of its outputs.
 
     Batch-norm, ReLU and pooling, but for global pooling, compute in the precision of what they
     read, batch-norm with float32 parameters and statistics; an addition in the lower one of its two
@@ -189,13 +166,6 @@ def lowered(
 
     (Behind oneDNN's gradient of global pooling in blocks of channels, batch-norm would fall back to
     its reference code. The cast in front of it puts the channels in order.)
-
-    Args:
-        symbols: Graph of a net, with one output each.
-        layers: Names of convolutions and dense layers; see :func:`low_layers`.
-
-    Returns:
-        The graph and the entries of its outputs, on the same variables.
     """
     source, wanted = Graph.of(symbols)
     target = Graph()
@@ -234,7 +204,6 @@ class _Casts:
         self._made: dict[tuple[Entry, str], Entry] = {}
 
     def __call__(self, entry: Entry, kind: str) -> Entry:
-        """Return ``entry`` in precision ``kind``."""
         if (entry in self.low) == (kind != FLOAT32):
             return entry
         if (entry, kind) not in self._made:
@@ -262,11 +231,7 @@ class LossScaler:
         self._steps = 0  # since the last change
 
     def step(self, trainer: gluon.Trainer, size: int) -> bool:
-        """Update from gradients of scaled losses; return False if they overflowed.
-
-        Raises:
-            ValueError: Gradients overflow at any scale.
-        """
+        """Update from gradients of scaled losses; return False if they overflowed."""
         trainer.allreduce_grads()
         arrays = [p.list_grad()[0] for p in trainer._params if p.grad_req != "null"]
         chunks = [arrays[k : k + self._CHUNK] for k in range(0, len(arrays), self._CHUNK)]
@@ -294,5 +259,4 @@ class LossScaler:
         return np.array([self.scale, self._steps], np.float64)
 
     def load_state(self, state: npt.NDArray[np.float64]) -> None:
-        """Continue where another scaler stood."""
         self.scale, self._steps = float(state[0]), int(state[1])

@@ -1,9 +1,7 @@
-"""What the training loop knows about a paper.
+"""What the training loop knows about a paper; ``papers`` implement one :class:`Method` each.
 
-``train`` calls a :class:`Method`; ``papers`` implement one each. Neither imports the other.
-
-Most papers only say what their losses are (:meth:`Method.losses`). Those that alternate between
-several objectives override :meth:`Method.train_step`.
+Most only say what their losses are (:meth:`Method.losses`). Those that alternate between several
+objectives override :meth:`Method.train_step`.
 """
 
 from __future__ import annotations
@@ -27,13 +25,10 @@ State = Dict[str, Array]
 
 
 class Task(NamedTuple):
-    """What a method may know about the training data.
+    """What a method may know about the training data; sample ids are 0 … num_samples - 1.
 
-    Attributes:
-        names: Attribute names, in the order of the logits.
-        num_samples: Size of the training set; sample ids are 0 … num_samples - 1.
-        prior: ``(A,)`` positive fraction of each attribute in the training set.
-        schema: Of the columns; None: every name is a binary attribute.
+    ``names`` are in the order of the logits, ``prior (A,)`` is the positive fraction of each in the
+    training set, and ``schema`` that of the columns; None: every name is a binary attribute.
     """
 
     names: Sequence[str]
@@ -46,8 +41,7 @@ class Optimization(NamedTuple):
     """How parameters are updated.
 
     Attributes:
-        optimizer: Name of an MXNet optimiser.
-        params: Its arguments (momentum, wd, …), without the learning rate.
+        params: Arguments of the MXNet optimiser (momentum, wd, …), without the learning rate.
         accumulate: Micro-batches per batch on each device. Their gradients add up before the one
             update, so memory falls and, but for batch-norm statistics, nothing else changes.
         amp: Precision of the net inside a step, see :mod:`gluon_attn.amp`. With ``float16`` losses
@@ -63,15 +57,9 @@ class Optimization(NamedTuple):
 class Method:
     """A net, its losses, its optimiser and whatever state they need.
 
-    Args:
-        net: Initialised net on ``ctx``; ``net.output_names[0]`` is ``'logits'``.
-        ctx: Contexts; a batch is split evenly over them.
-        options: Values for names in ``OPTIONS``, which holds all of a method's own settings with
-            their defaults.
-
-    Raises:
-        ValueError: An option that the method does not have, or a precision that it or the device
-            does not.
+    A batch is split evenly over the contexts ``ctx``; ``net.output_names[0]`` is ``'logits'``.
+    ``options`` are values for names in ``OPTIONS``, which holds all of a method's own settings with
+    their defaults.
 
     Attributes:
         precision: :class:`gluon_attn.amp.MixedPrecision` of the steps. Blocks that a step calls
@@ -122,10 +110,7 @@ class Method:
         return 0
 
     def before_step(self, held_out: list[Batch]) -> None:
-        """Look at validation images, one Batch per device, before the update; not recorded.
-
-        It is only called if ``held_out_size`` is not 0.
-        """
+        """Look at ``held_out_size`` validation images, one Batch per device; not recorded."""
 
     def after_step(self, outputs: Outputs, batch: Batch) -> None:
         """Update the method's own state from one device's share of a finished batch."""
@@ -138,9 +123,8 @@ class Method:
         return {}
 
     def task_history(self) -> dict[str, Any] | None:
-        """Return how the weights of the tasks went, or None if the method has no such weights.
-
-        The keys are ``names`` (M), ``iterations`` ``(U,)``, ``weights`` and ``losses`` ``(U, M)``.
+        """Return how the weights of the tasks went: ``names`` (M), ``iterations`` ``(U,)``,
+        ``weights`` and ``losses`` ``(U, M)``; None if the method has no such weights.
         """
         return None
 
@@ -169,6 +153,12 @@ class Method:
         """Set the learning rate of the current phase."""
         self.trainer.set_learning_rate(lr)
 
+    def check_at_least(self, **lowest: int) -> None:
+        """Refuse options that are below their lowest values."""
+        for name, value in lowest.items():
+            if self.options[name] < value:
+                raise ValueError(f"{name}={self.options[name]}: must be >= {value}")
+
     def named(self, outputs: Any) -> Outputs:
         """Return what the net returned as a dict by ``net.output_names``."""
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
@@ -177,11 +167,8 @@ class Method:
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one update from ``batch`` without waiting for any device.
 
-        Args:
-            held_out: ``held_out_size`` validation images, for :meth:`before_step`.
-
-        Returns:
-            ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
+        ``held_out`` are ``held_out_size`` validation images, for :meth:`before_step`. Returns
+        ``{name: NDArray (1,)}``: every loss summed over the batch, and ``'loss'``, their total.
         """
         with self.precision:
             return self._train_step(batch, held_out)
@@ -194,49 +181,50 @@ class Method:
         parts = split_batch(batch, self.ctx, micro)
         if micro > 1:
             self.net.collect_params().zero_grad()
-        totals: dict[str, list[mx.nd.NDArray]] = {}
         finished = []
         for step in range(micro):
-            scaled = []
-            with autograd.record():
-                for part in parts[step::micro]:
-                    outputs = self.forward(part.image)
-                    losses = self.losses(outputs, part)
-                    total = sum_of(losses.values())
-                    scaled.append(total * scaler.scale if scaler else total)
-                    finished.append((outputs, part))
-                    for name, value in dict(losses, loss=total).items():
-                        totals.setdefault(name, []).append(value)
-            autograd.backward(scaled)
+            finished += self.differentiate(parts[step::micro])
         (scaler.step if scaler else gluon.Trainer.step)(self.trainer, len(batch.index))
         with autograd.pause():
-            for outputs, part in finished:
+            totals: dict[str, list[mx.nd.NDArray]] = {}
+            for outputs, losses, part in finished:
                 self.after_step(outputs, part)
-            first = self.ctx[0]
-            return {
-                name: sum_of(value.sum().as_in_context(first) for value in values)
-                for name, values in totals.items()
-            }
+                for name, value in losses.items():
+                    totals.setdefault(name, []).append(value.sum().as_in_context(self.ctx[0]))
+            return {name: sum_of(values) for name, values in totals.items()}
+
+    def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
+        """Make the gradients of one part per device; return outputs and losses, ``loss`` too."""
+        found, scaled, scaler = [], [], self.precision.scaler
+        with autograd.record():
+            for part in parts:
+                outputs = self.forward(part.image)
+                losses = self.losses(outputs, part)
+                total = sum_of(losses.values())
+                scaled.append(total * scaler.scale if scaler else total)
+                found.append((outputs, dict(losses, loss=total), part))
+        autograd.backward(scaled)
+        return found
 
     def train_parameters(self, phase: str, parameters: gluon.ParameterDict) -> None:
         """Let only ``parameters`` receive gradients, and give them a trainer.
 
-        Each phase has its own trainer, so momentum starts from 0 when the set of trained
-        parameters changes.
+        Each phase has its own, so momentum starts from 0 when what is trained changes.
         """
         write = "add" if self.optimization.accumulate > 1 else "write"
         chosen = set(parameters.keys())
         for name, parameter in self.net.collect_params().items():
             parameter.grad_req = write if name in chosen else "null"
         if phase not in self.trainers:
-            several = len(self.ctx) > 1
-            self.trainers[phase] = gluon.Trainer(
-                parameters,
-                self.optimization.optimizer,
-                dict(self.optimization.params),
-                kvstore="device" if several else None,
-                update_on_kvstore=False if several else None,
-            )
+            optimizer, settings = self.optimization.optimizer, self.optimization.params
+            self.trainers[phase] = self.new_trainer(parameters, optimizer, settings)
+
+    def new_trainer(
+        self, parameters: gluon.ParameterDict, optimizer: str, settings: Mapping[str, Any]
+    ) -> gluon.Trainer:
+        """Return a trainer that adds gradients up over the devices, if there are several."""
+        several = {"kvstore": "device", "update_on_kvstore": False} if len(self.ctx) > 1 else {}
+        return gluon.Trainer(parameters, optimizer, dict(settings), **{"kvstore": None, **several})
 
 
 def _check_option(method: type[Method], name: str, value: Any) -> None:
@@ -250,11 +238,7 @@ def _check_option(method: type[Method], name: str, value: Any) -> None:
 
 
 def split_batch(batch: Batch, ctx: Sequence[mx.Context], micro: int = 1) -> list[Batch]:
-    """Return ``len(ctx) * micro`` batches, device by device, of near-equal size.
-
-    Raises:
-        ValueError: The batch has fewer rows than parts.
-    """
+    """Return ``len(ctx) * micro`` batches, device by device, of near-equal size."""
     count = len(ctx) * micro
     rows = len(batch.index)
     if rows < count:

@@ -32,11 +32,7 @@ class BlockRegistry(Registry):
     """Blocks by name; ``NAME:TEXT`` is a variant of a block that has variants, as HOGA has."""
 
     def get(self, name: str) -> Any:
-        """Return the class called ``name``, such as ``se`` or ``hoga:found.json``.
-
-        Raises:
-            ValueError: There is none (the message lists the valid names), or it has no variants.
-        """
+        """Return the class called ``name``, such as ``se`` or ``hoga:found.json``."""
         kind, colon, text = str(name).partition(":")
         entry: Any = super().get(kind)
         if not colon:
@@ -54,11 +50,8 @@ for _name in ("hoga", "hog_se", "hog_cbam", "hoga_floor"):
 class Slot(NamedTuple):
     """Where in a net a block sits; for blocks whose published form depends on it.
 
-    Attributes:
-        net: Name of the backbone's structure: ``resnet50``, ``cifar_resnet20``,
-            ``wide_resnet50``.
-        stage: From 1, as in the names of taps.
-        unit: From 0, as in the names of taps: the unit of ``stage3_activation22`` is 22.
+    ``net`` is the backbone's structure, such as ``resnet50`` or ``cifar_resnet20``; stages count
+    from 1, units from 0, as in the names of taps.
     """
 
     net: str
@@ -104,18 +97,13 @@ class AttentionBlock(HybridBlock):
         setattr(self, name or kind, gate)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Multiply ``x`` with the map of each gate in turn."""
         for kind, gate in self.gates:
             x = apply_map(F, kind, x, gate(x))
         return x
 
 
 def build_block(name: str, channels: int, slot: Slot) -> Any:
-    """Return the block ``name``, as :meth:`BlockRegistry.get` knows it, for a place in a net.
-
-    Raises:
-        ValueError: Unknown name; the message lists the valid ones.
-    """
+    """Return the block ``name``, as :meth:`BlockRegistry.get` knows it, for a place in a net."""
     entry = BLOCKS.get(name)
     in_slot = getattr(entry, "in_slot", None)
     return in_slot(channels, slot) if in_slot else entry(channels)

@@ -26,9 +26,8 @@ from gluon_attn.blocks.gates import ChannelGate, global_max, global_mean, pool_c
 class SpatialGate(HybridBlock):
     """A convolution over the maximum and the mean of all channels; map ``(B, 1, H, W)`` in (0, 1).
 
-    Args:
-        kernel: Odd side of the convolution, 7 in the paper.
-        gamma_init: Scale of the batch-norm at the start; 0 in the released ImageNet code.
+    The side of the convolution is odd, 7 in the paper; the scale of the batch-norm starts at 0, as
+    in the released ImageNet code.
     """
 
     def __init__(

@@ -60,13 +60,10 @@ class ECAGate(HybridBlock):
 
 @BLOCKS.register("eca")
 class ECA(AttentionBlock):
-    """Efficient channel attention.
+    """Efficient channel attention; without a kernel it has that of the paper's rule.
 
     In the slot of a ResNet whose model was released (18 … 152 at their full width) it has the
     released kernel of its stage, else that of the paper's rule; ``eca_rule`` has always the latter.
-
-    Args:
-        kernel: k; None for the paper's rule.
     """
 
     def __init__(self, channels: int, kernel: int | None = None, **kwargs: Any) -> None:
@@ -77,7 +74,6 @@ class ECA(AttentionBlock):
 
     @classmethod
     def in_slot(cls, channels: int, slot: Slot) -> ECA:
-        """Return the block with the released kernel of the stage, or the rule's."""
         kernels, first = RELEASED.get(slot.net, ((), 0))
         if channels != first * 2 ** (slot.stage - 1):
             return cls(channels)
@@ -90,5 +86,4 @@ class ECARule(ECA):
 
     @classmethod
     def in_slot(cls, channels: int, slot: Slot) -> ECA:
-        """Return the block with the rule's kernel."""
         return cls(channels)

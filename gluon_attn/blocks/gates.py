@@ -22,10 +22,8 @@ Start = Callable[[int], init.Initializer]  # fan-in to how a parameter starts
 def apply_map(F: Any, kind: str, x: Tensor, attention: Tensor) -> Tensor:
     """Return ``x * attention`` with the numbers and gradients of ``F.broadcast_mul``, but faster.
 
-    Args:
-        kind: ``'channel'`` for maps ``(B, C, 1, 1)``, ``'spatial'`` for ``(B, 1, H, W)``,
-            ``'full'`` for ``(B, C, H, W)``.
-        x: ``(B, C, H, W)``.
+    Maps are ``(B, C, 1, 1)`` of kind ``'channel'``, ``(B, 1, H, W)`` of kind ``'spatial'`` and
+    ``(B, C, H, W)`` of kind ``'full'``.
     """
     # broadcast_mul, not *: an elementwise product does not quantize.
     return F.broadcast_mul(x, attention if kind == "full" else spread(F, kind, attention, x))
@@ -36,11 +34,7 @@ def spread(F: Any, kind: str, values: Tensor, x: Tensor) -> Tensor:
 
     MXNet's broadcasting operators sum the gradient of the smaller array slowly on a CPU (for 256
     channels of 56 x 56 it costs more than a 1x1 convolution); those of two equal shapes and the
-    product are fast.
-
-    Args:
-        kind: ``'channel'`` for ``values (B, C, 1, 1)``, ``'spatial'`` for ``(B, 1, H, W)``.
-        x: ``(B, C, H, W)``; only its shape counts.
+    product are fast. Kinds are those of :func:`apply_map`, but ``'full'``.
     """
     if kind == "channel":
         left, right = values, F.ones_like(F.slice_axis(x, axis=1, begin=0, end=1))
@@ -94,9 +88,6 @@ def hidden_size(channels: int, reduction: int) -> int:
 
     The published code takes C // r, which is 0 in narrow nets (C < r); Gluon has no layer of
     width 0, and a gate without hidden units would be constant.
-
-    Raises:
-        ValueError: ``reduction`` is no whole number from 1.
     """
     if not isinstance(reduction, int) or reduction < 1:
         raise ValueError(f"reduction={reduction!r}: valid are whole numbers from 1")
@@ -122,12 +113,8 @@ class ChannelGate(HybridBlock):
 
         sigmoid(sum over pools p of W2 relu(W1 p(x) + b1) + b2),    W1: C -> C/r
 
-    Inputs: ``x (B, C, H, W)``. Outputs: map ``(B, C, 1, 1)`` in (0, 1).
-
-    Args:
-        reduction: r.
-        pools: Functions ``(F, x) -> (B, C, 1, 1)``.
-        biases: How the biases start; None: there are none.
+    Inputs: ``x (B, C, H, W)``. Outputs: map ``(B, C, 1, 1)`` in (0, 1). ``reduction`` is r;
+    ``biases`` says how the biases start; None: there are none.
     """
 
     def __init__(

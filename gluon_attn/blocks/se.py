@@ -23,10 +23,6 @@ class SE(AttentionBlock):
     """Squeeze-and-excitation block.
 
     With biases ResNet-50 has the published 28.09 M parameters, without 28.07 M.
-
-    Args:
-        reduction: r.
-        bias: Whether the two layers have biases.
     """
 
     def __init__(

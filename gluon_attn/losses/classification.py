@@ -32,8 +32,7 @@ def binary_cross_entropy(F: Any, logits: Tensor, label: Tensor) -> Tensor:
 class MaskedBCELoss(HybridBlock):
     """Binary cross-entropy that leaves unspecified labels out: their masked mean over attributes.
 
-    Inputs: logits, label, mask, and optionally weight ``(B, A)``, a constant that multiplies each
-    entry.
+    Inputs: logits, label, mask, and optionally weight ``(B, A)``, a constant factor on each entry.
     """
 
     def hybrid_forward(
@@ -69,7 +68,6 @@ class SoftmaxCELoss(HybridBlock):
     def hybrid_forward(
         self, F: Any, logits: Tensor, label: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Return the cross-entropy of every row, ``(B,)``, >= 0."""
         target = label if mask is None else F.broadcast_mul(label, mask)
         # 1 for one-hot rows; rows without a known class have target 0, so their loss is 0 / 1.
         share = F.broadcast_div(target, F.maximum(F.sum(target, axis=1, keepdims=True), 1))

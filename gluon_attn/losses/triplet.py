@@ -29,17 +29,8 @@ TINY = 1e-12  # squared distance below which the gradient is 0: that of the root
 def hardest(F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Return the rows of the hardest positive and negative of every anchor, and who has both.
 
-    Rows whose mask is 0 throughout (padding, unreadable images) are no positives, no negatives and
-    no anchors.
-
-    Args:
-        embedding: ``(B, D)``.
-        label: ``(B, C)`` one-hot.
-        mask: ``(B, C)``, ones or zeros along a row.
-
-    Returns:
-        positive, negative, has_both, each ``(B,)`` float32; row numbers mean nothing where
-        has_both is 0.
+    Each is ``(B,)`` float32; row numbers mean nothing where has_both is 0. Rows whose mask is 0
+    throughout (padding, unreadable images) are no positives, no negatives and no anchors.
     """
     embedding = F.BlockGrad(embedding)
     # Only differences matter; about their mean the rounding errors of the expansion are small.
@@ -72,23 +63,17 @@ def distance_to(F: Any, embedding: Tensor, rows: Tensor) -> Tensor:
 def violation(F: Any, embedding: Tensor, label: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``d(anchor, hardest positive) - d(anchor, hardest negative)`` and who has both."""
     positive, negative, has_both = hardest(F, embedding, label, mask)
-    apart = distance_to(F, embedding, positive) - distance_to(F, embedding, negative)
-    return apart, has_both
+    return distance_to(F, embedding, positive) - distance_to(F, embedding, negative), has_both
 
 
 class BatchHardTripletLoss(HybridBlock):
-    """Batch-hard triplet loss with a fixed margin.
+    """Batch-hard triplet loss with a fixed margin, in units of the embedding.
 
     Anchors without a positive or without a negative in the batch have loss 0. Gradients flow to
     the anchor and to both images chosen for it, not through the choice.
 
     Inputs: embedding ``(B, D)``, label ``(B, C)`` one-hot, mask ``(B, C)``. Output: ``(B,)``, >= 0.
-
-    Args:
-        margin: m, in units of the embedding.
-
-    Raises:
-        ValueError: A margin that is not positive: all images at one point would be a minimum.
+    With a margin of 0 or less, all images at one point would be a minimum.
     """
 
     def __init__(self, margin: float = 0.3, **kwargs: Any) -> None:

@@ -17,20 +17,7 @@ from gluon_attn.nets.taps import activation_shapes, name_outputs
 from gluon_attn.nets.vgg import VGG, VGG_DEPTHS, vgg
 
 __all__ = [
-    "CIFAR_DEPTHS",
-    "DEPTHS",
-    "VGG",
-    "VGG_DEPTHS",
-    "CifarResNet",
-    "EfficientNetLite",
-    "ResNet",
-    "activation_shapes",
-    "attention_blocks",
-    "attention_view",
-    "cifar_resnet",
-    "efficientnet_lite",
-    "name_outputs",
-    "resnet",
-    "vgg",
-    "wide_resnet",
-]
+    "CIFAR_DEPTHS", "DEPTHS", "VGG", "VGG_DEPTHS", "CifarResNet", "EfficientNetLite", "ResNet",
+    "activation_shapes", "attention_blocks", "attention_view", "cifar_resnet", "efficientnet_lite",
+    "name_outputs", "resnet", "vgg", "wide_resnet",
+]  # fmt: skip

@@ -9,19 +9,10 @@ from gluon_attn.nets.graph import GraphBlock, record
 
 
 def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> AttentionBlock:
-    """Put an attention block into a residual unit and return the block.
+    """Put an attention block into a residual unit of ``channels`` and return the block.
 
-    The other layers keep their parameter names, so weight files of the plain net fit.
-
-    Args:
-        unit: Residual unit; its ``body`` is conv, norm, relu, conv, norm and, in a bottleneck,
-            relu, conv, norm.
-        name: As ``gluon_attn.blocks.BLOCKS`` knows it.
-        channels: Of the residual branch.
-        slot: It becomes ``block.slot``.
-
-    Raises:
-        ValueError: Unknown name.
+    The other layers keep their parameter names, so weight files of the plain net fit. The ``body``
+    of the unit is conv, norm, relu, conv, norm and, in a bottleneck, relu, conv, norm.
     """
     layers = list(unit.body)
     if getattr(BLOCKS.get(name), "place", "branch") == "branch" or len(layers) < 8:
@@ -41,7 +32,7 @@ def add_attention(unit: HybridBlock, name: str, channels: int, slot: Slot) -> At
 def attention_blocks(net: Block) -> list[tuple[str, AttentionBlock]]:
     """Return names and attention blocks of a net or of the backbone in it, in network order.
 
-    ``stage3_unit22`` is unit 22, from 0, of stage 3, from 1, as in the tap ``stage3_activation22``.
+    ``stage3_unit22`` is unit 22, from 0, of stage 3, from 1, as in ``stage3_activation22``.
     """
     found: list[AttentionBlock] = []
     net.apply(lambda block: found.append(block) if hasattr(block, "slot") else None)
@@ -51,13 +42,10 @@ def attention_blocks(net: Block) -> list[tuple[str, AttentionBlock]]:
 def attention_view(net: HybridBlock) -> GraphBlock:
     """Return a block that computes ``net`` and also returns state and action of every gate.
 
-    It shares the net's parameters and is a graph of its own: the net stays as it is. Its
-    ``output_names`` are those of the net, then for each gate in network order
-    ``stage3_unit22_channel_state`` (its input, ``(B, C, H, W)``) and ``stage3_unit22_channel`` (its
-    map); ``attention_outputs`` holds the names of the maps.
-
-    Raises:
-        ValueError: The net has no attention block with gates.
+    It is a graph of its own on the net's parameters. Its ``output_names`` are those of the net,
+    then for each gate in network order ``stage3_unit22_channel_state`` (its input, ``(B, C, H,
+    W)``) and ``stage3_unit22_channel`` (its map); ``attention_outputs`` holds the names of the
+    maps.
     """
     names = {
         gate: f"{name}_{kind}"

@@ -21,13 +21,9 @@ Shape = Tuple[int, ...]
 
 
 class Count(NamedTuple):
-    """What :func:`count` found.
+    """What :func:`count` found for one image; the parameters are learnable, no running statistics.
 
-    Attributes:
-        parameters: Learnable numbers that the outputs depend on; no running statistics.
-        multiply_adds: For one image.
-        layers: ``(name, operator, multiply-adds)`` of all counted layers, in the order of the
-            graph.
+    ``layers`` are ``(name, operator, multiply-adds)`` of all counted layers, in graph order.
     """
 
     parameters: int
@@ -39,18 +35,10 @@ class Count(NamedTuple):
 
 
 def count(net: HybridBlock, input_size: Sequence[int], pooling: bool = False) -> Count:
-    """Count the parameters and the multiply-adds of a net for one image.
+    """Count the parameters and the multiply-adds of a net, initialised or not, for one image.
 
     A layer that is applied twice (a shared MLP) counts twice in the multiply-adds and once in the
-    parameters.
-
-    Args:
-        net: One input ``(B, 3, H, W)``; it need not be initialised.
-        input_size: ``(H, W)`` in pixels.
-        pooling: Whether a pooling counts one addition per element it reads.
-
-    Raises:
-        ValueError: The sizes of the net do not follow from ``input_size``.
+    parameters. With ``pooling``, a pooling counts one addition per element it reads.
     """
     graph, outputs, _ = record(net)
     data = (1, 3, *input_size)
@@ -81,10 +69,8 @@ MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected")
 
 
 def _learnt(graph: Graph, node: Node) -> list[Entry] | None:
-    """Return the parameters of a convolution whose kernel is computed, else None.
-
-    Such a kernel is filled up with zeros (``papers.autola.operations.DepthWise``): only its learnt
-    numbers count.
+    """Return the parameters of a convolution whose kernel is computed, else None: such a kernel is
+    filled up with zeros (``papers.autola.operations.DepthWise``), which do not count.
     """
     if node.op != "Convolution" or graph.nodes[node.inputs[1][0]].op == "null":
         return None

@@ -2,9 +2,8 @@
 
 EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, Tan, Le, ICML 2019, in the
 "Lite" form that its authors published in 2020 (TPU repository, ``efficientnet/lite``): no
-squeeze-and-excitation, ReLU6 instead of Swish, stem and head of fixed width. It is here because its
-ImageNet weights can be installed with pip, and because it fine-tunes on a CPU: 0.4 billion
-multiply-adds for Lite0.
+squeeze-and-excitation, ReLU6 instead of Swish, stem and head of fixed width. Its ImageNet weights
+can be installed with pip, and it fine-tunes on a CPU: 0.4 billion multiply-adds for Lite0.
 
 Stages are numbered as the seven groups of the paper's Table 1 that repeat a block, from 1; the head
 convolution, which makes the last map before the pooling, is stage 8. ``stage5_activation2`` is the
@@ -77,15 +76,7 @@ class SameConv2D(nn.Conv2D):
 
     The result has ``ceil(n / stride)`` pixels a side. Where the padding is odd, the further pixel
     is on the right and at the bottom, which Gluon's own ``padding`` cannot say: so it depends on
-    the size of the input, which must be known.
-
-    Args:
-        filters: Channels of the result.
-        kernel: Side of the kernel.
-        stride: Stride.
-        size: ``(H, W)`` of the input.
-        groups: As in ``Conv2D``.
-        in_channels: Channels of the input.
+    the size of the input, ``(H, W)``, which must be known.
     """
 
     def __init__(
@@ -102,7 +93,6 @@ class SameConv2D(nn.Conv2D):
         self._sides = None if even else (0, 0, 0, 0, *sides)
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor, bias: Tensor = None) -> Tensor:
-        """Return ``(B, filters, ceil(H / stride), ceil(W / stride))``."""
         if self._sides is not None:
             x = F.pad(x, mode="constant", constant_value=0, pad_width=self._sides)
         return super().hybrid_forward(F, x, weight, bias)
@@ -112,13 +102,8 @@ class InvertedResidual(HybridBlock):
     """MBConv: widen with a 1x1 convolution, filter each channel, narrow without an activation.
 
     ``body`` has the layout of a ResNet bottleneck, so attention blocks find their place in it as
-    they do there: at its end, or, for those made for it, behind the middle convolution.
-
-    Args:
-        group: Row of the table.
-        in_channels, filters: Channels of input and output.
-        stride: Of this block.
-        size: ``(H, W)`` of the input.
+    they do there: at its end, or, for those made for it, behind the middle convolution. ``size`` is
+    that of the input; ``stride`` may differ from the group's.
     """
 
     def __init__(
@@ -137,25 +122,15 @@ class InvertedResidual(HybridBlock):
         self.body.add(*_conv(filters, 1, 1, size, in_channels=middle))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return ``(B, filters, ceil(H / stride), ceil(W / stride))``."""
         return x + self.body(x) if self._is_residual else self.body(x)
 
 
 class EfficientNetLite(TappedNet, HybridBlock):
     """EfficientNet-Lite that returns its logits and, if asked, named stage activations.
 
-    Inputs: image ``(B, 3, H, W)`` float32, ``(RGB - 127) / 128``. Outputs: see
-    :class:`TappedNet`.
-
-    Args:
-        variant: Factors on filters and repeats.
-        input_size: ``(H, W)`` in pixels; it decides the padding of strided convolutions.
-        classes: Length of the logits.
-        taps: Names such as ``stage5_activation2``, any number, any order.
-        attention: As :class:`gluon_attn.nets.resnet.ResNet`; the head has no slot.
-
-    Raises:
-        ValueError: Unknown tap, attention block or stage.
+    Inputs: image ``(B, 3, H, W)`` float32, ``(RGB - 127) / 128``; its size decides the padding of
+    strided convolutions. Outputs: see :class:`TappedNet`. ``taps`` and ``attention`` are as in
+    :class:`gluon_attn.nets.resnet.ResNet`; the head has no slot.
     """
 
     def __init__(
@@ -198,18 +173,10 @@ def efficientnet_lite(
     number: int = 0, input_size: Sequence[int] | None = None, *, classes: int = 1000,
     taps: Taps = (), attention: Attention = None, **kwargs: Any,
 ) -> EfficientNetLite:  # fmt: skip
-    """Build an EfficientNet-Lite.
+    """Build EfficientNet-Lite 0, 1 or 2, by default for its published input size (224, 240, 260).
 
-    Args:
-        number: 0, 1 or 2.
-        input_size: ``(H, W)``; None means the published one (224, 240, 260).
-        classes: Length of the logits.
-        taps: See :class:`EfficientNetLite`; ``None`` means the last activation at 1/16 of the input
-            size and the last map, which is where VAA's taps are in a ResNet.
-        attention: See :class:`EfficientNetLite`.
-
-    Raises:
-        ValueError: Unknown number, tap or attention block.
+    ``taps=None`` means the last activation at 1/16 of the input size and the last map, which is
+    where VAA's taps are in a ResNet.
     """
     check_choice("EfficientNet-Lite", number, tuple(VARIANTS))
     variant = VARIANTS[number]

@@ -13,17 +13,11 @@ from gluon_attn.nets.taps import TappedStage, Tensor
 class EmbeddingNet(HybridBlock):
     """A net with ``features`` and ``output`` that returns its logits and its pooled features.
 
-    It takes the parts of the net over: parameters, their names (``features…``, ``output…``) and so
-    the weight files are those of the net, which should not be used any more.
+    It takes the parts of a net without taps over: parameters, their names (``features…``,
+    ``output…``) and so the weight files are those of the net, which should not be used any more.
 
     Input: image ``(B, 3, H, W)`` float32 of any size. Outputs: logits ``(B, classes)``, embedding
     ``(B, D)``.
-
-    Args:
-        net: Net without taps, such as a :class:`gluon_attn.nets.ResNet`.
-
-    Raises:
-        ValueError: The net has taps, or no classifier.
     """
 
     def __init__(self, net: HybridBlock, **kwargs: Any) -> None:
@@ -53,13 +47,7 @@ def keep_resolution(net: HybridBlock) -> None:
     """Let the last stage of a residual net keep the resolution of the one before: stride 1.
 
     Twice the rows and columns at the same weights; usual in person re-identification (Sun, Zheng,
-    Yang, Tian, Wang, "Beyond Part Models", ECCV 2018).
-
-    Args:
-        net: Net whose ``features`` hold stages; it is changed, before its first forward pass.
-
-    Raises:
-        ValueError: It has no stages.
+    Yang, Tian, Wang, "Beyond Part Models", ECCV 2018). To be called before the first forward pass.
     """
     stages = [layer for layer in net.features if isinstance(layer, TappedStage)]
     if not stages:

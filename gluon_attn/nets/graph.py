@@ -1,26 +1,12 @@
 """The graph of a net as a list of nodes: the one place that records, cuts and rewrites it.
 
 MXNet's symbols can be composed but not edited; their JSON form can.
-
-* :func:`record` runs a net on a symbol and notes what chosen blocks inside it read and give;
-* :meth:`Graph.take` copies nodes into another graph, changing some on the way (rewriting);
-* :func:`cut` makes a block of what lies between any two sets of tensors.
 """
 
 from __future__ import annotations
 
 import json
-from typing import (
-    Any,
-    Callable,
-    Container,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Tuple,
-)
+from typing import Any, Callable, Container, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 from mxnet import gluon
@@ -37,7 +23,6 @@ class Node(NamedTuple):
     inputs: list[Entry]
 
     def flag(self, name: str, default: str = "False") -> bool:
-        """Return a boolean attribute."""
         return self.attrs.get(name, default) in ("True", "1")
 
     def changed(self, **attrs: Any) -> Node:
@@ -93,16 +78,9 @@ class Graph:
         self, source: Graph, wanted: Iterable[Entry], known: dict[Entry, Entry],
         change: Change | None = None,
     ) -> list[Entry]:  # fmt: skip
-        """Copy what ``wanted`` entries of another graph need.
+        """Copy what ``wanted`` entries of another graph need; return the entries for them here.
 
-        Args:
-            source: The other graph.
-            wanted: Its entries.
-            known: ``{entry of source: entry here}`` of what is here already; receives the rest.
-            change: See :data:`Change`.
-
-        Returns:
-            The entries here that stand for ``wanted``.
+        ``known`` maps entries of ``source`` to those that are here already, and receives the rest.
         """
         wanted = list(wanted)
         numbers = source.needed(wanted, known)
@@ -145,7 +123,6 @@ class Graph:
         return [node.name for node in nodes if node.op == "null"]
 
     def symbols(self, entries: Iterable[Entry]) -> list[mx.sym.Symbol]:
-        """Return one symbol for each entry."""
         entries = list(entries)
         kept = self.needed(entries)
         place = {old: new for new, old in enumerate(kept)}
@@ -164,10 +141,8 @@ class Graph:
     def shapes(
         self, entries: Iterable[Entry], **inputs: tuple[int, ...]
     ) -> dict[Entry, tuple[int, ...]]:
-        """Return the shapes of ``entries`` and of all that they need.
-
-        Raises:
-            mx.MXNetError: They do not follow from those of the ``inputs``.
+        """Return the shapes of ``entries`` and of all that they need; mx.MXNetError if they do not
+        follow from those of the ``inputs``.
         """
         entries = set(entries)
         read = {e for number in self.needed(entries) for e in self.nodes[number].inputs}
@@ -179,12 +154,7 @@ class GraphBlock(gluon.SymbolBlock):
     """A graph as a static block on the parameters of a net.
 
     Inputs and outputs are arrays in the order of ``takes`` and ``gives``; a single output comes
-    bare.
-
-    Args:
-        takes: Names of the variables that are inputs; those that are not needed are dropped.
-        gives: ``{name: entry}`` of the outputs.
-        params: ParameterDict of the net.
+    bare. ``takes`` names the variables that are inputs; those that are not needed are dropped.
     """
 
     def __init__(
@@ -271,6 +241,13 @@ def freeze_norm(target: Graph, number: int, node: Node, inputs: list[Entry]) -> 
     if node.op != "BatchNorm":
         return None
     return target.copy(node.changed(use_global_stats="True"), inputs)
+
+
+def leaf(array: mx.nd.NDArray) -> mx.nd.NDArray:
+    """Return an array on the same memory at which a new computation, and its gradient, begins."""
+    start = array.detach()
+    start.attach_grad()
+    return start
 
 
 def _listed(outputs: Any) -> list[Any]:

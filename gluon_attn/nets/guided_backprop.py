@@ -23,21 +23,17 @@ import mxnet as mx
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-from gluon_attn.nets.graph import Entry, Graph, Node, cut, freeze_norm, record
+from gluon_attn.nets.graph import Entry, Graph, Node, cut, freeze_norm, leaf, record
 
 
 class GuidedBackprop:
     """Guided back-propagation for a net, which stays as it is and shares its parameters.
 
-    Args:
-        net: One input; its first output is ``logits (B, A)``; parameter shapes must be known.
+    The net has one input; its first output is ``logits (B, A)``; parameter shapes must be known.
 
     Attributes:
         pieces: For each ReLU ``relu0``, … a block that computes its input from the image and the
             outputs of ReLUs before it; then one that computes the ``logits``.
-
-    Raises:
-        ValueError: The net has no ReLU; guided back-propagation would be the plain gradient.
     """
 
     def __init__(self, net: HybridBlock) -> None:
@@ -65,21 +61,15 @@ class GuidedBackprop:
     def __call__(self, image: mx.nd.NDArray, vector: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return the guided gradient of the scores ``vector . logits``, ``(B, 3, H, W)``.
 
-        Layers work as in inference. Gradients of parameters are not touched.
-
-        Args:
-            image: ``(B, 3, H, W)`` float32.
-            vector: ``(B, A)``; one-hot for the score of one class.
-
-        Raises:
-            ValueError: ``vector`` does not fit the logits.
+        ``vector (B, A)`` is one-hot for the score of one class. Layers work as in inference.
+        Gradients of parameters are not touched.
         """
-        leaves, outputs = {"data": _leaf(image)}, {}
+        leaves, outputs = {"data": leaf(image)}, {}
         for name, piece in self.pieces.items():
             with autograd.record():
                 outputs[name] = piece.run(leaves)[name]
             if name != "logits":
-                leaves[name] = _leaf(outputs[name].clip(0, self._ceilings[name]))
+                leaves[name] = leaf(outputs[name].clip(0, self._ceilings[name]))
         if vector.shape != outputs["logits"].shape:
             shape = outputs["logits"].shape
             raise ValueError(f"vector {vector.shape}: must be as the logits, {shape}")
@@ -109,15 +99,5 @@ def _ceiling(node: Node) -> float | None:
     return float(node.attrs["a_max"]) if clips else None
 
 
-def _as_in_inference(
-    target: Graph, number: int, node: Node, inputs: list[Entry]
-) -> Entry | None:  # fmt: skip
-    if node.op == "Dropout":
-        return inputs[0]
-    return freeze_norm(target, number, node, inputs)
-
-
-def _leaf(array: mx.nd.NDArray) -> mx.nd.NDArray:
-    leaf = array.detach()
-    leaf.attach_grad()
-    return leaf
+def _as_in_inference(target: Graph, number: int, node: Node, inputs: list[Entry]) -> Entry | None:
+    return inputs[0] if node.op == "Dropout" else freeze_norm(target, number, node, inputs)

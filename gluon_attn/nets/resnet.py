@@ -4,12 +4,9 @@ Deep Residual Learning for Image Recognition, He, Zhang, Ren, Sun, CVPR 2016 ("p
 Wide Residual Networks, Zagoruyko, Komodakis, BMVC 2016.
 
 The nets are Gluon's own ``ResNetV1`` (same structure, so the same parameter names
-``features.4.0.body.0.weight`` and the same weight files) with three additions:
-
-* ``taps``: named stage activations that are returned beside the logits;
-* ``attention``: an attention block on the residual branch, after its last batch-norm and before
-  the addition, in every unit of the chosen stages;
-* ``width``: base width, 64 in the paper; smaller ones make nets that train on a CPU in minutes.
+``features.4.0.body.0.weight`` and the same weight files) with named ``taps``, an ``attention``
+block on the residual branch, after its last batch-norm and before the addition, and a base
+``width``, 64 in the paper; smaller ones make nets that train on a CPU in minutes.
 
 ``v1`` is Gluon's variant (bottlenecks with the stride and a bias on the 1x1 convolutions);
 ``v1b`` has the stride on the 3x3 convolution and no biases, as in GluonCV's v1b and in torchvision.
@@ -20,12 +17,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Sequence, Union
 
 from mxnet.gluon import HybridBlock, nn
-from mxnet.gluon.model_zoo.vision.resnet import (
-    BasicBlockV1,
-    BottleneckV1,
-    ResNetV1,
-    resnet_spec,
-)
+from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, BottleneckV1, ResNetV1, resnet_spec
 
 from gluon_attn.blocks import Slot
 from gluon_attn.nets.attention import add_attention
@@ -60,12 +52,8 @@ class BottleneckV1b(BottleneckV1):
         super().__init__(channels, stride, downsample, in_channels, **kwargs)
         inner = channels // 4 * self.inner_width
         self.body = nn.HybridSequential(prefix="")
-        for filters, kernel, strides, padding in (
-            (inner, 1, 1, 0),
-            (inner, 3, stride, 1),
-            (channels, 1, 1, 0),
-        ):
-            self.body.add(nn.Conv2D(filters, kernel, strides, padding, use_bias=False))
+        for filters, kernel, strides in ((inner, 1, 1), (inner, 3, stride), (channels, 1, 1)):
+            self.body.add(nn.Conv2D(filters, kernel, strides, kernel // 2, use_bias=False))
             self.body.add(nn.BatchNorm())
             if filters != channels:
                 self.body.add(nn.Activation("relu"))
@@ -83,19 +71,13 @@ class ResNet(TappedNet, ResNetV1):
     Inputs: image ``(B, 3, H, W)`` float32. Outputs: see :class:`TappedNet`.
 
     Args:
-        block: Residual unit class with Gluon's signature.
-        layers: Units of each stage.
         channels: Channels of the stem and of each stage.
-        classes: Length of the logits.
         taps: Names such as ``stage3_activation22``, any number, any order.
         attention: Name of a registered attention block for all stages, or a dict
             ``{'stage4': name}``, or None.
         thumbnail: Gluon's stem for small images (one 3x3 convolution).
         structure: Name of this structure for blocks that have published settings per net, such
             as ``resnet50``.
-
-    Raises:
-        ValueError: Unknown tap, attention block or stage.
     """
 
     def __init__(
@@ -118,14 +100,8 @@ class ResNet(TappedNet, ResNetV1):
         attention = self._attention.get(f"stage{stage_index}")
         with layer.name_scope():
             for number in range(layers):
-                first = number == 0
-                unit = block(
-                    channels,
-                    stride if first else 1,
-                    first and channels != in_channels,
-                    in_channels=in_channels if first else channels,
-                    prefix="",
-                )
+                unit = block(channels, stride, channels != in_channels, in_channels, prefix="")
+                stride, in_channels = 1, channels
                 if attention is not None:
                     slot = Slot(self._structure, stage_index, number)
                     add_attention(unit, attention, channels, slot)
@@ -144,12 +120,7 @@ class CifarResNet(ResNet):
     paper's option B), as in the code of AutoLA (Ma et al., NeurIPS 2020); the paper's CIFAR nets
     pad zeros.
 
-    Inputs: image ``(B, 3, H, W)`` float32, sides from 4.
-
-    Args:
-        units: n, units of each stage.
-        width: w, filters of the first stage.
-        **kwargs: ``classes``, ``taps``, ``attention``, ``structure`` of :class:`ResNet`.
+    Inputs: image ``(B, 3, H, W)`` float32, sides from 4. ``units`` is n, ``width`` w.
     """
 
     def __init__(self, units: int, width: int, **kwargs: Any) -> None:
@@ -166,17 +137,9 @@ def resnet(
     depth: int, version: str = "v1", classes: int = 1000, width: int = 64, *, taps: Taps = (),
     attention: Attention = None, **kwargs: Any,
 ) -> ResNet:  # fmt: skip
-    """Build a ResNet.
+    """Build a ResNet of depth 18, 34, 50, 101 or 152; ``width`` is that of the stem.
 
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        version: ``'v1'`` or ``'v1b'``.
-        width: Channels of the stem; the stages scale with it.
-        taps: See :class:`ResNet`; ``None`` means the last activation of stages 3 and 4.
-        attention: See :class:`ResNet`.
-
-    Raises:
-        ValueError: Unknown depth, version, tap or attention block.
+    ``taps=None`` means the last activation of stages 3 and 4.
     """
     check_choice("ResNet depth", depth, DEPTHS)
     check_choice("ResNet version", version, VERSIONS)
@@ -184,45 +147,28 @@ def resnet(
     kind, layers, channels = resnet_spec[depth]
     bottleneck = BottleneckV1 if version == "v1" else BottleneckV1b
     return ResNet(
-        BasicBlockV1 if kind == "basic_block" else bottleneck,
-        layers,
-        [c * width // 64 for c in channels],
-        classes=classes,
-        taps=chosen_taps(taps, layers),
-        attention=attention,
-        structure=f"resnet{depth}",
-        **kwargs,
-    )
+        BasicBlockV1 if kind == "basic_block" else bottleneck, layers,
+        [c * width // 64 for c in channels], classes=classes, taps=chosen_taps(taps, layers),
+        attention=attention, structure=f"resnet{depth}", **kwargs,
+    )  # fmt: skip
 
 
 def cifar_resnet(
     depth: int, classes: int = 10, width: int = 16, *, taps: Taps = (),
     attention: Attention = None, **kwargs: Any,
 ) -> CifarResNet:  # fmt: skip
-    """Build a ResNet for small images.
+    """Build a ResNet for small images, of depth 8, 14, 20, 32, 44, 56 or 110: 6n + 2 layers.
 
-    Args:
-        depth: 6n + 2 layers: 8, 14, 20, 32, 44, 56 or 110.
-        width: Filters of the first stage; 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
-        taps: Names such as ``stage3_activation2``; ``None`` means the last activation of the last
-            two stages.
-        attention: See :class:`ResNet`.
-
-    Raises:
-        ValueError: Unknown depth, tap or attention block.
+    ``width`` is that of the first stage: 16 in the paper, 64 in AutoLA's CIFAR-100 nets.
+    ``taps=None`` means the last activation of the last two stages.
     """
     check_choice("CIFAR ResNet depth", depth, CIFAR_DEPTHS)
     check_sizes("CIFAR ResNet", width=width)
     units = (depth - 2) // 6
     return CifarResNet(
-        units,
-        width,
-        classes=classes,
-        taps=chosen_taps(taps, [units] * 3),
-        attention=attention,
-        structure=f"cifar_resnet{depth}",
-        **kwargs,
-    )
+        units, width, classes=classes, taps=chosen_taps(taps, [units] * 3), attention=attention,
+        structure=f"cifar_resnet{depth}", **kwargs,
+    )  # fmt: skip
 
 
 def wide_resnet(
@@ -234,16 +180,7 @@ def wide_resnet(
     Units of three convolutions (depth 50, 101, 152): the 3x3 convolution has twice the filters, the
     outputs stay as wide as in the ResNet (WRN-50-2-bottleneck). Units of two convolutions (depth
     18, 34): all four stages are ``factor`` times as wide (WRN-18-1.5, WRN-18-2). The stem stays as
-    it is.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        factor: How many times as wide; 2 for depths of 50 and more, any for 18 and 34.
-        width: Channels of the stem; 64 in the paper.
-        taps, attention: As in :func:`resnet`.
-
-    Raises:
-        ValueError: Unknown depth, factor, tap or attention block.
+    it is: ``width``, 64 in the paper.
     """
     check_choice("wide ResNet depth", depth, DEPTHS)
     check_sizes("wide ResNet", width=width)
@@ -256,23 +193,14 @@ def wide_resnet(
         valid = "numbers that leave a filter in every stage" if basic else "2"
         raise ValueError(f"wide ResNet-{depth} factor {factor}: valid is {valid}")
     return ResNet(
-        BasicBlockV1 if basic else WideBottleneckV1b,
-        layers,
-        channels,
-        classes=classes,
-        taps=chosen_taps(taps, layers),
-        attention=attention,
-        structure=f"wide_resnet{depth}",
+        BasicBlockV1 if basic else WideBottleneckV1b, layers, channels, classes=classes,
+        taps=chosen_taps(taps, layers), attention=attention, structure=f"wide_resnet{depth}",
         **kwargs,
-    )
+    )  # fmt: skip
 
 
 def attention_per_stage(attention: Attention, count: int) -> dict[str, str]:
-    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages.
-
-    Raises:
-        ValueError: Unknown stage.
-    """
+    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages."""
     stages = [f"stage{number + 1}" for number in range(count)]
     if attention is None:
         return {}

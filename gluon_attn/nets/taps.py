@@ -32,7 +32,6 @@ class TappedStage(nn.HybridSequential):
         self.taps: tuple[int, ...] = ()
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Run the units in order and collect the tapped outputs."""
         outputs = []
         for unit in self._children.values():
             x = unit(x)
@@ -79,7 +78,6 @@ class TappedNet:
         return attention_blocks(self)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        """Return the logits, followed by the tapped activations in the order of ``taps``."""
         tapped: dict[str, Tensor] = {}
         number = 0
         for layer in self.features:
@@ -98,10 +96,7 @@ def chosen_taps(taps: Taps, layers: Sequence[int]) -> tuple[str, ...]:
     """Return the taps that an argument means: names, one name, or None for the last two stages.
 
     The last activations of the last two stages are, for ResNet-101, ``stage3_activation22`` and
-    ``stage4_activation2``, the two that the VAA supplement names.
-
-    Args:
-        layers: Units of each stage.
+    ``stage4_activation2``, the two that the VAA supplement names. ``layers`` are the units of each.
     """
     if taps is None:
         last_two = (len(layers) - 1, len(layers))
@@ -123,12 +118,7 @@ def check_sizes(net: str, **sizes: int | None) -> None:
 
 
 def activation_shapes(net: HybridBlock, input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape ``(C, H, W)`` or ``(C,)`` of every output of ``net``, by name.
-
-    Args:
-        net: A block with ``output_names``; its parameters need not be initialised.
-        input_size: ``(H, W)`` of the input image in pixels.
-    """
+    """Return the shape ``(C, H, W)`` or ``(C,)`` of every output, by name; initialised or not."""
     outputs = net(mx.sym.var("data"))
     group = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
     _, shapes, _ = group.infer_shape(data=(1, 3) + tuple(input_size))
@@ -136,10 +126,7 @@ def activation_shapes(net: HybridBlock, input_size: Sequence[int]) -> dict[str, 
 
 
 def name_outputs(net: HybridBlock, outputs: Any) -> dict[str, Tensor]:
-    """Return the outputs of ``net(x)`` as a dict keyed by ``net.output_names``.
-
-    A net with a single output returns the bare array, as Gluon's nets do.
-    """
+    """Return the outputs of ``net(x)``, bare if there is one, as a dict by ``net.output_names``."""
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     names = getattr(net, "output_names", ("logits",))
     if len(names) != len(outputs):

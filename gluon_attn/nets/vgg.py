@@ -4,15 +4,9 @@ Very Deep Convolutional Networks for Large-Scale Image Recognition, Simonyan, Zi
 
 Gluon's ``VGG`` with the convolutions of every stage in a
 :class:`gluon_attn.nets.taps.TappedStage`, so that stages can be tapped and the net can be cut
-between them. Parameter names stay Gluon's (``features.0.weight``, ``features.2.weight``, …), and so
-do weight files. Additions:
-
-* ``taps``: named activations that are returned beside the logits: ``stage5_activation3`` is the
-  last convolution layer of VGG-19, ``stage4_activation3`` that of the penultimate block;
-* ``width``: filters of the first stage, 64 in the paper, and ``hidden``: units of the two dense
-  layers, 4096 in the paper;
-* ``pool``: side to which the last maps are pooled (mean) in front of the dense layers, whatever
-  the input size: with 7, weights made at 224 pixels fit every input, as in torchvision.
+between them; ``stage5_activation3`` is the last convolution layer of VGG-19,
+``stage4_activation3`` that of the penultimate block. Parameter names stay Gluon's
+(``features.0.weight``, ``features.2.weight``, …), and so do weight files.
 """
 
 from __future__ import annotations
@@ -40,19 +34,10 @@ class VGG(TappedNet, HybridBlock):
     """VGG that returns its logits and, if asked, named stage activations.
 
     Inputs: image ``(B, 3, H, W)`` float32, sides from 32. Outputs: see :class:`TappedNet`; taps lie
-    in front of the stage's max-pooling.
-
-    Args:
-        layers: Convolutions of each stage.
-        filters: Filters of each stage.
-        classes: Length of the logits.
-        batch_norm: Whether every convolution is followed by batch-norm.
-        hidden: Units of the two dense layers.
-        taps: Names such as ``stage5_activation3``, any number, any order.
-        pool: Side of the maps that reach the dense layers; None: whatever the input size gives.
-
-    Raises:
-        ValueError: Unknown tap.
+    in front of the stage's max-pooling. ``layers`` and ``filters`` are those of each stage,
+    ``hidden`` the units of the two dense layers, 4096 in the paper. ``pool`` is the side to which
+    the last maps are pooled (mean) in front of them: with 7, weights made at 224 pixels fit every
+    input, as in torchvision.
     """
 
     def __init__(
@@ -75,10 +60,7 @@ class VGG(TappedNet, HybridBlock):
         self._set_taps(taps)
 
     def _collect_params_with_prefix(self, prefix: str = "") -> dict[str, Parameter]:
-        """Return the parameters under Gluon's names: ``features`` is a flat list of layers there.
-
-        Gluon's method of this name is what saving and loading go by.
-        """
+        """Return the parameters by Gluon's flat names, which saving and loading go by."""
         prefix = prefix + "." if prefix else ""
         found = {}
         for number, layer in enumerate(self._flat_features()):
@@ -111,13 +93,8 @@ def _stage(units: int, filters: int, batch_norm: bool) -> TappedStage:
     """Return a stage of 3x3 convolutions, each with its ReLU."""
     stage = TappedStage(prefix="")  # no prefix of their own: names are those of Gluon's flat net
     for _ in range(units):
-        unit = nn.HybridSequential(prefix="")
-        unit.add(
-            nn.Conv2D(
-                filters, kernel_size=3, padding=1, bias_initializer="zeros",
-                weight_initializer=Xavier("gaussian", "out", 2),
-            )
-        )  # fmt: skip
+        unit, start = nn.HybridSequential(prefix=""), Xavier("gaussian", "out", 2)
+        unit.add(nn.Conv2D(filters, 3, padding=1, weight_initializer=start))
         if batch_norm:
             unit.add(nn.BatchNorm())
         unit.add(nn.Activation("relu"))
@@ -129,27 +106,15 @@ def vgg(
     depth: int, classes: int = 1000, batch_norm: bool = False, width: int = 64, *,
     hidden: int = 4096, taps: Taps = (), pool: int | None = None, **kwargs: Any,
 ) -> VGG:  # fmt: skip
-    """Build a VGG.
+    """Build a VGG of depth 11, 13, 16 or 19; ``width``, 64 in the paper, is that of the first
+    stage.
 
-    Args:
-        depth: 11, 13, 16 or 19.
-        width: Filters of the first stage; the others scale with it.
-        taps: ``None`` means the last activation of stages 4 and 5.
-        classes, batch_norm, hidden, pool: See :class:`VGG`.
-
-    Raises:
-        ValueError: Unknown depth or tap; sizes that are not positive.
+    ``taps=None`` means the last activation of stages 4 and 5.
     """
     check_choice("VGG depth", depth, VGG_DEPTHS)
     check_sizes("VGG", width=width, hidden=hidden, pool=pool or 1)
     layers, filters = vgg_spec[depth]
     return VGG(
-        layers,
-        [max(1, f * width // 64) for f in filters],
-        classes=classes,
-        batch_norm=batch_norm,
-        hidden=hidden,
-        taps=chosen_taps(taps, layers),
-        pool=pool,
-        **kwargs,
-    )
+        layers, [max(1, f * width // 64) for f in filters], classes=classes, batch_norm=batch_norm,
+        hidden=hidden, taps=chosen_taps(taps, layers), pool=pool, **kwargs,
+    )  # fmt: skip

@@ -54,28 +54,21 @@ class Genotype(NamedTuple):
 
     @property
     def nodes(self) -> tuple[tuple[Edge, ...], ...]:
-        """The edges of each node, a tuple of four tuples."""
+        """The edges of each of the four nodes."""
         return tuple(
             tuple(edge for edge, (owner, _) in zip(self.edges, EDGES) if owner == node)
             for node in range(1, NODES + 1)
         )
 
     def __str__(self) -> str:
-        """Return the line that :func:`parse_genotype` reads."""
         return "/".join("+".join(f"{op}@{source}" for op, source in node) for node in self.nodes)
 
 
 def genotype(edges: Iterable[Any], where: str = "genotype") -> Genotype:
-    """Check a list of edges and bring it into canonical order.
+    """Check ten pairs ``(operation, source)``, node by node, and bring them into canonical order.
 
-    Args:
-        edges: Ten pairs ``(operation, source)``, node by node; the order inside a node is free
-            (the code sorts by edge strength).
-        where: What errors call it, such as a file name.
-
-    Raises:
-        ValueError: Not ten pairs, an unknown operation, a source that is no earlier node, or one
-            that is there twice; the message names the edge.
+    The order inside a node is free: the code sorts by edge strength. ``where``, such as a file
+    name, is what errors call it. A ValueError names the edge that is wrong.
     """
     pairs = [_pair(edge, number, where) for number, edge in enumerate(edges)]
     if len(pairs) != len(EDGES):
@@ -118,11 +111,7 @@ def _check_source(source: int, node: int, sources: Sequence[int], where: str) ->
 
 
 def parse_genotype(line: str, where: str | None = None) -> Genotype:
-    """Return the genotype that a line describes.
-
-    Raises:
-        ValueError: As :func:`genotype`; ``where`` or the line itself is named.
-    """
+    """Return the genotype that a line describes; errors name ``where`` or the line itself."""
     where = f"genotype '{line}'" if where is None else where
     nodes = [node.split("+") for node in line.split("/")]
     counts = [len(node) for node in nodes]
@@ -141,11 +130,7 @@ def parse_genotype(line: str, where: str | None = None) -> Genotype:
 
 
 def of_operations(operations: Iterable[str]) -> Genotype:
-    """Return the genotype with these ten operations, in the order of ``EDGES``.
-
-    Raises:
-        ValueError: Not ten, or an unknown one.
-    """
+    """Return the genotype with these ten operations, in the order of ``EDGES``."""
     operations = tuple(operations)
     if len(operations) != len(EDGES):
         raise ValueError(f"{len(operations)} operations; a genotype has {len(EDGES)}")
@@ -153,14 +138,7 @@ def of_operations(operations: Iterable[str]) -> Genotype:
 
 
 def find_genotype(text: str | Genotype) -> Genotype:
-    """Return a genotype by name, by path (ending in ``.json``) or from a line.
-
-    A :class:`Genotype` is returned as it is.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unknown name or invalid genotype.
-    """
+    """Return a genotype by name, by path (ending in ``.json``) or from a line."""
     if isinstance(text, Genotype):
         return text
     if text in GENOTYPES:
@@ -176,14 +154,9 @@ def find_genotype(text: str | Genotype) -> Genotype:
 
 
 def save_genotype(path: str | Path, found: Genotype, about: dict[str, Any] | None = None) -> None:
-    """Write a genotype as JSON, atomically.
+    """Write a genotype as JSON, atomically; ``about`` (seed, recipe, strengths, …) is kept with it.
 
-    Args:
-        about: JSON-able dict that is kept with it (seed, recipe, strengths, …).
-
-    Raises:
-        ValueError: The path has another ending, by which it would not be found again.
-        OSError: It could not be written.
+    Raises ValueError for a path with another ending, by which it would not be found again.
     """
     if not str(path).endswith(".json"):
         raise ValueError(f"{path}: the name of a genotype file ends in .json")
@@ -194,12 +167,7 @@ def save_genotype(path: str | Path, found: Genotype, about: dict[str, Any] | Non
 
 
 def load_genotype(path: str | Path) -> Genotype:
-    """Read a genotype from JSON: an object with ``edges``, the ten ``[operation, source]``.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not JSON, or no valid genotype; the message names file and edge.
-    """
+    """Read a genotype from JSON: an object with ``edges``, the ten ``[operation, source]``."""
     content = read_json(path, "a genotype file is needed")
     edges = content.get("edges") if isinstance(content, dict) else None
     if not isinstance(edges, list):

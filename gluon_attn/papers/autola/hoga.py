@@ -38,11 +38,8 @@ NARROW = ("constant", "floor")
 class SqueezeExcite(HybridBlock):
     """SE_r: input times a channel gate made of its means, ``(B, C, H, W)`` to the same shape.
 
-    Args:
-        channels: C.
-        reduction: r.
-        narrow: What happens where C // r is 0. ``'constant'``: the gate is 0.5, as that of a layer
-            without units. ``'floor'``: one hidden unit.
+    Where C // r is 0, ``narrow='constant'`` makes the gate 0.5, as that of a layer without units,
+    and ``'floor'`` gives it one hidden unit.
     """
 
     def __init__(
@@ -63,13 +60,7 @@ class SqueezeExcite(HybridBlock):
 class GroupAttention(AttentionBlock):
     """All of the block but its edges; a sub-class says what the nodes are.
 
-    Args:
-        channels: C, a multiple of 4.
-        reductions: r1 and r2.
-        narrow: See :class:`SqueezeExcite`.
-
-    Raises:
-        ValueError: C is no multiple of 4, or a bad ``narrow``.
+    ``channels`` is C, a multiple of 4; ``reductions`` are r1 and r2.
     """
 
     place = "inner"
@@ -95,7 +86,6 @@ class GroupAttention(AttentionBlock):
             self.rescale = SqueezeExcite(channels, reductions[1], narrow)
 
     def hybrid_forward(self, F: Any, x: Tensor, *inputs: Tensor) -> Tensor:
-        """Return the attended input, ``(B, C, H, W)``."""
         groups = list(F.split(x, num_outputs=NODES, axis=1))
         nodes = self.nodes(F, x, groups, *inputs)
         y = self.join(F, [*nodes, self.descriptor(F.add_n(*groups))])
@@ -112,17 +102,10 @@ class GroupAttention(AttentionBlock):
 
 @BLOCKS.register("hoga")
 class HOGA(GroupAttention):
-    """High-order group attention with the operations of a genotype.
+    """High-order group attention with the operations of a genotype, in any form that
+    :func:`gluon_attn.papers.autola.genotype.find_genotype` understands.
 
-    Args:
-        channels: C, a multiple of 4.
-        genotype: What :func:`gluon_attn.papers.autola.genotype.find_genotype` understands.
-        reductions: r1 and r2.
-        affine: Whether batch norms inside the operations have scale and shift.
-        narrow: See :class:`SqueezeExcite`.
-
-    Raises:
-        ValueError, FileNotFoundError: C is no multiple of 4; an invalid genotype.
+    ``affine`` says whether batch norms inside the operations have scale and shift.
     """
 
     default: str | Genotype = "autola_cifar10"
@@ -143,7 +126,6 @@ class HOGA(GroupAttention):
                 )
 
     def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *inputs: Tensor) -> list[Tensor]:
-        """Return the four nodes: the sum of the operations on their sources."""
         edges = iter(self.edges)
         nodes: list[Tensor] = []
         for group, own in zip(groups, self.genotype.nodes):

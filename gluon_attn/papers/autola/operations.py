@@ -123,19 +123,12 @@ class PlainNorm(nn.BatchNorm):
 def separable(filters: int, channels: int, affine: bool, dilation: int = 1) -> list[Any]:
     """Return the layers dw3x3, pw, BN."""
     fill = channels == LANES // 2 and dilation == 1  # elsewhere it gains little or nothing
-    return [
-        DepthWise(channels, 3, dilation, fill=fill),
-        conv(filters, channels),
-        norm(filters, affine),
-    ]
+    depth_wise = DepthWise(channels, 3, dilation, fill=fill)
+    return [depth_wise, conv(filters, channels), norm(filters, affine)]
 
 
 class LayerGate(HybridBlock):
-    """A sigmoid behind convolutions of x, or of its channel pool; ``(B, c or 1, H, W)``.
-
-    Args:
-        pooled: c, to read the channel pool; 0 to read x.
-    """
+    """A sigmoid behind convolutions of x, or with ``pooled`` = c of its channel pool."""
 
     def __init__(self, *layers: HybridBlock, pooled: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -177,13 +170,7 @@ class Skip(HybridBlock):
 
 
 class Gated(AttentionBlock):
-    """An operation that multiplies its input by gates.
-
-    Args:
-        name: One of ``OPERATIONS`` but ``none`` and ``skip_connect``.
-        channels: c.
-        affine: Whether batch norms have scale and shift.
-    """
+    """An operation that multiplies its input by gates; all but ``none`` and ``skip_connect``."""
 
     def __init__(self, name: str, channels: int, affine: bool = True, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
@@ -211,16 +198,9 @@ class Gated(AttentionBlock):
 
 
 def operation(name: str, channels: int, affine: bool = True) -> HybridBlock:
-    """Return a candidate operation, ``(B, c, H, W)`` to the same shape.
+    """Return a candidate operation by name, ``(B, c, H, W)`` to the same shape.
 
-    Args:
-        name: One of ``OPERATIONS``.
-        channels: c.
-        affine: Whether batch norms have scale and shift: yes when an architecture is trained, no
-            while it is searched.
-
-    Raises:
-        ValueError: Unknown name.
+    Batch norms are affine when an architecture is trained, not while it is searched.
     """
     if name not in OPERATIONS:
         raise ValueError(unknown_name("operation", name, OPERATIONS))

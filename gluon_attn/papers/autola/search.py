@@ -42,14 +42,7 @@ NONE = OPERATIONS.index("none")
 
 # -- from alpha to a genotype ------------------------------------------------------------------
 def shares(alpha: Any) -> Array:
-    """Return softmax(alpha) of each edge, ``(10, 9)`` float64.
-
-    Args:
-        alpha: ``(10, 9)``: edges in the order of ``EDGES``, operations in that of ``OPERATIONS``.
-
-    Raises:
-        ValueError: Another shape, or a value that is not finite.
-    """
+    """Return softmax(alpha) of each edge, ``(10, 9)`` float64: ``EDGES`` x ``OPERATIONS``."""
     alpha = np.asarray(alpha, np.float64)
     if alpha.shape != (len(EDGES), len(OPERATIONS)) or not np.isfinite(alpha).all():
         raise ValueError(
@@ -74,8 +67,8 @@ def entropy(alpha: Any) -> Array:
 def derive(alpha: Any) -> Genotype:
     """Return the genotype of architecture parameters.
 
-    Every edge is kept, with its strongest operation other than ``none`` (code). Of equal ones the
-    first in the order of ``OPERATIONS`` is taken.
+    Every edge is kept, with its strongest operation other than ``none`` (code); of equal ones the
+    first.
     """
     weights = shares(alpha)
     weights[:, NONE] = -1
@@ -95,13 +88,8 @@ def shared_view(
 ) -> tuple[gluon.SymbolBlock, dict[str, gluon.Parameter]]:
     """Return a block that computes ``net`` on the same arrays, with gradients of its own.
 
-    Args:
-        net: Initialised HybridBlock of one input, on one device.
-        trained: Names of the parameters that get gradients through the view.
-
-    Returns:
-        The block, and those of its Parameters that are trained, by name. Only what these gradients
-        need is computed in a backward pass.
+    ``net`` is initialised, has one input and is on one device. Only the parameters named in
+    ``trained`` get gradients through the view; they are returned beside it, by name.
     """
     image, names = mx.sym.var("data", dtype="float32"), list(trained)
     symbol, shadows = net(image), gluon.ParameterDict()
@@ -123,15 +111,13 @@ def shared_view(
 
 def global_norm(arrays: Iterable[mx.nd.NDArray]) -> mx.nd.NDArray:
     """Return the Euclidean norm of many arrays, ``(1,)``, without reading it."""
-    total = mx.nd.add_n(*(mx.nd.sum(mx.nd.square(a)).reshape((1,)) for a in arrays))
-    return mx.nd.sqrt(total)
+    return mx.nd.sqrt(mx.nd.add_n(*(a.square().sum().reshape((1,)) for a in arrays)))
 
 
 def clip_gradients(arrays: Sequence[mx.nd.NDArray], largest: float) -> mx.nd.NDArray:
     """Scale arrays in place so that their common norm is at most ``largest`` (0: leave them).
 
-    Returns:
-        The norm before, ``(1,)``.
+    Returns the norm before, ``(1,)``.
     """
     norm = global_norm(arrays)
     if largest:
@@ -142,16 +128,7 @@ def clip_gradients(arrays: Sequence[mx.nd.NDArray], largest: float) -> mx.nd.NDA
 
 
 class Architect:
-    """Updates alpha; see the module's head.
-
-    Args:
-        loss: ``(logits, label, mask) -> (B,)``.
-        settings: Arguments of MXNet's Adam.
-        second_order: Whether the step goes through a step of the weights.
-
-    Attributes:
-        trainer: The trainer of alpha.
-    """
+    """Updates alpha with MXNet's Adam; see the module's head."""
 
     def __init__(
         self, net: SuperNet, loss: gluon.HybridBlock, settings: Mapping[str, float],
@@ -173,11 +150,8 @@ class Architect:
     ) -> mx.nd.NDArray:  # fmt: skip
         """Make one step of alpha; return the validation losses, ``(B,)``.
 
-        Args:
-            held_out: Validation Batch on the device.
-            batch: Training Batch, for the second order.
-            lr, momentum, wd: Of the weights, for the second order.
-            velocity: MXNet's momentum arrays of the weights by name; missing ones count as 0.
+        All but ``held_out`` is for the second order: a training batch, and how the weights learn.
+        ``velocity`` holds MXNet's momentum arrays of the weights by name; missing ones count as 0.
         """
         if self.second_order:
             losses = self._unrolled(
@@ -233,22 +207,14 @@ def weight_names(net: SuperNet) -> list[str]:
 
     Batch norms without scale and shift have parameters that are none.
     """
-    return [
-        name
-        for name, parameter in net.collect_params().items()
-        if parameter._differentiable and parameter.grad_req != "null" and name != net.alpha.name
-    ]
+    parameters = [p for p in net.collect_params().values() if p is not net.alpha]
+    return [p.name for p in parameters if p._differentiable and p.grad_req != "null"]
 
 
 # -- the method --------------------------------------------------------------------------------
 @METHODS.register("autola")
 class AutoLA(Method):
-    """The search; see :class:`gluon_attn.method.Method` and ``tools/search.py``.
-
-    Raises:
-        ValueError: The net is no super-network, several devices, or settings that a search has no
-            use for.
-    """
+    """The search, of a :class:`SuperNet` on one device; see ``tools/search.py``."""
 
     OPTIONS = {
         "second_order": False,
@@ -282,24 +248,16 @@ class AutoLA(Method):
             chosen._params[name] = parameters[name]
         self.train_parameters("joint", chosen)
         if self.architect is None:
-            settings = {
-                name: self.options[f"alpha_{short}"]
-                for name, short in (
-                    ("learning_rate", "lr"), ("beta1", "beta1"), ("beta2", "beta2"), ("wd", "wd")
-                )
-            }  # fmt: skip
+            settings = {name: self.options[f"alpha_{name}"] for name in ("beta1", "beta2", "wd")}
+            settings["learning_rate"] = self.options["alpha_lr"]
             self.architect = Architect(self.net, self._loss, settings, self.options["second_order"])
             self.trainers[ARCHITECTURE] = self.architect.trainer
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
         """Make one step of alpha on ``held_out``, then one of the weights on ``batch``.
 
-        Returns:
-            ``{name: NDArray (1,)}``: summed over the batch, ``ce`` of the training batch,
-            ``ce_architecture`` of the other, and ``loss``, the former.
-
-        Raises:
-            ValueError: There is no ``held_out``.
+        Returns, summed over the batch, ``ce`` of the training batch, ``ce_architecture`` of the
+        other, and ``loss``, the former.
         """
         if held_out is None or self.architect is None:
             raise ValueError("a search needs two halves of the training set: use tools/search.py")
@@ -316,7 +274,6 @@ class AutoLA(Method):
         return {"ce": total, "ce_architecture": judged.sum(), "loss": total}
 
     def _unrolling(self) -> dict[str, Any]:
-        """Return what a second-order step needs to know of the weights' optimiser."""
         if not self.options["second_order"]:
             return {}
         params, updater = self.optimization.params, self.trainer._updaters[0]
@@ -331,7 +288,7 @@ class AutoLA(Method):
         }  # fmt: skip
 
     def report(self) -> dict[str, Any]:
-        """Return the state of the architecture: shares, strength and entropy of every edge."""
+        """Return genotype, shares, and strength and entropy of every edge."""
         alpha = self.net.alpha.list_data()[0].asnumpy()
         names = [f"{source}-{node}" for node, source in EDGES]
         return {

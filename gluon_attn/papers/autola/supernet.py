@@ -70,7 +70,6 @@ def grouped(filters: int, channels: int, edges: int, use_bias: bool = False) -> 
 
 
 def sequence(*layers: HybridBlock) -> nn.HybridSequential:
-    """Return layers as one block."""
     block = nn.HybridSequential()
     block.add(*layers)
     return block
@@ -99,13 +98,9 @@ class ChannelGates(HybridBlock):
 class EdgePass(HybridBlock):
     """All operations on E edges, mixed.
 
-    Inputs: x, the sources ``(B, E c, H, W)`` side by side, or the one source ``(B, c, H, W)`` that
-    all edges read; weight ``(E, 9)``, the softmax of alpha. Output: ``(B, E c, H, W)``.
-
-    Args:
-        channels: c.
-        edges: E.
-        shared: Whether all edges read one source.
+    Inputs: x, the sources ``(B, E c, H, W)`` side by side or, with ``shared``, the one source
+    ``(B, c, H, W)`` that all edges read; weight ``(E, 9)``, the softmax of alpha.
+    Output: ``(B, E c, H, W)``.
     """
 
     def __init__(self, channels: int, edges: int, shared: bool, **kwargs: Any) -> None:
@@ -126,23 +121,19 @@ class EdgePass(HybridBlock):
             self.se, self.se_a_m = ChannelGates(c, edges), ChannelGates(c, edges)
             self.cbam = ChannelGates(c, edges, use_bias=True)
             self.cbam_spatial = sequence(PairConv(edges, 7), norm(edges, affine=False))
-            self.norm, self.spatial_norm = (
-                norm(2 * wide, affine=False),
-                norm(2 * edges, affine=False),
-            )
+            self.norm = norm(2 * wide, affine=False)
+            self.spatial_norm = norm(2 * edges, affine=False)
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
         share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
         pool = F.reshape(self._pool(F, x), shape=(-1, 2 * self._edges // self._copies, -2))
         mean, maximum = global_mean(F, x), global_max(F, x)
-        x, pool, mean, maximum = (self._repeat(F, a) for a in (x, pool, mean, maximum))
+        if self._copies > 1:
+            seen = (x, pool, mean, maximum)
+            x, pool, mean, maximum = (side_by_side(F, [a] * self._copies) for a in seen)
         deep = self._deep(F, x, share)
         low_rank = self._low_rank(F, x, pool=pool, mean=mean, maximum=maximum, share=share)
         return x * (deep + low_rank)
-
-    def _repeat(self, F: Any, x: Tensor) -> Tensor:
-        """Put copies of a shared source side by side, one for each edge."""
-        return side_by_side(F, [x] * self._copies) if self._copies > 1 else x
 
     def _pool(self, F: Any, x: Tensor) -> Tensor:
         """Return the channel pools of each source or edge, ``(B times their number, 2, H, W)``."""
@@ -216,10 +207,6 @@ class SearchHOGA(GroupAttention):
     """The attention block in which every edge is a mixture of all operations.
 
     Inputs: x ``(B, C, H, W)``; four arrays ``(E, 9)``, the mixture weights of each pass.
-
-    Args:
-        channels: C, a multiple of 4.
-        reductions: r1 and r2 while searching.
     """
 
     def __init__(
@@ -233,20 +220,16 @@ class SearchHOGA(GroupAttention):
                     self.passes.add(EdgePass(self.group, len(edges), shared=source > 0))
 
     def join(self, F: Any, arrays: Sequence[Tensor]) -> Tensor:
-        """Return arrays side by side."""
         return side_by_side(F, arrays)
 
     def nodes(self, F: Any, x: Tensor, groups: Sequence[Tensor], *weights: Tensor) -> list[Tensor]:
-        """Return the four nodes."""
         terms: list[list[Tensor]] = [[] for _ in range(NODES)]
         nodes: list[Tensor] = []
         for source, (edges, mixed) in enumerate(zip(PASSES, self.passes)):
-            given = nodes[source - 1] if source else x
-            outputs = mixed(given, weights[source])
-            outputs = (
-                list(F.split(outputs, num_outputs=len(edges), axis=1)) if source < 3 else [outputs]
-            )
-            for edge, output in zip(edges, outputs):
+            outputs = mixed(nodes[source - 1] if source else x, weights[source])
+            several = len(edges) > 1  # else F.split gives no list
+            outputs = F.split(outputs, num_outputs=len(edges), axis=1) if several else [outputs]
+            for edge, output in zip(edges, list(outputs)):
                 terms[EDGES[edge][0] - 1].append(output)
             own = terms[source]
             nodes.append(F.add_n(*own) if len(own) > 1 else own[0])
@@ -270,20 +253,10 @@ class SearchUnit(HybridBlock):
 
 
 class SuperNet(HybridBlock):
-    """A ResNet in which every unit has the mixed block, and alpha.
+    """A ResNet in which every unit has the mixed block; ``alpha`` is ``(10, 9)``.
 
-    Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``.
-
-    Args:
-        backbone: ResNet of units of two convolutions without attention; its layers are taken over.
-        reductions: r1 and r2 while searching.
-
-    Attributes:
-        alpha: Parameter ``(10, 9)``: edges in the order of ``EDGES``, operations in that of
-            ``OPERATIONS``.
-
-    Raises:
-        ValueError: The backbone has other units, taps, or an attention block.
+    Inputs: image ``(B, 3, H, W)`` float32. Output: logits ``(B, classes)``. The layers of the
+    backbone are taken over; its units have two convolutions, it has neither taps nor attention.
     """
 
     output_names = ("logits",)

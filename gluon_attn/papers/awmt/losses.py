@@ -36,7 +36,6 @@ class WeightedSquaredLoss(HybridBlock):
     def hybrid_forward(
         self, F: Any, logits: Tensor, label: Tensor, mask: Tensor, weight: Tensor
     ) -> Tensor:
-        """Return the weighted, masked sum over outputs, ``(B,)``."""
         weight = F.BlockGrad(F.expand_dims(weight, 0))
         loss = F.broadcast_mul(squared_error(F, logits, label), F.broadcast_mul(mask, weight))
         return 0.5 * F.sum(loss, axis=1)

@@ -37,16 +37,9 @@ class TaskWeights:
     """The weights during training: measures validation losses, holds lambda on every device.
 
     Losses stay on the devices; they are read once per window, in the iteration that needs them.
-
-    Args:
-        method: The method that trains: its net, devices and task.
-        window: k.
-        error: Function ``(F, logits, label) -> (B, A)``, the loss whose trend is followed.
-        no_class: ``'ignore'`` or ``'negative'``: what a multi-class attribute of which no class is
-            positive ("no colour") does in training and in the validation loss.
-
-    Raises:
-        ValueError: A bad setting.
+    ``error`` is the function ``(F, logits, label) -> (B, A)`` whose trend is followed;
+    ``no_class``, ``'ignore'`` or ``'negative'``, is what a multi-class attribute of which no class
+    is positive ("no colour") does in training and in the validation loss.
     """
 
     def __init__(
@@ -134,12 +127,10 @@ class TaskWeights:
         return {**self.trend.history(), "names": self.schema.names}
 
     def state(self) -> State:
-        """Return everything needed to continue."""
         self.read()
         return {f"trend_{name}": array for name, array in self.trend.state().items()}
 
     def load_state(self, state: State) -> None:
-        """Continue from what :meth:`state` returned."""
         own = {n[len("trend_") :]: a for n, a in state.items() if n.startswith("trend_")}
         self.trend.load_state(own)
         self._pending = []
@@ -157,27 +148,21 @@ class WeightedMethod(Method):
 
     @property
     def held_out_size(self) -> int:
-        """Validation images per step: ``val_batch_size``, or 0 with fixed weights."""
         return self.options["val_batch_size"] if self.options["adaptive"] else 0
 
     def before_step(self, held_out: list[Batch]) -> None:
-        """Update the weights from validation images."""
         self.tasks.observe(held_out)
 
     def report(self) -> dict[str, Any]:
-        """Return the weights and validation losses."""
         return self.tasks.report() if self.options["adaptive"] else {}
 
     def task_history(self) -> dict[str, Any] | None:
-        """Return the history of the weights, or None if they are fixed."""
         return self.tasks.history() if self.options["adaptive"] else None
 
     def state(self) -> State:
-        """Return the state of the weights beside that of the method they are added to."""
         return {**super().state(), **(self.tasks.state() if self.options["adaptive"] else {})}
 
     def load_state(self, state: State) -> None:
-        """Take over what :meth:`state` returned."""
         super().load_state(state)
         if self.options["adaptive"]:
             self.tasks.load_state(state)
@@ -202,9 +187,7 @@ class AWMT(WeightedMethod):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, lowest in (("val_batch_size", 1), ("fc_bias_lr", 0)):
-            if self.options[name] < lowest:
-                raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
+        self.check_at_least(val_batch_size=1, fc_bias_lr=0)
         self.tasks = TaskWeights(self, self.options["window"], no_class=self.options["no_class"])
         self._heads = self._trained_heads()
         self._net = self.frozen_view() if self.options["freeze_batch_norm"] else self.net
@@ -231,11 +214,9 @@ class AWMT(WeightedMethod):
             bias.lr_mult, bias.wd_mult = self.options["fc_bias_lr"], 0.0
 
     def forward(self, image: mx.nd.NDArray) -> Outputs:
-        """Return the named outputs, with frozen or with learning batch-norm statistics."""
         return self.named(self._net(image))
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return the weighted squared error of every head that is trained, each ``(B,)``."""
         weight, mask = self.tasks.weight(batch.label.context), self.tasks.mask(batch)
         return {
             loss: self._loss(outputs[name], batch.label, mask, weight)

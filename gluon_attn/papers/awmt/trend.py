@@ -25,16 +25,8 @@ EPS = 1e-8  # stands for a trend or a loss of 0, which Algorithm 2 would divide 
 class ValidationLossTrend:
     """Weights of M tasks from the trend of their validation losses (Algorithms 1 and 2).
 
-    Args:
-        num_tasks: M.
-        window: k, iterations between two updates; the first update is in iteration 2 k.
-
-    Attributes:
-        weights: ``(M,)`` float64, the current lambda; mean 1.
-        count: Iterations so far.
-
-    Raises:
-        ValueError: An argument is not positive.
+    ``window`` is k, the iterations between two updates; the first is in iteration 2 k. ``weights``
+    are the current lambda, ``(M,)`` float64 with mean 1.
     """
 
     def __init__(self, num_tasks: int, window: int = 200) -> None:
@@ -47,16 +39,9 @@ class ValidationLossTrend:
         self._history: list[tuple[int, Array, Array]] = []
 
     def step(self, val_losses: Sequence[float] | Array) -> Array:
-        """Take the validation losses of one iteration; return the weights to use in it.
+        """Take the losses ``(M,)`` of one iteration; return the weights to use in it, ``(M,)``.
 
-        Args:
-            val_losses: ``(M,)``, >= 0; nan where a task was not measured.
-
-        Returns:
-            ``(M,)`` float64.
-
-        Raises:
-            ValueError: Another shape, a negative or an infinite loss.
+        Losses are finite and >= 0, or nan where a task was not measured.
         """
         losses = np.array(val_losses, np.float64)
         if losses.shape != (self.num_tasks,) or (losses < 0).any() or np.isinf(losses).any():
@@ -94,7 +79,6 @@ class ValidationLossTrend:
         }
 
     def state(self) -> State:
-        """Return everything needed to continue."""
         nothing = np.full(self.num_tasks, np.nan)
         return {
             **{f"history_{name}": array for name, array in self.history().items()},
@@ -105,11 +89,6 @@ class ValidationLossTrend:
         }
 
     def load_state(self, state: State) -> None:
-        """Continue from what :meth:`state` returned.
-
-        Raises:
-            ValueError: It belongs to other tasks or to another window.
-        """
         count, rows = int(state["count"]), np.asarray(state["rows"])
         if state["weights"].shape != (self.num_tasks,) or len(rows) != count % self.window:
             raise ValueError(
@@ -126,9 +105,8 @@ class ValidationLossTrend:
 def update_weights(current: Array, previous: Array) -> Array:
     """Return the new weights, ``(M,)`` with mean 1 (Algorithm 2).
 
-    Args:
-        current: ``(M,)`` mean validation losses of the last k iterations.
-        previous: The same of the k iterations before. Tasks that are nan in either get weight 1.
+    Arguments are the mean validation losses ``(M,)`` of the last k iterations and of the k before.
+    Tasks that are nan in either get weight 1.
     """
     known = ~(np.isnan(current) | np.isnan(previous))
     weights = np.ones(len(current))

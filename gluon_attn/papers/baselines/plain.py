@@ -16,15 +16,12 @@ from gluon_attn.papers.vaa.losses import WeightedFocalLoss
 
 @METHODS.register("baseline")
 class Baseline(Method):
-    """Train all parameters on the cross-entropy of ``logits``; see :class:`Method`.
+    """Train all parameters on the cross-entropy of ``logits``.
 
-    The loss follows the data: softmax for single-label classification, masked binary
-    cross-entropy (``bce``) otherwise; see :func:`gluon_attn.losses.classification.objective`. With
-    ``focal`` it is VAA's weighted focal loss on the plain net, the control that tells what of VAA's
-    gain is the loss's and what the attention's.
-
-    Raises:
-        ValueError: ``focal`` with single-label data.
+    The loss follows the data: softmax for single-label classification, masked binary cross-entropy
+    (``bce``) otherwise; see :func:`gluon_attn.losses.classification.objective`. With ``focal``, for
+    attributes only, it is VAA's weighted focal loss on the plain net, the control that tells what
+    of VAA's gain is the loss's and what the attention's.
     """
 
     OPTIONS = {"focal": False, "gamma": 2.0, "weighting": "prior"}  # the last two as in VAA
@@ -40,13 +37,10 @@ class Baseline(Method):
                 raise ValueError(
                     "focal=true: the weighted focal loss is for attributes, not classes"
                 )
-            self._name = "focal"
-            self._loss = WeightedFocalLoss(
-                self.task.prior, self.options["gamma"], self.options["weighting"]
-            )
+            self._name, gamma = "focal", self.options["gamma"]
+            self._loss = WeightedFocalLoss(self.task.prior, gamma, self.options["weighting"])
             self._loss.collect_params().reset_ctx(self.ctx)
             self._loss.hybridize()
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return the cross-entropy, ``(B,)``."""
         return {self._name: self._loss(outputs["logits"], batch.label, batch.mask)}

@@ -31,16 +31,7 @@ OPTIONS = {
 
 
 class IdentityLosses:
-    """Both losses of a batch of identities; hand one to any method whose net gives an embedding.
-
-    Args:
-        options: Dict with the names in ``OPTIONS``.
-        net: Its outputs must have the names 'logits' and 'embedding'.
-        schema: Of the data: one attribute whose classes are the identities.
-
-    Raises:
-        ValueError: A net without embedding, data that are no identities, or a bad setting.
-    """
+    """Losses of a batch of identities, the classes of ``schema``; the net gives an 'embedding'."""
 
     def __init__(self, options: Mapping[str, Any], net: HybridBlock, schema: Schema | None) -> None:
         names = getattr(net, "output_names", ("logits",))
@@ -96,5 +87,4 @@ class ReidBaseline(Method):
         self._losses = IdentityLosses(self.options, self.net, self.task.schema)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return both losses, each ``(B,)``."""
         return self._losses(outputs, batch)

@@ -17,11 +17,7 @@ from gluon_attn.papers.dreal.method import DREAL
 
 @METHODS.register("dreal_reid")
 class DrealReid(DREAL):
-    """DREAL, with the baseline's losses of identities in place of L_c; options are those of both.
-
-    Raises:
-        ValueError: As DREAL and :class:`gluon_attn.papers.baselines.reid.IdentityLosses` do.
-    """
+    """DREAL with the baseline's losses of identities in place of L_c; options are those of both."""
 
     OPTIONS = dict(DREAL.OPTIONS, **reid.OPTIONS)
 
@@ -30,7 +26,6 @@ class DrealReid(DREAL):
         self._identity = reid.IdentityLosses(self.options, self.net, self.task.schema)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return softmax and triplet loss and lambda L_q, each ``(B,)``."""
         losses = super().losses(outputs, batch)
         losses.pop("classification")
         return dict(self._identity(outputs, batch), **losses)

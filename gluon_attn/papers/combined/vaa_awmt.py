@@ -30,7 +30,6 @@ class WeightedVAA(WeightedMethod, VAATraining):
         self.tasks = TaskWeights(self, self.options["window"], binary_cross_entropy, "negative")
 
     def before_step(self, held_out: list[Batch]) -> None:
-        """Update the weights once all parts are being trained."""
         if self.phase == "joint":
             super().before_step(held_out)
 

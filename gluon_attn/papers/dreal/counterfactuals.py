@@ -44,11 +44,7 @@ class Trace(NamedTuple):
 
     @classmethod
     def of(cls, net: HybridBlock, modules: Sequence[Gates]) -> Trace:
-        """Record a net.
-
-        Raises:
-            ValueError: The net does not call a gate exactly once.
-        """
+        """Record a net that calls each of its gates exactly once."""
         gates = [gate for module in modules for gate in module]
         graph, outputs, calls = record(net, gates)
         called = [call.block for call in calls]
@@ -65,18 +61,11 @@ class Trace(NamedTuple):
 class Counterfactuals:
     """The training pass of a net and what follows from it; all blocks share the net's parameters.
 
-    Args:
-        net: Image to logits, or to a list that begins with them.
-        modules: The gates of each of the L modules, in network order.
-        groups: The counterfactuals of the modules of a group are computed together.
-
-    Attributes:
-        view: GraphBlock ``{'data': image} -> {name: array}``: the net's outputs by name and, as
-            constants for gradients, what the counterfactuals need.
-        states: For every module the name of the input of its first gate, ``(B, C, H, W)``.
-
-    Raises:
-        ValueError: A gate is not called exactly once, or a module does not influence the logits.
+    The net gives logits, or a list that begins with them; the modules are in network order, and
+    each must influence the logits. Counterfactuals of the modules of a group are computed together.
+    ``view`` is the block ``{'data': image} -> {name: array}``: the net's outputs by name and, as
+    constants for gradients, what the counterfactuals need; ``states`` names for every module the
+    input of its first gate, ``(B, C, H, W)``.
     """
 
     def __init__(self, net: HybridBlock, modules: Sequence[Gates], groups: Iterable[Group]) -> None:
@@ -96,14 +85,9 @@ class Counterfactuals:
     def logits(
         self, group: Group, seen: Mapping[str, mx.nd.NDArray]
     ) -> tuple[list[mx.nd.NDArray], mx.nd.NDArray]:
-        """Return the logits without each module of a group, and those to compare them with.
-
-        Args:
-            group: One of the ``groups``.
-            seen: What the view returned.
-
-        Returns:
-            ``[(B, A) for each module]`` and ``(B, A)``: the factual logits, without dropout.
+        """Return the logits without each module of a group, ``[(B, A) for each module]``, and those
+        to compare them with, ``(B, A)``: the factual logits without dropout. Takes what the view
+        returned.
         """
         block, variants = self._passes[tuple(group)]
         rows = block.run(seen)["logits"]
@@ -118,7 +102,6 @@ def _name(entry: Entry) -> str:
 
 
 def _view(trace: Trace, entries: list[Entry], params: ParameterDict) -> GraphBlock:
-    """Return the block of the training pass, with ``entries`` as further outputs."""
     gives = dict(trace.outputs)
     for entry in entries:
         if entry[1]:  # mean (1) and inverse standard deviation (2) of the batch
@@ -132,13 +115,8 @@ class Builder(Graph):
     """Writes the graph of some variants.
 
     The value of an entry that depends on a chosen module is a list of segments
-    ``(variants, entry here)``, whose samples stand one after the other in a batch.
-
-    Attributes:
-        seen: ``{entry of the net: entry here}`` of what the training pass has to provide.
-
-    Raises:
-        ValueError: A chosen module does not influence the logits.
+    ``(variants, entry here)``, whose samples stand one after the other in a batch. ``seen`` maps
+    entries of the net that the training pass has to provide to entries here.
     """
 
     def __init__(self, trace: Trace, chosen: Group) -> None:
@@ -273,12 +251,9 @@ class Builder(Graph):
             segments.append((group, (written[0], output)))
 
     def _groups(self, inputs: list[Entry], ignored: set[int], together: bool) -> list[Group]:
-        """Return the tuples of variants that a node has to be written for.
+        """Return the tuples of variants, but not those ``ignored``, that a node is written for.
 
-        Args:
-            ignored: Variants that it is not wanted for.
-            together: Whether all variants are one group; else only those are that stand together
-                in an input.
+        All are one tuple with ``together``; else only those that stand together in an input.
         """
         groups: list[set[int]] = []
         for entry in inputs:
@@ -320,7 +295,6 @@ class Builder(Graph):
         return joined
 
     def _see(self, entry: Entry) -> Entry:
-        """Return the entry here of an array of the training pass."""
         if entry not in self.seen:
             self.seen[entry] = self.variable(_name(entry))
         return self.seen[entry]

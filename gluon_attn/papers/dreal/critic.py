@@ -29,13 +29,7 @@ class Critic(HybridBlock):
     """Rates every module: an embedding each, one LSTM cell along the depth, one output layer.
 
     Inputs: for each of the L modules a vector ``(B, size)``, state and action. Output: ``(B, L)``.
-
-    Args:
-        sizes: Lengths of the vectors.
-        hidden: H, length of embeddings and of the cell's state.
-
-    Raises:
-        ValueError: ``hidden`` is not positive.
+    ``hidden`` is H, the length of embeddings and of the cell's state.
     """
 
     def __init__(self, sizes: Sequence[int], hidden: int = 128, **kwargs: Any) -> None:
@@ -56,7 +50,6 @@ class Critic(HybridBlock):
                 setattr(self, name, self.params.get(name, shape=shape, init=init))
 
     def hybrid_forward(self, F: Any, *vectors: Tensor, **weights: Tensor) -> Tensor:
-        """Return the critiques, ``(B, L)``."""
         hidden, state, memory, found = self._hidden, None, None, []
         for module, vector in enumerate(vectors):
             matrix, bias = weights[f"embed{module}_weight"], weights[f"embed{module}_bias"]
@@ -81,8 +74,6 @@ class Critic(HybridBlock):
 
 
 # -- what it sees ----------------------------------------------------------------------------------
-
-
 def vector_size(module: Module, channels: int, grid: int = 7) -> int:
     """Return the length of :func:`module_vector`."""
     return channels + sum(channels if kind == "channel" else grid * grid for kind, _ in module)
@@ -92,10 +83,8 @@ def module_vector(F: Any, module: Module, x: Tensor, grid: int = 7) -> Tensor:
     """Return what the critic sees of a module: the mean state and the map of each gate.
 
     Of a channel gate the C numbers of its map, of a spatial one the means over ``grid`` x ``grid``
-    cells. Gradients reach the gates' parameters only.
-
-    Args:
-        x: The state, input of the first gate, ``(B, C, H, W)``.
+    cells. ``x (B, C, H, W)`` is the state, input of the first gate. Gradients reach the gates'
+    parameters only.
     """
     x = F.BlockGrad(x)
     parts = [F.Flatten(F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)))]
@@ -112,16 +101,11 @@ def module_vector(F: Any, module: Module, x: Tensor, grid: int = 7) -> Tensor:
 def judge(
     modules: Sequence[Module], critic: Critic, names: Sequence[str], grid: int = 7
 ) -> GraphBlock:
-    """Return the block that rates what the gates do now, with gradients for the gates only.
+    """Return the block that rates what the gates do now, with gradients for the gates only:
+    ``{name of a state: state} -> {'critique': (B, L), 'vector0': (B, size), …}``.
 
     The critic's parameters are constants. Gates with batch-norm run a second time here, on inputs
     that the training pass has counted already; a momentum of 1 keeps what was counted.
-
-    Args:
-        names: Names of the states.
-
-    Returns:
-        GraphBlock ``{name: state} -> {'critique': (B, L), 'vector0': (B, size), …}``.
     """
     pairs = zip(modules, [mx.sym.var(name, dtype="float32") for name in names])
     vectors = [module_vector(mx.sym, module, state, grid) for module, state in pairs]
@@ -143,18 +127,11 @@ def judge(
 
 
 # -- losses (equation 3) ---------------------------------------------------------------------------
-
-
 def regression_loss(critique: Tensor, reward: Tensor, known: Tensor) -> Tensor:
-    r"""Return L_r, the critic's loss, ``(B,)``: the mean over modules of :math:`(Q_l - R_l)^2`.
+    """Return L_r, the critic's loss, ``(B,)``: the mean over modules of :math:`(Q_l - R_l)^2`.
 
     Over a random choice of modules, all with the same chance, it is an unbiased estimate of that
-    over all modules.
-
-    Args:
-        critique: ``(B, L)``.
-        reward: ``(B, L)``, a constant.
-        known: ``(B,)``, 0 for samples without a label.
+    over all modules. ``known (B,)`` is 0 for samples without a label.
     """
     return (critique - reward.detach()).square().mean(axis=1) * known
 

@@ -33,13 +33,7 @@ from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Method, Optimization, Outputs, State, Task, sum_of
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.counterfactuals import Counterfactuals, Group
-from gluon_attn.papers.dreal.critic import (
-    Critic,
-    judge,
-    quality_loss,
-    regression_loss,
-    vector_size,
-)
+from gluon_attn.papers.dreal.critic import Critic, judge, quality_loss, regression_loss, vector_size
 from gluon_attn.papers.dreal.reward import replacement_reward
 
 CRITIC = "critic"  # name of the critic's trainer
@@ -56,18 +50,10 @@ class Experience(NamedTuple):
     known: Array
 
 
-def chosen_modules(
-    net: gluon.HybridBlock, stages: str = "all"
-) -> list[tuple[str, AttentionBlock]]:  # fmt: skip
-    """Return the attention modules that DREAL trains, by name, in network order.
+def chosen_modules(net: gluon.HybridBlock, stages: str = "all") -> list[tuple[str, AttentionBlock]]:
+    """Return the attention modules that are chains of gates, by name, in network order.
 
-    They are blocks that are chains of gates.
-
-    Args:
-        stages: ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
-
-    Raises:
-        ValueError: No such stage, or no module with gates.
+    ``stages`` is ``'all'`` or names joined by commas: ``'conv4_x,conv5_x'`` or ``'stage3,stage4'``.
     """
     modules = [(name, block) for name, block in attention_blocks(net) if block.gates]
     if not modules:
@@ -124,9 +110,8 @@ class DREAL(Method):
         self.counterfactuals = Counterfactuals(net, gates, self._groups)
         self._make_critic(blocks)
         self._classification = objective(task.schema)
-        self._reward = replacement_reward(
-            task.schema, self.options["penalty"], self.options["reward"]
-        )
+        penalty, form = self.options["penalty"], self.options["reward"]
+        self._reward = replacement_reward(task.schema, penalty, form)
         self.steps, self._wanted = 0, self._groups
         self._experience: list[Experience] = []  # of each device
         self._sums: dict[Group, Array] = {}
@@ -137,24 +122,21 @@ class DREAL(Method):
             raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
         if self.options["group"] not in GROUPS:
             raise ValueError(unknown_name("group", self.options["group"], GROUPS))
-        for name, lowest in (("quality_weight", 0), ("spatial_grid", 1), ("critic_lr", 0)):
-            if self.options[name] < lowest:
-                raise ValueError(f"{name}={self.options[name]}: must be >= {lowest}")
+        self.check_at_least(quality_weight=0, spatial_grid=1, critic_lr=0)
         known = mx.optimizer.Optimizer.opt_registry
         if self.options["critic_optimizer"] not in known:
             raise ValueError(unknown_name("optimizer", self.options["critic_optimizer"], known))
 
     def _make_groups(self, blocks: Sequence[AttentionBlock]) -> list[Group]:
-        """Return the groups of modules whose counterfactuals are computed together."""
         everything = range(len(blocks))
         if self.options["sample"]:
             return [(module,) for module in everything]
         if self.options["group"] == "net":
             return [tuple(everything)]
-        stages = [block.slot.stage for block in blocks]
-        return [
-            tuple(m for m in everything if stages[m] == stage) for stage in dict.fromkeys(stages)
-        ]
+        of_stage: dict[int, list[int]] = {}
+        for module, block in enumerate(blocks):
+            of_stage.setdefault(block.slot.stage, []).append(module)
+        return [tuple(group) for group in of_stage.values()]
 
     def _make_critic(self, blocks: Sequence[AttentionBlock]) -> None:
         grid = self.options["spatial_grid"]
@@ -171,15 +153,12 @@ class DREAL(Method):
         if phase != CRITIC:  # which a checkpoint names like a phase
             super().begin_phase(phase)
         if CRITIC not in self.trainers:
-            several = len(self.ctx) > 1
-            self.trainers[CRITIC] = gluon.Trainer(
-                self.critic.collect_params(), self.options["critic_optimizer"],
-                {"learning_rate": self.options["critic_lr"]},
-                kvstore="device" if several else None, update_on_kvstore=False if several else None,
-            )  # fmt: skip
+            settings = {"learning_rate": self.options["critic_lr"]}
+            self.trainers[CRITIC] = self.new_trainer(
+                self.critic.collect_params(), self.options["critic_optimizer"], settings
+            )
 
     def begin_epoch(self, epoch: int) -> None:
-        """Reset the sums of critiques and rewards."""
         super().begin_epoch(epoch)
         self._sums = {}
 
@@ -189,7 +168,7 @@ class DREAL(Method):
         return dict(seen, seen=seen)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return L_c and lambda L_q, each ``(B,)``, and keep the rewards for the critic."""
+        """Return L_c and lambda L_q, and keep the rewards for the critic."""
         seen = outputs["seen"]
         judged = self._judge.run(seen)
         critique = judged.pop("critique")
@@ -212,11 +191,10 @@ class DREAL(Method):
             self._experience.append(Experience(vectors, mx.nd.stack(*rewards, axis=1), known))
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
-        """Update the net, then the critic; see :meth:`gluon_attn.method.Method.train_step`.
+        """Update the net, then the critic.
 
-        Returns:
-            Summed losses ``classification``, ``quality`` (times its weight), their total ``loss``,
-            and ``regression``, the critic's own.
+        Returns summed losses ``classification``, ``quality`` (times its weight), their total
+        ``loss``, and ``regression``, the critic's own.
         """
         self._wanted = self.sampled(self.steps)
         self.steps += 1
@@ -284,11 +262,6 @@ class DREAL(Method):
         return dict(super().state(), steps=np.array(self.steps, np.int64), **state)
 
     def load_state(self, state: State) -> None:
-        """Take over what :meth:`state` returned.
-
-        Raises:
-            ValueError: It belongs to another critic.
-        """
         super().load_state(state)
         critic = self.critic._collect_params_with_prefix()
         saved = {n[len("critic/") :]: a for n, a in state.items() if n.startswith("critic/")}

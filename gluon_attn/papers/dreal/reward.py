@@ -31,13 +31,7 @@ class Reward(HybridBlock):
 
     Inputs: logits and counterfactual logits, label in {0, 1} and mask, each ``(B, A)``. Outputs:
     reward ``(B,)``, at most 1, and known ``(B,)``: 0 where no label is known, and so is the reward.
-
-    Args:
-        penalty: gamma, >= 0.
-        form: ``'ratio'``, or ``'sign'``: the sign of p - p' in place of 1 - p' / p.
-
-    Raises:
-        ValueError: Unknown form or a negative penalty.
+    ``penalty`` is gamma, >= 0; ``form='sign'`` takes the sign of p - p' in place of 1 - p' / p.
     """
 
     def __init__(self, penalty: float = 1.0, form: str = "ratio", **kwargs: Any) -> None:
@@ -65,7 +59,6 @@ class SingleLabelReward(Reward):
     def hybrid_forward(
         self, F: Any, logits: Tensor, without: Tensor, label: Tensor, mask: Tensor
     ) -> list[Tensor]:
-        """Return reward and known, each ``(B,)``."""
         truth = F.broadcast_mul(label, mask)
         p, replaced = (F.sum(F.softmax(z, axis=1) * truth, axis=1) for z in (logits, without))
         best = F.max(logits, axis=1)
@@ -87,7 +80,6 @@ class MultiLabelReward(Reward):
     def hybrid_forward(
         self, F: Any, logits: Tensor, without: Tensor, label: Tensor, mask: Tensor
     ) -> list[Tensor]:
-        """Return reward and known, each ``(B,)``."""
         side = 2 * label - 1
         p, replaced = (F.sigmoid(side * z) for z in (logits, without))
         reward = self._reward(F, F.broadcast_equal(logits > 0, label), p, replaced)

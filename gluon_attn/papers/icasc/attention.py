@@ -27,9 +27,7 @@ def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     .. math:: A = \operatorname{ReLU}\Big(\sum_k \alpha_k F^k\Big), \quad
               \alpha_k = \frac{1}{Z} \sum_{ij} \frac{\partial Y}{\partial F^k_{ij}}
 
-    Args:
-        features: F ``(B, C, H, W)``.
-        gradients: Gradient of the score, same shape.
+    Features F and gradients of the score are ``(B, C, H, W)``.
     """
     return _weighted_sum(features, gradients.mean(axis=(2, 3)))
 
@@ -51,7 +49,7 @@ MAPS = {"channel_weighted": channel_weighted, "grad_cam": grad_cam}
 
 def _weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     """Return ``ReLU(sum_k w_k F^k)`` for weights ``(B, C)``."""
-    F = _module(features)
+    F = module_of(features)
     flat = F.batch_dot(F.expand_dims(weights, axis=1), F.reshape(features, shape=(0, 0, -1)))
     one = F.BlockGrad(F.slice_axis(features, axis=1, begin=0, end=1))
     return F.squeeze(F.relu(F.reshape_like(flat, one)), axis=1)
@@ -62,12 +60,9 @@ def soft_mask(a_true: Tensor, sigma: float = 0.55, omega: float = 100) -> Tensor
 
     .. math:: M_{ij} = \frac{1}{1 + \exp(-\omega (A^T_{ij} - \sigma \max A^T))}
 
-    Args:
-        a_true: A^T ``(B, H, W)``, >= 0.
-        sigma: Share of an image's largest value at which its mask is 1/2.
-        omega: Steepness.
+    sigma is the share of the largest value at which the mask is 1/2, omega the steepness.
     """
-    F = _module(a_true)
+    F = module_of(a_true)
     threshold = sigma * F.max(a_true, axis=(1, 2), keepdims=True)
     return F.sigmoid(omega * F.broadcast_sub(a_true, threshold))
 
@@ -81,7 +76,7 @@ def attention_separation(a_true: Tensor, a_conf: Tensor, mask: Tensor) -> Tensor
     Maps are ``(B, H, W)``, >= 0. It is 0 for maps that do not overlap, 1 for equal ones inside the
     mask.
     """
-    F = _module(a_true)
+    F = module_of(a_true)
     shared = _sum(F, F.broadcast_mul(F.broadcast_minimum(a_true, a_conf), mask))
     return 2 * shared / (_sum(F, F.broadcast_add(a_true, a_conf)) + EPS)
 
@@ -91,12 +86,10 @@ def attention_consistency(a_inner: Tensor, mask: Tensor, theta: float = 0.8) -> 
 
     .. math:: L_{AC} = \theta - \frac{\sum_{ij} A^{in}_{ij} M_{ij}}{\sum_{ij} A^{in}_{ij}}
 
-    Args:
-        a_inner: A^in ``(B, H, W)``, >= 0.
-        mask: M of the last layer, resized to the same shape (:func:`resize_like`).
-        theta: Largest value, which has no influence on gradients.
+    A^in is ``(B, H, W)``, >= 0; M is that of the last layer, resized to the same shape
+    (:func:`resize_like`); theta, the largest value, has no influence on gradients.
     """
-    F = _module(a_inner)
+    F = module_of(a_inner)
     inside = _sum(F, F.broadcast_mul(a_inner, mask))
     return theta - inside / (_sum(F, a_inner) + EPS)
 
@@ -107,7 +100,7 @@ def resize_like(a: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
     With ``align_corners`` the centres of the corner pixels stay in place, otherwise the edges of
     the map, as in most image libraries.
     """
-    F = _module(a)
+    F = module_of(a)
     # BlockGrad: the operator leaves the memory of that gradient as it finds it.
     a, like = F.expand_dims(a, axis=1), F.BlockGrad(F.expand_dims(like, axis=1))
     resized = F.contrib.BilinearResize2D(a, like, mode="like", align_corners=align_corners)
@@ -116,11 +109,12 @@ def resize_like(a: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
 
 def normalized(a: Tensor) -> Tensor:
     """Return maps divided by each image's largest value, ``(B, H, W)`` in [0, 1]."""
-    F = _module(a)
+    F = module_of(a)
     return F.broadcast_div(a, F.max(a, axis=(1, 2), keepdims=True) + EPS)
 
 
-def _module(array: Tensor) -> Any:
+def module_of(array: Tensor) -> Any:
+    """Return ``mx.sym`` or ``mx.nd``, whose operators take the array."""
     return mx.sym if isinstance(array, mx.sym.Symbol) else mx.nd
 
 

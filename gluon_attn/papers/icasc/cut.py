@@ -40,11 +40,9 @@ Arrays = Mapping[str, mx.nd.NDArray]
 class Cut(NamedTuple):
     """Where a recorded net is cut.
 
-    Attributes:
-        layers: Names of the inner and the last layer, as ``('stage3_activation1', …)``.
-        passed: ``{name: entry}`` of what crosses the cut in front of the stage: ``inner`` and
-            activations of the trunk that the head reads.
-        staged: The same behind the stage: ``last`` and activations inside it that the head reads.
+    ``layers`` names the inner and the last layer, as ``stage3_activation1``. ``passed`` is what
+    crosses the cut in front of the stage: ``inner`` and what the head reads of the trunk;
+    ``staged`` the same behind it: ``last`` and what the head reads inside the stage.
     """
 
     graph: Graph
@@ -57,9 +55,8 @@ class Cut(NamedTuple):
 def cut_net(net: HybridBlock) -> Cut:
     """Record a net and find its last two feature layers.
 
-    Raises:
-        ValueError: The net has fewer than two stages, or its last stage reads more than the output
-            of the stage before.
+    Raises ValueError for a net with fewer than two stages, or whose last stage reads more than the
+    output of the stage before.
     """
     stages: list[TappedStage] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
@@ -105,7 +102,6 @@ class LinearHead(NamedTuple):
 
     @classmethod
     def of(cls, cut: Cut) -> LinearHead | None:
-        """Return that of a cut net, or None if its head does more."""
         node, mask, pooled = cut.graph.nodes[cut.logits[0]], "", False
         if node.op != "FullyConnected":
             return None
@@ -123,41 +119,24 @@ class LinearHead(NamedTuple):
         return cls(weight, mask) if pooled else None
 
 
-class Dropped(NamedTuple):
-    """One dropout: the share that is dropped, axes that are dropped as a whole, its input."""
-
-    rate: float
-    axes: tuple[int, ...]
-    entry: Entry
-
-
 class Tail:
-    """Trunk, last stage and head of a net, on its own parameters.
+    """Trunk, last stage and head of a net, on its own parameters; the net is left as it is.
 
-    Attributes:
-        layers: Names of the inner and the last feature layer.
-        trunk: image to ``inner`` (and what else the head reads), the net's own layers.
-        stage: to ``last``, prepared for several passes; all three run by name.
-        head: to ``logits``, likewise.
-        closed_form: :class:`LinearHead` if the head is one; else None.
+    ``trunk`` takes the image to ``inner`` and what else the head reads, with the net's own layers;
+    ``stage`` goes on to ``last`` and ``head`` to ``logits``, prepared for several passes. All run
+    by name. ``closed_form`` is a :class:`LinearHead` if the head is one; else None.
 
-    Args:
-        net: Its parameter shapes must be known; it is left as it is.
-        ctx: Contexts.
-        frozen: Whether batch-norm works with its running statistics and nothing is dropped, as in
-            inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and
-            in static graphs that were trained before; so passes with a frozen tail, too, run in
-            training mode.)
-
-    Raises:
-        ValueError: As :func:`cut_net`; or the trunk shares parameters with what follows.
+    With ``frozen``, batch-norm works with its running statistics and nothing is dropped, as in
+    inference. (In MXNet's own inference mode, gradients are wrong behind a max-pooling, and in
+    static graphs that were trained before; so passes with a frozen tail run in training mode, too.)
     """
 
     def __init__(self, net: HybridBlock, ctx: Sequence[mx.Context], frozen: bool = False) -> None:
         self.cut, self.params, self.ctx = cut_net(net), net.collect_params(), list(ctx)
         self.frozen, self.layers = frozen, self.cut.layers
         self._norms: dict[int, Node] = {}
-        self._dropped: dict[str, Dropped] = {}
+        # share that is dropped, axes that are dropped as a whole, and input of every dropout
+        self._dropped: dict[str, tuple[float, tuple[int, ...], Entry]] = {}
         self._unused: dict[str, tuple[int, ...]] = {}  # shapes of parameters that nothing reads
         self._shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         cut = self.cut
@@ -214,12 +193,11 @@ class Tail:
         return graph.copy(node, inputs[:3] + [graph.variable(name) for name in unused])
 
     def _read(self, node: Node, position: int) -> str:
-        """Return the name of the parameter that a node of the net reads at a position."""
         return self.cut.graph.nodes[node.inputs[position][0]].name
 
     def _dropout(self, graph: Graph, number: int, node: Node, data: Entry) -> Entry:
         rate, axes = float(node.attrs.get("p", 0.5)), ast.literal_eval(node.attrs.get("axes", "()"))
-        self._dropped[f"mask{number}"] = Dropped(rate, tuple(axes), node.inputs[0])
+        self._dropped[f"mask{number}"] = rate, tuple(axes), node.inputs[0]
         return graph.add("broadcast_mul", data, graph.variable(f"mask{number}"))
 
     def directional(self) -> GraphBlock:
@@ -229,9 +207,6 @@ class Tail:
         inner map) and ``last_true``, ``last_confusing`` (like the last map): two directions. Beside
         ``logits``, ``last`` and the statistics it gives ``change_true`` and ``change_confusing``
         ``(B, A)``: how the logits change when both maps move in that direction.
-
-        Raises:
-            ValueError: A layer has no directional derivative.
         """
         graph, cut = Graph(), self.cut
         extra: dict[str, Entry] = {}
@@ -267,7 +242,6 @@ class Tail:
         self, graph: Graph, number: int, node: Node, inputs: list[Entry], *, tangents: Tangents,
         extra: dict[str, Entry],
     ) -> Entry:  # fmt: skip
-        """Write a batch-norm whose input moves, in both directions."""
         node = node.changed(use_global_stats=True) if self.frozen else node
         norm = normalize(graph, node, inputs, self.params[self._read(node, 1)].shape[0])
         if norm.mean and norm.var:
@@ -305,11 +279,7 @@ class Tail:
         return (rows / positions).reshape((0, 0, 1, 1)).broadcast_to(last.shape)
 
     def update_statistics(self, outputs: Arrays) -> None:
-        """Move the running statistics of the batch-norms by one batch.
-
-        Args:
-            outputs: What the passes of the step gave, by name.
-        """
+        """Move the running statistics of the batch-norms once, by what the passes gave."""
         for number, node in self._norms.items():
             momentum = float(node.attrs.get("momentum", 0.9))
             for kind, position in (("mean", 3), ("var", 4)):

@@ -27,7 +27,7 @@ import mxnet as mx
 from mxnet import autograd
 
 from gluon_attn.method import sum_of
-from gluon_attn.nets.graph import GraphBlock
+from gluon_attn.nets.graph import GraphBlock, leaf
 from gluon_attn.papers.icasc.cut import DIRECTIONS, Arrays, Tail
 
 Array = Any  # NDArray
@@ -36,17 +36,9 @@ Array = Any  # NDArray
 def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Return the two score vectors of a batch, and for which images there are any.
 
-    True: all classes that the image is known to have. Confusing: the class with the highest
-    probability among those that it is known not to have.
-
-    Args:
-        logits: ``(B, A)``.
-        label: ``(B, A)`` in {0, 1}.
-        mask: ``(B, A)`` in {0, 1}; 0 where the label is not known.
-
-    Returns:
-        ``(true, confusing, valid)``: ``(B, A)``, multi-hot; ``(B, A)``, one-hot, or all 0 if the
-        image has every class; ``(B,)``, 0 where no true class is known.
+    True, ``(B, A)`` multi-hot: all classes that the image is known to have. Confusing, ``(B, A)``
+    one-hot, or all 0 if the image has every class: the class with the highest probability among
+    those that it is known not to have. Valid, ``(B,)``: 0 where no true class is known.
     """
     true = label * mask
     others = (1 - label) * mask
@@ -58,15 +50,9 @@ def true_and_confusing(logits: Array, label: Array, mask: Array) -> tuple[Array,
 class ScorePass:
     """One forward pass of a batch, cut in three so that scores can be differentiated at the cuts.
 
-    Args:
-        tail: A frozen one looks at scores as they are in inference, and nothing is trained.
-        image: ``(B, 3, H, W)``.
-
-    Attributes:
-        logits: ``(B, A)``.
-        inner: Inner feature map ``(B, C, h, w)``, cut off from the trunk.
-        last: Last feature map ``(B, C', h', w')``, cut off from the stage.
-        statistics: What :meth:`Tail.update_statistics` takes, by name.
+    A frozen tail looks at scores as they are in inference, and nothing is trained. The feature maps
+    ``inner`` and ``last`` are cut off from what is in front of them; ``statistics`` are what
+    :meth:`Tail.update_statistics` takes, by name.
     """
 
     def __init__(self, tail: Tail, image: Array) -> None:
@@ -79,12 +65,12 @@ class ScorePass:
                 self._trunk = tail.trunk.run({"data": image})
             with autograd.pause(train_mode=True):
                 self.masks = tail.masks(image.shape, image.context)
-        self.before_stage = {name: _leaf(array) for name, array in self._trunk.items()}
+        self.before_stage = {name: leaf(array) for name, array in self._trunk.items()}
         with autograd.record():
             staged = tail.stage.run({**self.before_stage, **self.masks})
         # what the head reads of the stage; its batch statistics are no part of the graph behind
         self._staged = {n: a for n, a in staged.items() if n == "last" or n in tail.head.takes}
-        self.before_head = {n: _leaf(a) for n, a in {**self._trunk, **self._staged}.items()}
+        self.before_head = {n: leaf(a) for n, a in {**self._trunk, **self._staged}.items()}
         with autograd.record():
             headed = tail.head.run({**self.before_head, **self.masks})
         self.statistics = {**staged, **headed}
@@ -92,15 +78,9 @@ class ScorePass:
         self.inner, self.last = self.before_head["inner"], self.before_head["last"]
 
     def gradients(self, vector: Array, inner: bool = True) -> dict[str, Array]:
-        """Return the gradients of the scores ``vector . logits`` at the feature maps.
+        """Return the gradients of ``vector . logits`` at ``last`` and, if wanted, at ``inner``.
 
-        Args:
-            vector: ``(B, A)``, constant; one-hot for the score of one class.
-            inner: Whether the gradient at the inner map is wanted; that at the last map costs
-                little.
-
-        Returns:
-            ``{'last': …, 'inner': …}``, shaped like the maps.
+        ``vector (B, A)`` is constant, and one-hot for the score of one class.
         """
         with autograd.pause(train_mode=True):
             ahead = self._head_gradients(vector)
@@ -139,25 +119,17 @@ class ScorePass:
 class ExactPass:
     """A second pass through last stage and head that knows how the gradients of a score change.
 
-    Args:
-        first: :class:`ScorePass` of the same images.
-        block: :meth:`Tail.directional` of its tail.
-        directions: ``{'inner_true': dL/dg, …}`` of layers inner and last and both classes; what is
-            left out is 0.
-
-    Attributes:
-        logits, inner, last, statistics: As those of :class:`ScorePass`.
-        changes: ``{'true': (B, A), 'confusing': (B, A)}``, how the logits change.
+    ``block`` is :meth:`Tail.directional`; ``directions`` are ``{'inner_true': dL/dg, …}`` of layers
+    inner and last and both classes; what is left out is 0. ``changes`` says how the logits change,
+    ``{'true': (B, A), 'confusing': (B, A)}``; the rest is as in :class:`ScorePass`.
     """
 
     def __init__(self, first: ScorePass, block: GraphBlock, directions: Arrays) -> None:
         self._first = first
         self.inner = first.before_stage["inner"]
-        still = {
-            f"{layer}_{d}": array.zeros_like()
-            for layer, array in (("inner", self.inner), ("last", first.last)) for d in DIRECTIONS
-            if f"{layer}_{d}" not in directions
-        }  # fmt: skip
+        maps = {f"{n}_{d}": a for n, a in (("inner", self.inner), ("last", first.last))
+                for d in DIRECTIONS}  # fmt: skip
+        still = {name: a.zeros_like() for name, a in maps.items() if name not in directions}
         with autograd.record():
             found = block.run({**first.before_stage, **first.masks, **still, **directions})
         self.statistics = found
@@ -165,18 +137,12 @@ class ExactPass:
         self.changes = {d: found[f"change_{d}"] for d in DIRECTIONS}
 
     def backward(self, loss: Array, vectors: Mapping[str, Array]) -> None:
-        """Differentiate a recorded loss in all parameters, also through the scores' gradients.
+        """Differentiate a recorded loss in all parameters, also through the gradients of two
+        scores.
 
-        Args:
-            vectors: ``{'true': (B, A), 'confusing': (B, A)}`` whose scores were differentiated.
+        ``vectors`` are ``{'true': (B, A), 'confusing': (B, A)}``.
         """
         heads = [loss, *self.changes.values()]
         arriving = [loss.ones_like(), *(vectors[d] for d in self.changes)]
         autograd.backward(heads, arriving)
         self._first.trunk_backward(self._first.before_stage)
-
-
-def _leaf(array: Array) -> Array:
-    leaf = array.detach()
-    leaf.attach_grad()
-    return leaf

@@ -29,13 +29,14 @@ from mxnet.gluon import HybridBlock
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.losses.classification import objective
-from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, split_batch, sum_of
+from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, sum_of
 from gluon_attn.nets.graph import Graph, GraphBlock
 from gluon_attn.papers.icasc.attention import (
     MAPS,
     Tensor,
     attention_consistency,
     attention_separation,
+    module_of,
     normalized,
     resize_like,
     soft_mask,
@@ -56,10 +57,8 @@ INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_c
 def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the attention losses of equation 6 by name, each ``(B,)``.
 
-    Args:
-        seen: NDArrays or Symbols: ``last`` and ``inner`` feature maps ``(B, C, h, w)``, gradients
-            of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
-        options: Values of :attr:`ICASC.OPTIONS`.
+    ``seen`` holds NDArrays or Symbols: ``last`` and ``inner`` maps ``(B, C, h, w)``, the gradients
+    of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
     """
     maps = {}
     for layer in ("last", "inner"):
@@ -69,7 +68,7 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
 
     def mask_of(a_true: Tensor) -> Tensor:
         mask = soft_mask(a_true, options["sigma"], options["omega"])
-        return _constant(mask) if options["detach_mask"] else mask
+        return module_of(mask).BlockGrad(mask) if options["detach_mask"] else mask
 
     mask = mask_of(maps["last_true"])
     large = resize_like(mask, maps["inner_true"], options["mask_resize"] == "corners")
@@ -80,10 +79,6 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
         "ac": attention_consistency(maps["inner_true"], large, options["theta"]),  # Eq. 5
     }
     return {name: term * seen["valid"] for name, term in terms.items()}
-
-
-def _constant(tensor: Tensor) -> Tensor:
-    return (mx.sym if isinstance(tensor, mx.sym.Symbol) else mx.nd).BlockGrad(tensor)
 
 
 @METHODS.register("icasc")
@@ -120,9 +115,8 @@ class ICASC(Method):
         for name, valid in CHOICES.items():
             if self.options[name] not in valid:
                 raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
-        for name in ("sigma", "omega", "start_epoch", *(f"weight_{term}" for term in TERMS)):
-            if self.options[name] < 0:
-                raise ValueError(f"{name}={self.options[name]}: must be >= 0")
+        weights = {f"weight_{term}": 0 for term in TERMS}
+        self.check_at_least(sigma=0, omega=0, start_epoch=0, **weights)
         schema = self.task.schema
         self._name = "ce" if schema is not None and schema.is_single_label else "bce"
         self._classification = objective(schema)
@@ -132,10 +126,7 @@ class ICASC(Method):
         self._directional = self._tail.directional() if exact else None
 
     def _weighted_terms(self) -> GraphBlock | None:
-        """Return the attention losses times their weights, as a block; None if all weights are 0.
-
-        It takes of ``INPUTS`` what terms with a weight need.
-        """
+        """Return the attention losses times their weights, as a block; None if there are none."""
         variables = {name: mx.sym.var(name, dtype="float32") for name in INPUTS}
         weights = {term: float(self.options[f"weight_{term}"]) for term in TERMS}
         terms = attention_terms(variables, self.options)
@@ -151,26 +142,13 @@ class ICASC(Method):
         return self._terms is not None and self.epoch >= self.options["start_epoch"]
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
-        """Return the classification loss, ``(B,)``: all there is without attention."""
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
 
-    def train_step(self, batch: Batch, held_out: Batch | None = None) -> Outputs:
-        """Make one update; see :meth:`gluon_attn.method.Method.train_step`."""
+    def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
+        """Make all gradients; with attention there are several passes, one device at a time."""
         if not self.attends:
-            return super().train_step(batch, held_out)
-        micro = self.optimization.accumulate
-        parts = split_batch(batch, self.ctx, micro)
-        if micro > 1:
-            self.net.collect_params().zero_grad()
-        totals: dict[str, list[mx.nd.NDArray]] = {}
-        for step in range(micro):
-            for part in parts[step::micro]:
-                for name, value in self._differentiate(part).items():
-                    totals.setdefault(name, []).append(value)
-        self.trainer.step(len(batch.index))
-        with autograd.pause():
-            return {n: sum_of(v.sum().as_in_context(self.ctx[0]) for v in vs)
-                    for n, vs in totals.items()}  # fmt: skip
+            return super().differentiate(parts)
+        return [({}, self._differentiate(part), part) for part in parts]
 
     def _differentiate(self, part: Batch) -> dict[str, mx.nd.NDArray]:
         """Make all gradients of one device's share; return its losses, each ``(B,)``."""

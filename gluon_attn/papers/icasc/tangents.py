@@ -42,7 +42,6 @@ class Step(NamedTuple):
         return self.node.attrs.get(name, default)
 
     def add(self, op: str, *inputs: Entry, **attrs: Any) -> Entry:
-        """Add a node to the graph; return its entry."""
         return self.graph.add(op, *inputs, **attrs)
 
     def like(self, *inputs: Entry, **changed: Any) -> Entry:
@@ -59,12 +58,7 @@ RULES = Registry("operator with a directional derivative")
 
 
 class Tangents:
-    """Changes of the entries of a graph that is being written, in one or more directions.
-
-    Args:
-        graph: The graph.
-        changes: ``{entry: its change in each direction}``, to begin with.
-    """
+    """Changes of entries of a graph being written, ``{entry: change in each direction}``."""
 
     def __init__(self, graph: Graph, changes: dict[Entry, Changes]) -> None:
         self._graph, self._changes = graph, changes
@@ -81,11 +75,7 @@ class Tangents:
         return any(change is not None for entry in entries for change in self[entry])
 
     def push(self, entry: Entry) -> None:
-        """Differentiate the node of ``entry``, which must be written already.
-
-        Raises:
-            ValueError: The operator has no rule, or the rule does not cover its settings.
-        """
+        """Differentiate the node of ``entry``, which must be written already."""
         node = self._graph.nodes[entry[0]]
         if node.op not in RULES:
             kind = "operator with a directional derivative"
@@ -135,8 +125,6 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 # -- linear ----------------------------------------------------------------------------------------
-
-
 @_rule(
     "Flatten", "Reshape", "transpose", "expand_dims", "squeeze", "slice_axis", "slice", "mean",
     "sum", "_mul_scalar", "_div_scalar", "negative", "_copy", "identity", "SwapAxis",
@@ -189,8 +177,6 @@ def _layer(step: Step, changes: Changes) -> Entry | None:
 
 
 # -- products and functions of one value -----------------------------------------------------------
-
-
 @_rule("elemwise_mul", "broadcast_mul", "batch_dot", "dot")
 def _product(step: Step, changes: Changes) -> Entry | None:
     (left, right), (moved_left, moved_right) = step.inputs, changes
@@ -252,8 +238,6 @@ def _softmax(step: Step, changes: Changes) -> Entry | None:
 
 
 # -- pooling, maxima -------------------------------------------------------------------------------
-
-
 @_rule("Pooling")
 def _pooling(step: Step, changes: Changes) -> Entry | None:
     kind = step.attr("pool_type", "max")
@@ -263,10 +247,8 @@ def _pooling(step: Step, changes: Changes) -> Entry | None:
         largest = step.add("broadcast_like", step.output, step.shape_of(step.inputs[0]))
         return _mean_where(step, largest, changes[0], lambda x: step.like(x, pool_type="avg"))
     kernel, stride = _pair(step.attr("kernel")), _pair(step.attr("stride", "(1, 1)"))
-    pad, full = (
-        _pair(step.attr("pad", "(0, 0)")),
-        step.attr("pooling_convention", "valid") != "valid",
-    )
+    pad = _pair(step.attr("pad", "(0, 0)"))
+    full = step.attr("pooling_convention", "valid") != "valid"
     if kind != "max" or kernel != stride or pad != (0, 0) or full:
         raise ValueError(
             f"Pooling {kind}, kernel {kernel}, stride {stride}, pad {pad}: only averages and "
@@ -319,9 +301,7 @@ def _maximum(step: Step, changes: Changes) -> Entry | None:
     return _mean_where(step, largest, changes[0], lambda x: step.add("mean", x, **attrs))
 
 
-def _mean_where(
-    step: Step, largest: Entry, change: Any, mean: Callable[[Entry], Entry]
-) -> Entry:  # fmt: skip
+def _mean_where(step: Step, largest: Entry, change: Any, mean: Callable[[Entry], Entry]) -> Entry:
     """Return the mean change of all that are largest; ``mean`` adds a mean to the graph."""
     chosen = step.add("broadcast_equal", step.inputs[0], largest)
     total = mean(step.add("elemwise_mul", change, chosen))
@@ -350,11 +330,7 @@ class Norm(NamedTuple):
 
 
 def normalize(graph: Graph, node: Node, inputs: list[Entry], channels: int) -> Norm:
-    """Add a BatchNorm node in separate steps.
-
-    Raises:
-        ValueError: Its channels are not axis 1.
-    """
+    """Add a BatchNorm node, with its channels on axis 1, in separate steps."""
     if node.attrs.get("axis", "1") != "1":
         axis = node.attrs["axis"]
         raise ValueError(f"BatchNorm over axis {axis} has no directional derivative here; {REMEDY}")

@@ -26,20 +26,11 @@ Index = Union[Sequence[int], Array, Any]  # or an NDArray
 
 
 class PredictionHistory:
-    """The last ``length`` predicted probabilities of every training sample.
+    """The last ``length`` predicted probabilities of every training sample, ids from 0.
 
     Lives on one device so that neither writing nor reading waits for the host. Memory there is
     ``4 * length * num_samples * num_attributes`` bytes (8 MB for WIDER-Attribute's 28,340 x 14
     at length 5), plus 4 bytes a sample on the host.
-
-    Args:
-        num_samples: Samples in the training set; ids are 0 … num_samples - 1.
-        num_attributes: A.
-        length: How many epochs are kept, ``|H|``; at least 2.
-        ctx: Device.
-
-    Raises:
-        ValueError: A size is too small.
     """
 
     def __init__(
@@ -62,15 +53,9 @@ class PredictionHistory:
         return 4 * self.length * self.num_samples * self.num_attributes
 
     def update(self, index: Index, probs: Any) -> None:
-        """Store one new prediction for each sample of a batch, dropping its oldest.
+        """Store one new prediction ``(B, A)`` for each sample of a batch, dropping its oldest.
 
-        Args:
-            index: ``(B,)`` sample ids; negative ones (padding rows) are ignored. An id may appear
-                once in a batch.
-            probs: ``(B, A)`` probabilities, NDArray or NumPy.
-
-        Raises:
-            ValueError: An id is out of range or appears twice, or shapes do not fit.
+        Negative ids (padding rows) are ignored. An id may appear once in a batch.
         """
         index = self._checked(index)
         if tuple(probs.shape) != (len(index), self.num_attributes):
@@ -96,7 +81,7 @@ class PredictionHistory:
         """Return std_s(H) of each sample of a batch, ``(B, A)`` float32 NDArray.
 
         0 where fewer than two predictions are known (and for padding rows), so that the weight
-        1 + std is 1 there. Ids out of range raise ValueError.
+        1 + std is 1 there.
         """
         index = self._checked(index)
         safe = np.maximum(index, 0)
@@ -111,15 +96,9 @@ class PredictionHistory:
         return mx.nd.sqrt(var + mx.nd.square(var) / mx.nd.maximum(n - 1, 1))
 
     def state(self) -> State:
-        """Return everything needed to continue, as NumPy arrays."""
         return {"rows": self._rows.asnumpy(), "count": self._count.copy()}
 
     def load_state(self, state: State) -> None:
-        """Continue from what :meth:`state` returned.
-
-        Raises:
-            ValueError: The shapes belong to another data set or length.
-        """
         if state["rows"].shape != self._rows.shape or state["count"].shape != self._count.shape:
             raise ValueError(
                 f"prediction history of shape {state['rows'].shape} does not fit this run's "

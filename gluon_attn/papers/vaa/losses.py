@@ -24,15 +24,10 @@ WEIGHTINGS = ("prior", "released", "none")
 def positive_weights(prior: Sequence[float], weighting: str) -> tuple[Array, Array]:
     """Return the weights of positives and those of negatives, each ``(A,)`` float32.
 
-    Args:
-        prior: ``(A,)`` positive fraction a of each attribute in the training set, in [0, 1].
-        weighting: ``'prior'``: both are exp(-a) (the form under which the loss is cited: an
-            attribute counts more the rarer it is). ``'released'``: with r = a / (1 - a) where
-            a <= 0.5 and 1 elsewhere, positives exp(1 - r), negatives exp(r) (the authors' code).
-            ``'none'``: 1, for ablations.
-
-    Raises:
-        ValueError: ``prior`` outside [0, 1] or not one-dimensional; unknown weighting.
+    ``prior (A,)`` is the positive fraction a of each attribute in the training set, in [0, 1].
+    ``'prior'``: both are exp(-a) (the form under which the loss is cited: an attribute counts more
+    the rarer it is). ``'released'``: with r = a / (1 - a) where a <= 0.5 and 1 elsewhere, positives
+    exp(1 - r), negatives exp(r) (the authors' code). ``'none'``: 1, for ablations.
     """
     a = np.asarray(prior, dtype=np.float64)
     if a.ndim != 1 or not np.all((a >= 0) & (a <= 1)):
@@ -58,17 +53,10 @@ class WeightedFocalLoss(HybridBlock):
                   - p_c^\gamma (1-y_c) \log(1-p_c) \right]
 
     The mean over attributes is the reduction of the authors' code. gamma = 0 and a prior of 0 give
-    the plain masked cross-entropy.
+    the plain masked cross-entropy. gamma is 2 in the authors' code; the paper's own value is
+    unknown. For prior and weighting see :func:`positive_weights`.
 
     Inputs: logits, label, mask ``(B, A)`` (mask may be left out). Output: ``(B,)``.
-
-    Args:
-        prior: ``(A,)`` positive fraction of each attribute in the training set.
-        gamma: Focusing exponent, >= 0. 2 in the authors' code; the paper's own value is unknown.
-        weighting: ``'prior'``, ``'released'`` or ``'none'``, see :func:`positive_weights`.
-
-    Raises:
-        ValueError: Negative gamma, or as :func:`positive_weights`.
     """
 
     def __init__(
@@ -88,7 +76,6 @@ class WeightedFocalLoss(HybridBlock):
         self, F: Any, logits: Tensor, label: Tensor, mask: Tensor | None = None, *,
         positive: Tensor, negative: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Return the weighted, masked mean over attributes, ``(B,)``."""
         log_p, log_not_p = log_sigmoid(F, logits), log_sigmoid(F, -logits)
         # (1 - p)^gamma as exp(gamma log(1 - p)): its gradient stays finite where p is 0 or 1.
         loss_positive = -F.exp(self._gamma * log_not_p) * log_p

@@ -69,7 +69,6 @@ class VAATraining(Method):
         return "attention" if epoch < before_joint else "joint"
 
     def begin_phase(self, phase: str) -> None:
-        """Train the primary net, the attention modules, or everything."""
         parts = {"primary": self.net.backbone, "attention": self.net.heads, "joint": self.net}
         self.train_parameters(phase, parts[phase].collect_params())
 
@@ -114,9 +113,7 @@ class VAATraining(Method):
             self.history.update(batch.index, outputs["logits"].sigmoid())
 
     def state(self) -> State:
-        """Return the prediction history."""
         return {f"history_{name}": array for name, array in self.history.state().items()}
 
     def load_state(self, state: State) -> None:
-        """Take the prediction history over."""
         self.history.load_state({name: state[f"history_{name}"] for name in ("rows", "count")})

@@ -41,11 +41,8 @@ class AttentionModule(HybridBlock):
     Inputs: ``(B, C, h, w)``. Outputs: logits ``(B, A)``; attention ``(B, A, h, w)``, >= 0 and
     summing to 1 over each map; confidence ``(B, A, h, w)`` in (0, 1).
 
-    Args:
-        classes: A.
-        shape: ``(C, h, w)``.
-        variant: A key of ``VARIANTS``.
-        scale: Factor on all filter counts but A; 1 in the paper, less for small nets.
+    ``shape`` is ``(C, h, w)``; ``scale`` is a factor on all filter counts but A: 1 in the paper,
+    less for small nets.
     """
 
     def __init__(
@@ -79,7 +76,6 @@ class AttentionModule(HybridBlock):
                 )
 
     def hybrid_forward(self, F: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, attention and confidence."""
         scores = F.reshape(self.mask(x), shape=(0, 0, -1))
         attention = F.reshape(F.softmax(scores, axis=-1), shape=(0, 0) + self._map_size)
         confidence = F.sigmoid(self.confidence(x))
@@ -102,9 +98,8 @@ def _head(classes: int, in_channels: int, **kwargs: Any) -> nn.Conv2D:
 class AttentionHeads(HybridBlock):
     """One attention module per tap, and the aggregation of all logits.
 
-    Inputs: logits of the primary net ``(B, A)``, then one activation per tap.
-    Outputs: mean logits, primary logits, logits of each module, attention of each module,
-    confidence of each module.
+    Inputs: logits of the primary net ``(B, A)``, then one activation per tap. Outputs: mean logits,
+    primary logits, then logits, attention and confidence of each module.
     """
 
     def __init__(self, modules: Sequence[AttentionModule], **kwargs: Any) -> None:
@@ -113,7 +108,6 @@ class AttentionHeads(HybridBlock):
         self.attention.add(*modules)
 
     def hybrid_forward(self, F: Any, logits: Tensor, *activations: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs named by :class:`VAA`."""
         results = [m(x) for m, x in zip(self.attention._children.values(), activations)]
         module_logits, attention, confidence = zip(*results)
         every = (logits,) + module_logits
@@ -128,14 +122,9 @@ class VAA(HybridBlock):
     ``logits`` (the mean of all logits), ``logits_backbone``, ``logits_<tap>``…,
     ``attention_<tap>``…, ``confidence_<tap>``….
 
-    Args:
-        backbone: Net that returns ``[logits, tap, …]`` and lists the tap names in ``taps``.
-        input_size: ``(H, W)`` in pixels.
-        variant: ``'supplement'`` (the paper) or ``'released'`` (the authors' repository).
-        scale: Factor on the filter counts of the attention modules; 1 in the paper.
-
-    Raises:
-        ValueError: No taps, or an unknown variant.
+    The backbone returns ``[logits, tap, …]``. Variant is ``'supplement'`` (the paper) or
+    ``'released'`` (the authors' repository); ``scale`` is a factor on the filter counts of the
+    attention modules.
     """
 
     def __init__(
