@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from gluon_attn.core.batch import Batch
-from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
-from gluon_attn.papers.icasc.method import ICASC, TERMS
+from gluon_attn.papers.icasc.method import TERMS
 from gluon_attn.train import read_json_lines
 from model_zoo import get_model
 from tests.parts_helpers import CLASSES, frozen, net_of, without_dropout
@@ -18,7 +17,6 @@ from tests.reference import icasc as reference
 from tests.training_helpers import (
     recipe,
     resumes_to_the_bit,
-    run,
     same,
     start_method,
     values,
@@ -221,27 +219,6 @@ def test_running_statistics_are_those_of_a_plain_step(gradient):
     same(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-@exact_first
-@pytest.mark.parametrize("name", [
-    "awmt_resnet50", "vgg11_bn", "vaa_resnet18_w16_synthetic",
-    pytest.param("resnet18_w16_synthetic", marks=pytest.mark.nightly),
-    pytest.param("cbam_resnet20_cifar10", marks=pytest.mark.nightly),
-])  # fmt: skip
-def test_any_net_trains(name, gradient):
-    side = 32 if "cifar" in name else 64
-    net = net_of(name, input_size=side)
-    net.hybridize(static_alloc=True, static_shape=True)
-    method = method_of(net, MULTI, lr=1e-3, gradient=gradient)
-    before = values(net)
-    for seed in range(2):
-        sums = method.train_step(batch_of(MULTI, side=side, seed=seed))
-        assert np.isfinite(sums["loss"].asscalar())
-    after = values(net)
-    assert all(np.isfinite(a).all() for a in after.values())
-    still = [n for n, a in after.items() if (a == before[n]).all()]
-    assert all(n.endswith("bias") or "beta" in n for n in still), still
-
-
 # -- several parts of a batch ----------------------------------------------------------------------
 
 
@@ -356,15 +333,6 @@ def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     resumes_to_the_bit(tiny, data, tmp_path)
     records = read_json_lines(str(tmp_path / "whole" / "log.jsonl"))
     assert {"loss_as_inner", "loss_as_last", "loss_ac", "loss_bce"} <= set(records[-1])
-
-
-@pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet14"])
-def test_small_recipes_train(tmp_path, name):
-    data = write_data(tmp_path / "data", train=16, val=8, test=8)
-    pairs = [f"{k}={v}" for k, v in dict(SIZES, epochs=1, batch_size=8).items()]
-    found = Recipe.load(name).override([*pairs, "model_options.width=8"], ICASC.OPTIONS)
-    assert found.method == "icasc"
-    assert 0 <= run(found.to_dict(), data, tmp_path / "run")["best"]["mAP"] <= 1
 
 
 def test_the_benchmark_makes_steps_of_every_variant():
