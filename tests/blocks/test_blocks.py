@@ -48,9 +48,6 @@ def grad_of(function, *arrays):
     return value.asnumpy(), [array.grad.asnumpy() for array in arrays]
 
 
-# ------------------------------------------------------------------------------ every block
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_pixels_place_means(name):
     """Channel maps ignore where a value is; a spatial map does not."""
@@ -87,9 +84,6 @@ def test_spread_only_takes_the_shape_of_its_last_argument():
     np.testing.assert_array_equal(found, np.broadcast_to(values.asnumpy(), (2, 6, 5, 3)))
 
 
-# ------------------------------------------------------------------------------ narrow nets
-
-
 @pytest.mark.parametrize("channels, reduction, hidden", [(64, 16, 4), (16, 16, 1), (8, 16, 1)])
 def test_hidden_layers_never_vanish(channels, reduction, hidden):
     assert hidden_size(channels, reduction) == hidden
@@ -106,9 +100,6 @@ def test_reduction_is_checked(reduction):
 def test_se_without_biases_has_none():
     keys = SE(32, bias=False)._collect_params_with_prefix()
     assert set(keys) == {"channel.reduce.weight", "channel.expand.weight"}
-
-
-# ------------------------------------------------------------------------------ published starts
 
 
 def test_srm_starts_at_one_half_and_is_not_decayed():
@@ -166,9 +157,6 @@ def start_of_convolution(seed):
     gate = SpatialGate(4)
     gate.initialize()
     return gate.conv.weight.data().asnumpy().ravel()
-
-
-# ------------------------------------------------------------------------------ equations
 
 
 def sigmoid(x):
@@ -259,9 +247,6 @@ def test_even_kernels_are_refused(kernel):
     for build in (lambda: ECA(8, kernel=kernel), lambda: CBAM(8, kernel=kernel)):
         with pytest.raises(ValueError, match="odd numbers"):
             build()
-
-
-# ------------------------------------------------------------------------------ kernels of ECA
 
 
 @pytest.mark.parametrize(

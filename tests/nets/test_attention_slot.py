@@ -95,9 +95,6 @@ def test_variants_of_a_block_by_colon():
         BLOCKS.get("se:4")
 
 
-# ------------------------------------------------------------------------------ states and actions
-
-
 def test_attention_view_shows_states_and_actions_and_changes_nothing():
     net = resnet(18, "v1b", classes=3, width=8, attention={"stage3": "cbam"})
     net.initialize(mx.init.Xavier())

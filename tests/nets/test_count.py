@@ -62,9 +62,6 @@ def test_wide_resnet18_is_the_one_of_the_cbam_paper(factor, millions, giga):
     assert round(found.multiply_adds / 1e9, 3) == giga
 
 
-# ------------------------------------------------------------------------------ by hand
-
-
 class Everything(HybridBlock):
     """One layer of each kind, a shared one, a norm that learns nothing, and an unused one."""
 

@@ -500,12 +500,6 @@ def ssd(kind):
     return coco("ssd", kind, net, warmup_epochs=0.0), helpers.batch_of()
 
 
-def faster_rcnn(kind):
-    helpers = coco_helpers("detection_helpers")
-    net = helpers.tiny_net("faster_rcnn", width=16)
-    return coco("faster_rcnn", kind, net, samples=64, warmup_updates=0), helpers.batch_of(2, 128)
-
-
 def keypoints(kind):
     helpers = coco_helpers("keypoints_helpers")
     net = helpers.tiny_net(width=16)
@@ -515,7 +509,6 @@ def keypoints(kind):
 VAA, VAA_OPTIONS = "vaa_resnet18_w16_synthetic", {"phase0_epochs": 1, "phase1_epochs": 1}
 CASES = {
     "baseline": classifier("baseline"),
-    "hoga": classifier("baseline", "hoga_resnet8_w8_digits"),
     "vaa primary": classifier("vaa", VAA, 0, **VAA_OPTIONS),
     "vaa attention": classifier("vaa", VAA, 1, **VAA_OPTIONS),
     "vaa joint": classifier("vaa", VAA, 2, **VAA_OPTIONS),
@@ -524,7 +517,6 @@ CASES = {
     "vaa_awmt": classifier("vaa_awmt", VAA, phase1_epochs=0),
     "reid": reid,
     "ssd": ssd,
-    "faster_rcnn": faster_rcnn,
     "simple_pose": keypoints,
 }
 

@@ -53,9 +53,6 @@ def learnt(block):
     return sum(int(np.prod(p.shape)) for p in block.collect_params().values() if p._differentiable)
 
 
-# -- operations ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("channels", [1, 4, 12])
 def test_a_gate_makes_nothing_larger_and_changes_no_sign(name, channels):
@@ -100,9 +97,6 @@ def test_gradients_through_maxima_in_both_modes(name, train):
 def test_unknown_operations_are_refused():
     with pytest.raises(ValueError, match="unknown operation 'SEE'"):
         operation("SEE", 4)
-
-
-# -- the block -----------------------------------------------------------------------------------
 
 
 def nodes_of(block, x):
@@ -169,9 +163,6 @@ def test_search_form_has_no_scale_in_its_operations():
 def test_channels_must_make_four_groups():
     with pytest.raises(ValueError, match="channels=18: valid are multiples of 4"):
         HOGA(18)
-
-
-# -- in nets -------------------------------------------------------------------------------------
 
 
 def slow_if_deep(name):

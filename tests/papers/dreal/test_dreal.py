@@ -34,9 +34,6 @@ def any_net():
     return net_of(SMALL, size=32)
 
 
-# -- the critic ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("hybridize", [False, True])
 def test_critic_agrees_with_the_reference(hybridize):
     critic = Critic((3, 5, 4), hidden=6)
@@ -72,9 +69,6 @@ def test_what_the_critic_sees_agrees_with_the_reference(grid, size):
         np.testing.assert_allclose(
             judged[f"vector{number}"].asnumpy(), expected, rtol=1e-3, atol=1e-5
         )
-
-
-# -- who learns from what --------------------------------------------------------------------------
 
 
 def gradients(method, loss, batch):
@@ -174,9 +168,6 @@ def test_looking_at_the_gates_twice_counts_their_statistics_once():
     same(one, two, rtol=1e-4, atol=1e-5)
 
 
-# -- a step ----------------------------------------------------------------------------------------
-
-
 def test_rewards_of_a_step_are_those_of_the_weights_it_began_with():
     """They belong to the attention that the critic rates, so they come before the update."""
     net = net_of({"stage4": "se"})
@@ -227,9 +218,6 @@ def test_several_devices_or_micro_batches_make_one_update_of_each_side(ctx, accu
         assert all((copy == copies[0]).all() for copy in copies)
 
 
-# -- sampling --------------------------------------------------------------------------------------
-
-
 def test_every_module_is_sampled_as_often_as_every_other():
     method = method_of(net_of(SMALL), sample=2)
     chosen = [method.sampled(step) for step in range(3000)]
@@ -270,9 +258,6 @@ def test_the_report_counts_what_was_sampled():
     assert set(method.report()["reward"].values()) == {None}
 
 
-# -- stages ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stages, expected", [
     ("all", [2, 2, 3, 3, 4, 4]), ("conv5_x", [4, 4]), ("conv4_x,conv5_x", [3, 3, 4, 4]),
     ("stage2, stage4", [2, 2, 4, 4]), (("conv3_x", "conv4_x"), [2, 2, 3, 3]),
@@ -307,9 +292,6 @@ def test_stages_that_are_not_there_are_refused():
 def test_impossible_options_are_refused(any_net, options, message):
     with pytest.raises(ValueError, match=message):
         method_of(any_net, **options)
-
-
-# -- whole runs ------------------------------------------------------------------------------------
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):

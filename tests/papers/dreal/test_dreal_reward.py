@@ -125,9 +125,6 @@ def test_a_gate_that_is_not_called_or_leads_nowhere_is_refused():
         Builder(trace, (0,))
 
 
-# -- what it costs ---------------------------------------------------------------------------------
-
-
 def multiply_adds(net, size, groups):
     """Return the multiply-adds per image of the net and of the counterfactuals of each group.
 
@@ -174,9 +171,6 @@ def test_as_one_batch_counterfactuals_are_the_same_work():
     net = net_of({"stage2": "se", "stage3": "cbam"}, size=32)
     _, found = multiply_adds(net, 32, [(0, 1, 2, 3), (0,), (1,), (2,), (3,), (0, 1), (2, 3)])
     assert found[0] == sum(found[1:5]) == sum(found[5:])
-
-
-# -- rewards and the critic's losses ---------------------------------------------------------------
 
 
 def random_logits(seed=0, rows=12):

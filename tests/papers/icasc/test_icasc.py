@@ -73,9 +73,6 @@ def distance(found, wanted):
     return np.linalg.norm(flat(found) - flat(wanted)) / np.linalg.norm(flat(wanted))
 
 
-# -- against PyTorch -------------------------------------------------------------------------------
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("schema", [SINGLE, MULTI], ids=["single", "multi"])
 @pytest.mark.parametrize("attention", ["channel_weighted", "grad_cam"])
@@ -116,9 +113,6 @@ def test_gradients_are_those_of_pytorch_in_both_modes(seed, attention, schema):
     second = [[a - b for a, b in zip(g["exact"], g["constant"])] for g in (found, wanted)]
     assert np.linalg.norm(flat(second[1])) > 0.01 * np.linalg.norm(flat(wanted["exact"]))
     assert distance(*second) <= 1e-2
-
-
-# -- without PyTorch -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [
@@ -219,9 +213,6 @@ def test_running_statistics_are_those_of_a_plain_step(gradient):
     same(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-# -- several parts of a batch ----------------------------------------------------------------------
-
-
 @both_gradients
 @pytest.mark.parametrize("ctx, accumulate", [
     ([mx.cpu(0), mx.cpu(1)], 2),
@@ -242,9 +233,6 @@ def test_parts_of_a_batch_add_up_where_images_are_independent(ctx, accumulate, g
             assert all((copies[0] == copy).all() for copy in copies)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     same(results[1], results[0], rtol=1e-3, atol=1e-4)
-
-
-# -- classes that are compared ---------------------------------------------------------------------
 
 
 def test_confusing_class_is_the_likeliest_that_is_known_to_be_wrong():
@@ -315,9 +303,6 @@ def test_a_single_class_has_no_confusing_one(gradient):
 def test_bad_settings_are_refused(any_net, options, message):
     with pytest.raises(ValueError, match=message):
         method_of(any_net, **options)
-
-
-# -- whole runs ------------------------------------------------------------------------------------
 
 
 SIZES = {"input_size": 48, "resize": 56, "crop_min": 44, "crop_max": 56, "eval_crop": 48}
