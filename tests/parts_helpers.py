@@ -1,4 +1,4 @@
-"""Small nets of every structure that can be cut at its last two stages, with random parameters."""
+"""Small nets of every structure that can be cut at its last two stages; random parameters."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def net_of(name, seed=0, **options):
             value = rng.normal(0, np.sqrt(2 / np.prod(p.shape[1:])), p.shape)
         p.set_data(mx.nd.array(value))
     return net
+
+
+def started(block, seed=0):
+    """Return the block with random parameters and statistics."""
+    mx.random.seed(seed)
+    block.initialize(mx.init.Xavier())
+    rng = np.random.default_rng(seed)
+    for name, p in block._collect_params_with_prefix().items():
+        if name.endswith(("running_mean", "bias")):
+            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
+        elif name.endswith("running_var"):
+            p.set_data(mx.nd.array(rng.uniform(0.5, 1.5, p.shape)))
+    return block
 
 
 def image_of(name, rows=3, seed=1):

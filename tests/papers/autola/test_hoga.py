@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 from mxnet.gluon import nn
+from parts_helpers import started
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.nets.count import count
@@ -36,17 +37,6 @@ LINE = "SE@0/SE@0+CBAM@1/SE@0+SE_A_M@1+skip_connect@2/SE@0+SE@1+dil_conv_3x3@2+n
 
 def data(shape=(2, 16, 6, 7), seed=0):
     return mx.nd.array(np.random.default_rng(seed).normal(size=shape))
-
-
-def started(block, seed=0):
-    """Return the block with random parameters and statistics."""
-    mx.random.seed(seed)
-    block.initialize(mx.init.Xavier())
-    rng = np.random.default_rng(seed)
-    for name, p in block._collect_params_with_prefix().items():
-        if name.endswith(("running_mean", "bias")):
-            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
-    return block
 
 
 def learnt(block):

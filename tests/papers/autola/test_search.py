@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
+from parts_helpers import started
 from training_helpers import checkpoint_arrays, random_batch, same, start_method, values
 
 from gluon_attn.core.batch import Batch
@@ -34,19 +35,6 @@ SCHEMA = Schema([Attribute("class", "multiclass", ("a", "b", "c"))])
 
 def normal(shape, seed=0, scale=1.0):
     return mx.nd.array(np.random.default_rng(seed).normal(size=shape) * scale)
-
-
-def started(block, seed=0):
-    """Return the block with random parameters and statistics."""
-    mx.random.seed(seed)
-    block.initialize(mx.init.Xavier())
-    rng = np.random.default_rng(seed)
-    for name, p in block._collect_params_with_prefix().items():
-        if name.endswith(("running_mean", "bias")):
-            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
-        elif name.endswith("running_var"):
-            p.set_data(mx.nd.array(rng.uniform(0.5, 1.5, p.shape)))
-    return block
 
 
 # -- the super-network ---------------------------------------------------------------------------
