@@ -7,14 +7,13 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import nn
 from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1
+from training_helpers import start_method, values
 
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.method import Optimization, Task
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.nets.efficientnet_lite import EfficientNetLite, Variant
 from gluon_attn.nets.resnet import BottleneckV1b, ResNet
-from gluon_attn.papers.dreal.method import DREAL
 from model_zoo import get_model
 
 CLASSES = 5
@@ -56,14 +55,10 @@ def net_of(attention="se", name="resnet18_v1b", width=8, size=64, seed=0, **opti
 def method_of(net, schema=SINGLE, lr=0.02, ctx=None, accumulate=1, seed=0, **options):
     """Return the method, in epoch 0."""
     mx.random.seed(seed)
-    columns = schema.columns if schema else tuple("abcde")
-    task = Task(columns, 64, np.full(len(columns), 0.3), schema)
-    params = {"learning_rate": lr, "momentum": 0.9, "wd": 0.0}
-    optimization = Optimization("sgd", params, accumulate)
-    options = dict({"hidden": 16}, **options)
-    method = DREAL(net, ctx or [mx.cpu()], task, optimization, options=options)
-    method.begin_epoch(0)
-    return method
+    names, options = schema.columns if schema else "abcde", {"hidden": 16, **options}
+    return start_method(
+        "dreal", net, names, schema=schema, lr=lr, ctx=ctx, accumulate=accumulate, options=options
+    )
 
 
 def batch_of(seed=0, rows=6, size=32, schema=SINGLE):
@@ -78,26 +73,15 @@ def batch_of(seed=0, rows=6, size=32, schema=SINGLE):
     return Batch(mx.nd.array(image), mx.nd.array(label), mx.nd.array(mask), np.arange(rows))
 
 
-def values(parameters):
-    """Return ``{name: NumPy array}`` of a ParameterDict or a block's parameters."""
-    mx.nd.waitall()
-    if not hasattr(parameters, "items"):
-        parameters = parameters._collect_params_with_prefix()
-    return {n: p.data(p.list_ctx()[0]).asnumpy() for n, p in parameters.items()}
-
-
 def first(outputs):
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
 
 def naive_logits(net, image, modules):
-    """Return the factual logits and, for each module, those without its attention.
+    """Return the factual logits and, for each attention block, those without its attention.
 
     One whole forward pass per module, not hybridized, with the batch's own statistics in every
     batch-norm; the net ends as it began.
-
-    Args:
-        modules: Attention blocks of the net.
     """
     net.hybridize(active=False)
     norms, maps = [], {}

@@ -1,4 +1,4 @@
-"""Small nets of every structure that can be cut at its last two stages, with random parameters."""
+"""Small nets of every structure that can be cut at its last two stages; random parameters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ FAMILIES = {
     "cbam_resnet20_cifar10": 32, "srm_resnet20_cifar10": 32, "vaa_resnet18_w16_synthetic": 64,
     "efficientnet_lite0": 64,
 }  # fmt: skip
-# deep nets with the structure of one above
-DEEP = {
-    "resnet50_v1": 64, "resnet101_v1": 64, "hoga_resnet20_cifar10": 32, "vgg19": 75,
-    "cifar_resnet110_cifar100": 32, "hoga_wide_resnet18_2": 64, "eca_resnet20_cifar10": 32,
-    "vgg19_bn": 64, "vaa_resnet50_v1b": 64, "vaa_resnet101_released_wider": 64,
-}  # fmt: skip
-SIDES = {**FAMILIES, **DEEP}
+SIDES = {**FAMILIES, "hoga_resnet20_cifar10": 32}
 
 
 def net_of(name, seed=0, **options):
@@ -45,6 +39,19 @@ def net_of(name, seed=0, **options):
             value = rng.normal(0, np.sqrt(2 / np.prod(p.shape[1:])), p.shape)
         p.set_data(mx.nd.array(value))
     return net
+
+
+def started(block, seed=0):
+    """Return the block with random parameters and statistics."""
+    mx.random.seed(seed)
+    block.initialize(mx.init.Xavier())
+    rng = np.random.default_rng(seed)
+    for name, p in block._collect_params_with_prefix().items():
+        if name.endswith(("running_mean", "bias")):
+            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
+        elif name.endswith("running_var"):
+            p.set_data(mx.nd.array(rng.uniform(0.5, 1.5, p.shape)))
+    return block
 
 
 def image_of(name, rows=3, seed=1):

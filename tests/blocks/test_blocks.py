@@ -9,6 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gluon_attn.blocks import BLOCKS, CBAM, ECA, SE, SRM
 from gluon_attn.blocks.cbam import SpatialGate
@@ -47,24 +48,6 @@ def grad_of(function, *arrays):
     return value.asnumpy(), [array.grad.asnumpy() for array in arrays]
 
 
-# ------------------------------------------------------------------------------ every block
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_hybrid_gradients_are_the_imperative_ones(name):
-    gradients = []
-    for hybrid in (False, True):
-        block = random_start(BLOCKS.get(name)(48))
-        block.hybridize(hybrid, **({"static_alloc": True, "static_shape": True} if hybrid else {}))
-        x = picture(2, 48, 5, 5)
-        _, (of_x,) = grad_of(block, x)
-        learnt = [p for p in block.collect_params().values() if p.grad_req != "null"]
-        gradients.append([of_x] + [p.grad().asnumpy() for p in learnt])
-    for found, expected in zip(*gradients):
-        assert np.abs(expected).max() > 0
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_pixels_place_means(name):
     """Channel maps ignore where a value is; a spatial map does not."""
@@ -101,9 +84,6 @@ def test_spread_only_takes_the_shape_of_its_last_argument():
     np.testing.assert_array_equal(found, np.broadcast_to(values.asnumpy(), (2, 6, 5, 3)))
 
 
-# ------------------------------------------------------------------------------ narrow nets
-
-
 @pytest.mark.parametrize("channels, reduction, hidden", [(64, 16, 4), (16, 16, 1), (8, 16, 1)])
 def test_hidden_layers_never_vanish(channels, reduction, hidden):
     assert hidden_size(channels, reduction) == hidden
@@ -120,9 +100,6 @@ def test_reduction_is_checked(reduction):
 def test_se_without_biases_has_none():
     keys = SE(32, bias=False)._collect_params_with_prefix()
     assert set(keys) == {"channel.reduce.weight", "channel.expand.weight"}
-
-
-# ------------------------------------------------------------------------------ published starts
 
 
 def test_srm_starts_at_one_half_and_is_not_decayed():
@@ -182,11 +159,36 @@ def start_of_convolution(seed):
     return gate.conv.weight.data().asnumpy().ravel()
 
 
-# ------------------------------------------------------------------------------ equations
-
-
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("name, shape", [("se", (2, 32, 4, 5)), ("cbam", (3, 32, 5, 4))])
+def test_gates_of_two_layers_against_numpy(name, shape):
+    block, x = random_start(BLOCKS.get(name)(32)), picture(*shape).asnumpy()
+    p = {n: a.data().asnumpy() for n, a in block._collect_params_with_prefix().items()}
+
+    def dense(pooled):
+        hidden = pooled @ p["channel.reduce.weight"].T + p["channel.reduce.bias"]
+        return np.maximum(hidden, 0) @ p["channel.expand.weight"].T + p["channel.expand.bias"]
+
+    assert p["channel.reduce.weight"].shape == (2, 32)
+    score = dense(x.mean(axis=(2, 3)))
+    if name == "cbam":
+        score = score + dense(x.max(axis=(2, 3)))
+    gated = x * sigmoid(score)[:, :, None, None]
+    if name == "cbam":
+        weight = p["spatial.conv.weight"][0]
+        assert weight.shape == (2, 7, 7)
+        pooled = np.stack([gated.max(axis=1), gated.mean(axis=1)], axis=1)
+        windows = sliding_window_view(np.pad(pooled, [(0, 0)] * 2 + [(3, 3)] * 2), (7, 7), (2, 3))
+        score = (windows * weight[:, None, None]).sum(axis=(1, 4, 5))
+        share = (score - p["spatial.norm.running_mean"]) / np.sqrt(
+            p["spatial.norm.running_var"] + 1e-5
+        )
+        gate = sigmoid(share * p["spatial.norm.gamma"] + p["spatial.norm.beta"])
+        gated = gated * gate[:, None]
+    np.testing.assert_allclose(block(mx.nd.array(x)).asnumpy(), gated, rtol=1e-4, atol=1e-5)
 
 
 def test_srm_against_numpy_with_the_unbiased_variance():
@@ -245,9 +247,6 @@ def test_even_kernels_are_refused(kernel):
     for build in (lambda: ECA(8, kernel=kernel), lambda: CBAM(8, kernel=kernel)):
         with pytest.raises(ValueError, match="odd numbers"):
             build()
-
-
-# ------------------------------------------------------------------------------ kernels of ECA
 
 
 @pytest.mark.parametrize(

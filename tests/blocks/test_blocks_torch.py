@@ -125,9 +125,6 @@ def test_running_statistics_move_by_the_published_share(name):
     close(norm.running_mean.data().asnumpy(), expected.numpy())
 
 
-# ------------------------------------------------------------------------------ whole nets
-
-
 def unit(x, p, key, stride, convolutions, attention):
     """A residual unit v1b: (position in the body, stride, padding) of each convolution."""
     y = x

@@ -79,6 +79,22 @@ def test_several_positives_share_the_row_and_none_is_nothing():
     np.testing.assert_allclose(result, [-log_p[0, 0], 0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_binary_cross_entropy_equals_its_definition(hybrid):
+    """Masked and weighted, divided by the number of attributes, known or not."""
+    rng = np.random.default_rng(4)
+    z, y = rng.normal(0, 3, (6, 5)), (rng.random((6, 5)) < 0.4) * 1.0
+    mask, weight = (rng.random((6, 5)) < 0.6) * 1.0, rng.uniform(0.5, 2, (6, 5))
+    p = 1 / (1 + np.exp(-z))
+    entries = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * mask
+    for given, factor in (((), 1), ((weight,), weight)):
+        loss = MaskedBCELoss()
+        if hybrid:
+            loss.hybridize(static_alloc=True, static_shape=True)
+        expected = (entries * factor).sum(axis=1) / 5
+        np.testing.assert_allclose(values(loss, z, y, mask, *given), expected, rtol=1e-5)
+
+
 def test_objective_follows_the_schema():
     assert isinstance(objective(SINGLE), SoftmaxCELoss)
     binary = Schema.binary("abcd")

@@ -94,7 +94,7 @@ def test_well_separated_identities_have_no_loss_and_no_gradient():
     assert not values.any() and not gradient.any()
 
 
-@pytest.mark.parametrize("loss", (BatchHardTripletLoss(0.3), SoftTripletLoss()))
+@pytest.mark.parametrize("loss", (BatchHardTripletLoss(), SoftTripletLoss()))
 def test_pictures_at_one_point_are_safe(loss):
     values, gradient = run(loss, np.ones((8, 6)), np.repeat([0, 1], 4))
     expected = 0.3 if isinstance(loss, BatchHardTripletLoss) else np.log(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-from test_blocks import NAMES, picture, random_start
+from test_blocks import picture, random_start
 
 from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block
 from gluon_attn.nets import resnet
@@ -56,19 +56,6 @@ def test_inner_place_of_a_unit_of_two_convolutions_is_the_end_of_the_branch(inne
     assert list(net.features[4][0].body)[5] is net.attention_blocks()[0][1]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_of_the_plain_net_fit(name, tmp_path):
-    plain = resnet(50, "v1b", classes=3, width=8)
-    plain.initialize(mx.init.Xavier())
-    plain(mx.nd.zeros((1, 3, 32, 32)))
-    plain.save_parameters(str(tmp_path / "plain.params"))
-    net = resnet(50, "v1b", classes=3, width=8, attention=name)
-    net.load_parameters(str(tmp_path / "plain.params"), allow_missing=True)
-    loaded = net._collect_params_with_prefix()
-    for key, parameter in plain._collect_params_with_prefix().items():
-        np.testing.assert_array_equal(loaded[key].data().asnumpy(), parameter.data().asnumpy())
-
-
 def test_names_of_blocks_are_those_of_the_taps():
     net = get_model(
         "vaa_resnet18", width=8, input_size=64, attention={"stage2": "se", "stage4": "srm"}
@@ -106,9 +93,6 @@ def test_variants_of_a_block_by_colon():
         BLOCKS._entries.pop("reduced")
     with pytest.raises(ValueError, match="'se:4': 'se' has no variants, write 'se'"):
         BLOCKS.get("se:4")
-
-
-# ------------------------------------------------------------------------------ states and actions
 
 
 def test_attention_view_shows_states_and_actions_and_changes_nothing():

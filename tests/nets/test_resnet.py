@@ -68,17 +68,6 @@ def test_default_taps_end_the_last_two_stages(build, expected):
     assert build(expected[0]).taps == expected[:1]  # one name without a tuple
 
 
-@pytest.mark.parametrize(
-    "depth, count",  # of torchvision's documentation
-    [(18, 11689512), (34, 21797672), (50, 25557032), (101, 44549160), (152, 60192808)],
-)
-def test_published_parameter_counts(depth, count):
-    net = resnet(depth, "v1b")
-    net.infer_shape(mx.nd.zeros((1, 3, 224, 224)))
-    named = net.collect_params().items()
-    assert sum(int(np.prod(p.shape)) for name, p in named if "running_" not in name) == count
-
-
 @pytest.mark.parametrize("depth, units", [(20, 3), (44, 7), (110, 18)])
 def test_cifar_nets_have_6n_plus_2_layers_in_three_stages(depth, units):
     net = cifar_resnet(depth, width=4)

@@ -64,14 +64,6 @@ def test_equals_gluons_net_and_reads_its_files(tmp_path, image):
     assert {name.split(".")[0] for name in skipped} == {"output"}
 
 
-def test_hybrid_equals_imperative(image):
-    net = small(True, taps=("stage4_activation1", "stage5_activation0"))
-    plain = [o.asnumpy() for o in net(image)]
-    net.hybridize(static_alloc=True, static_shape=True)
-    for k, output in enumerate(net(image)):
-        np.testing.assert_allclose(output.asnumpy(), plain[k], rtol=1e-5, atol=1e-6)
-
-
 def test_taps_are_the_activations_in_front_of_the_pooling(image):
     names = ("stage5_activation1", "stage1_activation0", "stage4_activation1")
     net = small(taps=names)
@@ -90,19 +82,6 @@ def test_taps_are_the_activations_in_front_of_the_pooling(image):
     np.testing.assert_array_equal(small()(image).asnumpy(), outputs["logits"].asnumpy())
     with pytest.raises(ValueError, match="unknown tap 'stage5_activation2'"):
         small(taps=("stage5_activation2",))
-
-
-@pytest.mark.parametrize("pool", [None, 2])
-def test_the_net_can_be_cut_into_trunk_stage_and_head(image, pool):
-    from gluon_attn.papers.icasc.cut import Tail
-    from gluon_attn.papers.icasc.gradients import ScorePass
-
-    net = small(pool=pool)
-    expected = net(image).asnumpy()
-    tail = Tail(net, [mx.cpu()], frozen=True)
-    assert tail.layers == ("stage4_activation1", "stage5_activation1")
-    found = ScorePass(tail, image).logits.asnumpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooling_makes_the_parameters_fit_every_input_size():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 from mxnet.gluon import nn
+from parts_helpers import started
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.nets.count import count
@@ -38,22 +39,8 @@ def data(shape=(2, 16, 6, 7), seed=0):
     return mx.nd.array(np.random.default_rng(seed).normal(size=shape))
 
 
-def started(block, seed=0):
-    """Return the block with random parameters and statistics."""
-    mx.random.seed(seed)
-    block.initialize(mx.init.Xavier())
-    rng = np.random.default_rng(seed)
-    for name, p in block._collect_params_with_prefix().items():
-        if name.endswith(("running_mean", "bias")):
-            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
-    return block
-
-
 def learnt(block):
     return sum(int(np.prod(p.shape)) for p in block.collect_params().values() if p._differentiable)
-
-
-# -- operations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -100,9 +87,6 @@ def test_gradients_through_maxima_in_both_modes(name, train):
 def test_unknown_operations_are_refused():
     with pytest.raises(ValueError, match="unknown operation 'SEE'"):
         operation("SEE", 4)
-
-
-# -- the block -----------------------------------------------------------------------------------
 
 
 def nodes_of(block, x):
@@ -169,9 +153,6 @@ def test_search_form_has_no_scale_in_its_operations():
 def test_channels_must_make_four_groups():
     with pytest.raises(ValueError, match="channels=18: valid are multiples of 4"):
         HOGA(18)
-
-
-# -- in nets -------------------------------------------------------------------------------------
 
 
 def slow_if_deep(name):

@@ -8,19 +8,19 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
-from training_helpers import checkpoint_arrays
+from parts_helpers import started
+from training_helpers import checkpoint_arrays, random_batch, same, start_method, values
 
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.figures.curves import search_curves
 from gluon_attn.losses.classification import objective
-from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets import cifar_resnet, resnet
 from gluon_attn.papers.autola import SearchHOGA, SuperNet, derive, random_genotype
 from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, find_genotype
 from gluon_attn.papers.autola.operations import operation
-from gluon_attn.papers.autola.search import Architect, clip_gradients, entropy, strengths
+from gluon_attn.papers.autola.search import Architect, AutoLA, clip_gradients, entropy, strengths
 from gluon_attn.papers.autola.search import shares as shares_of
 from gluon_attn.papers.autola.supernet import PASSES, DepthWise, EdgePass, PairConv
 from gluon_attn.train import read_json_lines
@@ -35,19 +35,6 @@ SCHEMA = Schema([Attribute("class", "multiclass", ("a", "b", "c"))])
 
 def normal(shape, seed=0, scale=1.0):
     return mx.nd.array(np.random.default_rng(seed).normal(size=shape) * scale)
-
-
-def started(block, seed=0):
-    """Return the block with random parameters and statistics."""
-    mx.random.seed(seed)
-    block.initialize(mx.init.Xavier())
-    rng = np.random.default_rng(seed)
-    for name, p in block._collect_params_with_prefix().items():
-        if name.endswith(("running_mean", "bias")):
-            p.set_data(mx.nd.array(rng.normal(0, 0.3, p.shape)))
-        elif name.endswith("running_var"):
-            p.set_data(mx.nd.array(rng.uniform(0.5, 1.5, p.shape)))
-    return block
 
 
 # -- the super-network ---------------------------------------------------------------------------
@@ -86,27 +73,18 @@ def operations_of(stack, edge, edges, channels):
 
 def _stacked_value(given, name, key, edge, edges):
     """Return one edge's rows of the array in a pass that belongs to an operation's parameter."""
-    last = {"sep_conv_3x3": "6", "dil_conv_3x3": "2"}
-    layer = key.rsplit(".", 1)[0].rsplit(".", 1)[-1]
-    statistic = key.rsplit(".", 1)[-1]
-    if statistic.startswith("running") and name != "CBAM":
-        final = {"sep_conv_3x3": "6", "dil_conv_3x3": "2", "sep_conv_3x3_spatial": "6",
-                 "dil_conv_3x3_spatial": "2"}[name]  # fmt: skip
-        if layer == final:  # the batch norm that two operations share
-            norm = "norm" if name in last else "spatial_norm"
-            both = given[f"{norm}.{statistic}"]
-            half = both.shape[0] // 2
-            own = both[:half] if name.startswith("sep") else both[half:]
-            return rows(own, edge, edges)
+    layer, statistic = key.rsplit(".", 2)[-2:]
     if name == "CBAM" and key.startswith("spatial"):
         layer = "cbam_spatial.0.each" if layer == "0" else "cbam_spatial.1"
         return rows(given[f"{layer}.{statistic}"], edge, edges)
+    if statistic.startswith("running") and layer == ("6" if name.startswith("sep") else "2"):
+        # the batch norm that two operations share
+        both = given[f"{'spatial_norm' if 'spatial' in name else 'norm'}.{statistic}"]
+        half = both.shape[0] // 2
+        return rows(both[:half] if name.startswith("sep") else both[half:], edge, edges)
     theirs, ours = STACKED[name]
     path = theirs + key[len(ours) :]
-    if name == "dil_conv_3x3_spatial":
-        path = path.replace("dil_spatial.0.", "dil_spatial.0.each.")
-    path = path.replace("sep_spatial.5", "sep_spatial.5")
-    return rows(given[path], edge, edges)
+    return rows(given[path.replace("dil_spatial.0.", "dil_spatial.0.each.")], edge, edges)
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
@@ -235,25 +213,15 @@ def test_random_genotypes_are_uniform_without_none_and_repeatable():
 
 
 def batch_of(seed, rows=6):
-    rng = np.random.default_rng(seed)
-    label = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=rows)]
-    image = rng.normal(size=(rows, 3, 16, 16)).astype(np.float32)
-    arrays = map(mx.nd.array, (image, label, np.ones_like(label)))
-    return Batch(*arrays, np.arange(rows))
+    label = np.eye(CLASSES)[np.random.default_rng(seed).integers(CLASSES, size=rows)]
+    return random_batch(seed, rows, CLASSES, 16, label=label)
 
 
 def method_of(net, **options):
-    task = Task(SCHEMA.columns, 60, np.full(CLASSES, 1 / CLASSES), SCHEMA)
-    params = {"momentum": 0.9, "wd": 5e-4, "learning_rate": 0.05}
-    sgd = Optimization("sgd", params)
-    method = METHODS.get("autola")(net, [mx.cpu()], task, sgd, options=options)
-    method.begin_epoch(0)
-    return method
-
-
-def values(net):
-    mx.nd.waitall()
-    return {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
+    return start_method(
+        "autola", net, SCHEMA.columns, samples=60, prior=1 / CLASSES, schema=SCHEMA, lr=0.05,
+        wd=5e-4, options=options,
+    )  # fmt: skip
 
 
 def test_a_step_moves_alpha_by_adam_and_weights_by_sgd():
@@ -360,18 +328,6 @@ def test_a_second_order_step_is_told_of_the_weights_optimiser():
         assert velocity.shape == parameters[name].shape
 
 
-@pytest.mark.nightly
-def test_second_order_runs_on_the_super_network():
-    net = super_net()
-    net.hybridize(static_alloc=True, static_shape=True)
-    method = method_of(net, second_order=True)
-    before = values(net)
-    for step in range(2):
-        method.train_step(batch_of(step), batch_of(10 + step))
-    after = values(net)
-    assert np.isfinite(after["alpha"]).all() and (after["alpha"] != before["alpha"]).any()
-
-
 def test_what_a_search_refuses():
     plain = get_model("cifar_resnet20_cifar10", classes=CLASSES, width=8)
     plain.initialize()
@@ -379,14 +335,12 @@ def test_what_a_search_refuses():
         method_of(plain)
     with pytest.raises(ValueError, match="use tools/search.py"):
         method_of(super_net()).train_step(batch_of(0))
-    net = get_model("autola_search_resnet20", depth=8, classes=CLASSES, width=8, input_size=16)
-    net.initialize(ctx=[mx.cpu(0), mx.cpu(1)])
-    task = Task(SCHEMA.columns, 60, np.full(CLASSES, 1 / CLASSES), SCHEMA)
-    with pytest.raises(ValueError, match="one device"):
-        METHODS.get("autola")(net, [mx.cpu(0), mx.cpu(1)], task, Optimization())
-    for settings, text in (({"accumulate": 2}, "no accumulate"), ({"amp": "float16"}, "float32")):
+    for settings, text in (
+        ({"ctx": [mx.cpu(0), mx.cpu(1)]}, "one device"), ({"accumulate": 2}, "no accumulate"),
+        ({"amp": "float16"}, "float32"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
-            METHODS.get("autola")(net, [mx.cpu(0)], task, Optimization(**settings))
+            start_method("autola", super_net(), SCHEMA.columns, schema=SCHEMA, **settings)
 
 
 # -- whole runs ----------------------------------------------------------------------------------
@@ -430,7 +384,7 @@ def run(recipe, data, folder, resume=False):
     return search(recipe, settings)
 
 
-def test_a_search_writes_its_result_and_resumes_to_the_bit(data, tmp_path):
+def test_a_search_writes_its_result_and_resumes_to_the_bit(data, tmp_path, monkeypatch):
     whole = run(recipe_of(), data, tmp_path / "whole")
     assert find_genotype(whole["file"]) == whole["genotype"]
     about = json.loads((tmp_path / "whole" / "genotype.json").read_text())["about"]
@@ -442,23 +396,6 @@ def test_a_search_writes_its_result_and_resumes_to_the_bit(data, tmp_path):
     assert log[0]["edge_entropy"] != log[1]["edge_entropy"]
     with pytest.raises(FileExistsError, match="holds a run already"):
         run(recipe_of(), data, tmp_path / "whole")
-    stopped(data, tmp_path / "parts")
-    again = run(recipe_of(), data, tmp_path / "parts", resume=True)
-    assert again["genotype"] == whole["genotype"]
-    one, other = (checkpoint_arrays(tmp_path / n / "last.ckpt") for n in ("whole", "parts"))
-    assert set(one) == set(other)
-    assert any("trainer/architecture" in name for name in one)
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
-def stopped(data, folder):
-    """Search until the second epoch begins."""
-    from gluon_attn.papers.autola.search import AutoLA
-
-    class Enough(Exception):
-        pass
-
     begin = AutoLA.begin_epoch
 
     def begin_epoch(self, epoch):
@@ -466,12 +403,19 @@ def stopped(data, folder):
             raise Enough
         begin(self, epoch)
 
-    AutoLA.begin_epoch = begin_epoch
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoLA, "begin_epoch", begin_epoch)
         with pytest.raises(Enough):
-            run(recipe_of(), data, folder)
-    finally:
-        AutoLA.begin_epoch = begin
+            run(recipe_of(), data, tmp_path / "parts")
+    again = run(recipe_of(), data, tmp_path / "parts", resume=True)
+    assert again["genotype"] == whole["genotype"]
+    one, other = (checkpoint_arrays(tmp_path / n / "last.ckpt") for n in ("whole", "parts"))
+    assert any("trainer/architecture" in name for name in one)
+    same(other, one)
+
+
+class Enough(Exception):
+    pass
 
 
 def test_a_comparison_trains_all_ways_alike(data, tmp_path):
@@ -482,21 +426,22 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     def searching(overrides):
         return recipe_of(epochs=1).override(overrides)
 
-    done = compare(
-        searching, training, str(data), [3], out=str(tmp_path), ways=["HOG-SE"], workers=0, say=len
-    )
+    def compared(way):
+        return compare(
+            searching, training, str(data), [3], out=str(tmp_path), ways=[way], workers=0, say=len
+        )
+
+    done = compared("HOG-SE")
     assert set(done.rows) == {"searched", "random", "HOG-SE"}
     assert done.rows["random"][0]["genotype"] == f"hoga:{random_genotype(3)}"
     assert done.rows["HOG-SE"][0]["genotype"] == "hog_se"
     assert done.rows["searched"][0]["seconds_of_search"] > 0
     assert "searched genotypes are above the mean of the random ones" in done.text
     before = (tmp_path / "results.json").stat().st_mtime_ns
-    assert compare(
-        searching, training, str(data), [3], out=str(tmp_path), ways=["HOG-SE"], workers=0, say=len
-    )
-    assert (tmp_path / "results.json").stat().st_mtime_ns > before  # tables anew, no training
+    compared("HOG-SE")  # tables again, no training
+    assert (tmp_path / "results.json").stat().st_mtime_ns > before
     with pytest.raises(ValueError, match="valid ways are HOG-SE"):
-        compare(searching, training, str(data), [3], out=str(tmp_path), ways=["SEE"])
+        compared("SEE")
 
 
 def test_curves_need_a_search(tmp_path):

@@ -6,7 +6,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
-from test_search import operations_of, started
+from parts_helpers import started
+from test_search import operations_of
 
 from gluon_attn.papers.autola.genotype import EDGES
 from gluon_attn.papers.autola.supernet import PASSES, SearchHOGA

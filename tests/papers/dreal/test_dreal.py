@@ -7,26 +7,23 @@ import json
 import mxnet as mx
 import numpy as np
 import pytest
-from dreal_helpers import (
-    CLASSES,
-    MIXED,
-    SINGLE,
-    batch_of,
-    method_of,
-    net_of,
-    values,
-)
+from dreal_helpers import CLASSES, MIXED, SINGLE, batch_of, method_of, net_of
 from mxnet import autograd
 from reference import dreal as reference
-from training_helpers import NAMES, checkpoint_arrays, recipe, write_data
+from training_helpers import (
+    NAMES,
+    recipe,
+    resumes_to_the_bit,
+    same,
+    start_method,
+    values,
+    write_data,
+)
 
-from gluon_attn.core.recipe import Recipe
-from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.critic import Critic, regression_loss
 from gluon_attn.papers.dreal.method import chosen_modules
 from gluon_attn.train import build, read_json_lines
-from gluon_attn.train.run import Settings, train
 from model_zoo import get_model
 
 SMALL = {"stage3": "cbam", "stage4": "srm"}  # four modules, six gates
@@ -35,9 +32,6 @@ SMALL = {"stage3": "cbam", "stage4": "srm"}  # four modules, six gates
 @pytest.fixture(scope="module")
 def any_net():
     return net_of(SMALL, size=32)
-
-
-# -- the critic ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hybridize", [False, True])
@@ -75,9 +69,6 @@ def test_what_the_critic_sees_agrees_with_the_reference(grid, size):
         np.testing.assert_allclose(
             judged[f"vector{number}"].asnumpy(), expected, rtol=1e-3, atol=1e-5
         )
-
-
-# -- who learns from what --------------------------------------------------------------------------
 
 
 def gradients(method, loss, batch):
@@ -133,17 +124,13 @@ def test_every_loss_has_gradients_for_its_own_parameters_only(schema):
 
 def test_without_the_quality_loss_the_net_trains_as_the_baseline_does():
     batch, plain, net = batch_of(1), net_of(SMALL), net_of(SMALL)
-    params = {"learning_rate": 0.02, "momentum": 0.9, "wd": 0.0}
-    task = Task(SINGLE.columns, 64, np.full(CLASSES, 0.2), SINGLE)
-    baseline = METHODS.get("baseline")(plain, [mx.cpu()], task, Optimization("sgd", params))
-    baseline.begin_epoch(0)
+    baseline = start_method("baseline", plain, SINGLE.columns, schema=SINGLE, lr=0.02)
     method = method_of(net, quality_weight=0.0)
     critic = values(method.critic)
     for _ in range(2):
         expected, found = baseline.train_step(batch), method.train_step(batch)
         assert found["loss"].asscalar() == pytest.approx(expected["loss"].asscalar(), rel=1e-4)
-    for name, array in values(plain).items():
-        np.testing.assert_allclose(values(net)[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+    same(values(net), values(plain), rtol=1e-3, atol=1e-4)
     assert all((values(method.critic)[n] != array).any() for n, array in critic.items())
 
 
@@ -177,11 +164,8 @@ def test_looking_at_the_gates_twice_counts_their_statistics_once():
     expected = values(other)
     statistics = [name for name in found if "running_" in name]
     assert len(statistics) > 40
-    for name in statistics:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-# -- a step ----------------------------------------------------------------------------------------
+    one, two = ({name: all_[name] for name in statistics} for all_ in (found, expected))
+    same(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_rewards_of_a_step_are_those_of_the_weights_it_began_with():
@@ -196,24 +180,13 @@ def test_rewards_of_a_step_are_those_of_the_weights_it_began_with():
     np.testing.assert_allclose(method._experience[0][1].asnumpy(), still, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"group": "stage"}, {"sample": 2}])
-def test_a_step_reads_nothing_back_from_the_device(options, monkeypatch):
-    method = method_of(net_of(SMALL), **options)
-    method.train_step(batch_of(0))
-    batch, groups = batch_of(1), {"stage": [(0, 1), (2, 3)]}
-    if not options.get("sample"):
-        assert method._groups == groups.get(options.get("group"), [(0, 1, 2, 3)])
-
-    def forbidden(*args, **kwargs):
-        raise AssertionError("a read from the device, or a copy that waits")
-
-    for name in ("asnumpy", "asscalar", "wait_to_read"):
-        monkeypatch.setattr(mx.nd.NDArray, name, forbidden)
-    for name in ("array", "waitall"):
-        monkeypatch.setattr(mx.nd, name, forbidden)
-    for _ in range(4):
-        totals = method.train_step(batch)
-    monkeypatch.undo()
+@pytest.mark.parametrize("group, groups", [
+    ("net", [(0, 1, 2, 3)]), ("stage", [(0, 1), (2, 3)]),
+])  # fmt: skip
+def test_modules_whose_rewards_are_computed_together(group, groups):
+    method = method_of(net_of(SMALL), group=group)
+    assert method._groups == groups
+    totals = method.train_step(batch_of(0))
     assert set(totals) == {"classification", "quality", "regression", "loss"}
     assert all(np.isfinite(value.asscalar()) for value in totals.values())
 
@@ -227,7 +200,6 @@ def test_several_devices_or_micro_batches_make_one_update_of_each_side(ctx, accu
         label=mx.nd.concat(half.label, half.label, dim=0), mask=mx.nd.ones((8, CLASSES)),
     )  # fmt: skip
     net = net_of({"stage4": "cbam"})
-    net.collect_params().reset_ctx(ctx)
     method = method_of(net, ctx=ctx, accumulate=accumulate, critic_optimizer="sgd")
     alone = method_of(net_of({"stage4": "cbam"}), critic_optimizer="sgd")
     for name, parameter in method.critic._collect_params_with_prefix().items():
@@ -236,17 +208,14 @@ def test_several_devices_or_micro_batches_make_one_update_of_each_side(ctx, accu
         method.train_step(twice)
         alone.train_step(half)
     for one, other in ((method.net, alone.net), (method.critic, alone.critic)):
-        for name, array in values(other).items():
-            if "running_" not in name:
-                np.testing.assert_allclose(
-                    values(one)[name], array, rtol=1e-3, atol=1e-4, err_msg=name
-                )
+        one, other = (
+            {n: array for n, array in values(block).items() if "running_" not in n}
+            for block in (one, other)
+        )
+        same(one, other, rtol=1e-3, atol=1e-4)
     for parameter in method.critic.collect_params().values():
         copies = [data.asnumpy() for data in parameter.list_data()]
         assert all((copy == copies[0]).all() for copy in copies)
-
-
-# -- sampling --------------------------------------------------------------------------------------
 
 
 def test_every_module_is_sampled_as_often_as_every_other():
@@ -289,9 +258,6 @@ def test_the_report_counts_what_was_sampled():
     assert set(method.report()["reward"].values()) == {None}
 
 
-# -- stages ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stages, expected", [
     ("all", [2, 2, 3, 3, 4, 4]), ("conv5_x", [4, 4]), ("conv4_x,conv5_x", [3, 3, 4, 4]),
     ("stage2, stage4", [2, 2, 4, 4]), (("conv3_x", "conv4_x"), [2, 2, 3, 3]),
@@ -319,39 +285,23 @@ def test_stages_that_are_not_there_are_refused():
 
 @pytest.mark.parametrize("options, message", [
     ({"sample": 5}, "sample=5: valid are 0"), ({"group": "all"}, "unknown group 'all'"),
-    ({"critic_optimizer": "newton"}, "unknown optimizer"), ({"penalty": -1.0}, "penalty"),
-    ({"quality_weight": -1.0}, "quality_weight"), ({"reward": "rank"}, "reward='rank'"),
-    ({"hidden": 0}, "hidden=0"),
+    ({"critic_optimizer": "newton"}, "unknown optimizer"), ({"penalty": -1.0}, "penalty=-1"),
+    ({"reward": "rank"}, "reward='rank': valid are ratio, sign"), ({"hidden": 0}, "hidden=0"),
+    ({"quality_weight": -1.0}, "quality_weight"),
 ])  # fmt: skip
 def test_impossible_options_are_refused(any_net, options, message):
     with pytest.raises(ValueError, match=message):
         method_of(any_net, **options)
 
 
-# -- whole runs ------------------------------------------------------------------------------------
-
-
-def run_recipe(**changes):
-    options = {"hidden": 8, "sample": 2}
-    options.update(changes.pop("options", {}))
-    return Recipe.from_dict(recipe(
-        method="dreal", model="resnet18_w16_synthetic", options=options,
-        model_options={"width": 8, "attention": {"stage3": "cbam", "stage4": "srm"}}, **changes,
-    ))  # fmt: skip
-
-
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     """Net, critic, both optimisers and the sampling; on several binary attributes."""
-    data = str(write_data(tmp_path / "data"))
-    whole = Settings(data, str(tmp_path / "whole"), test=False, console=False)
-    parts = Settings(data, str(tmp_path / "parts"), test=False, console=False)
-    train(run_recipe(epochs=3, schedule="constant"), whole)
-    train(run_recipe(epochs=1, schedule="constant"), parts)
-    train(run_recipe(epochs=3, schedule="constant"), parts._replace(resume=True))
-    one, other = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "parts"))
-    assert set(one) == set(other)
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, other[name], err_msg=name)
+    attention = {"stage3": "cbam", "stage4": "srm"}
+    tiny = recipe(
+        method="dreal", model="resnet18_w16_synthetic", options={"hidden": 8, "sample": 2},
+        model_options={"width": 8, "attention": attention}, epochs=3, schedule="constant",
+    )  # fmt: skip
+    one = resumes_to_the_bit(tiny, write_data(tmp_path / "data"), tmp_path)
     assert one["method/steps"] == 3 * 48 // 8
     kinds = {name.split("/")[0] + "/" + name.split("/")[1] for name in one if "trainer" in name}
     assert kinds == {"trainer/joint", "trainer/critic"}
@@ -362,11 +312,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     ] * 3
     assert all("loss_regression" in r and "loss_quality" in r for r in records)
     # what is kept is the plain attention net
-    net = get_model("resnet18_w16_synthetic", classes=len(NAMES), input_size=32, width=8,
-                    attention={"stage3": "cbam", "stage4": "srm"})  # fmt: skip
-    net.load_parameters(str(tmp_path / "whole" / "best.params"))
+    net = get_model(tiny["model"], classes=len(NAMES), input_size=32, width=8, attention=attention)
     saved = mx.nd.load(str(tmp_path / "whole" / "best.params"))
-    assert not [name for name in saved if "embed" in name or "cell" in name]
+    assert set(saved) == set(net._collect_params_with_prefix())
 
 
 def test_a_state_of_another_critic_is_refused():
@@ -377,26 +325,21 @@ def test_a_state_of_another_critic_is_refused():
     other = method_of(net_of(stages), seed=1)
     other.load_state(state)
     assert other.steps == 1
-    for name, array in values(method.critic).items():
-        np.testing.assert_array_equal(values(other.critic)[name], array)
+    same(values(other.critic), values(method.critic))
     for options in ({"hidden": 8}, {"stages": "conv5_x"}):
         with pytest.raises(ValueError, match="use the same stages, hidden and spatial_grid"):
             method_of(net_of(stages), **options).load_state(state)
 
 
-RECIPES = ("dreal_imagenet_se_resnet50", "dreal_imagenet_cbam_resnet50",
-           "dreal_imagenet_srm_resnet101", "dreal_digits_single_resnet14",
-           "dreal_synthetic_resnet18")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_build_their_method(name, repository):
+@pytest.mark.parametrize("name", [
+    "dreal_imagenet_se_resnet50", "dreal_imagenet_cbam_resnet50", "dreal_imagenet_srm_resnet101",
+    "dreal_digits_single_resnet14", "dreal_synthetic_resnet18",
+])  # fmt: skip
+def test_recipes_build_their_method(name):
     found = build.load_recipe(name, ["stages=conv3_x,conv4_x"])
     assert found.method == "dreal" and found.options == {"stages": ("conv3_x", "conv4_x")}
     if "imagenet" in name:
         assert found.epochs == 100  # CONFIRMED
-    # options are the defaults, so that the baseline is one word away
-    assert build.load_recipe(name, ["method=baseline"]).options == {}
     net = get_model(found.model, classes=3, input_size=32, **found.model_options)
     stages = {1, 2, 3} if "digits" in name else {1, 2, 3, 4}
     assert {block.slot.stage for _, block in chosen_modules(net)} == stages

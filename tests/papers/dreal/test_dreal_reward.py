@@ -8,9 +8,10 @@ import math
 import mxnet as mx
 import numpy as np
 import pytest
-from dreal_helpers import CLASSES, MIXED, batch_of, naive_logits, net_of, values
+from dreal_helpers import CLASSES, MIXED, batch_of, naive_logits, net_of
 from mxnet import autograd
 from reference import dreal as reference
+from training_helpers import same, values
 
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.nets.attention import attention_blocks
@@ -109,8 +110,7 @@ def test_the_training_pass_is_that_of_the_net(hybridize):
         np.testing.assert_allclose(
             one, found[1][1][name], rtol=1e-3, atol=1e-3 * scale, err_msg=name
         )
-    for name, one in found[0][2].items():
-        np.testing.assert_allclose(one, found[1][2][name], rtol=1e-4, atol=1e-5, err_msg=name)
+    same(found[0][2], found[1][2], rtol=1e-4, atol=1e-5)
 
 
 def test_a_gate_that_is_not_called_or_leads_nowhere_is_refused():
@@ -123,9 +123,6 @@ def test_a_gate_that_is_not_called_or_leads_nowhere_is_refused():
     trace.outputs["logits"] = trace.graph.variable("data")
     with pytest.raises(ValueError, match="module 0 does not influence the logits"):
         Builder(trace, (0,))
-
-
-# -- what it costs ---------------------------------------------------------------------------------
 
 
 def multiply_adds(net, size, groups):
@@ -174,9 +171,6 @@ def test_as_one_batch_counterfactuals_are_the_same_work():
     net = net_of({"stage2": "se", "stage3": "cbam"}, size=32)
     _, found = multiply_adds(net, 32, [(0, 1, 2, 3), (0,), (1,), (2,), (3,), (0, 1), (2, 3)])
     assert found[0] == sum(found[1:5]) == sum(found[5:])
-
-
-# -- rewards and the critic's losses ---------------------------------------------------------------
 
 
 def random_logits(seed=0, rows=12):
@@ -232,13 +226,6 @@ def test_laws_of_the_reward(kind):
     np.testing.assert_allclose(extreme, 1)
     flat = kind()(0 * right, 0 * right, label, mask)[0].asnumpy()
     assert np.isfinite(flat).all()
-
-
-def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="reward='rank': valid are ratio, sign"):
-        SingleLabelReward(form="rank")
-    with pytest.raises(ValueError, match="penalty=-1"):
-        MultiLabelReward(-1)
 
 
 def test_the_schema_decides_the_reward():

@@ -29,9 +29,6 @@ def maps(count=2, shape=(3, 5, 4), seed=0):
     return [mx.nd.array(np.maximum(rng.normal(size=shape), 0)) for _ in range(count)]
 
 
-# -- maps ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", sorted(MAPS))
 @pytest.mark.parametrize("shape", [(3, 5, 4, 6), (1, 1, 1, 1)])
 def test_maps_follow_the_formulas(name, shape):
@@ -65,9 +62,6 @@ def test_both_maps_are_the_same_where_all_gradients_are_positive():
     np.testing.assert_allclose(one, other, rtol=1e-5)
     assert (channel_weighted(features, -positive).asnumpy() == 0).all()
     assert grad_cam(features, -positive).asnumpy().max() > 0
-
-
-# -- losses ----------------------------------------------------------------------------------------
 
 
 def test_disjoint_maps_are_apart_and_equal_ones_are_not():

@@ -15,7 +15,6 @@ from gluon_attn.papers.icasc.gradients import ExactPass, ScorePass
 from gluon_attn.papers.icasc.tangents import Tangents, missing_rules
 from tests.parts_helpers import (
     CLASSES,
-    DEEP,
     FAMILIES,
     frozen,
     image_of,
@@ -26,7 +25,7 @@ from tests.parts_helpers import (
 )
 
 every_family = pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.nightly) for name in DEEP)]
+    "name", [*FAMILIES, pytest.param("hoga_resnet20_cifar10", marks=pytest.mark.nightly)]
 )
 
 
@@ -96,9 +95,6 @@ def test_nets_that_cannot_be_cut_are_refused():
         Tail(net, [mx.cpu()])
 
 
-# -- gradients of scores ---------------------------------------------------------------------------
-
-
 @every_family
 @pytest.mark.parametrize("train", [True, False])
 def test_gradients_of_scores_are_those_of_automatic_differentiation(name, train):
@@ -146,9 +142,6 @@ def test_dropout_drops_the_same_in_all_passes_and_something_new_in_every_step(na
     assert all((change.asnumpy() == 0).all() for change in exact.changes.values())
     for mask in first.masks.values():
         assert mask.mean().asscalar() == pytest.approx(1, abs=0.25)
-
-
-# -- directional derivatives -----------------------------------------------------------------------
 
 
 @every_family

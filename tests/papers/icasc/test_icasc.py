@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import mxnet as mx
 import numpy as np
 import pytest
 
 from gluon_attn.core.batch import Batch
-from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.method import METHODS, Optimization, Task
 from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
-from gluon_attn.papers.icasc.method import ICASC, TERMS
+from gluon_attn.papers.icasc.method import TERMS
 from gluon_attn.train import read_json_lines
-from gluon_attn.train.run import Settings, train
 from model_zoo import get_model
 from tests.parts_helpers import CLASSES, frozen, net_of, without_dropout
 from tests.reference import icasc as reference
-from tests.training_helpers import checkpoint_arrays, recipe, write_data
+from tests.training_helpers import (
+    recipe,
+    resumes_to_the_bit,
+    same,
+    start_method,
+    values,
+    write_data,
+)
 
-INSTALLED = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not INSTALLED, reason="PyTorch is not installed")
 SINGLE = Schema([Attribute("class", "multiclass", tuple("abcde"))])
 MULTI = Schema.binary("abcde")
 both_gradients = pytest.mark.parametrize("gradient", ["constant", "exact"])
@@ -32,13 +32,10 @@ exact_first = pytest.mark.parametrize(
 
 
 def method_of(net, schema=SINGLE, name="icasc", ctx=None, accumulate=1, lr=0.0, **options):
-    ctx = ctx or [mx.cpu()]
-    net.collect_params().reset_ctx(ctx)
-    task = Task(schema.columns, 20, np.full(len(schema.columns), 0.3), schema)
-    optimization = Optimization("sgd", {"learning_rate": lr, "momentum": 0.9}, accumulate)
-    method = METHODS.get(name)(net, ctx, task, optimization, options=options)
-    method.begin_epoch(0)
-    return method
+    return start_method(
+        name, net, schema.columns, samples=20, schema=schema, lr=lr, ctx=ctx,
+        accumulate=accumulate, options=options,
+    )  # fmt: skip
 
 
 def batch_of(schema=SINGLE, rows=6, side=64, seed=0, mask=None):
@@ -68,12 +65,6 @@ def gradients(net):
     return {n: p.grad().asnumpy() for n, p in named.items() if p.grad_req != "null"}
 
 
-def values(net):
-    mx.nd.waitall()
-    named = net._collect_params_with_prefix()
-    return {n: p.data(p.list_ctx()[0]).asnumpy() for n, p in named.items()}
-
-
 def flat(arrays):
     return np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
 
@@ -82,11 +73,7 @@ def distance(found, wanted):
     return np.linalg.norm(flat(found) - flat(wanted)) / np.linalg.norm(flat(wanted))
 
 
-# -- against PyTorch -------------------------------------------------------------------------------
-
-
 @pytest.mark.parity
-@needs_torch
 @pytest.mark.parametrize("schema", [SINGLE, MULTI], ids=["single", "multi"])
 @pytest.mark.parametrize("attention", ["channel_weighted", "grad_cam"])
 @pytest.mark.parametrize("seed", [1, 5])
@@ -95,8 +82,7 @@ def test_gradients_are_those_of_pytorch_in_both_modes(seed, attention, schema):
 
     Where one does, PyTorch's own float32 is as far from its float64 as ours is (1e-2 at seed 0).
     """
-    import torch
-
+    torch = pytest.importorskip("torch")
     from tests.reference import icasc_torch
 
     batch, found, wanted = batch_of(schema, rows=8, side=96, seed=seed), {}, {}
@@ -127,9 +113,6 @@ def test_gradients_are_those_of_pytorch_in_both_modes(seed, attention, schema):
     second = [[a - b for a, b in zip(g["exact"], g["constant"])] for g in (found, wanted)]
     assert np.linalg.norm(flat(second[1])) > 0.01 * np.linalg.norm(flat(wanted["exact"]))
     assert distance(*second) <= 1e-2
-
-
-# -- without PyTorch -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [
@@ -196,8 +179,7 @@ def test_weights_of_zero_are_the_plain_baseline(gradient):
             method.train_step(batch_of(seed=seed))
         found.append(values(net))
     for other in found[1:]:
-        for name, array in found[0].items():
-            np.testing.assert_array_equal(array, other[name], err_msg=name)
+        same(other, found[0])
     method.begin_epoch(1)
     assert "as_last" in method.train_step(batch_of())
 
@@ -228,32 +210,7 @@ def test_running_statistics_are_those_of_a_plain_step(gradient):
         net = net_of("vaa_resnet18_w16_synthetic")
         method_of(net, MULTI, name=name, **options).train_step(batch_of(MULTI))
         found.append({n: a for n, a in values(net).items() if "running" in n})
-    for name, array in found[0].items():
-        np.testing.assert_allclose(found[1][name], array, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-@exact_first
-@pytest.mark.parametrize("name", [
-    "awmt_resnet50", "vgg11_bn", "vaa_resnet18_w16_synthetic",
-    pytest.param("resnet18_w16_synthetic", marks=pytest.mark.nightly),
-    pytest.param("cbam_resnet20_cifar10", marks=pytest.mark.nightly),
-])  # fmt: skip
-def test_any_net_trains(name, gradient):
-    side = 32 if "cifar" in name else 64
-    net = net_of(name, input_size=side)
-    net.hybridize(static_alloc=True, static_shape=True)
-    method = method_of(net, MULTI, lr=1e-3, gradient=gradient)
-    before = values(net)
-    for seed in range(2):
-        sums = method.train_step(batch_of(MULTI, side=side, seed=seed))
-        assert np.isfinite(sums["loss"].asscalar())
-    after = values(net)
-    assert all(np.isfinite(a).all() for a in after.values())
-    still = [n for n, a in after.items() if (a == before[n]).all()]
-    assert all(n.endswith("bias") or "beta" in n for n in still), still
-
-
-# -- several parts of a batch ----------------------------------------------------------------------
+    same(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 @both_gradients
@@ -275,11 +232,7 @@ def test_parts_of_a_batch_add_up_where_images_are_independent(ctx, accumulate, g
             copies = [d.asnumpy() for d in parameter.list_data()]
             assert all((copies[0] == copy).all() for copy in copies)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    for name, array in results[0].items():
-        np.testing.assert_allclose(results[1][name], array, rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-# -- classes that are compared ---------------------------------------------------------------------
+    same(results[1], results[0], rtol=1e-3, atol=1e-4)
 
 
 def test_confusing_class_is_the_likeliest_that_is_known_to_be_wrong():
@@ -352,46 +305,19 @@ def test_bad_settings_are_refused(any_net, options, message):
         method_of(any_net, **options)
 
 
-# -- whole runs ------------------------------------------------------------------------------------
-
-
-TINY = {
-    "method": "icasc", "model": "resnet18_w16_synthetic", "model_options": {"width": 8},
-    "epochs": 2, "batch_size": 8, "input_size": 48, "resize": 56, "crop_min": 44, "crop_max": 56,
-    "eval_crop": 48, "lr": 0.01, "unspecified": "masked",
-}  # fmt: skip
-
-
-def run(data, folder, resume=False, **changes):
-    settings = Settings(str(data), str(folder), resume=resume, workers=1, console=False)
-    return train(Recipe.from_dict(recipe(**{**TINY, **changes})), settings)
+SIZES = {"input_size": 48, "resize": 56, "crop_min": 44, "crop_max": 56, "eval_crop": 48}
 
 
 @exact_first
 def test_a_run_cut_after_an_epoch_ends_with_the_same_bits(tmp_path, gradient):
     data = write_data(tmp_path / "data", train=24, val=8, test=8)
-    options = {"options": {"gradient": gradient}, "model_options": {"width": 8, "dropout": 0.3}}
-    for folder, changes in (("whole", {}), ("cut", {"epochs": 1}), ("cut", {"resume": True})):
-        run(data, tmp_path / folder, **changes, **options)
-    first, second = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "cut"))
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    tiny = recipe(
+        method="icasc", model="resnet18_w16_synthetic", epochs=2, lr=0.01, unspecified="masked",
+        options={"gradient": gradient}, model_options={"width": 8, "dropout": 0.3}, **SIZES,
+    )  # fmt: skip
+    resumes_to_the_bit(tiny, data, tmp_path)
     records = read_json_lines(str(tmp_path / "whole" / "log.jsonl"))
     assert {"loss_as_inner", "loss_as_last", "loss_ac", "loss_bce"} <= set(records[-1])
-
-
-@pytest.mark.parametrize("name", ["icasc_synthetic_resnet18", "icasc_digits_resnet14"])
-def test_small_recipes_train(repository, tmp_path, name):
-    found = Recipe.load(name)
-    assert found.method == "icasc"
-    data = write_data(tmp_path / "data", train=16, val=8, test=8)
-    small = {k: TINY[k] for k in ("input_size", "resize", "crop_min", "crop_max", "eval_crop")}
-    changes = dict(small, epochs=1, batch_size=8)
-    pairs = [f"{k}={v}" for k, v in changes.items()]
-    chosen = found.override(pairs + ["model_options.width=8"], ICASC.OPTIONS)
-    done = train(chosen, Settings(str(data), str(tmp_path / "run"), workers=1, console=False))
-    assert 0 <= done["best"]["mAP"] <= 1
 
 
 def test_the_benchmark_makes_steps_of_every_variant():

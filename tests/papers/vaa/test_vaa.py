@@ -5,11 +5,10 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from parts_helpers import frozen
+from training_helpers import random_batch, same, start_method, values
 
-from gluon_attn.core.batch import Batch
-from gluon_attn.method import Optimization, Task
 from gluon_attn.nets import name_outputs
-from gluon_attn.papers.vaa.method import VAATraining
 from model_zoo import get_model
 
 
@@ -129,38 +128,24 @@ def test_bad_variant_and_missing_taps_are_refused():
         small(taps=())
 
 
-def batch(rows=4, classes=4, samples=8):
-    rng = np.random.default_rng(0)
-    label = (rng.random((rows, classes)) < 0.5).astype(np.float32)
-    return Batch(
-        mx.nd.array(rng.normal(size=(rows, 3, 64, 64))), mx.nd.array(label),
-        mx.nd.ones((rows, classes)), rng.permutation(samples)[:rows],
-    )  # fmt: skip
+def batch():
+    found = random_batch(0, side=64, label=np.random.default_rng(1).random((4, 4)) < 0.5)
+    return found._replace(index=np.array([6, 2, 7, 0]))
 
 
 def method(net, ctx=None, accumulate=1, **options):
-    optimization = Optimization("sgd", {"momentum": 0.9, "learning_rate": 0.05}, accumulate)
-    task = Task(tuple("abcd"), 8, np.full(4, 0.3))
-    return VAATraining(net, ctx or [mx.cpu()], task, optimization, options=options)
+    return start_method(
+        "vaa", net, "abcd", samples=8, lr=0.05, ctx=ctx, accumulate=accumulate, options=options
+    )
 
 
-def snapshot(block):
-    named = block._collect_params_with_prefix()
-    return {n: p.data(p.list_ctx()[0]).asnumpy() for n, p in named.items()}
-
-
-@pytest.mark.parametrize("hybridize", [False, True])
-def test_phase_one_leaves_the_primary_net_untouched(hybridize):
+def test_phase_one_leaves_the_primary_net_untouched():
     net = small()
-    if hybridize:
-        net.hybridize(static_alloc=True, static_shape=True)
     training = method(net, phase1_epochs=1)
-    training.begin_epoch(0)
     assert training.phase == "attention"
-    before = snapshot(net)
+    before = values(net)
     losses = training.train_step(batch())
-    mx.nd.waitall()
-    after = snapshot(net)
+    after = values(net)
     assert not any(name.startswith("focal") for name in losses)
     for name in before:
         assert np.array_equal(before[name], after[name]) or name.startswith("heads."), name
@@ -169,8 +154,7 @@ def test_phase_one_leaves_the_primary_net_untouched(hybridize):
     training.begin_epoch(1)
     assert training.phase == "joint"
     training.train_step(batch())
-    mx.nd.waitall()
-    joint = snapshot(net)
+    joint = values(net)
     moved = [n for n in before if not np.array_equal(joint[n], after[n])]
     assert any(n.startswith("backbone.") and n.endswith("weight") for n in moved)
 
@@ -178,7 +162,6 @@ def test_phase_one_leaves_the_primary_net_untouched(hybridize):
 def test_loss_is_the_sum_of_the_papers_terms():
     net = small()
     training = method(net, phase1_epochs=0)
-    training.begin_epoch(0)
     losses = training.train_step(batch())
     assert set(losses) == {
         "loss", "focal_backbone", "bce_stage3_activation1", "bce_stage4_activation1"
@@ -202,61 +185,31 @@ def test_history_is_stored_and_weights_samples_from_the_right_epochs():
     assert (training.history.std(data.index).asnumpy() > 0).all()
 
 
-def test_accumulation_equals_one_big_batch_when_statistics_are_frozen():
+@pytest.mark.parametrize("devices, accumulate", [(1, 2), (2, 1)])
+def test_parts_of_a_batch_add_up_when_statistics_are_frozen(devices, accumulate):
     results = []
-    for accumulate in (1, 2):
+    for count, parts in ((1, 1), (devices, accumulate)):
         mx.random.seed(3)
-        net = small()
-        net.hybridize()
-        training = method(net, accumulate=accumulate, phase1_epochs=0)
-        training.begin_epoch(0)
-        for layer in batch_norms(net):
-            layer._kwargs["use_global_stats"] = True
-        training.train_step(batch())
-        mx.nd.waitall()
-        results.append(list(snapshot(net).values()))
-    for one, other in zip(*results):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
-def batch_norms(block):
-    found = []
-    block.apply(lambda b: found.append(b) if type(b).__name__ == "BatchNorm" else None)
-    return found
-
-
-def test_two_devices_make_the_same_update_as_one():
-    results = []
-    for devices in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1)]):
-        mx.random.seed(3)
-        net = small()
-        net.collect_params().reset_ctx(devices)
-        for layer in batch_norms(net):
-            layer._kwargs["use_global_stats"] = True
-        training = method(net, ctx=devices, phase1_epochs=0, history_start=0)
+        net = frozen(small())
+        ctx = [mx.cpu(number) for number in range(count)]
+        training = method(net, ctx, parts, phase1_epochs=0, history_start=0)
         for epoch in range(2):
             training.begin_epoch(epoch)
             training.train_step(batch())
-        mx.nd.waitall()
         for parameter in net.collect_params().values():
             copies = [d.asnumpy() for d in parameter.list_data()]
-            for copy in copies[1:]:
-                np.testing.assert_array_equal(copies[0], copy)
-        results.append((list(snapshot(net).values()), training.history.state()["rows"]))
-    for one, other in zip(results[0][0], results[1][0]):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
+            assert all((copies[0] == copy).all() for copy in copies)
+        results.append({**values(net), "history": training.history.state()["rows"]})
+    same(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
 def test_primary_phase_trains_the_primary_net_alone_and_stores_no_history():
     net = small()
     training = method(net, phase0_epochs=1, phase1_epochs=1, history_start=0)
     assert [training.phase_of(e) for e in range(4)] == ["primary", "attention", "joint", "joint"]
-    training.begin_epoch(0)
-    before = snapshot(net)
+    before = values(net)
     losses = training.train_step(batch())
-    mx.nd.waitall()
-    after = snapshot(net)
+    after = values(net)
     assert set(losses) == {"loss", "bce_backbone"}
     changed = {n for n in before if not np.array_equal(before[n], after[n])}
     assert changed and all(name.startswith("backbone.") for name in changed)
