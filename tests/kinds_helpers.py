@@ -19,9 +19,10 @@ from gluon_attn.data.wider import ATTRIBUTES
 IMAGES = {"train": 6, "val": 4, "test": 4}
 
 
-def image(path, level=90):
+def image(path, level=90, size=(24, 16)):
+    """Write an image of one grey, in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((24, 16, 3), level, np.uint8))
+    cv2.imwrite(str(path), np.full((*size, 3), level, np.uint8))
 
 
 def wider(root):
@@ -144,6 +145,13 @@ def rewrite(path, content):
     """Replace a file, leaving other links to the old one alone."""
     path.unlink()
     path.write_bytes(content)
+
+
+def refuses(message, function, *arguments, error=ValueError, **options):
+    """Check that a call is refused with a message (a regular expression); return the whole one."""
+    with pytest.raises(error, match=message) as caught:
+        function(*arguments, **options)
+    return str(caught.value)
 
 
 KINDS = sorted(DATASETS.names())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from formats.tiny import write_tiny
+from formats.tiny_mats import cell
+from kinds_helpers import image, refuses
 from scipy.io import loadmat, savemat
-from test_peta import cell
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.data import BadImageError, detect_kind, open_dataset
@@ -29,12 +29,7 @@ def part(fields, people, values, order=1):
     for name in list(fields)[::order]:
         numbers = [values.get(name, {}).get(person, 1) for person in people]
         rows[name] = np.array(numbers, np.uint8)[None]
-    return dict(rows, image_index=cell(people, (1, -1)))
-
-
-def image(root, name, level):
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(root / name), np.full((8, 4, 3), level, np.uint8))
+    return dict(rows, image_index=cell(people, row=True))
 
 
 TRAIN = {
@@ -68,12 +63,12 @@ def market(tmp_path):
     train = ["0010_c1s1_000001_01", "0002_c3s2_000002_01", "0002_c1s1_000009_02",
              "0007_c1s1_000003_01"]  # fmt: skip
     for k, name in enumerate(train):
-        image(tmp_path, f"bounding_box_train/{name}.jpg", 50 * k)
+        image(tmp_path / f"bounding_box_train/{name}.jpg", 50 * k, (8, 4))
     test = ["-1_c1s1_000001_01", "0000_c1s1_000002_01", "0003_c1s1_000001_01", "0001_c6s3_00000_0"]
     for k, name in enumerate(test):
-        image(tmp_path, f"bounding_box_test/{name}.jpg", 50 * k)
+        image(tmp_path / f"bounding_box_test/{name}.jpg", 50 * k, (8, 4))
     (tmp_path / "bounding_box_test" / "Thumbs.db").write_bytes(b"not an image")
-    image(tmp_path, "query/0003_c2s1_000005_00.jpg", 250)
+    image(tmp_path / "query/0003_c2s1_000005_00.jpg", 250, (8, 4))
     write_mat(tmp_path, market_mat())
     return tmp_path
 
@@ -215,31 +210,22 @@ def without(which, field):
 )
 def test_malformed_fields_are_named(market, content, message):
     write_mat(market, content)
-    with pytest.raises(ValueError, match=message) as caught:
-        open_dataset(market, "trainval")
-    assert "market_attribute.mat" in str(caught.value)
+    assert "market_attribute.mat" in refuses(message, open_dataset, market, "trainval")
 
 
 def test_missing_folders_and_odd_names(market):
     (market / "query" / "0003_c2s1_000005_00.jpg").unlink()
-    with pytest.raises(ValueError, match="split 'query' is empty"):
-        open_dataset(market, "query")
-    image(market, "query/cat.jpg", 0)
-    with pytest.raises(ValueError, match="cat.jpg: no identity; expected a name like 0002_c1s1"):
-        open_dataset(market, "query")
+    refuses("split 'query' is empty", open_dataset, market, "query")
+    image(market / "query/cat.jpg", 0, (8, 4))
+    refuses("cat.jpg: no identity; expected a name like 0002_c1s1", open_dataset, market, "query")
     (market / "query" / "cat.jpg").unlink()
     (market / "query").rmdir()
-    with pytest.raises(FileNotFoundError, match="query is missing"):
-        open_dataset(market, "query")
-    with pytest.raises(ValueError, match="Market-1501-attribute: unknown split 'gallery'"):
-        open_dataset(market, "gallery")
+    refuses("query is missing", open_dataset, market, "query", error=FileNotFoundError)
+    refuses("Market-1501-attribute: unknown split 'gallery'", open_dataset, market, "gallery")
     both = open_dataset(market, "trainval")
     both.path(0).unlink()
     with pytest.raises(BadImageError, match="does not exist .sample 'bounding_box_train/0002"):
         both[0]
-
-
-# -- DukeMTMC ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -255,8 +241,8 @@ def duke(tmp_path):
     }
     write_mat(tmp_path, content, "duke_attribute")
     for k, person in enumerate(people):
-        image(tmp_path, f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k)
-    image(tmp_path, "bounding_box_test/0002_c1_f0044158.jpg", 9)
+        image(tmp_path / f"bounding_box_train/{person}_c2_f0046182.jpg", 50 * k, (8, 4))
+    image(tmp_path / "bounding_box_test/0002_c1_f0044158.jpg", 9, (8, 4))
     return tmp_path
 
 
