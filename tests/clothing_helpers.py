@@ -14,7 +14,6 @@ TAGS = ["null", "hair", "skin", *WORN]
 
 
 def save_tags(path, tags):
-    """Write a label_list.mat."""
     cell = np.empty((1, len(tags)), object)
     cell[0] = tags
     savemat(path, {"label_list": cell})

@@ -8,7 +8,7 @@ import pytest
 from kinds_helpers import refuses
 
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data import EvalTransform
+from gluon_attn.data import EvalTransform, TrainTransform
 from gluon_attn.data.transforms import PadCropTransform, ResizedCropTransform
 from gluon_attn.export.images import Preprocess
 from gluon_attn.export.sidecar import input_entry
@@ -45,11 +45,12 @@ def test_padding_is_black_before_the_mean_is_subtracted(image):
     np.testing.assert_allclose(result[0, 4, 4], (float(image[0, 0, 0]) - 10) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: PadCropTransform(**PLAIN), lambda: ResizedCropTransform(32, 24, **PLAIN),
+@pytest.mark.parametrize("transform", [
+    PadCropTransform(**PLAIN), ResizedCropTransform(32, 24, **PLAIN),
+    TrainTransform(32, (16, 28), 24), EvalTransform(32, 28, 24), EvalTransform(32, None, 24),
 ])  # fmt: skip
-def test_a_window_of_a_packed_picture_gives_the_same(image, make):
-    transform, rng = make(), np.random.default_rng(2)
+def test_a_window_of_a_packed_picture_gives_the_same(image, transform):
+    rng = np.random.default_rng(2)
     for random in rng.random((50, transform.draws)):
         left, top, right, bottom = transform.window(random)
         assert 0 <= left < right <= 32 and 0 <= top < bottom <= 32

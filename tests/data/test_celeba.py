@@ -35,6 +35,12 @@ def write(root, attr=ATTR, partition=PARTITION, suffix=".txt", places=("", "")):
     return root
 
 
+def check(train):
+    assert train.names == ("Bald", "Young", "Male")
+    assert train.sample_ids == ["000005.jpg", "000001.jpg", "000004.jpg"]
+    np.testing.assert_array_equal(train.raw, [[-1, 1, -1], [-1, 1, 1], [1, 1, 1]])
+
+
 @pytest.mark.parametrize("files, folder", [
     ({"places": ("Anno", "Eval")}, "Img/img_align_celeba"),
     ({"attr": ATTR_CSV, "partition": PARTITION_CSV, "suffix": ".csv"},
@@ -46,9 +52,7 @@ def test_labels_are_joined_by_name(tmp_path, files, folder):
         image(tmp_path / folder / f"{k:06d}.jpg", 40 * k, (8, 6))
     assert detect_kind(tmp_path) == "celeba"
     train = open_dataset(tmp_path, "train")
-    assert train.names == ("Bald", "Young", "Male")
-    assert train.sample_ids == ["000005.jpg", "000001.jpg", "000004.jpg"]
-    np.testing.assert_array_equal(train.raw, [[-1, 1, -1], [-1, 1, 1], [1, 1, 1]])
+    check(train)
     assert [round(train[k][0].mean() / 40) for k in range(3)] == [5, 1, 4]
     assert open_dataset(tmp_path, "val").raw.tolist() == [[1, -1, -1]]
     assert open_dataset(tmp_path, "test").sample_ids == ["000003.jpg"]
@@ -67,15 +71,11 @@ def test_labels_are_joined_by_name(tmp_path, files, folder):
 ], ids=["id", "ids", "quotes", "row numbers", "no heading"])  # fmt: skip
 def test_csv_copies(tmp_path, attr, partition):
     write(tmp_path, attr, partition, ".csv")
-    train = open_dataset(tmp_path, "train")
-    assert train.names == ("Bald", "Young", "Male")
-    assert train.sample_ids == ["000005.jpg", "000001.jpg", "000004.jpg"]
-    np.testing.assert_array_equal(train.raw, [[-1, 1, -1], [-1, 1, 1], [1, 1, 1]])
+    check(open_dataset(tmp_path, "train"))
 
 
 def test_a_text_with_a_heading_and_commas(tmp_path):
-    write(tmp_path, ATTR, PARTITION_CSV.replace("image_id", "id"))
-    assert len(open_dataset(tmp_path, "train")) == 3
+    check(open_dataset(write(tmp_path, ATTR, PARTITION_CSV.replace("image_id", "id")), "train"))
 
 
 @pytest.mark.parametrize("change, message", [

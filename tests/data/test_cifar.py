@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 from formats.tiny import write_tiny
-from formats.tiny_classes import class_picture, python2_pickle
+from formats.tiny_classes import python2_pickle
 from kinds_helpers import refuses
 
 from gluon_attn.data import detect_kind, open_dataset
@@ -90,23 +90,15 @@ def test_both_versions_are_the_same_data(tmp_path):
 
 @pytest.mark.parametrize("version", ["python", "binary"])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_generated_trees_and_archives(tmp_path, name, version):
+def test_archives_are_read_as_their_folders(tmp_path, name, version):
     write_tiny(name, tmp_path / "tree", version=version)
-    assert detect_kind(tmp_path / "tree") == name
     train = open_dataset(tmp_path / "tree", "train")
-    count = len(train.classes)
-    assert count == {"cifar10": 10, "cifar100": 100}[name]
-    assert open_dataset(tmp_path / "tree", "trainval").report.ok
-    clean = [class_picture(np.random.default_rng(0), k, count, 32) for k in range(count)]
-    far = [np.abs(train.read(k).astype(int) - clean[t]).mean() for k, t in
-           enumerate(train.targets)]  # fmt: skip
-    assert max(far) < 15, "labels belong to images"
     (folder,) = [p for p in (tmp_path / "tree").iterdir() if p.is_dir()]
     archive = tmp_path / "packed" / ARCHIVES[folder.name]
     archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
-    assert detect_kind(archive.parent) == name
+    assert detect_kind(archive.parent) == detect_kind(tmp_path / "tree") == name
     again = open_dataset(archive.parent, "train")
     assert again.fingerprint() == train.fingerprint()
     np.testing.assert_array_equal(again.read(3), train.read(3))

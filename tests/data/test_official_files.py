@@ -39,7 +39,6 @@ SPLITS = ("train", "val", "test")
 
 
 def link(root: Path, *files: str) -> Path:
-    """Put official files into a folder of a test's own."""
     root.mkdir(parents=True, exist_ok=True)
     for file in files:
         source = OFFICIAL / file

@@ -50,7 +50,6 @@ def lay_down(root):
 
 
 def open_kind(root, kind):
-    """Return a data set, and what it reads."""
     if kind == "packed":
         pack(DATASETS.get("list")(root, "train"), root / "out" / "train", **SIZES,
              progress=False, overwrite=True)  # fmt: skip

@@ -7,12 +7,10 @@ import runpy
 import shutil
 import sys
 
-import cv2
 import mxnet as mx
-import numpy as np
 import pytest
-from formats.tiny import write_tiny
-from test_wider import annotate, target
+from formats.tiny import write_lines, write_tiny
+from kinds_helpers import annotate, image, target
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.export import export_model
@@ -35,26 +33,21 @@ LABELS = [[1, -1] * 7, [-1, 1] * 7]  # every attribute has both values
 
 def write_both(root):
     """Write people of WIDER-Attribute as boxes and, fewer of them, as SRN's crops."""
-    rng = np.random.default_rng(0)
-    documents = {"trainval": {}, "test": {}}
-    for split, count in BOXES.items():
-        for k in range(count):
-            name = f"{split}/0--Parade/{k}.jpg"
-            for folder in ("Image", "Image_cropped"):
-                path = root / folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), rng.integers(0, 256, (40, 30, 3)).astype(np.uint8))
-            part = "test" if split == "test" else "trainval"
-            documents[part][name] = [target([2, 2, 20, 30], LABELS[k % 2])]
-    for part, images in documents.items():
-        annotate(root, images, part)
-    (root / "wider_att").mkdir()
-    for part, splits in (("train", ("train", "val")), ("test", ("test",))):
-        rows = [(f"{s}/0--Parade/{k}.jpg", LABELS[k % 2]) for s in splits for k in range(CROPS[s])]
-        stem = root / "wider_att" / f"wider_att_{part}"
-        stem.with_name(stem.name + "_imglist.txt").write_text("\n".join(n for n, _ in rows) + "\n")
-        lines = (" ".join(map(str, labels)) for _, labels in rows)
-        stem.with_name(stem.name + "_label.txt").write_text("\n".join(lines) + "\n")
+    for part, listed, splits in (
+        ("trainval", "train", ("train", "val")), ("test", "test", ("test",)),
+    ):  # fmt: skip
+        boxes, crops = {}, []
+        for split in splits:
+            for k in range(BOXES[split]):
+                name = f"{split}/0--Parade/{k}.jpg"
+                for folder in ("Image", "Image_cropped"):
+                    image(root / folder / name, 20 * k, (40, 30))
+                boxes[name] = [target([2, 2, 20, 30], LABELS[k % 2])]
+                crops += [(name, LABELS[k % 2])] * (k < CROPS[split])
+        annotate(root, boxes, part)
+        stem = f"wider_att/wider_att_{listed}"
+        write_lines(root / f"{stem}_imglist.txt", [name for name, _ in crops])
+        write_lines(root / f"{stem}_label.txt", [" ".join(map(str, row)) for _, row in crops])
     return root
 
 

@@ -93,11 +93,3 @@ def test_evaluation_takes_the_centre(image):
 def test_impossible_crops_are_refused(resize, crop):
     refuses("need 1 <= crop", TrainTransform, resize, crop)
     refuses("crop=224, resize=200", EvalTransform, 200)
-
-
-def test_a_window_is_enough(image):
-    for transform in (TrainTransform(), EvalTransform(), EvalTransform(crop=None)):
-        random = np.array([0.4, 0.3, 0.8, 0.2])
-        left, top, right, bottom = transform.window(random)
-        part = transform(image[top:bottom, left:right], random, corner=(left, top))
-        np.testing.assert_array_equal(part, transform(image, random))

@@ -48,7 +48,6 @@ class Python2Pickler(pickle._Pickler):
 
 
 def python2_pickle(value):
-    """Return ``value`` as a pickle of Python 2."""
     stream = io.BytesIO()
     Python2Pickler(stream, protocol=2).dump(value)
     return stream.getvalue()
@@ -84,7 +83,6 @@ def write_cifar(forms, count, root, images, rng, version="python"):
 
 
 def _cifar_file(form, name, pixels, targets):
-    """Return the contents of a file with images."""
     coarse = [k // 5 for k in targets]
     if form.key is None:
         labels = np.array(targets, np.uint8)[:, None]

@@ -109,7 +109,6 @@ class _Writer:
 
 
 def _paint_shape(rng, image, centre):
-    """Draw a thing and return its record."""
     height, width = image.shape[:2]
     category = int(rng.choice(sorted(SHAPES)))
     colour, outline = SHAPES[category]

@@ -40,7 +40,6 @@ def cell(items, row=False):
 
 
 def save(path, variables):
-    """Write a MATLAB file of version 5."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         savemat(file, variables, do_compression=True, oned_as="row")
