@@ -13,7 +13,7 @@ import pytest
 from clothing_helpers import write_garments, write_parsing
 from formats.tiny import write_lines, write_tiny
 
-from gluon_attn.data import DATASETS, pack
+from gluon_attn.data import DATASETS, open_dataset, pack
 from gluon_attn.data.wider import ATTRIBUTES
 
 IMAGES = {"train": 6, "val": 4, "test": 4}
@@ -159,10 +159,10 @@ def rewrite(path, content):
     path.write_bytes(content)
 
 
-def refuses(message, function, *arguments, error=ValueError, **options):
+def refuses(message, *arguments, by=open_dataset, error=ValueError, **options):
     """Check that a call is refused with a message (a regular expression); return the whole one."""
     with pytest.raises(error, match=message) as caught:
-        function(*arguments, **options)
+        by(*arguments, **options)
     return str(caught.value)
 
 

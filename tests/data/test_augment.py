@@ -100,9 +100,9 @@ def test_resized_crop_contents(image):
 
 def test_bad_settings():
     for bad in ({"size": 0}, {"pad": -1}):
-        refuses("need 1 <= size and 0 <= pad", PadCropTransform, **bad)
+        refuses("need 1 <= size and 0 <= pad", by=PadCropTransform, **bad)
     for bad in ({"area": (0, 1)}, {"area": (0.5, 1.1)}, {"shape": (2, 1)}):
-        refuses("need 0 < area", ResizedCropTransform, **bad)
+        refuses("need 0 < area", by=ResizedCropTransform, **bad)
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (91, 60), (40, 200), (64, 64), (300, 33)])
@@ -129,7 +129,7 @@ def test_squares_stay_the_default():
     assert "keep_aspect" not in input_entry(40, {"mean": (0, 0, 0), "std": (1, 1, 1)})
     with pytest.raises(ValueError, match="keep_aspect needs"):
         input_entry(40, {"mean": (0, 0, 0), "std": (1, 1, 1), "keep_aspect": True})
-    refuses("keep_aspect needs a crop", EvalTransform, crop=None, keep_aspect=True)
+    refuses("keep_aspect needs a crop", by=EvalTransform, crop=None, keep_aspect=True)
     recipe = Recipe(method="baseline", model="resnet18_v1")
     assert set(eval_preprocess(recipe)) == {"resize", "crop", "size", "mean", "std"}
 

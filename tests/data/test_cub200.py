@@ -48,4 +48,4 @@ def test_lists(root):
 ])  # fmt: skip
 def test_malformed_lists_are_named(root, name, text, message):
     (root / name).write_text(text)
-    refuses(message, open_dataset, root, "test")
+    refuses(message, root, "test")

@@ -118,4 +118,4 @@ def test_unspecified_labels_are_written_as_minus_one(tmp_path):
     "arguments", [{"images": {"train": 3}}, {"images": ONE, "seed": -2}, {"unspecified": 1.0}]
 )
 def test_invalid_arguments_are_named(tmp_path, arguments):
-    refuses("images|seed|unspecified", write_digits, tmp_path, progress=False, **arguments)
+    refuses("images|seed|unspecified", tmp_path, by=write_digits, progress=False, **arguments)

@@ -127,10 +127,10 @@ def test_discard_and_impossible_arguments():
     loader = Loader(Numbers(), EVAL, 8, last="discard", shuffle=True)
     indices = np.concatenate([batch.index for batch in loader])
     assert len(loader) == 2 and len(set(indices)) == 16 and indices.min() >= 0
-    refuses("23 samples do not fill one batch of 24", Loader, Numbers(), EVAL, 24, last="discard")
-    refuses("valid are pad, discard", Loader, Numbers(), EVAL, 4, last="keep")
-    refuses("batch_size=0", Loader, Numbers(), EVAL, 0)
-    refuses("an epoch has 2 batches", loader.set_epoch, 0, start=3)
+    refuses("23 samples do not fill one batch", Numbers(), EVAL, 24, by=Loader, last="discard")
+    refuses("valid are pad, discard", Numbers(), EVAL, 4, by=Loader, last="keep")
+    refuses("batch_size=0", Numbers(), EVAL, 0, by=Loader)
+    refuses("an epoch has 2 batches", 0, by=loader.set_epoch, start=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -181,7 +181,7 @@ def names(*texts, length=4):
 def test_what_a_file_says_of_itself_is_not_believed(tmp_path, body, message):
     path = tmp_path / "a.mat"
     path.write_bytes(HEAD + body)
-    refuses(rf"a\.mat: cannot be read .*\(.*{message}.*damaged or", read_mat, path)
+    refuses(rf"a\.mat: cannot be read .*\(.*{message}.*damaged or", path, by=read_mat)
 
 
 def test_packed_files_that_would_fill_the_memory(tmp_path):
@@ -191,7 +191,7 @@ def test_packed_files_that_would_fill_the_memory(tmp_path):
     for body in (matrix(zeros, shape=(1, size // 8)), element(14, empty)):
         path.write_bytes(HEAD + packed(body))
         assert path.stat().st_size < 1 << 17
-        refuses(r"a\.mat: .*expands to far more than its size.*-v6", read_mat, path)
+        refuses(r"a\.mat: .*expands to far more than its size.*-v6", path, by=read_mat)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -209,4 +209,4 @@ def test_damaged_files_of_version_4(tmp_path, change, message):
     head = {"kind": 0, "rows": 1, "columns": 2, "imaginary": 0, "length": 2, **change}
     path, data = tmp_path / "a.mat", np.array([-1, 2.5]).tobytes()
     path.write_bytes(struct.pack("<5i", *head.values()) + b"v\0" + data)
-    refuses(rf"a\.mat: cannot be read .*\(.*{message}", read_mat, path)
+    refuses(rf"a\.mat: cannot be read .*\(.*{message}", path, by=read_mat)

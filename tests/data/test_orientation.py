@@ -122,7 +122,7 @@ def test_coco_sizes_that_fit_neither_way_mention_exif(coco):
         data.read(0)
     rewrite(path, encoded(np.ascontiguousarray(image.transpose(1, 0, 2)), "PNG"))
     words = f"is {height} x {width}, the annotation says {width} x {height}; it may have lost its"
-    refuses(f"{words} EXIF orientation", data.read, 0, error=BadImageError)
+    refuses(f"{words} EXIF orientation", 0, by=data.read, error=BadImageError)
 
 
 def test_packs_from_before_are_not_taken_for_new_ones(trees, tmp_path):
@@ -233,6 +233,6 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
     assert "lies outside the image of 40x24 pixels" in errors[2, 30, 5, 5]
     assert errors[2, 3, 5, 6] is None and len(errors) == 4
     assert caplog.text.count("not fractions of the image") == 1
-    refuses("x.png: box .* lies outside", find_in_files, finder, images, boxes)
+    refuses("x.png: box .* lies outside", finder, images, boxes, by=find_in_files)
     nothing = find_in_files(finder, images, [[[50, 0, 5, 5]]], on_bad_image="skip")
     assert len(nothing) == 1 and nothing[0]["error"] and len(seen) == 2

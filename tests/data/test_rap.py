@@ -86,7 +86,7 @@ def test_version_1_holds_out_validation_pictures(rap):
     held = {open_dataset(rap, "val", seed=s).sample_ids[0] for s in range(8)}
     assert len(held) > 1 and open_dataset(rap, "val", seed=0).sample_ids == val.sample_ids
     assert len(open_dataset(rap, "val", holdout=0.5)) == 2
-    refuses("holdout=1.0: must lie between 0 and 1", open_dataset, rap, "val", holdout=1.0)
+    refuses("holdout=1.0: must lie between 0 and 1", rap, "val", holdout=1.0)
     report = open_dataset(rap, "trainval").report
     assert "trainval: 4 images, published 33,268" in report.text()
 
@@ -137,7 +137,7 @@ def test_groups_are_held_out_whole_and_never_too_many():
         assert hold_out(range(40), 0.3, seed, one_each) == hold_out(range(40), 0.3, seed)
     assert hold_out("ab", 0.1, 0, Counter(a=50, b=20)) == {"b"}, "one group at least, the smallest"
     assert len(hold_out(range(40), 0.3)) == 12
-    refuses("too few to hold any out", hold_out, "a", 0.1, 0, Counter(a=50))
+    refuses("too few to hold any out", "a", 0.1, 0, Counter(a=50), by=hold_out)
 
 
 @pytest.mark.parametrize("written", [None, np.ones((3, 1)), cell(["a"] * 40)])
@@ -191,14 +191,14 @@ def shared(**changes):
 ])  # fmt: skip
 def test_malformed_fields_are_named(rap, make, changes, message):
     save_rap(rap, make(**changes))
-    assert "RAP_annotation.mat" in refuses(message, open_dataset, rap, "train")
+    assert "RAP_annotation.mat" in refuses(message, rap, "train")
 
 
 def test_missing_fields(rap):
     fields = version2()
     del fields["partition_attribute"]
     save_rap(rap, fields)
-    refuses("field 'partition_attribute' is missing; has name, data", open_dataset, rap, "train")
+    refuses("field 'partition_attribute' is missing; has name, data", rap, "train")
     with pytest.raises(FileNotFoundError, match="RAP_annotation.mat is missing"):
         DATASETS.get("rap")(rap / "RAP_dataset", "train")
 
@@ -243,4 +243,4 @@ def test_pa100k(tmp_path):
 ])  # fmt: skip
 def test_malformed_pa100k(tmp_path, changes, message):
     savemat(tmp_path / "annotation.mat", pa100k(**changes))
-    assert "annotation.mat" in refuses(message, open_dataset, tmp_path, "train")
+    assert "annotation.mat" in refuses(message, tmp_path, "train")

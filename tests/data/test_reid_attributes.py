@@ -201,18 +201,18 @@ def without(field):
 )
 def test_malformed_fields_are_named(market, content, message):
     write_mat(market, content)
-    assert "market_attribute.mat" in refuses(message, open_dataset, market, "trainval")
+    assert "market_attribute.mat" in refuses(message, market, "trainval")
 
 
 def test_missing_folders_and_odd_names(market):
     (market / "query" / "0003_c2s1_000005_00.jpg").unlink()
-    refuses("split 'query' is empty", open_dataset, market, "query")
+    refuses("split 'query' is empty", market, "query")
     image(market / "query/cat.jpg", 0, (8, 4))
-    refuses("cat.jpg: no identity; expected a name like 0002_c1s1", open_dataset, market, "query")
+    refuses("cat.jpg: no identity; expected a name like 0002_c1s1", market, "query")
     (market / "query" / "cat.jpg").unlink()
     (market / "query").rmdir()
-    refuses("query is missing", open_dataset, market, "query", error=FileNotFoundError)
-    refuses("Market-1501-attribute: unknown split 'gallery'", open_dataset, market, "gallery")
+    refuses("query is missing", market, "query", error=FileNotFoundError)
+    refuses("Market-1501-attribute: unknown split 'gallery'", market, "gallery")
 
 
 @pytest.fixture

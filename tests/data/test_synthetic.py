@@ -131,7 +131,7 @@ def test_fitted_table_keeps_zeros_odds_ratios_and_marginals():
     assert np.allclose(table.sum(1), rows) and np.allclose(table.sum(0), columns)
     ratio = [t[0, 0] * t[1, 1] / (t[0, 1] * t[1, 0]) for t in (start, table)]
     assert np.isclose(*ratio)
-    refuses("zeros", fit_table, np.array([[1.0, 0.0], [1.0, 0.0]]), [np.array([0.5, 0.5])] * 2)
+    refuses("zeros", np.array([[1.0, 0.0], [1.0, 0.0]]), [np.array([0.5, 0.5])] * 2, by=fit_table)
 
 
 def test_rates_follow_the_published_class_weights():
@@ -241,7 +241,7 @@ def test_a_failing_disk_leaves_no_annotation(tmp_path, monkeypatch):
         return real(source, target)
 
     monkeypatch.setattr(generate.os, "replace", full)
-    refuses("No space", write_synthetic, tmp_path, ONE, error=OSError, progress=False)
+    refuses("No space", tmp_path, ONE, by=write_synthetic, error=OSError, progress=False)
     assert not (tmp_path / "SYNTHETIC.json").exists()
     assert not (tmp_path / "Anno" / "wider_attribute_test.json").exists()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -278,4 +278,4 @@ def test_killed_in_the_middle_leaves_no_annotation(tmp_path):
     {"images": {"train": 1.5, "val": 1, "test": 1}}, {"seed": -1}, {"images": ONE, "workers": 0},
 ])  # fmt: skip
 def test_invalid_arguments_are_named(tmp_path, arguments):
-    refuses("images|seed|workers", write_synthetic, tmp_path / "x", progress=False, **arguments)
+    refuses("images|seed|workers", tmp_path / "x", by=write_synthetic, progress=False, **arguments)

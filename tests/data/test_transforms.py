@@ -35,8 +35,8 @@ def test_planes_are_the_channels(image):
 
 
 def test_normalize_refuses_nonsense():
-    refuses("std positive", Normalize, std=(1, 0, 1))
-    refuses("three numbers", Normalize, mean=(1, 2))
+    refuses("std positive", by=Normalize, std=(1, 0, 1))
+    refuses("three numbers", by=Normalize, mean=(1, 2))
 
 
 def test_crops_are_uniform_squares_within_the_picture():
@@ -91,5 +91,5 @@ def test_evaluation_takes_the_centre(image):
 
 @pytest.mark.parametrize("resize, crop", [(256, (224, 128)), (200, (128, 224)), (256, (0, 5))])
 def test_impossible_crops_are_refused(resize, crop):
-    refuses("need 1 <= crop", TrainTransform, resize, crop)
-    refuses("crop=224, resize=200", EvalTransform, 200)
+    refuses("need 1 <= crop", resize, crop, by=TrainTransform)
+    refuses("crop=224, resize=200", 200, by=EvalTransform)

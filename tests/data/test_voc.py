@@ -69,16 +69,15 @@ def test_malformed_lines_are_named(tmp_path, line, message):
     path = sets(write(tmp_path)) / "cat_train.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, lines[2]]))
-    refuses(message, open_dataset, tmp_path, "train")
+    refuses(message, tmp_path, "train")
 
 
 def test_missing_lists(tmp_path):
     write(tmp_path)
     (sets(tmp_path) / "cat_train.txt").unlink()
-    refuses("cat_train.txt is missing", open_dataset, tmp_path, "train", error=FileNotFoundError)
-    with pytest.raises(FileNotFoundError, match="no lists of 'test'"):
-        open_dataset(tmp_path, "test", kind="voc")
-    refuses("VOC: unknown split 'Train'", open_dataset, tmp_path, "Train", kind="voc")
+    refuses("cat_train.txt is missing", tmp_path, "train", error=FileNotFoundError)
+    refuses("no lists of 'test'", tmp_path, "test", error=FileNotFoundError, kind="voc")
+    refuses("VOC: unknown split 'Train'", tmp_path, "Train", kind="voc")
 
 
 IDS_2007 = ["000005", "000007", "009959"]

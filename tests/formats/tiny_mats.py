@@ -1,7 +1,7 @@
 """Tiny trees of the data sets that come with MATLAB files, see ``tiny``.
 
 The nesting of structs and cells is that of the official files, as their public readers index them.
-Names of columns that nobody evaluates are placeholders.
+Names of columns are placeholders where the reader takes them from the file.
 """
 
 from __future__ import annotations
@@ -15,21 +15,10 @@ from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_p
 from gluon_attn.data import peta
 from gluon_attn.data.reid import DUKE, MARKET
 
-RAP_NAMES = (
-    "Femal AgeLess16 Age17-30 Age31-45 BodyFat BodyNormal BodyThin Customer Clerk hs-BaldHead "
-    "hs-LongHair hs-BlackHair hs-Hat hs-Glasses hs-Muffler ub-Shirt ub-Sweater ub-Vest ub-TShirt "
-    "ub-Cotton ub-Jacket ub-SuitUp ub-Tight ub-ShortSleeve lb-LongTrousers lb-Skirt lb-ShortSkirt "
-    "lb-Dress lb-Jeans lb-TightTrousers shoes-Leather shoes-Sport shoes-Boots shoes-Cloth "
-    "shoes-Casual attach-Backpack attach-SingleShoulderBag attach-HandBag attach-Box "
-    "attach-PlasticBag attach-PaperBag attach-HandTrunk attach-Other action-Calling action-Talking "
-    "action-Gathering action-Holding action-Pusing action-Pulling action-CarrybyArm "
-    "action-CarrybyHand"
-).split()
-PA100K_NAMES = (
-    "Female AgeOver60 Age18-60 AgeLess18 Front Side Back Hat Glasses HandBag ShoulderBag Backpack "
-    "HoldObjectsInFront ShortSleeve LongSleeve UpperStride UpperLogo UpperPlaid UpperSplice "
-    "LowerStripe LowerPattern LongCoat Trousers Shorts Skirt&Dress boots"
-).split()
+
+def numbered(count):
+    """Return names of attributes."""
+    return [f"Attribute-{number}" for number in range(1, count + 1)]
 
 
 def cell(items, row=False):
@@ -112,7 +101,7 @@ def write_rap(root, images, rng, version=1):
     columns = np.arange(51) if version == 1 else np.sort(rng.permutation(width)[:54])
     for name, row in zip(names, labels):
         write_picture(root / "RAP_dataset" / name, image(rng, row[columns], 40, 80))
-    titles = RAP_NAMES + [f"unused{k}" for k in range(52, width + 1)]
+    titles = numbered(width)
     tables = _rap1 if version == 1 else _rap2
     content = tables(rng, names, (labels == 1).astype(np.float64), titles, counts, columns)
     save(root / "RAP_annotation" / "RAP_annotation.mat", {"RAP_annotation": content})
@@ -156,9 +145,9 @@ def _rap2(rng, names, values, titles, counts, columns):
 
 def write_pa100k(root, images, rng):
     """Write ``annotation.mat`` and ``data/``; return the expected counts."""
-    content, number = {"attributes": cell(PA100K_NAMES)}, 0
+    content, number = {"attributes": cell(numbered(26))}, 0
     for split in ("train", "val", "test"):
-        labels = random_labels(rng, images[split], len(PA100K_NAMES))
+        labels = random_labels(rng, images[split], 26)
         names = [f"{number + k:06d}.jpg" for k in range(1, len(labels) + 1)]
         number += len(names)
         for name, row in zip(names, labels):
