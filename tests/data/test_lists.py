@@ -81,6 +81,8 @@ def test_missing_picture_is_named_with_its_sample(folder):
     assert train[0][3] == 0
     with pytest.raises(BadImageError, match="1 é.png: does not exist .sample 'img/1 é.png'"):
         train[1]
+    with pytest.raises(IndexError, match="sample 2 of 2"):
+        train[2]
 
 
 COLOURS = "colour=red\ncolour=blue\nhat\n"
