@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from scipy.io import savemat
@@ -11,22 +9,17 @@ from scipy.io import savemat
 from gluon_attn.data import clothing as ccp
 from gluon_attn.data.clothing import CLASSES
 
-TAGS = [
-    "null",
-    "hair",
-    "skin",
-    *dict.fromkeys(tag for name in ccp.ATTRIBUTES for tag in ccp.MERGED.get(name, (name,))),
-]
+WORN = dict.fromkeys(tag for name in ccp.ATTRIBUTES for tag in ccp.MERGED.get(name, (name,)))
+TAGS = ["null", "hair", "skin", *WORN]
 
 
-def save_tags(path: Path, tags: list[str]) -> None:
-    """Write a label_list.mat."""
+def save_tags(path, tags):
     cell = np.empty((1, len(tags)), object)
     cell[0] = tags
     savemat(path, {"label_list": cell})
 
 
-def write_parsing(root: Path) -> None:
+def write_parsing(root):
     """Write 20 photographs with masks and 20 with tags; number k shows tag 3 + k of them."""
     for folder in ("photos", f"annotations/{ccp.PIXELS}", f"annotations/{ccp.IMAGES}"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -44,7 +37,7 @@ def write_parsing(root: Path) -> None:
     ccp.write_split(root, 0, root / ccp.SPLIT_FILE)
 
 
-def write_garments(root: Path) -> None:
+def write_garments(root):
     """Write 30 senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     lines = ["image,sender_id,label,kids"]

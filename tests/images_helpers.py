@@ -26,7 +26,6 @@ def stored(image, orientation):
 
 
 def encoded(image, kind, orientation=None, **options):
-    """Return a file of some kind, by Pillow."""
     stream, exif = io.BytesIO(), Image.Exif()
     if orientation:
         exif[0x0112] = orientation

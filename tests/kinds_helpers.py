@@ -13,35 +13,50 @@ import pytest
 from clothing_helpers import write_garments, write_parsing
 from formats.tiny import write_lines, write_tiny
 
-from gluon_attn.data import DATASETS, pack
+from gluon_attn.data import DATASETS, open_dataset, pack
 from gluon_attn.data.wider import ATTRIBUTES
 
 IMAGES = {"train": 6, "val": 4, "test": 4}
 
 
-def image(path, level=90):
+def image(path, level=90, size=(24, 16)):
+    """Write an image of one grey, in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((24, 16, 3), level, np.uint8))
+    cv2.imwrite(str(path), np.full((*size, 3), level, np.uint8))
+
+
+ORDER = {str(number): name for number, name in enumerate(ATTRIBUTES)}
+
+
+def target(box, labels=(1, -1, 0, *[-1] * 11)):
+    return {"attribute": list(labels), "bbox": box}
+
+
+def annotate(root, images, part="trainval", order=None, folder="Annotations"):
+    """Write an annotation; ``images`` is ``{file name: [targets]}``."""
+    document = {
+        "images": [{"file_name": n, "scene_id": 0, "targets": t} for n, t in images.items()],
+        "attribute_id_map": ORDER if order is None else order,
+        "scene_id_map": {"0": "Parade"},
+    }
+    path = root / folder / f"wider_attribute_{part}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return path
 
 
 def wider(root):
     """Two people per image; everybody wears one garment, so that ``garments`` can be read, too."""
-    rows = [[1 if name == worn else -1 for name in ATTRIBUTES] for worn in ("shorts", "jeans")]
-    boxes = ([0, 0, 8, 20], [8, 2, 8, 20])
-    expected = {}
+    people = [
+        target(box, [1 if name == worn else -1 for name in ATTRIBUTES])
+        for box, worn in (([0, 0, 8, 20], "shorts"), ([8, 2, 8, 20], "jeans"))
+    ]
+    expected = {split: {"images": 2, "boxes": 4} for split in ("train", "val", "test")}
     for part, splits in (("trainval", ("train", "val")), ("test", ("test",))):
-        images = []
-        for split in splits:
-            for number in range(2):
-                name = f"{split}/0--Parade/{number}.jpg"
-                image(root / "Image" / name)
-                targets = [{"attribute": row, "bbox": box} for row, box in zip(rows, boxes)]
-                images.append({"file_name": name, "scene_id": 0, "targets": targets})
-            expected[split] = {"images": 2, "boxes": 4}
-        names = {str(k): name for k, name in enumerate(ATTRIBUTES)}
-        path = root / "Annotations" / f"wider_attribute_{part}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"images": images, "attribute_id_map": names}, indent=1))
+        names = [f"{split}/0--Parade/{number}.jpg" for split in splits for number in range(2)]
+        for name in names:
+            image(root / "Image" / name)
+        annotate(root, dict.fromkeys(names, people), part)
     (root / "SYNTHETIC.json").write_text(json.dumps({"expected": expected}))
 
 
@@ -106,7 +121,6 @@ def make(kind, root):
 
 
 def needs(kind):
-    """Skip a test of COCO where pycocotools is not installed."""
     if kind.startswith("coco"):
         pytest.importorskip("pycocotools")
 
@@ -136,7 +150,6 @@ def opened(kind, root):
 
 
 def fingerprints(kind, root):
-    """Return the fingerprints of all splits."""
     return {split: dataset.fingerprint() for split, dataset in opened(kind, root).items()}
 
 
@@ -144,6 +157,13 @@ def rewrite(path, content):
     """Replace a file, leaving other links to the old one alone."""
     path.unlink()
     path.write_bytes(content)
+
+
+def refuses(message, *arguments, by=open_dataset, error=ValueError, **options):
+    """Check that a call is refused with a message (a regular expression); return the whole one."""
+    with pytest.raises(error, match=message) as caught:
+        by(*arguments, **options)
+    return str(caught.value)
 
 
 KINDS = sorted(DATASETS.names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from kinds_helpers import refuses
 
 from gluon_attn.data import detect_kind, open_dataset
 
@@ -57,8 +58,7 @@ def test_draws_are_nested_seeded_and_as_large_as_a_class_allows(root):
     with pytest.raises(ValueError, match="has 11 images; 10 for testing leave too few"):
         open_dataset(root, "test", per_class=2, test_per_class=10)
     for bad in ({"per_class": 1}, {"test_per_class": 0}, {"seed": -1}):
-        with pytest.raises(ValueError, match="at least 2, 1 and 0 are needed"):
-            open_dataset(root, "test", **bad)
+        refuses("at least 2, 1 and 0 are needed", root, "test", **bad)
 
 
 def test_the_file_rules(root, tmp_path):
@@ -92,11 +92,9 @@ def test_the_file_rules(root, tmp_path):
 def test_another_file_is_refused(root, change, message):
     path = open_dataset(root, "test", **OPTIONS).split_file
     path.write_text(json.dumps(dict(json.loads(path.read_text()), **change)))
-    with pytest.raises(ValueError, match=message):
-        open_dataset(root, "test", **OPTIONS)
+    refuses(message, root, "test", **OPTIONS)
     path.write_text("{")
-    with pytest.raises(ValueError, match="seed0.json:1: not valid JSON"):
-        open_dataset(root, "test", **OPTIONS)
+    refuses("seed0.json:1: not valid JSON", root, "test", **OPTIONS)
 
 
 def test_an_unwritable_place_only_warns(root, caplog, tmp_path):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
+from kinds_helpers import refuses
 
 from gluon_attn.data import clothing as ccp
 from gluon_attn.data import detect_kind, open_dataset
@@ -57,11 +58,9 @@ def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
     ccp.write_split(parsing, 1, parsing / "split.csv")
     assert set(open_dataset(parsing, "test").sample_ids) == other
     (parsing / "split.csv").write_text("photo,split\n0001,trian\n")
-    with pytest.raises(ValueError, match=r"split.csv:2: split 'trian'; valid are train, val, test"):
-        open_dataset(parsing, "test")
+    refuses(r"split.csv:2: split 'trian'; valid are train, val, test", parsing, "test")
     (parsing / "split.csv").write_text("photo,split\n0001,train\n")
-    with pytest.raises(ValueError, match="no line for 0002 .39 photographs missing"):
-        open_dataset(parsing, "test")
+    refuses("no line for 0002 .39 photographs missing", parsing, "test")
 
 
 def test_a_folder_without_a_part_is_told(parsing):
@@ -105,8 +104,7 @@ def test_no_sender_is_in_two_parts_and_shares_are_kept(garments):
 def test_a_damaged_list_is_told_by_line(garments):
     path = garments / "images.csv"
     path.write_text("image,sender_id,label,kids\na,1,Hat,perhaps\n")
-    with pytest.raises(ValueError, match=r"images.csv:2: kids is 'perhaps'"):
-        open_dataset(garments, "train", kind="clothing_dataset")
+    refuses(r"images.csv:2: kids is 'perhaps'", garments, "train", kind="clothing_dataset")
     path.write_text("image,sender_id,label,kids\na,1\n")
     with pytest.raises(ValueError, match=r"images.csv:2: not the 4 columns of the first line"):
         open_dataset(garments, "train", kind="clothing_dataset")
@@ -130,8 +128,6 @@ def test_png_batches_become_the_official_binary_files(tmp_path):
     test = open_dataset(out, "test")
     assert (test.targets == np.r_[labels[5000:6000], labels[50000:51000]]).all()
     np.testing.assert_array_equal(test.read(1003), images[50][3])
-    with pytest.raises(FileNotFoundError, match="cifar10_batch_7.png is missing"):
-        convert(root, out, test=[7])
+    refuses("batch_7.png is missing", root, out, by=convert, error=FileNotFoundError, test=[7])
     cv2.imwrite(str(root / "cifar10_batch_0.png"), np.zeros((5, 5, 3), np.uint8))
-    with pytest.raises(ValueError, match="5 x 5 pixels; a batch has 1024 x 1000"):
-        convert(root, out)
+    refuses("5 x 5 pixels; a batch has 1024 x 1000", root, out, by=convert)

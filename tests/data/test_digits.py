@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from kinds_helpers import refuses
 from sklearn.datasets import load_digits
 
 from gluon_attn.data.synthetic.digits import (
@@ -117,5 +118,4 @@ def test_unspecified_labels_are_written_as_minus_one(tmp_path):
     "arguments", [{"images": {"train": 3}}, {"images": ONE, "seed": -2}, {"unspecified": 1.0}]
 )
 def test_invalid_arguments_are_named(tmp_path, arguments):
-    with pytest.raises(ValueError, match="images|seed|unspecified"):
-        write_digits(tmp_path, progress=False, **arguments)
+    refuses("images|seed|unspecified", tmp_path, by=write_digits, progress=False, **arguments)

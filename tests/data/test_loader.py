@@ -9,6 +9,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from kinds_helpers import refuses
 
 from gluon_attn.core.batch import PADDING
 from gluon_attn.data import (
@@ -126,14 +127,10 @@ def test_discard_and_impossible_arguments():
     loader = Loader(Numbers(), EVAL, 8, last="discard", shuffle=True)
     indices = np.concatenate([batch.index for batch in loader])
     assert len(loader) == 2 and len(set(indices)) == 16 and indices.min() >= 0
-    with pytest.raises(ValueError, match="23 samples do not fill one batch of 24"):
-        Loader(Numbers(), EVAL, 24, last="discard")
-    with pytest.raises(ValueError, match="valid are pad, discard"):
-        Loader(Numbers(), EVAL, 4, last="keep")
-    with pytest.raises(ValueError, match="batch_size=0"):
-        Loader(Numbers(), EVAL, 0)
-    with pytest.raises(ValueError, match="an epoch has 2 batches"):
-        loader.set_epoch(0, start=3)
+    refuses("23 samples do not fill one batch", Numbers(), EVAL, 24, by=Loader, last="discard")
+    refuses("valid are pad, discard", Numbers(), EVAL, 4, by=Loader, last="keep")
+    refuses("batch_size=0", Numbers(), EVAL, 0, by=Loader)
+    refuses("an epoch has 2 batches", 0, by=loader.set_epoch, start=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -39,7 +39,6 @@ SPLITS = ("train", "val", "test")
 
 
 def link(root: Path, *files: str) -> Path:
-    """Put official files into a folder of a test's own."""
     root.mkdir(parents=True, exist_ok=True)
     for file in files:
         source = OFFICIAL / file
@@ -47,9 +46,6 @@ def link(root: Path, *files: str) -> Path:
             pytest.skip(f"{source} is not there")
         shutil.copy(source, root / source.name)
     return root
-
-
-# -- PETA ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +145,6 @@ def test_peta_of_the_authors_folders(peta, archive, caplog):
     assert "labels" not in caplog.text
 
 
-# -- PA-100K -------------------------------------------------------------------------------------
-
-
 def test_pa100k_labels_order_and_splits(tmp_path):
     root = link(tmp_path, "pa100k/annotation.mat")
     content = loadmat(root / "annotation.mat")
@@ -168,9 +161,6 @@ def test_pa100k_labels_order_and_splits(tmp_path):
         assert set(np.unique(labels).tolist()) == {0, 1}, "no label is 2"
         np.testing.assert_array_equal(data.raw, 2 * labels - 1)
         first += count
-
-
-# -- Market-1501 ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +274,6 @@ def test_market_for_re_identification(market):
         assert data.sample_ids == [name for _, name in lists[part]] and len(data) == images
         assert data.identities.tolist() == [int(who) for who, _ in lists[part]]
         assert len({who for who in data.identities.tolist() if who > 0}) == people
-
-
-# -- CUB-200-2011 and CIFAR-10 -------------------------------------------------------------------
 
 
 def test_cub200_labels_order_and_splits(tmp_path):

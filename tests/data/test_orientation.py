@@ -4,131 +4,86 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 
 import cv2
-import kinds_helpers
 import mxnet as mx
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
 from images_helpers import encoded, scene, stored
+from kinds_helpers import KINDS, refuses, rewrite
 from mxnet.gluon import nn
+from PIL import Image
 
 from gluon_attn.coco.keypoints_task import find_in_files
 from gluon_attn.data import DATASETS, EvalTransform, Loader, pack
 from gluon_attn.data.images import BadImageError, decode
 from gluon_attn.data.prepare import pack_splits
-from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.images import crop_box
 from gluon_attn.tasks import images as workflow
 from gluon_attn.tasks.data import predict, predict_export
 
 PIXELS = ("cifar10", "cifar100")  # hold pixels, no image files
-TREES = {  # what writes the files that a reader of another name reads
-    "reid_market": "market", "reid_duke": "duke", "coco_keypoints": "coco", "garments": "wider",
-}  # fmt: skip
-SPLITS = {"coco": "train2017", "coco_keypoints": "train2017"}
 MEAN, STD = (120, 120, 120), (60, 60, 60)
 SIZES = {"size": 24, "train_size": 16}
 
 
-def write_tree(root, kind):
-    """Write a few images in the layout that a reader reads."""
-    kind = TREES.get(kind, kind)
-    if kind.startswith("clothing"):
-        kinds_helpers.make(kind, root)
-    elif kind == "wider":
-        boxes = {"a": [[2, 3, 20, 12], [10, 1, 25, 20]], "b": [[0, 0, 12, 10]]}
-        images = [
-            {"file_name": f"train/0--P/{name}.jpg",
-             "targets": [{"attribute": [1] + [-1] * 13, "bbox": box} for box in boxes[name]]}
-            for name in "ab"
-        ]  # fmt: skip
-        document = {"images": images, "attribute_id_map": dict(enumerate(ATTRIBUTES))}
-        (root / "wider_attribute_trainval.json").write_text(json.dumps(document))
-        for name in "ab":
-            write(root / f"Image/train/0--P/{name}.jpg", scene())
-    elif kind == "wider_srn":
-        (root / "wider_att").mkdir()
-        (root / "wider_att/wider_att_train_imglist.txt").write_text("train/0--P/a.jpg\n")
-        (root / "wider_att/wider_att_train_label.txt").write_text(" ".join(["1"] + ["-1"] * 13))
-        write(root / "Image_cropped/train/0--P/a.jpg", scene())
-    elif kind == "list":
-        (root / "names.txt").write_text("hat\nbag\n")
-        (root / "train.txt").write_text("a.jpg\t1,0\nb.jpg\t0,1\n")
-        for name in "ab":
-            write(root / f"{name}.jpg", scene())
-    elif kind == "folders":
-        for name in ("cat/a.jpg", "dog/b.jpg"):
-            write(root / "train" / name, scene())
-    elif kind == "packed":
-        (root / "source").mkdir()
-        write_tree(root / "source", "list")
-    else:
-        write_tiny(kind, root, {"train": 4, "val": 4, "test": 4}, seed=1)
+def files_of(root):
+    return [p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
 
 
-def write(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(image, "PNG"))
+def paint(root):
+    """Give every image below ``root`` contents of its own."""
+    for number, path in enumerate(files_of(root)):
+        shape = decode(path.read_bytes(), path, "s").shape
+        noise = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        rewrite(path, encoded(noise, "PNG"))
 
 
 def lay_down(root):
     """Store every image below ``root`` turned, with the EXIF orientation that tells."""
-    files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    for number, path in enumerate(files):
+    for number, path in enumerate(files_of(root)):
         orientation = 2 + number % 7
         upright = decode(path.read_bytes(), path, "s")
-        path.write_bytes(encoded(stored(upright, orientation), "PNG", orientation))
-    assert files
+        rewrite(path, encoded(stored(upright, orientation), "PNG", orientation))
 
 
 def open_kind(root, kind):
-    """Return a data set, and what it reads."""
     if kind == "packed":
-        pack(DATASETS.get("list")(root / "source", "train"), root / "train", **SIZES,
+        pack(DATASETS.get("list")(root, "train"), root / "out" / "train", **SIZES,
              progress=False, overwrite=True)  # fmt: skip
-    data = DATASETS.get(kind)(root, SPLITS.get(kind, "train"))
+        root = root / "out"
+    reader = DATASETS.get(kind)
+    data = reader(root, reader.expected_splits(root)[0])
     return data, [data.read(i) for i in range(min(len(data), 8))]
 
 
-@pytest.mark.parametrize("kind", sorted(set(DATASETS.names()) - set(PIXELS)))
-def test_every_reader_sees_images_upright(tmp_path, monkeypatch, kind):
-    if kind.startswith("coco"):
-        pytest.importorskip("pycocotools")
-    if kind == "garments":
-        monkeypatch.setattr(
-            "gluon_attn.data.wider.choose_garments",
-            lambda raw, names: (np.arange(3), np.zeros(3, int)),
-        )
-    write_tree(tmp_path, kind)
-    before, images = open_kind(tmp_path, kind)
-    lay_down(tmp_path)
-    after, again = open_kind(tmp_path, kind)
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(PIXELS)))
+def test_every_reader_sees_images_upright(trees, tmp_path, kind):
+    root = trees.copy("list" if kind == "packed" else kind, tmp_path / "tree")
+    paint(root)
+    before, images = open_kind(root, kind)
+    lay_down(root)
+    after, again = open_kind(root, kind)
     assert after.fingerprint() == before.fingerprint()
     for image, same in zip(images, again):
         np.testing.assert_array_equal(same, image)
 
 
-# ------------------------------------------------------------------------------- boxes
-
-
-def test_wider_says_how_many_images_are_turned(tmp_path):
-    write_tree(tmp_path, "wider")
-    data = DATASETS.get("wider")(tmp_path, "train")
+def test_wider_says_how_many_images_are_turned(trees, tmp_path):
+    root = trees.copy("wider", tmp_path / "tree")
+    data = DATASETS.get("wider")(root, "train")
     assert "EXIF" not in data.report.text() and data.report.counts[0].clipped == 0
-    lay_down(tmp_path)
-    data = DATASETS.get("wider")(tmp_path, "train")
+    lay_down(root)
+    data = DATASETS.get("wider")(root, "train")
     assert data.report.counts[0].clipped == 0 and not data.report.counts[0].dropped
     assert "EXIF orientation turns 2 images; boxes are read as of the upright" in data.report.text()
 
 
 @pytest.fixture
-def coco(tmp_path):
-    pytest.importorskip("pycocotools")
-    write_tree(tmp_path, "coco")
-    return tmp_path
+def coco(trees, tmp_path):
+    return trees.copy("coco", tmp_path / "tree")
 
 
 def annotated_sizes(root, change):
@@ -138,14 +93,14 @@ def annotated_sizes(root, change):
         record["width"], record["height"] = change(record["width"], record["height"])
     for record in content["annotations"]:
         record["bbox"] = [1, 2, 30, 20]
-    path.write_text(json.dumps(content))
+    rewrite(path, json.dumps(content).encode())
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_coco_sizes_tell_which_image_the_boxes_are_of(coco, caplog, orientation):
     first = DATASETS.get("coco")(coco, "train2017")
     image, path = first.read(0), first.path(0)
-    path.write_bytes(encoded(stored(image, orientation), "PNG", orientation))
+    rewrite(path, encoded(stored(image, orientation), "PNG", orientation))
     np.testing.assert_array_equal(first.read(0), image)
     assert not caplog.text
     annotated_sizes(coco, lambda w, h: (h, w))
@@ -162,21 +117,17 @@ def test_coco_sizes_that_fit_neither_way_mention_exif(coco):
     data = DATASETS.get("coco")(coco, "train2017")
     image, path = data.read(0), data.path(0)
     height, width = image.shape[:2]
-    path.write_bytes(encoded(np.zeros((20, 30, 3), np.uint8), "PNG", 6))
+    rewrite(path, encoded(np.zeros((20, 30, 3), np.uint8), "PNG", 6))
     with pytest.raises(BadImageError, match=r"is 20 x 30 \(30 x 20 without its EXIF orientation 6"):
         data.read(0)
-    path.write_bytes(encoded(np.ascontiguousarray(image.transpose(1, 0, 2)), "PNG"))
+    rewrite(path, encoded(np.ascontiguousarray(image.transpose(1, 0, 2)), "PNG"))
     words = f"is {height} x {width}, the annotation says {width} x {height}; it may have lost its"
-    with pytest.raises(BadImageError, match=f"{words} EXIF orientation"):
-        data.read(0)
+    refuses(f"{words} EXIF orientation", 0, by=data.read, error=BadImageError)
 
 
-# ------------------------------------------------------------------------------- packs
-
-
-def test_packs_from_before_are_not_taken_for_new_ones(tmp_path):
-    write_tree(tmp_path, "list")
-    data = {"train": DATASETS.get("list")(tmp_path, "train")}
+def test_packs_from_before_are_not_taken_for_new_ones(trees, tmp_path):
+    root = trees.copy("list", tmp_path / "tree")
+    data = {"train": DATASETS.get("list")(root, "train")}
     list(pack_splits(data, tmp_path / "p", progress=False, **SIZES))
     assert "kept" in next(pack_splits(data, tmp_path / "p", progress=False, **SIZES))
     path = tmp_path / "p/train.json"
@@ -186,9 +137,6 @@ def test_packs_from_before_are_not_taken_for_new_ones(tmp_path):
     with pytest.raises(FileExistsError, match="differs in orientation; use --overwrite"):
         next(pack_splits(data, tmp_path / "p", progress=False, **SIZES))
     assert DATASETS.get("packed")(tmp_path / "p", "train").read(0).shape == (24, 24, 3)
-
-
-# ------------------------------------------------------------------------------- prediction
 
 
 @pytest.fixture(scope="module")
@@ -233,23 +181,23 @@ def test_evaluation_and_prediction_give_the_same_probabilities(tmp_path, net, ki
     assert np.abs(Predictor(net[1])(lying) - evaluated)[1:].max() > 0.01
 
 
-def test_evaluation_and_prediction_cut_the_same_boxes(tmp_path, net):
-    write_tree(tmp_path, "wider")
-    lay_down(tmp_path)
-    data = DATASETS.get("wider")(tmp_path, "train")
-    evaluated = Predictor(net[1])([data.read(i) for i in range(3)])
-    images = workflow.find_images([tmp_path / "Image"])
-    file = tmp_path / "wider_attribute_trainval.json"
+def test_evaluation_and_prediction_cut_the_same_boxes(trees, tmp_path, net):
+    root = trees.copy("wider", tmp_path / "tree")
+    paint(root)
+    lay_down(root)
+    shutil.rmtree(root / "Image" / "test")
+    data = DATASETS.get("wider")(root, "trainval")
+    images = workflow.find_images([root / "Image"])
+    file = root / "Annotations" / "wider_attribute_trainval.json"
     images, boxes = workflow.match_boxes(images, workflow.read_boxes(file), file)
     records = workflow.predict_people(Predictor(net[1]), images, boxes)
     predicted = [list(record["probabilities"].values()) for record in records]
+    evaluated = Predictor(net[1])([data.read(i) for i in range(8)])
     np.testing.assert_allclose(predicted, evaluated, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_predictor_sees_files_bytes_and_pillow_images_alike(tmp_path, net, orientation):
-    from PIL import Image
-
     image, predictor = scene(), Predictor(net[1])
     data = encoded(stored(image, orientation), "PNG", orientation)
     (tmp_path / "x.png").write_bytes(data)
@@ -285,7 +233,6 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
     assert "lies outside the image of 40x24 pixels" in errors[2, 30, 5, 5]
     assert errors[2, 3, 5, 6] is None and len(errors) == 4
     assert caplog.text.count("not fractions of the image") == 1
-    with pytest.raises(ValueError, match="x.png: box .* lies outside"):
-        find_in_files(finder, images, boxes)
+    refuses("x.png: box .* lies outside", finder, images, boxes, by=find_in_files)
     nothing = find_in_files(finder, images, [[[50, 0, 5, 5]]], on_bad_image="skip")
     assert len(nothing) == 1 and nothing[0]["error"] and len(seen) == 2

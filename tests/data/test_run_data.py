@@ -7,15 +7,12 @@ import runpy
 import shutil
 import sys
 
-import cv2
 import mxnet as mx
-import numpy as np
 import pytest
-from formats.tiny import write_tiny
-from test_wider import annotate, target
+from formats.tiny import write_lines, write_tiny
+from kinds_helpers import annotate, image, target
 
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.data.wider import ATTRIBUTES
 from gluon_attn.export import export_model
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.task import Exported, Trained
@@ -31,37 +28,26 @@ SMALL = {
     "batch_size": 4, "schedule": "constant",
 }  # fmt: skip
 BOXES, CROPS = {"train": 8, "val": 4, "test": 6}, {"train": 6, "val": 3, "test": 5}
-LABELS = [[1, -1] * 7, [-1, 1] * 7]
-GARMENTS = ("shorts", "skirt", "jeans")
-
-
-def labels_of(k):
-    """Return 14 labels; every second person wears a garment, every attribute has both values."""
-    return LABELS[k % 2]
+LABELS = [[1, -1] * 7, [-1, 1] * 7]  # every attribute has both values
 
 
 def write_both(root):
     """Write people of WIDER-Attribute as boxes and, fewer of them, as SRN's crops."""
-    rng = np.random.default_rng(0)
-    documents = {"trainval": {}, "test": {}}
-    for split, count in BOXES.items():
-        for k in range(count):
-            name = f"{split}/0--Parade/{k}.jpg"
-            for folder in ("Image", "Image_cropped"):
-                path = root / folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), rng.integers(0, 256, (40, 30, 3)).astype(np.uint8))
-            part = "test" if split == "test" else "trainval"
-            documents[part][name] = [target([2, 2, 20, 30], labels_of(k))]
-    for part, images in documents.items():
-        annotate(root, images, part)
-    (root / "wider_att").mkdir()
-    for part, splits in (("train", ("train", "val")), ("test", ("test",))):
-        rows = [(f"{s}/0--Parade/{k}.jpg", labels_of(k)) for s in splits for k in range(CROPS[s])]
-        stem = root / "wider_att" / f"wider_att_{part}"
-        stem.with_name(stem.name + "_imglist.txt").write_text("\n".join(n for n, _ in rows) + "\n")
-        lines = (" ".join(map(str, labels)) for _, labels in rows)
-        stem.with_name(stem.name + "_label.txt").write_text("\n".join(lines) + "\n")
+    for part, listed, splits in (
+        ("trainval", "train", ("train", "val")), ("test", "test", ("test",)),
+    ):  # fmt: skip
+        boxes, crops = {}, []
+        for split in splits:
+            for k in range(BOXES[split]):
+                name = f"{split}/0--Parade/{k}.jpg"
+                for folder in ("Image", "Image_cropped"):
+                    image(root / folder / name, 20 * k, (40, 30))
+                boxes[name] = [target([2, 2, 20, 30], LABELS[k % 2])]
+                crops += [(name, LABELS[k % 2])] * (k < CROPS[split])
+        annotate(root, boxes, part)
+        stem = f"wider_att/wider_att_{listed}"
+        write_lines(root / f"{stem}_imglist.txt", [name for name, _ in crops])
+        write_lines(root / f"{stem}_label.txt", [" ".join(map(str, row)) for _, row in crops])
     return root
 
 
@@ -206,46 +192,19 @@ def test_the_split_of_the_recipe_is_the_default(tool, both, tmp_path):
     assert samples(tmp_path, "val") == BOXES["val"]
 
 
-def test_garments_train_and_are_evaluated(tool, tmp_path):
-    rng = np.random.default_rng(0)
-    documents = {"trainval": {}, "test": {}}
-    for split, count in BOXES.items():
-        for k in range(count):
-            name = f"{split}/0--Parade/{k}.jpg"
-            path = tmp_path / "data" / "Image" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), rng.integers(0, 256, (40, 30, 3)).astype(np.uint8))
-            worn = GARMENTS[k % 3] if k < 3 or split != "test" else None
-            labels = [1 if a == worn else -1 for a in ATTRIBUTES]
-            part = "test" if split == "test" else "trainval"
-            documents[part][name] = [target([2, 2, 20, 30], labels)]
-    for part, images in documents.items():
-        annotate(tmp_path / "data", images, part)
-    run = trained(tmp_path / "run", tmp_path / "data", dataset="garments", score="top1")
-    words = ("--data-dir", tmp_path / "data", "--out", tmp_path, "--no-figures", "-j", 0)
+@pytest.mark.parametrize("kind, changes, result", [
+    ("garments", {"score": "top1"}, "test.json"),
+    ("market", {"score": "accuracy", "unspecified": "masked"}, "test_accuracy.json"),
+])  # fmt: skip
+def test_other_kinds_train_and_are_evaluated(tool, trees, tmp_path, kind, changes, result):
+    root = trees.copy(kind, tmp_path / "data")
+    if kind == "market":  # images in one folder, their attributes in another
+        file = (root / "market_attribute.mat").rename(tmp_path / "labels.mat")
+        changes = {**changes, "data_options": {"attributes": str(file), "holdout": 0.4}}
+    run = trained(tmp_path / "run", root, dataset=kind, **changes)
+    words = ("--data-dir", root, "--out", tmp_path, "--no-figures", "-j", 0)
     status, out, err = tool("evaluate", "--run", run, *words)
-    assert status == 0 and samples(tmp_path) == 3, err
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory):
-    """Images of Market-1501 in one folder, their attributes in another."""
-    root = tmp_path_factory.mktemp("market")
-    write_tiny("market", root / "data", {"train": 12, "val": 6, "test": 8})
-    (file,) = (root / "data").rglob("market_attribute.mat")
-    shutil.move(str(file), str(root / "labels.mat"))
-    return root
-
-
-def test_a_file_of_attributes_trains_and_is_evaluated(tool, market, tmp_path):
-    options = {"attributes": str(market / "labels.mat"), "holdout": 0.4}
-    run = trained(
-        tmp_path / "run", market / "data", dataset="market", data_options=options,
-        score="accuracy", unspecified="masked",
-    )  # fmt: skip
-    words = ("--data-dir", market / "data", "--out", tmp_path, "--no-figures", "-j", 0)
-    status, out, err = tool("evaluate", "--run", run, *words)
-    assert status == 0 and (tmp_path / "test_accuracy.json").exists(), err
+    assert status == 0 and (tmp_path / result).exists(), err
 
 
 def test_people_are_searched_in_the_data_of_the_run(tmp_path):

@@ -24,48 +24,43 @@ TINY = Registry("tiny data set")
 
 
 def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
-    """Write a tiny data set in an official format.
+    """Write a tiny data set in an official format; return its report, see :func:`generate`.
 
-    Args:
-        name: A name in ``TINY``: 'peta', 'rap', 'pa100k', 'celeba', 'market', 'duke', 'voc',
-            'voc2007', 'cifar10', 'cifar100', 'cub200', 'caltech256', 'imagenet' or 'coco'.
-        root: Folder to write, created if needed.
-        images: ``{split: number of images}``; missing splits take ``IMAGES``.
-        seed: Random seed.
-        overwrite: Whether a finished tree of the same kind may be replaced.
-        options: Of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of
-            PETA ('mat' or 'folders').
-
-    Returns:
-        ``{'generator', 'seed', 'expected'}``, as in the ``SYNTHETIC.json`` it writes, whose counts
-        replace the published ones when the tree is checked.
-
-    Raises:
-        FileExistsError: If something else is in the way.
-        ValueError: If the name or a number of images is not valid.
+    ``images`` is ``{split: number of images}``; missing splits take ``IMAGES``. ``options`` are
+    those of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of PETA
+    ('mat' or 'folders').
     """
-    from formats import (  # noqa: F401 (they fill the registry)
-        tiny_classes,
-        tiny_coco,
-        tiny_lists,
-        tiny_mats,
-        tiny_reid,
-    )
+    from formats import tiny_classes, tiny_coco, tiny_lists, tiny_mats, tiny_reid  # noqa: F401 (they fill the registry)
 
     images = dict(IMAGES, **(images or {}))
     wrong = {k: n for k, n in images.items() if k not in IMAGES or n < 4}
     if wrong:
         raise ValueError(f"images={wrong}: valid are train, val and test, at least 4 each")
     write, outputs = TINY.get(name)
-    generator = f"tiny {name}"
-    claim_folder(
-        root, generator, (*outputs, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
-    )
-    expected = write(Path(root), images, np.random.default_rng(seed), **options)
+    return generate(
+        root, f"tiny {name}", outputs, lambda root, rng: write(root, images, rng, **options),
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def generate(root, generator, outputs, write, *, seed, overwrite):
+    """Let ``write(root, rng)`` fill a folder; return what ``SYNTHETIC.json`` says.
+
+    That is ``{'generator', 'seed', 'expected'}``; the expected counts replace the published ones
+    when the tree is checked. FileExistsError if something else is in the way.
+    """
+    note = "SYNTHETIC.json"
+    claim_folder(root, generator, (*outputs, note), note, overwrite=overwrite)
+    expected = write(Path(root), np.random.default_rng(seed))
     report = {"generator": generator, "seed": seed, "expected": expected}
-    write_json(Path(root) / "SYNTHETIC.json", report, indent=1)
+    write_json(Path(root) / note, report, indent=1)
     release_folder(root)
     return json.loads(json.dumps(report))
+
+
+def sizes(images):
+    """Return the expected counts of ``{split: number of images}``."""
+    return {split: {"images": n} for split, n in images.items()}
 
 
 def random_labels(rng, count, width):
@@ -80,7 +75,8 @@ def random_labels(rng, count, width):
 
 def image(rng, labels, width, height):
     """Return the uint8 ``(height, width, 3)`` image that shows labels in {1, -1, 0}."""
-    rows, columns = grid(len(labels))
+    columns = int(np.ceil(np.sqrt(len(labels) / 2)))  # people are about twice as high as wide
+    rows = -(-len(labels) // columns)
     cells = np.full(rows * columns, LEVELS[0], np.float32)
     cells[: len(labels)] = [LEVELS[int(v)] for v in labels]
     chequer = cv2.resize(
@@ -90,14 +86,8 @@ def image(rng, labels, width, height):
     return np.clip(chequer[..., None] + tint, 0, 255).astype(np.uint8)
 
 
-def grid(count):
-    """Return rows and columns of the chequer for ``count`` labels."""
-    columns = int(np.ceil(np.sqrt(count / 2)))  # people are about twice as high as wide
-    return -(-count // columns), columns
-
-
 def write_picture(path, rgb):
-    """Write an image as its name says: PNG, or JPEG of quality 95."""
+    """Write a PNG or, whatever else its name ends in, a JPEG of quality 95."""
     path = Path(path)
     if path.suffix != ".png":
         write_image(path, rgb, 95)
@@ -107,7 +97,6 @@ def write_picture(path, rgb):
 
 
 def write_lines(path, lines):
-    """Write a text file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

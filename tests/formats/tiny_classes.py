@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+from functools import partial
 
 import numpy as np
 
-from formats.tiny import TINY, write_lines, write_picture
+from formats.tiny import TINY, sizes, write_lines, write_picture
+from formats.tiny_mats import save
 from gluon_attn.data import caltech256, cifar, cub200
 
 
@@ -27,11 +29,6 @@ def class_picture(rng, k, classes, side):
     image = 60 + 130 * column[:, None, None] + np.zeros((side, side, 3))
     image[:, side // 3 : -(side // 3)] += np.array([37 * k, 61 * k, 89 * k]) % 60 - 30
     return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
-
-
-def planes_of(image):
-    """Return a 32x32 image as the 3072 bytes of CIFAR: red, green, blue."""
-    return image.transpose(2, 0, 1).ravel()
 
 
 class Python2Pickler(pickle._Pickler):
@@ -51,20 +48,16 @@ class Python2Pickler(pickle._Pickler):
 
 
 def python2_pickle(value):
-    """Return ``value`` as a pickle of Python 2."""
     stream = io.BytesIO()
     Python2Pickler(stream, protocol=2).dump(value)
     return stream.getvalue()
 
 
-def write_cifar(root, images, rng, forms, count, version="python"):
+def write_cifar(forms, count, root, images, rng, version="python"):
     """Write one version of CIFAR; return the expected counts.
 
     There are at least four training images and a test image of every class, as the number of
     classes is part of the format.
-
-    Raises:
-        ValueError: Unknown version.
     """
     if version not in ("python", "binary"):
         raise ValueError(f"version={version!r}: valid are python and binary")
@@ -77,22 +70,19 @@ def write_cifar(root, images, rng, forms, count, version="python"):
     parts = np.array_split(rng.permutation(np.arange(training) % count), len(form.training))
     parts.append(rng.permutation(np.arange(test) % count))
     for name, targets in zip((*form.training, form.test), parts):
-        pixels = np.stack([planes_of(class_picture(rng, k, count, 32)) for k in targets])
+        pixels = np.stack([class_picture(rng, k, count, 32) for k in targets])
+        pixels = pixels.transpose(0, 3, 1, 2).reshape(len(targets), -1)  # red, green, blue
         (folder / name).write_bytes(_cifar_file(form, name, pixels, targets.tolist()))
+    more = {"coarse_label_names": [f"super_{k:02d}" for k in range(20)]} if count == 100 else {}
     if version == "binary":
-        write_lines(folder / form.names, names)
-        if count == 100:
-            write_lines(folder / "coarse_label_names.txt", [f"super_{k:02d}" for k in range(20)])
+        for name, lines in {form.names: names, **{f"{k}.txt": v for k, v in more.items()}}.items():
+            write_lines(folder / name, lines)
     else:
-        meta = {form.key: names}
-        if count == 100:
-            meta["coarse_label_names"] = [f"super_{k:02d}" for k in range(20)]
-        (folder / form.names).write_bytes(python2_pickle(meta))
-    return {"trainval": {"images": training}, "test": {"images": test}}
+        (folder / form.names).write_bytes(python2_pickle({form.key: names, **more}))
+    return sizes({"trainval": training, "test": test})
 
 
 def _cifar_file(form, name, pixels, targets):
-    """Return the contents of a file with images."""
     coarse = [k // 5 for k in targets]
     if form.key is None:
         labels = np.array(targets, np.uint8)[:, None]
@@ -106,16 +96,6 @@ def _cifar_file(form, name, pixels, targets):
     if form.labels == "fine_labels":
         content["coarse_labels"] = coarse
     return python2_pickle(content)
-
-
-def write_cifar10(root, images, rng, version="python"):
-    """Write a CIFAR-10 of as many images, see :func:`write_cifar`."""
-    return write_cifar(root, images, rng, cifar.CIFAR10, 10, version)
-
-
-def write_cifar100(root, images, rng, version="python"):
-    """Write a CIFAR-100 of as many images, see :func:`write_cifar`."""
-    return write_cifar(root, images, rng, cifar.CIFAR100, 100, version)
 
 
 def write_cub200(root, images, rng, classes=6):
@@ -141,7 +121,7 @@ def write_cub200(root, images, rng, classes=6):
     write_lines(folder / cub200.LISTS[2], [f"{n} {mark[a]}" for n, a in zip(numbers, order)])
     write_lines(folder / cub200.LISTS[3], [f"{k} {name}" for k, name in enumerate(folders, 1)])
     write_lines(folder / "bounding_boxes.txt", [f"{n} 2.0 3.0 40.0 30.0" for n in numbers])
-    return {"trainval": {"images": training}, "test": {"images": images["test"]}}
+    return sizes({"trainval": training, "test": images["test"]})
 
 
 def write_caltech256(root, images, rng, classes=4):
@@ -163,13 +143,11 @@ def write_caltech256(root, images, rng, classes=4):
             write_picture(folder / name / f"{name[:3]}_{number:04d}.jpg", rgb)
     write_lines(folder / names[-1] / "RENAME2", ["#!/bin/sh"])
     write_picture(folder / names[0] / "copies" / "001_0001.jpg", np.zeros((8, 8, 3), np.uint8))
-    return {"trainval": {"images": 30 * classes}, "test": {"images": 25 * classes}}
+    return sizes({"trainval": 30 * classes, "test": 25 * classes})
 
 
 def write_imagenet(root, images, rng, classes=5):
     """Write ``train/`` by synset, a flat ``val/`` and the development kit's labels."""
-    from formats.tiny_mats import save
-
     synsets = [f"n{1440764 + 1000 * k:08d}" for k in range(classes)]
     words = ["tench, Tinca tinca", "goldfish", "crane", "crane", "hen"][:classes]
     for number in range(images["train"]):
@@ -186,14 +164,14 @@ def write_imagenet(root, images, rng, classes=5):
     write_lines(kit / "ILSVRC2012_validation_ground_truth.txt", [ids[k] for k in targets])
     rows = [(int(ids[k]), synsets[k], words[k], 0) for k in range(classes)]
     rows.append((classes + 1, "n00001740", "entity", classes))
-    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object),
-            ("num_children", object)]  # fmt: skip
+    kind = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
     save(kit / "meta.mat", {"synsets": np.array(rows, kind)[:, None]})
-    return {split: {"images": images[split]} for split in ("train", "val")}
+    return sizes({split: images[split] for split in ("train", "val")})
 
 
-TINY.register("cifar10")((write_cifar10, tuple(f.folder for f in cifar.CIFAR10)))
-TINY.register("cifar100")((write_cifar100, tuple(f.folder for f in cifar.CIFAR100)))
+for count, forms in ((10, cifar.CIFAR10), (100, cifar.CIFAR100)):
+    outputs = tuple(form.folder for form in forms)
+    TINY.register(f"cifar{count}")((partial(write_cifar, forms, count), outputs))
 TINY.register("cub200")((write_cub200, ("CUB_200_2011",)))
 TINY.register("caltech256")((write_caltech256, (caltech256.FOLDER,)))
 TINY.register("imagenet")((write_imagenet, ("train", "val", "ILSVRC2012_devkit_t12")))

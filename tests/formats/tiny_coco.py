@@ -9,22 +9,13 @@ limbs, so nets can learn them. **No number on these images says anything about C
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from formats.tiny import TINY
+from formats.tiny import TINY, generate
 from gluon_attn.coco.names import CATEGORIES, KEYPOINTS, SKELETON
 from gluon_attn.core.files import write_json
-from gluon_attn.data.synthetic.drawing import (
-    claim_folder,
-    ellipse,
-    rect,
-    release_folder,
-    write_image,
-)
+from gluon_attn.data.synthetic.drawing import ellipse, rect, write_image
 
 IMAGES = {"train2017": 8, "val2017": 4}
 SIZE = (96, 128)  # height and width
@@ -48,22 +39,11 @@ LEFT, RIGHT, SKIN, SHIRT = (225, 60, 60), (50, 80, 230), (240, 200, 170), (250, 
 
 
 def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, categories="few"):
-    """Write a tiny data set in COCO's format.
+    """Write a tiny data set in COCO's format; return its report, see :func:`formats.tiny.generate`.
 
-    Args:
-        folder: Folder to write, created if needed.
-        images: ``{split: number of images}``; missing splits take ``IMAGES``.
-        seed: Random seed.
-        size: Height and width of the images, at least 64 each.
-        overwrite: Whether a finished tree of this generator may be replaced.
-        categories: 'few' (the five that are drawn) or 'all' 80, which the annotation then lists.
-
-    Returns:
-        ``{'generator', 'seed', 'expected'}``, as in the ``SYNTHETIC.json`` it writes.
-
-    Raises:
-        FileExistsError: If something else is in the way.
-        ValueError: If an argument is out of range.
+    ``images`` is ``{split: number of images}``; missing splits take ``IMAGES``. ``size`` is height
+    and width of the images, at least 64 each. The annotation lists 'few' ``categories`` (the five
+    that are drawn) or 'all' 80.
     """
     images = dict(IMAGES, **(images or {}))
     wrong = {split: n for split, n in images.items() if split not in IMAGES or n < 1}
@@ -72,16 +52,11 @@ def write_tiny_coco(folder, images=None, seed=0, size=SIZE, overwrite=False, cat
             f"images={images}, size={size}, categories={categories!r}: valid are "
             f"{' and '.join(IMAGES)} with 1 image or more, 64 pixels or more, 'few' or 'all'"
         )
-    generator = "tiny coco"
-    claim_folder(
-        folder, generator, (*FOLDERS, "SYNTHETIC.json"), "SYNTHETIC.json", overwrite=overwrite
-    )
-    rng = np.random.default_rng(seed)
-    expected = _write_splits(Path(folder), images, rng, size, categories)
-    report = {"generator": generator, "seed": seed, "expected": expected}
-    write_json(Path(folder) / "SYNTHETIC.json", report, indent=1)
-    release_folder(folder)
-    return json.loads(json.dumps(report))
+    return generate(
+        folder, "tiny coco", FOLDERS,
+        lambda root, rng: _write_splits(root, images, rng, size, categories),
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
 
 
 class _Writer:
@@ -120,17 +95,12 @@ class _Writer:
     def save(self):
         """Write both annotation files; return the number of boxes."""
         head = {"info": {"description": "generated shapes, not COCO"}, "licenses": []}
-        keypoint_fields = ("keypoints", "num_keypoints")
-        plain = [
-            {k: v for k, v in record.items() if k not in keypoint_fields}
-            for record in self.annotations
-        ]
+        plain = [{k: v for k, v in record.items() if not k.endswith("keypoints")}
+                 for record in self.annotations]  # fmt: skip
         people = [record for record in self.annotations if record["category_id"] == PERSON]
         person = dict(id=PERSON, name="person", keypoints=KEYPOINTS, skeleton=SKELETON)
-        for kind, records, categories in (
-            ("instances", plain, self.categories),
-            ("person_keypoints", people, [person]),
-        ):
+        for kind, records, categories in (("instances", plain, self.categories),
+                                          ("person_keypoints", people, [person])):  # fmt: skip
             content = dict(head, images=self.images, annotations=records, categories=categories)
             path = self.root / "annotations" / f"{kind}_{self.split}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +109,6 @@ class _Writer:
 
 
 def _paint_shape(rng, image, centre):
-    """Draw a thing and return its record."""
     height, width = image.shape[:2]
     category = int(rng.choice(sorted(SHAPES)))
     colour, outline = SHAPES[category]
@@ -148,7 +117,7 @@ def _paint_shape(rng, image, centre):
     points = outline * radius + (centre, y)
     points = np.clip(points, 0.5, (width - 1.5, height - 1.5)).astype(np.float32)
     shade = np.asarray(colour) + rng.uniform(-15, 15, 3)
-    cv2.fillPoly(image, [np.round(points * 16).astype(np.int32)], shade.tolist(), cv2.LINE_AA, 4)
+    cv2.fillPoly(image, [_fixed(points)], shade.tolist(), cv2.LINE_AA, 4)
     return _record(category, [points])
 
 
@@ -188,13 +157,16 @@ def _paint_person(rng, image, centre):
     points += np.float32([centre, rng.uniform(0.12, 0.16) * height])
     points = np.clip(points, 2, (width - 3, height - 3)).astype(np.float32)
     thick = max(2, round(0.035 * tall))
-    _stroke(image, points[[5, 6, 12, 11, 5]], SHIRT, thick, fill=True)
+    cv2.fillPoly(image, [_fixed(points[[5, 6, 12, 11, 5]])], SHIRT, cv2.LINE_AA, 4)
     for limb in LIMBS:
-        _stroke(image, points[list(limb)], LEFT if limb[0] % 2 else RIGHT, thick)
+        colour = LEFT if limb[0] % 2 else RIGHT
+        cv2.polylines(image, [_fixed(points[list(limb)])], False, colour, thick, cv2.LINE_AA, 4)
     middle, radius = points[0], 0.07 * tall
-    cv2.circle(image, _fixed(middle), round(radius * 16), SKIN, -1, cv2.LINE_AA, 4)
+    cv2.circle(image, _fixed(middle).tolist(), round(radius * 16), SKIN, -1, cv2.LINE_AA, 4)
     for k in range(1, 5):
-        cv2.circle(image, _fixed(points[k]), 20, LEFT if k % 2 else RIGHT, -1, cv2.LINE_AA, 4)
+        cv2.circle(
+            image, _fixed(points[k]).tolist(), 20, LEFT if k % 2 else RIGHT, -1, cv2.LINE_AA, 4
+        )
     visible = np.full(len(points), 2)
     visible[3:5][rng.random(2) < 0.3] = 1  # an ear behind the head
     visible[[9, 10]] = np.where(rng.random(2) < 0.1, 0, 2)  # unlabelled
@@ -228,17 +200,9 @@ def _paint_crowd(rng, image):
     }  # fmt: skip
 
 
-def _stroke(image, points, colour, thick, fill=False):
-    points = np.round(points * 16).astype(np.int32)
-    if fill:
-        cv2.fillPoly(image, [points], colour, cv2.LINE_AA, 4)
-    else:
-        cv2.polylines(image, [points], False, colour, thick, cv2.LINE_AA, 4)
-
-
-def _fixed(point):
-    """Return a point in OpenCV's fixed-point numbers of four binary places."""
-    return tuple(int(v) for v in np.round(point * 16))
+def _fixed(points):
+    """Return points in OpenCV's fixed-point numbers of four binary places."""
+    return np.round(points * 16).astype(np.int32)
 
 
 def _write_splits(root, images, rng, size=SIZE, categories="few"):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
-from formats.tiny import TINY, image, random_labels, write_lines, write_picture
+from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_picture
 from gluon_attn.data import voc
 
-CELEBA_NAMES = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
-    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
-    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
-    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
-    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
-).split()
+CELEBA_NAMES = [f"Attribute_{number}" for number in range(1, 41)]
 
 
 def write_celeba(root, images, rng):
@@ -31,23 +25,13 @@ def write_celeba(root, images, rng):
     write_lines(root / "Anno" / "list_attr_celeba.txt", heading + rows)
     lines = [f"{name} {split}" for name, split in zip(names, splits)]
     write_lines(root / "Eval" / "list_eval_partition.txt", lines)
-    return {split: {"images": n} for split, n in images.items()}
+    return sizes(images)
 
 
-def write_voc(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
-    """Write ``VOCdevkit/VOC2012`` with train and val; return the expected counts."""
-    images = {split: images[split] for split in ("train", "val")}
-    return _write_voc(root / "VOCdevkit" / "VOC2012", images, rng, "2008_{:06d}")
-
-
-def write_voc2007(root: Path, images: dict[str, int], rng: np.random.Generator) -> dict:
-    """Write ``VOCdevkit/VOC2007`` with train, val and test; return the expected counts."""
-    return _write_voc(root / "VOCdevkit" / "VOC2007", images, rng, "{:06d}")
-
-
-def _write_voc(
-    folder: Path, images: dict[str, int], rng: np.random.Generator, pattern: str
-) -> dict:
+def write_voc(year, pattern, splits, root, images, rng):
+    """Write ``VOCdevkit/VOC<year>`` with some splits; return the expected counts."""
+    images = {split: images[split] for split in splits}
+    folder = root / "VOCdevkit" / f"VOC{year}"
     total = sum(images.values())
     labels = random_labels(rng, total, len(voc.CLASSES))
     labels[rng.random(labels.shape) < 0.03] = 0
@@ -62,10 +46,10 @@ def _write_voc(
         for column, name in enumerate(voc.CLASSES):
             lines = [f"{ids[k]} {labels[k, column]:2d}" for k in chosen]
             write_lines(sets / f"{name}_{split}.txt", lines)
-    expected = dict(images, trainval=images["train"] + images["val"])
-    return {split: {"images": n} for split, n in expected.items()}
+    return sizes(dict(images, trainval=images["train"] + images["val"]))
 
 
 TINY.register("celeba")((write_celeba, ("Anno", "Eval", "Img")))
-TINY.register("voc")((write_voc, ("VOCdevkit",)))
-TINY.register("voc2007")((write_voc2007, ("VOCdevkit",)))
+for name, *form in (("voc", 2012, "2008_{:06d}", ("train", "val")),
+                    ("voc2007", 2007, "{:06d}", ("train", "val", "test"))):  # fmt: skip
+    TINY.register(name)((partial(write_voc, *form), ("VOCdevkit",)))

@@ -1,34 +1,24 @@
 """Tiny trees of the data sets that come with MATLAB files, see ``tiny``.
 
 The nesting of structs and cells is that of the official files, as their public readers index them.
-Names of columns that nobody evaluates are placeholders.
+Names of columns are placeholders where the reader takes them from the file.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
+from scipy.io import savemat
 
-from formats.tiny import TINY, image, random_labels, write_lines, write_picture
+from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_picture
 from gluon_attn.data import peta
 from gluon_attn.data.reid import DUKE, MARKET
 
-RAP_NAMES = (
-    "Femal AgeLess16 Age17-30 Age31-45 BodyFat BodyNormal BodyThin Customer Clerk hs-BaldHead "
-    "hs-LongHair hs-BlackHair hs-Hat hs-Glasses hs-Muffler ub-Shirt ub-Sweater ub-Vest ub-TShirt "
-    "ub-Cotton ub-Jacket ub-SuitUp ub-Tight ub-ShortSleeve lb-LongTrousers lb-Skirt lb-ShortSkirt "
-    "lb-Dress lb-Jeans lb-TightTrousers shoes-Leather shoes-Sport shoes-Boots shoes-Cloth "
-    "shoes-Casual attach-Backpack attach-SingleShoulderBag attach-HandBag attach-Box "
-    "attach-PlasticBag attach-PaperBag attach-HandTrunk attach-Other action-Calling action-Talking "
-    "action-Gathering action-Holding action-Pusing action-Pulling action-CarrybyArm "
-    "action-CarrybyHand"
-).split()
-PA100K_NAMES = (
-    "Female AgeOver60 Age18-60 AgeLess18 Front Side Back Hat Glasses HandBag ShoulderBag Backpack "
-    "HoldObjectsInFront ShortSleeve LongSleeve UpperStride UpperLogo UpperPlaid UpperSplice "
-    "LowerStripe LowerPattern LongCoat Trousers Shorts Skirt&Dress boots"
-).split()
+
+def numbered(count):
+    """Return names of attributes."""
+    return [f"Attribute-{number}" for number in range(1, count + 1)]
 
 
 def cell(items, row=False):
@@ -39,22 +29,13 @@ def cell(items, row=False):
 
 
 def save(path, variables):
-    """Write a MATLAB file of version 5."""
-    from scipy.io import savemat
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         savemat(file, variables, do_compression=True, oned_as="row")
 
 
-def write_peta(
-    root: Path, images: dict[str, int], rng: np.random.Generator, version: str = "mat"
-) -> dict:
-    """Write ``PETA.mat`` and ``images/``, or the authors' folders; return the expected counts.
-
-    Raises:
-        ValueError: If the version is not 'mat' or 'folders'.
-    """
+def write_peta(root, images, rng, version="mat"):
+    """Write ``PETA.mat`` and ``images/``, or the authors' folders; return the expected counts."""
     if version not in ("mat", "folders"):
         raise ValueError(f"version={version!r} of PETA: valid are mat and folders")
     counts = [images[split] for split in ("train", "val", "test")]
@@ -79,12 +60,12 @@ def write_peta(
             for _ in range(5)
         ]),
     }})  # fmt: skip
-    return _sizes(images)
+    return sizes(images)
 
 
-def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator) -> dict:
+def _write_peta_folders(root, labels, rng):
     """Write the ten sub-sets, two images of a person except in CUHK; return their counts."""
-    found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in peta.SUBSETS}
+    found = {name: [] for name in peta.SUBSETS}
     for k, subset in enumerate(np.resize(list(found), len(labels))):
         number = len(found[subset])
         row = labels[k] if subset == "CUHK" or number % 2 == 0 else found[subset][-1][1]
@@ -101,7 +82,7 @@ def _write_peta_folders(root: Path, labels: np.ndarray, rng: np.random.Generator
             lines[name if subset == "CUHK" else name.partition("_")[0]] = " ".join(words)
         path = root / "PETA dataset" / subset / "archive" / "Label.txt"
         write_lines(path, [f"{person} {words}" for person, words in lines.items()])
-    return _sizes({name: len(samples) for name, samples in found.items()})
+    return sizes({name: len(samples) for name, samples in found.items()})
 
 
 def cut(rng, counts):
@@ -110,11 +91,7 @@ def cut(rng, counts):
 
 
 def write_rap(root, images, rng, version=1):
-    """Write ``RAP_annotation/`` and ``RAP_dataset/``; return the expected counts.
-
-    Raises:
-        ValueError: If the version is not 1 or 2.
-    """
+    """Write ``RAP_annotation/`` and ``RAP_dataset/``; return the expected counts."""
     if version not in (1, 2):
         raise ValueError(f"version={version!r} of RAP: valid are 1 and 2")
     counts = [images[split] for split in ("train", "val", "test")]
@@ -124,13 +101,13 @@ def write_rap(root, images, rng, version=1):
     columns = np.arange(51) if version == 1 else np.sort(rng.permutation(width)[:54])
     for name, row in zip(names, labels):
         write_picture(root / "RAP_dataset" / name, image(rng, row[columns], 40, 80))
-    titles = RAP_NAMES + [f"unused{k}" for k in range(52, width + 1)]
+    titles = numbered(width)
     tables = _rap1 if version == 1 else _rap2
     content = tables(rng, names, (labels == 1).astype(np.float64), titles, counts, columns)
     save(root / "RAP_annotation" / "RAP_annotation.mat", {"RAP_annotation": content})
     if version == 1:  # what is held out of the training part is the reader's choice
-        return _sizes({"trainval": counts[0] + counts[1], "test": counts[2]})
-    return _sizes(images)
+        return sizes({"trainval": counts[0] + counts[1], "test": counts[2]})
+    return sizes(images)
 
 
 def _rap1(rng, names, values, titles, counts, columns):
@@ -147,9 +124,7 @@ def _rap1(rng, names, values, titles, counts, columns):
         "imagesname": cell(names),
         "attribute_exp": cell(titles[: len(columns)]),
         # Two images of a person; every fifth image shows a person who is not known.
-        "identity": np.array([-1 if k % 5 == 4 else k // 2 + 1 for k in range(len(names))])[
-            :, None
-        ],
+        "identity": np.array([[-1 if k % 5 == 4 else k // 2 + 1] for k in range(len(names))]),
     }
 
 
@@ -170,9 +145,9 @@ def _rap2(rng, names, values, titles, counts, columns):
 
 def write_pa100k(root, images, rng):
     """Write ``annotation.mat`` and ``data/``; return the expected counts."""
-    content, number = {"attributes": cell(PA100K_NAMES)}, 0
+    content, number = {"attributes": cell(numbered(26))}, 0
     for split in ("train", "val", "test"):
-        labels = random_labels(rng, images[split], len(PA100K_NAMES))
+        labels = random_labels(rng, images[split], 26)
         names = [f"{number + k:06d}.jpg" for k in range(1, len(labels) + 1)]
         number += len(names)
         for name, row in zip(names, labels):
@@ -180,20 +155,10 @@ def write_pa100k(root, images, rng):
         content[f"{split}_images_name"] = cell(names)
         content[f"{split}_label"] = (labels == 1).astype(np.uint8)
     save(root / "annotation.mat", content)
-    return _sizes(images)
+    return sizes(images)
 
 
-def write_market(root, images, rng):
-    """Write a Market-1501 tree; return the expected counts."""
-    return _write_reid(MARKET, root, images, rng, "{}_c{}s1_{:06d}_01.jpg")
-
-
-def write_duke(root, images, rng):
-    """Write a DukeMTMC-reID tree; return the expected counts."""
-    return _write_reid(DUKE, root, images, rng, "{}_c{}_f{:07d}.jpg")
-
-
-def _write_reid(layout, root, images, rng, pattern):
+def write_reid(layout, pattern, root, images, rng):
     """Write folders and annotation, three images per identity, among them the known traps."""
     numbers = {"train": images["train"] + images["val"], "test": images["test"]}
     content, expected = {}, {}
@@ -250,13 +215,12 @@ def _chequers(layout, fields):
     return np.where(np.stack(columns, 1), 1, -1)
 
 
-def _sizes(images):
-    return {split: {"images": n} for split, n in images.items()}
-
-
 TINY.register("peta")((write_peta, ("PETA.mat", "images", "PETA dataset")))
 TINY.register("rap")((write_rap, ("RAP_annotation", "RAP_dataset")))
 TINY.register("pa100k")((write_pa100k, ("annotation.mat", "data")))
 REID_FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
-TINY.register("market")((write_market, (*REID_FOLDERS, "market_attribute.mat")))
-TINY.register("duke")((write_duke, (*REID_FOLDERS, "duke_attribute.mat")))
+for layout, pattern in ((MARKET, "{}_c{}s1_{:06d}_01.jpg"), (DUKE, "{}_c{}_f{:07d}.jpg")):
+    outputs = (*REID_FOLDERS, f"{layout.variable}.mat")
+    TINY.register(layout.variable.partition("_")[0])(
+        (partial(write_reid, layout, pattern), outputs)
+    )

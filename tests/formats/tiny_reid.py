@@ -1,18 +1,16 @@
-"""Market-1501 and DukeMTMC-reID trees of drawn people, in the exact official format.
+"""Market-1501 and DukeMTMC-reID trees of synthetic people, in the exact official format.
 
 Folders, file names, query and gallery, junk (-1) and distractors (0000) are as published. Every
-identity is one of the synthetic pedestrians (:mod:`gluon_attn.data.synthetic.pedestrian`) with
-its own
-clothes, colours and build, drawn anew in every image: other pose, other side, other place. Each
-camera has its own background, light, colours and sharpness, so an image of the same camera is
-easier to match than one of another, and clothes decide. **Nobody is real, and no number on these
-images says anything about the real data sets.**
+identity is one of the synthetic pedestrians (:mod:`gluon_attn.data.synthetic.pedestrian`) with its
+own clothes, colours and build, in another pose and place in every image. Each camera has its own
+background, light, colours and sharpness. **No person is real, and no number on these images says
+anything about the real data sets.**
 """
 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from functools import partial
 
 import cv2
 import numpy as np
@@ -27,16 +25,9 @@ POSE = ("arms", "legs", "knees", "yaw", "lean", "light", "grain")  # what differ
 SCENE = (256, 320)  # of a camera's background, from which images are cut
 
 
-class _Names(NamedTuple):
-    """File names of one of the data sets, from identity, camera, frame and box."""
-
-    image: str
-    has_junk: bool
-
-
-NAMES = {
-    "market": _Names("{identity}_c{camera}s1_{frame:06d}_{box:02d}.jpg", True),
-    "duke": _Names("{identity}_c{camera}_f{frame:07d}.jpg", False),
+NAMES = {  # of files, from identity, camera, frame and box
+    "market": "{identity}_c{camera}s1_{frame:06d}_{box:02d}.jpg",
+    "duke": "{identity}_c{camera}_f{frame:07d}.jpg",
 }
 
 
@@ -92,33 +83,13 @@ def _lay_on(image, outfit, look, rng):
     image += patch[..., :3]
 
 
-def write_market(root, images, rng, cameras=CAMERAS, each=EACH):
-    """Write a Market-1501 tree; see :func:`write_reid`."""
-    return write_reid("market", root, images, rng, cameras, each)
-
-
-def write_duke(root, images, rng, cameras=CAMERAS, each=EACH):
-    """Write a DukeMTMC-reID tree; see :func:`write_reid`."""
-    return write_reid("duke", root, images, rng, cameras, each)
-
-
-def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
+def write_reid(layout, root, images, rng, *, cameras=CAMERAS, each=EACH):
     """Write the three folders; return the expected counts.
 
     Identities are seen by two cameras or more, ``each`` times by each of them; in the test part the
-    first image of a camera is the query and the others are in the gallery.
-
-    Args:
-        layout: 'market' or 'duke'.
-        root: Folder.
-        images: Images per split, about: identities come whole. Those of 'train' and 'val'
-            together make the training part, those of 'test' the queries and the gallery.
-        rng: NumPy Generator.
-        cameras: 2 to 6.
-        each: 2 or more.
-
-    Raises:
-        ValueError: ``cameras`` or ``each`` out of range.
+    first image of a camera is the query and the others are in the gallery. ``images`` are about
+    those per split: identities come whole. Those of 'train' and 'val' together make the training
+    part, those of 'test' the queries and the gallery. ``layout`` is 'market' or 'duke'.
     """
     if not 2 <= cameras <= 6 or each < 2:
         raise ValueError(f"cameras={cameras}: valid are 2 to 6; each={each}: at least 2")
@@ -137,7 +108,7 @@ def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
                     folder = f"bounding_box_{part}"
                     folder = "query" if part == "test" and box == 0 else folder
                     frame += int(rng.integers(20, 60))
-                    name = names.image.format(
+                    name = names.format(
                         identity=f"{identity:04d}", camera=camera + 1, frame=frame, box=box
                     )
                     rgb = studio[camera].take(person.outfit, person.appearance(rng), rng)
@@ -146,7 +117,9 @@ def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
         if part == "train":
             expected["trainval"] = {"images": counts["bounding_box_train"], "identities": people}
             continue
-        others = _write_others(names, root, people, population, studio, rng)
+        others = (
+            0 if layout == "duke" else _write_others(names, root, people, population, studio, rng)
+        )
         expected["query"] = {"images": counts["query"], "identities": people}
         gallery = counts["bounding_box_test"] + others
         expected["gallery"] = {"images": gallery, "identities": people}
@@ -155,8 +128,6 @@ def write_reid(layout, root, images, rng, cameras=CAMERAS, each=EACH):
 
 def _write_others(names, root, count, population, studio, rng):
     """Write distractors (other people) and junk (cut-off people); return how many."""
-    if not names.has_junk:
-        return 0
     for identity in ("0000", "-1"):
         for number in range(count):
             camera = int(rng.integers(len(studio)))
@@ -164,11 +135,11 @@ def _write_others(names, root, count, population, studio, rng):
             rgb = studio[camera].take(person.outfit, person.appearance(rng), rng)
             if identity == "-1":
                 rgb = cv2.resize(rgb[: SIZE[0] // 3], SIZE[::-1])
-            name = names.image.format(identity=identity, camera=camera + 1, frame=number + 1, box=1)
+            name = names.format(identity=identity, camera=camera + 1, frame=number + 1, box=1)
             write_picture(root / "bounding_box_test" / name, rgb)
     return 2 * count
 
 
 REID_FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
-TINY.register("reid_market")((write_market, REID_FOLDERS))
-TINY.register("reid_duke")((write_duke, REID_FOLDERS))
+for name in NAMES:
+    TINY.register(f"reid_{name}")((partial(write_reid, name), REID_FOLDERS))
