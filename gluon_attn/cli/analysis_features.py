@@ -275,7 +275,7 @@ def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
         drawn[name] = {
             gate: (s.mean, s.deviation, values[name][gate]["diversity"])
             for gate, s in found.items()
-        }  # fmt: skip
+        }
     if not drawn:
         raise ValueError("none of the nets has a channel gate; gates needs one such as se_resnet50")
     figure, path = settings.path("gates.png"), settings.path("gates.json")
@@ -322,7 +322,7 @@ def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]
     series = {
         key: {name: [record[key].get(name) for record in records] for name in names}
         for key in CRITIC
-    }  # fmt: skip
+    }
     return [record["epoch"] for record in records], series
 
 

@@ -19,12 +19,7 @@ from gluon_attn.figures.heatmaps import (
 )
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
 from gluon_attn.nets.guided_backprop import GuidedBackprop
-from gluon_attn.papers.icasc.attention import (
-    MAPS,
-    attention_separation,
-    resize_like,
-    soft_mask,
-)
+from gluon_attn.papers.icasc.attention import MAPS, attention_separation, resize_like, soft_mask
 from gluon_attn.papers.icasc.cut import Tail
 from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
 from gluon_attn.task import Trained, task_of
@@ -176,7 +171,7 @@ def attention_overlap(
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()
-    }  # fmt: skip
+    }
 
 
 def _separations(maps: dict[str, list[Any]]) -> dict[str, Any]:

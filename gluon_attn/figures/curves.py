@@ -33,10 +33,7 @@ from gluon_attn.figures.canvas import (
 NAMED = "named"  # group of the lines that a legend names
 STYLES = ("-", "--", ":", "-.")
 PER_ROW = 8  # panels of attention modules in one line
-EDGES = {
-    "edge_entropy": "entropy of the operations (nats)",
-    "edge_strength": "strongest operation",
-}
+EDGES = {"edge_entropy": "entropy of the operations (nats)", "edge_strength": "strongest operation"}
 
 Records = Any  # path of a file with one JSON object per line, or the list of those dicts
 logger = logging.getLogger(__name__)

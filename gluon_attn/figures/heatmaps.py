@@ -42,10 +42,7 @@ EM = 0.62  # a character's mean width, as a share of the font size
 
 
 def heatmap_overlay(
-    image: Any,
-    attention: Any,
-    limits: tuple[float, float] | None = None,
-    strength: float = 0.75,
+    image: Any, attention: Any, limits: tuple[float, float] | None = None, strength: float = 0.75
 ) -> np.ndarray:
     """Lay one attention map over its image, more opaque where attention is higher.
 
@@ -425,9 +422,7 @@ def _place_text(
     inset = (0 - extent.x0, 0 - min(extent.y0, extent.y1))  # from the frame to the text in it
     x, y, box_w, box_h = box
     right, bottom = max(axes.get_xlim()[1] - w, 0), max(axes.get_ylim()[0] - h, 0)
-    places = [
-        (x, y - h), (x, y + box_h), (x + box_w, y), (x - w, y), (x, y), (x, y + box_h - h),
-    ]  # fmt: skip
+    places = [(x, y - h), (x, y + box_h), (x + box_w, y), (x - w, y), (x, y), (x, y + box_h - h)]
     places = [(min(max(px, 0), right), min(max(py, 0), bottom)) for px, py in places]
     costs = [
         4 * sum(_shared((px, py, w, h), other) for other in taken)

@@ -23,13 +23,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from gluon_attn.core.schema import BINARY, Schema
-from gluon_attn.metrics.checks import (
-    Array,
-    Arrays,
-    checked,
-    mean_of_defined,
-    require_probabilities,
-)
+from gluon_attn.metrics.checks import Array, Arrays, checked, mean_of_defined, require_probabilities
 
 # Measures of an attribute that can be undefined (nan), in the order of tables.
 MEASURES = ("accuracy", "accuracy_without_none", "balanced", "majority")

@@ -87,9 +87,7 @@ def energy_inside(values: Array, mask: Array) -> float:
     return float(values[mask].sum() / values.sum())
 
 
-def iou_curve(
-    values: Array, mask: Array, thresholds: Array = THRESHOLDS
-) -> Array:  # fmt: skip
+def iou_curve(values: Array, mask: Array, thresholds: Array = THRESHOLDS) -> Array:
     """Return the intersection over union of mask and cut map at every threshold.
 
     Args:
@@ -112,15 +110,13 @@ def uniform(shape: Sequence[int]) -> Array:
 
 def centre_gaussian(shape: Sequence[int], sigma: float = 0.25) -> Array:
     """Return a Gaussian in the middle; sigma is a share of each side, a quarter an assumption."""
-    rows, columns = (
-        np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in shape
-    )  # fmt: skip
+    rows, columns = (np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in shape)
     return np.outer(rows, columns).astype(np.float32)
 
 
 def summarise(
     values: Mapping[str, Array], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, dict[str, Interval]]]:  # fmt: skip
+) -> dict[str, dict[str, dict[str, Interval]]]:
     """Return means over images, and their mean over attributes, with 95 % bootstrap intervals.
 
     Images are drawn with replacement, all attributes and kinds of map of an image together, so
@@ -148,9 +144,7 @@ def summarise(
     return {kind: _summary(array, names, times) for kind, array in values.items()}
 
 
-def _summary(
-    array: Array, names: Sequence[str], times: Array
-) -> dict[str, dict[str, Interval]]:  # fmt: skip
+def _summary(array: Array, names: Sequence[str], times: Array) -> dict[str, dict[str, Interval]]:
     found = {}
     for k, name in enumerate(MEASURES):
         known = np.isfinite(array[:, :, k])

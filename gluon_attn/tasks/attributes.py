@@ -123,9 +123,8 @@ class LabelTask(Task):
         raise NotImplementedError
 
     def report(
-        self, found: Predictions, dataset: Any, asked: Asked,
-        recipe: dict[str, Any] | None = None,
-    ) -> Result:  # fmt: skip
+        self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
+    ) -> Result:
         """Measure predictions; write tables, predictions and, if asked for, figures of scores.
 
         Args:
@@ -214,9 +213,8 @@ class Attributes(LabelTask):
         return result
 
     def report(
-        self, found: Predictions, dataset: Any, asked: Asked,
-        recipe: dict[str, Any] | None = None,
-    ) -> Result:  # fmt: skip
+        self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
+    ) -> Result:
         """Accuracy per attribute goes into ``<stem>_accuracy.*`` (:func:`reports_accuracy`)."""
         result = self.measure(found, dataset, asked.threshold)
         text = [MULTILABEL.text(result)]

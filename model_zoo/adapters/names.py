@@ -349,9 +349,7 @@ def _vgg(shapes: Shapes) -> Guess | None:
     side = round((first[1] / list(weights.values())[-1][0]) ** 0.5)
     options = {"width": shapes["features.0.weight"][0], "hidden": first[0], "input_size": 32 * side}
     usual = {"width": 64, "hidden": 4096, "input_size": 224}
-    return _finished(
-        name, name, shapes, {k: v for k, v in options.items() if v != usual[k]}
-    )  # fmt: skip
+    return _finished(name, name, shapes, {k: v for k, v in options.items() if v != usual[k]})
 
 
 def _vaa(shapes: Shapes) -> Guess:

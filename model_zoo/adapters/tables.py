@@ -99,7 +99,7 @@ BLOCK_LAYERS = {
     ),
     "srm": (("channel", "srm", "pair"), ("channel.norm", "srm.bn", "norm")),
     "eca": (("channel.conv", "eca.conv", "conv"),),
-}  # fmt: skip
+}
 ALIASES = (
     (r"(^|\.)linear\.", r"\1fc."),
     (r"(layer\d\.\d+\.)shortcut\.", r"\1downsample."),

@@ -159,9 +159,7 @@ def call(function: Any, arguments: Any) -> Any:
         return Parameter(*arguments[:1])
     if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
         return tensor(*arguments[:4])
-    if name in (
-        "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-    ):  # fmt: skip
+    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
         return plain(arguments[0])
     if name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes of its own
         return call(arguments[0], arguments[2])
