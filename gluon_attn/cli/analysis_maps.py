@@ -30,12 +30,10 @@ LAYERS = ("inner", "last")
 
 
 class Samples(NamedTuple):
-    """Some images as a net sees them.
+    """Images as a net sees them.
 
-    Attributes:
-        image: ``(N, 3, S, S)`` NDArray, normalised.
-        views: N pictures ``(S, S, 3)`` uint8.
-        label: ``(N, A)`` in {0, 1}; 0 also where the label is not known.
+    ``image`` is an ``(N, 3, S, S)`` NDArray, normalised; ``views`` are N images ``(S, S, 3)``
+    uint8; ``label`` is ``(N, A)`` in {0, 1}, 0 also where the label is not known.
     """
 
     image: Any
@@ -44,13 +42,10 @@ class Samples(NamedTuple):
 
 
 def varied_samples(dataset: Any, count: int, seed: int = 0) -> list[int]:
-    """Return the positions of some samples that together show as many classes as possible.
+    """Return the positions of samples that together show as many classes as possible.
 
-    They are drawn without a look at any prediction, so that no net is flattered; samples without
-    any class come last.
-
-    Args:
-        count: How many; fewer if there are not as many.
+    They are chosen without a look at any prediction, so that no net is flattered; samples without
+    any class come last. There are fewer than ``count`` if the data set has not as many.
     """
     order = np.random.default_rng(seed).permutation(len(dataset))[: max(50 * count, 500)]
     positive = np.asarray(dataset.label[order]) * np.asarray(dataset.mask[order])
@@ -84,9 +79,7 @@ def score_pass(trained: Trained, image: Any) -> ScorePass:
 def class_maps(run: ScorePass, columns: Sequence[int], kind: str) -> np.ndarray:
     """Return the maps of one class per image at the last feature layer, ``(N, h, w)`` NumPy.
 
-    Args:
-        columns: ``(N,)`` numbers of the classes.
-        kind: ``'grad_cam'`` or ``'channel_weighted'``.
+    ``kind`` is ``'grad_cam'`` or ``'channel_weighted'``.
     """
     vector = _one_hot(columns, run.logits)
     gradients = run.gradients(vector, inner=False)
@@ -141,14 +134,9 @@ def attention_overlap(
 
     The true map is that of all classes an image is known to have, the confusing one that of the
     most probable class it is known not to have (ICASC). An image is predicted rightly where one of
-    its true classes is more probable than the confusing one.
-
-    Args:
-        threshold: Of the high regions; see :func:`gluon_attn.metrics.overlap.attention_iou`.
-
-    Returns:
-        ``{map kind: {'inner' | 'last': summary}}``; see
-        :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
+    its true classes is more probable than the confusing one. ``threshold`` is that of the high
+    regions, see :func:`gluon_attn.metrics.overlap.attention_iou`. Returns ``{map kind: {'inner' |
+    'last': summary}}``; see :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
     """
     tail = Tail(trained.net, [settings.ctx], frozen=True)
     meters = {kind: {layer: OverlapMeter(threshold) for layer in LAYERS} for kind in MAPS}

@@ -39,11 +39,8 @@ def atomic_path(path: PathLike) -> Iterator[str]:
 
     A symbolic link stays one: the file that it names is replaced. A new file gets the permissions
     that the umask allows, a replaced one keeps its own. Devices and pipes are given as they are.
-    The folder is created.
-
-    Raises:
-        OSError: The file could not be written; the message names ``path`` and, when the disk is
-            full, says so. The temporary file is removed and an older ``path`` is untouched.
+    The folder is created. An OSError names ``path`` and, when the disk is full, says so; then the
+    temporary file is removed and an older ``path`` is untouched.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         yield os.fspath(path)
@@ -78,10 +75,7 @@ def publish(temporary: PathLike, path: PathLike) -> None:
 
 
 def flush(path: PathLike) -> None:
-    """Wait until a file, or the list of names in a folder, is on disk.
-
-    File systems that cannot flush a folder are no error.
-    """
+    """Wait until a file, or the list of names in a folder where that can be flushed, is on disk."""
     folder = os.path.isdir(path)
     if folder and os.name != "posix":
         return
@@ -121,7 +115,6 @@ def json_text(value: Any, indent: int | None = 1, **options: Any) -> str:
     """Return ``value`` as JSON with a line end; NaN and infinite numbers become ``null``.
 
     JSON has no such numbers: files with the tokens that Python writes are refused by other readers.
-    ``options`` are those of :func:`json.dumps`.
     """
     options = {"ensure_ascii": False, **options, "indent": indent, "allow_nan": False}
     try:
@@ -160,14 +153,9 @@ def save_arrays(path: PathLike, arrays: dict[str, Any], compress: bool = False) 
 def save_parameters(block: Any, path: PathLike) -> None:
     """Save parameters for ``block.load_parameters``, atomically, and read them back.
 
-    Args:
-        block: Initialised Gluon block, or non-empty dict of name to NDArray.
-        path: Destination, conventionally ``*.params``.
-
-    Raises:
-        ValueError: There is nothing to save, or a parameter is not initialised.
-        TypeError: Neither a block nor a dict of NDArrays.
-        OSError: The file could not be written completely; an older one is untouched.
+    ``block`` is an initialised Gluon block, or a dict of name to NDArray. Raises a ValueError if
+    there is nothing to save or a parameter is not initialised; after an OSError an older file is
+    untouched.
     """
     import mxnet as mx
 
@@ -185,10 +173,7 @@ def save_parameters(block: Any, path: PathLike) -> None:
 
 
 def describe_os_error(error: OSError, path: PathLike) -> OSError:
-    """Return an OSError of the same kind that names ``path`` and the remedy.
-
-    An error that this function has described before is returned as it is.
-    """
+    """Return an OSError of the same kind that names ``path`` and the remedy, once."""
     reason = error.strerror or first_line(error)
     if reason.startswith("cannot write "):
         return error
@@ -273,7 +258,6 @@ def _remove_left_over(folder: str, start: str) -> None:
 
 
 def _arrays_of(block: Any, path: PathLike) -> dict[str, Any]:
-    """Return what is to be saved as a dict of NDArrays."""
     import mxnet as mx
 
     if isinstance(block, mx.gluon.Block):

@@ -114,18 +114,14 @@ def read_params(
     """Return the arrays of an MXNet file, by name or, of a file without names, as a list.
 
     Reads what ``mx.nd.save`` has written since MXNet 0.5, under NumPy's shapes too. Sparse arrays
-    come back dense.
+    come back dense. Raises a ValueError if the file is damaged, has a name twice, or a sparse array
+    that would not fit into memory.
 
     Args:
         source: Path, or the contents of a file.
         place: What messages call it; the path by default.
         convert: Applied to each NumPy array as soon as it is read, so that no two copies of the
             whole file exist; bfloat16 comes as MXNet's structured type.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is none, damaged, has a name twice, or a sparse array that would not fit
-            into memory.
     """
     place = place if place is not None else source
     with naming(place, DAMAGED), (
@@ -211,10 +207,8 @@ def _places(header: _Header, aux: list[NDArray[Any]]) -> tuple[NDArray[Any], ...
 def read_npz(path: PathLike, message: str = DAMAGED) -> dict[str, NDArray[Any]]:
     """Return the arrays of a NumPy archive by name; never a pickle.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: ``message`` (see :func:`naming`): it is none, damaged, holds Python objects, or
-            expands to far more than its size.
+    Raises a ValueError with ``message`` (see :func:`naming`) if it is damaged, holds Python
+    objects, or expands to far more than its size.
     """
     with naming(path, message), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -227,9 +221,8 @@ def read_npz(path: PathLike, message: str = DAMAGED) -> dict[str, NDArray[Any]]:
 def check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Check what a zip archive of ``size`` bytes says of its members before one is opened.
 
-    Raises:
-        DamagedError: A name occurs twice, a packing other than plain or deflated (LZMA takes any
-            amount of memory), or more than :func:`allowance` bytes in all.
+    Raises a DamagedError if a name occurs twice, for a packing other than plain or deflated (LZMA
+    takes any amount of memory), or more than :func:`allowance` bytes in all.
     """
     if len({info.filename for info in members}) != len(members):
         raise DamagedError("a name occurs twice")

@@ -29,9 +29,7 @@ LINE_END = re.compile(b"\r\n|\r|\n")
 def text_of(content: bytes, where: object) -> str:
     """Return bytes as text, without byte-order marks, every line ending in a line feed.
 
-    Raises:
-        ValueError: They are no UTF-8 text; the message names ``where`` they are from, what they
-            are, and the remedy.
+    Raises a ValueError that names ``where`` they are from, what they are, and the remedy.
     """
     for mark, name in OTHER_MARKS.items():
         if content.startswith(mark):

@@ -35,18 +35,12 @@ def draw_genotype(
     title: str = "",
     strengths: Sequence[float] | None = None,
 ) -> Path:
-    """Draw a genotype.
+    """Draw a genotype of ten ``(operation, source)``, node by node.
 
-    Each node i stands below its group x_i, whose edge goes down; edges between nodes go to the
-    right, those over more than one step as arcs. Colour and text say the operation.
-
-    Args:
-        edges: Ten ``(operation, source)``, node by node: node i has i edges, from source 0, its
-            group, or from a node j < i.
-        path: Where to write.
-        title: Above the graph.
-        strengths: Ten numbers in [0, 1], such as softmax weights, that decide the lines' widths and
-            stand behind the operations; or None.
+    Node i has i edges, from source 0, its group, or from a node j < i. It stands below its group
+    x_i, whose edge goes down; edges between nodes go to the right, those over more than one step as
+    arcs. Colour and text say the operation. ``strengths``, ten numbers in [0, 1] such as softmax
+    weights, decide the lines' widths and stand behind the operations.
     """
     edges = [(str(operation), int(source)) for operation, source in edges]
     count = NODES * (NODES + 1) // 2
@@ -76,7 +70,6 @@ def _node_of(number: int) -> int:
 
 
 def _edge(axes: Axes, source: int, node: int, operation: str, *, strength: float | None) -> None:
-    """Draw an edge and write its operation."""
     shade, x = SHADES.get(operation, GREY), node * STEP
     start_x, span = source * STEP, node - source
     if source == 0:

@@ -34,30 +34,20 @@ def evaluate_attributes(
 ) -> dict[str, Any]:
     """Return the accuracy of every attribute, and their means, as one plain dict.
 
-    Args:
-        probs: ``(N, A)`` probabilities in [0, 1].
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known. A multi-class attribute is known in a row
-            if all its columns are, or if a known one is positive.
-        schema: Schema with A columns.
-        threshold: Of binary attributes; AWMT's tau = 0 on logits is 0.5 here.
+    The mask may be None: all known. A multi-class attribute is known in a row if all its columns
+    are, or if a known one is positive. ``threshold`` is that of binary attributes; AWMT's tau = 0
+    on logits is 0.5 here. Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``attributes``, one dict each: ``name``, ``kind``, ``known`` (images that count), ``none``
-          (those of them without any class; 0 for binary ones), ``accuracy``,
-          ``accuracy_without_none``, ``balanced`` (mean recall over the classes that occur),
-          ``majority`` (accuracy of always predicting the commonest class), and ``classes``: for
-          each class of a multi-class attribute ``name``, ``positives``, ``predicted``,
-          ``precision`` (nan if never predicted), ``recall`` (nan if it never occurs);
-        * ``overall``: the means of ``MEASURES`` over attributes;
-        * ``worst``: name of the attribute with the lowest accuracy, None if all are undefined;
-        * ``undefined``: names of attributes without a known label;
-        * ``samples``, ``threshold``.
-
-    Raises:
-        ValueError: Shapes do not fit, or a value is impossible.
+    * ``attributes``, one dict each: ``name``, ``kind``, ``known`` (images that count), ``none``
+      (those of them without any class; 0 for binary ones), ``accuracy``,
+      ``accuracy_without_none``, ``balanced`` (mean recall over the classes that occur),
+      ``majority`` (accuracy of always predicting the commonest class), and ``classes``: for
+      each class of a multi-class attribute ``name``, ``positives``, ``predicted``,
+      ``precision`` (nan if never predicted), ``recall`` (nan if it never occurs);
+    * ``overall``: the means of ``MEASURES`` over attributes;
+    * ``worst``: name of the attribute with the lowest accuracy, None if all are undefined;
+    * ``undefined``: names of attributes without a known label;
+    * ``samples``, ``threshold``.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)

@@ -74,10 +74,8 @@ def true_class_margin(scores: Arrays, labels: Arrays, mask: Arrays = None) -> di
     The Kolmogorov-Smirnov distance between the two distributions over the samples, and where it is
     reached: at that score the share of right classes below is smallest beside the share of wrong
     ones below. ICASC (ICCV 2019) gives it for probabilities on CUB-200-2011.
-
-    Returns:
-        ``{"distance": in [-1, 1], "at": score}``; the distance is negative where wrong classes have
-        the higher scores, and both are nan if no sample counts.
+    ``{"distance": in [-1, 1], "at": score}``: the distance is negative where wrong classes have the
+    higher scores, and both are nan if no sample counts.
     """
     scores, labels = _checked(scores, labels, mask)
     kept = labels.any(1) & ~labels.all(1)
@@ -104,18 +102,16 @@ def evaluate_classification(
     """Return accuracy over all, per class and the most confused pairs, as one plain dict.
 
     ``names`` are those of the K classes, None makes them up; ``top`` as in :func:`top_accuracies`.
+    Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``overall``: ``top1``, ``top5``, ``top1_error``, ``top5_error``, ``balanced`` (mean recall
-          over the classes that occur) and ``majority`` (always predicting the commonest class);
-        * ``classes``, one dict each: ``name``, ``images``, ``correct``, ``predicted``, ``recall``,
-          ``precision``, ``f1``, ``confused_with`` (the commonest wrong class, or None) and
-          ``confused`` (how often);
-        * ``confusions``: up to 20 dicts ``true``, ``predicted``, ``images``, commonest first;
-        * ``margin``: see :func:`true_class_margin`;
-        * ``samples`` and ``left_out`` (those of them without a known class).
+    * ``overall``: ``top1``, ``top5``, ``top1_error``, ``top5_error``, ``balanced`` (mean recall
+      over the classes that occur) and ``majority`` (always predicting the commonest class);
+    * ``classes``, one dict each: ``name``, ``images``, ``correct``, ``predicted``, ``recall``,
+      ``precision``, ``f1``, ``confused_with`` (the commonest wrong class, or None) and
+      ``confused`` (how often);
+    * ``confusions``: up to 20 dicts ``true``, ``predicted``, ``images``, commonest first;
+    * ``margin``: see :func:`true_class_margin`;
+    * ``samples`` and ``left_out`` (those of them without a known class).
     """
     ranks = true_rank(scores, labels, mask)
     matrix = confusion_matrix(scores, labels, mask)

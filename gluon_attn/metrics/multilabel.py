@@ -49,20 +49,12 @@ MEASURES = ("ap", "ap_sklearn", "accuracy", "precision", "recall", "f1", "ma")
 def average_precision(
     scores: Arrays, labels: Arrays, mask: Arrays = None, interpolated: bool = True
 ) -> float:
-    """Return the average precision of one attribute.
+    """Return the average precision of one attribute in [0, 1]; nan without a positive sample.
 
     With ``interpolated`` the area under the precision envelope over recall,
     ``sum_k (r_k - r_(k-1)) * max_(r >= r_k) p(r)``; otherwise ``sum_k (r_k - r_(k-1)) * p_k``,
     which is ``sklearn.metrics.average_precision_score``. k runs over the distinct scores, from the
-    highest down.
-
-    Args:
-        scores: ``(N,)`` finite numbers; any increasing function of them gives the same result.
-        labels: ``(N,)`` in {0, 1}.
-        mask: ``(N,)`` in {0, 1}; samples with 0 are left out.
-
-    Returns:
-        A float in [0, 1]; nan without a positive sample, hence also without any sample.
+    highest down. Arrays are ``(N,)``; any increasing function of the scores gives the same result.
     """
     scores, labels, known = checked(scores, labels, mask, dimensions=1)
     return _average_precisions(scores[known], labels[known])[0 if interpolated else 1]
@@ -94,7 +86,8 @@ def instance_metrics(
     *,
     empty: str = "leave-out",
 ) -> dict[str, float]:
-    """Return accuracy, precision, recall and F1 of the RAP / PETA instance protocol.
+    """Return accuracy, precision, recall and F1 of the RAP / PETA instance protocol, nan if no
+    sample is left.
 
     With the set of true attributes Y and of predicted ones Z of a sample, accuracy is the mean over
     samples of ``|Y & Z| / |Y | Z|``, precision of ``|Y & Z| / |Z|``, recall of ``|Y & Z| / |Y|``.
@@ -110,9 +103,6 @@ def instance_metrics(
       prediction then costs as much as a wrong one. Use it to compare with numbers made that way.
 
     Samples without any known label are left out by both.
-
-    Returns:
-        ``accuracy``, ``precision``, ``recall``, ``f1`` in [0, 1]; nan if no sample is left.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     return _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
@@ -123,11 +113,9 @@ def per_attribute(
 ) -> dict[str, Array]:
     """Return every per-attribute number, each as an ``(A,)`` array.
 
-    Returns:
-        A dict: ``positives``, ``negatives``, ``unspecified`` (counts), ``ap`` (interpolated),
-        ``ap_sklearn``, ``accuracy``, ``precision`` (nan if never predicted), ``recall`` (nan
-        without positives), ``f1`` (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes
-        occur).
+    ``positives``, ``negatives``, ``unspecified`` (counts), ``ap`` (interpolated), ``ap_sklearn``,
+    ``accuracy``, ``precision`` (nan if never predicted), ``recall`` (nan without positives), ``f1``
+    (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes occur).
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     return _per_attribute(probs, labels, known, threshold)
@@ -145,24 +133,18 @@ def evaluate_multilabel(
     """Return all multi-label metrics of a data set as one plain dict.
 
     ``names`` are by default ``attribute0`` …; ``empty`` says what to do with samples without
-    a positive label, see :func:`instance_metrics`.
+    a positive label, see :func:`instance_metrics`. Raises a ValueError also if a probability is
+    outside [0, 1] (logits handed in by mistake). Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``attributes``: one dict per attribute, in order: ``name`` and what
-          :func:`per_attribute` returns;
-        * ``overall``: ``mAP`` (interpolated), ``mAP_sklearn``, ``mA``, ``accuracy`` (mean over
-          attributes), ``instance_accuracy``, ``instance_precision``, ``instance_recall``,
-          ``instance_f1``, ``OP``, ``OR``, ``OF1`` (pooled over all entries), ``CP``, ``CR``,
-          ``CF1`` (means over the attributes that have positives; one that is never predicted has
-          precision 0 there, as peers count it; CF1 is made from CP and CR);
-        * ``undefined``: for each measure that is undefined somewhere, the names of the attributes;
-        * ``samples``, ``samples_without_positives``, ``threshold``, ``empty``: the protocol.
-
-    Raises:
-        ValueError: Also if a probability is outside [0, 1] (logits handed in by mistake), or names
-            are repeated or not A.
+    * ``attributes``: one dict per attribute, in order: ``name`` and what
+      :func:`per_attribute` returns;
+    * ``overall``: ``mAP`` (interpolated), ``mAP_sklearn``, ``mA``, ``accuracy`` (mean over
+      attributes), ``instance_accuracy``, ``instance_precision``, ``instance_recall``,
+      ``instance_f1``, ``OP``, ``OR``, ``OF1`` (pooled over all entries), ``CP``, ``CR``,
+      ``CF1`` (means over the attributes that have positives; one that is never predicted has
+      precision 0 there, as peers count it; CF1 is made from CP and CR);
+    * ``undefined``: for each measure that is undefined somewhere, the names of the attributes;
+    * ``samples``, ``samples_without_positives``, ``threshold``, ``empty``: the protocol.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
@@ -218,10 +200,9 @@ class MultiLabelMeter:
     def update(self, index: Arrays, probs: Arrays, label: Arrays, mask: Arrays = None) -> None:
         """Add one batch; ``index`` ``(B,)`` are the samples' positions in their data set.
 
-        Raises:
-            ValueError: The shapes do not fit, or a sample comes a second time: counting it twice
-                would shift every metric, and a loader that fills up the last batch with real
-                samples has to mark those as padding.
+        Raises a ValueError if a sample comes a second time: counting it twice would shift every
+        metric, and a loader that fills up the last batch with real samples has to mark those as
+        padding.
         """
         probs, label = as_array(probs), as_array(label)
         mask = np.ones(label.shape) if mask is None else as_array(mask)
@@ -249,11 +230,7 @@ class MultiLabelMeter:
         self._seen.update(values.tolist())
 
     def arrays(self) -> tuple[Array, Array, Array, Array]:
-        """Return ``(index, probs, labels, mask)`` of all samples, sorted by index.
-
-        Raises:
-            ValueError: If no sample was added.
-        """
+        """Return ``(index, probs, labels, mask)`` of all samples, sorted by index."""
         if not self._seen:
             raise ValueError("no samples to evaluate: the split is empty or all rows were padding")
         index, probs, labels, mask = (np.concatenate(part) for part in zip(*self._parts))
@@ -269,7 +246,6 @@ class MultiLabelMeter:
 
 
 def _average_precisions(scores: Array, labels: Array) -> tuple[float, float]:
-    """Return the interpolated and the plain average precision of known samples."""
     if not labels.any():
         return float("nan"), float("nan")
     # From the lowest threshold to the highest, so recall falls; the last point is not a threshold.

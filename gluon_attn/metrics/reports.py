@@ -346,17 +346,10 @@ def compare(
 ) -> str:
     """Return a table of several models side by side, one line per attribute, then the overall ones.
 
-    With two models a column shows the difference, second minus first, in percentage points.
-
-    Args:
-        results: By model, what ``evaluate_multilabel`` returned, or a list of that from runs with
-            different seeds, shown as mean and standard deviation (n - 1).
-        style: ``'console'`` or ``'markdown'``.
-        measure: One of ``multilabel.MEASURES``.
-
-    Raises:
-        ValueError: No result, an unknown measure or style, or results that are not of the same
-            data: attributes or numbers of positives and negatives differ.
+    With two models a column shows the difference, second minus first, in percentage points. A model
+    has what ``evaluate_multilabel`` returned, or a list of that from runs with different seeds,
+    shown as mean and standard deviation (n - 1). ``measure`` is one of ``multilabel.MEASURES``.
+    Raises a ValueError if attributes or numbers of positives and negatives differ.
     """
     runs: dict[str, Sequence[Result]] = {
         name: r if isinstance(r, (list, tuple)) else [r]  # type: ignore[list-item]  # a Result
@@ -382,14 +375,9 @@ def compare_accuracy(
 ) -> str:
     """Return a table of several models side by side: attributes, their mean, and the worst one.
 
-    Args:
-        results: By model, results of :func:`evaluate_attributes` from runs with different seeds,
-            shown as mean and standard deviation (n - 1). "worst" is the lowest value of each run.
-        style: ``'console'`` or ``'markdown'``.
-        measure: One of ``attributes.MEASURES``.
-
-    Raises:
-        ValueError: The measure is unknown, or the attributes differ.
+    A model has results of :func:`evaluate_attributes` from runs with different seeds, shown as mean
+    and standard deviation (n - 1); "worst" is the lowest value of each run. ``measure`` is one of
+    ``attributes.MEASURES``. Raises a ValueError if the attributes differ.
     """
     if measure not in ACCURACIES:
         raise ValueError(f"measure {measure!r}: valid are {', '.join(ACCURACIES)}")

@@ -125,11 +125,7 @@ class LabelTask(Task):
     def report(
         self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
     ) -> Result:
-        """Measure predictions; write tables, predictions and, if asked for, figures of scores.
-
-        Args:
-            recipe: Of the net, where it is known.
-        """
+        """Measure predictions; write tables, predictions and, if asked for, figures of scores."""
         raise NotImplementedError
 
     def headline(self, done: Result, dataset: Any) -> str:
@@ -269,9 +265,8 @@ def judge_columns(
 ) -> tuple[str, str]:  # fmt: skip
     """Return why no net can be scored on these labels, and which columns a score leaves out.
 
-    Args:
-        positives, negatives: ``(A,)`` numbers of known labels.
-        lacking: What a column must not lack for the score; None: those of mAP, mA and accuracy.
+    Positives and negatives are ``(A,)`` numbers of known labels; ``lacking`` is what a column must
+    not lack for the score, None: those of mAP, mA and accuracy.
     """
     unknown = (positives == 0) & (negatives == 0)
     groups = {

@@ -27,10 +27,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Where they name another method, settings of the recipe's that it does not know are left out, so
     that ``method=baseline`` is enough for the baseline of any recipe.
-
-    Raises:
-        FileNotFoundError: No such recipe.
-        ValueError: Unknown key, wrong type, unknown method.
     """
     recipe = Recipe.load(name)
     chosen = dict(pair.partition("=")[::2] for pair in overrides).get("method", recipe.method)
@@ -51,11 +47,7 @@ def build_net(recipe: Recipe, num_attributes: int) -> Any:
 
 
 def initialize_net(recipe: Recipe, net: Any, ctx: list[Any], base_params: Any = None) -> Any:
-    """Initialise ``net`` from the recipe's seed and, if given, its backbone from a file.
-
-    Raises:
-        ValueError: ``base_params`` does not fit the backbone.
-    """
+    """Initialise ``net`` from the recipe's seed and, if given, its backbone from a file."""
     seed_everything(recipe.seed)
     msra = mx.init.MSRAPrelu("in", 0)
     net.initialize(msra if recipe.init == "msra" else xavier(), ctx=ctx)
