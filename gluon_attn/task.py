@@ -1,13 +1,10 @@
 """What is learnt from data: the contract between commands, training and a task.
 
-A task is an object: how its batches are made, which scores exist, how a split is judged, validated
-and evaluated, what an export holds, and how predictions are made and look. ``train``, ``load``,
-``evaluate``, ``export`` and ``predict`` ask it. A new one is a module with a sub-class of
-:class:`Task` and a line that registers it.
-
-Who names the task: a data set and a net by an attribute ``task``, an export by the key ``task`` of
-its sidecar. Where none is named, labels are meant, and the schema says which: one class per image
-(``classification``), or attributes.
+A task says how its batches are made, which scores exist, how a split is judged, validated and
+evaluated, what an export holds, and how predictions are made and look. A new one is a module with a
+sub-class of :class:`Task` and a line that registers it. A data set and a net name theirs by an
+attribute ``task``, an export by the key ``task`` of its sidecar. Where none is named, labels are
+meant, and the schema says which: one class per image (``classification``), or attributes.
 """
 
 from __future__ import annotations
@@ -73,8 +70,7 @@ class Trained(NamedTuple):
     @property
     def entry(self) -> dict[str, Any]:
         """The ``input`` entry of the sidecar of its export."""
-        found: dict[str, Any] = input_entry(self.input_size, self.export_preprocess)
-        return found
+        return input_entry(self.input_size, self.export_preprocess)
 
 
 class Exported(NamedTuple):
@@ -101,8 +97,7 @@ class Exported(NamedTuple):
     @property
     def extra(self) -> dict[str, Any]:
         """Where the net comes from."""
-        found: dict[str, Any] = self.sidecar.get("extra", {})
-        return found
+        return self.sidecar.get("extra", {})
 
     @property
     def activation(self) -> str:
@@ -112,8 +107,7 @@ class Exported(NamedTuple):
     @property
     def entry(self) -> dict[str, Any]:
         """What the input must look like."""
-        found: dict[str, Any] = self.sidecar["input"]
-        return found
+        return self.sidecar["input"]
 
 
 class Result(NamedTuple):
@@ -297,8 +291,7 @@ def task_of(thing: Any, schema: Schema | None = None) -> Task:
     if name is None:
         schema = schema or getattr(thing, "schema", None)
         name = "classification" if schema is not None and is_one_class(schema) else "attributes"
-    found: Task = TASKS.get(name)
-    return found
+    return TASKS.get(name)
 
 
 def is_one_class(schema: Schema) -> bool:

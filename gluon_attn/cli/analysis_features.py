@@ -212,7 +212,6 @@ def _targets(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _purity(points: np.ndarray, targets: np.ndarray) -> float:
-    """Return the share of points whose nearest neighbour has their class."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(points).kneighbors(return_distance=False)

@@ -114,17 +114,16 @@ def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Analy
             for n, view in enumerate(seen.views)
         ]  # fmt: skip
         values[name] = [[shown_name(dataset, k) for k in row] for row in order]
-    truths = [_truth(dataset, label) for label in seen.label]
+    truths = [
+        ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
+        for label in seen.label
+    ]
     path = settings.path(f"top_classes_{kind}.png")
     top_class_grid(rows, truths, path)
     lines = [f"most probable classes of samples {positions}"]
     for name, found in values.items():
         lines += [f"  {name:<24} {', '.join(row)}" for row in found]
     return Analysis("\n".join(lines), [path], values)
-
-
-def _truth(dataset: Any, label: np.ndarray) -> str:
-    return ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
 
 
 def attention_overlap(

@@ -1,10 +1,8 @@
 """What users see when something goes wrong: one line that names the file, on any console.
 
-Our own errors are ValueError and OSError, and name what they are about themselves. A library that
-meets contents that it did not expect raises anything, and names nothing; :func:`naming` adds it.
-
-A console may know no more than ASCII, and the reader of a pipe may have seen enough (``| head``).
-Neither may cost a result that is still to be written: see :func:`prepare_console`.
+Our own errors are ValueError and OSError, and name what they are about. A library raises anything
+and names nothing; :func:`naming` adds it. Neither a console that knows only ASCII nor a pipe whose
+reader has left may cost a result that is still to be written: see :func:`prepare_console`.
 """
 
 from __future__ import annotations
@@ -149,7 +147,6 @@ def _prepared(stream: TextIO | None, original: bool) -> TextIO:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Return characters as JSON escapes them, those outside the first 65,536 as pairs."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")

@@ -93,9 +93,8 @@ def flush(path: PathLike) -> None:
 
 def write_bytes(path: PathLike, content: bytes) -> None:
     """Write ``content``, atomically; see :func:`atomic_path`."""
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(content)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -141,13 +140,12 @@ def save_arrays(path: PathLike, arrays: dict[str, Any], compress: bool = False) 
     """Write NumPy arrays as an ``.npz`` archive, atomically and without pickles."""
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     # np.savez would leave its archive open when the disk is full, and complain much later.
-    with atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", kind, allowZip64=True) as archive:
-            for name, array in arrays.items():
-                with archive.open(name + ".npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(  # type: ignore[no-untyped-call]  # NumPy's
-                        file, np.asanyarray(array), allow_pickle=False
-                    )
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", kind) as archive:
+        for name, array in arrays.items():
+            with archive.open(name + ".npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]  # NumPy's
+                    file, np.asanyarray(array), allow_pickle=False
+                )
 
 
 def save_parameters(block: Any, path: PathLike) -> None:
@@ -243,7 +241,6 @@ def _start(path: str) -> tuple[str, int | None]:
 
 
 def _remove_left_over(folder: str, start: str) -> None:
-    """Remove the temporary files that killed processes of this machine left."""
     pattern = re.compile(re.escape(start) + r"(\d+)-[0-9a-f]{12}\.tmp")
     with contextlib.suppress(OSError):  # the folder may be closed to reading
         for name in os.listdir(folder):

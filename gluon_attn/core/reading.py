@@ -1,9 +1,8 @@
 """Reading files of arrays from outside: no length is believed before it is held against the file.
 
 MXNet's reader of ``.params`` and NumPy's of ``.npz`` take memory for whatever a file promises, and
-a damaged file makes them end the process or fail in a dozen ways. Here the same formats are read in
-Python, within four times the file and ``SLACK`` of memory, and all that can go wrong is one
-ValueError. MXNet is not imported until NDArrays are asked for.
+a damaged file makes them end the process or fail in a dozen ways. Here they are read in Python,
+within four times the file and ``SLACK`` of memory, and all that can go wrong is one ValueError.
 """
 
 from __future__ import annotations
@@ -32,17 +31,8 @@ MAX_HEADER = 10_000  # bytes of the description of an array in an .npz file, as 
 PARAMS_MAGIC = b"\x12\x01" + bytes(14)
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # before an array, by age of its form
 _BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # as MXNet calls it; NumPy has none
-_TYPES: dict[int, Any] = {
-    0: "<f4",
-    1: "<f8",
-    2: "<f2",
-    3: "u1",
-    4: "<i4",
-    5: "i1",
-    6: "<i8",
-    7: "?",
-    12: _BFLOAT16,
-}
+_TYPES: dict[int, Any] = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?")))
+_TYPES[12] = _BFLOAT16
 _DENSE, _ROW_SPARSE, _CSR = range(3)
 
 
@@ -60,7 +50,6 @@ class _Cursor:
         self.at = file.seek(0)
 
     def take(self, form: str) -> tuple[Any, ...]:
-        """Return the little-endian numbers of a ``struct`` format."""
         return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
 
     def bytes(self, count: int) -> bytes:

@@ -173,7 +173,6 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = "
 
 
 def _speed_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], places: int) -> None:
-    """Draw the rows of one batch size, leaving room for as many as the fullest panel has."""
     quiet(axes, "x")
     rows = sorted(rows, key=lambda row: -row["images_per_s"])
     y = np.arange(len(rows))

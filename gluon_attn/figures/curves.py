@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
@@ -166,7 +167,6 @@ def _name_lines(axes: Axes, room: int = 5) -> int:
 
 
 def _read(source: Records) -> list[dict[str, Any]]:
-    """Return the records of a JSON-lines file; a list of records is returned as it is."""
     if not isinstance(source, (str, Path)):
         return list(source)
     records, lines = [], read_json_lines(source)
@@ -202,7 +202,7 @@ def _training_panel(
             values *= 100 if percent and np.nanmax(np.abs(values)) <= 1 else 1
             # One run: a colour per key. Several: a colour per run and a line style per key.
             look = (r, k) if len(runs) > 1 else (k, 0)
-            shown = "" if title == "learning rate" else _readable(key)
+            shown = "" if title == "learning rate" else re.sub("^(loss|val)_", "", key)
             label = " ".join(part for part in (name, shown) if part)
             if key == "val_mAP":
                 best = int(np.nanargmax(values))
@@ -221,13 +221,6 @@ def _training_panel(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(runs) == 1:
         _mark_phases(axes, next(iter(runs.values())))
-
-
-def _readable(key: str) -> str:
-    for prefix in ("loss_", "val_"):
-        if key.startswith(prefix):
-            return key[len(prefix) :]
-    return key
 
 
 def _mark_phases(axes: Axes, run: Sequence[Mapping[str, Any]]) -> None:
@@ -400,7 +393,6 @@ def critique_curves(
 
 
 def _modules(values: Mapping[str, Any], epochs: int) -> dict[str, np.ndarray]:
-    """Return ``{name: (E,) float}``, None as nan."""
     found = {name: np.array(row, dtype=float) for name, row in values.items()}
     for name, row in found.items():
         if row.shape != (epochs,):

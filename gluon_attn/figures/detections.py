@@ -6,7 +6,7 @@ from typing import Any, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from gluon_attn.figures.canvas import checked_image, colour, file_for
 
@@ -45,7 +45,7 @@ def draw_boxes(
     for k in np.argsort(values, kind="stable"):
         if values[k] < threshold or not np.isfinite(boxes[k]).all():
             continue
-        shade = _rgb(colour(labels[k]))
+        shade = ImageColor.getrgb(colour(labels[k]))
         corners = _fixed(boxes[k].reshape(2, 2))
         cv2.rectangle(image, corners[0], corners[1], shade, thick, cv2.LINE_AA, FIXED)
         name = str(labels[k]) if class_names is None else class_names[labels[k]]
@@ -101,10 +101,6 @@ def _side(a: int, b: int) -> tuple[int, int, int]:
 
 def _thickness(image: np.ndarray) -> int:
     return max(1, round(min(image.shape[:2]) / 240))
-
-
-def _rgb(code: str) -> tuple[int, ...]:
-    return tuple(int(code[k : k + 2], 16) for k in (1, 3, 5))
 
 
 def _fixed(points: Any) -> list[tuple[int, ...]]:

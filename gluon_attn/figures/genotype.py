@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterable, Sequence
 
-import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, Axes, PathLike, colour, new_figure, save
@@ -50,8 +49,8 @@ def draw_genotype(
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set(xlim=(0.9, NODES * STEP + 2.6), ylim=(-1.75, 1.3))
-    for number, (operation, source) in enumerate(edges):
-        node = _node_of(number)
+    nodes = [node for node in range(1, NODES + 1) for _ in range(node)]
+    for number, (node, (operation, source)) in enumerate(zip(nodes, edges)):
         if not 0 <= source < node:
             raise ValueError(f"edge {number + 1}: node {node} cannot read source {source}")
         strength = None if strengths is None else float(strengths[number])
@@ -62,11 +61,6 @@ def draw_genotype(
     _result(axes)
     axes.set_title(title, fontsize=LARGE, loc="left")
     return save(figure, path)
-
-
-def _node_of(number: int) -> int:
-    """Return the node that the edge at a position leads into."""
-    return int(np.searchsorted(np.cumsum(range(1, NODES + 1)), number, side="right")) + 1
 
 
 def _edge(axes: Axes, source: int, node: int, operation: str, *, strength: float | None) -> None:
@@ -110,7 +104,6 @@ def _box(axes: Axes, x: float, y: float, text: str, *, face: str) -> None:
 
 
 def _result(axes: Axes) -> None:
-    """Say what becomes of the nodes, at the right."""
     text = "all nodes\nand SE(Σ xᵢ):\n1×1, 1×1,\n+ x, SE"
     box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#666666", "lw": 0.8}
     axes.text(NODES * STEP + 1.75, 0.5, text, ha="center", va="center", fontsize=MEDIUM,

@@ -308,7 +308,6 @@ def _column(column: Sequence[Axes], title: str, images: Sequence[Any]) -> None:
 
 
 def _group_title(figure: Canvas, title: str, left: Axes, right: Axes) -> None:
-    """Write a title in the middle above two axes."""
     figure.draw_without_rendering()  # places the axes
     middle = (left.get_position().x0 + right.get_position().x1) / 2
     text = figure.text(middle, 1 - 0.04 / figure.get_figheight(), title, fontsize=MEDIUM,
@@ -317,7 +316,6 @@ def _group_title(figure: Canvas, title: str, left: Axes, right: Axes) -> None:
 
 
 def _pack(figure: Canvas, w_pad: float = 0.03, h_pad: float = 0.02, **options: Any) -> None:
-    """Let the panels of a constrained layout stand close to each other."""
     figure.get_layout_engine().set(w_pad=w_pad, h_pad=h_pad, wspace=0.01, hspace=0.01, **options)
 
 
@@ -404,7 +402,6 @@ def _place_text(
 
 
 def _shared(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the area that two boxes x, y, width, height have in common."""
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(across, 0) * max(down, 0)

@@ -79,7 +79,7 @@ def _binary(probs: Array, label: Array, known: Array, *, threshold: float) -> di
     right = predicted == label
     share = label.mean() if len(label) else np.nan
     recalls = [right[label == value].mean() for value in (False, True) if (label == value).any()]
-    accuracy = _share(right)
+    accuracy = mean_of_defined(right)
     return {
         "known": int(known.sum()), "none": 0, "accuracy": accuracy,
         "accuracy_without_none": accuracy, "balanced": mean_of_defined(recalls),
@@ -102,17 +102,14 @@ def _multiclass(
         predicted, positive = chosen == number, labels[:, number]
         found.append({
             "name": name, "positives": int(positive.sum()), "predicted": int(predicted.sum()),
-            "precision": _share(positive[predicted]), "recall": _share(predicted[positive]),
+            "precision": mean_of_defined(positive[predicted]),
+            "recall": mean_of_defined(predicted[positive]),
         })  # fmt: skip
     counts = labels.sum(axis=0)
     return {
-        "known": int(rows.sum()), "none": int((~some).sum()), "accuracy": _share(right),
-        "accuracy_without_none": _share(right[some]),
+        "known": int(rows.sum()), "none": int((~some).sum()), "accuracy": mean_of_defined(right),
+        "accuracy_without_none": mean_of_defined(right[some]),
         "balanced": mean_of_defined([c["recall"] for c in found]),
         "majority": float(counts.max() / len(labels)) if len(labels) else float("nan"),
         "classes": found,
     }  # fmt: skip
-
-
-def _share(flags: Array) -> float:
-    return float(flags.mean()) if len(flags) else float("nan")

@@ -70,7 +70,6 @@ def mean_of_defined(values: Arrays) -> float:
 def _require(
     good: Array, values: Array, what: str, rule: str, *, kind: type[ValueError] = ValueError
 ) -> None:
-    """Raise an error that names the first position where ``good`` is False."""
     if not good.all():
         position = tuple(np.argwhere(~good)[0].tolist())
         where = f"row {position[0]}" + "".join(f", attribute {a}" for a in position[1:])

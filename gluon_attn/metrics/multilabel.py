@@ -86,8 +86,7 @@ def instance_metrics(
     *,
     empty: str = "leave-out",
 ) -> dict[str, float]:
-    """Return accuracy, precision, recall and F1 of the RAP / PETA instance protocol, nan if no
-    sample is left.
+    """Return accuracy, precision, recall and F1 of the RAP / PETA instance protocol.
 
     With the set of true attributes Y and of predicted ones Z of a sample, accuracy is the mean over
     samples of ``|Y & Z| / |Y | Z|``, precision of ``|Y & Z| / |Z|``, recall of ``|Y & Z| / |Y|``.
@@ -102,10 +101,20 @@ def instance_metrics(
       denominator does ("Rethinking of Pedestrian Attribute Recognition"); a correctly empty
       prediction then costs as much as a wrong one. Use it to compare with numbers made that way.
 
-    Samples without any known label are left out by both.
+    Samples without any known label are left out by both; nan if no sample is left.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
-    return _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
+    predicted = _decide(probs, known, threshold)
+    if empty not in EMPTY_RULES:
+        raise ValueError(f"empty={empty!r}: valid are {', '.join(EMPTY_RULES)}")
+    rows = labels.any(axis=1) if empty == "leave-out" else known.any(axis=1)
+    labels, predicted = labels[rows], predicted[rows]
+    both = (labels & predicted).sum(axis=1)
+    denominators = (labels | predicted).sum(axis=1), predicted.sum(axis=1), labels.sum(axis=1)
+    # 0 / 0 is 0: `both` is 0 wherever a denominator is.
+    accuracy, precision, recall = (mean_of_defined(both / np.maximum(d, 1)) for d in denominators)
+    f1 = _harmonic(precision, recall)
+    return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
 
 
 def per_attribute(
@@ -118,7 +127,24 @@ def per_attribute(
     (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes occur).
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
-    return _per_attribute(probs, labels, known, threshold)
+    tp, fp, fn, tn = counts = _confusion(probs, labels, known, threshold)
+    areas = [
+        _average_precisions(probs[known[:, a], a], labels[known[:, a], a])
+        for a in range(probs.shape[1])
+    ]
+    interpolated, plain = np.array(areas, dtype=np.float64).reshape(-1, 2).T
+    return {
+        "positives": (tp + fn).astype(np.int64),
+        "negatives": (tn + fp).astype(np.int64),
+        "unspecified": (~known).sum(axis=0),
+        "ap": interpolated,
+        "ap_sklearn": plain,
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "ma": _balanced_accuracy(*counts),
+    }
 
 
 def evaluate_multilabel(
@@ -149,7 +175,7 @@ def evaluate_multilabel(
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
     names = checked_names(names, probs.shape[1])
-    columns = _per_attribute(probs, labels, known, threshold)
+    columns = per_attribute(probs, labels, known, threshold)
     rows = [
         {"name": name, **{key: column[a].item() for key, column in columns.items()}}
         for a, name in enumerate(names)
@@ -160,7 +186,7 @@ def evaluate_multilabel(
         "mA": mean_of_defined(columns["ma"]),
         "accuracy": mean_of_defined(columns["accuracy"]),
     }
-    instance = _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
+    instance = instance_metrics(probs, labels, known, threshold, empty=empty)
     overall.update({f"instance_{key}": value for key, value in instance.items()})
     overall.update(_pooled(*_confusion(probs, labels, known, threshold)))
     missing = {m: [row["name"] for row in rows if np.isnan(row[m])] for m in MEASURES}
@@ -216,10 +242,6 @@ class MultiLabelMeter:
         if self._parts and self._parts[0][1].shape[1] != probs.shape[1]:
             width = self._parts[0][1].shape[1]
             raise ValueError(f"{probs.shape[1]} attributes after batches with {width}")
-        self._note(index)
-        self._parts.append((index, probs.copy(), label, known))
-
-    def _note(self, index: Array) -> None:
         values, counts = np.unique(index, return_counts=True)
         again = sorted(set(values[counts > 1].tolist()) | (set(values.tolist()) & self._seen))
         if again:
@@ -228,6 +250,7 @@ class MultiLabelMeter:
                 f"rows that only fill up a batch need index {PADDING}"
             )
         self._seen.update(values.tolist())
+        self._parts.append((index, probs.copy(), label, known))
 
     def arrays(self) -> tuple[Array, Array, Array, Array]:
         """Return ``(index, probs, labels, mask)`` of all samples, sorted by index."""
@@ -282,44 +305,6 @@ def _balanced_accuracy(tp: Array, fp: Array, fn: Array, tn: Array) -> Array:
     return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
 
 
-def _per_attribute(
-    probs: Array, labels: Array, known: Array, threshold: Threshold
-) -> dict[str, Array]:
-    tp, fp, fn, tn = counts = _confusion(probs, labels, known, threshold)
-    areas = [
-        _average_precisions(probs[known[:, a], a], labels[known[:, a], a])
-        for a in range(probs.shape[1])
-    ]
-    interpolated, plain = np.array(areas, dtype=np.float64).reshape(-1, 2).T
-    return {
-        "positives": (tp + fn).astype(np.int64),
-        "negatives": (tn + fp).astype(np.int64),
-        "unspecified": (~known).sum(axis=0),
-        "ap": interpolated,
-        "ap_sklearn": plain,
-        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "ma": _balanced_accuracy(*counts),
-    }
-
-
-def _instance_metrics(
-    labels: Array, predicted: Array, known: Array, empty: str
-) -> dict[str, float]:
-    if empty not in EMPTY_RULES:
-        raise ValueError(f"empty={empty!r}: valid are {', '.join(EMPTY_RULES)}")
-    rows = labels.any(axis=1) if empty == "leave-out" else known.any(axis=1)
-    labels, predicted = labels[rows], predicted[rows]
-    both = (labels & predicted).sum(axis=1)
-    denominators = (labels | predicted).sum(axis=1), predicted.sum(axis=1), labels.sum(axis=1)
-    # 0 / 0 is 0: `both` is 0 wherever a denominator is.
-    accuracy, precision, recall = (mean_of_defined(both / np.maximum(d, 1)) for d in denominators)
-    f1 = _harmonic(precision, recall)
-    return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
-
-
 def _pooled(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, float]:
     """Return OP, OR, OF1 over all entries and CP, CR, CF1 over attributes with positives."""
     present = tp + fn > 0
@@ -336,7 +321,6 @@ def _pooled(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, float]:
 
 
 def _ratio(part: Arrays, whole: Arrays) -> Array:
-    """Return part / whole, nan where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 

@@ -145,14 +145,13 @@ def _accuracy_tables(result: Result) -> list[Table]:
         several = row["kind"] == MULTICLASS
         kind = f"{len(row['classes'])} classes" if several else "binary"
         rows.append({**row, "kind": kind, "none": str(row["none"]) if several else ""})
-    columns = [Column(key, key, str) for key in ("known", "none")]
-    columns = [Column("name", "attribute", str), Column("kind", "kind", str), *columns]
+    columns = columns_of(
+        {"name": "attribute", "kind": "kind", "known": "known", "none": "none"}, str
+    )
     overall = {"name": "mean", **result["overall"]}
     tables = [Table([*columns, *columns_of(ACCURACIES)], rows, [overall])]
-    columns = [
-        Column("name", "class", str), Column("positives", "pos", str),
-        Column("predicted", "predicted", str), *(Column(key, key) for key in OF_CLASS),
-    ]  # fmt: skip
+    columns = columns_of({"name": "class", "positives": "pos", "predicted": "predicted"}, str)
+    columns += columns_of({key: key for key in OF_CLASS})
     classes = [
         {**c, "name": f"{row['name']}: {c['name']}"}
         for row in result["attributes"]
@@ -327,7 +326,6 @@ def _retrieval_lines(result: Result) -> list[Row]:
 
 
 def _retrieval_content(result: Result) -> Result:
-    """Return everything but the single queries."""
     keys = (*_retrieval_scores(result), "queries", "unanswerable", "gallery", "metric")
     return {**{key: result[key] for key in keys}, "cmc": list(map(float, result["cmc"]))}
 

@@ -192,7 +192,8 @@ class Report(NamedTuple):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.fields)
         for row in self.lines(result):
-            writer.writerow(_field(row.get(key)) for key in self.fields)
+            cells = (row.get(key) for key in self.fields)
+            writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
         return stream.getvalue()
 
     def json(self, result: Result) -> str:
@@ -220,10 +221,6 @@ class Report(NamedTuple):
         for suffix, text in texts.items():
             write_text(paths[suffix], text)
         return paths
-
-
-def _field(value: Any) -> Any:
-    return "" if value is None or value != value else value
 
 
 def columns_of(headings: Mapping[str, str], show: Callable[[Any], str] = percent) -> list[Column]:

@@ -203,10 +203,7 @@ class Attributes(LabelTask):
         return dict(ranking_scores(found, dataset), accuracy=accuracy["overall"]["accuracy"])
 
     def measure(self, found: Predictions, dataset: Any, threshold: float = 0.5) -> dict[str, Any]:
-        result: dict[str, Any] = evaluate_multilabel(
-            *found, names=dataset.names, threshold=threshold
-        )
-        return result
+        return evaluate_multilabel(*found, names=dataset.names, threshold=threshold)
 
     def report(
         self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None

@@ -59,8 +59,7 @@ class Classification(LabelTask):
         return dict(scores, **(ranking_scores(found, dataset) if wanted in ("mAP", "mA") else {}))
 
     def measure(self, found: Predictions, dataset: Any, threshold: float = 0.5) -> dict[str, Any]:
-        result: dict[str, Any] = evaluate_classification(*found, names=class_names(dataset.schema))
-        return result
+        return evaluate_classification(*found, names=class_names(dataset.schema))
 
     def report(
         self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None

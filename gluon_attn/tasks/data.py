@@ -93,7 +93,6 @@ def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
 
 
 def _kinds_of(data_dir: str) -> list[str]:
-    """Return the names of all kinds of data that a folder looks like."""
     found: list[str] = []
     for kind in DATASETS.names():
         with contextlib.suppress(Exception):  # the error that is being told matters more
@@ -107,9 +106,9 @@ def open_for(
 ) -> Any:  # fmt: skip
     """Open a split for a net or an export, as its recipe reads it.
 
-    No split is the one that the recipe's runs are tested on; no ``reading`` (:func:`reading_of`) is
-    that of the source's recipe. With ``dataset=auto`` it is one of the task's kinds. Raises a
-    ValueError if names or their order differ.
+    Without ``split``, it is the one that the recipe's runs are tested on; without ``reading``
+    (:func:`reading_of`), the source's recipe counts. With ``dataset=auto`` the kind is one of the
+    task's. Raises a ValueError if names or their order differ.
     """
     task, reading = source.task, reading or reading_of(source.extra.get("recipe"))
     split = task.split(split or reading.splits[2])

@@ -17,7 +17,7 @@ from scipy.special import expit, softmax
 from tqdm import tqdm
 
 from gluon_attn.export.images import Preprocess
-from gluon_attn.export.precision import require_cpu
+from gluon_attn.export.precision import Bf16Variant, require_cpu
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.export.writer import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
@@ -82,8 +82,6 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
             )
         )
     if forms.bf16:
-        from gluon_attn.export.precision import Bf16Variant
-
         variants.append(Bf16Variant(data.score if data else None))
     if forms.onnx:
         from gluon_attn.export.onnx import OnnxVariant

@@ -71,6 +71,4 @@ def build_method(recipe: Recipe, net: Any, ctx: list[Any], dataset: Any) -> Meth
         params["momentum"] = recipe.momentum
     optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = method.Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
-    make = METHODS.get(recipe.method)
-    built: Method = make(net, ctx, task, optimization, options=recipe.options)
-    return built
+    return METHODS.get(recipe.method)(net, ctx, task, optimization, options=recipe.options)

@@ -94,12 +94,10 @@ def restore(method: Method, arrays: Arrays, meta: dict[str, Any]) -> None:
 
 def _parameters(net: Any) -> dict[str, Any]:
     """Return parameters by names that do not depend on the instance."""
-    found: dict[str, Any] = net._collect_params_with_prefix()
-    return found
+    return net._collect_params_with_prefix()
 
 
 def _pairs(net: Any, arrays: Arrays, what: str) -> list[tuple[Any, np.ndarray]]:
-    """Return ``[(parameter, its saved array), …]``, refusing those of another net."""
     parameters = _parameters(net)
     saved = {n[len("net/") :]: a for n, a in arrays.items() if n.startswith("net/")}
     wrong = [n for n in parameters if n not in saved or saved[n].shape != parameters[n].shape]
@@ -147,7 +145,6 @@ def _load_trainer(prefix: str, trainer: Any, arrays: Arrays) -> None:
 
 
 def _flat(state: Any) -> Sequence[Any]:
-    """Return the tensors of an optimiser state: None, a tensor, or nested tuples of them."""
     if state is None:
         return []
     if isinstance(state, (tuple, list)):

@@ -175,7 +175,10 @@ def _train_epoch(run: Run, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "[Epoch %d] speed: %d samples/sec\ttime cost: %f", epoch, samples / seconds, seconds
     )
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
-    _check_weights(run.method, epoch)
+    # Weights that the last batches have spoilt must not replace good ones.
+    for name, parameter in run.method.net._collect_params_with_prefix().items():
+        if not np.isfinite(parameter.data(run.method.ctx[0]).asnumpy()).all():
+            raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
     behind = dict(run.method.report(), samples_per_second=samples / seconds, seconds=seconds)
     return {"epoch": epoch, "phase": run.method.phase, "lr": lr, **losses}, behind
 
@@ -235,13 +238,6 @@ def _finite(loss: float, epoch: int, batch: int) -> float:
     return loss
 
 
-def _check_weights(method: Method, epoch: int) -> None:
-    """Refuse weights that the last batches have spoilt, before they replace good ones."""
-    for name, parameter in method.net._collect_params_with_prefix().items():
-        if not np.isfinite(parameter.data(method.ctx[0]).asnumpy()).all():
-            raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
-
-
 def _save_best(run: Run, best: dict[str, Any]) -> None:
     path = os.path.join(run.folder, "best.params")
     save_parameters(run.method.net, path)
@@ -250,7 +246,6 @@ def _save_best(run: Run, best: dict[str, Any]) -> None:
 
 
 def _check_same_run(run: Run, meta: dict[str, Any], path: str) -> None:
-    """Refuse to continue a run whose recipe or data are not those of this call."""
     old, new = meta["record"], run.record
     for group in ("recipe", "data"):
         before, now = old.get(group, {}), new.get(group, {})

@@ -187,7 +187,6 @@ def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
 
 
 def _open_data(recipe: Recipe, settings: Settings) -> dict[str, Any]:
-    """Return the training and the validation split, as the recipe names them."""
     names = recipe.splits
     opened = {
         split: open_split(recipe, settings.data_dir, split, settings.on_bad_image)
@@ -265,7 +264,6 @@ def _log_start(ready: Prepared) -> None:
 
 
 def _tell_best(recipe: Recipe, best: dict[str, Any]) -> None:
-    """Say which epoch's weights are kept, and if they are only the last ones."""
     score = best[recipe.score]
     if math.isnan(score) and recipe.keep == "best":
         logger.warning(
@@ -278,7 +276,6 @@ def _tell_best(recipe: Recipe, best: dict[str, Any]) -> None:
 
 
 def _draw(method: Method, folder: str) -> None:
-    """Draw how the run went, and how the weights of the tasks did if the method has such."""
     try:
         training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
         history = method.task_history()
@@ -308,7 +305,6 @@ def describe_run(path: str, record: dict[str, Any]) -> None:
 
 
 def _test(ready: Prepared) -> Result | None:
-    """Evaluate the best epoch on the test split, once per run."""
     recipe, settings, net = ready.recipe, ready.settings, ready.method.net
     stem = os.path.join(settings.save_dir, "test")
     if os.path.exists(stem + ".json"):

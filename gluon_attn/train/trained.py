@@ -116,7 +116,6 @@ def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict[s
 
 
 def _check_classes(source: str, path: str, known: Names, classes: Sequence[str]) -> None:
-    """Refuse weights whose logits stand for other classes than the data have."""
     known, classes = tuple(known or ()), tuple(classes)
     if not known or known == classes:
         return
