@@ -1,13 +1,10 @@
 """What is learnt from data: the contract between commands, training and a task.
 
-A task is an object: how its batches are made, which scores exist, how a split is judged, validated
-and evaluated, what an export holds, and how predictions are made and look. ``train``, ``load``,
-``evaluate``, ``export`` and ``predict`` ask it. A new one is a module with a sub-class of
-:class:`Task` and a line that registers it.
-
-Who names the task: a data set and a net by an attribute ``task``, an export by the key ``task`` of
-its sidecar. Where none is named, labels are meant, and the schema says which: one class per image
-(``classification``), or attributes.
+A task says how its batches are made, which scores exist, how a split is judged, validated and
+evaluated, what an export holds, and how predictions are made and look. A new one is a module with a
+sub-class of :class:`Task` and a line that registers it. A data set and a net name theirs by an
+attribute ``task``, an export by the key ``task`` of its sidecar. Where none is named, labels are
+meant, and the schema says which: one class per image (``classification``), or attributes.
 """
 
 from __future__ import annotations
@@ -73,8 +70,7 @@ class Trained(NamedTuple):
     @property
     def entry(self) -> dict[str, Any]:
         """The ``input`` entry of the sidecar of its export."""
-        found: dict[str, Any] = input_entry(self.input_size, self.export_preprocess)
-        return found
+        return input_entry(self.input_size, self.export_preprocess)
 
 
 class Exported(NamedTuple):
@@ -85,11 +81,7 @@ class Exported(NamedTuple):
 
     @classmethod
     def open(cls, directory: str) -> Exported:
-        """Read its sidecar.
-
-        Raises:
-            FileNotFoundError, ValueError: It is no export, or a damaged one.
-        """
+        """Read the sidecar of a directory; FileNotFoundError or ValueError if it is no export."""
         return cls(directory, read_sidecar(directory))
 
     @property
@@ -105,8 +97,7 @@ class Exported(NamedTuple):
     @property
     def extra(self) -> dict[str, Any]:
         """Where the net comes from."""
-        found: dict[str, Any] = self.sidecar.get("extra", {})
-        return found
+        return self.sidecar.get("extra", {})
 
     @property
     def activation(self) -> str:
@@ -116,8 +107,7 @@ class Exported(NamedTuple):
     @property
     def entry(self) -> dict[str, Any]:
         """What the input must look like."""
-        found: dict[str, Any] = self.sidecar["input"]
-        return found
+        return self.sidecar["input"]
 
 
 class Result(NamedTuple):
@@ -133,7 +123,6 @@ class Asked(NamedTuple):
 
     Attributes:
         out: Folder of the files, whose names begin with ``stem``.
-        ctx: Device of the net.
         threshold: Probability from which a column counts as positive.
         boxes: File of boxes to be used instead of the annotated ones, or None.
         final: Whether it ends a run, whose folder describes the columns of stored predictions.
@@ -196,11 +185,7 @@ class Task:
         return name
 
     def fit(self, dataset: Any, classes: Sequence[str], data_dir: str) -> Any:
-        """Return a split as a net with these outputs wants it.
-
-        Raises:
-            ValueError: Names or their order differ.
-        """
+        """Return a split as a net with these outputs wants it; ValueError for other names."""
         if tuple(dataset.names) != tuple(classes):
             raise ValueError(
                 f"{data_dir} has the {self.columns} {', '.join(dataset.names)}; the model was made "
@@ -231,11 +216,7 @@ class Task:
         self, recipe: Recipe, dataset: Any, method: Any, length: int, *,
         workers: int = 0, cache: bool = False,
     ) -> Any:  # fmt: skip
-        """Return the validation images that a method sees while it trains, or None.
-
-        Args:
-            length: Steps of an epoch.
-        """
+        """Return the validation images that a method sees in ``length`` steps, or None."""
         return None
 
     # -- validation and evaluation -------------------------------------------------------------
@@ -277,16 +258,14 @@ class Task:
     ) -> None:  # fmt: skip
         """Write an export directory, checked in another process.
 
-        Raises:
-            FileExistsError, ExportError: See :func:`gluon_attn.export.export_model`.
+        Raises what :func:`gluon_attn.export.export_model` does.
         """
         raise NotImplementedError
 
     def check_forms(self, wanted: Any) -> None:
         """Refuse forms of an export that the task does not have.
 
-        Args:
-            wanted: Anything with attributes that are named like ``FORMS``.
+        ``wanted`` is anything with attributes that are named like ``FORMS``.
         """
         wrong = [n for n in FORMS if getattr(wanted, n, False) and n not in self.forms]
         if wrong:
@@ -296,31 +275,23 @@ class Task:
 
     # -- prediction ----------------------------------------------------------------------------
     def predict(self, source: Exported, options: Any) -> Predicted:
-        """Predict for image files.
+        """Predict for image files; ``options`` has the flags of the command as attributes.
 
-        Args:
-            options: With the flags of the command as attributes.
-
-        Raises:
-            ValueError: A flag that says nothing about such predictions.
-            OSError: An image that cannot be read.
+        Raises a ValueError for a flag that says nothing about such predictions.
         """
         raise NotImplementedError
 
 
 def task_of(thing: Any, schema: Schema | None = None) -> Task:
-    """Return the task that a data set, a net or a sidecar names.
+    """Return the task that a data set, a net or a sidecar names, by attribute or key ``task``.
 
-    Args:
-        thing: Has an attribute, or is a dict with a key, ``task``; None means labels.
-        schema: Of its labels; None: that of the data set, else binary attributes.
+    None means labels; ``schema`` is theirs, by default that of the data set, else binary.
     """
     name = thing.get("task") if isinstance(thing, dict) else getattr(thing, "task", None)
     if name is None:
         schema = schema or getattr(thing, "schema", None)
         name = "classification" if schema is not None and is_one_class(schema) else "attributes"
-    found: Task = TASKS.get(name)
-    return found
+    return TASKS.get(name)
 
 
 def is_one_class(schema: Schema) -> bool:

@@ -43,11 +43,9 @@ class _Match(NamedTuple):
     """What of a file belongs to which parameter.
 
     Attributes:
-        params: The file's, renamed by ``table`` if there is one.
-        names: For each parameter of the net its key in ``params``.
-        prefix: Of these keys.
+        params: The file's, renamed by ``table`` if there is one; ``raw`` are not renamed.
+        names: For each parameter of the net its key in ``params``, all with ``prefix``.
         outside: Keys beside the net.
-        raw: The file's, not renamed.
         table: Of the naming scheme, if the names are others'.
     """
 
@@ -84,10 +82,8 @@ def load_into(
         scheme: Whose names these are, see :func:`model_zoo.load_foreign`.
         key: Of a PyTorch checkpoint with several state dicts, which one (``state_dict_ema``).
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: See :func:`read_arrays`; or missing, unexpected or wrong-shape parameters, all
-            in one message. The block is unchanged.
+    Raises a ValueError as :func:`read_arrays`, or with all missing, unexpected and wrong-shape
+    parameters in one message. Then the block is unchanged.
     """
     params, dropped = _rename(read_arrays(path, key), prefix_map or {}, path)
     match = _match(block, params, path, scheme)
@@ -109,18 +105,8 @@ def load_backbone(
     Takes Gluon zoo files with any number of classes, files of a plain backbone, and files of a net
     that holds the backbone (``backbone.features…``, ``heads.…``), saved or exported. A classifier
     (``output.*``) of another shape is left as initialized. Files of other packages will do too.
-
-    Args:
-        backbone: Block with ``features`` and ``output``.
-        path: Parameter file; see :func:`load_into`.
-        allow_missing: Patterns of further names that may be missing, e.g. of attention blocks.
-        ctx, scheme, key: As for :func:`load_into`.
-
-    Returns:
-        Sorted list of the names in the file that were not used.
-
-    Raises:
-        FileNotFoundError, ValueError: As :func:`load_into`.
+    ``allow_missing`` has patterns of further names, e.g. of attention blocks; for the others see
+    :func:`load_into`. Returns the names in the file that were not used, sorted.
     """
     match = _match(backbone, read_arrays(path, key), path, scheme, inside=True)
     params, names, prefix = match.params, match.names, match.prefix
@@ -142,12 +128,9 @@ def load_backbone(
 
 
 def save_params(block_or_dict: Any, path: PathLike) -> None:
-    """Write a parameter file into a directory that exists.
+    """Write a parameter file into a directory that exists; FileNotFoundError if it does not.
 
     See :func:`gluon_attn.core.files.save_parameters`, which creates the directory.
-
-    Raises:
-        FileNotFoundError: There is no such directory.
     """
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):

@@ -44,14 +44,8 @@ def load_predictor(
         with_maps: Whether attention maps are exported too, where the net has any.
         **options: Of :class:`gluon_attn.export.Predictor`.
 
-    Returns:
-        :class:`gluon_attn.export.Predictor`.
-
-    Raises:
-        ValueError: No weights are known for ``name``, or an option is not valid.
-        FileNotFoundError: They are known but not at hand.
-        ExportError: The export gives other numbers than the net.
-        OSError: The weights could not be fetched, or the export not be written.
+    Raises a ValueError if no weights are known for ``name``, a FileNotFoundError or OSError if they
+    are not at hand, and an ExportError if the export gives other numbers than the net.
     """
     name = name.lower()
     file, entry = store.find(name, root)

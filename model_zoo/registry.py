@@ -78,7 +78,6 @@ class _Models(Registry):
     """The registry of models: names in any case, and of an unknown one the nearest."""
 
     def get(self, name: str) -> Any:
-        """Return the factory of a model; ValueError if there is none."""
         if name.lower() in self:
             return super().get(name.lower())
         near = difflib.get_close_matches(name.lower(), self.names(), n=5)
@@ -120,7 +119,7 @@ def get_model(
     ctx: Any = None,
     **kwargs: Any,
 ) -> HybridBlock:
-    """Build a model by name.
+    """Build a model by name; ``net.output_names`` names its outputs.
 
     Args:
         name: A name from :func:`list_models`, in any case.
@@ -133,14 +132,9 @@ def get_model(
         ctx: Device or list of devices, CPU by default. Used with ``pretrained``.
         **kwargs: Further arguments of the model (``input_size``, ``taps``, ``version``, …).
 
-    Returns:
-        A HybridBlock; ``net.output_names`` names its outputs.
-
-    Raises:
-        ValueError: Unknown name, argument, tap or variant; the message lists the valid ones. Or no
-            weights are known, or they do not fit ``kwargs``.
-        FileNotFoundError: ``pretrained`` weights are not at hand; says where to put them.
-        OSError: They could not be fetched.
+    Raises a ValueError that lists what is valid for an unknown name, argument, tap or variant, and
+    if no weights are known or they do not fit ``kwargs``. A FileNotFoundError says where to put
+    weights that are not at hand.
     """
     valid = _arguments_of(name)
     if classes is not None:
@@ -164,11 +158,8 @@ def trained_options(
     """Return the arguments of :func:`get_model` that build the net which weights were made for.
 
     They are ``given`` and, where it lacks them, the model arguments, input size and number of
-    classes of the training run.
-
-    Raises:
-        ValueError: The entry has an argument that the model has not, or another number of classes
-            was asked for.
+    classes of the training run. Raises a ValueError if the model has not such an argument, or
+    another number of classes was asked for.
     """
     valid, options, recipe = _arguments_of(name), dict(given or {}), entry.recipe or {}
     for key, value in recipe.get("model_options", {}).items():

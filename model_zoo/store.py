@@ -60,18 +60,11 @@ def get_model_file(name: str, root: str | None = None) -> str:
 def find(name: str, root: str | None = None) -> tuple[str, WeightEntry]:
     """Return the verified weight file of model ``name`` and what is known of it.
 
-    A built-in name whose file is at hand never asks a mirror, whatever state that is in.
-
-    Args:
-        name: One of :func:`pretrained_model_list`.
-        root: Directory to look in first and to fetch into.
-
-    Raises:
-        ValueError: No weights are known for ``name``, or the file is not the expected one; or the
-            mirror that was asked has a malformed table.
-        FileNotFoundError: The file is neither in the directories nor on the mirror; the message
-            says what to do offline.
-        OSError: Transfer or disk failed (TimeoutError: another process holds the lock).
+    A built-in name whose file is at hand never asks a mirror, whatever state that is in. ``root``
+    is a directory to look in first and to fetch into. Raises a ValueError if no weights are known
+    for ``name``, the file is not the expected one, or the mirror that was asked has a malformed
+    table; a FileNotFoundError says what to do offline; for an OSError see
+    :func:`model_zoo.transfer.fetch`.
     """
     searched = directories(root)
     entry = _entry(name, searched[0])
@@ -135,11 +128,7 @@ def entries(root: str | None = None) -> dict[str, WeightEntry]:
     """Return all known weights as ``{name: WeightEntry}``: built-in, Gluon's and the mirror's.
 
     A mirror that cannot be reached is replaced by the copy of its table kept in the first
-    directory, with a warning.
-
-    Raises:
-        ValueError: The mirror's table is malformed, or its address is.
-        FileNotFoundError: The mirror is a directory that does not exist.
+    directory, with a warning. A malformed table or address of it is a ValueError.
     """
     return _with_mirror(_builtin_entries(), directories(root)[0])
 

@@ -28,19 +28,11 @@ def from_zoo(
 
     Published weights, and files that are recognised as such, are fed as in the run that made them.
     Of any other file this is not known: it gets the paper's proportions and ImageNet's mean, and a
-    warning says so.
+    warning says so. ``params`` is a weight file of the whole net, or None with ``pretrained``;
+    ``classes`` names the logits, in order, by default as the weights or else the model's data do.
 
-    Args:
-        params: Weight file of the whole net, or None with ``pretrained``.
-        classes: Names of the logits, in order; by default those of the weights, else those of the
-            model's data.
-        root: Folder of weight files, see :func:`model_zoo.store.directories`.
-
-    Raises:
-        ValueError: Neither weights nor ``pretrained``, or both; weights that do not fit or are not
-            known; names that are not those of the weights, or not as many as the net has logits.
-        FileNotFoundError: The weights are not at hand.
-        OSError: They could not be fetched.
+    Raises a ValueError for neither weights nor ``pretrained``, or both; for weights that do not fit
+    or are not known; for names that are not those of the weights, or not as many as logits.
     """
     if params and pretrained:
         raise ValueError(f"--params {params} and --pretrained: give one of the two")
@@ -59,7 +51,6 @@ def from_zoo(
 def _from_entry(
     name: str, path: str, entry: Any, classes: Names, *, ctx: list[Any], params: str
 ) -> Trained:
-    """Return a net with weights of which all is known, fed as in the run that made them."""
     try:
         net = get_model(name, **trained_options(name, entry))
     except ValueError as error:
@@ -85,7 +76,6 @@ def _from_entry(
 
 
 def _from_file(name: str, path: str, classes: Names, ctx: list[Any]) -> Trained:
-    """Return a net with weights of unknown origin, with a warning on how it is fed."""
     published = store.builtin(name.lower())
     known = published.classes if published else None
     wanted = classes or known
@@ -109,10 +99,7 @@ def _from_file(name: str, path: str, classes: Names, ctx: list[Any]) -> Trained:
 
 
 def _assumed_recipe(name: str, net: Any) -> Recipe:
-    """Return the recipe by which a net is fed of which nothing else is known.
-
-    The sizes have the paper's proportions.
-    """
+    """Return the recipe, in the paper's proportions, of a net of which nothing else is known."""
     size = net.input_size[0]
     return Recipe(
         method="baseline", model=name, input_size=size, resize=size * 256 // 224,
@@ -121,15 +108,6 @@ def _assumed_recipe(name: str, net: Any) -> Recipe:
 
 
 def _names(name: str, net: Any, given: Names, known: Names = None) -> tuple[str, ...]:
-    """Return the names of the logits.
-
-    Args:
-        given: Those asked for, or None.
-        known: Those of the weights, or None; else the task or their number may tell.
-
-    Raises:
-        ValueError: ``given`` are others than ``known``, or not as many as there are logits.
-    """
     count = net.classes
     given, known = tuple(given or ()), tuple(known or ())
     if given and known and given != known:

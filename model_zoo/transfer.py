@@ -46,8 +46,6 @@ class WeightEntry:
     """What is known of one weight file; None where unknown.
 
     Attributes:
-        name: Zoo name.
-        file: Name of the file.
         digest: Its hash, hexadecimal, by ``algorithm``: sha256, or sha1 of Gluon's own.
         size: Bytes.
         classes: Names of the logits, in order.
@@ -86,11 +84,8 @@ def parse_table(text: bytes, where: str) -> dict[str, WeightEntry]:
     """Return the entries of a table by name, every field checked.
 
     A mirror's table comes from outside, and what the package ships is read in the same way: an
-    entry that would fail later, when a net is built or fed from it, is refused here.
-
-    Raises:
-        ValueError: It is no such table, or a field of an entry is not what it must be; the message
-            names file or URL, entry and field.
+    entry that would fail later, when a net is built or fed from it, is refused here by a ValueError
+    that names file or URL, entry and field.
     """
     table = json_of(text_of(text, where), where)
     weights = table.get("weights") if isinstance(table, dict) else None
@@ -180,12 +175,7 @@ def _whole(value: Any) -> bool:
 
 
 def mirror_location() -> str | None:
-    """Return the mirror's URL or directory without a final slash, or None if none is set.
-
-    Raises:
-        ValueError: ``MXNET_GLUON_REPO`` is neither an http(s) or file URL nor a directory.
-        FileNotFoundError: It names a directory that does not exist.
-    """
+    """Return the mirror's URL or directory without a final slash, or None if none is set."""
     value = os.environ.get(MIRROR_VARIABLE, "").strip()
     scheme = urlsplit(value).scheme if "://" in value or value.startswith("file:") else ""
     if not value or scheme in ("http", "https"):
@@ -213,9 +203,8 @@ def shown(text: str) -> str:
 def read_small(mirror: str, name: str) -> bytes | None:
     """Return the bytes of a small file of the mirror, or None if it has none of that name.
 
-    Raises:
-        OSError: The mirror cannot be reached or refuses, or the file has more than ``MAX_SMALL``
-            bytes.
+    Raises an OSError if the mirror cannot be reached or refuses, or for more than ``MAX_SMALL``
+    bytes.
     """
     if is_url(mirror):
         import requests
@@ -259,10 +248,8 @@ def mismatch(path: str, entry: WeightEntry) -> str | None:
 def fetch(entry: WeightEntry, mirror: str, directory: str) -> str:
     """Bring the file of an entry into ``directory``, which is created; return its path.
 
-    Raises:
-        ValueError: What the mirror has is not the expected file.
-        FileNotFoundError: The mirror does not have it.
-        OSError: Transfer or disk failed (TimeoutError: another process holds the lock).
+    Raises a ValueError if the mirror has another file, a FileNotFoundError if it has none, and an
+    OSError if transfer or disk failed (TimeoutError: another process holds the lock).
     """
     path = os.path.join(directory, entry.file)
     with locked(directory, entry):

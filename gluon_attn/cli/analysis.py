@@ -52,9 +52,6 @@ def parse_kind(text: str) -> tuple[str, Any]:
 
     ``attention`` and ``gradcam`` take the kind of map (``grad_cam``, ``channel_weighted``),
     ``overlap`` the threshold, ``tsne`` the number of the stage.
-
-    Raises:
-        ValueError: Unknown kind or choice.
     """
     kind, colon, choice = text.partition(":")
     if kind not in KINDS:
@@ -78,13 +75,8 @@ def analyse(
 ) -> dict[str, Analysis]:
     """Run kinds of analysis one after another.
 
-    Args:
-        models: By name, baselines first, as they are to stand in the figures.
-        dataset: The split; its columns are the nets' classes.
-        kinds: Texts for :func:`parse_kind`.
-
-    Raises:
-        ValueError: Unknown kind; nets of other classes; what a kind needs is not there.
+    ``models`` are by name, baselines first, as they are to stand in the figures; ``dataset`` is the
+    split, whose columns are the nets' classes; ``kinds`` are texts for :func:`parse_kind`.
     """
     parsed = [parse_kind(text) for text in kinds]
     for name, trained in models.items():
@@ -103,11 +95,7 @@ def analyse(
 def analyse_from_flags(
     args: argparse.Namespace, source: Trained | Exported, dataset: Any, *, ctx: list[Any], out: str
 ) -> str:
-    """Do what the flags of the evaluation say; return the text for the console.
-
-    Raises:
-        ValueError: No kind of analysis is asked for, or there is no net that can be looked at.
-    """
+    """Do what the flags of the evaluation say; return the text for the console."""
     kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
     if not kinds:
         raise ValueError("--compare needs --analyse KIND or --attention")
@@ -133,18 +121,9 @@ def load_models(
 ) -> tuple[Models, dict[str, str]]:
     """Load the nets to compare with and name them all.
 
-    Args:
-        main: The net that is analysed; it comes last in figures.
-        main_run: Its run folder, or None.
-        others: Run folders, or ``ZOO_NAME=FILE`` for a zoo model with its weights.
-
-    Returns:
-        Nets by name, and run folders by name. A net is called after its run folder, else by its zoo
-        name; equal names get a number.
-
-    Raises:
-        FileNotFoundError: No such run or file.
-        ValueError: It cannot be loaded.
+    ``main`` is the net that is analysed; it comes last in figures. ``others`` are run folders, or
+    ``ZOO_NAME=FILE`` for a zoo model with its weights. Returns nets by name, and run folders by
+    name. A net is called after its run folder, else by its zoo name; equal names get a number.
     """
     found: list[tuple[str, Trained, str | None]] = []
     for text in others:

@@ -77,9 +77,6 @@ def stage_view(net: Any) -> GraphBlock:
 
     It goes from ``data`` to ``stage1``, ``stage2``, …, shares the net's parameters and leaves the
     net as it is.
-
-    Raises:
-        ValueError: The net has no such stage.
     """
     stages: list[Any] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
@@ -144,20 +141,11 @@ def analyse_selectivity(models: Models, dataset: Any, settings: Settings) -> Ana
 
 
 def embed(features: np.ndarray, seed: int = 0, perplexity: float = PERPLEXITY) -> np.ndarray:
-    """Embed features into the plane by Barnes-Hut t-SNE.
+    """Embed ``(N, C)`` features into the plane by Barnes-Hut t-SNE: ``(N, 2)`` float32.
 
     Accelerating t-SNE using Tree-Based Algorithms, van der Maaten, JMLR 2014. Features of more than
-    50 dimensions are first reduced to their 50 principal components, as there.
-
-    Args:
-        features: ``(N, C)``, N of 4 or more.
-        perplexity: Effective number of neighbours; reduced where N is small.
-
-    Returns:
-        ``(N, 2)`` float32.
-
-    Raises:
-        ValueError: Fewer than 4 samples.
+    50 dimensions are first reduced to their 50 principal components, as there. ``perplexity``, the
+    effective number of neighbours, is reduced where N is small; N is at least 4.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -224,7 +212,6 @@ def _targets(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _purity(points: np.ndarray, targets: np.ndarray) -> float:
-    """Return the share of points whose nearest neighbour has their class."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(points).kneighbors(return_distance=False)
@@ -260,11 +247,7 @@ def channel_statistics(
 
 
 def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
-    """Compute and draw the attention vectors of all channel gates.
-
-    Raises:
-        ValueError: None of the nets has a channel gate.
-    """
+    """Compute and draw the attention vectors of all channel gates."""
     drawn, values = {}, {}
     for name, trained in models.items():
         found = channel_statistics(trained, dataset, settings)
@@ -275,7 +258,7 @@ def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
         drawn[name] = {
             gate: (s.mean, s.deviation, values[name][gate]["diversity"])
             for gate, s in found.items()
-        }  # fmt: skip
+        }
     if not drawn:
         raise ValueError("none of the nets has a channel gate; gates needs one such as se_resnet50")
     figure, path = settings.path("gates.png"), settings.path("gates.json")
@@ -297,15 +280,10 @@ def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
 
 
 def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]]:
-    """Return what a run's ``log.jsonl`` says of critique and reward.
+    """Return what the ``log.jsonl`` of a run of DREAL says of critique and reward.
 
-    Returns:
-        ``(epochs, {'critique' | 'reward' | 'critic_error': {module: [value per epoch]}})``; a
-        module that was not sampled in an epoch has None there.
-
-    Raises:
-        FileNotFoundError: There is no log.
-        ValueError: It holds no critique; only runs of the method DREAL write one.
+    ``(epochs, {'critique' | 'reward' | 'critic_error': {module: [value per epoch]}})``; a module
+    that was not sampled in an epoch has None there.
     """
     path = os.path.join(folder, "log.jsonl")
     if not os.path.isfile(path):
@@ -322,16 +300,12 @@ def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]
     series = {
         key: {name: [record[key].get(name) for record in records] for name in names}
         for key in CRITIC
-    }  # fmt: skip
+    }
     return [record["epoch"] for record in records], series
 
 
 def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis:
-    """Draw critique and reward of every module over the epochs, one figure per run that has them.
-
-    Raises:
-        ValueError: No run has any.
-    """
+    """Draw critique and reward of every module over the epochs, a figure per run with any."""
     text: list[str] = []
     files: list[str] = []
     values: dict[str, Any] = {}

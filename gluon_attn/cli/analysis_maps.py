@@ -19,12 +19,7 @@ from gluon_attn.figures.heatmaps import (
 )
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
 from gluon_attn.nets.guided_backprop import GuidedBackprop
-from gluon_attn.papers.icasc.attention import (
-    MAPS,
-    attention_separation,
-    resize_like,
-    soft_mask,
-)
+from gluon_attn.papers.icasc.attention import MAPS, attention_separation, resize_like, soft_mask
 from gluon_attn.papers.icasc.cut import Tail
 from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
 from gluon_attn.task import Trained, task_of
@@ -35,12 +30,10 @@ LAYERS = ("inner", "last")
 
 
 class Samples(NamedTuple):
-    """Some images as a net sees them.
+    """Images as a net sees them.
 
-    Attributes:
-        image: ``(N, 3, S, S)`` NDArray, normalised.
-        views: N pictures ``(S, S, 3)`` uint8.
-        label: ``(N, A)`` in {0, 1}; 0 also where the label is not known.
+    ``image`` is an ``(N, 3, S, S)`` NDArray, normalised; ``views`` are N images ``(S, S, 3)``
+    uint8; ``label`` is ``(N, A)`` in {0, 1}, 0 also where the label is not known.
     """
 
     image: Any
@@ -49,13 +42,10 @@ class Samples(NamedTuple):
 
 
 def varied_samples(dataset: Any, count: int, seed: int = 0) -> list[int]:
-    """Return the positions of some samples that together show as many classes as possible.
+    """Return the positions of samples that together show as many classes as possible.
 
-    They are drawn without a look at any prediction, so that no net is flattered; samples without
-    any class come last.
-
-    Args:
-        count: How many; fewer if there are not as many.
+    They are chosen without a look at any prediction, so that no net is flattered; samples without
+    any class come last. There are fewer than ``count`` if the data set has not as many.
     """
     order = np.random.default_rng(seed).permutation(len(dataset))[: max(50 * count, 500)]
     positive = np.asarray(dataset.label[order]) * np.asarray(dataset.mask[order])
@@ -89,9 +79,7 @@ def score_pass(trained: Trained, image: Any) -> ScorePass:
 def class_maps(run: ScorePass, columns: Sequence[int], kind: str) -> np.ndarray:
     """Return the maps of one class per image at the last feature layer, ``(N, h, w)`` NumPy.
 
-    Args:
-        columns: ``(N,)`` numbers of the classes.
-        kind: ``'grad_cam'`` or ``'channel_weighted'``.
+    ``kind`` is ``'grad_cam'`` or ``'channel_weighted'``.
     """
     vector = _one_hot(columns, run.logits)
     gradients = run.gradients(vector, inner=False)
@@ -126,17 +114,16 @@ def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Analy
             for n, view in enumerate(seen.views)
         ]  # fmt: skip
         values[name] = [[shown_name(dataset, k) for k in row] for row in order]
-    truths = [_truth(dataset, label) for label in seen.label]
+    truths = [
+        ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
+        for label in seen.label
+    ]
     path = settings.path(f"top_classes_{kind}.png")
     top_class_grid(rows, truths, path)
     lines = [f"most probable classes of samples {positions}"]
     for name, found in values.items():
         lines += [f"  {name:<24} {', '.join(row)}" for row in found]
     return Analysis("\n".join(lines), [path], values)
-
-
-def _truth(dataset: Any, label: np.ndarray) -> str:
-    return ", ".join(shown_name(dataset, k) for k in np.flatnonzero(label)) or "(none known)"
 
 
 def attention_overlap(
@@ -146,14 +133,9 @@ def attention_overlap(
 
     The true map is that of all classes an image is known to have, the confusing one that of the
     most probable class it is known not to have (ICASC). An image is predicted rightly where one of
-    its true classes is more probable than the confusing one.
-
-    Args:
-        threshold: Of the high regions; see :func:`gluon_attn.metrics.overlap.attention_iou`.
-
-    Returns:
-        ``{map kind: {'inner' | 'last': summary}}``; see
-        :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
+    its true classes is more probable than the confusing one. ``threshold`` is that of the high
+    regions, see :func:`gluon_attn.metrics.overlap.attention_iou`. Returns ``{map kind: {'inner' |
+    'last': summary}}``; see :meth:`gluon_attn.metrics.overlap.OverlapMeter.summary`.
     """
     tail = Tail(trained.net, [settings.ctx], frozen=True)
     meters = {kind: {layer: OverlapMeter(threshold) for layer in LAYERS} for kind in MAPS}
@@ -176,7 +158,7 @@ def attention_overlap(
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()
-    }  # fmt: skip
+    }
 
 
 def _separations(maps: dict[str, list[Any]]) -> dict[str, Any]:

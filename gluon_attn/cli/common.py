@@ -60,10 +60,7 @@ def status_of(main: Callable[[], int | None], interrupted: str = "interrupted") 
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error in one line.
-
-    An unexpected one comes with the files that the command was given and the place in our code.
-    """
+    """Return an error in one line; an unexpected one with the files given and our line of code."""
     text = " ".join(describe(error).split())
     if isinstance(error, EXPECTED):
         return text

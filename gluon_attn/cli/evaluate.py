@@ -66,11 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, out: str) -> str:
-    """Evaluate a net or an export as the flags say; return the text for the console.
-
-    Raises:
-        FileNotFoundError, ValueError: The data are not there, or not what the net was made for.
-    """
+    """Evaluate a net or an export as the flags say; return the text for the console."""
     from gluon_attn.task import Asked, Trained
     from gluon_attn.tasks.data import open_for, reading_of, tell_other_data
 

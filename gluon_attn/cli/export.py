@@ -47,12 +47,7 @@ def flags() -> argparse.ArgumentParser:
 
 
 def export(args: argparse.Namespace, forms: Any) -> str:
-    """Export a run or a zoo model as the flags say; return the directory.
-
-    Raises:
-        FileExistsError, ValueError, ExportError: The directory is there, or the export cannot be
-            made.
-    """
+    """Export a run or a zoo model as the flags say; return the directory."""
     from gluon_attn.export.sidecar import refuse_existing
     from gluon_attn.runtime import contexts
     from gluon_attn.tasks.forms import make_variants

@@ -15,7 +15,7 @@ def flags(tiny: bool) -> argparse.ArgumentParser:
     """Return the command's flags; with ``tiny``, the writer of miniature trees among them."""
     parser = argparse.ArgumentParser(
         description="Check, pack and generate data sets. Every command can be interrupted and run "
-        "again: it continues where it stopped.",
+        "again: it continues where it stopped."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for kind, settings in prepare.OFFICIAL.items():
@@ -47,9 +47,7 @@ def add_generators(commands: Any, with_tiny: bool) -> None:
     digits = "compose scenes of handwritten digits, as lists"
     single = "compose scenes of one handwritten digit among distractors, one folder per class"
     chequers = "write a few chequers in a data set's official format, to try things out"
-    generators = {
-        "synthetic": people, "tasks": tasks, "digits": digits, "digits_single": single,
-    }  # fmt: skip
+    generators = {"synthetic": people, "tasks": tasks, "digits": digits, "digits_single": single}
     if with_tiny:
         generators["tiny"] = chequers
     for kind, text in generators.items():

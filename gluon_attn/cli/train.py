@@ -105,8 +105,7 @@ def train_from_flags(args: argparse.Namespace) -> int:
 def run_training(train: Callable, recipe: Any, args: argparse.Namespace) -> dict:
     """Return ``train(recipe, settings)`` with the settings that the flags give.
 
-    Raises:
-        DivergedError: Training has diverged; the message ends with a command that goes on.
+    The message of a DivergedError ends with a command that goes on.
     """
     from gluon_attn.train.run import Settings
 

@@ -38,12 +38,8 @@ class LabelPolicy:
     ===  ===========  =======================  =======================
 
     The default is what the VAA authors state (issue 1 of their repository): unspecified labels are
-    negatives in training and are left out, attribute by attribute, in validation and test.
-
-    Args:
-        train: For the split called ``train``.
-        evaluate: For every other split. ``'negative'`` exists only to repeat published numbers
-            that were computed that way.
+    negatives in training and are left out, attribute by attribute, in validation and test. For
+    evaluation ``'negative'`` exists only to repeat published numbers that were computed that way.
     """
 
     CHOICES = ("negative", "masked")
@@ -57,11 +53,7 @@ class LabelPolicy:
         self.train, self.evaluate = train, evaluate
 
     def encode(self, raw: Any, training: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return ``(label, mask)``, float32, of integers in {1, -1, 0} of the same shape.
-
-        Raises:
-            ValueError: Any other value.
-        """
+        """Return ``(label, mask)``, float32, of integers in {1, -1, 0} of the same shape."""
         raw = np.asarray(raw)
         valid = np.isin(raw, (POSITIVE, NEGATIVE, UNSPECIFIED))
         if not valid.all():

@@ -1,10 +1,8 @@
 """What users see when something goes wrong: one line that names the file, on any console.
 
-Our own errors are ValueError and OSError, and name what they are about themselves. A library that
-meets contents that it did not expect raises anything, and names nothing; :func:`naming` adds it.
-
-A console may know no more than ASCII, and the reader of a pipe may have seen enough (``| head``).
-Neither may cost a result that is still to be written: see :func:`prepare_console`.
+Our own errors are ValueError and OSError, and name what they are about. A library raises anything
+and names nothing; :func:`naming` adds it. Neither a console that knows only ASCII nor a pipe whose
+reader has left may cost a result that is still to be written: see :func:`prepare_console`.
 """
 
 from __future__ import annotations
@@ -40,16 +38,14 @@ class DamagedError(ValueError):
 def naming(what: Any, message: str = "") -> Iterator[None]:
     """Let what goes wrong in the body name the file, folder or data that it was about.
 
-    OSError and ImportError stay what they are: they name a file, or what to install.
+    OSError and ImportError stay what they are: they name a file, or what to install. Any other
+    error, or a ValueError that does not name ``what``, becomes a ValueError that does.
 
     Args:
         what: Path or words, for the message.
         message: Of a file whose contents are taken apart, such as ``DAMAGED``, with ``{path}`` and
             ``{why}``. Then an OSError about its contents (seeking to a place in front of it, say)
             is its fault and not the system's, and one without a file's name is given this one's.
-
-    Raises:
-        ValueError: The body raised another error, or a ValueError that does not name ``what``.
     """
     try:
         yield
@@ -109,11 +105,7 @@ def prepare_console() -> None:
 
 
 def flush_console() -> None:
-    """Write out what is still on its way.
-
-    Raises:
-        OSError: It could not be written, as on a full disk.
-    """
+    """Write out what is still on its way; OSError if it could not be, as on a full disk."""
     sys.stdout.flush()
     sys.stderr.flush()
 
@@ -135,7 +127,6 @@ class _Pipe(io.FileIO):
 
 
 def _prepared(stream: TextIO | None, original: bool) -> TextIO:
-    """Return a stream that never fails on a text, nor on a closed pipe."""
     if stream is None:  # closed from the start; an open one keeps its number from other files
         return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
     buffer = getattr(stream, "buffer", None)
@@ -156,7 +147,6 @@ def _prepared(stream: TextIO | None, original: bool) -> TextIO:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Return characters as JSON escapes them, those outside the first 65,536 as pairs."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
@@ -165,7 +155,6 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def _show(error: UnicodeError) -> tuple[str, int]:
-    """Return the plain form of a mark, else what :func:`_escape` does."""
     if isinstance(error, UnicodeEncodeError):
         if error.object[error.start] in PLAIN:
             return PLAIN[error.object[error.start]], error.start + 1

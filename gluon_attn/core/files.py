@@ -39,11 +39,8 @@ def atomic_path(path: PathLike) -> Iterator[str]:
 
     A symbolic link stays one: the file that it names is replaced. A new file gets the permissions
     that the umask allows, a replaced one keeps its own. Devices and pipes are given as they are.
-    The folder is created.
-
-    Raises:
-        OSError: The file could not be written; the message names ``path`` and, when the disk is
-            full, says so. The temporary file is removed and an older ``path`` is untouched.
+    The folder is created. An OSError names ``path`` and, when the disk is full, says so; then the
+    temporary file is removed and an older ``path`` is untouched.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         yield os.fspath(path)
@@ -78,10 +75,7 @@ def publish(temporary: PathLike, path: PathLike) -> None:
 
 
 def flush(path: PathLike) -> None:
-    """Wait until a file, or the list of names in a folder, is on disk.
-
-    File systems that cannot flush a folder are no error.
-    """
+    """Wait until a file, or the list of names in a folder where that can be flushed, is on disk."""
     folder = os.path.isdir(path)
     if folder and os.name != "posix":
         return
@@ -99,9 +93,8 @@ def flush(path: PathLike) -> None:
 
 def write_bytes(path: PathLike, content: bytes) -> None:
     """Write ``content``, atomically; see :func:`atomic_path`."""
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(content)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -121,7 +114,6 @@ def json_text(value: Any, indent: int | None = 1, **options: Any) -> str:
     """Return ``value`` as JSON with a line end; NaN and infinite numbers become ``null``.
 
     JSON has no such numbers: files with the tokens that Python writes are refused by other readers.
-    ``options`` are those of :func:`json.dumps`.
     """
     options = {"ensure_ascii": False, **options, "indent": indent, "allow_nan": False}
     try:
@@ -148,26 +140,20 @@ def save_arrays(path: PathLike, arrays: dict[str, Any], compress: bool = False) 
     """Write NumPy arrays as an ``.npz`` archive, atomically and without pickles."""
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     # np.savez would leave its archive open when the disk is full, and complain much later.
-    with atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", kind, allowZip64=True) as archive:
-            for name, array in arrays.items():
-                with archive.open(name + ".npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(  # type: ignore[no-untyped-call]  # NumPy's
-                        file, np.asanyarray(array), allow_pickle=False
-                    )
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", kind) as archive:
+        for name, array in arrays.items():
+            with archive.open(name + ".npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]  # NumPy's
+                    file, np.asanyarray(array), allow_pickle=False
+                )
 
 
 def save_parameters(block: Any, path: PathLike) -> None:
     """Save parameters for ``block.load_parameters``, atomically, and read them back.
 
-    Args:
-        block: Initialised Gluon block, or non-empty dict of name to NDArray.
-        path: Destination, conventionally ``*.params``.
-
-    Raises:
-        ValueError: There is nothing to save, or a parameter is not initialised.
-        TypeError: Neither a block nor a dict of NDArrays.
-        OSError: The file could not be written completely; an older one is untouched.
+    ``block`` is an initialised Gluon block, or a dict of name to NDArray. Raises a ValueError if
+    there is nothing to save or a parameter is not initialised; after an OSError an older file is
+    untouched.
     """
     import mxnet as mx
 
@@ -185,10 +171,7 @@ def save_parameters(block: Any, path: PathLike) -> None:
 
 
 def describe_os_error(error: OSError, path: PathLike) -> OSError:
-    """Return an OSError of the same kind that names ``path`` and the remedy.
-
-    An error that this function has described before is returned as it is.
-    """
+    """Return an OSError of the same kind that names ``path`` and the remedy, once."""
     reason = error.strerror or first_line(error)
     if reason.startswith("cannot write "):
         return error
@@ -258,7 +241,6 @@ def _start(path: str) -> tuple[str, int | None]:
 
 
 def _remove_left_over(folder: str, start: str) -> None:
-    """Remove the temporary files that killed processes of this machine left."""
     pattern = re.compile(re.escape(start) + r"(\d+)-[0-9a-f]{12}\.tmp")
     with contextlib.suppress(OSError):  # the folder may be closed to reading
         for name in os.listdir(folder):
@@ -273,7 +255,6 @@ def _remove_left_over(folder: str, start: str) -> None:
 
 
 def _arrays_of(block: Any, path: PathLike) -> dict[str, Any]:
-    """Return what is to be saved as a dict of NDArrays."""
     import mxnet as mx
 
     if isinstance(block, mx.gluon.Block):

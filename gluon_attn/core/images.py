@@ -132,12 +132,7 @@ def opened(path: PathLike) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """Return the contents of a file that should be an image.
-
-    Raises:
-        MissingImageError: There is no such file.
-        ImageError: It is a URL, a folder or no ordinary file, cannot be read, or is too large.
-    """
+    """Return the contents of a file that should be an image; else an ImageError says what it is."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:  # a film, for instance, which must not be read as a whole
@@ -148,8 +143,7 @@ def read_bytes(path: PathLike) -> bytes:
 def read_header(stream: BinaryIO) -> Header | None:
     """Return the header of an image; None if it is damaged, or of a format that OpenCV alone knows.
 
-    Raises:
-        ImageError: More pixels than are bearable, or only a preview of a camera's raw file.
+    Raises an ImageError for more pixels than are bearable, or a preview of a camera's raw file.
     """
     limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # as Pillow has it
     try:
@@ -180,7 +174,6 @@ def _quick_header(stream: BinaryIO) -> Header | None:
 
 
 def _pillow_header(stream: BinaryIO) -> Header | None:
-    """Return what Pillow says of a header, or None."""
     stream.seek(8)
     is_cr2 = stream.read(2) == b"CR"
     stream.seek(0)
@@ -254,7 +247,6 @@ class _UnusualError(Exception):
 
 
 def _jpeg_header(stream: BinaryIO) -> tuple[int, int, bytes | None]:
-    """Return width, height and EXIF of a JPEG."""
     size, exif = None, None
     stream.seek(2)
     while True:
@@ -317,14 +309,9 @@ def _valid(value: object) -> int:
 
 
 def decode(data: Data, upright: bool = True) -> NDArray[Any]:
-    """Return the pixels of an encoded image, uint8 ``(H, W, 3)`` RGB.
+    """Return the pixels of an encoded image, uint8 ``(H, W, 3)`` RGB, or raise an ImageError.
 
-    Args:
-        data: Contents of an image file.
-        upright: Obey the EXIF orientation. False gives the pixels as they are stored.
-
-    Raises:
-        ImageError: The bytes are empty, truncated, no image, or more pixels than are bearable.
+    ``upright`` obeys the EXIF orientation; False gives the pixels as they are stored.
     """
     if not len(data):
         raise ImageError("is empty")
@@ -346,20 +333,12 @@ def decode(data: Data, upright: bool = True) -> NDArray[Any]:
 
 
 def decode_own(data: Data) -> NDArray[Any]:
-    """Return the pixels of a JPEG that this package encoded: without looking at its header.
-
-    Raises:
-        ImageError: The bytes are no image.
-    """
+    """Return the pixels of a JPEG that this package encoded: without looking at its header."""
     return _decode(data, _STORED) if len(data) else decode(data)
 
 
 def file_header(path: PathLike) -> Header:
-    """Return the header of an image file, its ``image`` closed.
-
-    Raises:
-        MissingImageError, ImageError: As :func:`read_bytes` and :func:`decode` raise it.
-    """
+    """Return the header of an image file, its ``image`` closed; errors as :func:`read_bytes`."""
     with opened(path) as file:
         header = read_header(file)
     if header is None:
@@ -369,11 +348,7 @@ def file_header(path: PathLike) -> Header:
 
 
 def from_pil(image: Image.Image) -> NDArray[Any]:
-    """Return the pixels of a Pillow image, upright: those of the file that it was opened from.
-
-    Raises:
-        ImageError: It cannot be loaded, is empty, or its mode has no meaning as RGB.
-    """
+    """Return the pixels of a Pillow image, upright: those of the file that it was opened from."""
     if 0 in image.size:
         raise ImageError(f"is empty: {image.size[0]} x {image.size[1]} pixels")
     # Old versions of Pillow call 16-bit PNG "I".
@@ -419,14 +394,9 @@ def resize(
 
 
 def clip_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Return the whole pixels that a box covers inside an image, or None if there are none.
+    """Return the pixels ``(x0, y0, x1, y1)``, the last two exclusive, that a box covers.
 
-    Args:
-        box: ``x, y, w, h``, in pixels, possibly fractional.
-        width, height: Of the image.
-
-    Returns:
-        ``(x0, y0, x1, y1)``, the last two exclusive.
+    ``box`` is ``x, y, w, h``, in pixels, possibly fractional. None if it lies outside the image.
     """
     x, y, w, h = box
     if w <= 0 or h <= 0:
@@ -439,8 +409,7 @@ def clip_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, i
 def box_window(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
     """Return :func:`clip_box`'s pixels of a box that was typed or measured.
 
-    Raises:
-        ValueError: It is not four finite numbers, is empty, or shows nothing of the image.
+    Raises a ValueError if it is not four finite numbers, is empty, or lies outside the image.
     """
     try:
         values = [float(v) for v in box if not isinstance(v, (str, bytes))]

@@ -20,11 +20,7 @@ def as_list(outputs: Any) -> list[Any]:
 
 
 def name_outputs(net: Any, outputs: Any) -> dict[str, Any]:
-    """Return the outputs of ``net(x)``, arrays or symbols, by name.
-
-    Raises:
-        ValueError: There are more or fewer than the net names.
-    """
+    """Return the outputs of ``net(x)``, arrays or symbols, by name; ValueError if one has none."""
     names, values = output_names(net), as_list(outputs)
     if len(names) != len(values):
         kind = type(net).__name__

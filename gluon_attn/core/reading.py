@@ -1,9 +1,8 @@
 """Reading files of arrays from outside: no length is believed before it is held against the file.
 
 MXNet's reader of ``.params`` and NumPy's of ``.npz`` take memory for whatever a file promises, and
-a damaged file makes them end the process or fail in a dozen ways. Here the same formats are read in
-Python, within four times the file and ``SLACK`` of memory, and all that can go wrong is one
-ValueError. MXNet is not imported until NDArrays are asked for.
+a damaged file makes them end the process or fail in a dozen ways. Here they are read in Python,
+within four times the file and ``SLACK`` of memory, and all that can go wrong is one ValueError.
 """
 
 from __future__ import annotations
@@ -32,17 +31,8 @@ MAX_HEADER = 10_000  # bytes of the description of an array in an .npz file, as 
 PARAMS_MAGIC = b"\x12\x01" + bytes(14)
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # before an array, by age of its form
 _BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # as MXNet calls it; NumPy has none
-_TYPES: dict[int, Any] = {
-    0: "<f4",
-    1: "<f8",
-    2: "<f2",
-    3: "u1",
-    4: "<i4",
-    5: "i1",
-    6: "<i8",
-    7: "?",
-    12: _BFLOAT16,
-}
+_TYPES: dict[int, Any] = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?")))
+_TYPES[12] = _BFLOAT16
 _DENSE, _ROW_SPARSE, _CSR = range(3)
 
 
@@ -60,7 +50,6 @@ class _Cursor:
         self.at = file.seek(0)
 
     def take(self, form: str) -> tuple[Any, ...]:
-        """Return the little-endian numbers of a ``struct`` format."""
         return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
 
     def bytes(self, count: int) -> bytes:
@@ -114,18 +103,14 @@ def read_params(
     """Return the arrays of an MXNet file, by name or, of a file without names, as a list.
 
     Reads what ``mx.nd.save`` has written since MXNet 0.5, under NumPy's shapes too. Sparse arrays
-    come back dense.
+    come back dense. Raises a ValueError if the file is damaged, has a name twice, or a sparse array
+    that would not fit into memory.
 
     Args:
         source: Path, or the contents of a file.
         place: What messages call it; the path by default.
         convert: Applied to each NumPy array as soon as it is read, so that no two copies of the
             whole file exist; bfloat16 comes as MXNet's structured type.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is none, damaged, has a name twice, or a sparse array that would not fit
-            into memory.
     """
     place = place if place is not None else source
     with naming(place, DAMAGED), (
@@ -211,10 +196,8 @@ def _places(header: _Header, aux: list[NDArray[Any]]) -> tuple[NDArray[Any], ...
 def read_npz(path: PathLike, message: str = DAMAGED) -> dict[str, NDArray[Any]]:
     """Return the arrays of a NumPy archive by name; never a pickle.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: ``message`` (see :func:`naming`): it is none, damaged, holds Python objects, or
-            expands to far more than its size.
+    Raises a ValueError with ``message`` (see :func:`naming`) if it is damaged, holds Python
+    objects, or expands to far more than its size.
     """
     with naming(path, message), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -227,9 +210,8 @@ def read_npz(path: PathLike, message: str = DAMAGED) -> dict[str, NDArray[Any]]:
 def check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Check what a zip archive of ``size`` bytes says of its members before one is opened.
 
-    Raises:
-        DamagedError: A name occurs twice, a packing other than plain or deflated (LZMA takes any
-            amount of memory), or more than :func:`allowance` bytes in all.
+    Raises a DamagedError if a name occurs twice, for a packing other than plain or deflated (LZMA
+    takes any amount of memory), or more than :func:`allowance` bytes in all.
     """
     if len({info.filename for info in members}) != len(members):
         raise DamagedError("a name occurs twice")

@@ -149,9 +149,6 @@ class Recipe:
         ``options.gamma=1``), model arguments (``model_options.taps=…``) or settings of the reader
         (``data_options.per_class=60``). A dict replaces a group (``model_options={'width': 8}``).
         Values are read as Python literals, else as JSON, else as text.
-
-        Raises:
-            ValueError: An unknown key (with the nearest valid ones) or a value of the wrong type.
         """
         changes: dict[str, Any] = {}
         fields = [f.name for f in dataclasses.fields(self)]
@@ -187,11 +184,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-        """Build a recipe, refusing unknown keys; ``source`` is named in errors.
-
-        Raises:
-            ValueError: Unknown key, missing ``method`` or ``model``, wrong type.
-        """
+        """Build a recipe, refusing unknown keys; ``source`` is named in errors."""
         fields = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
@@ -205,9 +198,7 @@ class Recipe:
     def load(cls, name: str) -> Recipe:
         """Load a recipe by name, or from a file (``.py`` or ``.json``).
 
-        Raises:
-            FileNotFoundError: No such recipe; the message lists those that exist.
-            ValueError: Not a recipe: syntax error, logic instead of values, unknown key.
+        The FileNotFoundError lists those that exist; a ValueError says what is not a recipe.
         """
         if name.endswith(".json") and os.path.isfile(name):
             return cls.from_dict(json_of(read_text(name), name), source=name)
@@ -241,10 +232,6 @@ def find(name: str) -> Entry:
     """Return the recipe of this name or file; of a file with several, ``FILE.py:NAME``.
 
     A path that is no longer there, ``tools/recipes/NAME.py`` of version 0.1, stands for the name.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: A file with several, and none of them is chosen.
     """
     path, colon, chosen = name.rpartition(":")
     path = path if colon else name
@@ -281,9 +268,6 @@ def read_entries(path: str) -> dict[str, Entry]:
     """Return the recipes of a Python file: its classes, or, where it has none, the file itself.
 
     A class without a ``base`` of its own starts from the values that stand outside of classes.
-
-    Raises:
-        ValueError: A syntax error, or anything but assignments of literals.
     """
     try:
         tree = ast.parse(read_text(path), path)

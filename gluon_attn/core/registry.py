@@ -10,11 +10,7 @@ Entry = TypeVar("Entry")
 
 
 class Registry:
-    """Names to objects of one kind, filled by a decorator.
-
-    Args:
-        kind: What the entries are, in the singular ("method", "data set"); used in messages.
-    """
+    """Names to objects of one ``kind`` (in the singular, for messages), filled by a decorator."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -33,18 +29,14 @@ class Registry:
         return decorator
 
     def register_later(self, name: str, module: str) -> None:
-        """Say which module registers ``name``; it is imported when the entry is asked for.
+        """Say which module registers ``name``, to be imported when the entry is asked for.
 
         This is how a layer offers what a layer above it defines.
         """
         self._later[name] = module
 
     def get(self, name: str) -> Any:
-        """Return an entry.
-
-        Raises:
-            ValueError: There is none; the message lists the nearest names, and all of them.
-        """
+        """Return an entry; a ValueError lists the nearest names, and all of them."""
         if name not in self._entries and name in self._later:
             importlib.import_module(self._later[name])
         if name not in self._entries:

@@ -57,11 +57,7 @@ class Attribute(NamedTuple):
 
 
 class Schema:
-    """The M attributes of a data set, in the order of its A columns.
-
-    Raises:
-        ValueError: No attributes, repeated names, an unknown kind, or too few classes.
-    """
+    """The M attributes of a data set, in the order of its A columns."""
 
     def __init__(self, attributes: Iterable[Any]) -> None:
         self.attributes = tuple(Attribute(*a) for a in attributes)

@@ -1,9 +1,8 @@
 """Reading text that any editor, on any system, has saved.
 
 Text is UTF-8, with or without a byte-order mark; lines end as they do on Unix, Windows or an old
-Macintosh. Everything of this package that reads text or JSON from a file reads it through here, so
-that every error names the file and, where there is one, the line. Missing files are a
-FileNotFoundError, other failures of the system an OSError, wrong contents a ValueError.
+Macintosh. All text and JSON from files is read through here, so that every error names the file
+and, where there is one, the line. Wrong contents are a ValueError.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ LINE_END = re.compile(b"\r\n|\r|\n")
 def text_of(content: bytes, where: object) -> str:
     """Return bytes as text, without byte-order marks, every line ending in a line feed.
 
-    Raises:
-        ValueError: They are no UTF-8 text; the message names ``where`` they are from, what they
-            are, and the remedy.
+    Raises a ValueError that names ``where`` they are from, what they are, and the remedy.
     """
     for mark, name in OTHER_MARKS.items():
         if content.startswith(mark):

@@ -1,7 +1,6 @@
 """Every figure of the project, drawn off screen with matplotlib's object interface.
 
-No function here uses pyplot, needs a display or changes matplotlib's settings; every file is
-written whole or not at all. Functions that take a ``path`` write there, in the format that its
-suffix names, and return it as a Path; they raise a ValueError if there is nothing to draw or shapes
-do not fit.
+No function uses pyplot, needs a display or changes matplotlib's settings. Functions that take a
+``path`` write there, whole or not at all, in the format that its suffix names, and return it as a
+Path; they raise a ValueError if there is nothing to draw or shapes do not fit.
 """

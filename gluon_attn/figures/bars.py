@@ -34,13 +34,9 @@ WHISKER = {"fmt": "none", "ecolor": "#222222", "elinewidth": 0.8, "capsize": 1.5
 def attribute_bars(results: Mapping[str, Any], path: PathLike, measure: str = "ap") -> Path:
     """Draw one group of bars per attribute, one bar per model, and the mean as the last group.
 
-    Under each name stands the share of positives. An undefined value has no bar but a dash.
-
-    Args:
-        results: A dict from model name to what ``evaluate_multilabel`` returned, or to a list of
-            such dicts from several seeds: bars then show the mean, whiskers the standard deviation.
-        path: Where to write.
-        measure: ``ap``, ``ap_sklearn``, ``ma``, ``accuracy``, ``precision``, ``recall`` or ``f1``.
+    Under each name stands the share of positives. An undefined value has no bar but a dash. A model
+    has what ``evaluate_multilabel`` returned, or a list of that from several seeds: bars then show
+    the mean, whiskers the standard deviation. ``measure`` is a key of ``TITLES``.
     """
     if measure not in TITLES:
         raise ValueError(f"measure {measure!r}: valid are {', '.join(TITLES)}")
@@ -151,13 +147,9 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = "
     """Draw the rows of a benchmark, a panel per batch size, the fastest engine first.
 
     A bar is the median of the rounds, the whisker goes from the slowest round to the fastest, and
-    behind it stand the figure and, of all but the reference, its ratio to the reference.
-
-    Args:
-        rows: Dicts with ``engine``, ``precision``, ``batch``, ``images_per_s``, ``spread`` (lowest
-            and highest) and ``ratio_to_mxnet``.
-        path: Where to write.
-        title: Over the figure.
+    behind it stand the figure and, of all but the reference, its ratio to the reference. Rows have
+    ``engine``, ``precision``, ``batch``, ``images_per_s``, ``spread`` (lowest and highest) and
+    ``ratio_to_mxnet``.
     """
     if not rows:
         raise ValueError("no rows: nothing to draw")
@@ -181,7 +173,6 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = "
 
 
 def _speed_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], places: int) -> None:
-    """Draw the rows of one batch size, leaving room for as many as the fullest panel has."""
     quiet(axes, "x")
     rows = sorted(rows, key=lambda row: -row["images_per_s"])
     y = np.arange(len(rows))

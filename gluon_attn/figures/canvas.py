@@ -120,9 +120,8 @@ def checked_image(image: Any) -> np.ndarray:
 def save(figure: Canvas, path: PathLike) -> Path:
     """Write the figure by way of a temporary file beside it and return its Path.
 
-    Raises:
-        ValueError: Matplotlib cannot write files of that suffix.
-        OSError: The file cannot be written; an older one is then untouched.
+    Raises a ValueError for a suffix that matplotlib cannot write; after an OSError an older file is
+    untouched.
     """
     path = Path(path)
     suffix = path.suffix.lower().lstrip(".")
@@ -143,7 +142,6 @@ class LiteralFigure(Figure):
     """A figure whose texts are drawn as they are written: a ``$`` begins no formula."""
 
     def draw(self, renderer: Any) -> None:
-        """Draw, having prepared every text."""
         with _prepared(self.findobj(Text)):
             super().draw(renderer)
 
@@ -176,10 +174,7 @@ def _literal(text: Text) -> set[str]:
 
 @functools.lru_cache(maxsize=None)
 def families_for(characters: frozenset[str], own: tuple[str, ...]) -> tuple[Any, frozenset[str]]:
-    """Return the font families for some characters, and which of them no installed font has.
-
-    The families ``own`` are preferred and come first.
-    """
+    """Return the font families for some characters, ``own`` first, and which no font has."""
     chosen, lost = list(own), _lacking(characters, own)
     for name in _others() if lost else ():
         left = _lacking(lost, (name,))
@@ -192,10 +187,7 @@ def families_for(characters: frozenset[str], own: tuple[str, ...]) -> tuple[Any,
 
 
 def file_for(text: str) -> str:
-    """Return the font file that has the most characters of a text, in matplotlib's own font first.
-
-    For what is drawn without matplotlib.
-    """
+    """Return the font file that has the most characters of a text, for drawing by others."""
     families, lost = families_for(frozenset(text), tuple(FontProperties().get_family()))
     _tell(lost)
     files = [file for file in map(_file, families) if file]
@@ -211,7 +203,6 @@ def _lacking(characters: Iterable[str], families: Iterable[str]) -> frozenset[st
 
 @functools.lru_cache(maxsize=None)
 def _file(family: str) -> str | None:
-    """Return the file of a family, or None if it is not installed."""
     try:
         properties = FontProperties(family=[family])  # a text would be read as a pattern
         return str(font_manager.findfont(properties, fallback_to_default=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
@@ -33,10 +34,7 @@ from gluon_attn.figures.canvas import (
 NAMED = "named"  # group of the lines that a legend names
 STYLES = ("-", "--", ":", "-.")
 PER_ROW = 8  # panels of attention modules in one line
-EDGES = {
-    "edge_entropy": "entropy of the operations (nats)",
-    "edge_strength": "strongest operation",
-}
+EDGES = {"edge_entropy": "entropy of the operations (nats)", "edge_strength": "strongest operation"}
 
 Records = Any  # path of a file with one JSON object per line, or the list of those dicts
 logger = logging.getLogger(__name__)
@@ -50,14 +48,8 @@ def pr_curves(probs: Any, labels: Any, mask: Any, names: Sequence[str], *, path:
 
     The strong line is the interpolated precision (the envelope), so the AP in the panel is the area
     under it; the faint line is the raw precision at each distinct score; the dotted one is the
-    positive rate, which a random ranking reaches.
-
-    Args:
-        probs: ``(N, A)`` probabilities, or a dict from model name to such arrays.
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known.
-        names: The A attribute names.
-        path: Where to write.
+    positive rate, which a random ranking reaches. Arrays are ``(N, A)``: probabilities, or a dict
+    from model name to such, labels in {0, 1}, and a mask in {0, 1} or None for all known.
     """
     models = probs if isinstance(probs, dict) else {"": probs}
     labels = np.asarray(labels)
@@ -131,18 +123,14 @@ def _pr_panel(
 def training_curves(records: Records | Mapping[str, Records], path: PathLike) -> Path:
     """Draw losses, validation metrics and learning rate against the epoch.
 
-    Args:
-        records: The path of a file with one JSON object per line, or the list of those dicts, or a
-            dict from run name to either, to draw runs on top of each other. Drawn are ``loss`` and
-            ``loss_*``, ``val_*`` and ``lr`` against ``epoch``; bands mark each ``phase``. Records
-            without an epoch are passed over, missing or null values leave a gap, and of an epoch
-            that was repeated after a resume the last record counts.
-        path: Where to write.
+    ``records`` is the path of a file with one JSON object per line, or the list of those dicts, or
+    a dict from run name to either, to draw runs on top of each other. Drawn are ``loss`` and
+    ``loss_*``, ``val_*`` and ``lr`` against ``epoch``; bands mark each ``phase``. Records without
+    an epoch are passed over, missing or null values leave a gap, and of an epoch that was repeated
+    after a resume the last record counts.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line is not a JSON object (file and line are named; an incomplete last line,
-            as a killed run may leave it, is skipped with a warning), or there is nothing to draw.
+    Raises a ValueError that names file and line if one is not a JSON object; an incomplete last
+    line, as a killed run may leave it, is skipped with a warning.
     """
     sources = records if isinstance(records, dict) else {"": records}
     runs = {name: _by_epoch(_read(source)) for name, source in sources.items()}
@@ -179,7 +167,6 @@ def _name_lines(axes: Axes, room: int = 5) -> int:
 
 
 def _read(source: Records) -> list[dict[str, Any]]:
-    """Return the records of a JSON-lines file; a list of records is returned as it is."""
     if not isinstance(source, (str, Path)):
         return list(source)
     records, lines = [], read_json_lines(source)
@@ -215,7 +202,7 @@ def _training_panel(
             values *= 100 if percent and np.nanmax(np.abs(values)) <= 1 else 1
             # One run: a colour per key. Several: a colour per run and a line style per key.
             look = (r, k) if len(runs) > 1 else (k, 0)
-            shown = "" if title == "learning rate" else _readable(key)
+            shown = "" if title == "learning rate" else re.sub("^(loss|val)_", "", key)
             label = " ".join(part for part in (name, shown) if part)
             if key == "val_mAP":
                 best = int(np.nanargmax(values))
@@ -234,13 +221,6 @@ def _training_panel(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(runs) == 1:
         _mark_phases(axes, next(iter(runs.values())))
-
-
-def _readable(key: str) -> str:
-    for prefix in ("loss_", "val_"):
-        if key.startswith(prefix):
-            return key[len(prefix) :]
-    return key
 
 
 def _mark_phases(axes: Axes, run: Sequence[Mapping[str, Any]]) -> None:
@@ -294,14 +274,9 @@ def weight_curves(
 
     A weight is a step: it holds from the end of its window to the end of the next. The loss is
     drawn relative to that of the first window, which stands in the panel, so that both lines begin
-    at 1; the dotted line marks 1, the weight in an unweighted model.
-
-    Args:
-        names: M attribute names.
-        iterations: ``(U,)`` iterations at which windows ended.
-        weights: ``(U, M)`` weights from then on.
-        losses: ``(U, M)`` mean validation losses of the windows; nan leaves a gap.
-        path: Where to write.
+    at 1; the dotted line marks 1, the weight in an unweighted model. ``iterations`` ``(U,)`` are
+    those at which windows ended, ``weights`` ``(U, M)`` hold from then on, ``losses`` ``(U, M)``
+    are mean validation losses of the windows; nan leaves a gap.
     """
     iterations = np.asarray(iterations)
     weights, losses = np.asarray(weights, float), np.asarray(losses, float)
@@ -345,13 +320,8 @@ def search_curves(records: Iterable[Any], path: PathLike, operations: int = 9) -
     """Draw entropy and strength of every edge of AutoLA's search, one line each, and their means.
 
     Colours are the nodes that edges lead into, line styles their sources. Dotted in grey is what
-    equal shares of all ``operations`` have.
-
-    Args:
-        records: Dicts with ``epoch``, ``edge_entropy`` and ``edge_strength``, the latter two
-            ``{"source-node": number}``; others are passed over.
-        path: Where to write.
-        operations: Number of candidate operations.
+    equal shares of all ``operations`` have. Records have ``epoch``, ``edge_entropy`` and
+    ``edge_strength``, the latter two ``{"source-node": number}``; others are passed over.
     """
     kept = {r["epoch"]: r for r in records if all(key in r for key in ("epoch", *EDGES))}
     epochs = sorted(kept)
@@ -391,16 +361,10 @@ def critique_curves(
     """Draw one panel per attention module: DREAL's critique Q and reward R over the epochs.
 
     Layout of Figure 4 in the supplement of Deep Reinforced Attention Learning, Li and Chen, ECCV
-    2020. The modules of one stage stand in one line, or in several where they are many. In a panel
-    stands, with ``error``, the critic's root mean square error in the last epoch.
-
-    Args:
-        epochs: ``(E,)`` numbers of the epochs.
-        critique: ``{module: (E,)}``, means over an epoch; nan or None leaves a gap. For stages in
-            the names see :func:`gluon_attn.figures.canvas.stage_lines`.
-        reward: The same for the rewards.
-        path: Where to write.
-        error: ``{module: (E,)}`` mean squared errors, or None.
+    2020. The modules of one stage stand in one line, or in several where they are many; for stages
+    in the names see :func:`gluon_attn.figures.canvas.stage_lines`. All are ``{module: (E,)}``,
+    means over an epoch; nan or None leaves a gap. With ``error``, mean squared errors, a panel says
+    the critic's root mean square error in the last epoch.
     """
     epochs = np.asarray(epochs)
     series = [_modules(values, len(epochs)) for values in (critique, reward, error or {})]
@@ -429,7 +393,6 @@ def critique_curves(
 
 
 def _modules(values: Mapping[str, Any], epochs: int) -> dict[str, np.ndarray]:
-    """Return ``{name: (E,) float}``, None as nan."""
     found = {name: np.array(row, dtype=float) for name, row in values.items()}
     for name, row in found.items():
         if row.shape != (epochs,):

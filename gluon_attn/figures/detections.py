@@ -6,7 +6,7 @@ from typing import Any, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from gluon_attn.figures.canvas import checked_image, colour, file_for
 
@@ -28,22 +28,10 @@ def draw_boxes(
     class_names: Sequence[str] | None = None,
     threshold: float = 0.0,
 ) -> np.ndarray:
-    """Draw boxes and, at their upper left corners, class and score.
+    """Return a new image with boxes and, at their upper left corners, class and score.
 
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB.
-        boxes: ``(N, 4)`` corners x1, y1, x2, y2 in pixels.
-        labels: ``(N,)`` whole numbers: the classes.
-        scores: ``(N,)`` in [0, 1], or None.
-        class_names: Names of the classes, or None for their numbers.
-        threshold: Boxes of lower score are left out.
-
-    Returns:
-        A new ``(H, W, 3)`` uint8 image; the least certain boxes lie below.
-
-    Raises:
-        TypeError: The image is not uint8.
-        ValueError: A shape is wrong, or a class has no name.
+    ``image`` is ``(H, W, 3)`` uint8 RGB, ``boxes`` ``(N, 4)`` corners x1, y1, x2, y2 in pixels.
+    Boxes with a score below ``threshold`` are left out; the least certain lie below the others.
     """
     image, boxes = checked_image(image).copy(), np.asarray(boxes, float).reshape(-1, 4)
     labels = np.asarray(labels, int).ravel()
@@ -57,7 +45,7 @@ def draw_boxes(
     for k in np.argsort(values, kind="stable"):
         if values[k] < threshold or not np.isfinite(boxes[k]).all():
             continue
-        shade = _rgb(colour(labels[k]))
+        shade = ImageColor.getrgb(colour(labels[k]))
         corners = _fixed(boxes[k].reshape(2, 2))
         cv2.rectangle(image, corners[0], corners[1], shade, thick, cv2.LINE_AA, FIXED)
         name = str(labels[k]) if class_names is None else class_names[labels[k]]
@@ -74,18 +62,12 @@ def draw_keypoints(
     *,
     skeleton: Sequence[tuple[int, int]] = SKELETON,
 ) -> np.ndarray:
-    """Draw people's keypoints and limbs: left orange, right blue, the middle green.
+    """Return a new image with people's keypoints and limbs: left orange, right blue, middle green.
 
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB.
-        keypoints: ``(N, K, 2)`` or ``(N, K, 3)`` x, y in pixels (a third column is a score or
-            visibility: 0 leaves the keypoint out); a single person may come as ``(K, 2 or 3)``.
-        scores: ``(N, K)`` of the keypoints, or None to take the third column if there is one.
-        threshold: Keypoints whose score is not above it, and their limbs, are left out.
-        skeleton: Pairs of keypoints, from 0, that are joined.
-
-    Returns:
-        A new ``(H, W, 3)`` uint8 image.
+    ``image`` is ``(H, W, 3)`` uint8 RGB, ``keypoints`` ``(N, K, 2)`` or ``(N, K, 3)`` x, y in
+    pixels (a third column is a score or visibility: 0 leaves the keypoint out); a single person may
+    come as ``(K, 2 or 3)``. ``scores`` ``(N, K)`` replace the third column. Keypoints whose score
+    is not above ``threshold``, and their limbs, are left out.
     """
     image, people = checked_image(image).copy(), np.asarray(keypoints, float)
     people = people[None] if people.ndim == 2 else people
@@ -121,10 +103,6 @@ def _thickness(image: np.ndarray) -> int:
     return max(1, round(min(image.shape[:2]) / 240))
 
 
-def _rgb(code: str) -> tuple[int, ...]:
-    return tuple(int(code[k : k + 2], 16) for k in (1, 3, 5))
-
-
 def _fixed(points: Any) -> list[tuple[int, ...]]:
     return [tuple(int(v) for v in p) for p in np.round(np.asarray(points) * 2**FIXED)]
 
@@ -143,10 +121,7 @@ def _write(
 
 
 def _plate(text: str, size: int, background: tuple[int, ...]) -> np.ndarray:
-    """Return white text on a plate, ``(h, w, 3)`` uint8.
-
-    Pillow draws it, as OpenCV's fonts hold no more than ASCII.
-    """
+    """Return white text on a plate, ``(h, w, 3)`` uint8; OpenCV's fonts hold no more than ASCII."""
     font = ImageFont.truetype(file_for(text), size)
     left, top, right, bottom = font.getbbox(text, anchor="ls")
     ascent = max(-top, round(0.75 * size))  # the same for all texts, but for higher characters

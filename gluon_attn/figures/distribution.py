@@ -78,12 +78,9 @@ def channel_attention(gates: Mapping[str, Mapping[str, Any]], path: PathLike) ->
     Layout of Figure 1 in the supplement of Deep Reinforced Attention Learning, Li and Chen, ECCV
     2020: one panel per block, the nets above one another. The line is the mean over images, the
     band one standard deviation over images on either side. In a panel stands the diversity: the
-    standard deviation over the channels of an image's vector, mean over images.
-
-    Args:
-        gates: ``{net: {gate: (mean (C,), deviation (C,), diversity)}}``. For stages in the names
-            see :func:`gluon_attn.figures.canvas.stage_lines`.
-        path: Where to write.
+    standard deviation over the channels of an image's vector, mean over images. ``gates`` is
+    ``{net: {gate: (mean (C,), deviation (C,), diversity)}}``; for stages in the names see
+    :func:`gluon_attn.figures.canvas.stage_lines`.
     """
     names = dict.fromkeys(gate for found in gates.values() for gate in found)
     if not names:
@@ -132,16 +129,11 @@ def class_colours(count: int) -> Sequence[Any]:
 def embeddings(
     points: Mapping[str, Any], targets: Any, names: Sequence[str], path: PathLike
 ) -> Path:
-    """Draw one panel per net: the embedded samples, coloured by class.
+    """Draw one panel per net: the embedded samples ``{net: (N, 2)}``, coloured by class.
 
     Layout of Figure 2 in the supplement of Auto Learning Attention, NeurIPS 2020. Axes have no
-    units: in t-SNE only neighbourhoods mean something.
-
-    Args:
-        points: ``{net: (N, 2)}``.
-        targets: ``(N,)`` class numbers from 0, the same samples for every net.
-        names: Names of the classes, at most 20.
-        path: Where to write.
+    units: in t-SNE only neighbourhoods mean something. ``targets`` ``(N,)`` are class numbers from
+    0, the same samples for every net; ``names`` are at most 20.
     """
     targets = np.asarray(targets)
     colours = class_colours(len(names))

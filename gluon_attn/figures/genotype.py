@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterable, Sequence
 
-import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gluon_attn.figures.canvas import LARGE, MEDIUM, SMALL, Axes, PathLike, colour, new_figure, save
@@ -35,18 +34,12 @@ def draw_genotype(
     title: str = "",
     strengths: Sequence[float] | None = None,
 ) -> Path:
-    """Draw a genotype.
+    """Draw a genotype of ten ``(operation, source)``, node by node.
 
-    Each node i stands below its group x_i, whose edge goes down; edges between nodes go to the
-    right, those over more than one step as arcs. Colour and text say the operation.
-
-    Args:
-        edges: Ten ``(operation, source)``, node by node: node i has i edges, from source 0, its
-            group, or from a node j < i.
-        path: Where to write.
-        title: Above the graph.
-        strengths: Ten numbers in [0, 1], such as softmax weights, that decide the lines' widths and
-            stand behind the operations; or None.
+    Node i has i edges, from source 0, its group, or from a node j < i. It stands below its group
+    x_i, whose edge goes down; edges between nodes go to the right, those over more than one step as
+    arcs. Colour and text say the operation. ``strengths``, ten numbers in [0, 1] such as softmax
+    weights, decide the lines' widths and stand behind the operations.
     """
     edges = [(str(operation), int(source)) for operation, source in edges]
     count = NODES * (NODES + 1) // 2
@@ -56,8 +49,8 @@ def draw_genotype(
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set(xlim=(0.9, NODES * STEP + 2.6), ylim=(-1.75, 1.3))
-    for number, (operation, source) in enumerate(edges):
-        node = _node_of(number)
+    nodes = [node for node in range(1, NODES + 1) for _ in range(node)]
+    for number, (node, (operation, source)) in enumerate(zip(nodes, edges)):
         if not 0 <= source < node:
             raise ValueError(f"edge {number + 1}: node {node} cannot read source {source}")
         strength = None if strengths is None else float(strengths[number])
@@ -70,13 +63,7 @@ def draw_genotype(
     return save(figure, path)
 
 
-def _node_of(number: int) -> int:
-    """Return the node that the edge at a position leads into."""
-    return int(np.searchsorted(np.cumsum(range(1, NODES + 1)), number, side="right")) + 1
-
-
 def _edge(axes: Axes, source: int, node: int, operation: str, *, strength: float | None) -> None:
-    """Draw an edge and write its operation."""
     shade, x = SHADES.get(operation, GREY), node * STEP
     start_x, span = source * STEP, node - source
     if source == 0:
@@ -117,7 +104,6 @@ def _box(axes: Axes, x: float, y: float, text: str, *, face: str) -> None:
 
 
 def _result(axes: Axes) -> None:
-    """Say what becomes of the nodes, at the right."""
     text = "all nodes\nand SE(Σ xᵢ):\n1×1, 1×1,\n+ x, SE"
     box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#666666", "lw": 0.8}
     axes.text(NODES * STEP + 1.75, 0.5, text, ha="center", va="center", fontsize=MEDIUM,

@@ -42,25 +42,14 @@ EM = 0.62  # a character's mean width, as a share of the font size
 
 
 def heatmap_overlay(
-    image: Any,
-    attention: Any,
-    limits: tuple[float, float] | None = None,
-    strength: float = 0.75,
+    image: Any, attention: Any, limits: tuple[float, float] | None = None, strength: float = 0.75
 ) -> np.ndarray:
-    """Lay one attention map over its image, more opaque where attention is higher.
+    """Lay one attention map ``(h, w)`` over its image, more opaque where attention is higher.
 
     The map is enlarged to the image with cubic interpolation and scaled so that ``limits`` become 0
-    and 1. A constant map singles out no place, so it leaves the image as it is.
-
-    Args:
-        image: ``(H, W, 3)`` uint8.
-        attention: ``(h, w)`` finite numbers of any size and range, NumPy.
-        limits: ``(low, high)`` of the scale; by default the map's own minimum and maximum. Give the
-            same ones to several maps to compare their strengths.
-        strength: Opacity in [0, 1] at the high limit.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
+    and 1, by default its own minimum and maximum; with the same ones the strengths of several maps
+    can be compared. A constant map singles out no place, so it leaves the image as it is.
+    ``strength`` is the opacity in [0, 1] at the high limit.
     """
     image, attention = checked_image(image), np.asarray(attention)
     if attention.ndim != 2 or not attention.size:
@@ -122,16 +111,11 @@ def heatmap_grid(
     right, red where it is wrong, grey where the truth is not known.
 
     Args:
-        images: N images; sizes may differ.
         attentions: ``(N, A, h, w)``, or a dict from tap name to such arrays: one line per tap.
-        names: The A attribute names.
-        probs: ``(N, A)`` probabilities.
-        labels: ``(N, A)`` in {0, 1}, or None if the truth is not known.
-        path: Where to write.
+        probs: ``(N, A)``; positive from ``threshold`` on, which is a number or ``(A,)``.
+        labels: ``(N, A)`` in {0, 1}, or None if the truth is not known; ``mask`` alike.
         attributes: Names or column numbers to show; by default up to six of them, those most often
             true (or probable, without labels) in these images.
-        mask: ``(N, A)`` in {0, 1}, or None for all known.
-        threshold: The decision is positive where ``probs >= threshold``; a number, or ``(A,)``.
     """
     images = [checked_image(image) for image in images]
     taps = attentions if isinstance(attentions, dict) else {"": attentions}
@@ -214,15 +198,10 @@ def top_class_grid(
 ) -> Path:
     """Draw each image with the attention maps of the classes that each net ranks highest.
 
-    An image takes one line per net, in the order of ``rows``: the baseline goes first, so that it
-    stands above. The maps of true classes are framed in red; where no map is framed, no true class
-    is among them.
-
-    Args:
-        rows: ``{net: [per image: (image, [(class name, probability, map, is_true), …])]}``; images
-            as the net sees them, maps ``(h, w)`` >= 0.
-        truths: Text under each image: its true class or classes.
-        path: Where to write.
+    ``rows`` are ``{net: [per image: (image, [(class name, probability, map, is_true), …])]}``;
+    images as the net sees them, maps ``(h, w)`` >= 0. An image takes one line per net, in their
+    order: the baseline goes first, so that it stands above. The maps of true classes are framed in
+    red; where no map is framed, no true class is among them. ``truths`` are texts under the images.
     """
     _require_images(rows, len(truths))
     most = max(len(maps) for images in rows.values() for _, maps in images)
@@ -257,10 +236,7 @@ def top_class_grid(
 def map_pairs(rows: Mapping[str, Sequence[Any]], labels: Sequence[str], path: PathLike) -> Path:
     """Draw one column per image and one line per net: attention laid over the image.
 
-    Args:
-        rows: ``{net: [per image: (image, map)]}``; maps ``(h, w)`` >= 0.
-        labels: Text under each column: the class.
-        path: Where to write.
+    ``rows`` are ``{net: [per image: (image, map)]}``, maps ``(h, w)`` >= 0; ``labels`` the classes.
     """
     _require_images(rows, len(labels))
     width, height = len(labels) * SIDE + 1.0, (len(rows) + 1) * SIDE + 0.5
@@ -288,12 +264,8 @@ def side_by_side(
 ) -> Path:
     """Draw one line per image: the input, then one group of images after another.
 
-    Args:
-        inputs: N images.
-        labels: Text at the left of each line: the class.
-        groups: ``{title: {net: [N images]}}``, such as Grad-CAM and guided back-propagation, each
-            of the same nets.
-        path: Where to write.
+    ``groups`` are ``{title: {net: [N images]}}``, such as Grad-CAM and guided back-propagation,
+    each of the same nets; ``labels`` the classes of the N inputs.
     """
     for title, nets in groups.items():
         for name, found in nets.items():
@@ -336,7 +308,6 @@ def _column(column: Sequence[Axes], title: str, images: Sequence[Any]) -> None:
 
 
 def _group_title(figure: Canvas, title: str, left: Axes, right: Axes) -> None:
-    """Write a title in the middle above two axes."""
     figure.draw_without_rendering()  # places the axes
     middle = (left.get_position().x0 + right.get_position().x1) / 2
     text = figure.text(middle, 1 - 0.04 / figure.get_figheight(), title, fontsize=MEDIUM,
@@ -345,7 +316,6 @@ def _group_title(figure: Canvas, title: str, left: Axes, right: Axes) -> None:
 
 
 def _pack(figure: Canvas, w_pad: float = 0.03, h_pad: float = 0.02, **options: Any) -> None:
-    """Let the panels of a constrained layout stand close to each other."""
     figure.get_layout_engine().set(w_pad=w_pad, h_pad=h_pad, wspace=0.01, hspace=0.01, **options)
 
 
@@ -354,7 +324,6 @@ def _wrapped(text: str, width: int = 24, lines: int = 2) -> str:
 
 
 def _show(axes: Axes, image: Any, title: str = "", size: float = SMALL) -> None:
-    """Show an image without axes; None leaves the place empty."""
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
     if title:
@@ -364,7 +333,6 @@ def _show(axes: Axes, image: Any, title: str = "", size: float = SMALL) -> None:
 
 
 def _colour_bar(figure: Canvas, grid: np.ndarray) -> None:
-    """Add the scale that all maps share."""
     scale = ScalarMappable(cmap=matplotlib.colormaps[COLOUR_MAP])
     scale.set_clim(0, 1)
     shrink = min(1, 2.2 / figure.get_figheight())
@@ -382,13 +350,8 @@ def scene_overview(image: Any, boxes: Any, texts: Sequence[Any], path: PathLike)
     """Draw the boxes of people in a scene, each with its text beside it.
 
     A text stands where it covers least of the other texts and boxes: above, below, right, left or
-    inside its box.
-
-    Args:
-        image: ``(H, W, 3)`` uint8.
-        boxes: ``(K, 4)``: x, y, width, height in pixels. Parts outside the image are not drawn.
-        texts: K strings or lists of strings (one line each), e.g. predicted attribute names.
-        path: Where to write.
+    inside its box. Boxes are ``(K, 4)``: x, y, width, height in pixels; parts outside the image are
+    not drawn. Texts are strings or lists of strings (one line each).
     """
     image, boxes = checked_image(image), np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     if len(boxes) != len(texts):
@@ -425,9 +388,7 @@ def _place_text(
     inset = (0 - extent.x0, 0 - min(extent.y0, extent.y1))  # from the frame to the text in it
     x, y, box_w, box_h = box
     right, bottom = max(axes.get_xlim()[1] - w, 0), max(axes.get_ylim()[0] - h, 0)
-    places = [
-        (x, y - h), (x, y + box_h), (x + box_w, y), (x - w, y), (x, y), (x, y + box_h - h),
-    ]  # fmt: skip
+    places = [(x, y - h), (x, y + box_h), (x + box_w, y), (x - w, y), (x, y), (x, y + box_h - h)]
     places = [(min(max(px, 0), right), min(max(py, 0), bottom)) for px, py in places]
     costs = [
         4 * sum(_shared((px, py, w, h), other) for other in taken)
@@ -441,7 +402,6 @@ def _place_text(
 
 
 def _shared(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the area that two boxes x, y, width, height have in common."""
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(across, 0) * max(down, 0)

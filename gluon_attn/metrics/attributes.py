@@ -23,13 +23,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from gluon_attn.core.schema import BINARY, Schema
-from gluon_attn.metrics.checks import (
-    Array,
-    Arrays,
-    checked,
-    mean_of_defined,
-    require_probabilities,
-)
+from gluon_attn.metrics.checks import Array, Arrays, checked, mean_of_defined, require_probabilities
 
 # Measures of an attribute that can be undefined (nan), in the order of tables.
 MEASURES = ("accuracy", "accuracy_without_none", "balanced", "majority")
@@ -40,30 +34,20 @@ def evaluate_attributes(
 ) -> dict[str, Any]:
     """Return the accuracy of every attribute, and their means, as one plain dict.
 
-    Args:
-        probs: ``(N, A)`` probabilities in [0, 1].
-        labels: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)`` in {0, 1}, or None for all known. A multi-class attribute is known in a row
-            if all its columns are, or if a known one is positive.
-        schema: Schema with A columns.
-        threshold: Of binary attributes; AWMT's tau = 0 on logits is 0.5 here.
+    The mask may be None: all known. A multi-class attribute is known in a row if all its columns
+    are, or if a known one is positive. ``threshold`` is that of binary attributes; AWMT's tau = 0
+    on logits is 0.5 here. Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``attributes``, one dict each: ``name``, ``kind``, ``known`` (images that count), ``none``
-          (those of them without any class; 0 for binary ones), ``accuracy``,
-          ``accuracy_without_none``, ``balanced`` (mean recall over the classes that occur),
-          ``majority`` (accuracy of always predicting the commonest class), and ``classes``: for
-          each class of a multi-class attribute ``name``, ``positives``, ``predicted``,
-          ``precision`` (nan if never predicted), ``recall`` (nan if it never occurs);
-        * ``overall``: the means of ``MEASURES`` over attributes;
-        * ``worst``: name of the attribute with the lowest accuracy, None if all are undefined;
-        * ``undefined``: names of attributes without a known label;
-        * ``samples``, ``threshold``.
-
-    Raises:
-        ValueError: Shapes do not fit, or a value is impossible.
+    * ``attributes``, one dict each: ``name``, ``kind``, ``known`` (images that count), ``none``
+      (those of them without any class; 0 for binary ones), ``accuracy``,
+      ``accuracy_without_none``, ``balanced`` (mean recall over the classes that occur),
+      ``majority`` (accuracy of always predicting the commonest class), and ``classes``: for
+      each class of a multi-class attribute ``name``, ``positives``, ``predicted``,
+      ``precision`` (nan if never predicted), ``recall`` (nan if it never occurs);
+    * ``overall``: the means of ``MEASURES`` over attributes;
+    * ``worst``: name of the attribute with the lowest accuracy, None if all are undefined;
+    * ``undefined``: names of attributes without a known label;
+    * ``samples``, ``threshold``.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
@@ -95,7 +79,7 @@ def _binary(probs: Array, label: Array, known: Array, *, threshold: float) -> di
     right = predicted == label
     share = label.mean() if len(label) else np.nan
     recalls = [right[label == value].mean() for value in (False, True) if (label == value).any()]
-    accuracy = _share(right)
+    accuracy = mean_of_defined(right)
     return {
         "known": int(known.sum()), "none": 0, "accuracy": accuracy,
         "accuracy_without_none": accuracy, "balanced": mean_of_defined(recalls),
@@ -118,17 +102,14 @@ def _multiclass(
         predicted, positive = chosen == number, labels[:, number]
         found.append({
             "name": name, "positives": int(positive.sum()), "predicted": int(predicted.sum()),
-            "precision": _share(positive[predicted]), "recall": _share(predicted[positive]),
+            "precision": mean_of_defined(positive[predicted]),
+            "recall": mean_of_defined(predicted[positive]),
         })  # fmt: skip
     counts = labels.sum(axis=0)
     return {
-        "known": int(rows.sum()), "none": int((~some).sum()), "accuracy": _share(right),
-        "accuracy_without_none": _share(right[some]),
+        "known": int(rows.sum()), "none": int((~some).sum()), "accuracy": mean_of_defined(right),
+        "accuracy_without_none": mean_of_defined(right[some]),
         "balanced": mean_of_defined([c["recall"] for c in found]),
         "majority": float(counts.max() / len(labels)) if len(labels) else float("nan"),
         "classes": found,
     }  # fmt: skip
-
-
-def _share(flags: Array) -> float:
-    return float(flags.mean()) if len(flags) else float("nan")

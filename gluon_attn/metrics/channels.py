@@ -28,15 +28,10 @@ class ClassMeans:
         self.samples = np.zeros(int(classes))
 
     def update(self, activity: Arrays, label: Arrays, mask: Arrays = None) -> None:
-        """Add a batch.
+        """Add a batch of activities ``(B, C)``, >= 0: the mean of each channel's feature map.
 
-        Args:
-            activity: ``(B, C)``, >= 0: the mean of each channel's feature map.
-            label: ``(B, A)`` in {0, 1}. A sample with several classes counts for each of them.
-            mask: ``(B, A)``; 0 where the label is not known. None: all known.
-
-        Raises:
-            ValueError: Shapes do not fit, or an activity is negative or not finite.
+        ``label`` and ``mask`` are ``(B, A)`` in {0, 1}, a mask of None means that all is known. A
+        sample with several classes counts for each of them.
         """
         activity, label = np.asarray(activity, np.float64), np.asarray(label, np.float64)
         classes, channels = self._sums.shape
@@ -68,12 +63,7 @@ def selectivity_index(means: Arrays) -> Array:
     Here :math:`\mu_{max}` is the highest class-conditional mean activity and :math:`\mu_{-max}` the
     mean of all the other class-conditional mean activities. It is 1 for a channel that fires for a
     single class only, 0 for one that does the same for every class, as one does that never fires.
-
-    Args:
-        means: ``(A, C)``, >= 0, of two or more classes; see :class:`ClassMeans`.
-
-    Raises:
-        ValueError: Fewer than two classes, or a mean is negative or not finite.
+    ``means`` are ``(A, C)``, >= 0, of two or more classes; see :class:`ClassMeans`.
     """
     means = np.asarray(means, np.float64)
     if means.ndim != 2 or len(means) < 2:
@@ -89,11 +79,8 @@ def selectivity_index(means: Arrays) -> Array:
 
 
 def summarize_selectivity(means: Arrays) -> dict[str, Any]:
-    """Return the index over channels as a JSON-able dict.
-
-    Returns:
-        ``channels``, ``dead`` (channels that never fire; their index is 0), ``mean``, ``median``,
-        ``quartiles``.
+    """Return ``channels``, ``dead`` (those that never fire; their index is 0), ``mean``, ``median``
+    and ``quartiles`` of the index over channels, as a JSON-able dict.
     """
     index = selectivity_index(means)
     low, median, high = np.percentile(index, (25, 50, 75))
@@ -137,10 +124,9 @@ class ChannelStatistics:
     def summary(self) -> dict[str, Any]:
         """Return a JSON-able dict.
 
-        Returns:
-            ``channels``; ``mean`` attention; ``diversity``: the standard deviation over the
-            channels of an image's attention vector, mean over images; ``image_deviation``: the
-            standard deviation over images, mean over channels.
+        ``channels``; ``mean`` attention; ``diversity``: the standard deviation over the channels of
+        an image's attention vector, mean over images; ``image_deviation``: the standard deviation
+        over images, mean over channels.
         """
         return {
             "channels": len(self._sum), "mean": float(self.mean.mean()),

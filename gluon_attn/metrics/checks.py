@@ -24,10 +24,8 @@ def checked(
 ) -> tuple[Array, Array, Array]:
     """Return float64 scores, boolean labels and boolean known; 0 and False where not known.
 
-    Raises:
-        ValueError: Shapes differ, or a mask value or known label is not 0 or 1; the message names
-            the first such row and attribute.
-        NotFiniteError: A known score is not finite.
+    Raises a ValueError if shapes differ, or a mask value or known label is not 0 or 1, and a
+    NotFiniteError if a known score is not finite; the message names the first such place.
     """
     scores, labels = as_array(scores), as_array(labels)
     known = np.ones(labels.shape, bool) if mask is None else as_array(mask)
@@ -72,7 +70,6 @@ def mean_of_defined(values: Arrays) -> float:
 def _require(
     good: Array, values: Array, what: str, rule: str, *, kind: type[ValueError] = ValueError
 ) -> None:
-    """Raise an error that names the first position where ``good`` is False."""
     if not good.all():
         position = tuple(np.argwhere(~good)[0].tolist())
         where = f"row {position[0]}" + "".join(f", attribute {a}" for a in position[1:])

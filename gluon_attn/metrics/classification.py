@@ -2,11 +2,9 @@
 
 ``scores`` are ``(N, K)``: logits or probabilities, only their order counts. ``labels`` are one-hot
 rows ``(N, K)`` or class numbers ``(N,)``; ``mask`` is ``(N, K)`` or ``(N,)`` in {0, 1}, None means
-that all is known. Of equal scores the one of the lower class number counts as higher, which is what
-``argmax`` does, so a net that says the same of every class gets no credit beyond chance. Rows
-without a known class (mask 0, or no positive label) count nowhere; a row with several positive
-labels is right if any of them is. All functions raise a ValueError if shapes do not fit, or a value
-is impossible.
+that all is known. Of equal scores the one of the lower class number counts as higher, as for
+``argmax``, so a net that says the same of every class gets no credit beyond chance. Rows without a
+known class count nowhere; one with several positive labels is right if any of them is.
 """
 
 from __future__ import annotations
@@ -16,7 +14,14 @@ from typing import Any, Sequence
 import numpy as np
 
 from gluon_attn.core.errors import NotFiniteError
-from gluon_attn.metrics.checks import Array, Arrays, Names, as_array, checked_names
+from gluon_attn.metrics.checks import (
+    Array,
+    Arrays,
+    Names,
+    as_array,
+    checked_names,
+    mean_of_defined,
+)
 
 TOP = (1, 5)
 PAIRS = 20  # confused pairs that a result lists
@@ -74,10 +79,8 @@ def true_class_margin(scores: Arrays, labels: Arrays, mask: Arrays = None) -> di
     The Kolmogorov-Smirnov distance between the two distributions over the samples, and where it is
     reached: at that score the share of right classes below is smallest beside the share of wrong
     ones below. ICASC (ICCV 2019) gives it for probabilities on CUB-200-2011.
-
-    Returns:
-        ``{"distance": in [-1, 1], "at": score}``; the distance is negative where wrong classes have
-        the higher scores, and both are nan if no sample counts.
+    ``{"distance": in [-1, 1], "at": score}``: the distance is negative where wrong classes have the
+    higher scores, and both are nan if no sample counts.
     """
     scores, labels = _checked(scores, labels, mask)
     kept = labels.any(1) & ~labels.all(1)
@@ -104,18 +107,16 @@ def evaluate_classification(
     """Return accuracy over all, per class and the most confused pairs, as one plain dict.
 
     ``names`` are those of the K classes, None makes them up; ``top`` as in :func:`top_accuracies`.
+    Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``overall``: ``top1``, ``top5``, ``top1_error``, ``top5_error``, ``balanced`` (mean recall
-          over the classes that occur) and ``majority`` (always predicting the commonest class);
-        * ``classes``, one dict each: ``name``, ``images``, ``correct``, ``predicted``, ``recall``,
-          ``precision``, ``f1``, ``confused_with`` (the commonest wrong class, or None) and
-          ``confused`` (how often);
-        * ``confusions``: up to 20 dicts ``true``, ``predicted``, ``images``, commonest first;
-        * ``margin``: see :func:`true_class_margin`;
-        * ``samples`` and ``left_out`` (those of them without a known class).
+    * ``overall``: ``top1``, ``top5``, ``top1_error``, ``top5_error``, ``balanced`` (mean recall
+      over the classes that occur) and ``majority`` (always predicting the commonest class);
+    * ``classes``, one dict each: ``name``, ``images``, ``correct``, ``predicted``, ``recall``,
+      ``precision``, ``f1``, ``confused_with`` (the commonest wrong class, or None) and
+      ``confused`` (how often);
+    * ``confusions``: up to 20 dicts ``true``, ``predicted``, ``images``, commonest first;
+    * ``margin``: see :func:`true_class_margin`;
+    * ``samples`` and ``left_out`` (those of them without a known class).
     """
     ranks = true_rank(scores, labels, mask)
     matrix = confusion_matrix(scores, labels, mask)
@@ -123,7 +124,7 @@ def evaluate_classification(
     overall = _top(ranks, len(matrix), top)
     classes = [_class_row(matrix, k, names) for k in range(len(matrix))]
     recalls = [row["recall"] for row in classes if row["images"]]
-    overall["balanced"] = float(np.mean(recalls)) if recalls else float("nan")
+    overall["balanced"] = mean_of_defined(recalls)
     overall["majority"] = _ratio(matrix.sum(1).max(), matrix.sum())
     return {
         "overall": overall,
@@ -179,8 +180,7 @@ def _rank(scores: Array, targets: Array) -> Array:
 
 
 def _share(ranks: Array, k: int) -> float:
-    ranks = ranks[ranks >= 0]
-    return float((ranks < k).mean()) if len(ranks) else float("nan")
+    return mean_of_defined(ranks[ranks >= 0] < k)
 
 
 def _ratio(part: Any, whole: Any) -> float:

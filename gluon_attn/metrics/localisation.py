@@ -47,13 +47,8 @@ def fit_map(values: Array, shape: Sequence[int]) -> Array:
 def measure(values: Array, mask: Array, tolerance: float = TOLERANCE) -> Array:
     """Return the three measures of one map, ``(3,)`` in the order of ``MEASURES``.
 
-    Args:
-        values: ``(h, w)`` map; it is brought to the mask's size, and negative values become 0.
-        mask: ``(H, W)`` bool.
-        tolerance: Of the pointing game, as a share of the mask's longer side.
-
-    Raises:
-        ValueError: Values that are not finite, or not two-dimensional arrays.
+    The map ``(h, w)`` is brought to the size of the bool mask ``(H, W)``, negative values become 0.
+    ``tolerance`` is that of the pointing game, as a share of the mask's longer side.
     """
     mask, values = np.asarray(mask, bool), np.asarray(values)
     if mask.ndim != 2 or values.ndim != 2 or not np.isfinite(values).all():
@@ -87,16 +82,11 @@ def energy_inside(values: Array, mask: Array) -> float:
     return float(values[mask].sum() / values.sum())
 
 
-def iou_curve(
-    values: Array, mask: Array, thresholds: Array = THRESHOLDS
-) -> Array:  # fmt: skip
-    """Return the intersection over union of mask and cut map at every threshold.
+def iou_curve(values: Array, mask: Array, thresholds: Array = THRESHOLDS) -> Array:
+    """Return the intersection over union of mask and cut map at every threshold, ``(T,)`` in 0..1.
 
-    Args:
-        values: ``(H, W)``; brought to 0..1 by its own minimum and maximum. A constant map becomes
-            1 everywhere: it marks the whole image.
-        mask: ``(H, W)`` bool.
-        thresholds: ``(T,)`` in 0..1.
+    The map ``(H, W)`` is brought to 0..1 by its own minimum and maximum. A constant map becomes 1
+    everywhere: it marks the whole image.
     """
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
@@ -112,30 +102,19 @@ def uniform(shape: Sequence[int]) -> Array:
 
 def centre_gaussian(shape: Sequence[int], sigma: float = 0.25) -> Array:
     """Return a Gaussian in the middle; sigma is a share of each side, a quarter an assumption."""
-    rows, columns = (
-        np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in shape
-    )  # fmt: skip
+    rows, columns = (np.exp(-0.5 * (((np.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in shape)
     return np.outer(rows, columns).astype(np.float32)
 
 
 def summarise(
     values: Mapping[str, Array], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, dict[str, Interval]]]:  # fmt: skip
+) -> dict[str, dict[str, dict[str, Interval]]]:
     """Return means over images, and their mean over attributes, with 95 % bootstrap intervals.
 
-    Images are drawn with replacement, all attributes and kinds of map of an image together, so
-    intervals of two kinds of map can be compared.
-
-    Args:
-        values: ``{kind of map: (N, A, 3)}``, measures of N images and A attributes in the order of
-            ``MEASURES``; nan where undefined.
-        names: The A attributes.
-
-    Returns:
-        ``{kind: {measure: {attribute or 'mean': Interval}}}``.
-
-    Raises:
-        ValueError: Arrays of different shapes.
+    ``{kind: {measure: {attribute or 'mean': Interval}}}`` of ``{kind of map: (N, A, 3)}``, measures
+    of N images and A attributes in the order of ``MEASURES``, nan where undefined. Images are drawn
+    with replacement, all attributes and kinds of map of an image together, so intervals of two
+    kinds of map can be compared.
     """
     shapes = {array.shape for array in values.values()}
     if len(shapes) != 1 or next(iter(shapes))[1:] != (len(names), len(MEASURES)):
@@ -148,9 +127,7 @@ def summarise(
     return {kind: _summary(array, names, times) for kind, array in values.items()}
 
 
-def _summary(
-    array: Array, names: Sequence[str], times: Array
-) -> dict[str, dict[str, Interval]]:  # fmt: skip
+def _summary(array: Array, names: Sequence[str], times: Array) -> dict[str, dict[str, Interval]]:
     found = {}
     for k, name in enumerate(MEASURES):
         known = np.isfinite(array[:, :, k])

@@ -49,20 +49,12 @@ MEASURES = ("ap", "ap_sklearn", "accuracy", "precision", "recall", "f1", "ma")
 def average_precision(
     scores: Arrays, labels: Arrays, mask: Arrays = None, interpolated: bool = True
 ) -> float:
-    """Return the average precision of one attribute.
+    """Return the average precision of one attribute in [0, 1]; nan without a positive sample.
 
     With ``interpolated`` the area under the precision envelope over recall,
     ``sum_k (r_k - r_(k-1)) * max_(r >= r_k) p(r)``; otherwise ``sum_k (r_k - r_(k-1)) * p_k``,
     which is ``sklearn.metrics.average_precision_score``. k runs over the distinct scores, from the
-    highest down.
-
-    Args:
-        scores: ``(N,)`` finite numbers; any increasing function of them gives the same result.
-        labels: ``(N,)`` in {0, 1}.
-        mask: ``(N,)`` in {0, 1}; samples with 0 are left out.
-
-    Returns:
-        A float in [0, 1]; nan without a positive sample, hence also without any sample.
+    highest down. Arrays are ``(N,)``; any increasing function of the scores gives the same result.
     """
     scores, labels, known = checked(scores, labels, mask, dimensions=1)
     return _average_precisions(scores[known], labels[known])[0 if interpolated else 1]
@@ -109,13 +101,20 @@ def instance_metrics(
       denominator does ("Rethinking of Pedestrian Attribute Recognition"); a correctly empty
       prediction then costs as much as a wrong one. Use it to compare with numbers made that way.
 
-    Samples without any known label are left out by both.
-
-    Returns:
-        ``accuracy``, ``precision``, ``recall``, ``f1`` in [0, 1]; nan if no sample is left.
+    Samples without any known label are left out by both; nan if no sample is left.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
-    return _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
+    predicted = _decide(probs, known, threshold)
+    if empty not in EMPTY_RULES:
+        raise ValueError(f"empty={empty!r}: valid are {', '.join(EMPTY_RULES)}")
+    rows = labels.any(axis=1) if empty == "leave-out" else known.any(axis=1)
+    labels, predicted = labels[rows], predicted[rows]
+    both = (labels & predicted).sum(axis=1)
+    denominators = (labels | predicted).sum(axis=1), predicted.sum(axis=1), labels.sum(axis=1)
+    # 0 / 0 is 0: `both` is 0 wherever a denominator is.
+    accuracy, precision, recall = (mean_of_defined(both / np.maximum(d, 1)) for d in denominators)
+    f1 = _harmonic(precision, recall)
+    return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
 
 
 def per_attribute(
@@ -123,14 +122,29 @@ def per_attribute(
 ) -> dict[str, Array]:
     """Return every per-attribute number, each as an ``(A,)`` array.
 
-    Returns:
-        A dict: ``positives``, ``negatives``, ``unspecified`` (counts), ``ap`` (interpolated),
-        ``ap_sklearn``, ``accuracy``, ``precision`` (nan if never predicted), ``recall`` (nan
-        without positives), ``f1`` (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes
-        occur).
+    ``positives``, ``negatives``, ``unspecified`` (counts), ``ap`` (interpolated), ``ap_sklearn``,
+    ``accuracy``, ``precision`` (nan if never predicted), ``recall`` (nan without positives), ``f1``
+    (``2 TP / (2 TP + FP + FN)``) and ``ma`` (nan unless both classes occur).
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
-    return _per_attribute(probs, labels, known, threshold)
+    tp, fp, fn, tn = counts = _confusion(probs, labels, known, threshold)
+    areas = [
+        _average_precisions(probs[known[:, a], a], labels[known[:, a], a])
+        for a in range(probs.shape[1])
+    ]
+    interpolated, plain = np.array(areas, dtype=np.float64).reshape(-1, 2).T
+    return {
+        "positives": (tp + fn).astype(np.int64),
+        "negatives": (tn + fp).astype(np.int64),
+        "unspecified": (~known).sum(axis=0),
+        "ap": interpolated,
+        "ap_sklearn": plain,
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "ma": _balanced_accuracy(*counts),
+    }
 
 
 def evaluate_multilabel(
@@ -145,29 +159,23 @@ def evaluate_multilabel(
     """Return all multi-label metrics of a data set as one plain dict.
 
     ``names`` are by default ``attribute0`` …; ``empty`` says what to do with samples without
-    a positive label, see :func:`instance_metrics`.
+    a positive label, see :func:`instance_metrics`. Raises a ValueError also if a probability is
+    outside [0, 1] (logits handed in by mistake). Fractions are in [0, 1], undefined is nan:
 
-    Returns:
-        Fractions in [0, 1], undefined is nan:
-
-        * ``attributes``: one dict per attribute, in order: ``name`` and what
-          :func:`per_attribute` returns;
-        * ``overall``: ``mAP`` (interpolated), ``mAP_sklearn``, ``mA``, ``accuracy`` (mean over
-          attributes), ``instance_accuracy``, ``instance_precision``, ``instance_recall``,
-          ``instance_f1``, ``OP``, ``OR``, ``OF1`` (pooled over all entries), ``CP``, ``CR``,
-          ``CF1`` (means over the attributes that have positives; one that is never predicted has
-          precision 0 there, as peers count it; CF1 is made from CP and CR);
-        * ``undefined``: for each measure that is undefined somewhere, the names of the attributes;
-        * ``samples``, ``samples_without_positives``, ``threshold``, ``empty``: the protocol.
-
-    Raises:
-        ValueError: Also if a probability is outside [0, 1] (logits handed in by mistake), or names
-            are repeated or not A.
+    * ``attributes``: one dict per attribute, in order: ``name`` and what
+      :func:`per_attribute` returns;
+    * ``overall``: ``mAP`` (interpolated), ``mAP_sklearn``, ``mA``, ``accuracy`` (mean over
+      attributes), ``instance_accuracy``, ``instance_precision``, ``instance_recall``,
+      ``instance_f1``, ``OP``, ``OR``, ``OF1`` (pooled over all entries), ``CP``, ``CR``,
+      ``CF1`` (means over the attributes that have positives; one that is never predicted has
+      precision 0 there, as peers count it; CF1 is made from CP and CR);
+    * ``undefined``: for each measure that is undefined somewhere, the names of the attributes;
+    * ``samples``, ``samples_without_positives``, ``threshold``, ``empty``: the protocol.
     """
     probs, labels, known = checked(probs, labels, mask, dimensions=2)
     require_probabilities(probs, known)
     names = checked_names(names, probs.shape[1])
-    columns = _per_attribute(probs, labels, known, threshold)
+    columns = per_attribute(probs, labels, known, threshold)
     rows = [
         {"name": name, **{key: column[a].item() for key, column in columns.items()}}
         for a, name in enumerate(names)
@@ -178,7 +186,7 @@ def evaluate_multilabel(
         "mA": mean_of_defined(columns["ma"]),
         "accuracy": mean_of_defined(columns["accuracy"]),
     }
-    instance = _instance_metrics(labels, _decide(probs, known, threshold), known, empty)
+    instance = instance_metrics(probs, labels, known, threshold, empty=empty)
     overall.update({f"instance_{key}": value for key, value in instance.items()})
     overall.update(_pooled(*_confusion(probs, labels, known, threshold)))
     missing = {m: [row["name"] for row in rows if np.isnan(row[m])] for m in MEASURES}
@@ -218,10 +226,9 @@ class MultiLabelMeter:
     def update(self, index: Arrays, probs: Arrays, label: Arrays, mask: Arrays = None) -> None:
         """Add one batch; ``index`` ``(B,)`` are the samples' positions in their data set.
 
-        Raises:
-            ValueError: The shapes do not fit, or a sample comes a second time: counting it twice
-                would shift every metric, and a loader that fills up the last batch with real
-                samples has to mark those as padding.
+        Raises a ValueError if a sample comes a second time: counting it twice would shift every
+        metric, and a loader that fills up the last batch with real samples has to mark those as
+        padding.
         """
         probs, label = as_array(probs), as_array(label)
         mask = np.ones(label.shape) if mask is None else as_array(mask)
@@ -235,10 +242,6 @@ class MultiLabelMeter:
         if self._parts and self._parts[0][1].shape[1] != probs.shape[1]:
             width = self._parts[0][1].shape[1]
             raise ValueError(f"{probs.shape[1]} attributes after batches with {width}")
-        self._note(index)
-        self._parts.append((index, probs.copy(), label, known))
-
-    def _note(self, index: Array) -> None:
         values, counts = np.unique(index, return_counts=True)
         again = sorted(set(values[counts > 1].tolist()) | (set(values.tolist()) & self._seen))
         if again:
@@ -247,13 +250,10 @@ class MultiLabelMeter:
                 f"rows that only fill up a batch need index {PADDING}"
             )
         self._seen.update(values.tolist())
+        self._parts.append((index, probs.copy(), label, known))
 
     def arrays(self) -> tuple[Array, Array, Array, Array]:
-        """Return ``(index, probs, labels, mask)`` of all samples, sorted by index.
-
-        Raises:
-            ValueError: If no sample was added.
-        """
+        """Return ``(index, probs, labels, mask)`` of all samples, sorted by index."""
         if not self._seen:
             raise ValueError("no samples to evaluate: the split is empty or all rows were padding")
         index, probs, labels, mask = (np.concatenate(part) for part in zip(*self._parts))
@@ -269,7 +269,6 @@ class MultiLabelMeter:
 
 
 def _average_precisions(scores: Array, labels: Array) -> tuple[float, float]:
-    """Return the interpolated and the plain average precision of known samples."""
     if not labels.any():
         return float("nan"), float("nan")
     # From the lowest threshold to the highest, so recall falls; the last point is not a threshold.
@@ -306,44 +305,6 @@ def _balanced_accuracy(tp: Array, fp: Array, fn: Array, tn: Array) -> Array:
     return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
 
 
-def _per_attribute(
-    probs: Array, labels: Array, known: Array, threshold: Threshold
-) -> dict[str, Array]:
-    tp, fp, fn, tn = counts = _confusion(probs, labels, known, threshold)
-    areas = [
-        _average_precisions(probs[known[:, a], a], labels[known[:, a], a])
-        for a in range(probs.shape[1])
-    ]
-    interpolated, plain = np.array(areas, dtype=np.float64).reshape(-1, 2).T
-    return {
-        "positives": (tp + fn).astype(np.int64),
-        "negatives": (tn + fp).astype(np.int64),
-        "unspecified": (~known).sum(axis=0),
-        "ap": interpolated,
-        "ap_sklearn": plain,
-        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "ma": _balanced_accuracy(*counts),
-    }
-
-
-def _instance_metrics(
-    labels: Array, predicted: Array, known: Array, empty: str
-) -> dict[str, float]:
-    if empty not in EMPTY_RULES:
-        raise ValueError(f"empty={empty!r}: valid are {', '.join(EMPTY_RULES)}")
-    rows = labels.any(axis=1) if empty == "leave-out" else known.any(axis=1)
-    labels, predicted = labels[rows], predicted[rows]
-    both = (labels & predicted).sum(axis=1)
-    denominators = (labels | predicted).sum(axis=1), predicted.sum(axis=1), labels.sum(axis=1)
-    # 0 / 0 is 0: `both` is 0 wherever a denominator is.
-    accuracy, precision, recall = (mean_of_defined(both / np.maximum(d, 1)) for d in denominators)
-    f1 = _harmonic(precision, recall)
-    return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
-
-
 def _pooled(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, float]:
     """Return OP, OR, OF1 over all entries and CP, CR, CF1 over attributes with positives."""
     present = tp + fn > 0
@@ -360,7 +321,6 @@ def _pooled(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, float]:
 
 
 def _ratio(part: Arrays, whole: Arrays) -> Array:
-    """Return part / whole, nan where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 

@@ -19,10 +19,7 @@ THRESHOLD = 0.55  # share of a map's maximum: sigma of the paper's mask, equatio
 def high_region(attention: Arrays, threshold: float = THRESHOLD) -> Array:
     """Return where maps ``(N, h, w)`` are at least ``threshold`` in (0, 1] times their maximum.
 
-    A map of zeros has no high region.
-
-    Raises:
-        ValueError: Wrong shape, negative or not finite values, threshold out of range.
+    A map of zeros has no high region. Raises a ValueError for negative or not finite values.
     """
     attention = np.asarray(attention)
     if attention.ndim != 3:
@@ -42,9 +39,6 @@ def attention_iou(one: Arrays, other: Arrays, threshold: float = THRESHOLD) -> A
               R = \{ij : A_{ij} \ge t \max A\}
 
     Both are ``(N, h, w)``, >= 0; each has its own maximum. Two maps of zeros share nothing: 0.
-
-    Raises:
-        ValueError: As :func:`high_region`, or the shapes differ.
     """
     if np.shape(one) != np.shape(other):
         raise ValueError(f"maps {np.shape(one)} and {np.shape(other)}: shapes must be equal")
@@ -70,14 +64,11 @@ class OverlapMeter:
         *,
         valid: Arrays = None,
     ) -> None:
-        """Add a batch.
+        """Add a batch of maps for the true and the confusing class, ``(B, h, w)``, >= 0.
 
-        Args:
-            a_true: Attention for the true class ``(B, h, w)``, >= 0.
-            a_conf: Attention for the confusing class, same shape.
-            separation: L_AS of each image, ``(B,)``.
-            right: ``(B,)`` bool, whether the prediction is right; None if that is not known.
-            valid: ``(B,)``; 0 leaves an image out: it has no true or no confusing class.
+        ``separation`` is L_AS of each image, ``(B,)``; ``right`` says whether predictions are
+        right, None if that is not known; ``valid`` 0 leaves out an image that has no true or no
+        confusing class.
         """
         iou = attention_iou(a_true, a_conf, self.threshold)
         right = np.full(len(iou), -1) if right is None else np.asarray(right).astype(int)
@@ -94,11 +85,10 @@ class OverlapMeter:
     def summary(self) -> dict[str, Any]:
         """Return the means over images, as a JSON-able dict.
 
-        Returns:
-            ``images``; ``empty``: images of which a map is 0 everywhere, whose overlap is 0;
-            ``threshold``; ``iou`` and ``separation``, each a dict of ``mean``, ``standard_error``
-            and, where predictions are known, ``right`` and ``wrong``: the means over the images
-            that were predicted rightly and wrongly. None stands for a mean of nothing.
+        ``images``; ``empty``: images of which a map is 0 everywhere, whose overlap is 0;
+        ``threshold``; ``iou`` and ``separation``, each a dict of ``mean``, ``standard_error`` and,
+        where predictions are known, ``right`` and ``wrong``: the means over the images that were
+        predicted rightly and wrongly. None stands for a mean of nothing.
         """
         values = self.values()
         result: dict[str, Any] = {

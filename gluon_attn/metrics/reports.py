@@ -145,14 +145,13 @@ def _accuracy_tables(result: Result) -> list[Table]:
         several = row["kind"] == MULTICLASS
         kind = f"{len(row['classes'])} classes" if several else "binary"
         rows.append({**row, "kind": kind, "none": str(row["none"]) if several else ""})
-    columns = [Column(key, key, str) for key in ("known", "none")]
-    columns = [Column("name", "attribute", str), Column("kind", "kind", str), *columns]
+    columns = columns_of(
+        {"name": "attribute", "kind": "kind", "known": "known", "none": "none"}, str
+    )
     overall = {"name": "mean", **result["overall"]}
     tables = [Table([*columns, *columns_of(ACCURACIES)], rows, [overall])]
-    columns = [
-        Column("name", "class", str), Column("positives", "pos", str),
-        Column("predicted", "predicted", str), *(Column(key, key) for key in OF_CLASS),
-    ]  # fmt: skip
+    columns = columns_of({"name": "class", "positives": "pos", "predicted": "predicted"}, str)
+    columns += columns_of({key: key for key in OF_CLASS})
     classes = [
         {**c, "name": f"{row['name']}: {c['name']}"}
         for row in result["attributes"]
@@ -327,7 +326,6 @@ def _retrieval_lines(result: Result) -> list[Row]:
 
 
 def _retrieval_content(result: Result) -> Result:
-    """Return everything but the single queries."""
     keys = (*_retrieval_scores(result), "queries", "unanswerable", "gallery", "metric")
     return {**{key: result[key] for key in keys}, "cmc": list(map(float, result["cmc"]))}
 
@@ -346,17 +344,10 @@ def compare(
 ) -> str:
     """Return a table of several models side by side, one line per attribute, then the overall ones.
 
-    With two models a column shows the difference, second minus first, in percentage points.
-
-    Args:
-        results: By model, what ``evaluate_multilabel`` returned, or a list of that from runs with
-            different seeds, shown as mean and standard deviation (n - 1).
-        style: ``'console'`` or ``'markdown'``.
-        measure: One of ``multilabel.MEASURES``.
-
-    Raises:
-        ValueError: No result, an unknown measure or style, or results that are not of the same
-            data: attributes or numbers of positives and negatives differ.
+    With two models a column shows the difference, second minus first, in percentage points. A model
+    has what ``evaluate_multilabel`` returned, or a list of that from runs with different seeds,
+    shown as mean and standard deviation (n - 1). ``measure`` is one of ``multilabel.MEASURES``.
+    Raises a ValueError if attributes or numbers of positives and negatives differ.
     """
     runs: dict[str, Sequence[Result]] = {
         name: r if isinstance(r, (list, tuple)) else [r]  # type: ignore[list-item]  # a Result
@@ -382,14 +373,9 @@ def compare_accuracy(
 ) -> str:
     """Return a table of several models side by side: attributes, their mean, and the worst one.
 
-    Args:
-        results: By model, results of :func:`evaluate_attributes` from runs with different seeds,
-            shown as mean and standard deviation (n - 1). "worst" is the lowest value of each run.
-        style: ``'console'`` or ``'markdown'``.
-        measure: One of ``attributes.MEASURES``.
-
-    Raises:
-        ValueError: The measure is unknown, or the attributes differ.
+    A model has results of :func:`evaluate_attributes` from runs with different seeds, shown as mean
+    and standard deviation (n - 1); "worst" is the lowest value of each run. ``measure`` is one of
+    ``attributes.MEASURES``. Raises a ValueError if the attributes differ.
     """
     if measure not in ACCURACIES:
         raise ValueError(f"measure {measure!r}: valid are {', '.join(ACCURACIES)}")

@@ -37,13 +37,7 @@ RANKS = (1, 5, 10, 20)
 
 
 class Pictures(NamedTuple):
-    """Images as retrieval sees them.
-
-    Attributes:
-        features: ``(N, D)`` finite numbers.
-        identities: ``(N,)`` integers; -1 is junk.
-        cameras: ``(N,)`` integers.
-    """
+    """Images: ``(N, D)`` features, ``(N,)`` integer identities (-1 is junk) and cameras."""
 
     features: Array
     identities: Array
@@ -62,26 +56,18 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """Return CMC and mean average precision of Q single queries in a gallery of G images.
 
-    Args:
-        query, gallery: Q and G images.
-        metric: 'euclidean', or 'cosine': features are scaled to length 1 first, as the released
-            code of Market-1501 does.
-        ranks: Ranks to report.
-        chunk: Queries whose distances to the whole gallery are held at a time: 4 ``chunk`` G bytes.
-        curve: Length of the reported CMC curve.
-        progress: Whether to show a bar on a terminal.
+    ``metric`` is 'euclidean', or 'cosine': features are scaled to length 1 first, as the released
+    code of Market-1501 does. The distances of ``chunk`` queries to the whole gallery are held at a
+    time: 4 ``chunk`` G bytes. ``curve`` is the length of the reported CMC curve.
 
-    Returns:
-        ``mAP``: by the trapezoid rule, the official one; ``mAP_rectangle``: the other;
-        ``rank1``, ``rank5``, ...; ``cmc`` ``(curve,)`` from rank 1 on; ``queries``: how many count;
-        ``unanswerable``: queries without any good image, which are left out; ``ap``,
-        ``ap_rectangle`` ``(Q,)`` and ``first`` ``(Q,)``, the rank from 1 of the first good image,
-        per query: nan and 0 where it is left out; ``gallery``: G; ``metric``. All shares are in
-        [0, 1].
+    Returns ``mAP``: by the trapezoid rule, the official one; ``mAP_rectangle``: the other;
+    ``rank1``, ``rank5``, ...; ``cmc`` ``(curve,)`` from rank 1 on; ``queries``: how many count;
+    ``unanswerable``: queries without any good image, which are left out; ``ap``,
+    ``ap_rectangle`` ``(Q,)`` and ``first`` ``(Q,)``, the rank from 1 of the first good image,
+    per query: nan and 0 where it is left out; ``gallery``: G; ``metric``. All shares are in [0, 1].
 
-    Raises:
-        ValueError: Pieces that do not fit together, features that are not finite, a query of
-            identity -1, an unknown metric, or no query that has a good image.
+    Raises a ValueError for features that are not finite, a query of identity -1, or no query that
+    has a good image.
     """
     query, gallery = _checked(query, "query"), _checked(gallery, "gallery")
     _check_pair(query, gallery, metric, ranks, chunk=chunk)
@@ -106,15 +92,9 @@ def evaluate_retrieval(
 def rank_of_matches(
     distances: Array, identity: int, camera: int, *, identities: Array, cameras: Array
 ) -> Array:
-    """Return the positions of the good images in a query's ranking, from 0, ascending.
+    """Return the positions ``(n,)`` of the good images in a query's ranking, from 0, ascending.
 
-    Args:
-        distances: ``(G,)`` from the query to the gallery; of equal ones the first comes first.
-        identity, camera: Of the query.
-        identities, cameras: ``(G,)`` of the gallery.
-
-    Returns:
-        ``(n,)`` int64; empty if the gallery has no good image.
+    ``distances`` are ``(G,)`` from the query to the gallery; of equal ones the first comes first.
     """
     same = identities == identity
     junk = (identities == JUNK) | (same & (cameras == camera))
@@ -133,20 +113,15 @@ def answerable(query: Pictures, gallery: Pictures) -> Array:
 
 
 def average_precision(hits: Arrays, rule: str = "trapezoid") -> float:
-    """Return the average precision of one ranking.
+    """Return the average precision of one ranking with n >= 1 good images.
 
-    With the n good images at positions r_1 < r_2 < ... (from 1) and precision p_i = i / r_i:
+    With the good images at positions r_1 < r_2 < ... (from 1) and precision p_i = i / r_i:
 
     * rectangle: the mean of p_i;
     * trapezoid: the mean of (p_i + q_i) / 2, where q_i = (i - 1) / (r_i - 1) is the precision one
       image earlier, and 1 if there is none.
 
-    Args:
-        hits: ``(n,)`` positions *from 0*, ascending, n >= 1.
-        rule: 'trapezoid' or 'rectangle'.
-
-    Raises:
-        ValueError: An unknown rule, or no hits.
+    ``hits`` are the ``(n,)`` positions *from 0*, ascending.
     """
     if rule not in AP_RULES:
         raise ValueError(unknown_name("rule of average precision", rule, AP_RULES))

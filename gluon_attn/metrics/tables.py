@@ -57,7 +57,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
     """Return the ends of Student's confidence interval of the mean, or None for fewer than two.
 
-    The values must be such that they may be taken for normally distributed, as differences by seed.
+    It holds for normally distributed values, as differences by seed may be taken to be.
     """
     from scipy.stats import t
 
@@ -75,21 +75,14 @@ def spread_text(values: Sequence[float], digits: int = 1) -> str:
 
 
 def paired_differences(ours: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Return ours minus base, seed by seed.
-
-    Raises:
-        ValueError: Not as many of one as of the other.
-    """
+    """Return ours minus base, seed by seed; ValueError if one has more seeds than the other."""
     if len(ours) != len(base):
         raise ValueError(f"{len(ours)} and {len(base)} numbers: differences are taken by seed")
     return [a - b for a, b in zip(ours, base)]
 
 
 def difference_text(differences: Sequence[float], digits: int = 1, spread: bool = False) -> str:
-    """Return the mean of paired differences with Student's 95 % interval as text.
-
-    ``spread`` shows the standard deviation (n - 1) as well.
-    """
+    """Return the mean of paired differences with Student's 95 % interval as text."""
     mean, deviation = mean_and_spread(differences)
     ends = mean_interval(differences)
     text = decimal(mean, digits, "+")
@@ -116,15 +109,8 @@ def table_text(
 ) -> str:
     """Lay out text cells, the first column to the left, the others to the right.
 
-    Args:
-        rows: Lists of cells.
-        header: One heading per column.
-        style: ``'console'`` or ``'markdown'``.
-        rule_after: Rows before the overall ones, which a line sets off on the console and which
-            Markdown prints in bold; None for none.
-
-    Raises:
-        ValueError: An unknown style.
+    ``style`` is ``'console'`` or ``'markdown'``. ``rule_after`` counts the rows before the overall
+    ones, which a line sets off on the console and which Markdown prints in bold; None for none.
     """
     if style not in FORMATS:
         raise ValueError(f"style {style!r}: valid are {', '.join(FORMATS)}")
@@ -160,10 +146,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows as dicts, shown by columns; ``overall`` rows are set off below them.
-
-    An entry that a row lacks is an empty cell. ``note`` is a sentence for the notes.
-    """
+    """Rows as dicts, shown by columns; ``overall`` ones stand below, ``note`` is for the notes."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
@@ -182,15 +165,9 @@ class Table(NamedTuple):
 class Report(NamedTuple):
     """How results of one kind are shown, written and read back.
 
-    Attributes:
-        name: What they are, for messages.
-        tables: The tables that people read.
-        notes: The protocol, and what was undefined, as sentences.
-        fields: Names of the CSV file's columns.
-        lines: Its rows; an entry that a row lacks is an empty field.
-        content: What of a result the JSON file holds beside the notes.
-        read: Puts nan in the place of ``null``, given what was read.
-        indent: Of the JSON file.
+    ``tables`` and ``notes`` (the protocol, and what was undefined) are for people, ``fields`` and
+    ``lines`` for the CSV file; ``content`` is what of a result the JSON file holds beside the
+    notes, and ``read`` puts nan in the place of its ``null``.
     """
 
     name: str
@@ -215,7 +192,8 @@ class Report(NamedTuple):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.fields)
         for row in self.lines(result):
-            writer.writerow(_field(row.get(key)) for key in self.fields)
+            cells = (row.get(key) for key in self.fields)
+            writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
         return stream.getvalue()
 
     def json(self, result: Result) -> str:
@@ -223,11 +201,7 @@ class Report(NamedTuple):
         return json_text({**self.content(result), "notes": self.notes(result)}, self.indent)
 
     def from_json(self, text: str) -> Result:
-        """Return the result that :meth:`json` wrote, ``null`` as nan again.
-
-        Raises:
-            ValueError: The text is not JSON, or not such a result.
-        """
+        """Return the result that :meth:`json` wrote; ValueError if the text is no such result."""
         content = json.loads(text)
         try:
             return self.read(content)
@@ -237,11 +211,7 @@ class Report(NamedTuple):
     def write(self, result: Result, directory: Any, stem: str) -> dict[str, Path]:
         """Write ``stem.txt``, ``.md``, ``.csv`` and ``.json``, each whole or not at all.
 
-        Returns:
-            A dict from suffix to the path written.
-
-        Raises:
-            OSError: A file cannot be written; older files of that name are then untouched.
+        Returns the paths by suffix.
         """
         texts = {
             "txt": self.text(result), "md": self.text(result, "markdown"),
@@ -251,11 +221,6 @@ class Report(NamedTuple):
         for suffix, text in texts.items():
             write_text(paths[suffix], text)
         return paths
-
-
-def _field(value: Any) -> Any:
-    """Return a value for a CSV file: empty if it is undefined."""
-    return "" if value is None or value != value else value
 
 
 def columns_of(headings: Mapping[str, str], show: Callable[[Any], str] = percent) -> list[Column]:

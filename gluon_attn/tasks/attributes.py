@@ -123,14 +123,9 @@ class LabelTask(Task):
         raise NotImplementedError
 
     def report(
-        self, found: Predictions, dataset: Any, asked: Asked,
-        recipe: dict[str, Any] | None = None,
-    ) -> Result:  # fmt: skip
-        """Measure predictions; write tables, predictions and, if asked for, figures of scores.
-
-        Args:
-            recipe: Of the net, where it is known.
-        """
+        self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
+    ) -> Result:
+        """Measure predictions; write tables, predictions and, if asked for, figures of scores."""
         raise NotImplementedError
 
     def headline(self, done: Result, dataset: Any) -> str:
@@ -208,15 +203,11 @@ class Attributes(LabelTask):
         return dict(ranking_scores(found, dataset), accuracy=accuracy["overall"]["accuracy"])
 
     def measure(self, found: Predictions, dataset: Any, threshold: float = 0.5) -> dict[str, Any]:
-        result: dict[str, Any] = evaluate_multilabel(
-            *found, names=dataset.names, threshold=threshold
-        )
-        return result
+        return evaluate_multilabel(*found, names=dataset.names, threshold=threshold)
 
     def report(
-        self, found: Predictions, dataset: Any, asked: Asked,
-        recipe: dict[str, Any] | None = None,
-    ) -> Result:  # fmt: skip
+        self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
+    ) -> Result:
         """Accuracy per attribute goes into ``<stem>_accuracy.*`` (:func:`reports_accuracy`)."""
         result = self.measure(found, dataset, asked.threshold)
         text = [MULTILABEL.text(result)]
@@ -271,9 +262,8 @@ def judge_columns(
 ) -> tuple[str, str]:  # fmt: skip
     """Return why no net can be scored on these labels, and which columns a score leaves out.
 
-    Args:
-        positives, negatives: ``(A,)`` numbers of known labels.
-        lacking: What a column must not lack for the score; None: those of mAP, mA and accuracy.
+    Positives and negatives are ``(A,)`` numbers of known labels; ``lacking`` is what a column must
+    not lack for the score, None: those of mAP, mA and accuracy.
     """
     unknown = (positives == 0) & (negatives == 0)
     groups = {

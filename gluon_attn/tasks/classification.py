@@ -11,12 +11,7 @@ from gluon_attn.metrics.classification import TOP, evaluate_classification, top_
 from gluon_attn.metrics.reports import CLASSIFICATION
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.task import TASKS, Asked, Result
-from gluon_attn.tasks.attributes import (
-    LabelTask,
-    judge_columns,
-    ranking_scores,
-    save_predictions,
-)
+from gluon_attn.tasks.attributes import LabelTask, judge_columns, ranking_scores, save_predictions
 from gluon_attn.tasks.data import Predictions
 
 
@@ -64,13 +59,11 @@ class Classification(LabelTask):
         return dict(scores, **(ranking_scores(found, dataset) if wanted in ("mAP", "mA") else {}))
 
     def measure(self, found: Predictions, dataset: Any, threshold: float = 0.5) -> dict[str, Any]:
-        result: dict[str, Any] = evaluate_classification(*found, names=class_names(dataset.schema))
-        return result
+        return evaluate_classification(*found, names=class_names(dataset.schema))
 
     def report(
-        self, found: Predictions, dataset: Any, asked: Asked,
-        recipe: dict[str, Any] | None = None,
-    ) -> Result:  # fmt: skip
+        self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None
+    ) -> Result:
         """Labels are stored as ``target``, class numbers, -1 where a sample was left out."""
         result = self.measure(found, dataset)
         files = list(map(str, CLASSIFICATION.write(result, asked.out, asked.stem).values()))

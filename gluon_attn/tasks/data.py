@@ -43,13 +43,8 @@ READING = ("dataset", "data_options", "attributes", "splits")  # of a recipe: ho
 def reading_of(recipe: Recipe | dict[str, Any] | None, dataset: str | None = None) -> Recipe:
     """Return how data are to be read: as the recipe of a net says, which decides over the folder.
 
-    Args:
-        recipe: Of the net, or what an export or published weights keep of it; None: not known.
-        dataset: Another kind of data, asked for by name; with the recipe's settings of its reader
-            only where it is the recipe's.
-
-    Returns:
-        A Recipe of which ``dataset``, ``data_options``, ``splits`` and ``attributes`` count.
+    Of the Recipe only ``READING`` counts. Another kind of data, asked for by name as ``dataset``,
+    is read with the recipe's settings only where it is the recipe's.
     """
     known = recipe.to_dict() if isinstance(recipe, Recipe) else dict(recipe or {})
     reading = Recipe("", "", **{key: known[key] for key in READING if key in known})
@@ -64,14 +59,8 @@ def open_split(
 ) -> Any:  # fmt: skip
     """Open one split of the recipe's data set, with its label policy and its attributes.
 
-    Args:
-        recipe: ``dataset``, ``data_options``, ``attributes`` and ``unspecified`` count.
-        unspecified: What unspecified labels are, whatever the split; None: the recipe's in
-            training, masked elsewhere.
-
-    Raises:
-        FileNotFoundError, ValueError: What the recipe says is not there, or malformed; if the
-            folder holds data of another kind, the message names both.
+    ``unspecified`` says what unspecified labels are, whatever the split; None: the recipe's in
+    training, masked elsewhere. If the folder holds data of another kind, the error names both.
     """
     with naming(data_dir), _own_kind(recipe, data_dir):
         kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
@@ -90,7 +79,6 @@ def open_split(
 
 @contextlib.contextmanager
 def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
-    """Let an error name the kind that was asked for and what the folder looks like, if another."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -105,7 +93,6 @@ def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
 
 
 def _kinds_of(data_dir: str) -> list[str]:
-    """Return the names of all kinds of data that a folder looks like."""
     found: list[str] = []
     for kind in DATASETS.names():
         with contextlib.suppress(Exception):  # the error that is being told matters more
@@ -119,13 +106,9 @@ def open_for(
 ) -> Any:  # fmt: skip
     """Open a split for a net or an export, as its recipe reads it.
 
-    Args:
-        split: None: the one that the recipe's runs are tested on.
-        reading: See :func:`reading_of`; None: that of the source's recipe. With ``dataset=auto`` it
-            is one of the task's kinds.
-
-    Raises:
-        FileNotFoundError, ValueError: See :func:`open_split`; names or their order differ.
+    Without ``split``, it is the one that the recipe's runs are tested on; without ``reading``
+    (:func:`reading_of`), the source's recipe counts. With ``dataset=auto`` the kind is one of the
+    task's. Raises a ValueError if names or their order differ.
     """
     task, reading = source.task, reading or reading_of(source.extra.get("recipe"))
     split = task.split(split or reading.splits[2])
@@ -144,15 +127,9 @@ def open_for(
 def check_same_data(
     models: dict[str, Trained], dataset: Any, data_dir: str, reading: Recipe
 ) -> None:
-    """Refuse to compare nets on data that the recipe of one of them reads otherwise.
+    """Raise a ValueError if the recipe of a net reads other samples or labels from the data.
 
-    Args:
-        models: By title.
-        dataset: The split that they are compared on.
-        reading: How it was read.
-
-    Raises:
-        ValueError: Another recipe gives other samples or labels; the message names both.
+    ``models`` are nets by title, ``dataset`` the split that they are compared on.
     """
     for title, trained in models.items():
         own = reading_of(trained.extra.get("recipe"))
@@ -189,12 +166,6 @@ class Stream:
     training one has to last as long as that. Epoch ``e`` begins with batch ``e * batches`` of the
     stream, so an epoch that is repeated after a resume has the same batches. Between two passes
     nothing is left out but what the loader itself leaves out.
-
-    Args:
-        loader: Has ``len`` and ``set_epoch(pass, first batch)``.
-
-    Raises:
-        ValueError: ``batches`` is not positive.
     """
 
     def __init__(self, loader: Any, batches: int) -> None:
@@ -271,12 +242,9 @@ def bar(loader: Any, title: str, progress: bool = True, unit: str = "batch") -> 
 
 
 class Predictions(NamedTuple):
-    """Predictions of a whole data set, in the data set's order.
+    """Predictions of a whole data set, in the data set's order, each ``(N, A)``.
 
-    Attributes:
-        probs: ``(N, A)`` float32 probabilities; nan where a sample was never seen.
-        label: ``(N, A)`` in {0, 1}.
-        mask: ``(N, A)``; 0 where the label is unspecified.
+    ``probs`` are nan where a sample was never seen; ``mask`` is 0 where a label is unspecified.
     """
 
     probs: Array
@@ -290,13 +258,7 @@ def predict(
 ) -> Predictions:  # fmt: skip
     """Return the probabilities that the first output stands for, for every sample of ``loader``.
 
-    Args:
-        net: Net whose first output is ``logits (B, A)``.
-        loader: Padding rows of its batches are left out.
-        activation: ``sigmoid``, or ``softmax`` over all columns.
-
-    Raises:
-        ValueError: There is no batch.
+    ``activation`` is ``sigmoid``, or ``softmax`` over all columns. Padding rows are left out.
     """
     probabilities = {"sigmoid": mx.nd.sigmoid, "softmax": mx.nd.softmax}[activation]
 
@@ -321,7 +283,7 @@ def predict(
 def predict_dataset(
     trained: Trained, dataset: Any, ctx: Any, batch_size: int = 32, *, workers: int = 2
 ) -> Predictions:
-    """Return the predictions of a trained net."""
+    """Return the predictions of a trained net on a data set."""
     loader = eval_loader(trained.preprocess, dataset, batch_size, workers)
     activation = trained.task.activation
     return predict(trained.net, loader, len(dataset), ctx, progress=True, activation=activation)

@@ -17,7 +17,7 @@ from scipy.special import expit, softmax
 from tqdm import tqdm
 
 from gluon_attn.export.images import Preprocess
-from gluon_attn.export.precision import require_cpu
+from gluon_attn.export.precision import Bf16Variant, require_cpu
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.export.writer import add_variants
 from gluon_attn.metrics.multilabel import evaluate_multilabel
@@ -31,11 +31,8 @@ Run = Callable[[Array], Array]
 class Forms(NamedTuple):
     """Which further forms of a graph are wanted, and what they are made from.
 
-    Attributes:
-        int8, bf16, onnx: Whether each is wanted.
-        calib: Data set for int8, and to score bf16; None if there is none.
-        calib_split, score_split, calib_num: See :func:`calibration_data`.
-        max_drop: Points of mAP that int8 may lose.
+    ``calib`` is a data set for int8, and to score bf16; for its splits and number see
+    :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose.
     """
 
     int8: bool = False
@@ -54,12 +51,7 @@ class Forms(NamedTuple):
 
 
 def check_forms(forms: Forms) -> None:
-    """Raise what would keep the forms from being made, before any work is done.
-
-    Raises:
-        ValueError: int8 without data.
-        ExportError: bf16 on a processor that cannot run it; ONNX without its packages.
-    """
+    """Raise what would keep the forms from being made, before any work is done."""
     if forms.int8 and not forms.calib:
         raise ValueError("--int8 needs --calib DATA: the data set to calibrate and to score with")
     if forms.bf16:
@@ -71,12 +63,7 @@ def check_forms(forms: Forms) -> None:
 
 
 def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
-    """Return the variants of an export of ``source``.
-
-    Raises:
-        ValueError, ExportError, FileNotFoundError: See :func:`check_forms`,
-            :func:`calibration_data`; the task has no such form.
-    """
+    """Return the variants of an export of ``source``; ValueError if its task has no such form."""
     source.task.check_forms(forms)
     check_forms(forms)
     variants: list[Any] = []
@@ -95,8 +82,6 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
             )
         )
     if forms.bf16:
-        from gluon_attn.export.precision import Bf16Variant
-
         variants.append(Bf16Variant(data.score if data else None))
     if forms.onnx:
         from gluon_attn.export.onnx import OnnxVariant
@@ -106,12 +91,7 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
 
 
 def extend(directory: str, forms: Forms, out: str | None = None) -> Path:
-    """Add forms to an export that is there; return its directory.
-
-    Raises:
-        ValueError: No form is wanted, an output directory is given, or nets of this task do not
-            have such a form.
-    """
+    """Add forms to an export that is there; return its directory."""
     if not forms.wanted:
         raise ValueError(f"what is to be added to {directory}? Give --int8, --bf16 or --onnx")
     if out:
@@ -165,11 +145,9 @@ def _precision_lines(name: str, entry: dict[str, Any]) -> list[str]:
 class Calibration(NamedTuple):
     """Data to make and to judge a graph of another precision.
 
-    Attributes:
-        images: ``(N, 3, H, W)`` float32, prepared as the export's input entry says.
-        score: Function ``score(run)`` to mAP in points, 0–100, on the held-out split; ``run`` takes
-            ``(B, 3, H, W)`` float32 and returns logits ``(B, A)``.
-        fingerprint: What the data were: splits, numbers of samples, fingerprints.
+    ``images`` are ``(N, 3, H, W)`` float32, prepared as the export's input entry says. ``score``
+    turns a function from ``(B, 3, H, W)`` float32 to logits ``(B, A)`` into mAP in points, 0–100,
+    on the held-out split. ``fingerprint`` tells splits, numbers of samples and fingerprints.
     """
 
     images: Array
@@ -181,19 +159,11 @@ def calibration_data(
     data_dir: str, source: Trained | Exported, *, split: str | None = None,
     score_split: str | None = None, count: int = 256, workers: int | None = None,
 ) -> Calibration:  # fmt: skip
-    """Read calibration images, evenly spread over one split, and all samples of another.
+    """Read ``count`` calibration images, evenly spread over one split, and all samples of another.
 
-    The held-out images are kept in memory, 8 bits a channel, since they are needed once per
-    candidate.
-
-    Args:
-        split: Where calibration images are taken from; None: the recipe's training split.
-        score_split: What is scored; None: the recipe's validation split.
-        count: Number of calibration images; all samples of ``split`` if there are fewer.
-
-    Raises:
-        ValueError: Other attributes, a sample in both, or ``count`` below 1.
-        FileNotFoundError: There is no such data.
+    The splits are by default the recipe's for training and for validation. The held-out images are
+    kept in memory, 8 bits a channel, since they are needed once per candidate. Raises a ValueError
+    for other attributes, a sample in both, or ``count`` below 1.
     """
     if count < 1:
         raise ValueError(f"{count} calibration images: give 1 or more, some hundred are usual")

@@ -44,11 +44,7 @@ class ImageFile(NamedTuple):
 
 
 def find_images(paths: Iterable[PathLike]) -> list[ImageFile]:
-    """Return the image files of paths and folders (with all sub-folders), in order, each once.
-
-    Raises:
-        ValueError: A folder without images, or no paths at all.
-    """
+    """Return the image files of paths and folders (with all sub-folders), in order, each once."""
     found: dict[str, ImageFile] = {}
     for path in map(Path, paths):
         if not path.is_dir():
@@ -70,11 +66,7 @@ def find_images(paths: Iterable[PathLike]) -> list[ImageFile]:
 
 
 def open_image(image: ImageFile, on_bad_image: str) -> tuple[Array | None, str | None]:
-    """Return the pixels, or with ``skip`` None and what is wrong with the file.
-
-    Raises:
-        OSError: It cannot be read, and ``on_bad_image`` is ``error``.
-    """
+    """Return the pixels, or with ``skip`` None and what is wrong with the file."""
     try:
         return read_image(image.path, image.key), None
     except BadImageError as error:
@@ -87,13 +79,9 @@ def open_image(image: ImageFile, on_bad_image: str) -> tuple[Array | None, str |
 def read_boxes(path: PathLike) -> dict[str, Boxes]:
     """Read person boxes ``[x, y, w, h]`` from a file, by the path as written in it.
 
-    Args:
-        path: JSON ``{"image path": [[x, y, w, h], …]}``, an official WIDER-Attribute annotation
-            file, or CSV with the columns ``path,x,y,w,h`` (header line optional).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Its contents are none of these; the message names the line or record.
+    The file is JSON ``{"image path": [[x, y, w, h], …]}``, an official WIDER-Attribute annotation
+    file, or CSV with the columns ``path,x,y,w,h`` (header line optional). A ValueError names the
+    line or record.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,10 +103,7 @@ def match_boxes(
     An image is looked up by its path as given, by its path relative to the folder that was given,
     and by its place on disk, where paths in the file count from the working folder or from the
     folder of the file. Back-slashes in the file's paths count as slashes where there is no other
-    way to read them.
-
-    Raises:
-        ValueError: None is listed.
+    way to read them. Raises a ValueError if none is listed.
     """
     places: dict[str, Boxes] = {}
     boxes = {**{key.replace("\\", "/"): value for key, value in boxes.items()}, **boxes}
@@ -197,10 +182,7 @@ def predict_people(
 ) -> list[Record]:  # fmt: skip
     """Predict with a progress bar; return records without maps.
 
-    Args:
-        boxes: One list of boxes per image, or None for whole images.
-        on_bad_image: See ``Predictor.predict``.
-        heatmaps: Folder for overlays, or None.
+    ``boxes`` are one list per image, or None for whole images; ``heatmaps`` is a folder or None.
     """
     paths = [image.path for image in images]
     people = predictor.stream(paths, boxes, on_bad_image, with_maps=heatmaps is not None)
@@ -237,11 +219,7 @@ def _draw(predictor: Predictor, record: Record, maps: dict[str, Array], path: Pa
 
 
 def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
-    """Write what was drawn over an image file; the folder is made if it is not there.
-
-    Raises:
-        OSError: It could not be encoded or written.
-    """
+    """Write what was drawn over an image file; the folder is made if it is not there."""
     path = Path(folder) / f"{number:05d}_{Path(source).stem}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -256,9 +234,8 @@ def write_results(
 ) -> None:
     """Write files, then print: what ``-`` stands for, else the table.
 
-    Args:
-        texts: Destination and function that returns the text; a destination is a path, ``-`` for
-            standard output, or None: not wanted.
+    ``texts`` are destinations (a path, ``-`` for standard output, or None: not wanted) and
+    functions that return the text.
     """
     for path, make in texts:
         if path and path != "-":

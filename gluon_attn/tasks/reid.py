@@ -51,11 +51,7 @@ class Reid(Classification):
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
         cache: bool = False, parts: int = 1,
     ) -> Any:  # fmt: skip
-        """Return batches of whole identities, P K images; every part gets whole identities.
-
-        Raises:
-            ValueError: Sizes that do not fit; the message says what is valid.
-        """
+        """Return batches of whole identities, P K images; every part gets whole identities."""
         images = method.options.get("images_per_identity", 4)
         identities, rest = divmod(recipe.batch_size, images)
         if rest or identities % parts or identities // parts < 2:
@@ -121,11 +117,7 @@ def recipe_view(recipe: Recipe) -> dict[str, Any]:
 
 
 def eval_loader(preprocess: dict[str, Any], dataset: Any, batch_size: int, workers: int) -> Loader:
-    """Return batches of whole images in order, the last one padded.
-
-    Args:
-        preprocess: ``size`` (H, W), ``mean``, ``std``.
-    """
+    """Return batches of whole images in order, the last one padded."""
     transform = ReidEvalTransform(*(preprocess[key] for key in ("size", "mean", "std")))
     return Loader(dataset, transform, batch_size, workers=workers, last="pad")
 
@@ -135,13 +127,8 @@ def embed(
 ) -> tuple[Array, Array]:
     """Return the embedding of every image, ``(N, D)`` float32, and which could be read.
 
-    Args:
-        net: Net with an output called 'embedding'.
-        count: N.
-        flip: Whether to add the embedding of the mirrored image.
-
-    Raises:
-        ValueError: The net gives no embedding.
+    With ``flip`` the embedding of the mirrored image is added. Raises a ValueError if the net has
+    no output called 'embedding'.
     """
     if "embedding" not in getattr(net, "output_names", ()):
         raise ValueError(
@@ -173,15 +160,9 @@ def retrieve(
     net: Any, dataset: Any, loader: Any, ctx: Any, *,
     metric: str = "euclidean", flip: bool = False, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the retrieval result of one split; images that cannot be read are left out.
+    """Return the retrieval result of a split with queries and a gallery, 'test' or 'val'.
 
-    Args:
-        dataset: ReidDataset with queries and a gallery: 'test' or 'val'.
-        loader: Its images.
-        metric: 'euclidean' or 'cosine'.
-
-    Raises:
-        ValueError: The split has no queries or no gallery.
+    Images that cannot be read are left out; ``metric`` is 'euclidean' or 'cosine'.
     """
     if dataset.query is None or not len(dataset.query) or not len(dataset.gallery):
         raise ValueError(
@@ -199,7 +180,6 @@ def retrieve(
 
 
 def _write(result: dict[str, Any], dataset: Any, asked: Asked) -> Result:
-    """Write the tables of a split as ``out/stem.*``."""
     paths = RETRIEVAL.write(result, asked.out, asked.stem).values()
     files: list[str] = [str(path) for path in paths]
     logger.info(

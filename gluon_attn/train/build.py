@@ -27,10 +27,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Where they name another method, settings of the recipe's that it does not know are left out, so
     that ``method=baseline`` is enough for the baseline of any recipe.
-
-    Raises:
-        FileNotFoundError: No such recipe.
-        ValueError: Unknown key, wrong type, unknown method.
     """
     recipe = Recipe.load(name)
     chosen = dict(pair.partition("=")[::2] for pair in overrides).get("method", recipe.method)
@@ -51,11 +47,7 @@ def build_net(recipe: Recipe, num_attributes: int) -> Any:
 
 
 def initialize_net(recipe: Recipe, net: Any, ctx: list[Any], base_params: Any = None) -> Any:
-    """Initialise ``net`` from the recipe's seed and, if given, its backbone from a file.
-
-    Raises:
-        ValueError: ``base_params`` does not fit the backbone.
-    """
+    """Initialise ``net`` from the recipe's seed and, if given, its backbone from a file."""
     seed_everything(recipe.seed)
     msra = mx.init.MSRAPrelu("in", 0)
     net.initialize(msra if recipe.init == "msra" else xavier(), ctx=ctx)
@@ -79,6 +71,4 @@ def build_method(recipe: Recipe, net: Any, ctx: list[Any], dataset: Any) -> Meth
         params["momentum"] = recipe.momentum
     optimization = Optimization(recipe.optimizer, params, recipe.accumulate, recipe.amp)
     task = method.Task(dataset.names, len(dataset), dataset.prior, dataset.schema)
-    make = METHODS.get(recipe.method)
-    built: Method = make(net, ctx, task, optimization, options=recipe.options)
-    return built
+    return METHODS.get(recipe.method)(net, ctx, task, optimization, options=recipe.options)

@@ -25,14 +25,10 @@ Arrays = Dict[str, np.ndarray]
 
 
 def save_checkpoint(path: str, method: Method, meta: dict[str, Any]) -> None:
-    """Write ``path`` atomically.
+    """Write ``path`` atomically; after an OSError the previous checkpoint is untouched.
 
-    Args:
-        meta: JSON-able record (epoch, schedule, scores, recipe, versions); with ``pending``, what
-            the log is to say of an epoch that has been trained but not validated.
-
-    Raises:
-        OSError: It could not be written; the previous checkpoint is untouched.
+    ``meta`` is a JSON-able record (epoch, schedule, scores, recipe, versions); with ``pending``,
+    what the log is to say of an epoch that has been trained but not validated.
     """
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
     parameters = _parameters(method.net)
@@ -51,9 +47,7 @@ def save_checkpoint(path: str, method: Method, meta: dict[str, Any]) -> None:
 def load_checkpoint(path: str) -> tuple[Arrays, dict[str, Any]]:
     """Read a checkpoint: ``(arrays, meta)`` for :func:`restore`.
 
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: The file is damaged or was written by a newer version.
+    Raises a ValueError if the file is damaged or was written by a newer version.
     """
     try:
         arrays = read_npz(path, _DAMAGED)
@@ -71,11 +65,7 @@ def load_checkpoint(path: str) -> tuple[Arrays, dict[str, Any]]:
 
 
 def load_net(net: Any, arrays: Arrays, path: str) -> None:
-    """Give an initialised net the parameters of a checkpoint, all or none.
-
-    Raises:
-        ValueError: They are those of another net.
-    """
+    """Give an initialised net the parameters of a checkpoint; ValueError if it is another net's."""
     for parameter, saved in _pairs(net, arrays, f"checkpoint {path}"):
         parameter.set_data(mx.nd.array(saved, dtype=saved.dtype))
 
@@ -83,9 +73,8 @@ def load_net(net: Any, arrays: Arrays, path: str) -> None:
 def restore(method: Method, arrays: Arrays, meta: dict[str, Any]) -> None:
     """Put a method into the state that was saved.
 
-    Raises:
-        ValueError: The checkpoint belongs to another net or other data. Shapes are compared before
-            anything is changed.
+    Raises a ValueError if the checkpoint belongs to another net or other data; shapes are compared
+    before anything is changed.
     """
     pairs = _pairs(method.net, arrays, "the checkpoint")
     own = {n[len("method/") :]: a for n, a in arrays.items() if n.startswith("method/")}
@@ -105,12 +94,10 @@ def restore(method: Method, arrays: Arrays, meta: dict[str, Any]) -> None:
 
 def _parameters(net: Any) -> dict[str, Any]:
     """Return parameters by names that do not depend on the instance."""
-    found: dict[str, Any] = net._collect_params_with_prefix()
-    return found
+    return net._collect_params_with_prefix()
 
 
 def _pairs(net: Any, arrays: Arrays, what: str) -> list[tuple[Any, np.ndarray]]:
-    """Return ``[(parameter, its saved array), …]``, refusing those of another net."""
     parameters = _parameters(net)
     saved = {n[len("net/") :]: a for n, a in arrays.items() if n.startswith("net/")}
     wrong = [n for n in parameters if n not in saved or saved[n].shape != parameters[n].shape]
@@ -158,7 +145,6 @@ def _load_trainer(prefix: str, trainer: Any, arrays: Arrays) -> None:
 
 
 def _flat(state: Any) -> Sequence[Any]:
-    """Return the tensors of an optimiser state: None, a tensor, or nested tuples of them."""
     if state is None:
         return []
     if isinstance(state, (tuple, list)):

@@ -35,15 +35,11 @@ class Run(NamedTuple):
     """Everything :func:`fit` needs.
 
     Attributes:
-        method: What is trained.
         loader: Training batches; has ``set_epoch`` and ``len``.
         validate: Function ``net -> dict`` with at least the key ``score_name``; higher is better.
-        schedule: Learning rate per epoch or batch (:mod:`gluon_attn.train.schedule`).
-        epochs: Length of the run.
         folder: Where ``last.ckpt``, ``best.params``, ``best.json`` and ``log.jsonl`` go.
         seed: Seed of the run; every epoch derives its own.
         record: JSON-able description (recipe, versions, data) saved with the weights.
-        score_name: Key of the validation score that chooses the best epoch.
         log_interval: Batches between log lines.
         writers: Further objects with ``write(record)``.
         held_out: Loader like ``loader``, at least as long, of the validation images that the method
@@ -77,17 +73,10 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
     long as there is none with a score, the last epoch is kept. An epoch whose validation fails is
     saved; a resumed run validates it and goes on.
 
-    Args:
-        resume: Continue from ``last.ckpt`` if there is one.
-
-    Returns:
-        ``{"epoch": best epoch, and all validation scores of that epoch by name}``; its score is nan
-        if no epoch had one.
-
-    Raises:
-        DivergedError: A loss or a weight is not finite.
-        ValueError: The checkpoint belongs to another run; validation failed.
-        OSError: A file could not be written; earlier checkpoints are untouched.
+    Returns ``{"epoch": best epoch, and all validation scores of that epoch by name}``; its score is
+    nan if no epoch had one. Raises a DivergedError if a loss or a weight is not finite, a
+    ValueError if the checkpoint belongs to another run or validation failed; after an OSError
+    earlier checkpoints are untouched.
     """
     os.makedirs(run.folder, exist_ok=True)
     last = os.path.join(run.folder, "last.ckpt")
@@ -131,7 +120,6 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
 
 
 def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, Any] | None) -> bool:
-    """Return whether the weights of this epoch are to be kept."""
     if best is None or run.keep == "last":
         return True
     score, before = scores[run.score_name], or_nan(best[run.score_name])
@@ -158,7 +146,6 @@ def _keep_trained(run: Run, path: str, meta: dict[str, Any], error: BaseExceptio
 
 
 def _way_back(run: Run, best: dict[str, Any] | None) -> str:
-    """Return what to do about a run that has diverged."""
     text = "lower lr, or use amp=none"
     if best is None:
         return f"{text}. It has finished no epoch: start it again"
@@ -188,13 +175,15 @@ def _train_epoch(run: Run, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "[Epoch %d] speed: %d samples/sec\ttime cost: %f", epoch, samples / seconds, seconds
     )
     mx.nd.waitall()  # running statistics read straight after a static step can be stale
-    _check_weights(run.method, epoch)
+    # Weights that the last batches have spoilt must not replace good ones.
+    for name, parameter in run.method.net._collect_params_with_prefix().items():
+        if not np.isfinite(parameter.data(run.method.ctx[0]).asnumpy()).all():
+            raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
     behind = dict(run.method.report(), samples_per_second=samples / seconds, seconds=seconds)
     return {"epoch": epoch, "phase": run.method.phase, "lr": lr, **losses}, behind
 
 
 def _validate(run: Run, epoch: int) -> dict[str, float]:
-    """Return the validation scores of the net as it is."""
     scores = run.validate(run.method.net)
     if run.score_name not in scores:
         raise ValueError(f"no score '{run.score_name}'; there are {', '.join(scores)}")
@@ -249,13 +238,6 @@ def _finite(loss: float, epoch: int, batch: int) -> float:
     return loss
 
 
-def _check_weights(method: Method, epoch: int) -> None:
-    """Refuse weights that the last batches have spoilt, before they replace good ones."""
-    for name, parameter in method.net._collect_params_with_prefix().items():
-        if not np.isfinite(parameter.data(method.ctx[0]).asnumpy()).all():
-            raise DivergedError(f"epoch {epoch} ends with NaN or infinite values in {name}")
-
-
 def _save_best(run: Run, best: dict[str, Any]) -> None:
     path = os.path.join(run.folder, "best.params")
     save_parameters(run.method.net, path)
@@ -264,7 +246,6 @@ def _save_best(run: Run, best: dict[str, Any]) -> None:
 
 
 def _check_same_run(run: Run, meta: dict[str, Any], path: str) -> None:
-    """Refuse to continue a run whose recipe or data are not those of this call."""
     old, new = meta["record"], run.record
     for group in ("recipe", "data"):
         before, now = old.get(group, {}), new.get(group, {})

@@ -15,10 +15,7 @@ logger = logging.getLogger("gluon_attn")
 
 
 def log_to(folder: str, console: bool = True) -> Callable[[], None]:
-    """Send this package's log messages to ``folder/train.log`` and to the console.
-
-    The function that it returns undoes it.
-    """
+    """Send log messages to ``folder/train.log`` and the console; return a function to undo it."""
     os.makedirs(folder, exist_ok=True)
     handlers: list[logging.Handler] = [
         QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")
@@ -87,11 +84,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard through tensorboardX, which is optional.
-
-    Raises:
-        ImportError: tensorboardX is not installed; says how to get it.
-    """
+    """Scalars for TensorBoard through tensorboardX, which is optional."""
 
     def __init__(self, folder: str) -> None:
         try:

@@ -34,16 +34,13 @@ class Settings(NamedTuple):
 
     Attributes:
         data_dir: Official tree, packed folder or list folder.
-        save_dir: Where everything goes.
         devices: ``cpu``, ``cpu:2`` or GPU numbers such as ``0,1``.
         base_params: Weight file for the backbone.
         resume: Continue from ``last.ckpt``.
         workers: Data-loading threads.
         cache: Keep resized training images in memory.
         on_bad_image: ``error`` or ``skip``.
-        tensorboard: Also write TensorBoard events.
         test: Whether to evaluate the best epoch on the test split at the end.
-        console: Whether to log to the console.
         init_from: Where all weights, heads included, are taken from; see
             :func:`gluon_attn.train.trained.take_weights`.
     """
@@ -106,13 +103,9 @@ def train(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     Writes into ``save_dir``: ``recipe.json``, ``train.log``, ``log.jsonl``, ``curves.png`` (and
     ``weights.png`` if the method has weights of tasks), ``last.ckpt``, ``best.params`` (for
     ``net.load_parameters``), ``best.json`` and, after the one evaluation on the test split,
-    ``test.*``.
-
-    Raises:
-        FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
-        DivergedError: A loss or a weight is not finite.
-        ValueError, FileNotFoundError, OSError: Bad data, recipe, weights or a full disk; a
-            validation score that no net can have.
+    ``test.*``. Raises a FileExistsError if ``save_dir`` holds a run already and ``resume`` is off,
+    a DivergedError if a loss or a weight is not finite, and a ValueError for a validation score
+    that no net can have.
     """
     with logged(recipe, settings) as ctx:
         ready = prepare(recipe, settings, ctx)
@@ -158,12 +151,7 @@ def logged(recipe: Recipe, settings: Settings) -> Any:
 
 
 def claim(settings: Settings) -> None:
-    """Refuse a folder with another run in it, and settings that exclude one another.
-
-    Raises:
-        FileExistsError: The folder holds a run, and it is not to be continued.
-        ValueError: ``init_from`` beside ``resume`` or ``base_params``.
-    """
+    """Refuse a folder with another run in it, and settings that exclude one another."""
     for name in ("resume", "base_params"):
         if settings.init_from and getattr(settings, name):
             flag = name.replace("_", "-")
@@ -199,7 +187,6 @@ def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
 
 
 def _open_data(recipe: Recipe, settings: Settings) -> dict[str, Any]:
-    """Return the training and the validation split, as the recipe names them."""
     names = recipe.splits
     opened = {
         split: open_split(recipe, settings.data_dir, split, settings.on_bad_image)
@@ -223,9 +210,6 @@ def check_validation(recipe: Recipe, dataset: Any, data_dir: str) -> None:
     A score that no net can have, or that every net has alike, chooses no epoch, and a schedule that
     watches it lowers the learning rate for nothing. That depends on the labels alone. A recipe that
     needs none, with ``keep=last`` and a schedule that watches none, gets a warning.
-
-    Raises:
-        ValueError: The data have no such score, or it cannot be defined on this split.
     """
     task = task_of(dataset)
     task.check_score(recipe.score, dataset)
@@ -280,7 +264,6 @@ def _log_start(ready: Prepared) -> None:
 
 
 def _tell_best(recipe: Recipe, best: dict[str, Any]) -> None:
-    """Say which epoch's weights are kept, and if they are only the last ones."""
     score = best[recipe.score]
     if math.isnan(score) and recipe.keep == "best":
         logger.warning(
@@ -293,7 +276,6 @@ def _tell_best(recipe: Recipe, best: dict[str, Any]) -> None:
 
 
 def _draw(method: Method, folder: str) -> None:
-    """Draw how the run went, and how the weights of the tasks did if the method has such."""
     try:
         training_curves(os.path.join(folder, "log.jsonl"), os.path.join(folder, "curves.png"))
         history = method.task_history()
@@ -323,7 +305,6 @@ def describe_run(path: str, record: dict[str, Any]) -> None:
 
 
 def _test(ready: Prepared) -> Result | None:
-    """Evaluate the best epoch on the test split, once per run."""
     recipe, settings, net = ready.recipe, ready.settings, ready.method.net
     stem = os.path.join(settings.save_dir, "test")
     if os.path.exists(stem + ".json"):
@@ -350,17 +331,9 @@ def train_once(
 ) -> float:  # fmt: skip
     """Train a recipe unless its finished run is there; continue an interrupted one.
 
-    Args:
-        folder: Of this run alone.
-        result: The file that a finished run has.
-        run: :func:`train` if None.
-
-    Returns:
-        Seconds of training, over all calls that it took.
-
-    Raises:
-        FileExistsError: The folder holds a finished run of another recipe or other data.
-        ValueError: It holds an unfinished one.
+    ``folder`` is of this run alone, ``result`` the file that a finished run has. Returns the
+    seconds of training, over all calls that it took. Raises a FileExistsError if the folder holds a
+    finished run of another recipe or other data, a ValueError if it holds an unfinished one.
     """
     if os.path.exists(os.path.join(folder, result)):
         _check_same(recipe, data_dir, folder)

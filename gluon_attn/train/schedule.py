@@ -39,10 +39,7 @@ class Schedule:
         return self.base
 
     def record(self, score: float) -> None:
-        """Take note of the validation score (higher is better) of the epoch that has ended.
-
-        A score that is undefined (nan) says nothing, and changes nothing.
-        """
+        """Take note of an epoch's validation score, higher is better; nan changes nothing."""
 
     def restart(self) -> None:
         """Forget the scores seen so far (called when a new phase of training begins)."""
@@ -72,7 +69,6 @@ class Cosine(Schedule):
     """Half a cosine from ``lr`` to ``lr_min`` over the epochs behind the warm-up."""
 
     def after_warmup(self, epoch: int) -> float:
-        """Return the value in the middle of ``epoch``."""
         length = max(self.recipe.epochs - self.recipe.warmup_epochs, 1)
         done = (epoch - self.recipe.warmup_epochs + 0.5) / length
         return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * done)) / 2
@@ -92,7 +88,6 @@ class CyclicCosine(Schedule):
     every_batch = True
 
     def lr_within(self, epoch: int, done: float) -> float:
-        """Return the learning rate at ``epoch + done`` epochs."""
         warmup = self.recipe.warmup_epochs
         if epoch < warmup:
             return self.lr(epoch)
@@ -103,7 +98,6 @@ class CyclicCosine(Schedule):
         return self.lowest + (self.base - self.lowest) * (1 + math.cos(math.pi * share)) / 2
 
     def after_warmup(self, epoch: int) -> float:
-        """Return the learning rate with which ``epoch`` begins."""
         return self.lr_within(epoch, 0.0)
 
 
@@ -123,7 +117,6 @@ class Plateau(Schedule):
         return self.current
 
     def record(self, score: float) -> None:
-        """Count epochs without improvement; one without a score (nan) is passed over."""
         if math.isnan(score):
             return
         if score > self.best:
@@ -135,11 +128,9 @@ class Plateau(Schedule):
             self.waited = 0
 
     def restart(self) -> None:
-        """Start again from ``lr`` with no score seen."""
         self.current, self.best, self.waited = self.base, -math.inf, 0
 
     def state(self) -> dict[str, Any]:
-        """Return the current value, the best score (None before the first), the epochs waited."""
         best = self.best if math.isfinite(self.best) else None
         return {"current": self.current, "best": best, "waited": self.waited}
 

@@ -23,10 +23,7 @@ logger = logging.getLogger("gluon_attn.search")
 
 
 def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the weights' and of the architecture's half, each ``(n,)`` int64.
-
-    Of an odd number of samples one is left out.
-    """
+    """Return the positions of the weights' and of the architecture's half, each ``(n,)`` int64."""
     order = np.random.default_rng([seed, 50]).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 : count // 2 * 2])
 
@@ -34,17 +31,10 @@ def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def search(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """Search a genotype; return ``{"genotype": Genotype, "file": path, "best": scores}``.
 
-    Writes into ``save_dir``: ``genotype.json`` and ``.png``, ``search.png`` (entropy and strength
-    of the edges), ``curves.png``, ``recipe.json``, ``train.log``, ``log.jsonl``, ``last.ckpt`` and
-    the super-network's ``best.params``.
-
-    Args:
-        recipe: Of method ``autola``, with a super-network as model.
-
-    Raises:
-        FileExistsError: ``save_dir`` holds a run already and ``resume`` is off.
-        DivergedError: A loss or a weight is not finite.
-        ValueError, FileNotFoundError, OSError: Bad data or recipe, or a full disk.
+    The recipe is of method ``autola``, with a super-network as model. Writes into ``save_dir``:
+    ``genotype.json`` and ``.png``, ``search.png`` (entropy and strength of the edges),
+    ``curves.png``, ``recipe.json``, ``train.log``, ``log.jsonl``, ``last.ckpt`` and the
+    super-network's ``best.params``. Errors are those of :func:`gluon_attn.train.run.train`.
     """
     claim(settings)
     if recipe.method != "autola":

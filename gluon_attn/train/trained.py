@@ -41,12 +41,7 @@ def from_flags(args: argparse.Namespace, ctx: list[Any]) -> Trained | None:
 
 
 def from_run(folder: str, ctx: list[Any]) -> Trained:
-    """Load the best epoch of a training run.
-
-    Raises:
-        FileNotFoundError: ``folder`` holds no finished epoch.
-        ValueError: The weights are not those that ``best.json`` describes.
-    """
+    """Load the best epoch of a training run; errors as :func:`weights_of_run`."""
     path, best = weights_of_run(folder)
     recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
     net = build_net(recipe, len(best["classes"]))
@@ -59,9 +54,8 @@ def from_run(folder: str, ctx: list[Any]) -> Trained:
 def weights_of_run(folder: str) -> tuple[str, dict[str, Any]]:
     """Return the path of a run's best weights and the contents of its ``best.json``.
 
-    Raises:
-        FileNotFoundError: ``folder`` holds no finished epoch.
-        ValueError: The weights are not those that ``best.json`` describes.
+    Raises a FileNotFoundError if no epoch is finished, and a ValueError if the weights are not
+    those that ``best.json`` describes.
     """
     path, best = os.path.join(folder, "best.params"), _read_record(folder)
     if sha256_of(path) != best["sha256"]:
@@ -73,7 +67,6 @@ def weights_of_run(folder: str) -> tuple[str, dict[str, Any]]:
 
 
 def _read_record(folder: str) -> dict[str, Any]:
-    """Return the contents of ``best.json``."""
     path = os.path.join(folder, "best.json")
     try:
         best: dict[str, Any] = read_json(path)
@@ -89,21 +82,12 @@ def _read_record(folder: str) -> dict[str, Any]:
 
 # -- the start of a new run --------------------------------------------------------------------
 def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict[str, Any]:
-    """Give a net all weights of a run, heads included, and nothing else of it.
+    """Give an initialised net all weights of a run, heads included, and nothing else of it.
 
-    Args:
-        net: Initialised net.
-        source: Folder of a run, whose best epoch (``best.params``) is taken; a checkpoint
-            (``last.ckpt``); a weight file; or the zoo name of published weights. None: no weights
-            are taken.
-        classes: Names of the net's logits.
-
-    Returns:
-        What the record of the run says of it: ``{"init_from": {…}}``, empty without a source.
-
-    Raises:
-        FileNotFoundError: There is nothing of that name.
-        ValueError: The weights are those of another net or of other classes, or damaged.
+    ``source`` is the folder of a run, whose best epoch (``best.params``) is taken; a checkpoint
+    (``last.ckpt``); a weight file; or the zoo name of published weights. ``classes`` are the names
+    of the net's logits. Returns what the record of the run says of it: ``{"init_from": {…}}``,
+    empty without a source. Raises a ValueError for weights of another net or of other classes.
     """
     if not source:
         return {}
@@ -132,7 +116,6 @@ def take_weights(net: Any, source: str | None, classes: Sequence[str]) -> dict[s
 
 
 def _check_classes(source: str, path: str, known: Names, classes: Sequence[str]) -> None:
-    """Refuse weights whose logits stand for other classes than the data have."""
     known, classes = tuple(known or ()), tuple(classes)
     if not known or known == classes:
         return

@@ -51,8 +51,9 @@ def load_foreign(
 ) -> Loaded:
     """Load weights of another package into a net: all of it, or nothing.
 
-    The same as :func:`model_zoo.params_io.load_into`, which also takes these files; for a backbone
-    with another classifier see :func:`model_zoo.params_io.load_backbone`.
+    The same as :func:`model_zoo.params_io.load_into`, which also takes these files and explains the
+    other arguments; for a backbone with another classifier see
+    :func:`model_zoo.params_io.load_backbone`.
 
     Args:
         net: Net of the zoo, initialised or not.
@@ -60,12 +61,9 @@ def load_foreign(
             VAA's repository. A pickle inside is read, never executed.
         scheme: Whose names they are, one of :data:`model_zoo.adapters.SCHEMES`; ``'auto'`` takes
             the one that fits best.
-        allow_missing, ignore, ctx, key: As for :func:`model_zoo.params_io.load_into`.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unknown scheme; a file that is damaged, unsafe, or of another net. The message
-            names what is missing, unexpected or of another shape, and the net it seems to be.
+    Raises a ValueError for a file that is damaged, unsafe, or of another net. The message names
+    what is missing, unexpected or of another shape, and the net it seems to be.
     """
     return load_into(net, path, allow_missing, ignore, ctx=ctx, scheme=scheme, key=key)
 
@@ -80,9 +78,8 @@ def save_foreign(net: Any, path: PathLike, scheme: str = "torchvision") -> None:
         scheme: ``'torchvision'``, ``'gluoncv'``, ``'gluoncv_exported'``, ``'vaa_released'``, or
             ``'gluon'`` for our own names.
 
-    Raises:
-        ValueError: Unknown scheme or suffix, a net that the scheme cannot name, or without values.
-        OSError: The file could not be written; an older one is untouched.
+    Raises a ValueError for a net that the scheme cannot name; after an OSError an older file is
+    untouched.
     """
     path = os.fspath(path)
     if scheme not in SCHEMES:
@@ -115,18 +112,9 @@ def convert(
 ) -> Converted:
     """Convert a weight file, by way of a net of the zoo, which checks names and shapes.
 
-    Args:
-        source: File or folder to read; see :func:`load_foreign`.
-        out: File or folder to write; see :func:`save_foreign`.
-        model: Name of the zoo; None: guessed from names and shapes.
-        scheme, to: Names to read and to write; ``to=None`` means ``'gluon'`` for ``.params`` and
-            ``'torchvision'`` otherwise.
-        options: Further arguments of the model.
-        key: See :func:`model_zoo.params_io.load_into`.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: As :func:`load_foreign` and :func:`save_foreign`;
-            also if the net cannot be guessed.
+    Source and out are files or folders, see :func:`load_foreign` and :func:`save_foreign`. Without
+    ``model``, the net is guessed from names and shapes; without ``to``, names are ``'gluon'`` for
+    ``.params`` and ``'torchvision'`` otherwise. ``options`` are further arguments of the model.
     """
     guess = guess_net(read_arrays(source, key))
     found = guess.options if guess else {}

@@ -42,10 +42,8 @@ STRANGERS = (
 class Translation(NamedTuple):
     """A file's parameters under our names.
 
-    Attributes:
-        params: By our name, or by theirs where the net has no such parameter.
-        outside: Names of the file that are not part of the net: other parts of a larger one.
-        table: The table that fits.
+    ``params`` are by our name, or by theirs where the net has no such parameter; ``outside`` are
+    names that are not part of the net: other parts of a larger one; ``table`` is the one that fits.
     """
 
     params: dict[str, Any]
@@ -54,11 +52,7 @@ class Translation(NamedTuple):
 
 
 def tables_of(scheme: str) -> list[Table]:
-    """Return the tables of a naming scheme, or all with ``'auto'``.
-
-    Raises:
-        ValueError: Unknown scheme.
-    """
+    """Return the tables of a naming scheme, or all with ``'auto'``."""
     if scheme not in ("auto", *SCHEMES):
         raise ValueError(unknown_name("naming scheme", scheme, ("auto", *SCHEMES)))
     return [table for table in TABLES if scheme in ("auto", table.scheme)]
@@ -69,17 +63,8 @@ def translate(
 ) -> Translation | None:
     """Find the table under which most of a net's parameters are in a file, and apply it.
 
-    Args:
-        targets: Our names, of the net.
-        params: The file's parameters by name.
-        scheme: See :func:`tables_of`.
-        known: How many fit without any table; a table must do better.
-
-    Returns:
-        A :class:`Translation`, or None if no table fits even half of its layers.
-
-    Raises:
-        ValueError: Unknown scheme.
+    ``targets`` are our names, of the net; ``known`` says how many fit without any table: a table
+    must do better. None if no table fits even half of its layers.
     """
     best: Table | None = None
     found: dict[str, str] = {}
@@ -106,14 +91,9 @@ def translate(
 
 
 def to_foreign(params: Params, scheme: str) -> dict[str, Any]:
-    """Return our parameters under the names of a scheme.
+    """Return the parameters of one net, ``{our name: anything}``, under the names of a scheme.
 
-    Args:
-        params: ``{our name: anything}`` of one net.
-        scheme: One of ``SCHEMES``.
-
-    Raises:
-        ValueError: The scheme has no names for some parameter.
+    Raises a ValueError if the scheme has no names for some parameter.
     """
     if scheme == "gluon":
         return dict(params)
@@ -143,7 +123,6 @@ def to_foreign(params: Params, scheme: str) -> dict[str, Any]:
 
 
 def _laid(table: Table, ours: str, array: Any, way: int) -> Any:
-    """Return an array in our layout (way 0) or theirs (way 1)."""
     for end, changes in table.layouts.items():
         if ours.endswith(end) and hasattr(array, "shape"):
             return changes[way](array)
@@ -199,14 +178,10 @@ def find_prefixed(
 ) -> tuple[dict[str, str], list[str]]:
     """Find the prefix under which most of the wanted names are in a file.
 
-    Args:
-        params: The file's parameters by name.
-        wanted: ``{key: name without the prefix}``.
-        separator: Character that a prefix ends in; None: only the empty prefix counts.
-
-    Returns:
-        ``({key of wanted: name in the file}, prefixes)``: the prefixes under which most names are.
-        If there are several, which is meant cannot be told, and there are no names.
+    ``wanted`` is ``{key: name without the prefix}``; ``separator`` ends a prefix, None: only the
+    empty one counts. Returns ``({key of wanted: name in the file}, prefixes)``: the prefixes under
+    which most names are. If there are several, which is meant cannot be told, and there are no
+    names.
     """
     counts: collections.Counter[str] = collections.Counter()
     values = set(wanted.values())
@@ -223,13 +198,9 @@ def find_prefixed(
 
 
 class Guess(NamedTuple):
-    """A net of the zoo.
+    """A net of the zoo: its name for ``get_model``, or None if the zoo has no such net.
 
-    Attributes:
-        model: Name for ``get_model``, or None if the zoo has no such net.
-        options: Arguments of the model.
-        text: For messages.
-        scheme: Naming scheme of the file.
+    ``text`` is for messages, ``scheme`` the naming scheme of the file.
     """
 
     model: str | None
@@ -239,11 +210,7 @@ class Guess(NamedTuple):
 
 
 def guess_net(params: Params) -> Guess | None:
-    """Return a :class:`Guess` for parameters by name, or None.
-
-    Args:
-        params: Anything with a ``shape`` by name, in any naming scheme.
-    """
+    """Return a :class:`Guess` for anything with a ``shape`` by name, in any scheme, or None."""
     found = recognise(params)
     if found is not None:
         scheme, shapes = found
@@ -268,11 +235,8 @@ def explain(
 ) -> str:
     """Return sentences on why a file may not fit a net: what both are, and names that are close.
 
-    Args:
-        params: The file's parameters by name.
-        targets: The net's.
-        missing, extra: Names of the net and of the file that have no partner.
-        table: Gives the missing ones the file's spelling; None: the file has our names.
+    ``params`` are the file's parameters, ``targets`` the net's, ``missing`` and ``extra`` names of
+    net and file without a partner. ``table`` gives the missing ones the file's spelling.
     """
     parts, (theirs, ours) = [], (guess_net(params), guess_net(targets))
     if theirs is not None and (ours is None or theirs.text != ours.text):
@@ -286,7 +250,6 @@ def explain(
 
 
 def _cifar(shapes: Shapes, params: Params) -> Guess | None:
-    """Return the ResNet for small images of these shapes, or None."""
     if "features.3.0.body.0.weight" not in shapes or "features.0.weight" not in shapes:
         return None
     if any(".layer4." in f".{name}" for name in params):
@@ -316,7 +279,6 @@ def _units(shapes: Shapes, stage: int) -> int:
 
 
 def _resnet(shapes: Shapes) -> Guess | None:
-    """Return the ResNet of these shapes, or None."""
     if "features.4.0.body.0.weight" not in shapes or "features.0.weight" not in shapes:
         return None
     units = tuple(_units(shapes, stage) for stage in range(4, 8))
@@ -338,7 +300,6 @@ def _resnet(shapes: Shapes) -> Guess | None:
 
 
 def _vgg(shapes: Shapes) -> Guess | None:
-    """Return the VGG of these shapes, or None."""
     weights = {n: s for n, s in shapes.items() if n.startswith("features.") and len(s) == 4}
     depth = VGG_CONVOLUTIONS.get(len(weights))
     dense = [s for n, s in shapes.items() if n.startswith("features.") and len(s) == 2]
@@ -349,9 +310,7 @@ def _vgg(shapes: Shapes) -> Guess | None:
     side = round((first[1] / list(weights.values())[-1][0]) ** 0.5)
     options = {"width": shapes["features.0.weight"][0], "hidden": first[0], "input_size": 32 * side}
     usual = {"width": 64, "hidden": 4096, "input_size": 224}
-    return _finished(
-        name, name, shapes, {k: v for k, v in options.items() if v != usual[k]}
-    )  # fmt: skip
+    return _finished(name, name, shapes, {k: v for k, v in options.items() if v != usual[k]})
 
 
 def _vaa(shapes: Shapes) -> Guess:

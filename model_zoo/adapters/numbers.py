@@ -32,13 +32,7 @@ def is_possible(shape: Sequence[int]) -> bool:
 
 
 def from_bytes(data: bytes, kind: str, big_endian: bool = False) -> np.ndarray:
-    """Return the numbers of a buffer, without copying: still in the file's format.
-
-    Args:
-        data: Bytes.
-        kind: A key of ``FORMATS``.
-        big_endian: Whether the most significant byte of a number comes first.
-    """
+    """Return the numbers of a buffer, without copying: still in the file's format."""
     dtype = np.dtype(FORMATS[kind])
     return np.frombuffer(data, dtype.newbyteorder(">") if big_endian else dtype)
 

@@ -30,15 +30,9 @@ def read_arrays(path: PathLike, key: str | None = None) -> Params:
     """Return the arrays of a weight file by name, as NDArrays on the CPU.
 
     Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
-    files of VAA's repository. Floats of foreign formats become float32.
-
-    Args:
-        path: File or folder.
-        key: Which of several state dicts of a PyTorch checkpoint, such as ``state_dict_ema``.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: None of these, damaged, unsafe, or with NaN or infinite values.
+    files of VAA's repository. Floats of foreign formats become float32. ``key`` says which of
+    several state dicts of a PyTorch checkpoint, such as ``state_dict_ema``. Raises a ValueError for
+    a file of none of these, damaged, unsafe, or with NaN or infinite values.
     """
     path = os.fspath(path)
     read = None if os.path.isdir(path) else reader_of(path)
@@ -76,10 +70,7 @@ def is_checkpoint(path: str) -> bool:
 
 
 def beside(path: str, key: str | None = None) -> str:
-    """Return in words what a PyTorch checkpoint holds beside its weights; '' for other files.
-
-    See :func:`read_arrays`.
-    """
+    """Return in words what a PyTorch checkpoint holds beside its weights; '' for other files."""
     if reader_of(os.fspath(path)) is not read_torch:
         return ""
     return read_checkpoint(os.fspath(path), key)[1]
@@ -104,11 +95,7 @@ def read_vaa_folder(folder: str) -> Params:
 
     They are ten files: the backbone, and for each attention module (stage 2, 3, 4) attention
     (``fatt``), confidence (``fconv``) and classifier (``fsr``). Words in front of these names are
-    ignored.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: Two files for one part, two parameters for one layer, or a damaged file.
+    ignored. Two files for one part, or two parameters for one layer, are a ValueError.
     """
     names = sorted(n for n in os.listdir(folder) if n.endswith(".params") and n[0] != ".")
     params: Params = {}
@@ -126,7 +113,6 @@ def read_vaa_folder(folder: str) -> Params:
 
 
 def _read_vaa_part(path: str, part: str) -> Params:
-    """Return the parameters of one of the repository's files, as ``part/conv0_weight``."""
     arrays = read_params(path)
     names = {name: _counted(OLD_PREFIX.sub("", name)) for name in arrays}
     if part == "backbone_resnet" and not any(n.startswith("dense1_") for n in names.values()):
@@ -169,10 +155,6 @@ def read_params(path: PathLike) -> Params:
 
     They are NDArrays on the CPU, in the order of the file. ``mx.nd.load`` is not used: it takes
     memory for whatever a damaged file promises.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not a parameter file, truncated, empty, or with NaN or infinite values.
     """
     path = os.fspath(path)
     _check_head(path)
@@ -192,11 +174,7 @@ def read_params(path: PathLike) -> Params:
 
 
 def check_finite(params: Params, path: str) -> None:
-    """Check that arrays by name hold neither NaN nor infinite values.
-
-    Raises:
-        ValueError: Names those that do.
-    """
+    """Raise a ValueError that names the arrays with NaN or infinite values."""
     bad = [name for name, data in params.items() if not _finite(data)]
     if bad:
         raise ValueError(

@@ -44,8 +44,7 @@ def is_safetensors(head: bytes) -> bool:
 def read_safetensors(path: str) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file by name; all floats as float32.
 
-    Raises:
-        ValueError: It is damaged, or holds a number format or a shape that is not known here.
+    Raises a ValueError for damage, or a number format or a shape that is not known here.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -80,9 +79,7 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
 def write_safetensors(arrays: Mapping[str, Any], path: PathLike) -> None:
     """Write arrays, atomically; the same arrays always give the same bytes.
 
-    Raises:
-        ValueError: A format that is not in ``NAMES``, such as bool or complex numbers.
-        OSError: It could not be written.
+    Raises a ValueError for a format that is not in ``NAMES``, such as bool or complex numbers.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # without the first entry some readers refuse the file

@@ -99,7 +99,7 @@ BLOCK_LAYERS = {
     ),
     "srm": (("channel", "srm", "pair"), ("channel.norm", "srm.bn", "norm")),
     "eca": (("channel.conv", "eca.conv", "conv"),),
-}  # fmt: skip
+}
 ALIASES = (
     (r"(^|\.)linear\.", r"\1fc."),
     (r"(layer\d\.\d+\.)shortcut\.", r"\1downsample."),
@@ -221,7 +221,6 @@ EFFICIENTNET_BODY = (
 
 
 def _efficientnet(units: Sequence[int]) -> Rows:
-    """Return the rows of a net with ``units`` blocks in each of its seven stages."""
     head, number = f"features.{3 + len(units)}.0", 0
     rows = [("features.0", "_conv_stem", "conv"), ("features.1", "_bn0", "norm")]
     for stage, count in enumerate(units):
@@ -359,11 +358,7 @@ def names_of(table: Table) -> dict[str, str]:
 def candidates(
     tables: Iterable[Table], params: Iterable[str]
 ) -> list[tuple[Table, dict[str, str]]]:
-    """Return the tables that a file may belong to, each with the file's names as it spells them.
-
-    Returns:
-        Pairs ``(table, {name as the table spells it: name in the file})``.
-    """
+    """Return the tables that a file may belong to, each with ``{spelling: name in the file}``."""
     spellings: dict[Any, dict[str, str]] = {}
     found = []
     for table in tables:

@@ -76,16 +76,10 @@ def is_torch(head: bytes) -> bool:
 def read_torch(path: str, key: str | None = None) -> Arrays:
     """Return the tensors of a state dict by name, in its order; all floats as float32.
 
-    A checkpoint that holds the state dict under any key will do; what lies beside it is logged.
-
-    Args:
-        path: The file.
-        key: Which of several state dicts, such as ``state_dict_ema``.
-
-    Raises:
-        ValueError: Damaged, no state dict or several, larger than any net of this package could
-            be, or with a pickle that names functions which act on the system. Nothing of it has
-            been executed.
+    A checkpoint that holds the state dict under any key will do, ``key`` says which of several
+    (``state_dict_ema``); what lies beside it is logged. Raises a ValueError if the file is damaged,
+    has no state dict or several, is larger than any net of this package could be, or has a pickle
+    that names functions which act on the system. Nothing of it has been executed.
     """
     arrays, beside = read_checkpoint(path, key)
     if beside:
@@ -116,7 +110,6 @@ def read_checkpoint(path: str, key: str | None = None) -> tuple[Arrays, str]:
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, Arrays]:
-    """Return ``(value, {key: numbers})`` of a zip archive."""
     storages: dict[Any, Storage] = {}
     with zipfile.ZipFile(file) as archive:
         check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
@@ -195,7 +188,6 @@ def _read_tar(file: BinaryIO) -> tuple[Any, Arrays]:
 
 
 def _member(archive: tarfile.TarFile, name: str, size: int) -> Any:
-    """Return a member of a tar archive as an open file."""
     info = archive.getmember(name)
     # A sparse member has not the bytes that its length promises: zeros are made up for the rest.
     if not info.isreg() or info.issparse():
@@ -264,7 +256,6 @@ def _format_of(name: Any) -> str:
 
 
 def _resolve(name: str, tensor: Tensor, numbers: Arrays) -> np.ndarray:
-    """Return a tensor's values as a contiguous array."""
     storage, size = tensor.storage, tensor.size
     if not isinstance(storage, Storage):
         raise DamagedError(f"'{name}' has no storage")
@@ -294,12 +285,8 @@ class NotWeightsError(ValueError):
 def find_state(value: Any, key: str | None = None) -> tuple[dict[str, Tensor], str]:
     """Return ``(tensors by name, key)`` of the state dict in what a file holds.
 
-    Args:
-        value: What :func:`model_zoo.adapters.torch_pickle.run` returned.
-        key: Which one is meant, such as ``state_dict_ema`` or ``nets.G``; None: the only one.
-
-    Raises:
-        NotWeightsError: There is none, or there are several, or none of that key.
+    ``value`` is what :func:`model_zoo.adapters.torch_pickle.run` returned. ``key`` says which one
+    is meant, such as ``state_dict_ema`` or ``nets.G``; None: the only one.
     """
     places = _places(value)
     if not places:
@@ -325,13 +312,7 @@ def find_state(value: Any, key: str | None = None) -> tuple[dict[str, Tensor], s
 
 
 def words(value: Any, found: str, limit: int = 12) -> str:
-    """Return what a checkpoint holds beside its state dict: scalars as they are, kinds of others.
-
-    Args:
-        value: As for :func:`find_state`.
-        found: Key of the state dict.
-        limit: How many items are told.
-    """
+    """Return what a checkpoint holds beside its state dict ``found``: scalars, kinds of others."""
     left = [
         (key, part)
         for key, part in _items(value)
@@ -384,7 +365,6 @@ def _rival(tensors: dict[str, Tensor], most: dict[str, Tensor]) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """Return a plain value as text, of others what they are."""
     if isinstance(value, int) and abs(value) >= 1 << 64:
         return "a long number"
     if isinstance(value, (str, int, float)) or value is None:

@@ -111,9 +111,7 @@ class Parameter:
 class Opaque:
     """An object of a class that is not known: its name, and its items if it is a kind of dict.
 
-    Args:
-        text: Name of the class or function.
-        code: Of a NumPy type, its code such as ``<f8``.
+    ``code`` is that of a NumPy type, such as ``<f8``.
     """
 
     __slots__ = ("text", "items", "code")
@@ -124,11 +122,7 @@ class Opaque:
 
 
 def named(module: str, name: str) -> Name:
-    """Return a global.
-
-    Raises:
-        UnsafePickleError: It acts on the system.
-    """
+    """Return a global; UnsafePickleError if it acts on the system."""
     text = f"{module}.{name}"
     # Python 2 writes the module where the class is defined.
     text = {"torch.nn.Parameter": PARAMETER}.get(text, text)
@@ -139,11 +133,9 @@ def named(module: str, name: str) -> Name:
 
 
 def call(function: Any, arguments: Any) -> Any:
-    """Return what a call stands for.
+    """Return what a call stands for; UnsafePickleError if it is no call of a name.
 
-    Raises:
-        UnsafePickleError: It is no call of a name.
-        TypeError, ValueError, LookupError: The arguments are damaged.
+    Damaged arguments raise a TypeError, ValueError or LookupError.
     """
     if not isinstance(function, (Name, Opaque)) or not isinstance(arguments, tuple):
         raise UnsafePickleError("calls something that is no name")
@@ -159,9 +151,7 @@ def call(function: Any, arguments: Any) -> Any:
         return Parameter(*arguments[:1])
     if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
         return tensor(*arguments[:4])
-    if name in (
-        "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-    ):  # fmt: skip
+    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
         return plain(arguments[0])
     if name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes of its own
         return call(arguments[0], arguments[2])
@@ -228,11 +218,7 @@ def _scalar(kind: Any, data: Any = b"") -> Any:
 
 
 class LimitedReader:
-    """A file of which a pickle may read so many bytes, and no more than there are.
-
-    Args:
-        file: Open binary file; its position stays behind what was read.
-    """
+    """A file of which a pickle may read so many bytes; its position stays behind what was read."""
 
     def __init__(self, file: BinaryIO) -> None:
         here = file.tell()
@@ -256,11 +242,7 @@ class LimitedReader:
 
 
 class Budget:
-    """What the pickles of a file may cost.
-
-    Args:
-        size: Bytes of the file.
-    """
+    """What the pickles of a file of ``size`` bytes may cost."""
 
     def __init__(self, size: int) -> None:
         self.memory, self.steps = allowance(size), MAX_STEPS
@@ -277,14 +259,10 @@ def run(
 ) -> Any:
     """Return what one pickle describes: plain values, tensors, and :class:`Opaque` for the rest.
 
-    Args:
-        file: Open binary file at the start of the pickle; afterwards at its end.
-        persistent: ``f(id)`` that gives what an id of an object outside the pickle stands for.
-        budget: Shared by the pickles of a file; by default the pickle has one of its own.
-
-    Raises:
-        UnsafePickleError: It asks for what acts on the system, or for too much.
-        DamagedError: It is damaged.
+    ``file`` is open at the start of the pickle; afterwards at its end. ``persistent`` gives what an
+    id of an object outside the pickle stands for. A ``budget`` is shared by the pickles of a file.
+    Raises an UnsafePickleError if it asks for what acts on the system, or for too much, and a
+    DamagedError if it is damaged.
     """
     reader = LimitedReader(file)
     budget = budget or Budget(reader.left)
@@ -315,7 +293,6 @@ class _Machine:
         self._persistent, self._spend = persistent, budget.spend
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out instruction ``name`` with what follows it in the file."""
         push = self.stack.append
         if name in _ARGUMENT:
             self._spend(sys.getsizeof(argument))
@@ -366,6 +343,8 @@ class _Machine:
     def _do_pop_mark(self, _: Any) -> None:
         self._since_mark()
 
+    _do_additems = _do_pop_mark  # of a set, whose items nothing needs
+
     def _do_dup(self, _: Any) -> None:
         self.stack.append(self.stack[-1])
 
@@ -382,9 +361,6 @@ class _Machine:
 
     def _do_empty_set(self, _: Any) -> None:
         self.stack.append(Opaque(_SET))
-
-    def _do_additems(self, _: Any) -> None:
-        self._since_mark()
 
     def _do_frozenset(self, _: Any) -> None:
         self._since_mark()
@@ -430,14 +406,12 @@ class _Machine:
         self.stack.append(self._persistent(identity))
 
     def _do_reduce(self, _: Any) -> None:
-        function, arguments = self._take(2)
-        self._call(function, arguments)
+        self._call(*self._take(2))
 
     _do_newobj = _do_reduce
 
     def _do_newobj_ex(self, _: Any) -> None:
-        function, arguments, _ = self._take(3)
-        self._call(function, arguments)
+        self._call(*self._take(3)[:2])
 
     def _do_inst(self, argument: str) -> None:
         self._call(named(*argument.split(" ", 1)), tuple(self._since_mark()))

@@ -25,9 +25,7 @@ ROOT = "archive"
 def write_torch(arrays: Mapping[str, Any], path: PathLike) -> None:
     """Write a state dict, atomically; the same arrays always give the same bytes.
 
-    Raises:
-        ValueError: A format that PyTorch's storages (``STORAGES``) do not have.
-        OSError: It could not be written.
+    Raises a ValueError for a format that PyTorch's storages (``STORAGES``) do not have.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -54,7 +52,6 @@ def _member(name: str, position: int) -> zipfile.ZipInfo:
 
 
 def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return the pickle of an ordered dict of tensors, protocol 2."""
     parts = [b"\x80\x02", ORDERED_DICT, b"("]
     for key, (name, array) in enumerate(arrays.items()):
         parts += [_text(name), _tensor(str(key), array)]
