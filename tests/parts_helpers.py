@@ -6,6 +6,7 @@ import inspect
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 from mxnet.gluon import nn
 
 from gluon_attn.nets.taps import TappedStage
@@ -98,6 +99,19 @@ def frozen(net):
     net.apply(
         lambda b: b._kwargs.update(use_global_stats=True) if isinstance(b, nn.BatchNorm) else None
     )
+    return net
+
+
+def settled(net, image, steps=40):
+    """Let the running statistics become those of an image; return the net.
+
+    A deep net with others lets values grow by thousands: rounding alone then moves its gradients.
+    """
+    for _ in range(steps):
+        with autograd.record():
+            outputs = net(image)
+        (outputs if isinstance(outputs, mx.nd.NDArray) else outputs[0]).backward()
+    mx.nd.waitall()
     return net
 
 

@@ -6,6 +6,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
+from reference import icasc as reference
 
 from gluon_attn.papers.icasc.attention import (
     MAPS,
@@ -17,7 +18,6 @@ from gluon_attn.papers.icasc.attention import (
     resize_like,
     soft_mask,
 )
-from tests.reference import icasc as reference
 
 
 def draw(shape=(2, 6, 4, 3), seed=0):

@@ -5,16 +5,9 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-
-from gluon_attn.core.batch import Batch
-from gluon_attn.core.schema import Attribute, Schema
-from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
-from gluon_attn.papers.icasc.method import TERMS
-from gluon_attn.train import read_json_lines
-from model_zoo import get_model
-from tests.parts_helpers import CLASSES, frozen, net_of, without_dropout
-from tests.reference import icasc as reference
-from tests.training_helpers import (
+from parts_helpers import CLASSES, frozen, net_of, without_dropout
+from reference import icasc as reference
+from training_helpers import (
     recipe,
     resumes_to_the_bit,
     same,
@@ -22,6 +15,13 @@ from tests.training_helpers import (
     values,
     write_data,
 )
+
+from gluon_attn.core.batch import Batch
+from gluon_attn.core.schema import Attribute, Schema
+from gluon_attn.papers.icasc.gradients import ScorePass, true_and_confusing
+from gluon_attn.papers.icasc.method import TERMS
+from gluon_attn.train import read_json_lines
+from model_zoo import get_model
 
 SINGLE = Schema([Attribute("class", "multiclass", tuple("abcde"))])
 MULTI = Schema.binary("abcde")
@@ -83,7 +83,7 @@ def test_gradients_are_those_of_pytorch_in_both_modes(seed, attention, schema):
     Where one does, PyTorch's own float32 is as far from its float64 as ours is (1e-2 at seed 0).
     """
     torch = pytest.importorskip("torch")
-    from tests.reference import icasc_torch
+    from reference import icasc_torch
 
     batch, found, wanted = batch_of(schema, rows=8, side=96, seed=seed), {}, {}
     for gradient in ("constant", "exact"):
