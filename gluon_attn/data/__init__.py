@@ -71,10 +71,8 @@ def detection_order() -> list[str]:
 def detect_kind(root: PathLike) -> str:
     """Return the name in ``DATASETS`` of the kind of data set in a folder, or just below it.
 
-    Raises:
-        FileNotFoundError: There is no such folder, or nothing known is in it; the message lists
-            what was looked for.
-        ValueError: It holds several data sets.
+    FileNotFoundError: nothing known is there (the message lists what was looked for); ValueError:
+    several data sets are.
     """
     root = Path(root)
     if not root.is_dir():
@@ -144,16 +142,13 @@ def open_dataset(
     """Return one split of the data set in a folder.
 
     Args:
-        split: 'train', 'val', 'test', ...
         on_bad_image: 'error' or 'skip'; see :class:`AttributeDataset`.
         kind: A name in ``DATASETS``, or 'auto'.
         srn_compatible: For WIDER-Attribute: use SRN's crop lists, that is, exactly the samples of
             the papers that compare with SRN, instead of the annotation's boxes.
         settings: Of the reader.
 
-    Raises:
-        FileNotFoundError: Nothing known is there.
-        ValueError: The kind is unknown or the files are malformed.
+    Raises FileNotFoundError if nothing known is there, ValueError if files are malformed.
     """
     kind = detect_kind(root) if kind == "auto" else kind
     if srn_compatible and kind == "wider":

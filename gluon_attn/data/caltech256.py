@@ -53,15 +53,11 @@ class Caltech256(Reader, ClassificationDataset):
 
     Args:
         per_class: Training images of a class: 30 or 60 in the supplement.
-        test_per_class: Test images of a class.
         seed: Seed of the choice, and of that of 'val'.
         holdout: Share of the training images that is the validation split.
         clutter: Whether ``257.clutter`` is a class.
         split_file: JSON file of the split; None: ``caltech256_<per_class>_<test>_seed<seed>.json``
             beside the class folders. It is read if it exists, otherwise written.
-
-    Attributes:
-        split_file: Path of that file.
     """
 
     title = "Caltech-256"
@@ -196,13 +192,8 @@ def choose(
 ) -> Lists:
     """Return ``{'train': [path, …], 'test': […]}``, chosen class by class.
 
-    Args:
-        paths: N paths, sorted within every class.
-        targets: ``(N,)`` class numbers.
-        per_class: Training images of a class, or as many as testing leaves.
-
-    Raises:
-        ValueError: A class has not even two images left for training.
+    ``paths`` are sorted within every class. A class gives ``per_class`` images for training, or as
+    many as testing leaves; ValueError if that is less than two.
     """
     lists: Lists = {"train": [], "test": []}
     for k in range(int(targets.max()) + 1):

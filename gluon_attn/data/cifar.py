@@ -54,8 +54,6 @@ class Form(NamedTuple):
     """The files of one version.
 
     Attributes:
-        folder: Of the official archive.
-        archive: Its name.
         training, test: Names of the files with images.
         names: The file with the names of the classes.
         labels: Python version: the key of the labels; binary version: the bytes before an image
@@ -92,11 +90,7 @@ COARSE = (
 
 
 class Cifar(Reader, ClassificationDataset):
-    """What CIFAR-10 and CIFAR-100 share; images stay in memory (150 MB).
-
-    Attributes:
-        form: The :class:`Form` that was found.
-    """
+    """What CIFAR-10 and CIFAR-100 share; images stay in memory (150 MB)."""
 
     forms: tuple[Form, ...] = ()
     count = 0  # classes
@@ -154,12 +148,7 @@ class Cifar(Reader, ClassificationDataset):
 
 @DATASETS.register("cifar10")
 class Cifar10(Cifar):
-    """CIFAR-10: 32x32 images of 10 classes.
-
-    Args:
-        holdout: Share of the training part that is the validation split.
-        seed: Seed of that choice.
-    """
+    """CIFAR-10: 32x32, 10 classes; ``holdout`` is the share of 'val', chosen by ``seed``."""
 
     title, forms, count = "CIFAR-10", CIFAR10, 10
     looks_for = (
@@ -171,12 +160,7 @@ class Cifar10(Cifar):
 
 @DATASETS.register("cifar100")
 class Cifar100(Cifar):
-    """CIFAR-100: 32x32 images of 100 classes.
-
-    Args:
-        holdout, seed: See :class:`Cifar10`.
-        coarse: Whether the 20 superclasses are the labels.
-    """
+    """CIFAR-100: 32x32 images of 100 classes, or, if ``coarse``, of the 20 superclasses."""
 
     title, forms, count = "CIFAR-100", CIFAR100, 100
     looks_for = "cifar-100-python/ or cifar-100-binary/ (or their files, or the .tar.gz of either)"
@@ -284,19 +268,11 @@ PNG_LABELS = "cifar10_labels.js"
 
 
 def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict[str, int]:
-    """Write the binary version of what is in a folder of PNG batches.
+    """Write the binary version of a folder of PNG batches; return ``{'trainval': n, 'test': n}``.
 
-    Args:
-        test: Numbers of the training batches that are to be test images too, beside 50 to 59. They
-            are left out of the training part.
-
-    Returns:
-        How many images were written: ``{'trainval': n, 'test': n}``.
-
-    Raises:
-        FileNotFoundError: No batches, no labels, or none of a batch of ``test``.
-        ValueError: A batch of another size; too few labels; fewer than five training batches.
-        OSError: A file could not be read or written.
+    ``test`` numbers training batches that are to be test images too, beside 50 to 59; they are left
+    out of the training part. FileNotFoundError: no batches, no labels, or none of a batch of
+    ``test``; ValueError: a batch of another size, too few labels, under five training batches.
     """
     root, out = Path(root), Path(out)
     names = (path.name for path in files(root, ".png"))

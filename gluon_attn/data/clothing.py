@@ -119,11 +119,7 @@ class ClothingCoParsing(Reader):
     def regions(self, i: int) -> np.ndarray | None:
         """Return where the attributes are in photograph ``i``, or None if it has no mask.
 
-        Returns:
-            ``(A, h, w)`` bool, at the size of the mask file.
-
-        Raises:
-            ValueError: The mask file is malformed; the message names it.
+        ``(A, h, w)`` bool, at the size of the mask file; ValueError if that is malformed.
         """
         if i not in self._masks:
             return None
@@ -133,11 +129,7 @@ class ClothingCoParsing(Reader):
 
 
 def read_tags(root: Path) -> list[str]:
-    """Return the tag names of ``label_list.mat``.
-
-    Raises:
-        ValueError: It is malformed, or lacks a tag of an attribute.
-    """
+    """Return the tag names of ``label_list.mat``; ValueError if one of an attribute lacks."""
     path = root / "label_list.mat"
     tags = load_mat(path, "label_list").strings()
     wanted = {tag for name in ATTRIBUTES for tag in MERGED.get(name, (name,))}
@@ -148,12 +140,7 @@ def read_tags(root: Path) -> list[str]:
 
 
 def write_split(root: PathLike, seed: int, path: PathLike) -> int:
-    """Write the split of a folder as ``photo,split`` lines; return how many photographs it has.
-
-    Raises:
-        ValueError: A file is malformed.
-        OSError: The file could not be written.
-    """
+    """Write the split of a folder as ``photo,split`` lines; return how many photographs it has."""
     chosen = _by_hash(_read_halves(str(Path(root).resolve())), seed)
     lines = ["photo,split"] + [f"{photo},{part}" for photo, part in sorted(chosen.items())]
     write_text(path, "\n".join(lines) + "\n")
@@ -205,12 +192,7 @@ def _read_halves(root: str) -> Halves:
 class ClothingDataset(Reader):
     """Photographs of garments: a class of 14, and whether it is for children.
 
-    Args:
-        seed: Seed of the split.
-        single_label: Whether the class is the only attribute: single-label classification.
-
-    Attributes:
-        senders: Sender of every photograph.
+    ``seed`` is that of the split; with ``single_label`` the class is the only attribute.
     """
 
     title = "clothing dataset"
@@ -241,11 +223,7 @@ class ClothingDataset(Reader):
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """Return ``(rows, {reason: how many were left out})`` of ``images.csv``.
-
-    Raises:
-        ValueError: A field is missing or a flag is neither True nor False.
-    """
+    """Return ``(rows, {reason: how many were left out})`` of ``images.csv``."""
     rows: list[dict[str, str]] = []
     left_out: dict[str, int] = collections.Counter()
     for number, row in read_table(path, FIELDS):

@@ -35,12 +35,7 @@ PLACE = "CUB_200_2011"
 
 @DATASETS.register("cub200")
 class Cub200(Reader, ClassificationDataset):
-    """Birds of CUB-200-2011, 200 classes.
-
-    Args:
-        holdout: Share of the training part that is the validation split.
-        seed: Seed of that choice.
-    """
+    """Birds of CUB-200-2011, 200 classes; ``holdout`` is the share of 'val', chosen by ``seed``."""
 
     title = "CUB-200-2011"
     looks_for = (

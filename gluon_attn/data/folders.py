@@ -105,11 +105,7 @@ def _has_classes(folder: Path) -> bool:
 
 
 def read_classes(root: Path) -> list[str] | None:
-    """Return the lines of ``classes.txt``, or None if there is no such file.
-
-    Raises:
-        ValueError: One comes twice, or the file is no text.
-    """
+    """Return the lines of ``classes.txt`` (ValueError if one comes twice), None without it."""
     path = Path(root) / "classes.txt"
     if not path.is_file():
         return None
@@ -125,13 +121,9 @@ def images_of_classes(
 ) -> tuple[list[str], np.ndarray]:
     """Return ``(paths, targets)``: all images, sorted within every class.
 
-    Args:
-        folder: Holds one folder per class; those that are not there have no images.
-        passed: Where to count what is passed over, in these folders and beside them.
-        deep: Whether images in folders inside a class's folder count.
-
-    Returns:
-        Paths relative to ``folder``, and class numbers ``(N,)`` int64.
+    Paths are relative to ``folder``, which holds one folder per class; class numbers are ``(N,)``
+    int64. With ``deep`` images in folders inside a class's folder count. What is passed over, in
+    these folders and beside them, is counted in ``passed``.
     """
     from tqdm import tqdm
 
@@ -154,8 +146,7 @@ def empty_classes(
 ) -> list[str]:
     """Return a line that names the classes without images, and log it; nothing if there are none.
 
-    Args:
-        training: Whether a class needs images here; otherwise only empty folders are named.
+    In ``training`` a class needs images; otherwise only empty folders are named.
     """
     counts = np.bincount(targets, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts) if not count]

@@ -49,11 +49,7 @@ Kit = Dict[int, Tuple[str, str]]  # from the kit's number to synset and first wo
 
 @DATASETS.register("imagenet")
 class ImageNet(Reader, ClassificationDataset):
-    """ILSVRC2012: images of 1000 classes.
-
-    Attributes:
-        synsets: The K synsets, such as 'n01440764', in the order of the logits.
-    """
+    """ILSVRC2012: images of 1000 classes; ``synsets`` are in the order of the logits."""
 
     title = "ImageNet"
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"

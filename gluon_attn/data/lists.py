@@ -113,12 +113,7 @@ def _lists(root: Path, split: str) -> list[Path]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return the column names of a names.txt.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: It is empty or a name comes twice.
-    """
+    """Return the column names of a names.txt; ValueError if it is empty or one comes twice."""
     seen: dict[str, int] = {}
     for number, name in _lines(path):
         if name in seen:
@@ -132,11 +127,8 @@ def read_names(path: Path) -> tuple[str, ...]:
 def schema_of(path: Path) -> Schema:
     """Return the schema of a names.txt; ``colour=red``, ``colour=blue`` are one attribute.
 
-    A single ``a=b`` is a binary attribute of that name.
-
-    Raises:
-        FileNotFoundError, ValueError: See :func:`read_names`; the classes of an attribute do not
-            stand together.
+    A single ``a=b`` is a binary attribute of that name. ValueError: the classes of an attribute do
+    not stand together; see also :func:`read_names`.
     """
     attributes: list[Attribute] = []
     key: Callable[[str], str] = lambda name: name.partition("=")[0] if "=" in name else ""  # noqa: E731
@@ -153,14 +145,7 @@ def schema_of(path: Path) -> Schema:
 
 
 def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) -> None:
-    """Add the images of one list to ``rows``.
-
-    Args:
-        codes: ``{text of a label: 1, -1 or 0}``.
-
-    Raises:
-        ValueError: Naming the file and the line.
-    """
+    """Add the images of one list to ``rows``; ``codes`` is ``{text of a label: 1, -1 or 0}``."""
     names = schema.columns
     for number, line in _lines(path):
         where = f"{path}:{number}"

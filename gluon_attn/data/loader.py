@@ -42,23 +42,17 @@ class Loader:
 
     Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, H, W)`` float32, label and
     mask ``(B, A)`` float32, on ``ctx``; index ``(B,)`` int64 NumPy. Every iteration runs one epoch,
-    the one set by :meth:`set_epoch`.
+    the one set by :meth:`set_epoch`. ValueError: there would be no batch.
 
     Args:
         dataset: AttributeDataset.
         transform: See :mod:`gluon_attn.data.transforms`.
-        batch_size: B.
-        shuffle: Whether each epoch has its own random order.
         seed: Non-negative integer from which order and augmentation are derived.
         workers: Threads that make batches ahead; 0 makes them in the caller's thread.
         last: What happens to samples that do not fill the last batch: 'pad' adds black rows with
             mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned again);
             'discard' leaves them out, as training wants it.
-        ctx: Where the arrays of a batch live; None: in memory.
         cache: Whether to keep decoded images in memory; see :class:`CachedDataset`.
-
-    Raises:
-        ValueError: An argument is out of range or there would be no batch.
     """
 
     def __init__(
@@ -169,16 +163,13 @@ class Loader:
 
 
 class BufferPool:
-    """Memory that batches are made in, lent to MXNet without a copy and used again.
+    """Memory that batches are made in, float32, lent to MXNet without a copy and used again.
 
     Touching 19 MB of fresh memory and copying them once takes as long as decoding half of the
     images that go there (4 KB pages, each zeroed by the kernel at its first use).
 
     MXNet holds a reference to the NumPy array that it was lent until no NDArray, view or pending
     operation uses the memory; when that reference goes, the memory comes back here.
-
-    Args:
-        shape: Of every buffer, float32.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -219,11 +210,8 @@ class IdentitySampler:
 
     Args:
         targets: ``(N,)`` number of the identity on each image.
-        identities: P, per batch.
-        images: K, per identity.
-
-    Raises:
-        ValueError: P or K below 2 (nothing to compare with), or fewer than P identities.
+        identities: P, per batch; at least 2, to compare with.
+        images: K, per identity; at least 2.
     """
 
     def __init__(self, targets: Any, identities: int, images: int, seed: int = 0) -> None:
@@ -266,13 +254,7 @@ class IdentitySampler:
 
 
 class IdentityLoader(Loader):
-    """Training batches in the order of an :class:`IdentitySampler`.
-
-    Args:
-        dataset: Single-label data set whose classes are identities.
-        identities, images: P and K.
-        seed, workers, ctx: See :class:`Loader`.
-    """
+    """Training batches in the order of an :class:`IdentitySampler`; the classes are identities."""
 
     def __init__(
         self,
@@ -297,10 +279,7 @@ class IdentityLoader(Loader):
         return self.sampler.order(epoch)
 
     def draws(self, epoch: int) -> np.ndarray:
-        """Return the random numbers of the augmentation, one row per place in the order.
-
-        Not per image, as in :class:`Loader`: one that comes twice must not look the same twice.
-        """
+        """One row per place in the order: an image that comes twice must not look the same."""
         shape = (len(self) * self.batch_size, self.transform.draws)
         return np.random.default_rng((self.seed, epoch, 1)).random(shape)
 

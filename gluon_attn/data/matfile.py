@@ -58,12 +58,7 @@ class Unread:
 
 
 def read_mat(path: Any) -> dict:
-    """Return the variables of a MATLAB file by name.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is damaged, of version 7.3, or none.
-    """
+    """Return the variables of a MATLAB file by name; ValueError if damaged, 7.3 or none."""
     with open(path, "rb") as file:
         data = file.read()
     # A version 7.3 begins as version 5, but for its number; HDF5 follows.
@@ -134,10 +129,7 @@ class _Elements:
         self._head = struct.Struct(f"{order}10I").unpack_from
 
     def next(self, end: int) -> tuple:
-        """Return ``(type, start, end)`` of the element here, and go behind it.
-
-        ``end`` is that of the element around it.
-        """
+        """Return ``(type, start, end)`` of the element here, within ``end``, and go behind it."""
         at = self.at
         if end - at < 8:
             raise DamagedError(f"breaks off at byte {at}")
@@ -400,12 +392,7 @@ class Node:
 
 
 def load_mat(path: Any, variable: str | None = None) -> Any:
-    """Return the Node of a variable in a MATLAB file; a dict of Nodes of all without a name.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is of another version, truncated, or without the variable.
-    """
+    """Return the Node of a variable in a MATLAB file; a dict of Nodes of all without a name."""
     nodes = {name: Node(value, f"{path}: {name}") for name, value in read_mat(path).items()}
     return nodes if variable is None else take(nodes, variable, path)
 

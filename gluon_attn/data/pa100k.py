@@ -37,8 +37,7 @@ FOLDERS = (
 class Pa100k(Reader):
     """Pedestrians of PA-100K, 26 attributes.
 
-    Args:
-        uncertain: What label value 2 becomes, should there be any: 'negative' or 'unspecified'.
+    ``uncertain`` is what label value 2 becomes, should there be any: 'negative' or 'unspecified'.
     """
 
     title = "PA-100K"

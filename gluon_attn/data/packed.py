@@ -53,17 +53,13 @@ class PackedDataset(AttributeDataset):
     smaller than a tenth of the machine's memory: each read lets go of Python's lock and waits for
     it, which slows several threads down more than the read itself.
 
-    Args:
-        root: Folder that holds ``<split>.rec``, ``<split>.idx`` and ``<split>.json``.
-
     Attributes:
         size: Side of the square images.
         info: The contents of the JSON.
         left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
 
-    Raises:
-        FileNotFoundError: The split is not there or not finished.
-        ValueError: The files do not fit together; the message names file and record.
+    FileNotFoundError: the split is not there or not finished; ValueError: the files do not fit
+    together.
     """
 
     looks_for = "<split>.rec, <split>.idx and <split>.json"
@@ -134,10 +130,7 @@ class PackedDataset(AttributeDataset):
 
     def record(self, i: int) -> tuple[memoryview, np.ndarray]:
         """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``, or
-        ``(1,)``, the class number, of single-label data.
-
-        Raises:
-            BadImageError: The record is not the one that was written.
+        ``(1,)``, the class number, of single-label data. BadImageError: it is not what was written.
         """
         if self._kept[i] is not None:
             return self._kept[i]
@@ -155,11 +148,7 @@ class PackedDataset(AttributeDataset):
         return record
 
     def verify(self) -> None:
-        """Read every record and compare it with the JSON.
-
-        Raises:
-            BadImageError: At the first that differs.
-        """
+        """Compare every record with the JSON; BadImageError at the first that differs."""
         for i in range(len(self)):
             wanted = self.raw.targets[i] if self._one_hot else record_labels(self.raw[i])
             if not np.array_equal(self.record(i)[1], np.atleast_1d(wanted)):
@@ -263,9 +252,7 @@ def record_labels(raw: Any) -> np.ndarray:
 def load_info(root: PathLike, split: str) -> dict[str, Any]:
     """Return the contents of ``<split>.json`` of a packed folder.
 
-    Raises:
-        FileNotFoundError: The split is missing or unfinished.
-        ValueError: The JSON is malformed or of another format.
+    FileNotFoundError: the split is missing or unfinished; ValueError: it is malformed.
     """
     path = Path(root) / f"{split}.json"
     if not path.is_file():

@@ -111,12 +111,9 @@ Parts = Dict[str, np.ndarray]  # positions of 'train', 'val' and 'test'
 
 
 class _Copy(NamedTuple):
-    """All images, and which of them make a split.
+    """All images, and which of them make a split; ``ids`` are relative to ``folder``.
 
-    Attributes:
-        folder: What ``ids`` are relative to.
-        raw: ``(N, A)`` int8.
-        persons: ``(N,)`` integers, the same for images of one person.
+    Labels ``raw`` are ``(N, A)`` int8; ``persons`` ``(N,)`` are the same for images of one person.
     """
 
     folder: Path
@@ -138,9 +135,6 @@ class Peta(Reader):
             or 'unspecified'. The official file holds none.
         seed: The authors' folders without ``PETA.mat``: seed of the split by persons.
         split_file: The authors' folders: JSON file of a split, see :func:`read_split`.
-
-    Attributes:
-        persons: ``(N,)`` integers, the same for images of one person.
     """
 
     title = "PETA"
@@ -307,17 +301,12 @@ def _compare_rows(
         )
 
 
-def read_archive(
-    base: Path,
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def read_archive(base: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Read images and labels of all sub-sets that are there, in the order of PETA.mat's rows.
 
-    Returns:
-        Paths relative to ``base``; the sub-sets' numbers from 1, persons' numbers within the
-        sub-set, labels ``(N, 35)`` int8; lines for the report.
-
-    Raises:
-        ValueError: An image without a line of labels, or a malformed line; file and line are named.
+    Returns paths relative to ``base``; the sub-sets' numbers from 1, persons' numbers within the
+    sub-set, labels ``(N, 35)`` int8; lines for the report. ValueError: an image without a line of
+    labels, or a malformed line; file and line are named.
     """
     ids, subsets, persons, rows, notes = [], [], [], [], []
     for number, subset in enumerate(SUBSETS, 1):
@@ -406,9 +395,7 @@ def read_split(path: Path, ids: list[str]) -> Parts:
     """Return the split of a JSON file, ``{"train": [images], "val": [...], "test": [...]}``.
 
     Only the last parts of an image's path count: sub-set, perhaps ``archive``, file name.
-
-    Raises:
-        ValueError: It is no such file, or an image is not there or in it twice.
+    ValueError: it is no such file, or an image is not there or in it twice.
     """
     place = {(name.split("/")[0], name.split("/")[-1]): k for k, name in enumerate(ids)}
     content = read_json(path)

@@ -39,11 +39,8 @@ class SplitCount:
 class CountReport:
     """Counts per split beside the expected ones.
 
-    Args:
-        expected: ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional.
-        source: Where the expected numbers come from, for the heading; None if there are none.
-        notes: Further lines of text, printed below the table.
-        faults: Lines about what is wrong with the data beside numbers.
+    ``expected`` is ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional,
+    from ``source``; ``faults`` are lines about what is wrong beside numbers.
     """
 
     def __init__(
@@ -140,10 +137,7 @@ def expected_counts(root: Any, published: Expected | None = None) -> tuple[Expec
     """Return ``(expected, source)`` for a data set in ``root``.
 
     ``SYNTHETIC.json`` in it, ``{"expected": {split: {"images": n, "boxes": n}}}``, replaces the
-    published numbers, which are about other images then.
-
-    Raises:
-        ValueError: That file is malformed.
+    published numbers, which are about other images then. ValueError: it is malformed.
     """
     path = Path(root) / "SYNTHETIC.json"
     if not path.exists():
@@ -164,9 +158,7 @@ def label_note(
 ) -> str:
     """Return a table of positive, negative and unspecified labels per attribute.
 
-    Args:
-        reference: ``{name: positive rate}`` to print beside, or None.
-        source: Heading of that column.
+    ``reference``, ``{name: positive rate}``, is printed beside, headed ``source``.
     """
     rows = []
     for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):

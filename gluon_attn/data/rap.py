@@ -93,7 +93,6 @@ class Rap(Reader):
         seed: Version 1: seed of that choice.
 
     Attributes:
-        version: 1 or 2.
         persons: ``(N,)`` integers, -1 where not known; None if the file names no persons.
     """
 

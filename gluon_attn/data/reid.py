@@ -309,15 +309,12 @@ def _text(identity: int) -> str:
 
 
 class ReidAttributes(Reader):
-    """Attributes of the identities, joined to the images.
+    """Attributes of the identities, such as '0002', joined to the images.
 
     Args:
         attributes: Path of the ``.mat`` file, if it is elsewhere.
         holdout: Share of the training identities that is the validation split.
         seed: Seed of that choice.
-
-    Attributes:
-        identities: N identities, such as '0002'.
     """
 
     layout: Layout
@@ -438,7 +435,6 @@ def read_labels(
     """Return the identities of a part and their labels ``(N, A)`` int8 in {1, -1, 0}.
 
     ``part`` is the Node of ``train`` or ``test``; with ``repair`` missing values are filled in.
-    A ValueError names file, field and identity.
     """
     identities = _read_identities(part.field("image_index"))
     columns = []

@@ -121,11 +121,7 @@ class _Reader(PYTHONS_READER):
 def load_pickle(data: bytes, place: Any) -> Any:
     """Return what a pickle holds: keys and strings as ``str``, arrays as uint8 NumPy arrays.
 
-    Args:
-        place: Where it came from, for messages.
-
-    Raises:
-        ValueError: It is damaged or asks for anything else; nothing has been executed.
+    ValueError, naming ``place``: damaged, or asks for anything else; nothing has been executed.
     """
     with naming(place, "{path}: damaged or no pickle: {why}"):
         try:
@@ -140,9 +136,8 @@ def load_pickle(data: bytes, place: Any) -> Any:
 def _plain(value: Any, seen: Iterator[int], limit: int) -> Any:
     """Return ``value`` with stand-ins replaced and byte strings decoded.
 
-    Args:
-        seen: Counts the values; a list may hold another one many times, and that a third.
-        limit: How many there can be: each takes a byte of the pickle.
+    ``seen`` counts the values, since a list may hold another one many times, and that a third;
+    ``limit`` is how many there can be: each takes a byte of the pickle.
     """
     if next(seen) > limit:
         raise DamagedError("holds more than its size")

@@ -40,11 +40,7 @@ Window = Tuple[int, int, int, int]
 
 
 class Normalize:
-    """Turn uint8 ``(H, W, 3)`` into float32 of the same shape: ``(image - mean) / std``.
-
-    Args:
-        mean, std: Three numbers each, RGB, in grey levels; std is positive.
-    """
+    """Turn uint8 ``(H, W, 3)`` RGB into float32: ``(image - mean) / std``, both in grey levels."""
 
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
@@ -78,7 +74,7 @@ class _Normalizing:
 
 
 class TrainTransform(_Normalizing):
-    """Resize, random square crop, mirror, resize, normalise.
+    """Resize, random square crop, mirror, resize, normalise (VAA supplement, training details).
 
     Args:
         resize: Side of the square to which every image is brought first.
@@ -86,11 +82,6 @@ class TrainTransform(_Normalizing):
             PETA: (160, 224).
         size: Side of the result: the network's input.
         mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: Unless 1 <= crop[0] <= crop[1] <= resize.
-
-    Reference: VAA supplement, training details.
     """
 
     draws = 4
@@ -150,9 +141,6 @@ class EvalTransform(_Normalizing):
         size: Side of the result.
         keep_aspect: Whether the *shorter* side is brought to ``resize`` and the image keeps its
             proportions, as ImageNet's evaluation has it. Needs a crop.
-
-    Raises:
-        ValueError: The crop is larger than resize, or missing with ``keep_aspect``.
     """
 
     draws = 0
@@ -199,17 +187,9 @@ class EvalTransform(_Normalizing):
 class PadCropTransform(_Normalizing):
     """Pad with zeros, cut a piece of the image's size at a uniform place, mirror, normalise.
 
-    The padding is black: its value is 0 before the mean is subtracted.
-
-    Args:
-        size: Side of the square to which images are brought first, and of the result.
-        pad: Pixels added on each side.
-        mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: The size is not positive or the padding is negative.
-
-    Reference: ICASC supplement, section 1.1 (CIFAR-100).
+    The padding, ``pad`` pixels on each side, is black: its value is 0 before the mean is
+    subtracted. ``size`` is the side of the square to which images are brought first, and of the
+    result. Reference: ICASC supplement, section 1.1 (CIFAR-100).
     """
 
     draws = 3
@@ -264,12 +244,9 @@ class ResizedCropTransform(_Normalizing):
     Args:
         resize: Side of packed and cached images; others are not resized before the cut.
         size: Side of the result.
-        area: Smallest and largest share of the image's area, uniform in between.
+        area: Smallest and largest share of the image's area, in (0, 1], uniform in between.
         shape: Smallest and largest width / height, uniform in the logarithm.
         mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: Unless 0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1].
     """
 
     draws = 1  # the seed of further numbers: attempts differ in how many they need
@@ -349,9 +326,6 @@ class ReidTrainTransform(_Normalizing):
         erase: Probability that a rectangle of the image is replaced by the mean colour; the paper
             of random erasing uses 0.5 and random colours. It covers between 2 and 40 % of the
             image, cut at its border.
-
-    Raises:
-        ValueError: ``size`` does not fit into ``resize``, or ``erase`` is no probability.
     """
 
     draws = 8
@@ -404,11 +378,7 @@ class ReidTrainTransform(_Normalizing):
 
 
 class ReidEvalTransform(_Normalizing):
-    """Resize, normalise; nothing random.
-
-    Args:
-        size: ``(H, W)`` of the result.
-    """
+    """Resize to ``size``, ``(H, W)``, and normalise; nothing random."""
 
     draws = 0
 

@@ -46,12 +46,8 @@ DIFFICULT = {"masked": 0, "negative": -1, "positive": 1}
 class Voc(Reader):
     """Images of VOC 2012, 20 classes of objects.
 
-    Args:
-        difficult: 'masked' (in training, too), 'negative' or 'positive': what the label 0 of the
-            lists becomes.
-
-    Attributes:
-        difficult: How many labels of each class are difficult, ``(20,)``.
+    The setting ``difficult``, 'masked' (in training, too), 'negative' or 'positive', is what label
+    0 of the lists becomes; the attribute is how many of each class there are, ``(20,)``.
     """
 
     title, year = "VOC", 2012
@@ -59,11 +55,7 @@ class Voc(Reader):
     detection = 80
     valid, settings = SPLITS, ("difficult",)
     optional: tuple[str, ...] = ("test",)
-    published = {
-        "train": {"images": 5717},
-        "val": {"images": 5823},
-        "trainval": {"images": 11540},
-    }
+    published = {"train": {"images": 5717}, "val": {"images": 5823}, "trainval": {"images": 11540}}
     train_policy = "masked"
 
     @classmethod

@@ -105,14 +105,9 @@ class _Wider(Reader):
 class WiderAttribute(_Wider):
     """Person crops of WIDER-Attribute, cut out of the official images as they are read.
 
-    Args:
-        progress: Whether to show a progress bar on a terminal.
-
-    Attributes:
-        boxes: ``(N, 4)`` float64, annotated ``x, y, w, h``.
-
-    With ``on_bad_image='error'`` a missing image raises when the split is opened; with 'skip' its
-    samples stay in the list and are skipped when read.
+    ``boxes`` are ``(N, 4)`` float64, annotated ``x, y, w, h``. With ``on_bad_image='error'`` a
+    missing image raises when the split is opened; with 'skip' its samples stay in the list and are
+    skipped when read.
     """
 
     looks_for = (
@@ -203,11 +198,7 @@ class WiderAttribute(_Wider):
 
 
 def load_annotation(path: Path) -> dict[str, Any]:
-    """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict).
-
-    Raises:
-        ValueError: It is no JSON (with line and column) or lacks a key.
-    """
+    """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict)."""
     document = read_json(path)
     for key, kind in (("images", list), ("attribute_id_map", dict)):
         if not isinstance(document, dict) or not isinstance(document.get(key), kind):
@@ -222,9 +213,6 @@ def attribute_columns(document: dict[str, Any], path: Path) -> list[int]:
     """Return for each of ``ATTRIBUTES`` its position in the file's label lists.
 
     The map may be ``{"0": "Male"}`` or ``{"Male": 0}``; upper and lower case do not matter.
-
-    Raises:
-        ValueError: Names are unknown, missing, or not numbered 0 to 13.
     """
     table = document["attribute_id_map"]
     try:
@@ -255,9 +243,6 @@ def read_records(document: dict[str, Any], path: Path, prefixes: tuple[str, ...]
 
     Boxes are counted on through repeated entries of an image. Images of the file's other splits are
     validated too: a fault is found whichever is opened.
-
-    Raises:
-        ValueError: Naming the file and ``images[i].targets[j]``.
     """
     valid = ("test/",) if "test/" in prefixes else ("train/", "val/")
     numbers: dict[str, int] = {}
@@ -409,11 +394,8 @@ class Garments(_Wider, ClassificationDataset):
     The 14 attributes are not exclusive, but four of them nearly settle one question: ``shorts``,
     ``skirt`` and ``jeans`` where the attribute of that name is positive, ``trousers`` where
     ``longPants`` is positive and ``jeans`` negative. People of whom none or several of these hold,
-    or whose labels do not tell, are left out and counted. A folder is never recognised as this
-    kind: ask for it by name.
-
-    Attributes:
-        left_out: How many people have no such class.
+    or whose labels do not tell, are left out and counted in ``left_out``. A folder is never
+    recognised as this kind: ask for it by name.
     """
 
     looks_for, compared = WiderAttribute.looks_for, False
@@ -447,12 +429,7 @@ class Garments(_Wider, ClassificationDataset):
 def choose_garments(raw: Any, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(positions, class numbers)`` of the people that have exactly one garment.
 
-    Args:
-        raw: ``(N, A)`` labels: 1 positive, -1 negative, 0 unspecified.
-        names: The A attributes.
-
-    Raises:
-        ValueError: An attribute is not among them.
+    ``raw`` is ``(N, A)`` labels of ``names``: 1 positive, -1 negative, 0 unspecified.
     """
     lacking = [n for n in ("shorts", "skirt", "jeans", "longPants") if n not in names]
     if lacking:

@@ -61,15 +61,9 @@ def claim_folder(
     """Make ``root`` ready for a run of ``generator``, refusing to harm what it did not make.
 
     An interrupted run leaves ``GENERATING.json`` and no annotations; the next call starts it over.
-
-    Args:
-        outputs: Names inside ``root`` that the generator writes.
-        summary: The one of ``outputs`` that marks a finished data set of this generator.
-        overwrite: Whether a finished data set *of this generator* may be replaced.
-
-    Raises:
-        FileExistsError: A data set is there and may not be replaced.
-        ValueError: ``root`` is a file.
+    ``outputs`` are names inside ``root`` that the generator writes; ``summary`` is the one of them
+    that marks a finished data set, which ``overwrite`` allows to be replaced (FileExistsError
+    otherwise).
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -231,12 +225,9 @@ def spline(points: Any) -> np.ndarray:
 class Canvas:
     """A float image with transparency; ``rgb`` ``(3, H, W)`` is premultiplied by ``alpha``.
 
-    Channels come first because NumPy blends planes several times faster than pixels.
-
-    Args:
-        height, width: Size in pixels.
-        light: Unit-free direction towards the light ``(x, y)``; ``y`` negative is from above.
-        relief: Width in pixels of the shaded rim of a shape.
+    Channels come first because NumPy blends planes several times faster than pixels. ``light`` is
+    the direction towards the light ``(x, y)``; ``y`` negative is from above. ``relief`` is the
+    width in pixels of the shaded rim of a shape.
     """
 
     def __init__(
@@ -255,11 +246,9 @@ class Canvas:
         *,
         opacity: float = 1.0,
     ) -> None:
-        """Fill the union of ``shapes`` with ``colour``.
+        """Fill the union of ``shapes``, ``(N, 2)`` outlines, with ``colour``, RGB 0..255.
 
         Args:
-            shapes: List of ``(N, 2)`` outlines.
-            colour: RGB, 0..255.
             shade: Strength of the relief: 0 flat, 0.5 strongly rounded.
             texture: ``f(x, y, fill) -> fill`` with pixel grids ``x`` ``(1, W)``, ``y`` ``(H, 1)``
                 and ``fill`` broadcastable to ``(3, H, W)``.

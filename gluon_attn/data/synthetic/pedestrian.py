@@ -115,12 +115,7 @@ def _away(colour: Any, rng: np.random.Generator, gap: float = 110) -> np.ndarray
 
 
 def sample_look(rng: np.random.Generator, back: bool = False) -> SimpleNamespace:
-    """Return everything about a person but the outfit, as a namespace of plain values.
-
-    Args:
-        rng: NumPy Generator.
-        back: Whether the person is seen from behind.
-    """
+    """Return everything about a person but the outfit; ``back``: seen from behind."""
     look = SimpleNamespace(
         back=back, light=rng.uniform(-0.8, 0.8), grain=int(rng.integers(1 << 31))
     )
@@ -231,16 +226,10 @@ def _choice(rng: np.random.Generator, **odds: Any) -> Any:
 
 
 def draw_person(outfit: Any, look: Any, height: float) -> Any:
-    """Draw one person.
+    """Draw one person; ``height`` is that of the body in pixels, without hat or raised arms.
 
-    Args:
-        outfit: ``Outfit``.
-        look: What ``sample_look`` returned.
-        height: Height of the body in pixels, without hat or raised arms.
-
-    Returns:
-        ``rgb`` ``(h, w, 3)`` float32 premultiplied by alpha, ``alpha`` ``(h, w)`` float32 in 0..1,
-        and ``regions``: name -> ``(x0, y0, x1, y1)`` in pixels of the patch (see ``REGIONS``).
+    Returns ``rgb`` ``(h, w, 3)`` float32 premultiplied by alpha, ``alpha`` ``(h, w)`` float32 in
+    0..1, and ``regions``: name -> ``(x0, y0, x1, y1)`` in pixels of the patch (see ``REGIONS``).
     """
     # Drawn larger and averaged down: soft edges even where a feature is a pixel wide
     larger = float(np.clip(270 / height, 1.25, 2.0))
@@ -299,13 +288,7 @@ def truth_rate(name: str) -> float:
 def fit_table(table: Any, marginals: Any, rounds: int = 200) -> np.ndarray:
     """Scale ``table`` until it has the given marginals, keeping its zeros and odds ratios.
 
-    Args:
-        table: Non-negative array, one axis per variable.
-        marginals: One probability vector per axis.
-        rounds: Sweeps over the axes.
-
-    Raises:
-        ValueError: If the zeros make the marginals unreachable.
+    ``marginals`` has a probability vector per axis. ValueError: the zeros make them unreachable.
     """
     table = np.array(table, np.float64)
     for _ in range(rounds):

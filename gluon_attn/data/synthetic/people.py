@@ -38,12 +38,7 @@ from gluon_attn.data.synthetic.drawing import (
     release_folder,
     write_image,
 )
-from gluon_attn.data.synthetic.pedestrian import (
-    ATTRIBUTES,
-    Population,
-    draw_person,
-    sample_look,
-)
+from gluon_attn.data.synthetic.pedestrian import ATTRIBUTES, Population, draw_person, sample_look
 from gluon_attn.data.synthetic.scenery import paint_background, paint_occluder
 from gluon_attn.data.views import ChosenAttributes
 
@@ -102,18 +97,12 @@ def write_synthetic(
 
     Args:
         images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
-        seed: Integer >= 0.
         workers: Processes; ``None`` takes one per usable core. They are started by "spawn", so a
             script that asks for several needs the usual ``if __name__ == "__main__"``.
-        overwrite: Whether to replace a finished synthetic data set.
+        overwrite: Whether to replace a finished synthetic data set; FileExistsError otherwise.
 
-    Returns:
-        A report: ``expected`` (per split: images, boxes), ``positive_rate`` and
-        ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
-
-    Raises:
-        FileExistsError: ``root`` holds something that may not be replaced.
-        ValueError: ``images`` or ``seed`` is invalid.
+    Returns a report: ``expected`` (per split: images, boxes), ``positive_rate`` and
+    ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
     """
     images = check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
@@ -169,12 +158,7 @@ def _write_scene(job: Any) -> Any:
 
 
 def draw_scene(rng: np.random.Generator) -> Any:
-    """Draw one scene.
-
-    Returns:
-        ``image`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
-        the annotation file) and the name of the place.
-    """
+    """Return a scene ``(H, W, 3)`` uint8 RGB, its targets as in the annotation, and its place."""
     global _population
     _population = _population or Population()
     height, width = int(rng.integers(240, 401)), int(rng.integers(320, 481))
@@ -381,10 +365,7 @@ def write_tasks(
 
 
 def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:
-    """Pack the tasks of the people of one split, their labels flipped but in the test split.
-
-    ``scenes`` is the folder of a WIDER-Attribute tree, ``seed`` that of the flipped labels.
-    """
+    """Pack the tasks of the people of one split, their labels flipped but in the test split."""
     people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
     people = ChosenAttributes(people, list(TASKS))
     if split != "test":

@@ -221,13 +221,9 @@ _FURNITURE = {
 def paint_occluder(
     rng: np.random.Generator, height: int, width: int, top: Any, *, left: Any, right: float
 ) -> Canvas:
-    """Return a ``Canvas`` with one object in the foreground.
+    """Return a ``Canvas`` of the scene's size with one object in the foreground.
 
-    Args:
-        rng: NumPy Generator.
-        height, width: Size of the scene in pixels.
-        top: Where the object's upper edge is.
-        left, right: The part of the scene it covers.
+    ``top`` is its upper edge, ``left`` and ``right`` the part of the scene it covers, in pixels.
     """
     canvas, kind = Canvas(height, width, relief=3.0), OCCLUDERS[rng.integers(len(OCCLUDERS))]
     colour, bottom = random_colour(rng, 50, 210, 0.5), height + 6
