@@ -36,6 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import images_of_classes
 from gluon_attn.data.layout import Found, Part, PathLike
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import image_counts
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
 
 logger = logging.getLogger(__name__)
@@ -96,22 +97,19 @@ class Caltech256(Reader, ClassificationDataset):
         self.split_file = Path(split_file) if split_file else folder / default
         parts = _positions(self.split_file, plan, paths, targets)
         chosen = official_split(split, parts, targets, holdout, seed=seed)
-        published: dict[str, Any] = {}  # only the supplement's numbers per class have known counts
+        published: Any = {}  # only the supplement's numbers per class have known counts
         if not clutter and test_per_class == 25:
-            published = {"test": {"images": 6400}}
-            if per_class == 30:
-                published["trainval"] = {"images": SUPPLEMENT[30]}
+            known = {"trainval": SUPPLEMENT[30]} if per_class == 30 else {}
+            published = image_counts(test=6400, **known)
         notes = []
         if split == "train":
             notes = [f"{len(paths):,} images in {len(names)} classes", *_strays(folder)]
             notes += [f"ICASC supplement: {SUPPLEMENT[60]:,} for training; classes of fewer than "
                       "85 images cannot give 60 and 25"] * (per_class == 60)  # fmt: skip
             notes.append(f"split, seed {seed}: {self.split_file}")
-        classes = [name.partition(".")[2] for name in names]
+        schema = class_schema(name.partition(".")[2] for name in names)
         ids = [paths[k] for k in chosen]
-        return Samples(
-            class_schema(classes), targets[chosen], ids, folder, notes=notes, published=published
-        )
+        return Samples(schema, targets[chosen], ids, folder, notes=notes, published=published)
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -121,12 +119,10 @@ def _class_folders(root: Path) -> list[str]:
 
 def _is_caltech(folder: Path) -> bool:
     """Return whether a folder holds the class folders, with images named as theirs."""
-    first = [name for name in _class_folders(folder) if name.startswith("001.")]
-    return len(_class_folders(folder)) > 1 and any(
-        entry.name.startswith("001_") and is_image_name(entry.name)
-        for name in first
-        for entry in entries(folder / name)
-    )
+    classes = _class_folders(folder)
+    first = (entries(folder / name) for name in classes if name.startswith("001."))
+    names = (entry.name for listed in first for entry in listed)
+    return len(classes) > 1 and any(n.startswith("001_") and is_image_name(n) for n in names)
 
 
 def _strays(root: Path) -> list[str]:
@@ -154,11 +150,10 @@ def _positions(
             write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
+            told = "the split is chosen again each time, equal as long as the files are"
+            why = error.strerror
             logger.warning(
-                "%s cannot be written (%s): the split is chosen again each time, equal as long as "
-                "the files are; give a split_file elsewhere",
-                path,
-                error.strerror,
+                "%s cannot be written (%s): %s; give a split_file elsewhere", path, why, told
             )
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:

@@ -29,6 +29,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
+from gluon_attn.data.published_sizes import image_counts
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,7 @@ class CelebA(Reader):
     )
     detection = 50
     valid = SPLITS
-    published = {
-        "train": {"images": 162770},
-        "val": {"images": 19867},
-        "trainval": {"images": 182637},
-        "test": {"images": 19962},
-    }
+    published = image_counts(train=162770, val=19867, trainval=182637, test=19962)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

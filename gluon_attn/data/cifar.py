@@ -43,6 +43,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import image_counts
 from gluon_attn.data.safe_pickle import load_pickle
 from gluon_attn.data.scan import files
 
@@ -95,7 +96,7 @@ class Cifar(Reader, ClassificationDataset):
     forms: tuple[Form, ...] = ()
     count = 0  # classes
     valid = SPLITS
-    published = {"trainval": {"images": 50000}, "test": {"images": 10000}}
+    published = image_counts(trainval=50000, test=10000)
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
@@ -104,8 +105,8 @@ class Cifar(Reader, ClassificationDataset):
     @classmethod
     def parts(cls, split: str, form: Form | None = None) -> tuple[Part, ...]:
         form = form or cls.forms[0]
-        images = (form.test,) if split == "test" else form.training
-        return tuple(file_part(name) for name in (form.names, *images))
+        batches = (form.test,) if split == "test" else form.training
+        return tuple(map(file_part, (form.names, *batches)))
 
     @classmethod
     def locate(cls, root: PathLike, split: str, depth: int = DEPTH, **options: Any) -> Found:
@@ -115,24 +116,23 @@ class Cifar(Reader, ClassificationDataset):
         # What an archive holds shows when it is read.
         there = [p for p in parts if place.is_file() or (place / p.name).is_file()]
         paths = {part.name: place / part.name for part in there}
-        return Found(
-            home, paths, [part for part in parts if part not in there], parts, root=Path(root)
-        )
+        missing = [part for part in parts if part not in there]
+        return Found(home, paths, missing, parts, root=Path(root))
 
     def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         self.form, place = _find(self.root, self.forms) or (self.forms[0], self.root)
-        with _opened(place, self.form.folder) as read:
-            names = _names(read(self.form.names), place / self.form.names, self.form)
+        form = self.form
+        with _opened(place, form.folder) as read:
+            names = _names(read(form.names), place / form.names, form)
             if len(names) != self.count:
-                raise ValueError(f"{place / self.form.names}: {len(names)} class names, not "
-                                 f"{self.count}")  # fmt: skip
-            batches = (self.form.test,) if split == "test" else self.form.training
-            read_batches = (
-                _batch(read(batch), place / batch, self.form, self.count) for batch in batches
-            )
-            pixels, targets = map(np.concatenate, zip(*read_batches))
+                raise ValueError(
+                    f"{place / form.names}: {len(names)} class names, not {self.count}"
+                )
+            batches = (form.test,) if split == "test" else form.training
+            contents = (_batch(read(b), place / b, form, self.count) for b in batches)
+            pixels, targets = map(np.concatenate, zip(*contents))
         every = np.arange(len(targets))
-        parts = {"trainval": every, "test": every}
+        parts = dict.fromkeys(("trainval", "test"), every)
         chosen = official_split(split, parts, targets, holdout, seed=seed)
         self._pixels = pixels if len(chosen) == len(pixels) else pixels[chosen]
         ids = [f"{'test' if split == 'test' else 'train'}/{k:05d}" for k in chosen]

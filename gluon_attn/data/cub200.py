@@ -27,6 +27,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import image_counts
 from gluon_attn.data.scan import stored_name
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -44,7 +45,7 @@ class Cub200(Reader, ClassificationDataset):
     )
     detection = 130
     valid, settings = SPLITS, ("holdout", "seed")
-    published = {"trainval": {"images": 5994}, "test": {"images": 5794}}
+    published = image_counts(trainval=5994, test=5794)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -66,9 +67,8 @@ class Cub200(Reader, ClassificationDataset):
         parts = {"trainval": np.flatnonzero(training), "test": np.flatnonzero(~training)}
         chosen = official_split(split, parts, targets, holdout, seed=seed)
         classes = [names[k].partition(".")[2] or names[k] for k in sorted(names)]
-        images = folder / "images"
-        ids = [stored_name(images, paths[numbers[k]]) for k in chosen]
-        return Samples(class_schema(classes), targets[chosen], ids, images)
+        ids = [stored_name(folder / "images", paths[numbers[k]]) for k in chosen]
+        return Samples(class_schema(classes), targets[chosen], ids, folder / "images")
 
 
 def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
@@ -79,9 +79,8 @@ def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
         try:
             key, value = int(words[0]), kind(words[1])
         except (IndexError, ValueError):
-            raise ValueError(
-                f"{path}:{number}: expected a number and a value, found {line!r}"
-            ) from None
+            what = "expected a number and a value"
+            raise ValueError(f"{path}:{number}: {what}, found {line!r}") from None
         if key in rows:
             raise ValueError(f"{path}:{number}: number {key} comes twice")
         rows[key] = value

@@ -36,6 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import empty_classes, images_of_classes
 from gluon_attn.data.layout import Found, Part, file_part, search
 from gluon_attn.data.matfile import load_mat
+from gluon_attn.data.published_sizes import image_counts
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC")
@@ -55,7 +56,7 @@ class ImageNet(Reader, ClassificationDataset):
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"
     detection = 150
     splits = valid = ("train", "val")
-    published = {"train": {"images": 1281167}, "val": {"images": 50000}}
+    published = image_counts(train=1281167, val=50000)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -76,9 +77,8 @@ class ImageNet(Reader, ClassificationDataset):
         else:
             unknown = sorted(set(_synsets(folder)) - set(self.synsets))
             if unknown:
-                raise ValueError(
-                    f"{folder / unknown[0]}: not among the {len(self.synsets)} classes of train/"
-                )
+                known = f"the {len(self.synsets)} classes of train/"
+                raise ValueError(f"{folder / unknown[0]}: not among {known}")
             names, targets = images_of_classes(folder, self.synsets, passed)
             faults = empty_classes(folder, self.synsets, targets, split == "train")
         passed.log()
@@ -134,8 +134,7 @@ def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) ->
     if place is not None:
         truth = _solution(place)
     elif truth_file is not None and kit:
-        place = truth_file
-        truth = _ground_truth(place, len(names), kit)
+        place, truth = truth_file, _ground_truth(truth_file, len(names), kit)
     else:
         lacking = "meta.mat" if truth_file else TRUTH
         raise FileNotFoundError(

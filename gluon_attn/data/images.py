@@ -21,25 +21,9 @@ import cv2
 import numpy as np
 
 from gluon_attn.core import images
-from gluon_attn.core.images import Header, ImageError, resize
+from gluon_attn.core.images import Header, ImageError
+from gluon_attn.core.images import resize as resize
 from gluon_attn.data.scan import PathLike
-
-__all__ = [
-    "ON_BAD_IMAGE",
-    "BadImageError",
-    "NoOverlapError",
-    "check_policy",
-    "decode",
-    "decode_own",
-    "encode_tiles",
-    "image_header",
-    "image_size",
-    "read_annotated",
-    "read_image",
-    "resize",
-    "resize_shorter",
-    "window",
-]
 
 ON_BAD_IMAGE = ("error", "skip")
 
@@ -104,10 +88,8 @@ def read_annotated(
         stored = f"{header.width} x {header.height}"
         found += f" ({stored} without its EXIF orientation {header.orientation})"
     elif image.shape[1::-1] == (height, width):
-        hint = (
-            "it may have lost its EXIF orientation since its boxes were made: take the original "
-            "file, or turn it by 90 degrees"
-        )
+        hint = "it may have lost its EXIF orientation since its boxes were made: take the original "
+        hint += "file, or turn it by 90 degrees"
     reason = f"is {found}, the annotation says {width} x {height}; {hint}"
     raise BadImageError(path, sample_id, reason)
 
@@ -189,7 +171,7 @@ def window(jpeg: Any, box: tuple[int, int, int, int]) -> tuple[Any, tuple[int, i
     height, width = _SIZE.unpack_from(jpeg, place)
     height = min(height, y1 * BLOCK) - y0 * BLOCK
     _SIZE.pack_into(result, place, height, min(width, x1 * BLOCK) - x0 * BLOCK)
-    lengths = (starts[1:] - starts[:-1]).reshape(down, across)[y0:y1, x0:x1].ravel()
+    lengths = np.diff(starts).reshape(down, across)[y0:y1, x0:x1].ravel()
     markers = lengths.cumsum()
     np.frombuffer(result, np.uint8, offset=header - 1)[markers] = _markers(len(markers))
     return result, (x0 * BLOCK, y0 * BLOCK)

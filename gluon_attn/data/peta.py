@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, NamedTuple
 
@@ -66,7 +67,7 @@ from gluon_attn.data.protocol import (
     pick_partition,
     shared_persons,
 )
-from gluon_attn.data.published_sizes import SplitCount, label_note
+from gluon_attn.data.published_sizes import SplitCount, image_counts, label_note
 from gluon_attn.data.scan import is_image_name, list_images
 
 logger = logging.getLogger(__name__)
@@ -144,17 +145,12 @@ class Peta(Reader):
     )
     detection = 30
     valid, settings = SPLITS, ("partition", "uncertain", "seed", "split_file")
-    published = {
-        "train": {"images": 9500},
-        "val": {"images": 1900},
-        "trainval": {"images": 11400},
-        "test": {"images": 7600},
-    }
+    published = image_counts(train=9500, val=1900, trainval=11400, test=7600)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        images = folder_part("images", "images", *_places("archive"), apart=True, images=True)
-        return file_part("PETA.mat", "PETA.mat", *_places("archive/Label.txt")), images
+        folder = folder_part("images", "images", *_places("archive"), apart=True, images=True)
+        return file_part("PETA.mat", "PETA.mat", *_places("archive/Label.txt")), folder
 
     def samples(
         self,
@@ -171,8 +167,8 @@ class Peta(Reader):
         base = None if named else find_base(home)
         self._rates: dict[str, float] | None = None if base else RATES
         if base is None:
-            path, images = found.each()
-            copy = _read_mat(path, images, partition, uncertain)
+            path, folder = found.each()
+            copy = _read_mat(path, folder, partition, uncertain)
         else:
             check_uncertain(uncertain, False, base)
             copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)
@@ -183,27 +179,20 @@ class Peta(Reader):
         if base:  # the authors publish no split, only how many images a sub-set has
             every = [name.split("/")[0] for name in copy.ids] if split == "train" else []
             counts += [SplitCount(name, every.count(name)) for name in SUBSETS if every]
-            published = {name: {"images": n} for name, n in SUBSETS.items()} if every else {}
+            published = image_counts(**SUBSETS) if every else {}
         earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
         if earlier:
             others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]
             notes = [shared_persons(split, self.persons, others, " and ".join(earlier))]
-        return Samples(
-            Schema.binary(copy.names),
-            copy.raw[chosen],
-            ids,
-            copy.folder,
-            notes=notes,
-            counts=counts,
-            published=published,
-        )
+        samples = Samples(Schema.binary(copy.names), copy.raw[chosen], ids, copy.folder)
+        return replace(samples, notes=notes, counts=counts, published=published)
 
     def remarks(self, source: str | None) -> list[str]:
         rates = self._rates if source == "published" else None
         return [label_note(self, rates, "public list")] if self.split == "train" else []
 
 
-def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy:
+def _read_mat(path: Path, folder: Path, partition: int, uncertain: str) -> _Copy:
     """Read ``PETA.mat``, whose images are ``images/00001.png`` and so on."""
     peta = load_mat(path, "peta")
     names, raw = _labels(peta, uncertain)
@@ -212,15 +201,8 @@ def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy
         logger.warning("%s: other attributes than published: %s", path, ", ".join(odd[:5]))
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
-    return _Copy(
-        images,
-        ids,
-        names,
-        raw,
-        persons=persons,
-        parts=_partition(peta, partition, len(raw)),
-        notes=[],
-    )
+    parts = _partition(peta, partition, len(raw))
+    return _Copy(folder, ids, names, raw, persons=persons, parts=parts, notes=[])
 
 
 def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -315,8 +297,8 @@ def read_archive(base: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndar
             notes.append(f"{subset} is missing: no {path}")
             continue
         labels = _read_labels(path)
-        images = list_images(path.parent, deep=False)
-        for name in images:
+        found = list_images(path.parent, deep=False)
+        for name in found:
             person = _person(name)
             if person not in labels:
                 raise ValueError(f"{path}: no line for '{person}', the person of {name}")
@@ -324,7 +306,7 @@ def read_archive(base: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndar
             subsets.append(number)
             persons.append(person)
             rows.append(labels[person])
-        without = len(set(labels) - {_person(name) for name in images})
+        without = len(set(labels) - {_person(name) for name in found})
         notes += [f"{subset}: {without:,} lines of Label.txt have no image"] if without else []
     if not ids:
         raise ValueError(f"{base}: no image beside the Label.txt files")

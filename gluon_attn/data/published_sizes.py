@@ -16,6 +16,11 @@ KEYS = ("images", "boxes", "identities")  # what is compared
 Expected = Mapping[Any, Mapping[str, int]]
 
 
+def image_counts(**counts: int) -> Expected:
+    """Return published numbers of images per split, ``{split: {'images': n}}``."""
+    return {split: {"images": count} for split, count in counts.items()}
+
+
 @dataclass
 class SplitCount:
     """What one split's annotation holds.
@@ -63,7 +68,9 @@ class CountReport:
         by_name = {count.split: count for count in counts}
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
-            sums: dict[str, Any] = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
+            # Unknown if a part is. (Parts of one training set share no person.)
+            pairs = {key: (getattr(a, key), getattr(b, key)) for key in KEYS}
+            sums: dict[str, Any] = {k: None if None in p else sum(p) for k, p in pairs.items()}
             total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
@@ -79,10 +86,8 @@ class CountReport:
             for key, expected in sorted(self.expected.get(count.split, {}).items()):
                 found = getattr(count, key)
                 if found is not None and found != expected:
-                    lines.append(
-                        f"{count.split}: {found:,} {key}, {self.source} {expected:,} "
-                        f"({found - expected:+,})"
-                    )
+                    told = f"{count.split}: {found:,} {key}, {self.source} {expected:,}"
+                    lines.append(f"{told} ({found - expected:+,})")
         return lines
 
     @property
@@ -194,11 +199,6 @@ def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
     align = ["left"] + ["right"] * (len(header) - 1)
     return tabulate(rows, header, disable_numparse=True, colalign=align)
-
-
-def _sum(a: int | None, b: int | None) -> int | None:
-    """Return the sum; None if a part is not known. (Parts of one training set share no person.)"""
-    return None if a is None or b is None else a + b
 
 
 def _number(value: int | None) -> str:

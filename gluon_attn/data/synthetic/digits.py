@@ -123,9 +123,8 @@ def load_samples() -> tuple[np.ndarray, np.ndarray]:
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ImportError(
-                "the digits come with scikit-learn: pip install scikit-learn"
-            ) from error
+            hint = "the digits come with scikit-learn: pip install scikit-learn"
+            raise ImportError(hint) from error
         bunch = load_digits()
         _digits = bunch.images.astype(np.float32) / 16.0, bunch.target
     return _digits

@@ -110,10 +110,8 @@ def write_synthetic(
     jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
     records = list(draw_all(_write_scene, jobs, workers, progress, title="drawing pedestrians"))
     by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}
-    expected = {
-        s: {"images": len(r), "boxes": sum(len(i["targets"]) for i in r)}
-        for s, r in by_split.items()
-    }
+    boxes = {s: sum(len(i["targets"]) for i in r) for s, r in by_split.items()}
+    expected = {s: {"images": len(r), "boxes": boxes[s]} for s, r in by_split.items()}
     (root / "Anno").mkdir()
     _write_annotation(root, "trainval", by_split["train"] + by_split["val"])
     _write_annotation(root, "test", by_split["test"])
@@ -136,14 +134,10 @@ def _write_annotation(root: Any, part: str, records: list) -> None:
 
 
 def _rates(records: list) -> dict[str, Any]:
-    labels = np.array([t["attribute"] for r in records for t in r["targets"]]).reshape(
-        -1, len(ATTRIBUTES)
-    )
-    positive, unspecified = (labels == 1).mean(0), (labels == 0).mean(0)
-    return {
-        "positive_rate": dict(zip(ATTRIBUTES, positive.tolist())),
-        "unspecified_rate": dict(zip(ATTRIBUTES, unspecified.tolist())),
-    }
+    labels = np.array([t["attribute"] for r in records for t in r["targets"]])
+    labels = labels.reshape(-1, len(ATTRIBUTES))
+    codes = {"positive_rate": 1, "unspecified_rate": 0}
+    return {k: dict(zip(ATTRIBUTES, (labels == v).mean(0).tolist())) for k, v in codes.items()}
 
 
 def _write_scene(job: Any) -> Any:
@@ -282,10 +276,8 @@ class _Scene:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         loose = rng.uniform(0, 0.03) * np.array([-1, -1, 1, 1])
         sloppy = (rng.normal(0, 0.025, 4) + loose) * tall
-        box = (
-            np.array([columns[0] + left, rows[0] + top, columns[-1] + left + 1, rows[-1] + top + 1])
-            + sloppy
-        )
+        x0, x1, y0, y1 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+        box = np.array([x0 + left, y0 + top, x1 + left, y1 + top]) + sloppy
         over = rng.uniform(-1, 7, 4)
         limit = np.array([width, height, width, height])
         box = np.clip(box, -over, limit + over) if rng.random() < 0.6 else np.clip(box, 0, limit)
@@ -346,10 +338,9 @@ def write_tasks(
     errors are those of :func:`write_synthetic`; missing splits take ``IMAGES["tasks"]``.
     """
     root, started = Path(root), time.perf_counter()
-    packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
-    claim_folder(
-        root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite=overwrite
-    )
+    outputs = ["scenes", "SYNTHETIC.json"]
+    outputs += [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
+    claim_folder(root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite)
     scenes = root / "scenes"
     images = dict(IMAGES["tasks"], **(images or {}))
     expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
