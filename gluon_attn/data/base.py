@@ -1,10 +1,8 @@
 """What every data set is: labels, masks and stable sample ids around one ``read``.
 
-* :class:`AttributeDataset`: images with A attributes; :class:`ClassificationDataset`: one of K
-  classes. To everything behind the data layer the second is an attribute data set whose schema is
-  one multi-class attribute called ``class``.
-* :class:`Reader`: what all readers of published files do. A reader says what its format is: its
-  ``parts``, how a split is read (``samples``), and what was published (``published``).
+To everything behind the data layer a :class:`ClassificationDataset` is an attribute data set whose
+schema is one multi-class attribute called ``class``. A :class:`Reader` says what its format is: its
+``parts``, how a split is read (``samples``), and what was published (``published``).
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ ATTRIBUTE = "class"  # what single-label data are called in their schema
 class Rows:
     """An ``(N, K)`` matrix that is never built: rows are made when they are asked for.
 
-    ImageNet's labels would have 1.28 million rows of 1000 columns, 5 GB as float32; the class
-    numbers take 5 MB. ``rows[i]`` is ``(K,)``, ``rows[indices]`` or a slice ``(n, K)``, each a new
-    array; ``rows.copy()`` and ``np.asarray(rows)`` build the whole matrix.
+    ImageNet's labels would take 5 GB as float32, the class numbers 5 MB. ``rows[i]`` is ``(K,)``,
+    ``rows[indices]`` or a slice ``(n, K)``, each a new array; ``rows.copy()`` and
+    ``np.asarray(rows)`` build the whole matrix.
     """
 
     ndim = 2
@@ -84,16 +82,12 @@ class OneHot(Rows):
     ) -> None:
         targets = np.asarray(targets)
         if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
-            raise ValueError(
-                f"class numbers must be a vector of whole numbers, got shape {targets.shape} of "
-                f"{targets.dtype}"
-            )
+            given = f"got shape {targets.shape} of {targets.dtype}"
+            raise ValueError(f"class numbers must be a vector of whole numbers, {given}")
         wrong = np.flatnonzero((targets < 0) | (targets >= classes))
         if wrong.size:
-            raise ValueError(
-                f"sample {wrong[0]} has class number {targets[wrong[0]]}; valid are 0 to "
-                f"{classes - 1}"
-            )
+            given = f"sample {wrong[0]} has class number {targets[wrong[0]]}"
+            raise ValueError(f"{given}; valid are 0 to {classes - 1}")
         super().__init__((len(targets), int(classes)), dtype)
         self.targets = targets.astype(np.int32)
         self.positive, self.negative = positive, negative
@@ -159,10 +153,8 @@ class AttributeDataset(Located, Dataset):
         self.names = tuple(names)
         self.schema = Schema.binary(self.names) if schema is None else schema
         if self.schema.columns != self.names:
-            raise ValueError(
-                f"the schema has the columns {', '.join(self.schema.columns)}; the data set has "
-                f"{', '.join(self.names)}"
-            )
+            columns, names = ", ".join(self.schema.columns), ", ".join(self.names)
+            raise ValueError(f"the schema has the columns {columns}; the data set has {names}")
         self.split = split
         self._one_hot = isinstance(raw, OneHot)
         table: Any = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
@@ -329,8 +321,7 @@ class ClassificationDataset(AttributeDataset):
         least, most = int(counts.argmin()), int(counts.argmax())
         first = f"{counts[least]:,} ({self.classes[least]})"
         size = f"{first} to {counts[most]:,} ({self.classes[most]}) images"
-        if counts[least] == counts[most]:
-            size = f"{counts[most]:,} images each"
+        size = f"{counts[most]:,} images each" if counts[least] == counts[most] else size
         return f"\n{self.split}: {len(counts):,} classes of {size}"
 
 

@@ -36,7 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import images_of_classes
 from gluon_attn.data.layout import Found, Part, PathLike
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Caltech256(Reader, ClassificationDataset):
         published: Any = {}  # only the supplement's numbers per class have known counts
         if not clutter and test_per_class == 25:
             known = {"trainval": SUPPLEMENT[30]} if per_class == 30 else {}
-            published = image_counts(test=6400, **known)
+            published = split_counts("images", test=6400, **known)
         notes = []
         if split == "train":
             notes = [f"{len(paths):,} images in {len(names)} classes", *_strays(folder)]
@@ -166,7 +166,6 @@ def _positions(
 
 
 def _load(path: Path, plan: dict[str, Any]) -> Lists:
-    """Return the lists of a split file."""
     saved = read_json(path)
     try:
         lists = {part: [str(name) for name in saved[part]] for part in ("train", "test")}

@@ -29,7 +29,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class CelebA(Reader):
     )
     detection = 50
     valid = SPLITS
-    published = image_counts(train=162770, val=19867, trainval=182637, test=19962)
+    published = split_counts("images", train=162770, val=19867, trainval=182637, test=19962)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

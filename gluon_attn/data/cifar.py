@@ -43,7 +43,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.safe_pickle import load_pickle
 from gluon_attn.data.scan import files
 
@@ -96,7 +96,7 @@ class Cifar(Reader, ClassificationDataset):
     forms: tuple[Form, ...] = ()
     count = 0  # classes
     valid = SPLITS
-    published = image_counts(trainval=50000, test=10000)
+    published = split_counts("images", trainval=50000, test=10000)
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
@@ -220,7 +220,6 @@ def _find(root: Path, forms: tuple[Form, ...]) -> tuple[Form, Path] | None:
 
 
 def _names(data: bytes, place: Path, form: Form) -> list[str]:
-    """Return the names of the classes."""
     if form.key is None:
         return text_of(data, place).split()
     meta = load_pickle(data, place)

@@ -107,11 +107,9 @@ class ClothingCoParsing(Reader):
         }
         self._masks = {k for k, photo in enumerate(rows) if photo in halves[PIXELS]}
         notes = [f"{split}: {len(self._masks):,} of {len(rows):,} photographs have masks"]
-        notes += [
-            f"{kind}: {len(halves[kind]):,} files, published {count:,}"
-            for kind, count in HALVES.items()
-            if len(halves[kind]) != count
-        ]
+        found_here = {kind: len(halves[kind]) for kind in HALVES}
+        differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
+        notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
         raw = [[1 if tags & wanted else -1 for wanted in self.columns] for tags in rows.values()]
         ids = [f"photos/{photo}.jpg" for photo in rows]
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes)

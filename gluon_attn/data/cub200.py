@@ -27,7 +27,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import stored_name
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -45,7 +45,7 @@ class Cub200(Reader, ClassificationDataset):
     )
     detection = 130
     valid, settings = SPLITS, ("holdout", "seed")
-    published = image_counts(trainval=5994, test=5794)
+    published = split_counts("images", trainval=5994, test=5794)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

@@ -79,10 +79,8 @@ class Folders(Reader, ClassificationDataset):
         passed = Passed(folder)
         names, targets = images_of_classes(folder, classes, passed)
         if not names:
-            raise ValueError(
-                f"{folder}: no images in its class folders ({passed.text() or 'they are empty'}; "
-                f"images end in {', '.join(SUFFIXES)})"
-            )
+            why = f"{passed.text() or 'they are empty'}; images end in {', '.join(SUFFIXES)}"
+            raise ValueError(f"{folder}: no images in its class folders ({why})")
         passed.log()
         deep = [name for name in names if name.count("/") > 1]
         notes = [f"{split}: {len(deep):,} images lie in folders of their class's, such as {name}"
@@ -93,9 +91,8 @@ class Folders(Reader, ClassificationDataset):
 
     def remarks(self, source: str | None) -> list[str]:
         known = {name for names in ALIASES.values() for name in names} | {self.split}
-        others = [
-            n for n in subfolders(self.root) if n not in known and _has_classes(self.root / n)
-        ]
+        unknown = (name for name in subfolders(self.root) if name not in known)
+        others = [name for name in unknown if _has_classes(self.root / name)]
         note = f"not read: {', '.join(f'{n}/' for n in others)} (--splits NAME reads such a folder)"
         return [self.class_note(), *([note] if others and self.split == "train" else [])]
 

@@ -36,7 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import empty_classes, images_of_classes
 from gluon_attn.data.layout import Found, Part, file_part, search
 from gluon_attn.data.matfile import load_mat
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC")
@@ -56,7 +56,7 @@ class ImageNet(Reader, ClassificationDataset):
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"
     detection = 150
     splits = valid = ("train", "val")
-    published = image_counts(train=1281167, val=50000)
+    published = split_counts("images", train=1281167, val=50000)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -88,7 +88,6 @@ class ImageNet(Reader, ClassificationDataset):
 
 
 def _synsets(folder: Path) -> list[str]:
-    """Return the synset folders in a folder, sorted."""
     return [name for name in subfolders(folder) if SYNSET.match(name)]
 
 

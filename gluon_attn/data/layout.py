@@ -1,12 +1,9 @@
 """Where the files and folders of a data set are, and which of them are missing.
 
-A reader says once what it is made of, as :class:`Part` objects per split. From that follow where
-they are found, whether a split is there, what a message looked for, and what a check calls missing.
-
-The folder that a user names is often not quite the one that holds the data: archives unpack into a
-folder of their own, GitHub adds ``-master``, the annotation comes in a second download. So a data
-set is looked for in the folder itself, then in its sub-folders, then in theirs; the nearest one
-that holds it is its home. Two at the same distance are an error that names both.
+A reader says once what it is made of, as :class:`Part` objects per split. The folder that a user
+names is often not quite the one that holds the data: archives unpack into a folder of their own,
+the annotation comes in a second download. So a data set is looked for in the folder itself, then in
+its sub-folders, then in theirs; the nearest that holds it is its home. Two are an error.
 """
 
 from __future__ import annotations

@@ -85,10 +85,8 @@ class ListDataset(Reader):
         raw = np.array([labels for labels, _ in rows.values()], np.int8)
         if (raw == 1).any() and not (raw == -1).any():
             other, means = ("wider", "-1") if coding == "list" else ("list", "0")
-            raise ValueError(
-                f"{listed}: no label is negative in coding '{coding}'; if {means} means negative "
-                f"in this list, use coding='{other}'"
-            )
+            remedy = f"if {means} means negative in this list, use coding='{other}'"
+            raise ValueError(f"{listed}: no label is negative in coding '{coding}'; {remedy}")
         return Samples(schema, raw, list(rows), counts=[SplitCount(split, len(rows), len(rows))])
 
     def remarks(self, source: str | None) -> list[str]:
@@ -99,17 +97,14 @@ class ListDataset(Reader):
 
 
 def _lists(root: Path, split: str) -> list[Path]:
-    """Return the files of a split."""
     path = root / f"{split}.txt"
     if path.is_file():
         return [path]
     parts = [root / "train.txt", root / "val.txt"]
     if split == "trainval" and all(part.is_file() for part in parts):
         return parts
-    found = [p.stem for p in files(root, ".txt") if p.name != "names.txt"]
-    raise FileNotFoundError(
-        f"{path} is missing; splits in this folder: {', '.join(found) or '(none)'}"
-    )
+    found = ", ".join(p.stem for p in files(root, ".txt") if p.name != "names.txt")
+    raise FileNotFoundError(f"{path} is missing; splits in this folder: {found or '(none)'}")
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -4,9 +4,8 @@ The order of an epoch depends on (seed, epoch) only, a sample's augmentation on 
 position) only. So results do not depend on the number of workers, and a resumed epoch repeats.
 
 Workers are threads, each making whole batches: OpenCV and NumPy let go of Python's lock while they
-work. ``gluon.data.DataLoader`` is not used because its forked workers repeat each other's random
-draws, and because it waits for all of the engine's work at construction and leaves its threads
-behind when a loop is left early.
+work. The forked workers of ``gluon.data.DataLoader`` repeat each other's random draws; it also
+waits for the engine at construction and leaves its threads behind when a loop is left early.
 
 :class:`IdentityLoader` makes batches of P identities with K images each, as the batch-hard triplet
 loss needs them (Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person
@@ -174,9 +173,7 @@ class BufferPool:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._free: collections.deque[np.ndarray] = (
-            collections.deque()
-        )  # its append and pop are atomic
+        self._free: collections.deque[np.ndarray] = collections.deque()  # append, pop are atomic
 
     def take(self) -> np.ndarray:
         """Return a float32 array with arbitrary contents."""

@@ -21,7 +21,7 @@ from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat, take
 from gluon_attn.data.protocol import SPLITS, binary_labels, labels_of_images, parts_of
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 
 PLACES = ("annotation.mat", "annotation/annotation.mat")
 UNZIPPED = "release_data/release_data"
@@ -40,7 +40,7 @@ class Pa100k(Reader):
     detection = 100
     valid = SPLITS
     settings = ("uncertain",)
-    published = image_counts(train=80000, val=10000, trainval=90000, test=10000)
+    published = split_counts("images", train=80000, val=10000, trainval=90000, test=10000)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:

@@ -116,10 +116,8 @@ class PackedDataset(AttributeDataset):
 
     def get_window(self, i: int, box: tuple[int, int, int, int]) -> tuple[Any, ...]:
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
-        image only what lies to the right of and below ``corner``, ``(x, y)``, up to at least the
-        end of ``box``, ``(left, top, right, bottom)``.
-
-        ``corner`` is None for the black image that stands for one that is skipped.
+        image only the part from ``corner``, ``(x, y)``, to at least the end of ``box``, ``(left,
+        top, right, bottom)``; None for the black image that stands for one that is skipped.
         """
         try:
             jpeg, corner = window(self.record(i)[0], box)
@@ -166,20 +164,16 @@ class PackedDataset(AttributeDataset):
             raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
         wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
         if wrong:
-            raise ValueError(
-                f"{path}: malformed: record {wrong[0]} begins before the one before it"
-            )
-        expected = self.info["rec_bytes"]
+            where = f"{path}: malformed: record {wrong[0]}"
+            raise ValueError(f"{where} begins before the one before it")
+        expected, sizes = self.info["rec_bytes"], f"{self._rec}: {size:,} bytes"
         if size != expected:
             broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
             lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
-            raise ValueError(
-                f"{self._rec}: {size:,} bytes, expected {expected:,}{lost}; copy or pack it again"
-            )
+            raise ValueError(f"{sizes}, expected {expected:,}{lost}; copy or pack it again")
         if offsets[-1] >= size:
-            raise ValueError(
-                f"{path}: malformed: the last record begins behind the end of the file"
-            )
+            where = f"{path}: malformed: the last record"
+            raise ValueError(f"{where} begins behind the end of the file")
         return [*offsets, size]
 
     def _payload(self, i: int) -> memoryview:
@@ -226,7 +220,6 @@ def _read_schema(info: dict[str, Any], path: Path) -> Schema | None:
 
 
 def _read_rows(info: dict[str, Any], path: Path) -> Any:
-    """Return the raw labels of a packed split."""
     if "targets" not in info:
         return info["raw"]
     try:
@@ -267,9 +260,8 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
         if records.exists():
             raise FileNotFoundError(explain_records(records))
         found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
-        raise FileNotFoundError(
-            f"{missing}; packed splits in this folder: {', '.join(found) or '(none)'}"
-        )
+        listed = ", ".join(found) or "(none)"
+        raise FileNotFoundError(f"{missing}; packed splits in this folder: {listed}")
     info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
     rows = "targets" if known and "targets" in info else "raw"
@@ -277,10 +269,9 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
              "rec_bytes": int, "fingerprint": str}  # fmt: skip
     if not known or any(not isinstance(info.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(kinds)}")
-    if len(info[rows]) != len(info["sample_ids"]):
-        raise ValueError(
-            f"{path}: {len(info[rows])} label rows, {len(info['sample_ids'])} sample ids"
-        )
+    labels, ids = len(info[rows]), len(info["sample_ids"])
+    if labels != ids:
+        raise ValueError(f"{path}: {labels} label rows, {ids} sample ids")
     return info
 
 
@@ -299,14 +290,9 @@ def records_of_others(root: Path) -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a file belongs to a split that this package packed, perhaps without its JSON.
-
-    MXNet's own tools write files of the same names, and no JSON.
-    """
-    records = path.with_suffix(".rec")
-    return path.is_file() and (
-        path.with_suffix(".json").is_file() or records.is_file() and _has_checksum(records)
-    )
+    """Return whether this package packed a file's split; MXNet's tools use the same names."""
+    records, has_json = path.with_suffix(".rec"), path.with_suffix(".json").is_file()
+    return path.is_file() and (has_json or records.is_file() and _has_checksum(records))
 
 
 def _has_checksum(path: Path) -> bool:

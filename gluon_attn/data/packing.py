@@ -117,7 +117,6 @@ def _claim(prefix: Path, parts: Path, plan: dict[str, Any], overwrite: bool) -> 
 
 
 def _run(chunks: _Chunks, spans: Sequence[range], workers: int, progress: bool) -> None:
-    """Make every chunk that is missing."""
     cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
     todo = [k for k in range(len(spans)) if not chunks.done(k)]
     total = sum(len(span) for span in spans)
@@ -235,9 +234,9 @@ def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
     info["fingerprint"] = dataset.fingerprint(kept)
     info["sample_ids"] = [dataset.sample_ids[i] for i in kept]
-    if isinstance(dataset.raw, OneHot):
-        info["targets"] = dataset.raw.targets[kept].tolist()
-    else:
-        info["raw"] = dataset.raw[kept].tolist()
+    rows, key = dataset.raw, "raw"
+    if isinstance(rows, OneHot):
+        rows, key = rows.targets, "targets"
+    info[key] = rows[kept].tolist()
     write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
     return info

@@ -67,7 +67,7 @@ from gluon_attn.data.protocol import (
     pick_partition,
     shared_persons,
 )
-from gluon_attn.data.published_sizes import SplitCount, image_counts, label_note
+from gluon_attn.data.published_sizes import SplitCount, label_note, split_counts
 from gluon_attn.data.scan import is_image_name, list_images
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Peta(Reader):
     )
     detection = 30
     valid, settings = SPLITS, ("partition", "uncertain", "seed", "split_file")
-    published = image_counts(train=9500, val=1900, trainval=11400, test=7600)
+    published = split_counts("images", train=9500, val=1900, trainval=11400, test=7600)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -179,7 +179,7 @@ class Peta(Reader):
         if base:  # the authors publish no split, only how many images a sub-set has
             every = [name.split("/")[0] for name in copy.ids] if split == "train" else []
             counts += [SplitCount(name, every.count(name)) for name in SUBSETS if every]
-            published = image_counts(**SUBSETS) if every else {}
+            published = split_counts("images", **SUBSETS) if every else {}
         earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
         if earlier:
             others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]

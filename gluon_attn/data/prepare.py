@@ -175,10 +175,9 @@ def open_splits(
 ) -> tuple[dict[str, Any], CountReport]:
     """Return ``({split: dataset}, CountReport)``."""
     reader = DATASETS.get(kind)
+    options["on_bad_image"] = on_bad_image
     with naming(root):
-        datasets = {
-            split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
-        }
+        datasets = {split: reader(root, split, **options) for split in splits}
     return datasets, CountReport.join(dataset.report for dataset in datasets.values())
 
 
@@ -268,7 +267,6 @@ class Check:
         return "\n".join(lines) + (f"\n\n{self.report.text()}" if self.report else "")
 
     def _faults(self) -> list[str]:
-        """Return what is wrong, in a few words each."""
         differences = len(self.report.differences()) if self.report else 0
         missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
         example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
@@ -318,10 +316,8 @@ def missing_parts(
             needed.setdefault(part.name, []).append(split)
             given = options.get(part.option) if part.option else None
             places[part.name] = given or found.path(part)
-    return [
-        f"{name} is missing ({', '.join(who)}): looked for {places[name]}"
-        for name, who in needed.items()
-    ]
+    lines = [f"{name} is missing ({', '.join(who)})" for name, who in needed.items()]
+    return [f"{line}: looked for {places[name]}" for line, name in zip(lines, needed)]
 
 
 def check(

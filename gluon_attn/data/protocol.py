@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from typing import Any, Iterable, Mapping, Sequence
@@ -42,10 +43,8 @@ def binary_labels(
     wrong = ~np.isin(values, (0, 1, 2))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"{place}: row {row + 1}, attribute '{names[column]}' is {values[row, column]}; valid "
-            "are 1, 0 and 2"
-        )
+        where = f"{place}: row {row + 1}, attribute '{names[column]}'"
+        raise ValueError(f"{where} is {values[row, column]}; valid are 1, 0 and 2")
     check_uncertain(uncertain, bool((values == 2).any()), place)
     two = -1 if uncertain == "negative" else 0
     return np.array([-1, 1, two], np.int8)[values]
@@ -57,10 +56,8 @@ def labels_of_images(
     """Return a matrix that must have a row per image and, behind others, a column per attribute."""
     matrix = table.matrix()
     if matrix.shape != (len(images), before + len(names)):
-        raise table.error(
-            f"{matrix.shape[0]} x {matrix.shape[1]} labels for the {len(images)} images and "
-            f"{len(names)} attributes"
-        )
+        found = f"{matrix.shape[0]} x {matrix.shape[1]} labels"
+        raise table.error(f"{found} for the {len(images)} images and {len(names)} attributes")
     return matrix
 
 
@@ -78,15 +75,11 @@ def one_based(node: Node, total: int) -> np.ndarray:
 
 def check_disjoint(parts: Mapping[str, np.ndarray], node: Node) -> None:
     """Raise ValueError if two of ``{name: positions}`` share one."""
-    names = list(parts)
-    for k, name in enumerate(names):
-        for other in names[k + 1 :]:
-            shared = np.intersect1d(parts[name], parts[other])
-            if shared.size:
-                raise node.error(
-                    f"{shared.size:,} images are in both {name} and {other}, the first is number "
-                    f"{shared[0] + 1}"
-                )
+    for name, other in itertools.combinations(parts, 2):
+        shared = np.intersect1d(parts[name], parts[other])
+        if shared.size:
+            found = f"{shared.size:,} images are in both {name} and {other}"
+            raise node.error(f"{found}, the first is number {shared[0] + 1}")
 
 
 def pick_partition(node: Node, number: int) -> Node:
@@ -174,8 +167,7 @@ def shared_persons(
     known, seen = persons[persons != unknown], set(others[others != unknown].tolist())
     people = set(known.tolist())
     shown = sum(person in seen for person in known.tolist())
+    shares = f"{len(people & seen):,} of {len(people):,}", f"{shown:,} of {len(persons):,}"
     percent = 100 * shown / max(1, len(persons))
-    return (
-        f"{split}: {len(people & seen):,} of {len(people):,} known persons are also in {name}; "
-        f"they are on {shown:,} of {len(persons):,} images ({percent:.1f} %)"
-    )
+    line = f"{split}: {shares[0]} known persons are also in {name}; they are on"
+    return f"{line} {shares[1]} images ({percent:.1f} %)"

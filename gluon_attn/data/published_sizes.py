@@ -16,9 +16,9 @@ KEYS = ("images", "boxes", "identities")  # what is compared
 Expected = Mapping[Any, Mapping[str, int]]
 
 
-def image_counts(**counts: int) -> Expected:
-    """Return published numbers of images per split, ``{split: {'images': n}}``."""
-    return {split: {"images": count} for split, count in counts.items()}
+def split_counts(kind: str, **counts: int) -> Expected:
+    """Return published numbers of one of ``KEYS`` per split, ``{split: {kind: n}}``."""
+    return {split: {kind: count} for split, count in counts.items()}
 
 
 @dataclass

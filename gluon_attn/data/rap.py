@@ -52,7 +52,7 @@ from gluon_attn.data.protocol import (
     pick_partition,
     shared_persons,
 )
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ IDENTITIES = ("identity", "person_identity")  # of version 1 and 2
 UNKNOWN = -1  # a person who is not known
 EVALUATED = 51  # of version 1; version 2 lists its own
 PUBLISHED = {
-    1: image_counts(trainval=33268, test=8317),
-    2: image_counts(train=50957, val=16986, trainval=67943, test=16985),
+    1: split_counts("images", trainval=33268, test=8317),
+    2: split_counts("images", train=50957, val=16986, trainval=67943, test=16985),
 }
 EARLIER = {"val": "train", "test": "trainval"}  # what a split must not share persons with
 

@@ -169,11 +169,9 @@ class ReidDataset(Reader, ClassificationDataset):
     def require(cls, root: PathLike, split: str, **options: object) -> Found:
         """Return where the folders are; what is wrong with their images is said on reading."""
         found = cls.locate(root, split)
-        for name in FOLDERS[split]:
-            if not (found.home / name).is_dir():
-                raise FileNotFoundError(
-                    f"{found.home / name} is missing; looked for {cls.looks_for}"
-                )
+        for folder in (found.home / name for name in FOLDERS[split]):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder} is missing; looked for {cls.looks_for}")
         return found
 
     def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
@@ -187,10 +185,8 @@ class ReidDataset(Reader, ClassificationDataset):
         self.cameras = np.array([camera for _, _, camera in images], np.int32)
         known, targets = np.unique(self.identities, return_inverse=True)
         if len(known) < 2:
-            raise ValueError(
-                f"{found.home}: split '{split}' shows {len(known)} identity; at least two are "
-                "needed"
-            )
+            shows = f"split '{split}' shows {len(known)} identity"
+            raise ValueError(f"{found.home}: {shows}; at least two are needed")
         self.query, self.gallery = self._roles(split, len(parts[0]), seed)
         shown = int((known > DISTRACTOR).sum())
         notes = []
@@ -370,14 +366,11 @@ class ReidAttributes(Reader):
             rows = self.raw[:, columns]
             several, none = ((rows == 1).sum(1) > 1).sum(), (rows == -1).all(1).sum()
             if attribute.width > 1 and (several or none):
-                notes.append(
-                    f"{self.split}: {attribute.name}: {none:,} images with none of the classes, "
-                    f"{several:,} with several"
-                )
+                found = f"{none:,} images with none of the classes, {several:,} with several"
+                notes.append(f"{self.split}: {attribute.name}: {found}")
         missing = (self.raw == 0).any(1).sum()
-        return notes + (
-            [f"{self.split}: {missing:,} images with missing labels"] if missing else []
-        )
+        notes += [f"{self.split}: {missing:,} images with missing labels"] if missing else []
+        return notes
 
 
 @DATASETS.register("market")
@@ -442,10 +435,9 @@ def read_labels(
         fields = task.fields or (task.name,)
         largest = len(task.classes) if len(fields) == 1 and task.classes else 2
         repairs = [layout.repairs.get(name, {}) if repair else {} for name in fields]
-        values = np.stack(
-            [_values(part.field(f), identities, largest, r) for f, r in zip(fields, repairs)], 1
-        )
-        columns.append(_encode(values, task))
+        nodes = map(part.field, fields)
+        values = [_values(node, identities, largest, r) for node, r in zip(nodes, repairs)]
+        columns.append(_encode(np.stack(values, 1), task))
     return identities, np.concatenate(columns, 1)
 
 
@@ -463,7 +455,6 @@ def _read_identities(node: Node) -> tuple[str, ...]:
 def _values(
     node: Node, identities: tuple[str, ...], largest: int, repairs: Mapping[str, int]
 ) -> np.ndarray:
-    """Return a field's values, one per identity."""
     values = node.vector()
     if len(values) != len(identities):
         raise node.error(f"{len(values)} values for {len(identities)} identities of image_index")

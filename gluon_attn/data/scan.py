@@ -4,9 +4,8 @@ Every place that lists a folder of images asks here, so that all of them agree.
 
 * **Images** are files whose name ends in one of ``SUFFIXES``, in any case. OpenCV decodes them and
   Pillow reads their headers; a test encodes one of each.
-* **Hidden** are names that operating systems and tools leave behind: those that begin with a dot
-  (``.DS_Store``, ``._name.jpg``, ``.ipynb_checkpoints``) and ``HIDDEN``. They are never images,
-  classes, errors or counted.
+* **Hidden** are names that systems and tools leave behind: those that begin with a dot and
+  ``HIDDEN``. They are never images, classes, errors or counted.
 * **Passed over** is everything else. It is counted by kind and named once, see :class:`Passed`.
 
 Symbolic links are followed. A broken one counts as the image that it is called, so that reading it
@@ -170,7 +169,6 @@ class ImageFolder:
             self.suffix = next((s for s in others if os.path.exists(f"{stem}{s}")), None)
 
     def __truediv__(self, name: str) -> Path:
-        """Return the path of an image."""
         path = self.path / name
         return path.with_suffix(self.suffix) if self.suffix else path
 

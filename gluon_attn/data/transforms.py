@@ -66,8 +66,6 @@ def planes(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 class _Normalizing:
-    """What all transforms share."""
-
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.normalize = Normalize(mean, std)
         self.mean, self.std = self.normalize.mean, self.normalize.std
@@ -272,9 +270,7 @@ class ResizedCropTransform(_Normalizing):
         self.resize, self.size, self.mirror = int(resize), int(size), bool(mirror)
         self.area, self.shape = tuple(area), tuple(shape)
 
-    def draw(
-        self, random: Sequence[float], width: int, height: int
-    ) -> tuple[int, int, int, int, bool]:
+    def draw(self, random: Sequence[float], width: int, height: int) -> tuple[int, ...]:
         """Return ``(x, y, w, h, mirrored)`` of the piece of a ``width`` x ``height`` image."""
         rng = np.random.default_rng(int(random[0] * 2**53))
         low, high = math.log(self.shape[0]), math.log(self.shape[1])

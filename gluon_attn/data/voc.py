@@ -29,7 +29,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, PathLike, folder_part
 from gluon_attn.data.protocol import SPLITS
-from gluon_attn.data.published_sizes import image_counts
+from gluon_attn.data.published_sizes import split_counts
 
 CLASSES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -56,7 +56,7 @@ class Voc(Reader):
     detection = 80
     valid, settings = SPLITS, ("difficult",)
     optional: tuple[str, ...] = ("test",)
-    published = image_counts(train=5717, val=5823, trainval=11540)
+    published = split_counts("images", train=5717, val=5823, trainval=11540)
     train_policy = "masked"
 
     @classmethod
@@ -113,7 +113,7 @@ class Voc2007(Voc):
     year, optional = 2007, ()
     looks_for = LOOKS_FOR.format(2007)
     detection = 90
-    published = image_counts(train=2501, val=2510, trainval=5011, test=4952)
+    published = split_counts("images", train=2501, val=2510, trainval=5011, test=4952)
 
 
 def _is_2007(path: Path) -> bool:

@@ -58,7 +58,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
 from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
-from gluon_attn.data.published_sizes import SplitCount, rate_note
+from gluon_attn.data.published_sizes import SplitCount, rate_note, split_counts
 from gluon_attn.data.scan import stored_name
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,6 @@ class Box(NamedTuple):
 
 
 class _Wider(Reader):
-    """What both readers share."""
-
     title = "WIDER-Attribute"
     valid = SPLITS
 
@@ -152,13 +150,9 @@ class WiderAttribute(_Wider):
             "upright image (if yours are of the stored pixels, remove the tags first)"
         ]
         self._last = threading.local()
-        return Samples(
-            Schema.binary(ATTRIBUTES),
-            raw[:, columns],
-            [record.id for record in kept],
-            notes=notes if turned else [],
-            counts=[count],
-        )
+        ids, notes = [record.id for record in kept], notes if turned else []
+        schema = Schema.binary(ATTRIBUTES)
+        return Samples(schema, raw[:, columns], ids, notes=notes, counts=[count])
 
     def path(self, i: int) -> Path:
         return self._folder / self._files[i]
@@ -306,12 +300,7 @@ class WiderCrops(_Wider):
 
     looks_for = "wider_att/wider_att_{train,test}_{imglist,label}.txt beside Image_cropped/"
     detection = 20
-    published = {
-        "train": {"boxes": 22958},
-        "val": {"boxes": 5382},
-        "trainval": {"boxes": 28340},
-        "test": {"boxes": 29177},
-    }
+    published = split_counts("boxes", train=22958, val=5382, trainval=28340, test=29177)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -329,7 +318,7 @@ class WiderCrops(_Wider):
         if not pairs:
             raise ValueError(f"{image_list}: split '{split}' is empty: no row belongs to it")
         self._folder = folder
-        raw, ids = [row for _, row in pairs], [name for name, _ in pairs]
+        ids, raw = zip(*pairs)
         count = SplitCount(split, None, len(ids))
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, counts=[count])
 
@@ -367,9 +356,8 @@ def _read_rows(path: Path) -> list[list[int]]:
             raise ValueError(f"{path}:{number}: {len(words)} labels, expected {len(ATTRIBUTES)}")
         for name, word in zip(ATTRIBUTES, words):
             if word not in ("1", "+1", "-1", "0"):
-                raise ValueError(
-                    f"{path}:{number}: label {word!r} (about {name}); valid are 1, -1 and 0"
-                )
+                given = f"label {word!r} (about {name})"
+                raise ValueError(f"{path}:{number}: {given}; valid are 1, -1 and 0")
         rows.append([int(word) for word in words])
     if rows and not any(-1 in row for row in rows):
         # Without a single -1 the zeros cannot mean "unspecified": nothing would be negative.
@@ -379,7 +367,6 @@ def _read_rows(path: Path) -> list[list[int]]:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Return ``(line number, line)`` of the lines that are not blank."""
     lines = read_lines(path, f"looked for {WiderCrops.looks_for}")
     return [(number, line) for number, line in lines if line.strip(DECORATION)]
 

@@ -64,16 +64,9 @@ class Figure:
         turned = np.stack([x * self.c - y * self.s, x * self.s + y * self.c], -1)
         return (turned * self.scale + self.origin).astype(np.float32)
 
-    def fill(
-        self,
-        *shapes: Any,
-        colour: Any,
-        shade: float = 0.35,
-        texture: Any = None,
-        opacity: float = 1.0,
-    ) -> None:
+    def fill(self, *shapes: Any, colour: Any, shade: float = 0.35, **options: Any) -> None:
         """Fill the union of shapes given in the body frame."""
-        self.canvas.paint([self.at(s) for s in shapes], colour, shade, texture, opacity=opacity)
+        self.canvas.paint([self.at(s) for s in shapes], colour, shade, **options)
 
     def line(self, points: Any, colour: Any, width: float, opacity: float = 1.0) -> None:
         """Draw a line; ``width`` is in body units."""
