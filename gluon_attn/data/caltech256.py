@@ -52,13 +52,9 @@ Lists = Dict[str, List[str]]  # images of 'train' and 'test'
 class Caltech256(Reader, ClassificationDataset):
     """Caltech-256, 256 classes, 25 images of each for testing and 30 or 60 for training.
 
-    Args:
-        per_class: Training images of a class: 30 or 60 in the supplement.
-        seed: Seed of the choice, and of that of 'val'.
-        holdout: Share of the training images that is the validation split.
-        clutter: Whether ``257.clutter`` is a class.
-        split_file: JSON file of the split; None: ``caltech256_<per_class>_<test>_seed<seed>.json``
-            beside the class folders. It is read if it exists, otherwise written.
+    ``holdout`` is the share of the training images that is 'val'; with ``clutter`` the folder
+    ``257.clutter`` is a class. ``split_file`` is read if it exists, otherwise written; by default
+    it is ``caltech256_<per_class>_<test>_seed<seed>.json`` beside the class folders.
     """
 
     title = "Caltech-256"
@@ -84,10 +80,8 @@ class Caltech256(Reader, ClassificationDataset):
         split_file: PathLike | None = None,
     ) -> Samples:
         if per_class < 2 or test_per_class < 1 or seed < 0:
-            raise ValueError(
-                f"per_class={per_class}, test_per_class={test_per_class}, seed={seed}: at least 2, "
-                "1 and 0 are needed"
-            )
+            given = f"per_class={per_class}, test_per_class={test_per_class}, seed={seed}"
+            raise ValueError(f"{given}: at least 2, 1 and 0 are needed")
         (folder,) = found.each()
         names = [n for n in _class_folders(folder) if clutter or n != CLUTTER]
         paths, targets = images_of_classes(folder, names, deep=False)
@@ -157,10 +151,8 @@ def _positions(
             )
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:
-        raise ValueError(
-            f"{path}: {len(lost)} of its images are not there, such as {lost[0]}; if the data are "
-            "complete, the file is of another copy"
-        )
+        found = f"{len(lost)} of its images are not there, such as {lost[0]}"
+        raise ValueError(f"{path}: {found}; if the data are complete, the file is of another copy")
     keys = {"trainval": "train", "test": "test"}
     return {part: [positions[name] for name in saved[key]] for part, key in keys.items()}
 
@@ -194,10 +186,8 @@ def choose(
         members = np.flatnonzero(targets == k)
         if len(members) < test_per_class + 2:
             name = paths[members[0]] if len(members) else f"class {k}"
-            raise ValueError(
-                f"the class of {name} has {len(members)} images; {test_per_class} for testing "
-                "leave too few for training"
-            )
+            found = f"the class of {name} has {len(members)} images"
+            raise ValueError(f"{found}; {test_per_class} for testing leave too few for training")
         order = members[np.random.RandomState([seed, k]).permutation(len(members))]
         training = order[test_per_class : test_per_class + per_class]
         lists["test"] += sorted(paths[i] for i in order[:test_per_class])

@@ -125,9 +125,8 @@ class Cifar(Reader, ClassificationDataset):
         with _opened(place, form.folder) as read:
             names = _names(read(form.names), place / form.names, form)
             if len(names) != self.count:
-                raise ValueError(
-                    f"{place / form.names}: {len(names)} class names, not {self.count}"
-                )
+                path = place / form.names
+                raise ValueError(f"{path}: {len(names)} class names, not {self.count}")
             batches = (form.test,) if split == "test" else form.training
             contents = (_batch(read(b), place / b, form, self.count) for b in batches)
             pixels, targets = map(np.concatenate, zip(*contents))
@@ -246,18 +245,16 @@ def _batch(data: bytes, place: Path, form: Form, classes: int) -> tuple[np.ndarr
         pixels, targets = content.get("data"), content.get(form.labels)
         whole = isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == PIXELS
         if not whole or not isinstance(targets, list) or len(targets) != len(pixels):
-            raise ValueError(
-                f"{place}: needs 'data' (N, {PIXELS}) and as many '{form.labels}'; found the keys "
-                f"{', '.join(sorted(map(str, content))) or '(none)'}"
-            )
+            keys = ", ".join(sorted(map(str, content))) or "(none)"
+            wanted = f"'data' (N, {PIXELS}) and as many '{form.labels}'"
+            raise ValueError(f"{place}: needs {wanted}; found the keys {keys}")
         if not all(isinstance(t, int) for t in targets):
             raise ValueError(f"{place}: '{form.labels}' must be whole numbers")
     targets = np.asarray(targets, np.int64)
     wrong = np.flatnonzero((targets < 0) | (targets >= classes))
     if wrong.size:
-        raise ValueError(
-            f"{place}: image {wrong[0]} has class {targets[wrong[0]]}; valid are 0 to {classes - 1}"
-        )
+        found = f"image {wrong[0]} has class {targets[wrong[0]]}"
+        raise ValueError(f"{place}: {found}; valid are 0 to {classes - 1}")
     return pixels, targets
 
 
@@ -307,10 +304,9 @@ def _png_labels(path: Path, last: int) -> np.ndarray:
     labels = np.array([int(word) for word in found.group(1).split(",") if word.strip()])
     needed = PNG_SIZE * (last + 1)
     if len(labels) < needed or labels.max() >= len(PNG_CLASSES):
-        raise ValueError(
-            f"{path}: {len(labels):,} labels up to {labels.max(initial=0)}; batch {last} needs "
-            f"{needed:,}, from 0 to {len(PNG_CLASSES) - 1}"
-        )
+        wanted = f"batch {last} needs {needed:,}, from 0 to {len(PNG_CLASSES) - 1}"
+        highest = labels.max(initial=0)
+        raise ValueError(f"{path}: {len(labels):,} labels up to {highest}; {wanted}")
     return labels.astype(np.uint8)
 
 
@@ -322,9 +318,8 @@ def _records(root: Path, batches: Sequence[int], labels: np.ndarray) -> bytes:
         image = read_image(path, f"batch {k}")
         if image.shape != (PNG_SIZE, SIDE * SIDE, 3):
             rows, columns = image.shape[:2]
-            raise ValueError(
-                f"{path}: {columns} x {rows} pixels; a batch has {SIDE**2} x {PNG_SIZE}"
-            )
+            found = f"{columns} x {rows} pixels"
+            raise ValueError(f"{path}: {found}; a batch has {SIDE**2} x {PNG_SIZE}")
         planes = image.transpose(0, 2, 1).reshape(PNG_SIZE, -1)  # pixels are in row order
         own = labels[PNG_SIZE * k : PNG_SIZE * (k + 1), None]
         parts.append(np.concatenate([own, planes], axis=1).tobytes())

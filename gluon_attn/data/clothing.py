@@ -76,9 +76,7 @@ FIELDS = ("image", "sender_id", "label", "kids")
 class ClothingCoParsing(Reader):
     """Street photographs of people with 22 clothing attributes, and masks of half of them.
 
-    Args:
-        seed: Seed of the split; not used where ``split.csv`` is in the folder.
-        annotation: 'all', or 'pixel-level' or 'image-level' for one half only.
+    ``annotation`` is 'all', or 'pixel-level' or 'image-level' for one half only.
     """
 
     title = "Clothing Co-Parsing"

@@ -93,13 +93,10 @@ def _check(
     """Refuse a list of other images than images.txt's, or a value that is out of range."""
     odd = sorted(set(table) ^ set(images))
     if odd:
-        raise ValueError(
-            f"{path}: not the images of images.txt: {len(odd)} are in one of the two only, such as "
-            f"number {odd[0]}"
-        )
+        found = f"{len(odd)} are in one of the two only, such as number {odd[0]}"
+        raise ValueError(f"{path}: not the images of images.txt: {found}")
     wrong = [number for number in sorted(table) if not least <= table[number] <= most]
     if wrong:
         meaning = "1 (training) and 0 (test)" if most == 1 else f"{least} to {most}"
-        raise ValueError(
-            f"{path}: image {wrong[0]} is marked {table[wrong[0]]}; valid are {meaning}"
-        )
+        found = f"image {wrong[0]} is marked {table[wrong[0]]}"
+        raise ValueError(f"{path}: {found}; valid are {meaning}")

@@ -147,10 +147,9 @@ def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) ->
     found = [truth[Path(name).stem] for name in names]
     unknown = [k for k, synset in enumerate(found) if synset not in numbers]
     if unknown:
-        raise ValueError(
-            f"{place}: {names[unknown[0]]} is {found[unknown[0]]}, which is not among the "
-            f"{len(synsets)} classes of train/"
-        )
+        first = f"{names[unknown[0]]} is {found[unknown[0]]}"
+        known = f"the {len(synsets)} classes of train/"
+        raise ValueError(f"{place}: {first}, which is not among {known}")
     return np.array([numbers[synset] for synset in found], np.int64)
 
 

@@ -49,10 +49,8 @@ Rows = Dict[str, Tuple[List[int], str]]  # {image: (labels, 'file:line')}
 class ListDataset(Reader):
     """Images and labels from ``<split>.txt`` and ``names.txt``.
 
-    Args:
-        split: 'train' reads train.txt; any name works that has its file. 'trainval' reads
-            train.txt and val.txt unless there is a trainval.txt.
-        coding: 'list' (1, 0, -1 = positive, negative, unspecified) or 'wider' (1, -1, 0).
+    Any split works that has its file; 'trainval' reads train.txt and val.txt unless there is a
+    trainval.txt. ``coding`` is 'list' (1, 0, -1: positive, negative, unspecified) or 'wider'.
     """
 
     title, looks_for = "list", LOOKS_FOR

@@ -75,10 +75,8 @@ class Loader:
                 "must not be negative"
             )
         if last == "discard" and len(dataset) < batch_size:
-            raise ValueError(
-                f"{len(dataset)} samples do not fill one batch of {batch_size}; use a smaller "
-                "batch or last='pad'"
-            )
+            found = f"{len(dataset)} samples do not fill one batch of {batch_size}"
+            raise ValueError(f"{found}; use a smaller batch or last='pad'")
         self.dataset: Any = CachedDataset(dataset, transform.resize) if cache else dataset
         self.transform, self.batch_size = transform, int(batch_size)
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
@@ -205,10 +203,8 @@ class IdentitySampler:
     An identity with fewer than K images gives all of them, and further ones repeated at random.
     The order depends on (seed, pass) only, so a resumed run repeats it.
 
-    Args:
-        targets: ``(N,)`` number of the identity on each image.
-        identities: P, per batch; at least 2, to compare with.
-        images: K, per identity; at least 2.
+    ``targets`` are ``(N,)`` numbers of the identity on each image; ``identities`` is P per batch,
+    ``images`` K per identity, both at least 2, to compare with.
     """
 
     def __init__(self, targets: Any, identities: int, images: int, seed: int = 0) -> None:
@@ -222,10 +218,8 @@ class IdentitySampler:
         _, starts = np.unique(targets[order], return_index=True)
         self._images: list[np.ndarray] = np.split(order, starts[1:])
         if len(self._images) < identities:
-            raise ValueError(
-                f"the data show {len(self._images)} identities, a batch wants {identities}; use "
-                "a smaller batch_size"
-            )
+            told = f"the data show {len(self._images)} identities, a batch wants {identities}"
+            raise ValueError(f"{told}; use a smaller batch_size")
         self.identities, self.images, self.seed = int(identities), int(images), int(seed)
 
     @property

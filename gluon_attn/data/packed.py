@@ -53,13 +53,9 @@ class PackedDataset(AttributeDataset):
     smaller than a tenth of the machine's memory: each read lets go of Python's lock and waits for
     it, which slows several threads down more than the read itself.
 
-    Attributes:
-        size: Side of the square images.
-        info: The contents of the JSON.
-        left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
-
-    FileNotFoundError: the split is not there or not finished; ValueError: the files do not fit
-    together.
+    ``size`` is the side of the square images, ``info`` the JSON, ``left_out`` ``[(sample id,
+    reason), ...]``. FileNotFoundError: the split is not there or not finished; ValueError: the
+    files do not fit together.
     """
 
     looks_for = "<split>.rec, <split>.idx and <split>.json"

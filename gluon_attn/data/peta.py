@@ -53,20 +53,10 @@ import numpy as np
 
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json, read_lines
+from gluon_attn.data import protocol
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
-from gluon_attn.data.protocol import (
-    SPLITS,
-    binary_labels,
-    check_disjoint,
-    check_uncertain,
-    hold_out,
-    one_based,
-    parts_of,
-    pick_partition,
-    shared_persons,
-)
 from gluon_attn.data.published_sizes import SplitCount, label_note, split_counts
 from gluon_attn.data.scan import is_image_name, list_images
 
@@ -134,8 +124,7 @@ class Peta(Reader):
         partition: Which of the file's random partitions, from 1 (papers mostly use the first).
         uncertain: What label value 2 becomes: 'negative', as in public code and published numbers,
             or 'unspecified'. The official file holds none.
-        seed: The authors' folders without ``PETA.mat``: seed of the split by persons.
-        split_file: The authors' folders: JSON file of a split, see :func:`read_split`.
+        seed, split_file: The authors' folders: of the split by persons, or see :func:`read_split`.
     """
 
     title = "PETA"
@@ -144,7 +133,7 @@ class Peta(Reader):
         "PETA dataset/CUHK/archive/Label.txt, .../0002.png and so on"
     )
     detection = 30
-    valid, settings = SPLITS, ("partition", "uncertain", "seed", "split_file")
+    valid, settings = protocol.SPLITS, ("partition", "uncertain", "seed", "split_file")
     published = split_counts("images", train=9500, val=1900, trainval=11400, test=7600)
 
     @classmethod
@@ -170,9 +159,9 @@ class Peta(Reader):
             path, folder = found.each()
             copy = _read_mat(path, folder, partition, uncertain)
         else:
-            check_uncertain(uncertain, False, base)
+            protocol.check_uncertain(uncertain, False, base)
             copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)
-        chosen = np.concatenate([copy.parts[part] for part in parts_of(split)])
+        chosen = np.concatenate([copy.parts[part] for part in protocol.parts_of(split)])
         self.persons, ids = copy.persons[chosen], [copy.ids[k] for k in chosen]
         counts, published = [SplitCount(split, len(ids))], self.published
         notes = copy.notes if split == "train" else []
@@ -183,7 +172,7 @@ class Peta(Reader):
         earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
         if earlier:
             others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]
-            notes = [shared_persons(split, self.persons, others, " and ".join(earlier))]
+            notes = [protocol.shared_persons(split, self.persons, others, " and ".join(earlier))]
         samples = Samples(Schema.binary(copy.names), copy.raw[chosen], ids, copy.folder)
         return replace(samples, notes=notes, counts=counts, published=published)
 
@@ -212,20 +201,18 @@ def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
     if len(names) < len(ATTRIBUTES):
         raise listed.error(f"{len(names)} names; at least {len(ATTRIBUTES)} are needed")
     if matrix.shape[1] != IDS + len(names):
-        raise table.error(
-            f"{matrix.shape[1]} columns; expected {IDS} of ids and one for each of the "
-            f"{len(names)} names"
-        )
+        wanted = f"{IDS} of ids and one for each of the {len(names)} names"
+        raise table.error(f"{matrix.shape[1]} columns; expected {wanted}")
     evaluated = tuple(names[: len(ATTRIBUTES)])
     values = matrix[:, IDS : IDS + len(evaluated)]
-    return evaluated, binary_labels(values, evaluated, table.place, uncertain)
+    return evaluated, protocol.binary_labels(values, evaluated, table.place, uncertain)
 
 
 def _partition(peta: Node, partition: int, total: int) -> Parts:
     """Return a partition of the file, in its order."""
-    chosen = pick_partition(peta.field(3), partition)
-    parts = {name: one_based(chosen.field(k), total) for k, name in enumerate(PARTS)}
-    check_disjoint(parts, chosen)
+    chosen = protocol.pick_partition(peta.field(3), partition)
+    parts = {name: protocol.one_based(chosen.field(k), total) for k, name in enumerate(PARTS)}
+    protocol.check_disjoint(parts, chosen)
     return parts
 
 
@@ -364,10 +351,10 @@ def choose_split(people: np.ndarray, subsets: np.ndarray, seed: int) -> Parts:
         sizes = Counter(people[subsets == number].tolist())
         if len(sizes) < 3:
             continue  # too few persons for three parts: all of them train
-        test = hold_out(list(sizes), TEST, seed, sizes)
+        test = protocol.hold_out(list(sizes), TEST, seed, sizes)
         rest = Counter({person: n for person, n in sizes.items() if person not in test})
         held["test"] |= test
-        held["val"] |= hold_out(list(rest), VAL / (1 - TEST), seed, rest)
+        held["val"] |= protocol.hold_out(list(rest), VAL / (1 - TEST), seed, rest)
     parts = {name: np.flatnonzero(np.isin(people, sorted(held[name]))) for name in held}
     taken = np.concatenate(list(parts.values()))
     return dict(parts, train=np.setdiff1d(np.arange(len(people)), taken))

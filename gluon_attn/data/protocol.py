@@ -101,12 +101,9 @@ def hold_out(
 ) -> set:
     """Return the items that are held out for validation; at least one.
 
-    The choice depends on the sorted items and the seed alone, hence not on the order of files.
-
-    Args:
-        items: Distinct images, or groups of images that must stay together, such as persons.
-        share: Of the images, in (0, 1), as nearly as the groups allow without exceeding it.
-        sizes: Images of each group; None: every item is one.
+    The choice depends on the sorted items and the seed alone, not on the order of files. Items are
+    distinct images, or groups of ``sizes`` images that must stay together, such as persons.
+    ``share`` is of the images, in (0, 1), as nearly as the groups allow without exceeding it.
     """
     items = sorted(items)
     check_holdout(share)

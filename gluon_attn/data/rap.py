@@ -38,20 +38,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.core.schema import Schema
+from gluon_attn.data import protocol
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
-from gluon_attn.data.protocol import (
-    HOLDOUT,
-    SPLITS,
-    binary_labels,
-    check_disjoint,
-    hold_out,
-    labels_of_images,
-    one_based,
-    pick_partition,
-    shared_persons,
-)
 from gluon_attn.data.published_sizes import split_counts
 
 logger = logging.getLogger(__name__)
@@ -85,17 +75,15 @@ class Rap(Reader):
     Args:
         partition: Which of the file's random partitions, from 1 (papers mostly use the first).
         uncertain: What label value 2 becomes: 'negative' or 'unspecified'.
-        holdout: Version 1: share of the training images that is the validation split.
-        seed: Version 1: seed of that choice.
+        holdout, seed: Version 1: share of the training images that is 'val', and its choice.
 
-    Attributes:
-        persons: ``(N,)`` integers, -1 where not known; None if the file names no persons.
+    ``persons`` are ``(N,)`` integers, -1 where not known; None if the file names no persons.
     """
 
     title = "RAP"
     looks_for = f"{ANNOTATION} beside RAP_dataset/"
     detection = 40
-    valid, settings = SPLITS, ("partition", "uncertain", "holdout", "seed")
+    valid, settings = protocol.SPLITS, ("partition", "uncertain", "holdout", "seed")
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -109,7 +97,7 @@ class Rap(Reader):
         partition: int = 1,
         uncertain: str = "negative",
         *,
-        holdout: float = HOLDOUT,
+        holdout: float = protocol.HOLDOUT,
         seed: int = 0,
     ) -> Samples:
         path, folder = found.each()
@@ -118,15 +106,15 @@ class Rap(Reader):
         self.version = tables.version
         listed, names, raw = _read_labels(tables, uncertain)
         persons = _read_persons(rap, len(listed))
-        cell = pick_partition(tables.partitions, partition)
+        cell = protocol.pick_partition(tables.partitions, partition)
         if tables.version == 2:
-            keys = {name: f"{name}_index" for name in ("train", "val", "test")}
-            parts = {name: one_based(cell.field(key), len(listed)) for name, key in keys.items()}
+            fields = {name: cell.field(f"{name}_index") for name in ("train", "val", "test")}
+            parts = {n: protocol.one_based(field, len(listed)) for n, field in fields.items()}
             joint = np.concatenate([parts["train"], parts["val"]])
         else:
-            joint, test = (one_based(cell.field(key), len(listed)) for key in (0, 1))
+            joint, test = (protocol.one_based(cell.field(key), len(listed)) for key in (0, 1))
             parts = dict(_hold_out(joint, persons, holdout, seed), test=test)
-        check_disjoint(parts, cell)
+        protocol.check_disjoint(parts, cell)
         parts["trainval"] = joint
         chosen = parts[split]
         self.persons: np.ndarray | None = None if persons is None else persons[chosen]
@@ -134,7 +122,7 @@ class Rap(Reader):
         other = EARLIER.get(split)
         if other and persons is not None:
             own, others = persons[chosen], persons[parts[other]]
-            notes.append(shared_persons(split, own, others, other, unknown=UNKNOWN))
+            notes.append(protocol.shared_persons(split, own, others, other, unknown=UNKNOWN))
         elif other:
             reason = "the file names no persons"
             notes.append(f"{split}: {reason}: how many are also in training is not known")
@@ -148,19 +136,19 @@ def _find_tables(rap: Node) -> _Tables:
     if "selected_attribute" not in rap.fields:
         return _Tables(1, np.arange(EVALUATED), *map(rap.field, (5, 1, 3, 0)))
     nodes = [rap.field(name) for name in ("name", "data", "attribute", "partition_attribute")]
-    columns = one_based(rap.field("selected_attribute"), len(nodes[2].cells()))
+    columns = protocol.one_based(rap.field("selected_attribute"), len(nodes[2].cells()))
     return _Tables(2, columns, *nodes)
 
 
 def _read_labels(tables: _Tables, uncertain: str) -> tuple[list[str], list[str], np.ndarray]:
     """Return all image names, the evaluated attributes' names and their labels ``(N, A)``."""
     listed, names = tables.images.strings(), tables.names.strings()
-    matrix = labels_of_images(tables.labels, listed, names)
+    matrix = protocol.labels_of_images(tables.labels, listed, names)
     if len(names) <= tables.columns.max():
         raise tables.names.error(f"{len(names)} names; at least {EVALUATED} are needed")
     evaluated = [names[k] for k in tables.columns]
-    values = matrix[:, tables.columns]
-    return listed, evaluated, binary_labels(values, evaluated, tables.labels.place, uncertain)
+    values, place = matrix[:, tables.columns], tables.labels.place
+    return listed, evaluated, protocol.binary_labels(values, evaluated, place, uncertain)
 
 
 def _read_persons(rap: Node, total: int) -> np.ndarray | None:
@@ -190,6 +178,6 @@ def _hold_out(
     if persons is not None:  # an image of a person who is not known is a group of its own
         known = persons[training]
         groups = np.where(known == UNKNOWN, -1 - training, known).tolist()
-    held = hold_out(set(groups), holdout, seed, Counter(groups))
+    held = protocol.hold_out(set(groups), holdout, seed, Counter(groups))
     is_held = np.array([group in held for group in groups])
     return {"train": training[~is_held], "val": training[is_held]}

@@ -144,9 +144,8 @@ LOOKS_FOR_LABELS = (
 class ReidDataset(Reader, ClassificationDataset):
     """Identities and cameras of the images, official train, query and gallery parts.
 
-    Args:
-        holdout: Share of the training identities that is the validation split, at least two.
-        seed: Seed of that choice, and of the choice of its queries.
+    ``holdout`` is the share of the training identities, at least two, that is 'val'; the seed
+    chooses them and their queries.
 
     Attributes:
         identities: ``(N,)`` int32; -1 junk, 0 distractors.
@@ -284,10 +283,8 @@ def _list_images(layout: Layout, folder: Path) -> list[tuple[str, int, int]]:
     for name, match in _named(folder, layout.pattern, hint):
         identity, camera = int(match.group(1)), int(match.group(2))
         if identity <= DISTRACTOR and folder.name != GALLERY:
-            raise ValueError(
-                f"{folder / name}: identity {_text(identity)} is no known person; such images "
-                f"belong to {GALLERY}/ only"
-            )
+            told = f"{folder / name}: identity {_text(identity)} is no known person"
+            raise ValueError(f"{told}; such images belong to {GALLERY}/ only")
         found.append((f"{folder.name}/{name}", identity, camera))
     if not found:
         raise ValueError(f"{folder} holds no images like {layout.example}")
@@ -307,10 +304,8 @@ def _text(identity: int) -> str:
 class ReidAttributes(Reader):
     """Attributes of the identities, such as '0002', joined to the images.
 
-    Args:
-        attributes: Path of the ``.mat`` file, if it is elsewhere.
-        holdout: Share of the training identities that is the validation split.
-        seed: Seed of that choice.
+    The setting ``attributes`` is the path of the ``.mat`` file, if it is elsewhere; ``holdout`` the
+    share of the training identities that is 'val'.
     """
 
     layout: Layout
@@ -391,11 +386,9 @@ class MarketAttribute(ReidAttributes):
 class DukeAttribute(ReidAttributes):
     """DukeMTMC-reID with 10 attributes, two of them multi-class (colours); 23 columns.
 
-    Duke University withdrew the DukeMTMC images in 2019; think before you use a copy.
-
-    Args:
-        repair: Whether 'top' of identities 0370 and 0679, missing in the file, is filled in as
-            other code does it (short, long); otherwise it stays unspecified.
+    Duke University withdrew the DukeMTMC images in 2019; think before you use a copy. With
+    ``repair`` 'top' of identities 0370 and 0679, missing in the file, is filled in as other code
+    does it (short, long); otherwise it stays unspecified.
     """
 
     layout, title = DUKE, "DukeMTMC-attribute"
@@ -464,10 +457,8 @@ def _values(
     wrong = np.flatnonzero((values < 0) | (values > largest))
     if wrong.size:
         valid = ", ".join(str(k) for k in range(1, largest + 1))
-        raise node.error(
-            f"identity '{identities[wrong[0]]}' has value {values[wrong[0]]}; valid are {valid}, "
-            "and 0 = missing"
-        )
+        given = f"identity '{identities[wrong[0]]}' has value {values[wrong[0]]}"
+        raise node.error(f"{given}; valid are {valid}, and 0 = missing")
     return values
 
 

@@ -74,12 +74,9 @@ class _Normalizing:
 class TrainTransform(_Normalizing):
     """Resize, random square crop, mirror, resize, normalise (VAA supplement, training details).
 
-    Args:
-        resize: Side of the square to which every image is brought first.
-        crop: Smallest and largest side of the crop, both included, in pixels of that square.
-            PETA: (160, 224).
-        size: Side of the result: the network's input.
-        mirror: Whether to mirror half of the images.
+    ``resize`` is the side of the square to which every image is brought first, ``crop`` the
+    smallest and largest side of the crop in its pixels, both included (PETA: 160, 224), ``size``
+    the side of the result.
     """
 
     draws = 4
@@ -97,10 +94,8 @@ class TrainTransform(_Normalizing):
         super().__init__(mean, std)
         crop = tuple(int(side) for side in crop)
         if len(crop) != 2 or not 1 <= crop[0] <= crop[1] <= resize or size < 1:
-            raise ValueError(
-                f"crop={crop}, resize={resize}, size={size}: "
-                "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
-            )
+            need = "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
+            raise ValueError(f"crop={crop}, resize={resize}, size={size}: {need}")
         self.resize, self.crop, self.size, self.mirror = int(resize), crop, int(size), bool(mirror)
 
     def draw(self, random: Sequence[float]) -> tuple[int, int, int, bool]:
@@ -133,12 +128,9 @@ class TrainTransform(_Normalizing):
 class EvalTransform(_Normalizing):
     """Resize, centre crop, resize, normalise; nothing random.
 
-    Args:
-        resize: Side of the square to which every image is brought first.
-        crop: Side of the centre crop in pixels of that square; None takes the whole image.
-        size: Side of the result.
-        keep_aspect: Whether the *shorter* side is brought to ``resize`` and the image keeps its
-            proportions, as ImageNet's evaluation has it. Needs a crop.
+    ``resize`` is the side of the square to which every image is brought first, ``crop`` the side of
+    the centre crop in its pixels (None: all), ``size`` that of the result. With ``keep_aspect``,
+    which needs a crop, the *shorter* side is brought to ``resize``, as in ImageNet's evaluation.
     """
 
     draws = 0
@@ -237,14 +229,9 @@ class ResizedCropTransform(_Normalizing):
     """Cut a piece of random area and shape out of the image, scale it, mirror, normalise.
 
     Area and shape refer to the image as it comes. Packed and cached images come as squares of side
-    ``resize``, so their own proportions are lost there.
-
-    Args:
-        resize: Side of packed and cached images; others are not resized before the cut.
-        size: Side of the result.
-        area: Smallest and largest share of the image's area, in (0, 1], uniform in between.
-        shape: Smallest and largest width / height, uniform in the logarithm.
-        mirror: Whether to mirror half of the images.
+    ``resize``, so their own proportions are lost there; others are not resized before the cut.
+    ``area`` is the smallest and largest share of the image's area, in (0, 1], uniform in between,
+    ``shape`` the smallest and largest width / height, uniform in the logarithm.
     """
 
     draws = 1  # the seed of further numbers: attempts differ in how many they need
@@ -263,10 +250,8 @@ class ResizedCropTransform(_Normalizing):
     ) -> None:
         super().__init__(mean, std)
         if not (0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1] and size >= 1):
-            raise ValueError(
-                f"area={area}, shape={shape}, size={size}: need 0 < area[0] <= area[1] <= 1, "
-                "0 < shape[0] <= shape[1] and 1 <= size"
-            )
+            need = "need 0 < area[0] <= area[1] <= 1, 0 < shape[0] <= shape[1] and 1 <= size"
+            raise ValueError(f"area={area}, shape={shape}, size={size}: {need}")
         self.resize, self.size, self.mirror = int(resize), int(size), bool(mirror)
         self.area, self.shape = tuple(area), tuple(shape)
 
@@ -312,16 +297,10 @@ ASPECT = 0.3  # smallest ratio of height to width, or of width to height
 class ReidTrainTransform(_Normalizing):
     """Resize to 9/8 of the input size, random crop, mirror, normalise, perhaps erase.
 
-    ``corner`` must be None. Erasing: Zhong, Zheng, Kang, Li, Yang, "Random Erasing Data
-    Augmentation", AAAI 2020.
-
-    Args:
-        size: ``(H, W)`` of the result.
-        resize: ``(H, W)`` to which images are brought first; None means 9/8 of ``size``.
-        mirror: Whether to mirror half of the images.
-        erase: Probability that a rectangle of the image is replaced by the mean colour; the paper
-            of random erasing uses 0.5 and random colours. It covers between 2 and 40 % of the
-            image, cut at its border.
+    ``size`` and ``resize`` are ``(H, W)``; ``corner`` must be None. ``erase`` is the probability
+    that a rectangle of 2 to 40 % of the image, cut at its border, is replaced by the mean colour;
+    the paper uses 0.5 and random colours (Zhong, Zheng, Kang, Li, Yang, "Random Erasing Data
+    Augmentation", AAAI 2020).
     """
 
     draws = 8

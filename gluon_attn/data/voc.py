@@ -91,9 +91,9 @@ class Voc(Reader):
         for name, rows in lists.items():
             odd = sorted(set(ids) ^ set(rows))
             if odd:
+                told = f"{paths[name]}: not the images of {CLASSES[0]}_{split}.txt"
                 raise ValueError(
-                    f"{paths[name]}: not the images of {CLASSES[0]}_{split}.txt: {len(odd)} are in "
-                    f"one of the two only, such as '{odd[0]}'"
+                    f"{told}: {len(odd)} are in one of the two only, such as '{odd[0]}'"
                 )
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
         self.difficult = (raw == 0).sum(0)

@@ -133,10 +133,8 @@ class WiderAttribute(_Wider):
         prefixes = tuple(f"{part}/" for part in parts_of(split))
         records = list(read_records(document, path, prefixes))
         if not records:
-            raise ValueError(
-                f"{path}: split '{split}' is empty: no box in an image whose file_name begins with "
-                f"{' or '.join(prefixes)}"
-            )
+            told = f"no box in an image whose file_name begins with {' or '.join(prefixes)}"
+            raise ValueError(f"{path}: split '{split}' is empty: {told}")
         headers = self._headers(records, progress)
         kept, count = check_boxes(split, records, headers)
         files = {image["file_name"] for image in document["images"]}  # some have no box

@@ -1,9 +1,8 @@
 """The body of a synthetic pedestrian: pose, limbs, the garments' shapes, and what is on the chest.
 
 Body frame: the unit is the person's height, ``(0, 0)`` the top of the head, ``(0, 1)`` between the
-feet, ``x`` to the right of the image. ``paint_chest`` works on a ``Figure`` whose torso is painted.
-Several fronts are near misses on purpose: an open jacket without a tie is not formal, a pocket is
-not a logo.
+feet, ``x`` to the right of the image. Several fronts are near misses on purpose: an open jacket
+without a tie is not formal, a pocket is not a logo.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A synthetic pedestrian data set in the official on-disk format of WIDER-Attribute.
 
-Scenes of one to six people are drawn with all 14 attributes visible, so that the real reader, the
-training and the demonstration can be exercised without the real images. The attributes' rates and
-their order are WIDER's (``population``); everything else about the images is invented.
+Scenes of one to six people show all 14 attributes. Their rates and order are WIDER's
+(``Population``); everything else about the images is invented.
 
 Labels are 1 positive, -1 negative, 0 unspecified. A label becomes unspecified when the part that
 shows it is hidden behind someone, behind an object or outside the image; "Male" also for some
@@ -28,16 +27,7 @@ from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.files import write_json
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.packing import pack
-from gluon_attn.data.synthetic.drawing import (
-    SPLITS,
-    Canvas,
-    check_images,
-    claim_folder,
-    draw_all,
-    ellipse,
-    release_folder,
-    write_image,
-)
+from gluon_attn.data.synthetic import drawing
 from gluon_attn.data.synthetic.pedestrian import ATTRIBUTES, Population, draw_person, sample_look
 from gluon_attn.data.synthetic.scenery import paint_background, paint_occluder
 from gluon_attn.data.views import ChosenAttributes
@@ -104,12 +94,14 @@ def write_synthetic(
     Returns a report: ``expected`` (per split: images, boxes), ``positive_rate`` and
     ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
     """
-    images = check_images(IMAGES["synthetic"] if images is None else images, seed)
+    images = drawing.check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
-    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
-    jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, title="drawing pedestrians"))
-    by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}
+    drawing.claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
+    jobs = [(str(root), seed, split, n) for split in drawing.SPLITS for n in range(images[split])]
+    title = "drawing pedestrians"
+    records = list(drawing.draw_all(_write_scene, jobs, workers, progress, title=title))
+    names = {s: f"{s}/" for s in drawing.SPLITS}
+    by_split = {s: [r for r in records if r["file_name"].startswith(n)] for s, n in names.items()}
     boxes = {s: sum(len(i["targets"]) for i in r) for s, r in by_split.items()}
     expected = {s: {"images": len(r), "boxes": boxes[s]} for s, r in by_split.items()}
     (root / "Anno").mkdir()
@@ -117,7 +109,7 @@ def write_synthetic(
     _write_annotation(root, "test", by_split["test"])
     summary = {"generator": "synthetic", "version": VERSION, "seed": seed, "expected": expected}
     write_json(root / "SYNTHETIC.json", summary, indent=2)
-    release_folder(root)
+    drawing.release_folder(root)
     report = dict(summary, root=str(root), seconds=time.perf_counter() - started)
     report.update(_rates(records))
     logger.info("%s: %s in %.0f s", root, expected, report["seconds"])
@@ -142,12 +134,12 @@ def _rates(records: list) -> dict[str, Any]:
 
 def _write_scene(job: Any) -> Any:
     root, seed, split, number = job
-    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    rng = np.random.default_rng([seed, drawing.SPLITS.index(split), number])
     image, targets, place = draw_scene(rng)
     scene = int(rng.choice(PLACE_SCENES[place]))
     name = SCENES[scene]
     file_name = f"{split}/{scene}--{name}/{scene}_{name}_{place}_{scene}_{number}.jpg"
-    write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
+    drawing.write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
     return {"file_name": file_name, "scene_id": scene, "targets": targets}
 
 
@@ -192,7 +184,7 @@ def _places(rng: np.random.Generator, height: int, width: float, horizon: float)
 class _Scene:
     """An image that remembers which pixel belongs to whom."""
 
-    def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
+    def __init__(self, canvas: drawing.Canvas, rng: np.random.Generator) -> None:
         self.canvas, self.rng = canvas, rng
         self.people: list[Any] = []
         self.owner = np.full(canvas.alpha.shape, -1, np.int16)
@@ -214,7 +206,7 @@ class _Scene:
         self.people.append((outfit, back, alpha > 0.5, (left, top), regions, tall))
 
     def _shadow(self, x: float, feet: float, tall: float) -> None:
-        shade = ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
+        shade = drawing.ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
         self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
 
     def obstruct(self) -> None:
@@ -339,19 +331,19 @@ def write_tasks(
     """
     root, started = Path(root), time.perf_counter()
     outputs = ["scenes", "SYNTHETIC.json"]
-    outputs += [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
-    claim_folder(root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite)
+    outputs += [f"{split}.{end}" for split in drawing.SPLITS for end in ("rec", "idx", "json")]
+    drawing.claim_folder(root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite)
     scenes = root / "scenes"
     images = dict(IMAGES["tasks"], **(images or {}))
     expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
-    for split in SPLITS:
+    for split in drawing.SPLITS:
         pack_split(scenes, split, root, seed, progress=progress)
     summary = {
         "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
         "expected": expected,
     }  # fmt: skip
     write_json(root / "SYNTHETIC.json", summary, indent=2)
-    release_folder(root)
+    drawing.release_folder(root)
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
 
 
@@ -360,7 +352,7 @@ def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: b
     people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
     people = ChosenAttributes(people, list(TASKS))
     if split != "test":
-        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        rng = np.random.default_rng([seed, drawing.SPLITS.index(split)])
         people.raw = flip_labels(people.raw, people.names, rng)
     pack(people, Path(root) / split, size=TASK_SIZE, train_size=TASK_SIZE - 2, progress=progress)
 
