@@ -1,11 +1,9 @@
 """Data sets, transforms and the loader.
 
-``open_dataset(root, split)`` recognises a packed folder, the official files of WIDER-Attribute (or
-SRN's crop lists), PETA, RAP, PA-100K, CelebA, Market-1501- and DukeMTMC-attribute and VOC, a folder
-of plain lists, and of single-label data CIFAR-10 and -100, CUB-200-2011, Caltech-256, ImageNet and
-one folder per class; ``DATASETS`` holds the readers by name, all called as
-``reader(root, split, policy=None, on_bad_image='error', **settings)``. A reader is a module of this
-package; nothing else names it. Its class is also an attribute here: ``gluon_attn.data.Peta``.
+``open_dataset(root, split)`` recognises what is in a folder. ``DATASETS`` holds the readers by
+name, all called as ``reader(root, split, policy=None, on_bad_image='error', **settings)``. A reader
+is a module of this package; nothing else names it. Its class is also an attribute here:
+``gluon_attn.data.Peta``.
 """
 
 from __future__ import annotations
@@ -71,10 +69,8 @@ def detection_order() -> list[str]:
 def detect_kind(root: PathLike) -> str:
     """Return the name in ``DATASETS`` of the kind of data set in a folder, or just below it.
 
-    Raises:
-        FileNotFoundError: There is no such folder, or nothing known is in it; the message lists
-            what was looked for.
-        ValueError: It holds several data sets.
+    FileNotFoundError: nothing known is there (the message lists what was looked for); ValueError:
+    several data sets are.
     """
     root = Path(root)
     if not root.is_dir():
@@ -104,8 +100,7 @@ def detect_kind(root: PathLike) -> str:
 def _kind_at(folder: Path, root: Path, order: list[str]) -> str | None:
     """Return the kind of the data set right in a folder, or None.
 
-    Folders of images of another kind may look like one folder per class (WIDER-Attribute's
-    ``Image/train/<event>/``); without their annotation they are none.
+    Image folders of another kind (WIDER-Attribute's ``Image/train/<event>/``) are no classes.
     """
     kind = next((kind for kind in order if DATASETS.get(kind).detect(folder)), None)
     if kind == "folders" and folder != root:
@@ -144,16 +139,13 @@ def open_dataset(
     """Return one split of the data set in a folder.
 
     Args:
-        split: 'train', 'val', 'test', ...
         on_bad_image: 'error' or 'skip'; see :class:`AttributeDataset`.
         kind: A name in ``DATASETS``, or 'auto'.
         srn_compatible: For WIDER-Attribute: use SRN's crop lists, that is, exactly the samples of
             the papers that compare with SRN, instead of the annotation's boxes.
         settings: Of the reader.
 
-    Raises:
-        FileNotFoundError: Nothing known is there.
-        ValueError: The kind is unknown or the files are malformed.
+    Raises FileNotFoundError if nothing known is there, ValueError if files are malformed.
     """
     kind = detect_kind(root) if kind == "auto" else kind
     if srn_compatible and kind == "wider":

@@ -1,10 +1,8 @@
 """What every data set is: labels, masks and stable sample ids around one ``read``.
 
-* :class:`AttributeDataset`: images with A attributes; :class:`ClassificationDataset`: one of K
-  classes. To everything behind the data layer the second is an attribute data set whose schema is
-  one multi-class attribute called ``class``.
-* :class:`Reader`: what all readers of published files do. A reader says what its format is: its
-  ``parts``, how a split is read (``samples``), and what was published (``published``).
+To everything behind the data layer a :class:`ClassificationDataset` is an attribute data set whose
+schema is one multi-class attribute called ``class``. A :class:`Reader` says what its format is: its
+``parts``, how a split is read (``samples``), and what was published (``published``).
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ ATTRIBUTE = "class"  # what single-label data are called in their schema
 class Rows:
     """An ``(N, K)`` matrix that is never built: rows are made when they are asked for.
 
-    ImageNet's labels would have 1.28 million rows of 1000 columns, 5 GB as float32; the class
-    numbers take 5 MB. ``rows[i]`` is ``(K,)``, ``rows[indices]`` or a slice ``(n, K)``, each a new
-    array; ``rows.copy()`` and ``np.asarray(rows)`` build the whole matrix.
+    ImageNet's labels would take 5 GB as float32, the class numbers 5 MB. ``rows[i]`` is ``(K,)``,
+    ``rows[indices]`` or a slice ``(n, K)``, each a new array; ``rows.copy()`` and
+    ``np.asarray(rows)`` build the whole matrix.
     """
 
     ndim = 2
@@ -67,16 +65,10 @@ class Rows:
 
 
 class OneHot(Rows):
-    """One value in the column of a row's class, another elsewhere.
+    """One value in the column of a row's class, another elsewhere; by default the raw codes.
 
-    Args:
-        targets: ``(N,)`` class numbers, whole, 0 to K - 1.
-        classes: K.
-        positive, negative: The two values; the default is the code of raw labels.
-        dtype: Of the rows.
-
-    Raises:
-        ValueError: A class number is impossible; the first such sample is named.
+    ``targets`` are ``(N,)`` class numbers, 0 to ``classes`` - 1; ValueError names the first that
+    is not.
     """
 
     def __init__(
@@ -90,16 +82,12 @@ class OneHot(Rows):
     ) -> None:
         targets = np.asarray(targets)
         if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
-            raise ValueError(
-                f"class numbers must be a vector of whole numbers, got shape {targets.shape} of "
-                f"{targets.dtype}"
-            )
+            given = f"got shape {targets.shape} of {targets.dtype}"
+            raise ValueError(f"class numbers must be a vector of whole numbers, {given}")
         wrong = np.flatnonzero((targets < 0) | (targets >= classes))
         if wrong.size:
-            raise ValueError(
-                f"sample {wrong[0]} has class number {targets[wrong[0]]}; valid are 0 to "
-                f"{classes - 1}"
-            )
+            given = f"sample {wrong[0]} has class number {targets[wrong[0]]}"
+            raise ValueError(f"{given}; valid are 0 to {classes - 1}")
         super().__init__((len(targets), int(classes)), dtype)
         self.targets = targets.astype(np.int32)
         self.positive, self.negative = positive, negative
@@ -143,18 +131,12 @@ class AttributeDataset(Located, Dataset):
         names: The A column names: attributes, or ``'attribute=class'`` (see ``schema``).
         split: The label policy for training applies to 'train' and 'trainval'.
         raw: ``(N, A)`` integers: 1 positive, -1 negative, 0 unspecified; or a :class:`OneHot`,
-            which stays unbuilt, and so do ``label`` and ``mask``.
+            which stays unbuilt, and so do ``label`` and ``mask``, ``(N, A)`` float32 in {0, 1}.
         sample_ids: N distinct strings that name the samples in messages and fingerprints.
         on_bad_image: What ``dataset[i]`` does about an unreadable image: 'error' raises, 'skip'
             returns a black image with mask 0, so that it neither trains nor counts, and lists it in
             ``skipped``. (It still takes part in batch statistics; packing leaves it out.)
         schema: Its columns are ``names``; None: every column is a binary attribute.
-
-    Attributes:
-        label, mask: ``(N, A)`` float32 in {0, 1}; mask 0 where the label is not known.
-
-    Raises:
-        ValueError: The split is empty or the pieces do not fit together.
     """
 
     def __init__(
@@ -171,10 +153,8 @@ class AttributeDataset(Located, Dataset):
         self.names = tuple(names)
         self.schema = Schema.binary(self.names) if schema is None else schema
         if self.schema.columns != self.names:
-            raise ValueError(
-                f"the schema has the columns {', '.join(self.schema.columns)}; the data set has "
-                f"{', '.join(self.names)}"
-            )
+            columns, names = ", ".join(self.schema.columns), ", ".join(self.names)
+            raise ValueError(f"the schema has the columns {columns}; the data set has {names}")
         self.split = split
         self._one_hot = isinstance(raw, OneHot)
         table: Any = raw if self._one_hot else np.asarray(raw, np.int8).reshape(-1, len(self.names))
@@ -200,11 +180,7 @@ class AttributeDataset(Located, Dataset):
         raise NotImplementedError
 
     def read(self, i: int) -> np.ndarray:
-        """Return the image of sample ``i``, uint8 ``(H, W, 3)`` RGB, upright.
-
-        Raises:
-            BadImageError: There is none; the message names the file and the sample.
-        """
+        """Return sample ``i``, uint8 ``(H, W, 3)`` RGB, upright; BadImageError if there is none."""
         return read_image(self.path(i), self.sample_ids[i])
 
     def __len__(self) -> int:
@@ -240,11 +216,7 @@ class AttributeDataset(Located, Dataset):
 
     @property
     def prior(self) -> np.ndarray:
-        """Positive fraction of each attribute among its known labels, ``(A,)`` float64.
-
-        Raises:
-            ValueError: An attribute has no known label in this split: its fraction would be 0/0.
-        """
+        """Positive fraction of each attribute among its known labels, ``(A,)`` float64."""
         if self._one_hot:
             return self.raw.class_counts() / len(self)
         known = self.mask.sum(0, dtype=np.float64)
@@ -268,8 +240,8 @@ class AttributeDataset(Located, Dataset):
         """Return the sha256 of names, sample ids and raw labels, of some positions or of all.
 
         Saved beside runs and packed files, it tells whether two data sets hold the same samples in
-        the same order with the same labels. It does not look at the images. A schema with
-        multi-class attributes counts too; that of binary ones adds nothing to the names.
+        the same order with the same labels. It does not look at the images. The schema counts only
+        if an attribute has several classes.
         """
         indices = list(range(len(self)) if indices is None else indices)
         ids = [self.sample_ids[i] for i in indices]
@@ -292,12 +264,8 @@ class AttributeDataset(Located, Dataset):
 def class_schema(classes: Iterable[str]) -> Schema:
     """Return the schema of single-label classification; its columns are ``class=NAME``.
 
-    Args:
-        classes: In the order of the logits. They need not differ (ImageNet has two kinds of
-            "crane"): repeated ones get their number, ``crane (517)``.
-
-    Raises:
-        ValueError: Fewer than two classes.
+    ``classes`` are in the order of the logits, two or more. They need not differ (ImageNet has two
+    kinds of "crane"): repeated ones get their number, ``crane (517)``.
     """
     names = [str(name) for name in classes]
     times = collections.Counter(names)
@@ -308,12 +276,7 @@ def class_schema(classes: Iterable[str]) -> Schema:
 class ClassificationDataset(AttributeDataset):
     """Images with one class each: label is one-hot ``(K,)``, mask all ones (zeros if skipped).
 
-    Args:
-        classes: K names, in the order of the logits.
-        targets: ``(N,)`` class numbers, 0 to K - 1.
-
-    Raises:
-        ValueError: The split is empty, the pieces do not fit, or a class number is out of range.
+    ``classes`` are K names in the order of the logits, ``targets`` ``(N,)`` class numbers from 0.
     """
 
     def __init__(
@@ -358,8 +321,7 @@ class ClassificationDataset(AttributeDataset):
         least, most = int(counts.argmin()), int(counts.argmax())
         first = f"{counts[least]:,} ({self.classes[least]})"
         size = f"{first} to {counts[most]:,} ({self.classes[most]}) images"
-        if counts[least] == counts[most]:
-            size = f"{counts[most]:,} images each"
+        size = f"{counts[most]:,} images each" if counts[least] == counts[most] else size
         return f"\n{self.split}: {len(counts):,} classes of {size}"
 
 
@@ -368,7 +330,6 @@ class Samples:
     """What a reader found of a split.
 
     Attributes:
-        schema: Of the labels; see :func:`class_schema` for single-label data.
         raw: ``(N, A)`` integers 1, -1 and 0; of single-label data ``(N,)`` class numbers.
         ids: N sample ids: paths relative to ``folder``, unless the reader has its own ``path``.
         folder: None: the data set's folder.
@@ -394,20 +355,9 @@ class Reader(AttributeDataset):
     and ``samples``, whose keywords are the reader's settings. A reader of single-label data derives
     from :class:`ClassificationDataset` as well.
 
-    Args:
-        root: Folder of the data set, or one above it.
-        split: One of ``valid``.
-        policy, on_bad_image: See :class:`AttributeDataset`.
-        settings: Those of the reader.
-
-    Attributes:
-        root: The data set's folder.
-        report: CountReport of this split.
-
-    Raises:
-        FileNotFoundError: A part is not there.
-        ValueError: Something is malformed; the message names file and line, field or record.
-        BadImageError: A header that is needed cannot be read.
+    ``root`` is the folder of the data set or one above it. FileNotFoundError: a part is missing;
+    ValueError: something is malformed (file and line, field or record are named); BadImageError: a
+    header that is needed cannot be read.
     """
 
     title = ""  # for messages

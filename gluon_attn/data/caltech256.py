@@ -36,6 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import images_of_classes
 from gluon_attn.data.layout import Found, Part, PathLike
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,9 @@ Lists = Dict[str, List[str]]  # images of 'train' and 'test'
 class Caltech256(Reader, ClassificationDataset):
     """Caltech-256, 256 classes, 25 images of each for testing and 30 or 60 for training.
 
-    Args:
-        per_class: Training images of a class: 30 or 60 in the supplement.
-        test_per_class: Test images of a class.
-        seed: Seed of the choice, and of that of 'val'.
-        holdout: Share of the training images that is the validation split.
-        clutter: Whether ``257.clutter`` is a class.
-        split_file: JSON file of the split; None: ``caltech256_<per_class>_<test>_seed<seed>.json``
-            beside the class folders. It is read if it exists, otherwise written.
-
-    Attributes:
-        split_file: Path of that file.
+    ``holdout`` is the share of the training images that is 'val'; with ``clutter`` the folder
+    ``257.clutter`` is a class. ``split_file`` is read if it exists, otherwise written; by default
+    it is ``caltech256_<per_class>_<test>_seed<seed>.json`` beside the class folders.
     """
 
     title = "Caltech-256"
@@ -87,10 +80,8 @@ class Caltech256(Reader, ClassificationDataset):
         split_file: PathLike | None = None,
     ) -> Samples:
         if per_class < 2 or test_per_class < 1 or seed < 0:
-            raise ValueError(
-                f"per_class={per_class}, test_per_class={test_per_class}, seed={seed}: at least 2, "
-                "1 and 0 are needed"
-            )
+            given = f"per_class={per_class}, test_per_class={test_per_class}, seed={seed}"
+            raise ValueError(f"{given}: at least 2, 1 and 0 are needed")
         (folder,) = found.each()
         names = [n for n in _class_folders(folder) if clutter or n != CLUTTER]
         paths, targets = images_of_classes(folder, names, deep=False)
@@ -100,22 +91,19 @@ class Caltech256(Reader, ClassificationDataset):
         self.split_file = Path(split_file) if split_file else folder / default
         parts = _positions(self.split_file, plan, paths, targets)
         chosen = official_split(split, parts, targets, holdout, seed=seed)
-        published: dict[str, Any] = {}  # only the supplement's numbers per class have known counts
+        published: Any = {}  # only the supplement's numbers per class have known counts
         if not clutter and test_per_class == 25:
-            published = {"test": {"images": 6400}}
-            if per_class == 30:
-                published["trainval"] = {"images": SUPPLEMENT[30]}
+            known = {"trainval": SUPPLEMENT[30]} if per_class == 30 else {}
+            published = split_counts("images", test=6400, **known)
         notes = []
         if split == "train":
             notes = [f"{len(paths):,} images in {len(names)} classes", *_strays(folder)]
             notes += [f"ICASC supplement: {SUPPLEMENT[60]:,} for training; classes of fewer than "
                       "85 images cannot give 60 and 25"] * (per_class == 60)  # fmt: skip
             notes.append(f"split, seed {seed}: {self.split_file}")
-        classes = [name.partition(".")[2] for name in names]
+        schema = class_schema(name.partition(".")[2] for name in names)
         ids = [paths[k] for k in chosen]
-        return Samples(
-            class_schema(classes), targets[chosen], ids, folder, notes=notes, published=published
-        )
+        return Samples(schema, targets[chosen], ids, folder, notes=notes, published=published)
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -125,12 +113,10 @@ def _class_folders(root: Path) -> list[str]:
 
 def _is_caltech(folder: Path) -> bool:
     """Return whether a folder holds the class folders, with images named as theirs."""
-    first = [name for name in _class_folders(folder) if name.startswith("001.")]
-    return len(_class_folders(folder)) > 1 and any(
-        entry.name.startswith("001_") and is_image_name(entry.name)
-        for name in first
-        for entry in entries(folder / name)
-    )
+    classes = _class_folders(folder)
+    first = (entries(folder / name) for name in classes if name.startswith("001."))
+    names = (entry.name for listed in first for entry in listed)
+    return len(classes) > 1 and any(n.startswith("001_") and is_image_name(n) for n in names)
 
 
 def _strays(root: Path) -> list[str]:
@@ -158,24 +144,20 @@ def _positions(
             write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
+            told = "the split is chosen again each time, equal as long as the files are"
+            why = error.strerror
             logger.warning(
-                "%s cannot be written (%s): the split is chosen again each time, equal as long as "
-                "the files are; give a split_file elsewhere",
-                path,
-                error.strerror,
+                "%s cannot be written (%s): %s; give a split_file elsewhere", path, why, told
             )
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:
-        raise ValueError(
-            f"{path}: {len(lost)} of its images are not there, such as {lost[0]}; if the data are "
-            "complete, the file is of another copy"
-        )
+        found = f"{len(lost)} of its images are not there, such as {lost[0]}"
+        raise ValueError(f"{path}: {found}; if the data are complete, the file is of another copy")
     keys = {"trainval": "train", "test": "test"}
     return {part: [positions[name] for name in saved[key]] for part, key in keys.items()}
 
 
 def _load(path: Path, plan: dict[str, Any]) -> Lists:
-    """Return the lists of a split file."""
     saved = read_json(path)
     try:
         lists = {part: [str(name) for name in saved[part]] for part in ("train", "test")}
@@ -196,23 +178,16 @@ def choose(
 ) -> Lists:
     """Return ``{'train': [path, …], 'test': […]}``, chosen class by class.
 
-    Args:
-        paths: N paths, sorted within every class.
-        targets: ``(N,)`` class numbers.
-        per_class: Training images of a class, or as many as testing leaves.
-
-    Raises:
-        ValueError: A class has not even two images left for training.
+    ``paths`` are sorted within every class. A class gives ``per_class`` images for training, or as
+    many as testing leaves; ValueError if that is less than two.
     """
     lists: Lists = {"train": [], "test": []}
     for k in range(int(targets.max()) + 1):
         members = np.flatnonzero(targets == k)
         if len(members) < test_per_class + 2:
             name = paths[members[0]] if len(members) else f"class {k}"
-            raise ValueError(
-                f"the class of {name} has {len(members)} images; {test_per_class} for testing "
-                "leave too few for training"
-            )
+            found = f"the class of {name} has {len(members)} images"
+            raise ValueError(f"{found}; {test_per_class} for testing leave too few for training")
         order = members[np.random.RandomState([seed, k]).permutation(len(members))]
         training = order[test_per_class : test_per_class + per_class]
         lists["test"] += sorted(paths[i] for i in order[:test_per_class])

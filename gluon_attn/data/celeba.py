@@ -29,6 +29,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
+from gluon_attn.data.published_sizes import split_counts
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,7 @@ class CelebA(Reader):
     )
     detection = 50
     valid = SPLITS
-    published = {
-        "train": {"images": 162770},
-        "val": {"images": 19867},
-        "trainval": {"images": 182637},
-        "test": {"images": 19962},
-    }
+    published = split_counts("images", train=162770, val=19867, trainval=182637, test=19962)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -107,15 +103,12 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:
             raise ValueError(f"{path}:{number}: '{image}' comes twice")
         odd = [(name, value) for name, value in zip(names, values) if value not in codes]
         if odd:
-            raise ValueError(
-                f"{path}:{number}: label {odd[0][1]!r} of '{odd[0][0]}'; valid are 1 and -1"
-            )
+            name, value = odd[0]
+            raise ValueError(f"{path}:{number}: label {value!r} of '{name}'; valid are 1 and -1")
         rows[image] = [codes[value] for value in values]
     if announced is not None and announced != len(rows):
-        raise ValueError(
-            f"{path}:1: announces {announced:,} images; {len(rows):,} follow (the file was not "
-            "copied completely?)"
-        )
+        found = f"announces {announced:,} images; {len(rows):,} follow"
+        raise ValueError(f"{path}:1: {found} (the file was not copied completely?)")
     return names, rows
 
 
@@ -157,8 +150,6 @@ def _read_partition(path: Path, rows: dict[str, list[int]], labels: Path) -> dic
         found[image] = code
     if len(found) != len(rows):
         missing = next(image for image in rows if image not in found)
-        raise ValueError(
-            f"{path}: {len(rows) - len(found):,} images of {labels} are in no split, such as "
-            f"'{missing}'"
-        )
+        lost = f"{len(rows) - len(found):,} images of {labels}"
+        raise ValueError(f"{path}: {lost} are in no split, such as '{missing}'")
     return found

@@ -43,6 +43,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.images import read_image
 from gluon_attn.data.layout import DEPTH, Found, Part, PathLike, file_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.safe_pickle import load_pickle
 from gluon_attn.data.scan import files
 
@@ -54,8 +55,6 @@ class Form(NamedTuple):
     """The files of one version.
 
     Attributes:
-        folder: Of the official archive.
-        archive: Its name.
         training, test: Names of the files with images.
         names: The file with the names of the classes.
         labels: Python version: the key of the labels; binary version: the bytes before an image
@@ -92,16 +91,12 @@ COARSE = (
 
 
 class Cifar(Reader, ClassificationDataset):
-    """What CIFAR-10 and CIFAR-100 share; images stay in memory (150 MB).
-
-    Attributes:
-        form: The :class:`Form` that was found.
-    """
+    """What CIFAR-10 and CIFAR-100 share; images stay in memory (150 MB)."""
 
     forms: tuple[Form, ...] = ()
     count = 0  # classes
     valid = SPLITS
-    published = {"trainval": {"images": 50000}, "test": {"images": 10000}}
+    published = split_counts("images", trainval=50000, test=10000)
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
@@ -110,8 +105,8 @@ class Cifar(Reader, ClassificationDataset):
     @classmethod
     def parts(cls, split: str, form: Form | None = None) -> tuple[Part, ...]:
         form = form or cls.forms[0]
-        images = (form.test,) if split == "test" else form.training
-        return tuple(file_part(name) for name in (form.names, *images))
+        batches = (form.test,) if split == "test" else form.training
+        return tuple(map(file_part, (form.names, *batches)))
 
     @classmethod
     def locate(cls, root: PathLike, split: str, depth: int = DEPTH, **options: Any) -> Found:
@@ -121,24 +116,22 @@ class Cifar(Reader, ClassificationDataset):
         # What an archive holds shows when it is read.
         there = [p for p in parts if place.is_file() or (place / p.name).is_file()]
         paths = {part.name: place / part.name for part in there}
-        return Found(
-            home, paths, [part for part in parts if part not in there], parts, root=Path(root)
-        )
+        missing = [part for part in parts if part not in there]
+        return Found(home, paths, missing, parts, root=Path(root))
 
     def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
         self.form, place = _find(self.root, self.forms) or (self.forms[0], self.root)
-        with _opened(place, self.form.folder) as read:
-            names = _names(read(self.form.names), place / self.form.names, self.form)
+        form = self.form
+        with _opened(place, form.folder) as read:
+            names = _names(read(form.names), place / form.names, form)
             if len(names) != self.count:
-                raise ValueError(f"{place / self.form.names}: {len(names)} class names, not "
-                                 f"{self.count}")  # fmt: skip
-            batches = (self.form.test,) if split == "test" else self.form.training
-            read_batches = (
-                _batch(read(batch), place / batch, self.form, self.count) for batch in batches
-            )
-            pixels, targets = map(np.concatenate, zip(*read_batches))
+                path = place / form.names
+                raise ValueError(f"{path}: {len(names)} class names, not {self.count}")
+            batches = (form.test,) if split == "test" else form.training
+            contents = (_batch(read(b), place / b, form, self.count) for b in batches)
+            pixels, targets = map(np.concatenate, zip(*contents))
         every = np.arange(len(targets))
-        parts = {"trainval": every, "test": every}
+        parts = dict.fromkeys(("trainval", "test"), every)
         chosen = official_split(split, parts, targets, holdout, seed=seed)
         self._pixels = pixels if len(chosen) == len(pixels) else pixels[chosen]
         ids = [f"{'test' if split == 'test' else 'train'}/{k:05d}" for k in chosen]
@@ -154,12 +147,7 @@ class Cifar(Reader, ClassificationDataset):
 
 @DATASETS.register("cifar10")
 class Cifar10(Cifar):
-    """CIFAR-10: 32x32 images of 10 classes.
-
-    Args:
-        holdout: Share of the training part that is the validation split.
-        seed: Seed of that choice.
-    """
+    """CIFAR-10: 32x32, 10 classes; ``holdout`` is the share of 'val', chosen by ``seed``."""
 
     title, forms, count = "CIFAR-10", CIFAR10, 10
     looks_for = (
@@ -171,12 +159,7 @@ class Cifar10(Cifar):
 
 @DATASETS.register("cifar100")
 class Cifar100(Cifar):
-    """CIFAR-100: 32x32 images of 100 classes.
-
-    Args:
-        holdout, seed: See :class:`Cifar10`.
-        coarse: Whether the 20 superclasses are the labels.
-    """
+    """CIFAR-100: 32x32 images of 100 classes, or, if ``coarse``, of the 20 superclasses."""
 
     title, forms, count = "CIFAR-100", CIFAR100, 100
     looks_for = "cifar-100-python/ or cifar-100-binary/ (or their files, or the .tar.gz of either)"
@@ -236,7 +219,6 @@ def _find(root: Path, forms: tuple[Form, ...]) -> tuple[Form, Path] | None:
 
 
 def _names(data: bytes, place: Path, form: Form) -> list[str]:
-    """Return the names of the classes."""
     if form.key is None:
         return text_of(data, place).split()
     meta = load_pickle(data, place)
@@ -263,18 +245,16 @@ def _batch(data: bytes, place: Path, form: Form, classes: int) -> tuple[np.ndarr
         pixels, targets = content.get("data"), content.get(form.labels)
         whole = isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == PIXELS
         if not whole or not isinstance(targets, list) or len(targets) != len(pixels):
-            raise ValueError(
-                f"{place}: needs 'data' (N, {PIXELS}) and as many '{form.labels}'; found the keys "
-                f"{', '.join(sorted(map(str, content))) or '(none)'}"
-            )
+            keys = ", ".join(sorted(map(str, content))) or "(none)"
+            wanted = f"'data' (N, {PIXELS}) and as many '{form.labels}'"
+            raise ValueError(f"{place}: needs {wanted}; found the keys {keys}")
         if not all(isinstance(t, int) for t in targets):
             raise ValueError(f"{place}: '{form.labels}' must be whole numbers")
     targets = np.asarray(targets, np.int64)
     wrong = np.flatnonzero((targets < 0) | (targets >= classes))
     if wrong.size:
-        raise ValueError(
-            f"{place}: image {wrong[0]} has class {targets[wrong[0]]}; valid are 0 to {classes - 1}"
-        )
+        found = f"image {wrong[0]} has class {targets[wrong[0]]}"
+        raise ValueError(f"{place}: {found}; valid are 0 to {classes - 1}")
     return pixels, targets
 
 
@@ -284,19 +264,11 @@ PNG_LABELS = "cifar10_labels.js"
 
 
 def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict[str, int]:
-    """Write the binary version of what is in a folder of PNG batches.
+    """Write the binary version of a folder of PNG batches; return ``{'trainval': n, 'test': n}``.
 
-    Args:
-        test: Numbers of the training batches that are to be test images too, beside 50 to 59. They
-            are left out of the training part.
-
-    Returns:
-        How many images were written: ``{'trainval': n, 'test': n}``.
-
-    Raises:
-        FileNotFoundError: No batches, no labels, or none of a batch of ``test``.
-        ValueError: A batch of another size; too few labels; fewer than five training batches.
-        OSError: A file could not be read or written.
+    ``test`` numbers training batches that are to be test images too, beside 50 to 59; they are left
+    out of the training part. FileNotFoundError: no batches, no labels, or none of a batch of
+    ``test``; ValueError: a batch of another size, too few labels, under five training batches.
     """
     root, out = Path(root), Path(out)
     names = (path.name for path in files(root, ".png"))
@@ -332,10 +304,9 @@ def _png_labels(path: Path, last: int) -> np.ndarray:
     labels = np.array([int(word) for word in found.group(1).split(",") if word.strip()])
     needed = PNG_SIZE * (last + 1)
     if len(labels) < needed or labels.max() >= len(PNG_CLASSES):
-        raise ValueError(
-            f"{path}: {len(labels):,} labels up to {labels.max(initial=0)}; batch {last} needs "
-            f"{needed:,}, from 0 to {len(PNG_CLASSES) - 1}"
-        )
+        wanted = f"batch {last} needs {needed:,}, from 0 to {len(PNG_CLASSES) - 1}"
+        highest = labels.max(initial=0)
+        raise ValueError(f"{path}: {len(labels):,} labels up to {highest}; {wanted}")
     return labels.astype(np.uint8)
 
 
@@ -347,9 +318,8 @@ def _records(root: Path, batches: Sequence[int], labels: np.ndarray) -> bytes:
         image = read_image(path, f"batch {k}")
         if image.shape != (PNG_SIZE, SIDE * SIDE, 3):
             rows, columns = image.shape[:2]
-            raise ValueError(
-                f"{path}: {columns} x {rows} pixels; a batch has {SIDE**2} x {PNG_SIZE}"
-            )
+            found = f"{columns} x {rows} pixels"
+            raise ValueError(f"{path}: {found}; a batch has {SIDE**2} x {PNG_SIZE}")
         planes = image.transpose(0, 2, 1).reshape(PNG_SIZE, -1)  # pixels are in row order
         own = labels[PNG_SIZE * k : PNG_SIZE * (k + 1), None]
         parts.append(np.concatenate([own, planes], axis=1).tobytes())

@@ -76,9 +76,7 @@ FIELDS = ("image", "sender_id", "label", "kids")
 class ClothingCoParsing(Reader):
     """Street photographs of people with 22 clothing attributes, and masks of half of them.
 
-    Args:
-        seed: Seed of the split; not used where ``split.csv`` is in the folder.
-        annotation: 'all', or 'pixel-level' or 'image-level' for one half only.
+    ``annotation`` is 'all', or 'pixel-level' or 'image-level' for one half only.
     """
 
     title = "Clothing Co-Parsing"
@@ -107,11 +105,9 @@ class ClothingCoParsing(Reader):
         }
         self._masks = {k for k, photo in enumerate(rows) if photo in halves[PIXELS]}
         notes = [f"{split}: {len(self._masks):,} of {len(rows):,} photographs have masks"]
-        notes += [
-            f"{kind}: {len(halves[kind]):,} files, published {count:,}"
-            for kind, count in HALVES.items()
-            if len(halves[kind]) != count
-        ]
+        found_here = {kind: len(halves[kind]) for kind in HALVES}
+        differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
+        notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
         raw = [[1 if tags & wanted else -1 for wanted in self.columns] for tags in rows.values()]
         ids = [f"photos/{photo}.jpg" for photo in rows]
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes)
@@ -119,11 +115,7 @@ class ClothingCoParsing(Reader):
     def regions(self, i: int) -> np.ndarray | None:
         """Return where the attributes are in photograph ``i``, or None if it has no mask.
 
-        Returns:
-            ``(A, h, w)`` bool, at the size of the mask file.
-
-        Raises:
-            ValueError: The mask file is malformed; the message names it.
+        ``(A, h, w)`` bool, at the size of the mask file; ValueError if that is malformed.
         """
         if i not in self._masks:
             return None
@@ -133,11 +125,7 @@ class ClothingCoParsing(Reader):
 
 
 def read_tags(root: Path) -> list[str]:
-    """Return the tag names of ``label_list.mat``.
-
-    Raises:
-        ValueError: It is malformed, or lacks a tag of an attribute.
-    """
+    """Return the tag names of ``label_list.mat``; ValueError if one of an attribute lacks."""
     path = root / "label_list.mat"
     tags = load_mat(path, "label_list").strings()
     wanted = {tag for name in ATTRIBUTES for tag in MERGED.get(name, (name,))}
@@ -148,12 +136,7 @@ def read_tags(root: Path) -> list[str]:
 
 
 def write_split(root: PathLike, seed: int, path: PathLike) -> int:
-    """Write the split of a folder as ``photo,split`` lines; return how many photographs it has.
-
-    Raises:
-        ValueError: A file is malformed.
-        OSError: The file could not be written.
-    """
+    """Write the split of a folder as ``photo,split`` lines; return how many photographs it has."""
     chosen = _by_hash(_read_halves(str(Path(root).resolve())), seed)
     lines = ["photo,split"] + [f"{photo},{part}" for photo, part in sorted(chosen.items())]
     write_text(path, "\n".join(lines) + "\n")
@@ -205,12 +188,7 @@ def _read_halves(root: str) -> Halves:
 class ClothingDataset(Reader):
     """Photographs of garments: a class of 14, and whether it is for children.
 
-    Args:
-        seed: Seed of the split.
-        single_label: Whether the class is the only attribute: single-label classification.
-
-    Attributes:
-        senders: Sender of every photograph.
+    ``seed`` is that of the split; with ``single_label`` the class is the only attribute.
     """
 
     title = "clothing dataset"
@@ -241,11 +219,7 @@ class ClothingDataset(Reader):
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """Return ``(rows, {reason: how many were left out})`` of ``images.csv``.
-
-    Raises:
-        ValueError: A field is missing or a flag is neither True nor False.
-    """
+    """Return ``(rows, {reason: how many were left out})`` of ``images.csv``."""
     rows: list[dict[str, str]] = []
     left_out: dict[str, int] = collections.Counter()
     for number, row in read_table(path, FIELDS):

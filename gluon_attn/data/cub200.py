@@ -27,6 +27,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import stored_name
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -35,12 +36,7 @@ PLACE = "CUB_200_2011"
 
 @DATASETS.register("cub200")
 class Cub200(Reader, ClassificationDataset):
-    """Birds of CUB-200-2011, 200 classes.
-
-    Args:
-        holdout: Share of the training part that is the validation split.
-        seed: Seed of that choice.
-    """
+    """Birds of CUB-200-2011, 200 classes; ``holdout`` is the share of 'val', chosen by ``seed``."""
 
     title = "CUB-200-2011"
     looks_for = (
@@ -49,7 +45,7 @@ class Cub200(Reader, ClassificationDataset):
     )
     detection = 130
     valid, settings = SPLITS, ("holdout", "seed")
-    published = {"trainval": {"images": 5994}, "test": {"images": 5794}}
+    published = split_counts("images", trainval=5994, test=5794)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -71,9 +67,8 @@ class Cub200(Reader, ClassificationDataset):
         parts = {"trainval": np.flatnonzero(training), "test": np.flatnonzero(~training)}
         chosen = official_split(split, parts, targets, holdout, seed=seed)
         classes = [names[k].partition(".")[2] or names[k] for k in sorted(names)]
-        images = folder / "images"
-        ids = [stored_name(images, paths[numbers[k]]) for k in chosen]
-        return Samples(class_schema(classes), targets[chosen], ids, images)
+        ids = [stored_name(folder / "images", paths[numbers[k]]) for k in chosen]
+        return Samples(class_schema(classes), targets[chosen], ids, folder / "images")
 
 
 def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
@@ -84,9 +79,8 @@ def _read_list(path: Path, kind: Callable[[str], Any]) -> dict[int, Any]:
         try:
             key, value = int(words[0]), kind(words[1])
         except (IndexError, ValueError):
-            raise ValueError(
-                f"{path}:{number}: expected a number and a value, found {line!r}"
-            ) from None
+            what = "expected a number and a value"
+            raise ValueError(f"{path}:{number}: {what}, found {line!r}") from None
         if key in rows:
             raise ValueError(f"{path}:{number}: number {key} comes twice")
         rows[key] = value
@@ -99,13 +93,10 @@ def _check(
     """Refuse a list of other images than images.txt's, or a value that is out of range."""
     odd = sorted(set(table) ^ set(images))
     if odd:
-        raise ValueError(
-            f"{path}: not the images of images.txt: {len(odd)} are in one of the two only, such as "
-            f"number {odd[0]}"
-        )
+        found = f"{len(odd)} are in one of the two only, such as number {odd[0]}"
+        raise ValueError(f"{path}: not the images of images.txt: {found}")
     wrong = [number for number in sorted(table) if not least <= table[number] <= most]
     if wrong:
         meaning = "1 (training) and 0 (test)" if most == 1 else f"{least} to {most}"
-        raise ValueError(
-            f"{path}: image {wrong[0]} is marked {table[wrong[0]]}; valid are {meaning}"
-        )
+        found = f"image {wrong[0]} is marked {table[wrong[0]]}"
+        raise ValueError(f"{path}: {found}; valid are {meaning}")

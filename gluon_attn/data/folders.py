@@ -19,6 +19,7 @@ from typing import Sequence
 import numpy as np
 
 from gluon_attn.core.text import read_lines
+from gluon_attn.data import scan
 from gluon_attn.data.base import (
     DATASETS,
     TRAINING_SPLITS,
@@ -28,16 +29,6 @@ from gluon_attn.data.base import (
     class_schema,
 )
 from gluon_attn.data.layout import Found, Part, PathLike
-from gluon_attn.data.scan import (
-    SHOWN,
-    SUFFIXES,
-    Passed,
-    entries,
-    has_images,
-    is_image_name,
-    list_images,
-    subfolders,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +63,15 @@ class Folders(Reader, ClassificationDataset):
     def samples(self, found: Found, split: str) -> Samples:
         folder = found.paths[f"{split}/"]
         training = self.locate(self.root, "train", depth=0).path(self.parts("train")[0])
-        classes = read_classes(self.root) or subfolders(training) or subfolders(folder)
-        unknown = sorted(set(subfolders(folder)) - set(classes))
+        classes = read_classes(self.root) or scan.subfolders(training) or scan.subfolders(folder)
+        unknown = sorted(set(scan.subfolders(folder)) - set(classes))
         if unknown:
             raise ValueError(f"{folder / unknown[0]} is no class; known are {', '.join(classes)}")
-        passed = Passed(folder)
+        passed = scan.Passed(folder)
         names, targets = images_of_classes(folder, classes, passed)
         if not names:
-            raise ValueError(
-                f"{folder}: no images in its class folders ({passed.text() or 'they are empty'}; "
-                f"images end in {', '.join(SUFFIXES)})"
-            )
+            why = f"{passed.text() or 'they are empty'}; images end in {', '.join(scan.SUFFIXES)}"
+            raise ValueError(f"{folder}: no images in its class folders ({why})")
         passed.log()
         deep = [name for name in names if name.count("/") > 1]
         notes = [f"{split}: {len(deep):,} images lie in folders of their class's, such as {name}"
@@ -93,23 +82,18 @@ class Folders(Reader, ClassificationDataset):
 
     def remarks(self, source: str | None) -> list[str]:
         known = {name for names in ALIASES.values() for name in names} | {self.split}
-        others = [
-            n for n in subfolders(self.root) if n not in known and _has_classes(self.root / n)
-        ]
+        unknown = (name for name in scan.subfolders(self.root) if name not in known)
+        others = [name for name in unknown if _has_classes(self.root / name)]
         note = f"not read: {', '.join(f'{n}/' for n in others)} (--splits NAME reads such a folder)"
         return [self.class_note(), *([note] if others and self.split == "train" else [])]
 
 
 def _has_classes(folder: Path) -> bool:
-    return any(has_images(folder / name) for name in subfolders(folder))
+    return any(scan.has_images(folder / name) for name in scan.subfolders(folder))
 
 
 def read_classes(root: Path) -> list[str] | None:
-    """Return the lines of ``classes.txt``, or None if there is no such file.
-
-    Raises:
-        ValueError: One comes twice, or the file is no text.
-    """
+    """Return the lines of ``classes.txt`` (ValueError if one comes twice), None without it."""
     path = Path(root) / "classes.txt"
     if not path.is_file():
         return None
@@ -121,29 +105,25 @@ def read_classes(root: Path) -> list[str] | None:
 
 
 def images_of_classes(
-    folder: Path, classes: Sequence[str], passed: Passed | None = None, deep: bool = True
+    folder: Path, classes: Sequence[str], passed: scan.Passed | None = None, deep: bool = True
 ) -> tuple[list[str], np.ndarray]:
     """Return ``(paths, targets)``: all images, sorted within every class.
 
-    Args:
-        folder: Holds one folder per class; those that are not there have no images.
-        passed: Where to count what is passed over, in these folders and beside them.
-        deep: Whether images in folders inside a class's folder count.
-
-    Returns:
-        Paths relative to ``folder``, and class numbers ``(N,)`` int64.
+    Paths are relative to ``folder``, which holds one folder per class; class numbers are ``(N,)``
+    int64. With ``deep`` images in folders inside a class's folder count. What is passed over, in
+    these folders and beside them, is counted in ``passed``.
     """
     from tqdm import tqdm
 
-    passed = Passed(folder) if passed is None else passed
-    for entry in entries(folder):
+    passed = scan.Passed(folder) if passed is None else passed
+    for entry in scan.entries(folder):
         if not entry.is_dir():
-            outside = is_image_name(entry.name)
+            outside = scan.is_image_name(entry.name)
             passed.add(entry.name, "outside of the class folders" if outside else None)
     ids, targets = [], []
     quiet = len(classes) < 500 or not sys.stderr.isatty()
     for k, name in enumerate(tqdm(classes, "listing", unit="class", leave=False, disable=quiet)):
-        found = list_images(Path(folder) / name, passed, deep)
+        found = scan.list_images(Path(folder) / name, passed, deep)
         ids += [f"{name}/{image}" for image in found]
         targets += [k] * len(found)
     return ids, np.array(targets, np.int64)
@@ -154,15 +134,14 @@ def empty_classes(
 ) -> list[str]:
     """Return a line that names the classes without images, and log it; nothing if there are none.
 
-    Args:
-        training: Whether a class needs images here; otherwise only empty folders are named.
+    In ``training`` a class needs images; otherwise only empty folders are named.
     """
     counts = np.bincount(targets, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts) if not count]
     empty = [name for name in empty if training or (folder / name).is_dir()]
     if not empty:
         return []
-    more = f" and {len(empty) - SHOWN:,} more" if len(empty) > SHOWN else ""
-    line = f"{folder}: no images of {', '.join(empty[:SHOWN])}{more}"
+    more = f" and {len(empty) - scan.SHOWN:,} more" if len(empty) > scan.SHOWN else ""
+    line = f"{folder}: no images of {', '.join(empty[: scan.SHOWN])}{more}"
     logger.warning("%s", line)
     return [line]

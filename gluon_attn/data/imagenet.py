@@ -36,6 +36,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.folders import empty_classes, images_of_classes
 from gluon_attn.data.layout import Found, Part, file_part, search
 from gluon_attn.data.matfile import load_mat
+from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import Passed, entries, list_images, subfolders
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC")
@@ -49,17 +50,13 @@ Kit = Dict[int, Tuple[str, str]]  # from the kit's number to synset and first wo
 
 @DATASETS.register("imagenet")
 class ImageNet(Reader, ClassificationDataset):
-    """ILSVRC2012: images of 1000 classes.
-
-    Attributes:
-        synsets: The K synsets, such as 'n01440764', in the order of the logits.
-    """
+    """ILSVRC2012: images of 1000 classes; ``synsets`` are in the order of the logits."""
 
     title = "ImageNet"
     looks_for = "train/n01440764/*.JPEG and val/, in the folder itself or in ILSVRC/Data/CLS-LOC/"
     detection = 150
     splits = valid = ("train", "val")
-    published = {"train": {"images": 1281167}, "val": {"images": 50000}}
+    published = split_counts("images", train=1281167, val=50000)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -80,9 +77,8 @@ class ImageNet(Reader, ClassificationDataset):
         else:
             unknown = sorted(set(_synsets(folder)) - set(self.synsets))
             if unknown:
-                raise ValueError(
-                    f"{folder / unknown[0]}: not among the {len(self.synsets)} classes of train/"
-                )
+                known = f"the {len(self.synsets)} classes of train/"
+                raise ValueError(f"{folder / unknown[0]}: not among {known}")
             names, targets = images_of_classes(folder, self.synsets, passed)
             faults = empty_classes(folder, self.synsets, targets, split == "train")
         passed.log()
@@ -92,7 +88,6 @@ class ImageNet(Reader, ClassificationDataset):
 
 
 def _synsets(folder: Path) -> list[str]:
-    """Return the synset folders in a folder, sorted."""
     return [name for name in subfolders(folder) if SYNSET.match(name)]
 
 
@@ -138,8 +133,7 @@ def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) ->
     if place is not None:
         truth = _solution(place)
     elif truth_file is not None and kit:
-        place = truth_file
-        truth = _ground_truth(place, len(names), kit)
+        place, truth = truth_file, _ground_truth(truth_file, len(names), kit)
     else:
         lacking = "meta.mat" if truth_file else TRUTH
         raise FileNotFoundError(
@@ -153,10 +147,9 @@ def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) ->
     found = [truth[Path(name).stem] for name in names]
     unknown = [k for k, synset in enumerate(found) if synset not in numbers]
     if unknown:
-        raise ValueError(
-            f"{place}: {names[unknown[0]]} is {found[unknown[0]]}, which is not among the "
-            f"{len(synsets)} classes of train/"
-        )
+        first = f"{names[unknown[0]]} is {found[unknown[0]]}"
+        known = f"the {len(synsets)} classes of train/"
+        raise ValueError(f"{place}: {first}, which is not among {known}")
     return np.array([numbers[synset] for synset in found], np.int64)
 
 

@@ -21,35 +21,15 @@ import cv2
 import numpy as np
 
 from gluon_attn.core import images
-from gluon_attn.core.images import Header, ImageError, resize
+from gluon_attn.core.images import Header, ImageError
+from gluon_attn.core.images import resize as resize
 from gluon_attn.data.scan import PathLike
-
-__all__ = [
-    "ON_BAD_IMAGE",
-    "BadImageError",
-    "NoOverlapError",
-    "check_policy",
-    "decode",
-    "decode_own",
-    "encode_tiles",
-    "image_header",
-    "image_size",
-    "read_annotated",
-    "read_image",
-    "resize",
-    "resize_shorter",
-    "window",
-]
 
 ON_BAD_IMAGE = ("error", "skip")
 
 
 class BadImageError(OSError):
-    """An image that is missing, unreadable or has nothing to show for a sample.
-
-    Args:
-        reason: What is wrong, without a full stop.
-    """
+    """An image that is missing, unreadable or has nothing to show; ``reason`` has no full stop."""
 
     def __init__(self, path: PathLike, sample_id: str, reason: str) -> None:
         super().__init__(f"{path}: {reason} (sample '{sample_id}')")
@@ -72,12 +52,8 @@ def decode(
 ) -> np.ndarray:
     """Return an image from its encoded bytes; see :func:`gluon_attn.core.images.decode`.
 
-    Args:
-        path, sample_id: Where they came from and what they are for, for messages.
-        upright: Obey the EXIF orientation. False is for boxes that belong to the stored pixels.
-
-    Raises:
-        BadImageError: The bytes are empty, truncated, or no image.
+    With ``upright`` the EXIF orientation is obeyed; False is for boxes that belong to the stored
+    pixels. BadImageError, which names ``path`` and ``sample_id``: empty, truncated, or no image.
     """
     return _named(path, sample_id, images.decode, data, upright)
 
@@ -88,11 +64,7 @@ def decode_own(data: bytes | memoryview, path: PathLike, sample_id: str) -> np.n
 
 
 def read_image(path: PathLike, sample_id: str, upright: bool = True) -> np.ndarray:
-    """Return the image in a file, uint8 ``(H, W, 3)`` RGB, upright; see :func:`decode`.
-
-    Raises:
-        BadImageError: The file is missing, unreadable, truncated or no image.
-    """
+    """Return the image in a file, uint8 ``(H, W, 3)`` RGB, upright; see :func:`decode`."""
     return decode(_named(path, sample_id, images.read_bytes, path), path, sample_id, upright)
 
 
@@ -103,9 +75,7 @@ def read_annotated(
 
     The annotated size tells of images that an EXIF orientation lays on their side whether boxes
     were drawn on the upright image, as labelling tools show it, or on the stored pixels.
-
-    Raises:
-        BadImageError: There is no image, or it has another size either way.
+    BadImageError: there is no image, or it has another size either way.
     """
     image = read_image(path, sample_id)
     if image.shape[:2] == (height, width):
@@ -118,20 +88,14 @@ def read_annotated(
         stored = f"{header.width} x {header.height}"
         found += f" ({stored} without its EXIF orientation {header.orientation})"
     elif image.shape[1::-1] == (height, width):
-        hint = (
-            "it may have lost its EXIF orientation since its boxes were made: take the original "
-            "file, or turn it by 90 degrees"
-        )
+        hint = "it may have lost its EXIF orientation since its boxes were made: take the original "
+        hint += "file, or turn it by 90 degrees"
     reason = f"is {found}, the annotation says {width} x {height}; {hint}"
     raise BadImageError(path, sample_id, reason)
 
 
 def image_header(path: PathLike, sample_id: str) -> Header:
-    """Return sizes and EXIF orientation of an image file without decoding it.
-
-    Raises:
-        BadImageError: The file is missing or no image.
-    """
+    """Return sizes and EXIF orientation of an image file without decoding it."""
     return _named(path, sample_id, images.file_header, path)
 
 
@@ -185,9 +149,8 @@ def encode_tiles(image: np.ndarray, quality: int) -> bytes:
 def window(jpeg: Any, box: tuple[int, int, int, int]) -> tuple[Any, tuple[int, int]]:
     """Return ``(bytes of a JPEG, (x, y) of its corner)`` that shows at least a window.
 
-    Args:
-        jpeg: bytes-like, from :func:`encode_tiles`; of any other JPEG the whole is returned.
-        box: ``(left, top, right, bottom)`` in pixels, the last two exclusive.
+    ``box`` is ``(left, top, right, bottom)`` in pixels, the last two exclusive. Of a JPEG that
+    :func:`encode_tiles` did not make the whole is returned.
     """
     left, top, right, bottom = box
     if len(jpeg) < _AT + _SEGMENT.size:
@@ -208,7 +171,7 @@ def window(jpeg: Any, box: tuple[int, int, int, int]) -> tuple[Any, tuple[int, i
     height, width = _SIZE.unpack_from(jpeg, place)
     height = min(height, y1 * BLOCK) - y0 * BLOCK
     _SIZE.pack_into(result, place, height, min(width, x1 * BLOCK) - x0 * BLOCK)
-    lengths = (starts[1:] - starts[:-1]).reshape(down, across)[y0:y1, x0:x1].ravel()
+    lengths = np.diff(starts).reshape(down, across)[y0:y1, x0:x1].ravel()
     markers = lengths.cumsum()
     np.frombuffer(result, np.uint8, offset=header - 1)[markers] = _markers(len(markers))
     return result, (x0 * BLOCK, y0 * BLOCK)

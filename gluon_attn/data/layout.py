@@ -1,12 +1,9 @@
 """Where the files and folders of a data set are, and which of them are missing.
 
-A reader says once what it is made of, as :class:`Part` objects per split. From that follow where
-they are found, whether a split is there, what a message looked for, and what a check calls missing.
-
-The folder that a user names is often not quite the one that holds the data: archives unpack into a
-folder of their own, GitHub adds ``-master``, the annotation comes in a second download. So a data
-set is looked for in the folder itself, then in its sub-folders, then in theirs; the nearest one
-that holds it is its home. Two at the same distance are an error that names both.
+A reader says once what it is made of, as :class:`Part` objects per split. The folder that a user
+names is often not quite the one that holds the data: archives unpack into a folder of their own,
+the annotation comes in a second download. So a data set is looked for in the folder itself, then in
+its sub-folders, then in theirs; the nearest that holds it is its home. Two are an error.
 """
 
 from __future__ import annotations
@@ -53,15 +50,7 @@ def file_part(name: str, *places: str, **options: Any) -> Part:
 
 
 class Found(NamedTuple):
-    """What :meth:`Located.locate` found.
-
-    Attributes:
-        home: The data set's folder.
-        paths: ``{name of a part: its path}`` of those that are there.
-        missing: Those that are not.
-        parts: All of them.
-        root: The folder that was given.
-    """
+    """What :meth:`Located.locate` found: ``paths`` are ``{name of a part: its path}``."""
 
     home: Path
     paths: dict
@@ -108,25 +97,16 @@ class Located:
 
     @classmethod
     def home(cls, root: PathLike, *others: str) -> Path:
-        """Return the nearest folder, from ``root`` on down, that is a home; else ``root``.
-
-        Raises:
-            ValueError: Two are equally near.
-        """
+        """Return the nearest folder, from ``root`` on down, that is a home; else ``root``."""
         found = nearest(root, lambda folder: cls.is_home(folder, *others) or None)
         return next(iter(found), Path(root))
 
     @classmethod
     def locate(cls, root: PathLike, split: str, depth: int = DEPTH, **options: Any) -> Found:
-        """Return where the parts of a split are.
+        """Return where the parts of a split are, with home at most ``depth`` levels below ``root``.
 
-        Args:
-            root: Folder of the data set, or one above it.
-            depth: Levels of sub-folders in which home is looked for.
-            options: The reader's settings; those of ``Part.option`` count, others are ignored.
-
-        Raises:
-            ValueError: Something is in two places that are equally near; there is no such split.
+        Of ``options``, the reader's settings, those of ``Part.option`` count. ValueError: something
+        is in two places that are equally near, or there is no such split.
         """
         if cls.valid is not None and split not in cls.valid:
             raise ValueError(unknown_name("split", split, cls.valid))
@@ -146,12 +126,7 @@ class Located:
 
     @classmethod
     def require(cls, root: PathLike, split: str, **options: Any) -> Found:
-        """Return what :meth:`locate` finds; parts with images may be missing.
-
-        Raises:
-            FileNotFoundError: Another part is missing.
-            ValueError: See :meth:`locate`.
-        """
+        """Return what :meth:`locate` finds; FileNotFoundError if more than images is missing."""
         found = cls.locate(root, split, **options)
         for part in found.missing:
             if not part.images:
@@ -175,11 +150,7 @@ class Located:
 
 
 def search(root: PathLike, home: Path, part: Part) -> Path | None:
-    """Return where a part is at home or, if it may be apart, below ``root``; None if nowhere.
-
-    Raises:
-        ValueError: It is in two places that are equally near.
-    """
+    """Return where a part is at home or, if it may be apart, below ``root``; None if nowhere."""
     path = _find(home, part)
     if path is None and part.apart:
         path = next(iter(nearest(root, lambda folder: _find(folder, part)).values()), None)
@@ -189,8 +160,7 @@ def search(root: PathLike, home: Path, part: Part) -> Path | None:
 def nearest(root: PathLike, test: Callable[[Path], Any]) -> dict[Path, Any]:
     """Return ``{folder: result}`` of the nearest folder for which ``test`` is not None; or {}.
 
-    Raises:
-        ValueError: There are two at the same distance.
+    ValueError: there are two at the same distance.
     """
     for level in levels(root):
         results = {folder: test(folder) for folder in level}

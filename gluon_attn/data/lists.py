@@ -49,10 +49,8 @@ Rows = Dict[str, Tuple[List[int], str]]  # {image: (labels, 'file:line')}
 class ListDataset(Reader):
     """Images and labels from ``<split>.txt`` and ``names.txt``.
 
-    Args:
-        split: 'train' reads train.txt; any name works that has its file. 'trainval' reads
-            train.txt and val.txt unless there is a trainval.txt.
-        coding: 'list' (1, 0, -1 = positive, negative, unspecified) or 'wider' (1, -1, 0).
+    Any split works that has its file; 'trainval' reads train.txt and val.txt unless there is a
+    trainval.txt. ``coding`` is 'list' (1, 0, -1: positive, negative, unspecified) or 'wider'.
     """
 
     title, looks_for = "list", LOOKS_FOR
@@ -85,10 +83,8 @@ class ListDataset(Reader):
         raw = np.array([labels for labels, _ in rows.values()], np.int8)
         if (raw == 1).any() and not (raw == -1).any():
             other, means = ("wider", "-1") if coding == "list" else ("list", "0")
-            raise ValueError(
-                f"{listed}: no label is negative in coding '{coding}'; if {means} means negative "
-                f"in this list, use coding='{other}'"
-            )
+            remedy = f"if {means} means negative in this list, use coding='{other}'"
+            raise ValueError(f"{listed}: no label is negative in coding '{coding}'; {remedy}")
         return Samples(schema, raw, list(rows), counts=[SplitCount(split, len(rows), len(rows))])
 
     def remarks(self, source: str | None) -> list[str]:
@@ -99,26 +95,18 @@ class ListDataset(Reader):
 
 
 def _lists(root: Path, split: str) -> list[Path]:
-    """Return the files of a split."""
     path = root / f"{split}.txt"
     if path.is_file():
         return [path]
     parts = [root / "train.txt", root / "val.txt"]
     if split == "trainval" and all(part.is_file() for part in parts):
         return parts
-    found = [p.stem for p in files(root, ".txt") if p.name != "names.txt"]
-    raise FileNotFoundError(
-        f"{path} is missing; splits in this folder: {', '.join(found) or '(none)'}"
-    )
+    found = ", ".join(p.stem for p in files(root, ".txt") if p.name != "names.txt")
+    raise FileNotFoundError(f"{path} is missing; splits in this folder: {found or '(none)'}")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return the column names of a names.txt.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: It is empty or a name comes twice.
-    """
+    """Return the column names of a names.txt; ValueError if it is empty or one comes twice."""
     seen: dict[str, int] = {}
     for number, name in _lines(path):
         if name in seen:
@@ -132,11 +120,8 @@ def read_names(path: Path) -> tuple[str, ...]:
 def schema_of(path: Path) -> Schema:
     """Return the schema of a names.txt; ``colour=red``, ``colour=blue`` are one attribute.
 
-    A single ``a=b`` is a binary attribute of that name.
-
-    Raises:
-        FileNotFoundError, ValueError: See :func:`read_names`; the classes of an attribute do not
-            stand together.
+    A single ``a=b`` is a binary attribute of that name. ValueError: the classes of an attribute do
+    not stand together; see also :func:`read_names`.
     """
     attributes: list[Attribute] = []
     key: Callable[[str], str] = lambda name: name.partition("=")[0] if "=" in name else ""  # noqa: E731
@@ -153,14 +138,7 @@ def schema_of(path: Path) -> Schema:
 
 
 def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) -> None:
-    """Add the images of one list to ``rows``.
-
-    Args:
-        codes: ``{text of a label: 1, -1 or 0}``.
-
-    Raises:
-        ValueError: Naming the file and the line.
-    """
+    """Add the images of one list to ``rows``; ``codes`` is ``{text of a label: 1, -1 or 0}``."""
     names = schema.columns
     for number, line in _lines(path):
         where = f"{path}:{number}"

@@ -4,9 +4,8 @@ The order of an epoch depends on (seed, epoch) only, a sample's augmentation on 
 position) only. So results do not depend on the number of workers, and a resumed epoch repeats.
 
 Workers are threads, each making whole batches: OpenCV and NumPy let go of Python's lock while they
-work. ``gluon.data.DataLoader`` is not used because its forked workers repeat each other's random
-draws, and because it waits for all of the engine's work at construction and leaves its threads
-behind when a loop is left early.
+work. The forked workers of ``gluon.data.DataLoader`` repeat each other's random draws; it also
+waits for the engine at construction and leaves its threads behind when a loop is left early.
 
 :class:`IdentityLoader` makes batches of P identities with K images each, as the batch-hard triplet
 loss needs them (Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person
@@ -42,23 +41,17 @@ class Loader:
 
     Iterating yields :class:`gluon_attn.core.batch.Batch`: image ``(B, 3, H, W)`` float32, label and
     mask ``(B, A)`` float32, on ``ctx``; index ``(B,)`` int64 NumPy. Every iteration runs one epoch,
-    the one set by :meth:`set_epoch`.
+    the one set by :meth:`set_epoch`. ValueError: there would be no batch.
 
     Args:
         dataset: AttributeDataset.
         transform: See :mod:`gluon_attn.data.transforms`.
-        batch_size: B.
-        shuffle: Whether each epoch has its own random order.
         seed: Non-negative integer from which order and augmentation are derived.
         workers: Threads that make batches ahead; 0 makes them in the caller's thread.
         last: What happens to samples that do not fill the last batch: 'pad' adds black rows with
             mask 0 and index ``PADDING`` (the shape stays, so a static graph is not planned again);
             'discard' leaves them out, as training wants it.
-        ctx: Where the arrays of a batch live; None: in memory.
         cache: Whether to keep decoded images in memory; see :class:`CachedDataset`.
-
-    Raises:
-        ValueError: An argument is out of range or there would be no batch.
     """
 
     def __init__(
@@ -82,10 +75,8 @@ class Loader:
                 "must not be negative"
             )
         if last == "discard" and len(dataset) < batch_size:
-            raise ValueError(
-                f"{len(dataset)} samples do not fill one batch of {batch_size}; use a smaller "
-                "batch or last='pad'"
-            )
+            found = f"{len(dataset)} samples do not fill one batch of {batch_size}"
+            raise ValueError(f"{found}; use a smaller batch or last='pad'")
         self.dataset: Any = CachedDataset(dataset, transform.resize) if cache else dataset
         self.transform, self.batch_size = transform, int(batch_size)
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last
@@ -169,23 +160,18 @@ class Loader:
 
 
 class BufferPool:
-    """Memory that batches are made in, lent to MXNet without a copy and used again.
+    """Memory that batches are made in, float32, lent to MXNet without a copy and used again.
 
     Touching 19 MB of fresh memory and copying them once takes as long as decoding half of the
     images that go there (4 KB pages, each zeroed by the kernel at its first use).
 
     MXNet holds a reference to the NumPy array that it was lent until no NDArray, view or pending
     operation uses the memory; when that reference goes, the memory comes back here.
-
-    Args:
-        shape: Of every buffer, float32.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._free: collections.deque[np.ndarray] = (
-            collections.deque()
-        )  # its append and pop are atomic
+        self._free: collections.deque[np.ndarray] = collections.deque()  # append, pop are atomic
 
     def take(self) -> np.ndarray:
         """Return a float32 array with arbitrary contents."""
@@ -217,13 +203,8 @@ class IdentitySampler:
     An identity with fewer than K images gives all of them, and further ones repeated at random.
     The order depends on (seed, pass) only, so a resumed run repeats it.
 
-    Args:
-        targets: ``(N,)`` number of the identity on each image.
-        identities: P, per batch.
-        images: K, per identity.
-
-    Raises:
-        ValueError: P or K below 2 (nothing to compare with), or fewer than P identities.
+    ``targets`` are ``(N,)`` numbers of the identity on each image; ``identities`` is P per batch,
+    ``images`` K per identity, both at least 2, to compare with.
     """
 
     def __init__(self, targets: Any, identities: int, images: int, seed: int = 0) -> None:
@@ -237,10 +218,8 @@ class IdentitySampler:
         _, starts = np.unique(targets[order], return_index=True)
         self._images: list[np.ndarray] = np.split(order, starts[1:])
         if len(self._images) < identities:
-            raise ValueError(
-                f"the data show {len(self._images)} identities, a batch wants {identities}; use "
-                "a smaller batch_size"
-            )
+            told = f"the data show {len(self._images)} identities, a batch wants {identities}"
+            raise ValueError(f"{told}; use a smaller batch_size")
         self.identities, self.images, self.seed = int(identities), int(images), int(seed)
 
     @property
@@ -266,13 +245,7 @@ class IdentitySampler:
 
 
 class IdentityLoader(Loader):
-    """Training batches in the order of an :class:`IdentitySampler`.
-
-    Args:
-        dataset: Single-label data set whose classes are identities.
-        identities, images: P and K.
-        seed, workers, ctx: See :class:`Loader`.
-    """
+    """Training batches in the order of an :class:`IdentitySampler`; the classes are identities."""
 
     def __init__(
         self,
@@ -297,10 +270,7 @@ class IdentityLoader(Loader):
         return self.sampler.order(epoch)
 
     def draws(self, epoch: int) -> np.ndarray:
-        """Return the random numbers of the augmentation, one row per place in the order.
-
-        Not per image, as in :class:`Loader`: one that comes twice must not look the same twice.
-        """
+        """One row per place in the order: an image that comes twice must not look the same."""
         shape = (len(self) * self.batch_size, self.transform.draws)
         return np.random.default_rng((self.seed, epoch, 1)).random(shape)
 

@@ -1,15 +1,12 @@
 """MATLAB files of version 4 to 7 as a tree of nodes that know where they are.
 
 ``scipy.io.loadmat`` takes lengths and shapes of a file on trust and may end the process on a
-damaged one. Here the same values are read in Python: every element has to lie within the one around
-it, an array has exactly the numbers that its shape needs, and packed parts expand to no more than
-:func:`gluon_attn.core.reading.allowance` allows. Values are those of ``loadmat``: numbers in the
-type they are stored in, texts as arrays of type U, cells as object arrays, structs as structured
-arrays of objects. What no attribute file holds (sparse matrices, objects, functions) comes back as
-:class:`Unread`. The format is that of "MAT-File Format" (The MathWorks).
-
-A place is written as in MATLAB: ``PETA.mat: peta.partition{1}.train`` is field ``train`` of the
-first cell of a field. So an error names file and field.
+damaged one. Here every element has to lie within the one around it, an array has exactly the
+numbers that its shape needs, and packed parts expand to no more than
+:func:`gluon_attn.core.reading.allowance` allows. Values are those of ``loadmat``; what no attribute
+file holds (sparse matrices, objects, functions) comes back as :class:`Unread`. The format is that
+of "MAT-File Format" (The MathWorks). Errors name places as MATLAB writes them:
+``PETA.mat: peta.partition{1}.train``.
 """
 
 from __future__ import annotations
@@ -58,12 +55,7 @@ class Unread:
 
 
 def read_mat(path: Any) -> dict:
-    """Return the variables of a MATLAB file by name.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is damaged, of version 7.3, or none.
-    """
+    """Return the variables of a MATLAB file by name; ValueError if damaged, 7.3 or none."""
     with open(path, "rb") as file:
         data = file.read()
     # A version 7.3 begins as version 5, but for its number; HDF5 follows.
@@ -134,10 +126,7 @@ class _Elements:
         self._head = struct.Struct(f"{order}10I").unpack_from
 
     def next(self, end: int) -> tuple:
-        """Return ``(type, start, end)`` of the element here, and go behind it.
-
-        ``end`` is that of the element around it.
-        """
+        """Return ``(type, start, end)`` of the element here, within ``end``, and go behind it."""
         at = self.at
         if end - at < 8:
             raise DamagedError(f"breaks off at byte {at}")
@@ -194,7 +183,11 @@ class _Elements:
         flags = self._tag(self.data, start)[0]
         if flags & 0xFF == _OPAQUE:  # which has neither shape nor name here
             return flags, (), ""
-        return flags, self._shape(end), self._text(end)
+        shape = self._shape(end)
+        kind, start, stop = self.next(end)
+        if kind not in (1, 2):
+            raise DamagedError(f"an array without a name at byte {start}")
+        return flags, shape, self.data[start:stop].decode("latin1")
 
     def _shape(self, end: int) -> tuple:
         kind, start, stop = self.next(end)
@@ -205,12 +198,6 @@ class _Elements:
         if min(shape) < 0:
             raise DamagedError(f"an array of the shape {shape}")
         return shape
-
-    def _text(self, end: int) -> str:
-        kind, start, stop = self.next(end)
-        if kind not in (1, 2):
-            raise DamagedError(f"an array without a name at byte {start}")
-        return self.data[start:stop].decode("latin1")
 
     def _numbers(self, end: int, shape: tuple) -> np.ndarray:
         kind, start, stop = self.next(end)
@@ -373,9 +360,8 @@ class Node:
             whole = value.astype(np.int64)
         if (whole != value).any():
             row, column = np.argwhere(whole != value)[0]
-            raise self.error(
-                f"row {row + 1}, column {column + 1} is {value[row, column]}, no whole number"
-            )
+            place = f"row {row + 1}, column {column + 1}"
+            raise self.error(f"{place} is {value[row, column]}, no whole number")
         return whole
 
     def vector(self) -> np.ndarray:
@@ -400,12 +386,7 @@ class Node:
 
 
 def load_mat(path: Any, variable: str | None = None) -> Any:
-    """Return the Node of a variable in a MATLAB file; a dict of Nodes of all without a name.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is of another version, truncated, or without the variable.
-    """
+    """Return the Node of a variable in a MATLAB file; a dict of Nodes of all without a name."""
     nodes = {name: Node(value, f"{path}: {name}") for name, value in read_mat(path).items()}
     return nodes if variable is None else take(nodes, variable, path)
 
@@ -413,7 +394,6 @@ def load_mat(path: Any, variable: str | None = None) -> Any:
 def take(nodes: dict[str, Node], variable: str, path: Any) -> Node:
     """Return a variable out of :func:`load_mat`'s dict; raise ValueError if it is not there."""
     if variable not in nodes:
-        raise ValueError(
-            f"{path}: variable '{variable}' is missing; has {', '.join(nodes) or '(none)'}"
-        )
+        names = ", ".join(nodes) or "(none)"
+        raise ValueError(f"{path}: variable '{variable}' is missing; has {names}")
     return nodes[variable]

@@ -21,24 +21,18 @@ from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat, take
 from gluon_attn.data.protocol import SPLITS, binary_labels, labels_of_images, parts_of
+from gluon_attn.data.published_sizes import split_counts
 
 PLACES = ("annotation.mat", "annotation/annotation.mat")
-FOLDERS = (
-    "release_data/release_data",
-    "release_data",
-    "images",
-    "data/release_data/release_data",
-    "data/release_data",
-    "data",
-)
+UNZIPPED = "release_data/release_data"
+FOLDERS = (UNZIPPED, "release_data", "images", f"data/{UNZIPPED}", "data/release_data", "data")
 
 
 @DATASETS.register("pa100k")
 class Pa100k(Reader):
     """Pedestrians of PA-100K, 26 attributes.
 
-    Args:
-        uncertain: What label value 2 becomes, should there be any: 'negative' or 'unspecified'.
+    ``uncertain`` is what label value 2 becomes, should there be any: 'negative' or 'unspecified'.
     """
 
     title = "PA-100K"
@@ -46,17 +40,12 @@ class Pa100k(Reader):
     detection = 100
     valid = SPLITS
     settings = ("uncertain",)
-    published = {
-        "train": {"images": 80000},
-        "val": {"images": 10000},
-        "trainval": {"images": 90000},
-        "test": {"images": 10000},
-    }
+    published = split_counts("images", train=80000, val=10000, trainval=90000, test=10000)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        images = folder_part("data", *FOLDERS, apart=True, images=True)
-        return file_part("annotation.mat", *PLACES), images
+        folder = folder_part("data", *FOLDERS, apart=True, images=True)
+        return file_part("annotation.mat", *PLACES), folder
 
     def samples(self, found: Found, split: str, uncertain: str = "negative") -> Samples:
         path, folder = found.each()
@@ -64,9 +53,9 @@ class Pa100k(Reader):
         names = take(nodes, "attributes", path).strings()
         ids, rows = [], []
         for part in parts_of(split):
-            images = take(nodes, f"{part}_images_name", path).strings()
+            listed = take(nodes, f"{part}_images_name", path).strings()
             table = take(nodes, f"{part}_label", path)
-            matrix = labels_of_images(table, images, names)
-            ids += images
+            matrix = labels_of_images(table, listed, names)
+            ids += listed
             rows.append(binary_labels(matrix, names, table.place, uncertain))
         return Samples(Schema.binary(names), np.concatenate(rows), ids, folder)

@@ -53,17 +53,9 @@ class PackedDataset(AttributeDataset):
     smaller than a tenth of the machine's memory: each read lets go of Python's lock and waits for
     it, which slows several threads down more than the read itself.
 
-    Args:
-        root: Folder that holds ``<split>.rec``, ``<split>.idx`` and ``<split>.json``.
-
-    Attributes:
-        size: Side of the square images.
-        info: The contents of the JSON.
-        left_out: ``[(sample id, reason), ...]``: samples that could not be packed.
-
-    Raises:
-        FileNotFoundError: The split is not there or not finished.
-        ValueError: The files do not fit together; the message names file and record.
+    ``size`` is the side of the square images, ``info`` the JSON, ``left_out`` ``[(sample id,
+    reason), ...]``. FileNotFoundError: the split is not there or not finished; ValueError: the
+    files do not fit together.
     """
 
     looks_for = "<split>.rec, <split>.idx and <split>.json"
@@ -120,10 +112,8 @@ class PackedDataset(AttributeDataset):
 
     def get_window(self, i: int, box: tuple[int, int, int, int]) -> tuple[Any, ...]:
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
-        image only what lies to the right of and below ``corner``, ``(x, y)``, up to at least the
-        end of ``box``, ``(left, top, right, bottom)``.
-
-        ``corner`` is None for the black image that stands for one that is skipped.
+        image only the part from ``corner``, ``(x, y)``, to at least the end of ``box``, ``(left,
+        top, right, bottom)``; None for the black image that stands for one that is skipped.
         """
         try:
             jpeg, corner = window(self.record(i)[0], box)
@@ -134,10 +124,7 @@ class PackedDataset(AttributeDataset):
 
     def record(self, i: int) -> tuple[memoryview, np.ndarray]:
         """Return ``(jpeg, labels)`` of sample ``i``: a memoryview, and float32 ``(2A,)``, or
-        ``(1,)``, the class number, of single-label data.
-
-        Raises:
-            BadImageError: The record is not the one that was written.
+        ``(1,)``, the class number, of single-label data. BadImageError: it is not what was written.
         """
         if self._kept[i] is not None:
             return self._kept[i]
@@ -155,11 +142,7 @@ class PackedDataset(AttributeDataset):
         return record
 
     def verify(self) -> None:
-        """Read every record and compare it with the JSON.
-
-        Raises:
-            BadImageError: At the first that differs.
-        """
+        """Compare every record with the JSON; BadImageError at the first that differs."""
         for i in range(len(self)):
             wanted = self.raw.targets[i] if self._one_hot else record_labels(self.raw[i])
             if not np.array_equal(self.record(i)[1], np.atleast_1d(wanted)):
@@ -177,20 +160,16 @@ class PackedDataset(AttributeDataset):
             raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
         wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
         if wrong:
-            raise ValueError(
-                f"{path}: malformed: record {wrong[0]} begins before the one before it"
-            )
-        expected = self.info["rec_bytes"]
+            where = f"{path}: malformed: record {wrong[0]}"
+            raise ValueError(f"{where} begins before the one before it")
+        expected, sizes = self.info["rec_bytes"], f"{self._rec}: {size:,} bytes"
         if size != expected:
             broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
             lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
-            raise ValueError(
-                f"{self._rec}: {size:,} bytes, expected {expected:,}{lost}; copy or pack it again"
-            )
+            raise ValueError(f"{sizes}, expected {expected:,}{lost}; copy or pack it again")
         if offsets[-1] >= size:
-            raise ValueError(
-                f"{path}: malformed: the last record begins behind the end of the file"
-            )
+            where = f"{path}: malformed: the last record"
+            raise ValueError(f"{where} begins behind the end of the file")
         return [*offsets, size]
 
     def _payload(self, i: int) -> memoryview:
@@ -237,7 +216,6 @@ def _read_schema(info: dict[str, Any], path: Path) -> Schema | None:
 
 
 def _read_rows(info: dict[str, Any], path: Path) -> Any:
-    """Return the raw labels of a packed split."""
     if "targets" not in info:
         return info["raw"]
     try:
@@ -263,9 +241,7 @@ def record_labels(raw: Any) -> np.ndarray:
 def load_info(root: PathLike, split: str) -> dict[str, Any]:
     """Return the contents of ``<split>.json`` of a packed folder.
 
-    Raises:
-        FileNotFoundError: The split is missing or unfinished.
-        ValueError: The JSON is malformed or of another format.
+    FileNotFoundError: the split is missing or unfinished; ValueError: it is malformed.
     """
     path = Path(root) / f"{split}.json"
     if not path.is_file():
@@ -280,9 +256,8 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
         if records.exists():
             raise FileNotFoundError(explain_records(records))
         found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
-        raise FileNotFoundError(
-            f"{missing}; packed splits in this folder: {', '.join(found) or '(none)'}"
-        )
+        listed = ", ".join(found) or "(none)"
+        raise FileNotFoundError(f"{missing}; packed splits in this folder: {listed}")
     info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
     rows = "targets" if known and "targets" in info else "raw"
@@ -290,10 +265,9 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
              "rec_bytes": int, "fingerprint": str}  # fmt: skip
     if not known or any(not isinstance(info.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{path}: not of the format '{FORMAT}' with {', '.join(kinds)}")
-    if len(info[rows]) != len(info["sample_ids"]):
-        raise ValueError(
-            f"{path}: {len(info[rows])} label rows, {len(info['sample_ids'])} sample ids"
-        )
+    labels, ids = len(info[rows]), len(info["sample_ids"])
+    if labels != ids:
+        raise ValueError(f"{path}: {labels} label rows, {ids} sample ids")
     return info
 
 
@@ -312,14 +286,9 @@ def records_of_others(root: Path) -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a file belongs to a split that this package packed, perhaps without its JSON.
-
-    MXNet's own tools write files of the same names, and no JSON.
-    """
-    records = path.with_suffix(".rec")
-    return path.is_file() and (
-        path.with_suffix(".json").is_file() or records.is_file() and _has_checksum(records)
-    )
+    """Return whether this package packed a file's split; MXNet's tools use the same names."""
+    records, has_json = path.with_suffix(".rec"), path.with_suffix(".json").is_file()
+    return path.is_file() and (has_json or records.is_file() and _has_checksum(records))
 
 
 def _has_checksum(path: Path) -> bool:

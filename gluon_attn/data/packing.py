@@ -25,13 +25,7 @@ from gluon_attn.core.errors import first_line
 from gluon_attn.core.files import atomic_path, json_text, write_text
 from gluon_attn.core.text import read_json
 from gluon_attn.data.base import AttributeDataset, OneHot
-from gluon_attn.data.images import (
-    BadImageError,
-    NoOverlapError,
-    check_policy,
-    encode_tiles,
-    resize,
-)
+from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, encode_tiles, resize
 from gluon_attn.data.layout import PathLike
 from gluon_attn.data.packed import FORMAT, record_labels
 
@@ -50,27 +44,20 @@ def pack(
     progress: bool = True,
     train_size: int = 224,
 ) -> dict[str, Any]:
-    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json``; ``packed.PackedDataset`` reads them.
+    """Write ``<out_prefix>.rec``, ``.idx`` and ``.json`` and return the contents of the JSON.
 
     Args:
         out_prefix: ``folder/split``; the folder is created.
         size: Side of the square to which every image is resized.
         quality: JPEG quality, 1 to 100.
         workers: Threads; None means one per core.
-        overwrite: Whether an existing packed split, or unfinished parts of another one, may go.
-            The old files stay until the new ones are complete.
+        overwrite: Whether an existing packed split, or unfinished parts of another one, may go
+            (FileExistsError otherwise). The old files stay until the new ones are complete.
         on_bad_image: 'error' or 'skip'; 'skip' leaves unreadable samples out and lists them. None
             means the data set's own choice. Boxes that show nothing are always left out.
         train_size: Largest crop that training will make; ``size`` must exceed it.
 
-    Returns:
-        The contents of the JSON.
-
-    Raises:
-        FileExistsError: The packed split exists and ``overwrite`` is False.
-        ValueError: An argument is out of range, or parts of something else are in the way.
-        BadImageError: At an unreadable image, with ``on_bad_image='error'``.
-        OSError: Writing fails. In every case finished chunks are kept for the next call.
+    After an error, whichever it is, finished chunks are kept for the next call.
     """
     on_bad_image = check_policy(on_bad_image or dataset.on_bad_image)
     if size <= train_size:
@@ -130,7 +117,6 @@ def _claim(prefix: Path, parts: Path, plan: dict[str, Any], overwrite: bool) -> 
 
 
 def _run(chunks: _Chunks, spans: Sequence[range], workers: int, progress: bool) -> None:
-    """Make every chunk that is missing."""
     cv2.setNumThreads(0)  # the threads here are the parallelism; OpenCV's own would fight them
     todo = [k for k in range(len(spans)) if not chunks.done(k)]
     total = sum(len(span) for span in spans)
@@ -205,11 +191,7 @@ class _Chunks:
 
 
 def write_records(path: PathLike, records: Iterable[bytes]) -> list[int]:
-    """Write a RecordIO file and return where its records start, and its size.
-
-    Raises:
-        OSError: MXNet could not write it completely.
-    """
+    """Write a RecordIO file and return where its records start, and its size; OSError if cut."""
     offsets = []
     try:
         writer = mx.recordio.MXIndexedRecordIO(os.devnull, str(path), "w")  # for its tell()
@@ -252,9 +234,9 @@ def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
     info["fingerprint"] = dataset.fingerprint(kept)
     info["sample_ids"] = [dataset.sample_ids[i] for i in kept]
-    if isinstance(dataset.raw, OneHot):
-        info["targets"] = dataset.raw.targets[kept].tolist()
-    else:
-        info["raw"] = dataset.raw[kept].tolist()
+    rows, key = dataset.raw, "raw"
+    if isinstance(rows, OneHot):
+        rows, key = rows.targets, "targets"
+    info[key] = rows[kept].tolist()
     write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
     return info

@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, NamedTuple
 
@@ -52,21 +53,11 @@ import numpy as np
 
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import read_json, read_lines
+from gluon_attn.data import protocol
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
-from gluon_attn.data.protocol import (
-    SPLITS,
-    binary_labels,
-    check_disjoint,
-    check_uncertain,
-    hold_out,
-    one_based,
-    parts_of,
-    pick_partition,
-    shared_persons,
-)
-from gluon_attn.data.published_sizes import SplitCount, label_note
+from gluon_attn.data.published_sizes import SplitCount, label_note, split_counts
 from gluon_attn.data.scan import is_image_name, list_images
 
 logger = logging.getLogger(__name__)
@@ -111,12 +102,9 @@ Parts = Dict[str, np.ndarray]  # positions of 'train', 'val' and 'test'
 
 
 class _Copy(NamedTuple):
-    """All images, and which of them make a split.
+    """All images, and which of them make a split; ``ids`` are relative to ``folder``.
 
-    Attributes:
-        folder: What ``ids`` are relative to.
-        raw: ``(N, A)`` int8.
-        persons: ``(N,)`` integers, the same for images of one person.
+    Labels ``raw`` are ``(N, A)`` int8; ``persons`` ``(N,)`` are the same for images of one person.
     """
 
     folder: Path
@@ -136,11 +124,7 @@ class Peta(Reader):
         partition: Which of the file's random partitions, from 1 (papers mostly use the first).
         uncertain: What label value 2 becomes: 'negative', as in public code and published numbers,
             or 'unspecified'. The official file holds none.
-        seed: The authors' folders without ``PETA.mat``: seed of the split by persons.
-        split_file: The authors' folders: JSON file of a split, see :func:`read_split`.
-
-    Attributes:
-        persons: ``(N,)`` integers, the same for images of one person.
+        seed, split_file: The authors' folders: of the split by persons, or see :func:`read_split`.
     """
 
     title = "PETA"
@@ -149,18 +133,13 @@ class Peta(Reader):
         "PETA dataset/CUHK/archive/Label.txt, .../0002.png and so on"
     )
     detection = 30
-    valid, settings = SPLITS, ("partition", "uncertain", "seed", "split_file")
-    published = {
-        "train": {"images": 9500},
-        "val": {"images": 1900},
-        "trainval": {"images": 11400},
-        "test": {"images": 7600},
-    }
+    valid, settings = protocol.SPLITS, ("partition", "uncertain", "seed", "split_file")
+    published = split_counts("images", train=9500, val=1900, trainval=11400, test=7600)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        images = folder_part("images", "images", *_places("archive"), apart=True, images=True)
-        return file_part("PETA.mat", "PETA.mat", *_places("archive/Label.txt")), images
+        folder = folder_part("images", "images", *_places("archive"), apart=True, images=True)
+        return file_part("PETA.mat", "PETA.mat", *_places("archive/Label.txt")), folder
 
     def samples(
         self,
@@ -177,39 +156,32 @@ class Peta(Reader):
         base = None if named else find_base(home)
         self._rates: dict[str, float] | None = None if base else RATES
         if base is None:
-            path, images = found.each()
-            copy = _read_mat(path, images, partition, uncertain)
+            path, folder = found.each()
+            copy = _read_mat(path, folder, partition, uncertain)
         else:
-            check_uncertain(uncertain, False, base)
+            protocol.check_uncertain(uncertain, False, base)
             copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)
-        chosen = np.concatenate([copy.parts[part] for part in parts_of(split)])
+        chosen = np.concatenate([copy.parts[part] for part in protocol.parts_of(split)])
         self.persons, ids = copy.persons[chosen], [copy.ids[k] for k in chosen]
         counts, published = [SplitCount(split, len(ids))], self.published
         notes = copy.notes if split == "train" else []
         if base:  # the authors publish no split, only how many images a sub-set has
             every = [name.split("/")[0] for name in copy.ids] if split == "train" else []
             counts += [SplitCount(name, every.count(name)) for name in SUBSETS if every]
-            published = {name: {"images": n} for name, n in SUBSETS.items()} if every else {}
+            published = split_counts("images", **SUBSETS) if every else {}
         earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
         if earlier:
             others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]
-            notes = [shared_persons(split, self.persons, others, " and ".join(earlier))]
-        return Samples(
-            Schema.binary(copy.names),
-            copy.raw[chosen],
-            ids,
-            copy.folder,
-            notes=notes,
-            counts=counts,
-            published=published,
-        )
+            notes = [protocol.shared_persons(split, self.persons, others, " and ".join(earlier))]
+        samples = Samples(Schema.binary(copy.names), copy.raw[chosen], ids, copy.folder)
+        return replace(samples, notes=notes, counts=counts, published=published)
 
     def remarks(self, source: str | None) -> list[str]:
         rates = self._rates if source == "published" else None
         return [label_note(self, rates, "public list")] if self.split == "train" else []
 
 
-def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy:
+def _read_mat(path: Path, folder: Path, partition: int, uncertain: str) -> _Copy:
     """Read ``PETA.mat``, whose images are ``images/00001.png`` and so on."""
     peta = load_mat(path, "peta")
     names, raw = _labels(peta, uncertain)
@@ -218,15 +190,8 @@ def _read_mat(path: Path, images: Path, partition: int, uncertain: str) -> _Copy
         logger.warning("%s: other attributes than published: %s", path, ", ".join(odd[:5]))
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
-    return _Copy(
-        images,
-        ids,
-        names,
-        raw,
-        persons=persons,
-        parts=_partition(peta, partition, len(raw)),
-        notes=[],
-    )
+    parts = _partition(peta, partition, len(raw))
+    return _Copy(folder, ids, names, raw, persons=persons, parts=parts, notes=[])
 
 
 def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -236,20 +201,18 @@ def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
     if len(names) < len(ATTRIBUTES):
         raise listed.error(f"{len(names)} names; at least {len(ATTRIBUTES)} are needed")
     if matrix.shape[1] != IDS + len(names):
-        raise table.error(
-            f"{matrix.shape[1]} columns; expected {IDS} of ids and one for each of the "
-            f"{len(names)} names"
-        )
+        wanted = f"{IDS} of ids and one for each of the {len(names)} names"
+        raise table.error(f"{matrix.shape[1]} columns; expected {wanted}")
     evaluated = tuple(names[: len(ATTRIBUTES)])
     values = matrix[:, IDS : IDS + len(evaluated)]
-    return evaluated, binary_labels(values, evaluated, table.place, uncertain)
+    return evaluated, protocol.binary_labels(values, evaluated, table.place, uncertain)
 
 
 def _partition(peta: Node, partition: int, total: int) -> Parts:
     """Return a partition of the file, in its order."""
-    chosen = pick_partition(peta.field(3), partition)
-    parts = {name: one_based(chosen.field(k), total) for k, name in enumerate(PARTS)}
-    check_disjoint(parts, chosen)
+    chosen = protocol.pick_partition(peta.field(3), partition)
+    parts = {name: protocol.one_based(chosen.field(k), total) for k, name in enumerate(PARTS)}
+    protocol.check_disjoint(parts, chosen)
     return parts
 
 
@@ -307,17 +270,12 @@ def _compare_rows(
         )
 
 
-def read_archive(
-    base: Path,
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def read_archive(base: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Read images and labels of all sub-sets that are there, in the order of PETA.mat's rows.
 
-    Returns:
-        Paths relative to ``base``; the sub-sets' numbers from 1, persons' numbers within the
-        sub-set, labels ``(N, 35)`` int8; lines for the report.
-
-    Raises:
-        ValueError: An image without a line of labels, or a malformed line; file and line are named.
+    Returns paths relative to ``base``; the sub-sets' numbers from 1, persons' numbers within the
+    sub-set, labels ``(N, 35)`` int8; lines for the report. ValueError: an image without a line of
+    labels, or a malformed line; file and line are named.
     """
     ids, subsets, persons, rows, notes = [], [], [], [], []
     for number, subset in enumerate(SUBSETS, 1):
@@ -326,8 +284,8 @@ def read_archive(
             notes.append(f"{subset} is missing: no {path}")
             continue
         labels = _read_labels(path)
-        images = list_images(path.parent, deep=False)
-        for name in images:
+        found = list_images(path.parent, deep=False)
+        for name in found:
             person = _person(name)
             if person not in labels:
                 raise ValueError(f"{path}: no line for '{person}', the person of {name}")
@@ -335,7 +293,7 @@ def read_archive(
             subsets.append(number)
             persons.append(person)
             rows.append(labels[person])
-        without = len(set(labels) - {_person(name) for name in images})
+        without = len(set(labels) - {_person(name) for name in found})
         notes += [f"{subset}: {without:,} lines of Label.txt have no image"] if without else []
     if not ids:
         raise ValueError(f"{base}: no image beside the Label.txt files")
@@ -393,10 +351,10 @@ def choose_split(people: np.ndarray, subsets: np.ndarray, seed: int) -> Parts:
         sizes = Counter(people[subsets == number].tolist())
         if len(sizes) < 3:
             continue  # too few persons for three parts: all of them train
-        test = hold_out(list(sizes), TEST, seed, sizes)
+        test = protocol.hold_out(list(sizes), TEST, seed, sizes)
         rest = Counter({person: n for person, n in sizes.items() if person not in test})
         held["test"] |= test
-        held["val"] |= hold_out(list(rest), VAL / (1 - TEST), seed, rest)
+        held["val"] |= protocol.hold_out(list(rest), VAL / (1 - TEST), seed, rest)
     parts = {name: np.flatnonzero(np.isin(people, sorted(held[name]))) for name in held}
     taken = np.concatenate(list(parts.values()))
     return dict(parts, train=np.setdiff1d(np.arange(len(people)), taken))
@@ -406,9 +364,7 @@ def read_split(path: Path, ids: list[str]) -> Parts:
     """Return the split of a JSON file, ``{"train": [images], "val": [...], "test": [...]}``.
 
     Only the last parts of an image's path count: sub-set, perhaps ``archive``, file name.
-
-    Raises:
-        ValueError: It is no such file, or an image is not there or in it twice.
+    ValueError: it is no such file, or an image is not there or in it twice.
     """
     place = {(name.split("/")[0], name.split("/")[-1]): k for k, name in enumerate(ids)}
     content = read_json(path)

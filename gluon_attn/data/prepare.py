@@ -81,13 +81,7 @@ def run(
 ) -> int:
     """Carry out a parsed command and return the exit code.
 
-    Args:
-        options: The command line's namespace.
-        say: Called with each piece of text for the user.
-        write_tiny: Writer of miniature trees, for the command ``tiny``.
-
-    Raises:
-        OSError, ValueError: Whatever is wrong with the data, the arguments or the disk.
+    ``say`` is called with each piece of text for the user, ``write_tiny`` for the command ``tiny``.
     """
     kind = options.command
     if kind in (*GENERATORS, "tiny"):
@@ -159,11 +153,7 @@ def generate(
 
 
 def _version(kind: str, version: str | None) -> dict[str, Any]:
-    """Return the version that a tiny tree is asked for, as an argument, if its format has some.
-
-    Raises:
-        ValueError: It has none of that name.
-    """
+    """Return the version that a tiny tree is asked for, as an argument, if its format has some."""
     known = VERSIONS.get(kind, {})
     if version is not None and version not in known:
         valid = ", ".join(known) or "(none)"
@@ -172,11 +162,7 @@ def _version(kind: str, version: str | None) -> dict[str, Any]:
 
 
 def existing_splits(kind: str, root: PathLike, **options: Any) -> list[str]:
-    """Return those of a reader's splits whose lists or annotation exist.
-
-    Raises:
-        FileNotFoundError: None does; the message lists what was looked for.
-    """
+    """Return those of a reader's splits whose lists or annotation exist; at least one."""
     reader = DATASETS.get(kind)
     found = [split for split in reader.splits if reader.has_split(root, split, **options)]
     if not found:
@@ -187,16 +173,11 @@ def existing_splits(kind: str, root: PathLike, **options: Any) -> list[str]:
 def open_splits(
     kind: str, root: PathLike, splits: Sequence[str], on_bad_image: str = "error", **options: Any
 ) -> tuple[dict[str, Any], CountReport]:
-    """Return ``({split: dataset}, CountReport)``.
-
-    Raises:
-        FileNotFoundError, ValueError, BadImageError: As the reader does.
-    """
+    """Return ``({split: dataset}, CountReport)``."""
     reader = DATASETS.get(kind)
+    options["on_bad_image"] = on_bad_image
     with naming(root):
-        datasets = {
-            split: reader(root, split, on_bad_image=on_bad_image, **options) for split in splits
-        }
+        datasets = {split: reader(root, split, **options) for split in splits}
     return datasets, CountReport.join(dataset.report for dataset in datasets.values())
 
 
@@ -212,11 +193,7 @@ def pack_splits(
     """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
 
     A split that is packed already from the same samples with the same settings is kept, so that an
-    interrupted command can be repeated as it was; one that differs is refused.
-
-    Raises:
-        FileExistsError: A packed split of other samples or settings is there.
-        ValueError, BadImageError, OSError: As :func:`pack` does.
+    interrupted command can be repeated as it was; of others FileExistsError.
     """
     out = Path(out)
     plans = {split: make_plan(dataset, size, quality) for split, dataset in datasets.items()}
@@ -251,16 +228,8 @@ def _is_packed(out: Path, split: str, plan: Mapping[str, Any]) -> bool:
 class Check:
     """Everything about a data set that ``--check`` tells; ``text()`` begins with the summary.
 
-    Args:
-        missing: A line per part that is missing.
-        report: CountReport of the splits that could be opened, or None.
-        datasets: Those of which all images are to be read.
-        progress: Whether to show a bar on a terminal.
-
-    Attributes:
-        lost: Sample ids whose image does not exist.
-        broken: ``[(sample id, reason)]`` of images that cannot be read.
-        total: How many images were looked for.
+    ``missing`` is a line per part; all images of ``datasets`` are read. Then ``lost`` are sample
+    ids whose image does not exist, ``broken`` ``[(sample id, reason)]``, ``total`` all images.
     """
 
     def __init__(
@@ -298,7 +267,6 @@ class Check:
         return "\n".join(lines) + (f"\n\n{self.report.text()}" if self.report else "")
 
     def _faults(self) -> list[str]:
-        """Return what is wrong, in a few words each."""
         differences = len(self.report.differences()) if self.report else 0
         missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
         example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
@@ -339,11 +307,7 @@ class Check:
 def missing_parts(
     reader: type[Located], root: PathLike, splits: Sequence[str], **options: Any
 ) -> list[str]:
-    """Return a line per part of a data set that is missing, with the splits that need it.
-
-    Raises:
-        ValueError: A part is in two places that are equally near.
-    """
+    """Return a line per part of a data set that is missing, with the splits that need it."""
     needed: dict[str, list[str]] = {}
     places = {}
     for split in splits:
@@ -352,10 +316,8 @@ def missing_parts(
             needed.setdefault(part.name, []).append(split)
             given = options.get(part.option) if part.option else None
             places[part.name] = given or found.path(part)
-    return [
-        f"{name} is missing ({', '.join(who)}): looked for {places[name]}"
-        for name, who in needed.items()
-    ]
+    lines = [f"{name} is missing ({', '.join(who)})" for name, who in needed.items()]
+    return [f"{line}: looked for {places[name]}" for line, name in zip(lines, needed)]
 
 
 def check(
@@ -367,17 +329,7 @@ def check(
     progress: bool = True,
     **options: Any,
 ) -> Check:
-    """Check a data set.
-
-    Args:
-        splits: Those that should be there.
-        progress: Whether to show bars on a terminal.
-        options: The reader's settings.
-
-    Raises:
-        FileNotFoundError: Nothing of it is there.
-        ValueError: A file is malformed, or a setting is not valid.
-    """
+    """Check a data set; ``splits`` are those that should be there, ``options`` the settings."""
     if not any(reader.locate(root, split, **options).paths for split in splits):
         raise FileNotFoundError(f"no data set of kind '{kind}' in {root}: {reader.looks_for}")
     missing = missing_parts(reader, root, splits, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from typing import Any, Iterable, Mapping, Sequence
@@ -25,11 +26,7 @@ def parts_of(split: str) -> tuple[str, ...]:
 
 
 def check_uncertain(uncertain: str, has_some: bool, place: object) -> None:
-    """Refuse another word than ``UNCERTAIN``; warn if labels of value 2 matter and none is there.
-
-    Raises:
-        ValueError: ``uncertain`` is neither 'negative' nor 'unspecified'.
-    """
+    """Refuse another word than ``UNCERTAIN``; warn if labels of value 2 matter and are missing."""
     if uncertain not in UNCERTAIN:
         raise ValueError(f"uncertain={uncertain!r}: valid are {', '.join(UNCERTAIN)}")
     if uncertain != "negative" and not has_some:
@@ -39,22 +36,15 @@ def check_uncertain(uncertain: str, has_some: bool, place: object) -> None:
 def binary_labels(
     values: np.ndarray, names: Sequence[str], place: str, uncertain: str = "negative"
 ) -> np.ndarray:
-    """Return int8 labels {1, -1, 0} from a matrix that holds 1, 0 and perhaps 2.
+    """Return int8 labels {1, -1, 0} of ``(N, A)`` integers: 1, 0 and perhaps 2, uncertain.
 
-    Args:
-        values: ``(N, A)`` integers: 1 positive, 0 negative, 2 uncertain.
-        uncertain: 'negative' or 'unspecified': what 2 becomes.
-
-    Raises:
-        ValueError: At another value, naming row and attribute, counted from 1.
+    ``uncertain`` says what 2 becomes. ValueError at another value names row and attribute from 1.
     """
     wrong = ~np.isin(values, (0, 1, 2))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"{place}: row {row + 1}, attribute '{names[column]}' is {values[row, column]}; valid "
-            "are 1, 0 and 2"
-        )
+        where = f"{place}: row {row + 1}, attribute '{names[column]}'"
+        raise ValueError(f"{where} is {values[row, column]}; valid are 1, 0 and 2")
     check_uncertain(uncertain, bool((values == 2).any()), place)
     two = -1 if uncertain == "negative" else 0
     return np.array([-1, 1, two], np.int8)[values]
@@ -63,26 +53,16 @@ def binary_labels(
 def labels_of_images(
     table: Node, images: Sequence[str], names: Sequence[str], before: int = 0
 ) -> np.ndarray:
-    """Return a matrix that must have a row per image and, behind others, a column per attribute.
-
-    Raises:
-        ValueError: It has not; the message names it.
-    """
+    """Return a matrix that must have a row per image and, behind others, a column per attribute."""
     matrix = table.matrix()
     if matrix.shape != (len(images), before + len(names)):
-        raise table.error(
-            f"{matrix.shape[0]} x {matrix.shape[1]} labels for the {len(images)} images and "
-            f"{len(names)} attributes"
-        )
+        found = f"{matrix.shape[0]} x {matrix.shape[1]} labels"
+        raise table.error(f"{found} for the {len(images)} images and {len(names)} attributes")
     return matrix
 
 
 def one_based(node: Node, total: int) -> np.ndarray:
-    """Return positions from 0 out of a Node of numbers from 1 to ``total``.
-
-    Raises:
-        ValueError: A number is out of range or comes twice.
-    """
+    """Return positions from 0 out of distinct numbers from 1 to ``total``."""
     numbers = node.vector()
     outside = numbers[(numbers < 1) | (numbers > total)]
     if outside.size:
@@ -95,23 +75,15 @@ def one_based(node: Node, total: int) -> np.ndarray:
 
 def check_disjoint(parts: Mapping[str, np.ndarray], node: Node) -> None:
     """Raise ValueError if two of ``{name: positions}`` share one."""
-    names = list(parts)
-    for k, name in enumerate(names):
-        for other in names[k + 1 :]:
-            shared = np.intersect1d(parts[name], parts[other])
-            if shared.size:
-                raise node.error(
-                    f"{shared.size:,} images are in both {name} and {other}, the first is number "
-                    f"{shared[0] + 1}"
-                )
+    for name, other in itertools.combinations(parts, 2):
+        shared = np.intersect1d(parts[name], parts[other])
+        if shared.size:
+            found = f"{shared.size:,} images are in both {name} and {other}"
+            raise node.error(f"{found}, the first is number {shared[0] + 1}")
 
 
 def pick_partition(node: Node, number: int) -> Node:
-    """Return the cell of partition ``number``, counted from 1.
-
-    Raises:
-        ValueError: There is no such partition.
-    """
+    """Return the cell of partition ``number``, counted from 1; ValueError if there is none."""
     cells = node.cells()
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(cells):
         raise node.error(f"partition={number!r}: valid are 1 to {len(cells)}")
@@ -129,15 +101,9 @@ def hold_out(
 ) -> set:
     """Return the items that are held out for validation; at least one.
 
-    The choice depends on the sorted items and the seed alone, hence not on the order of files.
-
-    Args:
-        items: Distinct images, or groups of images that must stay together, such as persons.
-        share: Of the images that is held out, as nearly as the groups allow without exceeding it.
-        sizes: Images of each group; None: every item is one.
-
-    Raises:
-        ValueError: The share is not between 0 and 1, or nothing would be left for training.
+    The choice depends on the sorted items and the seed alone, not on the order of files. Items are
+    distinct images, or groups of ``sizes`` images that must stay together, such as persons.
+    ``share`` is of the images, in (0, 1), as nearly as the groups allow without exceeding it.
     """
     items = sorted(items)
     check_holdout(share)
@@ -165,19 +131,9 @@ def official_split(
 ) -> np.ndarray:
     """Return the positions of a split where a data set comes as a training and a test part.
 
-    'trainval' is the whole training part, 'test' the test part. 'val' is a share of every class of
-    the training part, chosen by the seed, and 'train' the rest.
-
-    Args:
-        parts: Positions of 'trainval' and 'test'.
-        targets: ``(N,)`` class numbers of all samples.
-        holdout: Share of the training part that is the validation split.
-
-    Returns:
-        ``(n,)`` int64, ascending within each part.
-
-    Raises:
-        ValueError: The share is not between 0 and 1.
+    'trainval' is the whole training part, 'test' the test part; ``parts`` has the positions of
+    both. 'val' is a ``holdout`` share of every class of the training part, chosen by the seed, and
+    'train' the rest. Positions are ``(n,)`` int64, ascending within each part.
     """
     check_holdout(holdout)
     if split in ("trainval", "test"):
@@ -203,16 +159,12 @@ def shared_persons(
 ) -> str:
     """Return a line about the persons of a split who are in another part as well.
 
-    Args:
-        split, name: What the two are called.
-        persons, others: A person for each of their images.
-        unknown: The value that stands for a person who is not known.
+    ``persons`` and ``others`` are a person for each image; ``unknown`` is one who is not known.
     """
     known, seen = persons[persons != unknown], set(others[others != unknown].tolist())
     people = set(known.tolist())
     shown = sum(person in seen for person in known.tolist())
+    shares = f"{len(people & seen):,} of {len(people):,}", f"{shown:,} of {len(persons):,}"
     percent = 100 * shown / max(1, len(persons))
-    return (
-        f"{split}: {len(people & seen):,} of {len(people):,} known persons are also in {name}; "
-        f"they are on {shown:,} of {len(persons):,} images ({percent:.1f} %)"
-    )
+    line = f"{split}: {shares[0]} known persons are also in {name}; they are on"
+    return f"{line} {shares[1]} images ({percent:.1f} %)"

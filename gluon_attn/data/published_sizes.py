@@ -16,6 +16,11 @@ KEYS = ("images", "boxes", "identities")  # what is compared
 Expected = Mapping[Any, Mapping[str, int]]
 
 
+def split_counts(kind: str, **counts: int) -> Expected:
+    """Return published numbers of one of ``KEYS`` per split, ``{split: {kind: n}}``."""
+    return {split: {kind: count} for split, count in counts.items()}
+
+
 @dataclass
 class SplitCount:
     """What one split's annotation holds.
@@ -39,11 +44,8 @@ class SplitCount:
 class CountReport:
     """Counts per split beside the expected ones.
 
-    Args:
-        expected: ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional.
-        source: Where the expected numbers come from, for the heading; None if there are none.
-        notes: Further lines of text, printed below the table.
-        faults: Lines about what is wrong with the data beside numbers.
+    ``expected`` is ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional,
+    from ``source``; ``faults`` are lines about what is wrong beside numbers.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class CountReport:
         by_name = {count.split: count for count in counts}
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
-            sums: dict[str, Any] = {key: _sum(getattr(a, key), getattr(b, key)) for key in KEYS}
+            # Unknown if a part is. (Parts of one training set share no person.)
+            pairs = {key: (getattr(a, key), getattr(b, key)) for key in KEYS}
+            sums: dict[str, Any] = {k: None if None in p else sum(p) for k, p in pairs.items()}
             total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
@@ -82,10 +86,8 @@ class CountReport:
             for key, expected in sorted(self.expected.get(count.split, {}).items()):
                 found = getattr(count, key)
                 if found is not None and found != expected:
-                    lines.append(
-                        f"{count.split}: {found:,} {key}, {self.source} {expected:,} "
-                        f"({found - expected:+,})"
-                    )
+                    told = f"{count.split}: {found:,} {key}, {self.source} {expected:,}"
+                    lines.append(f"{told} ({found - expected:+,})")
         return lines
 
     @property
@@ -140,10 +142,7 @@ def expected_counts(root: Any, published: Expected | None = None) -> tuple[Expec
     """Return ``(expected, source)`` for a data set in ``root``.
 
     ``SYNTHETIC.json`` in it, ``{"expected": {split: {"images": n, "boxes": n}}}``, replaces the
-    published numbers, which are about other images then.
-
-    Raises:
-        ValueError: That file is malformed.
+    published numbers, which are about other images then. ValueError: it is malformed.
     """
     path = Path(root) / "SYNTHETIC.json"
     if not path.exists():
@@ -164,9 +163,7 @@ def label_note(
 ) -> str:
     """Return a table of positive, negative and unspecified labels per attribute.
 
-    Args:
-        reference: ``{name: positive rate}`` to print beside, or None.
-        source: Heading of that column.
+    ``reference``, ``{name: positive rate}``, is printed beside, headed ``source``.
     """
     rows = []
     for name, (positive, negative, unspecified) in zip(dataset.names, dataset.counts()):
@@ -202,11 +199,6 @@ def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
     align = ["left"] + ["right"] * (len(header) - 1)
     return tabulate(rows, header, disable_numparse=True, colalign=align)
-
-
-def _sum(a: int | None, b: int | None) -> int | None:
-    """Return the sum; None if a part is not known. (Parts of one training set share no person.)"""
-    return None if a is None or b is None else a + b
 
 
 def _number(value: int | None) -> str:

@@ -38,20 +38,11 @@ from typing import NamedTuple
 import numpy as np
 
 from gluon_attn.core.schema import Schema
+from gluon_attn.data import protocol
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.matfile import Node, load_mat
-from gluon_attn.data.protocol import (
-    HOLDOUT,
-    SPLITS,
-    binary_labels,
-    check_disjoint,
-    hold_out,
-    labels_of_images,
-    one_based,
-    pick_partition,
-    shared_persons,
-)
+from gluon_attn.data.published_sizes import split_counts
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +51,8 @@ IDENTITIES = ("identity", "person_identity")  # of version 1 and 2
 UNKNOWN = -1  # a person who is not known
 EVALUATED = 51  # of version 1; version 2 lists its own
 PUBLISHED = {
-    1: {"trainval": {"images": 33268}, "test": {"images": 8317}},
-    2: {
-        "train": {"images": 50957},
-        "val": {"images": 16986},
-        "trainval": {"images": 67943},
-        "test": {"images": 16985},
-    },
+    1: split_counts("images", trainval=33268, test=8317),
+    2: split_counts("images", train=50957, val=16986, trainval=67943, test=16985),
 }
 EARLIER = {"val": "train", "test": "trainval"}  # what a split must not share persons with
 
@@ -75,11 +61,11 @@ class _Tables(NamedTuple):
     """What either version's file holds: Nodes, and positions of the evaluated columns."""
 
     version: int
+    columns: np.ndarray
     images: Node
     labels: Node
     names: Node
     partitions: Node
-    columns: np.ndarray
 
 
 @DATASETS.register("rap")
@@ -89,18 +75,15 @@ class Rap(Reader):
     Args:
         partition: Which of the file's random partitions, from 1 (papers mostly use the first).
         uncertain: What label value 2 becomes: 'negative' or 'unspecified'.
-        holdout: Version 1: share of the training images that is the validation split.
-        seed: Version 1: seed of that choice.
+        holdout, seed: Version 1: share of the training images that is 'val', and its choice.
 
-    Attributes:
-        version: 1 or 2.
-        persons: ``(N,)`` integers, -1 where not known; None if the file names no persons.
+    ``persons`` are ``(N,)`` integers, -1 where not known; None if the file names no persons.
     """
 
     title = "RAP"
     looks_for = f"{ANNOTATION} beside RAP_dataset/"
     detection = 40
-    valid, settings = SPLITS, ("partition", "uncertain", "holdout", "seed")
+    valid, settings = protocol.SPLITS, ("partition", "uncertain", "holdout", "seed")
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -114,66 +97,58 @@ class Rap(Reader):
         partition: int = 1,
         uncertain: str = "negative",
         *,
-        holdout: float = HOLDOUT,
+        holdout: float = protocol.HOLDOUT,
         seed: int = 0,
     ) -> Samples:
         path, folder = found.each()
         rap = load_mat(path, "RAP_annotation")
         tables = _find_tables(rap)
         self.version = tables.version
-        images, names, raw = _read_labels(tables, uncertain)
-        persons = _read_persons(rap, len(images))
-        cell = pick_partition(tables.partitions, partition)
+        listed, names, raw = _read_labels(tables, uncertain)
+        persons = _read_persons(rap, len(listed))
+        cell = protocol.pick_partition(tables.partitions, partition)
         if tables.version == 2:
-            keys = {name: f"{name}_index" for name in ("train", "val", "test")}
-            parts = {name: one_based(cell.field(key), len(images)) for name, key in keys.items()}
+            fields = {name: cell.field(f"{name}_index") for name in ("train", "val", "test")}
+            parts = {n: protocol.one_based(field, len(listed)) for n, field in fields.items()}
             joint = np.concatenate([parts["train"], parts["val"]])
         else:
-            joint, test = (one_based(cell.field(key), len(images)) for key in (0, 1))
+            joint, test = (protocol.one_based(cell.field(key), len(listed)) for key in (0, 1))
             parts = dict(_hold_out(joint, persons, holdout, seed), test=test)
-        check_disjoint(parts, cell)
+        protocol.check_disjoint(parts, cell)
         parts["trainval"] = joint
         chosen = parts[split]
         self.persons: np.ndarray | None = None if persons is None else persons[chosen]
         notes = [f"RAP version {self.version}"] if split == "train" else []
-        if split in EARLIER and (persons is None or self.persons is None):
-            notes.append(
-                f"{split}: the file names no persons: how many are also in training is not known"
-            )
-        elif split in EARLIER and persons is not None and self.persons is not None:
-            other = EARLIER[split]
-            others = persons[parts[other]]
-            notes.append(shared_persons(split, self.persons, others, other, unknown=UNKNOWN))
-        ids = [images[k] for k in chosen]
-        published = PUBLISHED[self.version]
-        return Samples(
-            Schema.binary(names), raw[chosen], ids, folder, notes=notes, published=published
-        )
+        other = EARLIER.get(split)
+        if other and persons is not None:
+            own, others = persons[chosen], persons[parts[other]]
+            notes.append(protocol.shared_persons(split, own, others, other, unknown=UNKNOWN))
+        elif other:
+            reason = "the file names no persons"
+            notes.append(f"{split}: {reason}: how many are also in training is not known")
+        ids, published = [listed[k] for k in chosen], PUBLISHED[self.version]
+        schema = Schema.binary(names)
+        return Samples(schema, raw[chosen], ids, folder, notes=notes, published=published)
 
 
 def _find_tables(rap: Node) -> _Tables:
     """Return the file's tables; the fields of version 2 have known names, those of 1 places."""
     if "selected_attribute" not in rap.fields:
-        images, labels, names, partitions = (rap.field(place) for place in (5, 1, 3, 0))
-        return _Tables(
-            1, images, labels, names, partitions=partitions, columns=np.arange(EVALUATED)
-        )
-    images, labels, names, partitions = (
-        rap.field(name) for name in ("name", "data", "attribute", "partition_attribute")
-    )
-    columns = one_based(rap.field("selected_attribute"), len(names.cells()))
-    return _Tables(2, images, labels, names, partitions=partitions, columns=columns)
+        return _Tables(1, np.arange(EVALUATED), *map(rap.field, (5, 1, 3, 0)))
+    nodes = [rap.field(name) for name in ("name", "data", "attribute", "partition_attribute")]
+    columns = protocol.one_based(rap.field("selected_attribute"), len(nodes[2].cells()))
+    return _Tables(2, columns, *nodes)
 
 
 def _read_labels(tables: _Tables, uncertain: str) -> tuple[list[str], list[str], np.ndarray]:
     """Return all image names, the evaluated attributes' names and their labels ``(N, A)``."""
-    images, names = tables.images.strings(), tables.names.strings()
-    matrix = labels_of_images(tables.labels, images, names)
+    listed, names = tables.images.strings(), tables.names.strings()
+    matrix = protocol.labels_of_images(tables.labels, listed, names)
     if len(names) <= tables.columns.max():
         raise tables.names.error(f"{len(names)} names; at least {EVALUATED} are needed")
     evaluated = [names[k] for k in tables.columns]
-    values = matrix[:, tables.columns]
-    return images, evaluated, binary_labels(values, evaluated, tables.labels.place, uncertain)
+    values, place = matrix[:, tables.columns], tables.labels.place
+    return listed, evaluated, protocol.binary_labels(values, evaluated, place, uncertain)
 
 
 def _read_persons(rap: Node, total: int) -> np.ndarray | None:
@@ -188,11 +163,8 @@ def _read_persons(rap: Node, total: int) -> np.ndarray | None:
     except (TypeError, ValueError):
         numbers = np.zeros(0)
     if len(numbers) != total:
-        logger.warning(
-            "%s: not one number for each of %d images: persons are taken as not known",
-            node.place,
-            total,
-        )
+        reason = "not one number for each of %d images: persons are taken as not known"
+        logger.warning(f"%s: {reason}", node.place, total)
         return None
     known = np.nan_to_num(numbers, nan=0, posinf=0, neginf=0) > 0
     return np.where(known, np.nan_to_num(numbers), UNKNOWN).astype(np.int64)
@@ -206,6 +178,6 @@ def _hold_out(
     if persons is not None:  # an image of a person who is not known is a group of its own
         known = persons[training]
         groups = np.where(known == UNKNOWN, -1 - training, known).tolist()
-    held = hold_out(set(groups), holdout, seed, Counter(groups))
+    held = protocol.hold_out(set(groups), holdout, seed, Counter(groups))
     is_held = np.array([group in held for group in groups])
     return {"train": training[~is_held], "val": training[is_held]}

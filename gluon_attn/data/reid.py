@@ -144,9 +144,8 @@ LOOKS_FOR_LABELS = (
 class ReidDataset(Reader, ClassificationDataset):
     """Identities and cameras of the images, official train, query and gallery parts.
 
-    Args:
-        holdout: Share of the training identities that is the validation split, at least two.
-        seed: Seed of that choice, and of the choice of its queries.
+    ``holdout`` is the share of the training identities, at least two, that is 'val'; the seed
+    chooses them and their queries.
 
     Attributes:
         identities: ``(N,)`` int32; -1 junk, 0 distractors.
@@ -169,11 +168,9 @@ class ReidDataset(Reader, ClassificationDataset):
     def require(cls, root: PathLike, split: str, **options: object) -> Found:
         """Return where the folders are; what is wrong with their images is said on reading."""
         found = cls.locate(root, split)
-        for name in FOLDERS[split]:
-            if not (found.home / name).is_dir():
-                raise FileNotFoundError(
-                    f"{found.home / name} is missing; looked for {cls.looks_for}"
-                )
+        for folder in (found.home / name for name in FOLDERS[split]):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder} is missing; looked for {cls.looks_for}")
         return found
 
     def samples(self, found: Found, split: str, holdout: float = HOLDOUT, seed: int = 0) -> Samples:
@@ -187,10 +184,8 @@ class ReidDataset(Reader, ClassificationDataset):
         self.cameras = np.array([camera for _, _, camera in images], np.int32)
         known, targets = np.unique(self.identities, return_inverse=True)
         if len(known) < 2:
-            raise ValueError(
-                f"{found.home}: split '{split}' shows {len(known)} identity; at least two are "
-                "needed"
-            )
+            shows = f"split '{split}' shows {len(known)} identity"
+            raise ValueError(f"{found.home}: {shows}; at least two are needed")
         self.query, self.gallery = self._roles(split, len(parts[0]), seed)
         shown = int((known > DISTRACTOR).sum())
         notes = []
@@ -288,10 +283,8 @@ def _list_images(layout: Layout, folder: Path) -> list[tuple[str, int, int]]:
     for name, match in _named(folder, layout.pattern, hint):
         identity, camera = int(match.group(1)), int(match.group(2))
         if identity <= DISTRACTOR and folder.name != GALLERY:
-            raise ValueError(
-                f"{folder / name}: identity {_text(identity)} is no known person; such images "
-                f"belong to {GALLERY}/ only"
-            )
+            told = f"{folder / name}: identity {_text(identity)} is no known person"
+            raise ValueError(f"{told}; such images belong to {GALLERY}/ only")
         found.append((f"{folder.name}/{name}", identity, camera))
     if not found:
         raise ValueError(f"{folder} holds no images like {layout.example}")
@@ -309,15 +302,10 @@ def _text(identity: int) -> str:
 
 
 class ReidAttributes(Reader):
-    """Attributes of the identities, joined to the images.
+    """Attributes of the identities, such as '0002', joined to the images.
 
-    Args:
-        attributes: Path of the ``.mat`` file, if it is elsewhere.
-        holdout: Share of the training identities that is the validation split.
-        seed: Seed of that choice.
-
-    Attributes:
-        identities: N identities, such as '0002'.
+    The setting ``attributes`` is the path of the ``.mat`` file, if it is elsewhere; ``holdout`` the
+    share of the training identities that is 'val'.
     """
 
     layout: Layout
@@ -373,14 +361,11 @@ class ReidAttributes(Reader):
             rows = self.raw[:, columns]
             several, none = ((rows == 1).sum(1) > 1).sum(), (rows == -1).all(1).sum()
             if attribute.width > 1 and (several or none):
-                notes.append(
-                    f"{self.split}: {attribute.name}: {none:,} images with none of the classes, "
-                    f"{several:,} with several"
-                )
+                found = f"{none:,} images with none of the classes, {several:,} with several"
+                notes.append(f"{self.split}: {attribute.name}: {found}")
         missing = (self.raw == 0).any(1).sum()
-        return notes + (
-            [f"{self.split}: {missing:,} images with missing labels"] if missing else []
-        )
+        notes += [f"{self.split}: {missing:,} images with missing labels"] if missing else []
+        return notes
 
 
 @DATASETS.register("market")
@@ -401,11 +386,9 @@ class MarketAttribute(ReidAttributes):
 class DukeAttribute(ReidAttributes):
     """DukeMTMC-reID with 10 attributes, two of them multi-class (colours); 23 columns.
 
-    Duke University withdrew the DukeMTMC images in 2019; think before you use a copy.
-
-    Args:
-        repair: Whether 'top' of identities 0370 and 0679, missing in the file, is filled in as
-            other code does it (short, long); otherwise it stays unspecified.
+    Duke University withdrew the DukeMTMC images in 2019; think before you use a copy. With
+    ``repair`` 'top' of identities 0370 and 0679, missing in the file, is filled in as other code
+    does it (short, long); otherwise it stays unspecified.
     """
 
     layout, title = DUKE, "DukeMTMC-attribute"
@@ -438,7 +421,6 @@ def read_labels(
     """Return the identities of a part and their labels ``(N, A)`` int8 in {1, -1, 0}.
 
     ``part`` is the Node of ``train`` or ``test``; with ``repair`` missing values are filled in.
-    A ValueError names file, field and identity.
     """
     identities = _read_identities(part.field("image_index"))
     columns = []
@@ -446,10 +428,9 @@ def read_labels(
         fields = task.fields or (task.name,)
         largest = len(task.classes) if len(fields) == 1 and task.classes else 2
         repairs = [layout.repairs.get(name, {}) if repair else {} for name in fields]
-        values = np.stack(
-            [_values(part.field(f), identities, largest, r) for f, r in zip(fields, repairs)], 1
-        )
-        columns.append(_encode(values, task))
+        nodes = map(part.field, fields)
+        values = [_values(node, identities, largest, r) for node, r in zip(nodes, repairs)]
+        columns.append(_encode(np.stack(values, 1), task))
     return identities, np.concatenate(columns, 1)
 
 
@@ -467,7 +448,6 @@ def _read_identities(node: Node) -> tuple[str, ...]:
 def _values(
     node: Node, identities: tuple[str, ...], largest: int, repairs: Mapping[str, int]
 ) -> np.ndarray:
-    """Return a field's values, one per identity."""
     values = node.vector()
     if len(values) != len(identities):
         raise node.error(f"{len(values)} values for {len(identities)} identities of image_index")
@@ -477,10 +457,8 @@ def _values(
     wrong = np.flatnonzero((values < 0) | (values > largest))
     if wrong.size:
         valid = ", ".join(str(k) for k in range(1, largest + 1))
-        raise node.error(
-            f"identity '{identities[wrong[0]]}' has value {values[wrong[0]]}; valid are {valid}, "
-            "and 0 = missing"
-        )
+        given = f"identity '{identities[wrong[0]]}' has value {values[wrong[0]]}"
+        raise node.error(f"{given}; valid are {valid}, and 0 = missing")
     return values
 
 

@@ -48,17 +48,12 @@ class _Array:
             if not isinstance(kind, _Type) or kind.name not in ("u1", "|u1", "uint8"):
                 raise UnsafePickleError("an array is not of bytes (uint8)")
             shape = tuple(int(side) for side in shape)
-            self.value = np.frombuffer(data, np.uint8).reshape(
-                shape, order="F" if column_major else "C"
-            )
+            order: Any = "F" if column_major else "C"
+            self.value = np.frombuffer(data, np.uint8).reshape(shape, order=order)
         except UnsafePickleError:
             raise
         except (TypeError, ValueError) as error:
             raise UnsafePickleError(f"a malformed array: {error}") from error
-
-
-def _start_array(*_: Any) -> _Array:
-    return _Array()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -72,14 +67,12 @@ KNOWN: dict[Any, Any] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
-    **{(module, "_reconstruct"): _start_array for module in ARRAY_MODULES},
+    **{(module, "_reconstruct"): lambda *_: _Array() for module in ARRAY_MODULES},
 }
 
 
 class _Reader(PYTHONS_READER):
-    """Keys of dicts are checked before their hash is taken: that of a tuple deep enough ends the
-    process.
-    """
+    """Checks keys of dicts before they are hashed: that of a deep tuple ends the process."""
 
     dispatch = dict(PYTHONS_READER.dispatch)
     for _unused in (pickle.FROZENSET, pickle.ADDITEMS):
@@ -121,28 +114,22 @@ class _Reader(PYTHONS_READER):
 def load_pickle(data: bytes, place: Any) -> Any:
     """Return what a pickle holds: keys and strings as ``str``, arrays as uint8 NumPy arrays.
 
-    Args:
-        place: Where it came from, for messages.
-
-    Raises:
-        ValueError: It is damaged or asks for anything else; nothing has been executed.
+    ValueError, naming ``place``: damaged, or asks for anything else; nothing has been executed.
     """
     with naming(place, "{path}: damaged or no pickle: {why}"):
         try:
             value = _Reader(io.BytesIO(data), encoding="latin1").load()
             return _plain(value, itertools.count(), len(data))
         except UnsafePickleError as error:
-            raise ValueError(
-                f"{place}: refused, the pickle {error}; nothing was executed"
-            ) from error
+            reason = f"refused, the pickle {error}; nothing was executed"
+            raise ValueError(f"{place}: {reason}") from error
 
 
 def _plain(value: Any, seen: Iterator[int], limit: int) -> Any:
     """Return ``value`` with stand-ins replaced and byte strings decoded.
 
-    Args:
-        seen: Counts the values; a list may hold another one many times, and that a third.
-        limit: How many there can be: each takes a byte of the pickle.
+    ``seen`` counts the values, since a list may hold another one many times, and that a third;
+    ``limit`` is how many there can be: each takes a byte of the pickle.
     """
     if next(seen) > limit:
         raise DamagedError("holds more than its size")

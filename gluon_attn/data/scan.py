@@ -4,9 +4,8 @@ Every place that lists a folder of images asks here, so that all of them agree.
 
 * **Images** are files whose name ends in one of ``SUFFIXES``, in any case. OpenCV decodes them and
   Pillow reads their headers; a test encodes one of each.
-* **Hidden** are names that operating systems and tools leave behind: those that begin with a dot
-  (``.DS_Store``, ``._name.jpg``, ``.ipynb_checkpoints``) and ``HIDDEN``. They are never images,
-  classes, errors or counted.
+* **Hidden** are names that systems and tools leave behind: those that begin with a dot and
+  ``HIDDEN``. They are never images, classes, errors or counted.
 * **Passed over** is everything else. It is counted by kind and named once, see :class:`Passed`.
 
 Symbolic links are followed. A broken one counts as the image that it is called, so that reading it
@@ -92,13 +91,8 @@ def files(folder: PathLike, suffix: str = "") -> list[Path]:
 def list_images(folder: PathLike, passed: Passed | None = None, deep: bool = True) -> list[str]:
     """Return the images in a folder as paths relative to it, with ``/``, sorted.
 
-    Args:
-        folder: The folder; without it there are none.
-        passed: Where to count what is passed over.
-        deep: Whether its sub-folders are searched, too; otherwise they are passed over.
-
-    Raises:
-        OSError: A folder cannot be listed.
+    Without the folder there are none. What is passed over is counted in ``passed``; unless ``deep``
+    that includes sub-folders. OSError: a folder cannot be listed.
     """
     found = []
     passed = Passed() if passed is None else passed
@@ -147,14 +141,10 @@ def _is_broken_link(entry: os.DirEntry[str]) -> bool:
 
 
 def stored_name(folder: PathLike, name: str) -> str:
-    """Return the name that a file of a list has on disk.
+    """Return the name that a file of a list has on disk, relative to ``folder``.
 
     Lists that were made on Windows have back-slashes, those of macOS decomposed accents. A name is
     only changed if the file is not there as it is written and there under the other one.
-
-    Args:
-        folder: What the name is relative to.
-        name: As the list has it.
     """
     if name.isascii() and "\\" not in name:
         return name  # nothing to try: no file is looked for
@@ -168,15 +158,7 @@ class ImageFolder:
     """A folder of images that a list names, perhaps stored in another format than the list says.
 
     CelebA's lists say ``000001.jpg`` of ``000001.png``, too. If the first image is missing under
-    its own name and there with another of ``SUFFIXES``, all names get that one.
-
-    Args:
-        path: The folder.
-        first: Name of one of the images.
-
-    Attributes:
-        path: The folder.
-        suffix: The other suffix, or None.
+    its own name and there with another of ``SUFFIXES``, all names get that one (``suffix``).
     """
 
     def __init__(self, path: PathLike, first: str) -> None:
@@ -187,7 +169,6 @@ class ImageFolder:
             self.suffix = next((s for s in others if os.path.exists(f"{stem}{s}")), None)
 
     def __truediv__(self, name: str) -> Path:
-        """Return the path of an image."""
         path = self.path / name
         return path.with_suffix(self.suffix) if self.suffix else path
 

@@ -40,11 +40,7 @@ Window = Tuple[int, int, int, int]
 
 
 class Normalize:
-    """Turn uint8 ``(H, W, 3)`` into float32 of the same shape: ``(image - mean) / std``.
-
-    Args:
-        mean, std: Three numbers each, RGB, in grey levels; std is positive.
-    """
+    """Turn uint8 ``(H, W, 3)`` RGB into float32: ``(image - mean) / std``, both in grey levels."""
 
     def __init__(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
@@ -70,27 +66,17 @@ def planes(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 class _Normalizing:
-    """What all transforms share."""
-
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.normalize = Normalize(mean, std)
         self.mean, self.std = self.normalize.mean, self.normalize.std
 
 
 class TrainTransform(_Normalizing):
-    """Resize, random square crop, mirror, resize, normalise.
+    """Resize, random square crop, mirror, resize, normalise (VAA supplement, training details).
 
-    Args:
-        resize: Side of the square to which every image is brought first.
-        crop: Smallest and largest side of the crop, both included, in pixels of that square.
-            PETA: (160, 224).
-        size: Side of the result: the network's input.
-        mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: Unless 1 <= crop[0] <= crop[1] <= resize.
-
-    Reference: VAA supplement, training details.
+    ``resize`` is the side of the square to which every image is brought first, ``crop`` the
+    smallest and largest side of the crop in its pixels, both included (PETA: 160, 224), ``size``
+    the side of the result.
     """
 
     draws = 4
@@ -108,10 +94,8 @@ class TrainTransform(_Normalizing):
         super().__init__(mean, std)
         crop = tuple(int(side) for side in crop)
         if len(crop) != 2 or not 1 <= crop[0] <= crop[1] <= resize or size < 1:
-            raise ValueError(
-                f"crop={crop}, resize={resize}, size={size}: "
-                "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
-            )
+            need = "need 1 <= crop[0] <= crop[1] <= resize and 1 <= size"
+            raise ValueError(f"crop={crop}, resize={resize}, size={size}: {need}")
         self.resize, self.crop, self.size, self.mirror = int(resize), crop, int(size), bool(mirror)
 
     def draw(self, random: Sequence[float]) -> tuple[int, int, int, bool]:
@@ -144,15 +128,9 @@ class TrainTransform(_Normalizing):
 class EvalTransform(_Normalizing):
     """Resize, centre crop, resize, normalise; nothing random.
 
-    Args:
-        resize: Side of the square to which every image is brought first.
-        crop: Side of the centre crop in pixels of that square; None takes the whole image.
-        size: Side of the result.
-        keep_aspect: Whether the *shorter* side is brought to ``resize`` and the image keeps its
-            proportions, as ImageNet's evaluation has it. Needs a crop.
-
-    Raises:
-        ValueError: The crop is larger than resize, or missing with ``keep_aspect``.
+    ``resize`` is the side of the square to which every image is brought first, ``crop`` the side of
+    the centre crop in its pixels (None: all), ``size`` that of the result. With ``keep_aspect``,
+    which needs a crop, the *shorter* side is brought to ``resize``, as in ImageNet's evaluation.
     """
 
     draws = 0
@@ -199,17 +177,9 @@ class EvalTransform(_Normalizing):
 class PadCropTransform(_Normalizing):
     """Pad with zeros, cut a piece of the image's size at a uniform place, mirror, normalise.
 
-    The padding is black: its value is 0 before the mean is subtracted.
-
-    Args:
-        size: Side of the square to which images are brought first, and of the result.
-        pad: Pixels added on each side.
-        mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: The size is not positive or the padding is negative.
-
-    Reference: ICASC supplement, section 1.1 (CIFAR-100).
+    The padding, ``pad`` pixels on each side, is black: its value is 0 before the mean is
+    subtracted. ``size`` is the side of the square to which images are brought first, and of the
+    result. Reference: ICASC supplement, section 1.1 (CIFAR-100).
     """
 
     draws = 3
@@ -259,17 +229,9 @@ class ResizedCropTransform(_Normalizing):
     """Cut a piece of random area and shape out of the image, scale it, mirror, normalise.
 
     Area and shape refer to the image as it comes. Packed and cached images come as squares of side
-    ``resize``, so their own proportions are lost there.
-
-    Args:
-        resize: Side of packed and cached images; others are not resized before the cut.
-        size: Side of the result.
-        area: Smallest and largest share of the image's area, uniform in between.
-        shape: Smallest and largest width / height, uniform in the logarithm.
-        mirror: Whether to mirror half of the images.
-
-    Raises:
-        ValueError: Unless 0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1].
+    ``resize``, so their own proportions are lost there; others are not resized before the cut.
+    ``area`` is the smallest and largest share of the image's area, in (0, 1], uniform in between,
+    ``shape`` the smallest and largest width / height, uniform in the logarithm.
     """
 
     draws = 1  # the seed of further numbers: attempts differ in how many they need
@@ -288,16 +250,12 @@ class ResizedCropTransform(_Normalizing):
     ) -> None:
         super().__init__(mean, std)
         if not (0 < area[0] <= area[1] <= 1 and 0 < shape[0] <= shape[1] and size >= 1):
-            raise ValueError(
-                f"area={area}, shape={shape}, size={size}: need 0 < area[0] <= area[1] <= 1, "
-                "0 < shape[0] <= shape[1] and 1 <= size"
-            )
+            need = "need 0 < area[0] <= area[1] <= 1, 0 < shape[0] <= shape[1] and 1 <= size"
+            raise ValueError(f"area={area}, shape={shape}, size={size}: {need}")
         self.resize, self.size, self.mirror = int(resize), int(size), bool(mirror)
         self.area, self.shape = tuple(area), tuple(shape)
 
-    def draw(
-        self, random: Sequence[float], width: int, height: int
-    ) -> tuple[int, int, int, int, bool]:
+    def draw(self, random: Sequence[float], width: int, height: int) -> tuple[int, ...]:
         """Return ``(x, y, w, h, mirrored)`` of the piece of a ``width`` x ``height`` image."""
         rng = np.random.default_rng(int(random[0] * 2**53))
         low, high = math.log(self.shape[0]), math.log(self.shape[1])
@@ -339,19 +297,10 @@ ASPECT = 0.3  # smallest ratio of height to width, or of width to height
 class ReidTrainTransform(_Normalizing):
     """Resize to 9/8 of the input size, random crop, mirror, normalise, perhaps erase.
 
-    ``corner`` must be None. Erasing: Zhong, Zheng, Kang, Li, Yang, "Random Erasing Data
-    Augmentation", AAAI 2020.
-
-    Args:
-        size: ``(H, W)`` of the result.
-        resize: ``(H, W)`` to which images are brought first; None means 9/8 of ``size``.
-        mirror: Whether to mirror half of the images.
-        erase: Probability that a rectangle of the image is replaced by the mean colour; the paper
-            of random erasing uses 0.5 and random colours. It covers between 2 and 40 % of the
-            image, cut at its border.
-
-    Raises:
-        ValueError: ``size`` does not fit into ``resize``, or ``erase`` is no probability.
+    ``size`` and ``resize`` are ``(H, W)``; ``corner`` must be None. ``erase`` is the probability
+    that a rectangle of 2 to 40 % of the image, cut at its border, is replaced by the mean colour;
+    the paper uses 0.5 and random colours (Zhong, Zheng, Kang, Li, Yang, "Random Erasing Data
+    Augmentation", AAAI 2020).
     """
 
     draws = 8
@@ -404,11 +353,7 @@ class ReidTrainTransform(_Normalizing):
 
 
 class ReidEvalTransform(_Normalizing):
-    """Resize, normalise; nothing random.
-
-    Args:
-        size: ``(H, W)`` of the result.
-    """
+    """Resize to ``size``, ``(H, W)``, and normalise; nothing random."""
 
     draws = 0
 

@@ -18,12 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Subset:
-    """Samples of a data set at chosen positions, for a loader; their numbers count from 0.
-
-    Args:
-        dataset: AttributeDataset or CachedDataset.
-        positions: ``(n,)`` positions in it.
-    """
+    """Samples of a data set at chosen positions, for a loader; their numbers count from 0."""
 
     def __init__(self, dataset: Any, positions: Sequence[int] | np.ndarray) -> None:
         self._dataset, self._positions = dataset, np.asarray(positions, dtype=np.int64)
@@ -38,14 +33,7 @@ class Subset:
 
 
 class ChosenAttributes(AttributeDataset):
-    """A data set with only some of its attributes, each with all its columns, in its order.
-
-    Args:
-        names: Attribute names, in any order.
-
-    Raises:
-        ValueError: An unknown name; the message lists the nearest.
-    """
+    """A data set with only some of its attributes, each with all its columns, in its order."""
 
     def __init__(self, dataset: AttributeDataset, names: Collection[str]) -> None:
         known = dataset.schema.names
@@ -77,13 +65,10 @@ class ChosenAttributes(AttributeDataset):
 
 
 class CachedDataset:
-    """A data set whose images are decoded once and kept, resized, as uint8.
+    """A data set whose images are decoded once and kept, as uint8 squares of side ``size``.
 
     Memory: ``N * size * size * 3`` bytes, 0.2 MB an image at 256 and 3 KB at 32; logged at the
     start. Results equal those of the data set itself under a transform with the same ``resize``.
-
-    Args:
-        size: Side of the squares that are kept: the transform's ``resize``.
     """
 
     def __init__(self, dataset: AttributeDataset, size: int) -> None:
@@ -92,10 +77,11 @@ class CachedDataset:
         self._unread = np.zeros(len(dataset), bool)  # an image that is skipped has mask 0
         self._known = np.zeros(len(dataset), bool)
         self._lock = threading.Lock()
-        megabytes = self._images.nbytes / 1e6
-        logger.info(
-            "decoded images of split '%s' will take %.1f MB of memory", dataset.split, megabytes
+        megabytes, line = (
+            self._images.nbytes / 1e6,
+            "decoded images of split '%s' will take %.1f MB",
         )
+        logger.info(f"{line} of memory", dataset.split, megabytes)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -29,6 +29,7 @@ from gluon_attn.core.text import read_lines
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, PathLike, folder_part
 from gluon_attn.data.protocol import SPLITS
+from gluon_attn.data.published_sizes import split_counts
 
 CLASSES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -46,12 +47,8 @@ DIFFICULT = {"masked": 0, "negative": -1, "positive": 1}
 class Voc(Reader):
     """Images of VOC 2012, 20 classes of objects.
 
-    Args:
-        difficult: 'masked' (in training, too), 'negative' or 'positive': what the label 0 of the
-            lists becomes.
-
-    Attributes:
-        difficult: How many labels of each class are difficult, ``(20,)``.
+    The setting ``difficult``, 'masked' (in training, too), 'negative' or 'positive', is what label
+    0 of the lists becomes; the attribute is how many of each class there are, ``(20,)``.
     """
 
     title, year = "VOC", 2012
@@ -59,11 +56,7 @@ class Voc(Reader):
     detection = 80
     valid, settings = SPLITS, ("difficult",)
     optional: tuple[str, ...] = ("test",)
-    published = {
-        "train": {"images": 5717},
-        "val": {"images": 5823},
-        "trainval": {"images": 11540},
-    }
+    published = split_counts("images", train=5717, val=5823, trainval=11540)
     train_policy = "masked"
 
     @classmethod
@@ -72,10 +65,8 @@ class Voc(Reader):
         lists = (f"{place}/ImageSets/Main/{CLASSES[0]}_{split}.txt" for place in places)
         folders = (f"{place}/JPEGImages" for place in places)
         fits = _is_2007 if cls.year == 2007 else _is_not_2007
-        return (
-            Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), fits),
-            folder_part("JPEGImages", *folders, images=True),
-        )
+        first = Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), fits)
+        return first, folder_part("JPEGImages", *folders, images=True)
 
     @classmethod
     def require(cls, root: PathLike, split: str, **options: Any) -> Found:
@@ -100,17 +91,16 @@ class Voc(Reader):
         for name, rows in lists.items():
             odd = sorted(set(ids) ^ set(rows))
             if odd:
+                told = f"{paths[name]}: not the images of {CLASSES[0]}_{split}.txt"
                 raise ValueError(
-                    f"{paths[name]}: not the images of {CLASSES[0]}_{split}.txt: {len(odd)} are in "
-                    f"one of the two only, such as '{odd[0]}'"
+                    f"{told}: {len(odd)} are in one of the two only, such as '{odd[0]}'"
                 )
         raw = np.array([[rows[i] for i in ids] for rows in lists.values()], np.int8).T
         self.difficult = (raw == 0).sum(0)
         raw = np.where(raw == 0, DIFFICULT[difficult], raw)
         notes = [f"{split}: {self.difficult.sum():,} difficult labels, read as {difficult}"]
-        return Samples(
-            Schema.binary(CLASSES), raw, ids, folder.parents[1] / "JPEGImages", notes=notes
-        )
+        home = folder.parents[1]
+        return Samples(Schema.binary(CLASSES), raw, ids, home / "JPEGImages", notes=notes)
 
     def path(self, i: int) -> Path:
         return self.images / f"{self.sample_ids[i]}.jpg"
@@ -123,12 +113,7 @@ class Voc2007(Voc):
     year, optional = 2007, ()
     looks_for = LOOKS_FOR.format(2007)
     detection = 90
-    published = {
-        "train": {"images": 2501},
-        "val": {"images": 2510},
-        "trainval": {"images": 5011},
-        "test": {"images": 4952},
-    }
+    published = split_counts("images", train=2501, val=2510, trainval=5011, test=4952)
 
 
 def _is_2007(path: Path) -> bool:

@@ -58,7 +58,7 @@ from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Sample
 from gluon_attn.data.images import BadImageError, NoOverlapError, image_header, read_image
 from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
-from gluon_attn.data.published_sizes import SplitCount, rate_note
+from gluon_attn.data.published_sizes import SplitCount, rate_note, split_counts
 from gluon_attn.data.scan import stored_name
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,6 @@ class Box(NamedTuple):
 
 
 class _Wider(Reader):
-    """What both readers share."""
-
     title = "WIDER-Attribute"
     valid = SPLITS
 
@@ -105,14 +103,9 @@ class _Wider(Reader):
 class WiderAttribute(_Wider):
     """Person crops of WIDER-Attribute, cut out of the official images as they are read.
 
-    Args:
-        progress: Whether to show a progress bar on a terminal.
-
-    Attributes:
-        boxes: ``(N, 4)`` float64, annotated ``x, y, w, h``.
-
-    With ``on_bad_image='error'`` a missing image raises when the split is opened; with 'skip' its
-    samples stay in the list and are skipped when read.
+    ``boxes`` are ``(N, 4)`` float64, annotated ``x, y, w, h``. With ``on_bad_image='error'`` a
+    missing image raises when the split is opened; with 'skip' its samples stay in the list and are
+    skipped when read.
     """
 
     looks_for = (
@@ -140,10 +133,8 @@ class WiderAttribute(_Wider):
         prefixes = tuple(f"{part}/" for part in parts_of(split))
         records = list(read_records(document, path, prefixes))
         if not records:
-            raise ValueError(
-                f"{path}: split '{split}' is empty: no box in an image whose file_name begins with "
-                f"{' or '.join(prefixes)}"
-            )
+            told = f"no box in an image whose file_name begins with {' or '.join(prefixes)}"
+            raise ValueError(f"{path}: split '{split}' is empty: {told}")
         headers = self._headers(records, progress)
         kept, count = check_boxes(split, records, headers)
         files = {image["file_name"] for image in document["images"]}  # some have no box
@@ -157,13 +148,9 @@ class WiderAttribute(_Wider):
             "upright image (if yours are of the stored pixels, remove the tags first)"
         ]
         self._last = threading.local()
-        return Samples(
-            Schema.binary(ATTRIBUTES),
-            raw[:, columns],
-            [record.id for record in kept],
-            notes=notes if turned else [],
-            counts=[count],
-        )
+        ids, notes = [record.id for record in kept], notes if turned else []
+        schema = Schema.binary(ATTRIBUTES)
+        return Samples(schema, raw[:, columns], ids, notes=notes, counts=[count])
 
     def path(self, i: int) -> Path:
         return self._folder / self._files[i]
@@ -203,11 +190,7 @@ class WiderAttribute(_Wider):
 
 
 def load_annotation(path: Path) -> dict[str, Any]:
-    """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict).
-
-    Raises:
-        ValueError: It is no JSON (with line and column) or lacks a key.
-    """
+    """Return the parsed JSON with the keys 'images' (a list) and 'attribute_id_map' (a dict)."""
     document = read_json(path)
     for key, kind in (("images", list), ("attribute_id_map", dict)):
         if not isinstance(document, dict) or not isinstance(document.get(key), kind):
@@ -222,9 +205,6 @@ def attribute_columns(document: dict[str, Any], path: Path) -> list[int]:
     """Return for each of ``ATTRIBUTES`` its position in the file's label lists.
 
     The map may be ``{"0": "Male"}`` or ``{"Male": 0}``; upper and lower case do not matter.
-
-    Raises:
-        ValueError: Names are unknown, missing, or not numbered 0 to 13.
     """
     table = document["attribute_id_map"]
     try:
@@ -255,9 +235,6 @@ def read_records(document: dict[str, Any], path: Path, prefixes: tuple[str, ...]
 
     Boxes are counted on through repeated entries of an image. Images of the file's other splits are
     validated too: a fault is found whichever is opened.
-
-    Raises:
-        ValueError: Naming the file and ``images[i].targets[j]``.
     """
     valid = ("test/",) if "test/" in prefixes else ("train/", "val/")
     numbers: dict[str, int] = {}
@@ -321,12 +298,7 @@ class WiderCrops(_Wider):
 
     looks_for = "wider_att/wider_att_{train,test}_{imglist,label}.txt beside Image_cropped/"
     detection = 20
-    published = {
-        "train": {"boxes": 22958},
-        "val": {"boxes": 5382},
-        "trainval": {"boxes": 28340},
-        "test": {"boxes": 29177},
-    }
+    published = split_counts("boxes", train=22958, val=5382, trainval=28340, test=29177)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -344,7 +316,7 @@ class WiderCrops(_Wider):
         if not pairs:
             raise ValueError(f"{image_list}: split '{split}' is empty: no row belongs to it")
         self._folder = folder
-        raw, ids = [row for _, row in pairs], [name for name, _ in pairs]
+        ids, raw = zip(*pairs)
         count = SplitCount(split, None, len(ids))
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, counts=[count])
 
@@ -382,9 +354,8 @@ def _read_rows(path: Path) -> list[list[int]]:
             raise ValueError(f"{path}:{number}: {len(words)} labels, expected {len(ATTRIBUTES)}")
         for name, word in zip(ATTRIBUTES, words):
             if word not in ("1", "+1", "-1", "0"):
-                raise ValueError(
-                    f"{path}:{number}: label {word!r} (about {name}); valid are 1, -1 and 0"
-                )
+                given = f"label {word!r} (about {name})"
+                raise ValueError(f"{path}:{number}: {given}; valid are 1, -1 and 0")
         rows.append([int(word) for word in words])
     if rows and not any(-1 in row for row in rows):
         # Without a single -1 the zeros cannot mean "unspecified": nothing would be negative.
@@ -394,7 +365,6 @@ def _read_rows(path: Path) -> list[list[int]]:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Return ``(line number, line)`` of the lines that are not blank."""
     lines = read_lines(path, f"looked for {WiderCrops.looks_for}")
     return [(number, line) for number, line in lines if line.strip(DECORATION)]
 
@@ -409,11 +379,8 @@ class Garments(_Wider, ClassificationDataset):
     The 14 attributes are not exclusive, but four of them nearly settle one question: ``shorts``,
     ``skirt`` and ``jeans`` where the attribute of that name is positive, ``trousers`` where
     ``longPants`` is positive and ``jeans`` negative. People of whom none or several of these hold,
-    or whose labels do not tell, are left out and counted. A folder is never recognised as this
-    kind: ask for it by name.
-
-    Attributes:
-        left_out: How many people have no such class.
+    or whose labels do not tell, are left out and counted in ``left_out``. A folder is never
+    recognised as this kind: ask for it by name.
     """
 
     looks_for, compared = WiderAttribute.looks_for, False
@@ -447,12 +414,7 @@ class Garments(_Wider, ClassificationDataset):
 def choose_garments(raw: Any, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(positions, class numbers)`` of the people that have exactly one garment.
 
-    Args:
-        raw: ``(N, A)`` labels: 1 positive, -1 negative, 0 unspecified.
-        names: The A attributes.
-
-    Raises:
-        ValueError: An attribute is not among them.
+    ``raw`` is ``(N, A)`` labels of ``names``: 1 positive, -1 negative, 0 unspecified.
     """
     lacking = [n for n in ("shorts", "skirt", "jeans", "longPants") if n not in names]
     if lacking:

@@ -61,26 +61,20 @@ def write_digits(
     progress: bool = True,
     unspecified: float = 0.0,
 ) -> dict[str, Any]:
-    """Draw the data set and write it in the generic list format.
+    """Draw the data set and write it in the generic list format; lists are written last.
 
     Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
     lines ``images/x.jpg<TAB>0,1,0,...`` (path relative to the list's folder; one value per digit: 1
     positive, 0 negative, -1 unspecified), ``names.txt`` with one name per line, and ``DIGITS.json``
-    (generator, version, seed, numbers of images, class odds). Lists are written last.
+    (generator, version, seed, numbers of images, class odds).
 
     Args:
         images: Scenes per split.
-        seed: Integer >= 0.
         workers: Processes; see ``draw_all``.
         unspecified: Share of labels in 0..1 that are hidden (written as -1).
 
-    Returns:
-        A report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
-
-    Raises:
-        FileExistsError: ``root`` holds something that may not be replaced.
-        ValueError: ``images``, ``seed`` or ``unspecified`` is invalid.
-        ImportError: scikit-learn is missing.
+    Returns a report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
+    FileExistsError: ``root`` holds something that may not be replaced.
     """
     images, started = check_images(images or IMAGES["digits"], seed), time.perf_counter()
     if not 0.0 <= unspecified < 1.0:
@@ -123,19 +117,14 @@ def split_samples(split: str) -> np.ndarray:
 
 
 def load_samples() -> tuple[np.ndarray, np.ndarray]:
-    """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes.
-
-    Raises:
-        ImportError: If scikit-learn is missing.
-    """
+    """Return all handwritten samples: ``(1797, 8, 8)`` float32 in [0, 1], and their classes."""
     global _digits
     if _digits is None:
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ImportError(
-                "the digits come with scikit-learn: pip install scikit-learn"
-            ) from error
+            hint = "the digits come with scikit-learn: pip install scikit-learn"
+            raise ImportError(hint) from error
         bunch = load_digits()
         _digits = bunch.images.astype(np.float32) / 16.0, bunch.target
     return _digits
@@ -153,11 +142,7 @@ def _write_scene(job: Any) -> Any:
 
 
 def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
-    """Compose one scene.
-
-    Returns:
-        ``image`` ``(128, 128, 3)`` uint8 RGB and ``present`` ``(10,)`` bool.
-    """
+    """Return a scene, ``(128, 128, 3)`` uint8 RGB, and which digits it shows, ``(10,)`` bool."""
     digits, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)
@@ -314,12 +299,7 @@ def _write_single(job: Any) -> None:
 
 
 def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side: Any = SIDE) -> Any:
-    """Compose one scene.
-
-    Returns:
-        ``image`` ``(side, side, 3)`` uint8 RGB, and ``place``, the digit's centre and size
-        ``(x, y, size)`` in pixels of the image.
-    """
+    """Return a scene, ``(side, side, 3)`` uint8 RGB, and the digit's centre and size, in pixels."""
     digits, targets = load_samples()
     paper = random_colour(rng, 165, 250, 0.5)
     canvas = Canvas(SIDE, SIDE)

@@ -61,15 +61,9 @@ def claim_folder(
     """Make ``root`` ready for a run of ``generator``, refusing to harm what it did not make.
 
     An interrupted run leaves ``GENERATING.json`` and no annotations; the next call starts it over.
-
-    Args:
-        outputs: Names inside ``root`` that the generator writes.
-        summary: The one of ``outputs`` that marks a finished data set of this generator.
-        overwrite: Whether a finished data set *of this generator* may be replaced.
-
-    Raises:
-        FileExistsError: A data set is there and may not be replaced.
-        ValueError: ``root`` is a file.
+    ``outputs`` are names inside ``root`` that the generator writes; ``summary`` is the one of them
+    that marks a finished data set, which ``overwrite`` allows to be replaced (FileExistsError
+    otherwise).
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -203,12 +197,8 @@ def capsule(a: Any, b: Any, ra: float, rb: float, *, flat_end: bool = False) -> 
     if flat_end:
         side = np.array([math.sin(angle), -math.cos(angle)], np.float32) * rb
         return np.concatenate([tail, [b + side, b - side]]).astype(np.float32)
-    return np.concatenate(
-        [
-            tail,
-            ellipse(b[0], b[1], rb, rb, angle=angle, start=-np.pi / 2, stop=np.pi / 2, points=10),
-        ]
-    )
+    end = ellipse(b[0], b[1], rb, rb, angle=angle, start=-np.pi / 2, stop=np.pi / 2, points=10)
+    return np.concatenate([tail, end])
 
 
 def _spline_basis(steps: int) -> np.ndarray:
@@ -231,12 +221,9 @@ def spline(points: Any) -> np.ndarray:
 class Canvas:
     """A float image with transparency; ``rgb`` ``(3, H, W)`` is premultiplied by ``alpha``.
 
-    Channels come first because NumPy blends planes several times faster than pixels.
-
-    Args:
-        height, width: Size in pixels.
-        light: Unit-free direction towards the light ``(x, y)``; ``y`` negative is from above.
-        relief: Width in pixels of the shaded rim of a shape.
+    Channels come first because NumPy blends planes several times faster than pixels. ``light`` is
+    the direction towards the light ``(x, y)``; ``y`` negative is from above. ``relief`` is the
+    width in pixels of the shaded rim of a shape.
     """
 
     def __init__(
@@ -255,11 +242,9 @@ class Canvas:
         *,
         opacity: float = 1.0,
     ) -> None:
-        """Fill the union of ``shapes`` with ``colour``.
+        """Fill the union of ``shapes``, ``(N, 2)`` outlines, with ``colour``, RGB 0..255.
 
         Args:
-            shapes: List of ``(N, 2)`` outlines.
-            colour: RGB, 0..255.
             shade: Strength of the relief: 0 flat, 0.5 strongly rounded.
             texture: ``f(x, y, fill) -> fill`` with pixel grids ``x`` ``(1, W)``, ``y`` ``(H, 1)``
                 and ``fill`` broadcastable to ``(3, H, W)``.
@@ -291,9 +276,8 @@ class Canvas:
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         line = [np.round((points - (x0, y0)) * 16).astype(np.int32)]
         cv2.polylines(mask, line, closed, WHITE, max(1, int(round(width))), cv2.LINE_AA, 4)
-        self._blend(
-            spot, mask, colour, 0.0, texture=None, opacity=opacity * min(1.0, max(width, 0.4))
-        )
+        opacity *= min(1.0, max(width, 0.4))
+        self._blend(spot, mask, colour, 0.0, texture=None, opacity=opacity)
 
     def text(self, centre: Any, word: str, height: float, colour: Any) -> None:
         """Write ``word``, its capitals ``height`` pixels high, around ``centre``."""
@@ -371,18 +355,14 @@ def emblem(
         canvas.paint([np.array(zigzag, np.float32) * size + (x, y)], colour)
     elif kind == "bars":
         for i in (-1, 0, 1):
+            left, right = x + (0.6 * i - 0.2) * size, x + (0.6 * i + 0.2) * size
             top = y - size * (0.3 + 0.25 * (i + 1))
-            canvas.paint(
-                [rect(x + (0.6 * i - 0.2) * size, top, x + (0.6 * i + 0.2) * size, y + size * 0.7)],
-                colour,
-            )
+            canvas.paint([rect(left, top, right, y + size * 0.7)], colour)
     else:  # heart
-        lobes = [
-            ellipse(x + s * size * 0.4, y - size * 0.3, size * 0.48, size * 0.45) for s in (-1, 1)
-        ]
-        tip = np.array(
-            [[x - size * 0.85, y - 0.1 * size], [x + size * 0.85, y - 0.1 * size], [x, y + size]]
-        )
+        wide, high, middle = size * 0.48, size * 0.45, y - size * 0.3
+        lobes = [ellipse(x + s * size * 0.4, middle, wide, high) for s in (-1, 1)]
+        reach, top = size * 0.85, y - 0.1 * size
+        tip = np.array([[x - reach, top], [x + reach, top], [x, y + size]])
         canvas.paint(lobes + [tip.astype(np.float32)], colour)
 
 

@@ -1,9 +1,8 @@
 """The body of a synthetic pedestrian: pose, limbs, the garments' shapes, and what is on the chest.
 
 Body frame: the unit is the person's height, ``(0, 0)`` the top of the head, ``(0, 1)`` between the
-feet, ``x`` to the right of the image. ``paint_chest`` works on a ``Figure`` whose torso is painted.
-Several fronts are near misses on purpose: an open jacket without a tie is not formal, a pocket is
-not a logo.
+feet, ``x`` to the right of the image. Several fronts are near misses on purpose: an open jacket
+without a tie is not formal, a pocket is not a logo.
 """
 
 from __future__ import annotations
@@ -38,14 +37,12 @@ class Figure:
 
     def __init__(self, outfit: Any, look: Any, scale: float) -> None:
         self.outfit, self.look, self.scale = outfit, look, scale
-        self.canvas = Canvas(
-            int(scale * 1.4), int(scale * 1.2), (look.light, -0.7), max(1.0, scale * 0.011)
-        )
+        relief = max(1.0, scale * 0.011)
+        self.canvas = Canvas(int(scale * 1.4), int(scale * 1.2), (look.light, -0.7), relief)
         self.origin = np.array([scale * 0.6, scale * 1.34], np.float32)
         self.c, self.s = np.cos(look.lean), np.sin(look.lean)
-        turn = look.yaw * (
-            0.35 if outfit.top == "suit" else 0.85
-        )  # a tie seen from the side is no tie
+        # A tie seen from the side is no tie.
+        turn = look.yaw * (0.35 if outfit.top == "suit" else 0.85)
         self.sin, self.cos = np.sin(turn), np.cos(turn)
         self.f = np.sqrt(self.cos**2 + (0.62 * self.sin) ** 2)
         shoulder, waist, hip = (0.122, 0.09, 0.093) if outfit.male else (0.104, 0.074, 0.102)
@@ -66,23 +63,15 @@ class Figure:
         turned = np.stack([x * self.c - y * self.s, x * self.s + y * self.c], -1)
         return (turned * self.scale + self.origin).astype(np.float32)
 
-    def fill(
-        self,
-        *shapes: Any,
-        colour: Any,
-        shade: float = 0.35,
-        texture: Any = None,
-        opacity: float = 1.0,
-    ) -> None:
+    def fill(self, *shapes: Any, colour: Any, shade: float = 0.35, **options: Any) -> None:
         """Fill the union of shapes given in the body frame."""
-        self.canvas.paint([self.at(s) for s in shapes], colour, shade, texture, opacity=opacity)
+        self.canvas.paint([self.at(s) for s in shapes], colour, shade, **options)
 
     def line(self, points: Any, colour: Any, width: float, opacity: float = 1.0) -> None:
         """Draw a line; ``width`` is in body units."""
         wide = width * self.scale * self.zoom
         self.canvas.stroke(self.at(points), colour, wide, opacity=opacity)
 
-    # ---- lower body -----------------------------------------------------------------------
     def _joints(self, i: int) -> Any:
         side, bend = (-1, 1)[i], self.look.knees[i]
         narrow = {"robe": 0.3, "skirt": 0.6}.get(self.outfit.lower, 1.0)
@@ -97,11 +86,8 @@ class Figure:
         build = self.look.build * (0.55 + 0.45 * self.f)
         r = np.array([0.054, 0.04, 0.027]) * build + loose
         if upto <= 1:
-            return [
-                capsule(
-                    hip, hip + (knee - hip) * upto, r[0], r[0] + (r[1] - r[0]) * upto, flat_end=True
-                )
-            ]
+            end, re = hip + (knee - hip) * upto, r[0] + (r[1] - r[0]) * upto
+            return [capsule(hip, end, r[0], re, flat_end=True)]
         end, re = knee + (ankle - knee) * (upto - 1), r[1] + (r[2] - r[1]) * (upto - 1)
         return [capsule(hip, knee, r[0], r[1]), capsule(knee, end, r[1], re, flat_end=True)]
 
@@ -135,30 +121,20 @@ class Figure:
         hip, knee, ankle = self._joints(i)
         side = (-1, 1)[i]
         self.line([(0, 0.53), (0, 0.57), (side * 0.008, 0.62)], colour * 0.7, 0.004)
-        if self.outfit.lower in ("long", "capri"):  # ironed crease
-            self.line(
-                [hip + (0, 0.06), knee, knee + (ankle - knee) * (reach - 1)], colour * 0.82, 0.005
-            )
+        if self.outfit.lower in ("long", "capri"):
+            crease = [hip + (0, 0.06), knee, knee + (ankle - knee) * (reach - 1)]
+            self.line(crease, colour * 0.82, 0.005)
         if denim:
-            thread = (205, 160, 90)
+            thread, edge = (205, 160, 90), side * self.hip
             out = np.array([side * 0.043, 0]) * self.look.build
             self.line([hip + out, knee + out * 0.75], thread, 0.003, 0.8)
             self.line(
-                [
-                    (side * self.hip * 0.95, 0.515),
-                    (side * self.hip * 0.6, 0.535),
-                    (side * self.hip * 0.45, 0.475),
-                ],
-                thread,
-                0.004,
+                [(edge * 0.95, 0.515), (edge * 0.6, 0.535), (edge * 0.45, 0.475)], thread, 0.004
             )
-            if self.outfit.lower == "cropped_jeans":  # turned-up hem
+            if self.outfit.lower == "cropped_jeans":
                 a, b = (knee + (ankle - knee) * t for t in (0.64, 0.76))
-                self.fill(
-                    capsule(a, b, 0.036, 0.036, flat_end=True),
-                    colour=np.minimum(colour * 1.5 + 25, 240),
-                    shade=0.2,
-                )
+                hem, pale = capsule(a, b, 0.036, 0.036, flat_end=True), colour * 1.5 + 25
+                self.fill(hem, colour=np.minimum(pale, 240), shade=0.2)
 
     def _denim(self) -> Callable[..., np.ndarray]:
         rng = np.random.default_rng(self.look.grain)
@@ -197,25 +173,12 @@ class Figure:
         if lower == "robe":
             colour = self.top
         w = max(self.hip * flare, 0.1)
-        self.fill(
-            np.array(
-                [
-                    (-self.waist, 0.43),
-                    (self.waist, 0.43),
-                    (self.hip, 0.51),
-                    (w, hem),
-                    (0, hem + 0.014),
-                    (-w, hem),
-                    (-self.hip, 0.51),
-                ]
-            ),
-            colour=colour,
-            shade=0.45,
-        )
+        outline = [(-self.waist, 0.43), (self.waist, 0.43), (self.hip, 0.51), (w, hem)]
+        outline += [(0, hem + 0.014), (-w, hem), (-self.hip, 0.51)]
+        self.fill(np.array(outline), colour=colour, shade=0.45)
         for t in np.linspace(-0.75, 0.75, 3 if suit else 6):
             self.line([(t * self.hip * 0.9, 0.53), (t * w, hem)], colour * 0.72, 0.006)
 
-    # ---- upper body -----------------------------------------------------------------------
     def _outline(self) -> np.ndarray:
         o = self.outfit
         hem = {"suit": 0.555, "long": 0.53, "tshirt": 0.525, "polo": 0.52}.get(o.top, 0.5)
@@ -227,9 +190,8 @@ class Figure:
 
     def skin(self) -> None:
         """Paint neck and torso as they are under the clothes."""
-        self.fill(
-            capsule((self.head_x, 0.13), (0, 0.19), 0.031, 0.037), colour=self.look.skin * 0.9
-        )
+        neck = capsule((self.head_x, 0.13), (0, 0.19), 0.031, 0.037)
+        self.fill(neck, colour=self.look.skin * 0.9)
         self.fill(self._outline(), colour=self.look.skin)
 
     def torso(self) -> None:
@@ -240,9 +202,8 @@ class Figure:
         texture = self._print()
         if o.top in ("tank", "gown"):
             w = self.shoulder
-            straps = [
-                capsule((s * w * 0.5, 0.2), (s * w * 0.55, 0.28), 0.014, 0.02) for s in (-1, 1)
-            ]
+            sides = (-w, w)
+            straps = [capsule((s * 0.5, 0.2), (s * 0.55, 0.28), 0.014, 0.02) for s in sides]
             half = [(0, 0.275), (w * 0.75, 0.26), (w * 0.86, 0.29), (self.waist, 0.4)]
             body = half + [(self.hip, 0.48), (self.hip * 0.9, 0.5), (0, 0.5)]
             self.fill(_symmetric(body, smooth=False), *straps, colour=self.top, texture=texture)
@@ -281,15 +242,10 @@ class Figure:
         start = np.array([side * (self.shoulder - 0.028), 0.238])
         elbow = start + 0.152 * np.array([side * np.sin(a), np.cos(a)])
         hand = elbow + 0.145 * np.array([side * np.sin(a + bend), np.cos(a + bend)])
-        self.fill(
-            capsule(start, elbow, r[0], r[1]), capsule(elbow, hand, r[1], r[2]), colour=k.skin
-        )
-        self.fill(
-            ellipse(
-                hand[0] + (hand - elbow)[0] * 0.09, hand[1] + (hand - elbow)[1] * 0.09, 0.021, 0.024
-            ),
-            colour=k.skin,
-        )
+        limbs = capsule(start, elbow, r[0], r[1]), capsule(elbow, hand, r[1], r[2])
+        self.fill(*limbs, colour=k.skin)
+        x, y = hand + (hand - elbow) * 0.09
+        self.fill(ellipse(x, y, 0.021, 0.024), colour=k.skin)
         self._sleeve(start, elbow, hand, r)
 
     def _sleeve(self, start: Any, elbow: Any, hand: Any, r: Any) -> None:
@@ -310,7 +266,6 @@ class Figure:
                 hem = capsule(end - (elbow - start) * 0.1, end, re, re, flat_end=True)
                 self.fill(hem, colour=k.print)
 
-    # ---- things carried -------------------------------------------------------------------
     def bag(self) -> None:
         """A bag, perhaps striped or with an emblem: print that is not on the person's chest."""
         k, side = self.look, 1 if self.look.yaw > 0 else -1
@@ -322,7 +277,6 @@ class Figure:
             x, y, w, h = 0.0, 0.305, self.shoulder * (0.75 if k.back else 1.2), 0.1
         elif k.bag == "shoulder":
             y = 0.56
-        if k.bag == "shoulder":
             self.line([(-side * self.shoulder * 0.55, 0.2), (x, y - h)], colour * 0.7, 0.012)
         elif k.bag == "hand":
             self.line([(x - 0.03, y - h), (x, y - h - 0.05), (x + 0.03, y - h)], colour * 0.6, 0.01)

@@ -86,24 +86,12 @@ def _back_of_head(f: Figure, x: float, wide: float) -> None:
     if f.outfit.long_hair:
         f.fill(_mane(f), colour=k.hair, shade=0.45)
         for t in (-0.5, 0.0, 0.5):
-            f.line(
-                [(x + t * 0.08, 0.05), (x + t * 0.13, k.hair_length - 0.02)], k.hair * 0.7, 0.005
-            )
+            lock = [(x + t * 0.08, 0.05), (x + t * 0.13, k.hair_length - 0.02)]
+            f.line(lock, k.hair * 0.7, 0.005)
         return
-    f.fill(
-        spline(
-            [
-                (x, -0.006),
-                (x + wide, 0.03),
-                (x + wide, 0.1),
-                (x + 0.03, 0.145),
-                (x - 0.03, 0.145),
-                (x - wide, 0.1),
-                (x - wide, 0.03),
-            ]
-        ),
-        colour=k.hair,
-    )
+    outline = [(x, -0.006), (x + wide, 0.03), (x + wide, 0.1), (x + 0.03, 0.145)]
+    outline += [(x - 0.03, 0.145), (x - wide, 0.1), (x - wide, 0.03)]
+    f.fill(spline(outline), colour=k.hair)
     if not f.outfit.male and k.hair_style == "bun":
         f.fill(ellipse(x, 0.02, 0.032, 0.03), colour=k.hair * 0.8)
 
@@ -117,9 +105,8 @@ def _face(f: Figure, x: float, squeeze: float) -> None:
         f.line([(ex - 0.013, 0.066), (ex + 0.013, 0.065)], k.hair * 0.7, 0.007 if o.male else 0.005)
         if not o.male and k.made_up:
             f.line([(ex - 0.013, 0.076), (ex, 0.072), (ex + 0.013, 0.075)], (25, 20, 20), 0.004)
-    f.line(
-        [(x + 0.004 * f.sin, 0.082), (x + 0.007, 0.106), (x - 0.004, 0.108)], k.skin * 0.7, 0.005
-    )
+    nose = [(x + 0.004 * f.sin, 0.082), (x + 0.007, 0.106), (x - 0.004, 0.108)]
+    f.line(nose, k.skin * 0.7, 0.005)
     if o.male and k.beard:
         beard = [(-0.05, 0.09), (-0.044, 0.118), (0, 0.113), (0.044, 0.118), (0.05, 0.09)]
         beard += [(0.042, 0.145), (0, 0.172), (-0.042, 0.145)]
@@ -160,30 +147,20 @@ def _worn_on_face(f: Figure, x: float, wide: float) -> None:
         for y in (0.115, 0.132):
             f.line([(x * 0.85 - 0.04, y), (x * 0.85 + 0.04, y)], k.mask * 0.8, 0.003)
         for side in (-1, 1):
-            f.line(
-                [(x * 0.85 + side * 0.046, 0.102), (f.head_x + side * wide, 0.082)],
-                k.mask * 0.9,
-                0.004,
-            )
+            string = [(x * 0.85 + side * 0.046, 0.102), (f.head_x + side * wide, 0.082)]
+            f.line(string, k.mask * 0.9, 0.004)
     if o.sunglass:
         lenses = [ellipse(x + side * 0.026, 0.082, 0.024, 0.0165) for side in (-1, 1)]
         f.fill(*lenses, colour=(18, 18, 24), shade=0)
         f.line([(x - 0.03, 0.074), (x + 0.03, 0.074)], (18, 18, 24), 0.008)
         for side in (-1, 1):
             f.line([(x + side * 0.045, 0.076), (f.head_x + side * wide, 0.08)], (18, 18, 24), 0.006)
-            f.line(
-                [(x + side * 0.026 - 0.012, 0.077), (x + side * 0.026 - 0.002, 0.074)],
-                (150, 160, 170),
-                0.005,
-            )
+            glint = [(x + side * 0.026 - 0.012, 0.077), (x + side * 0.026 - 0.002, 0.074)]
+            f.line(glint, (150, 160, 170), 0.005)
     elif k.glasses:
         for side in (-1, 1):
-            f.canvas.stroke(
-                f.at(ellipse(x + side * 0.026, 0.081, 0.021, 0.016)),
-                k.hair * 0.6,
-                0.005 * f.zoom * f.scale,
-                True,
-            )
+            rim, thick = f.at(ellipse(x + side * 0.026, 0.081, 0.021, 0.016)), 0.005 * f.zoom
+            f.canvas.stroke(rim, k.hair * 0.6, thick * f.scale, True)
         f.line([(x - 0.006, 0.08), (x + 0.006, 0.08)], k.hair * 0.6, 0.005)
 
 
@@ -191,10 +168,8 @@ def _hood(f: Figure, x: float, wide: float) -> None:
     """A hood is no hat: it frames the face in the cloth of the top."""
     outer = ellipse(x, 0.085, wide * 1.35, 0.105, points=40)
     inner = ellipse(x + 0.02 * f.sin, 0.09, wide * 0.9, 0.07, points=40)[::-1]
-    if f.look.back:
-        f.fill(outer, colour=f.top * 0.95, shade=0.4)
-    else:
-        f.fill(np.concatenate([outer, inner]), colour=f.top * 0.95, shade=0.4)
+    shape = outer if f.look.back else np.concatenate([outer, inner])
+    f.fill(shape, colour=f.top * 0.95, shade=0.4)
 
 
 def _dome(f: Figure, x: float, wide: float, top: Any, *, base: float) -> None:

@@ -33,29 +33,23 @@ ATTRIBUTES = (
 )  # fmt: skip
 TOPS = ("suit", "tshirt", "long", "polo", "tank", "robe", "gown", "bare")
 LOWERS = ("long", "jeans", "cropped_jeans", "shorts", "skirt", "capri", "swim", "robe")
-SKIN = np.array(
-    [
-        (244, 208, 177),
-        (231, 180, 143),
-        (208, 151, 112),
-        (165, 114, 79),
-        (115, 76, 53),
-        (84, 57, 42),
-    ],
-    np.float32,
+
+
+def _colours(*rgb: tuple[int, int, int]) -> np.ndarray:
+    return np.array(rgb, np.float32)
+
+
+SKIN = _colours(
+    (244, 208, 177), (231, 180, 143), (208, 151, 112), (165, 114, 79), (115, 76, 53), (84, 57, 42)
 )
-HAIR = np.array(
-    [(28, 24, 24), (52, 36, 28), (96, 62, 38), (205, 165, 95), (150, 145, 140), (140, 65, 35)],
-    np.float32,
+HAIR = _colours(
+    (28, 24, 24), (52, 36, 28), (96, 62, 38), (205, 165, 95), (150, 145, 140), (140, 65, 35)
 )
-SUITS = np.array(
-    [(30, 34, 52), (40, 40, 44), (22, 22, 24), (98, 100, 108), (70, 58, 50), (52, 66, 92)],
-    np.float32,
+SUITS = _colours(
+    (30, 34, 52), (40, 40, 44), (22, 22, 24), (98, 100, 108), (70, 58, 50), (52, 66, 92)
 )
 MASKS = ((235, 240, 242), (150, 195, 222), (28, 28, 32), (205, 170, 190))
-DENIM = np.array(
-    [(58, 84, 130), (44, 62, 98), (96, 128, 168), (72, 98, 136), (58, 60, 66)], np.float32
-)
+DENIM = _colours((58, 84, 130), (44, 62, 98), (96, 128, 168), (72, 98, 136), (58, 60, 66))
 
 # Where an attribute shows: (x0, y0, x1, y1) in the body frame
 REGIONS = {
@@ -115,15 +109,9 @@ def _away(colour: Any, rng: np.random.Generator, gap: float = 110) -> np.ndarray
 
 
 def sample_look(rng: np.random.Generator, back: bool = False) -> SimpleNamespace:
-    """Return everything about a person but the outfit, as a namespace of plain values.
-
-    Args:
-        rng: NumPy Generator.
-        back: Whether the person is seen from behind.
-    """
-    look = SimpleNamespace(
-        back=back, light=rng.uniform(-0.8, 0.8), grain=int(rng.integers(1 << 31))
-    )
+    """Return everything about a person but the outfit; ``back``: seen from behind."""
+    light, grain = rng.uniform(-0.8, 0.8), int(rng.integers(1 << 31))
+    look = SimpleNamespace(back=back, light=light, grain=grain)
     for part in (_pose, _head_look, _clothes_look, _print_look, _extras_look):
         vars(look).update(part(rng))
     look.print = _away(look.top, rng)
@@ -231,16 +219,10 @@ def _choice(rng: np.random.Generator, **odds: Any) -> Any:
 
 
 def draw_person(outfit: Any, look: Any, height: float) -> Any:
-    """Draw one person.
+    """Draw one person; ``height`` is that of the body in pixels, without hat or raised arms.
 
-    Args:
-        outfit: ``Outfit``.
-        look: What ``sample_look`` returned.
-        height: Height of the body in pixels, without hat or raised arms.
-
-    Returns:
-        ``rgb`` ``(h, w, 3)`` float32 premultiplied by alpha, ``alpha`` ``(h, w)`` float32 in 0..1,
-        and ``regions``: name -> ``(x0, y0, x1, y1)`` in pixels of the patch (see ``REGIONS``).
+    Returns ``rgb`` ``(h, w, 3)`` float32 premultiplied by alpha, ``alpha`` ``(h, w)`` float32 in
+    0..1, and ``regions``: name -> ``(x0, y0, x1, y1)`` in pixels of the patch (see ``REGIONS``).
     """
     # Drawn larger and averaged down: soft edges even where a feature is a pixel wide
     larger = float(np.clip(270 / height, 1.25, 2.0))
@@ -299,13 +281,7 @@ def truth_rate(name: str) -> float:
 def fit_table(table: Any, marginals: Any, rounds: int = 200) -> np.ndarray:
     """Scale ``table`` until it has the given marginals, keeping its zeros and odds ratios.
 
-    Args:
-        table: Non-negative array, one axis per variable.
-        marginals: One probability vector per axis.
-        rounds: Sweeps over the axes.
-
-    Raises:
-        ValueError: If the zeros make the marginals unreachable.
+    ``marginals`` has a probability vector per axis. ValueError: the zeros make them unreachable.
     """
     table = np.array(table, np.float64)
     for _ in range(rounds):
@@ -329,24 +305,13 @@ def _marginals() -> list[np.ndarray]:
     shares = {"polo": 0.42, "tank": 0.37, "gown": 0.11, "bare": 0.10}
     tops = {"suit": suit, "tshirt": tshirt, "long": long_ - suit - robe, "robe": robe}
     tops.update({name: rest * share for name, share in shares.items()})
-    shorts, jeans, skirt, trousers = (
-        truth_rate(n) for n in ("shorts", "jeans", "skirt", "longPants")
-    )
-    lowers = {
-        "shorts": shorts,
-        "skirt": skirt,
-        "jeans": jeans * 0.55,
-        "cropped_jeans": jeans * 0.45,
-    }
-    lowers.update(long=trousers - jeans * 0.55, robe=robe + rest * shares["gown"])
-    lowers["swim"] = 0.04
+    jeans, trousers, male = (truth_rate(n) for n in ("jeans", "longPants", "Male"))
+    lowers = {name: truth_rate(name) for name in ("shorts", "skirt")}
+    lowers.update(jeans=jeans * 0.55, cropped_jeans=jeans * 0.45, long=trousers - jeans * 0.55)
+    lowers.update(robe=robe + rest * shares["gown"], swim=0.04)
     lowers["capri"] = 1.0 - sum(lowers.values())
-    male = truth_rate("Male")
-    return [
-        np.array([1 - male, male]),
-        np.array([tops[t] for t in TOPS]),
-        np.array([lowers[name] for name in LOWERS]),
-    ]
+    columns = ([1 - male, male], [tops[t] for t in TOPS], [lowers[name] for name in LOWERS])
+    return [np.array(column) for column in columns]
 
 
 def _affinity() -> np.ndarray:
@@ -373,15 +338,17 @@ def _affinity() -> np.ndarray:
     return table
 
 
+_PRINTED = {
+    "logo": {"tshirt": 2.2, "long": 1.2, "polo": 1.0, "tank": 1.0},
+    "stripe": {"tshirt": 1.4, "long": 1.0, "polo": 1.3, "tank": 0.8},
+}
 _ODDS = {  # how much likelier than usual, by (sex, top); the overall rate is fitted
     "longHair": lambda male, top: 0.1 if male else 1.0,
     "Hat": lambda male, top: (1.3 if male else 0.9) * (0.3 if top == "suit" else 1.0),
     "sunglass": lambda male, top: 2.0 if top in ("tank", "bare") else 1.0,
     "faceMask": lambda male, top: 2.0 if top in ("long", "robe") else 0.7,
-    "logo": lambda male, top: {"tshirt": 2.2, "long": 1.2, "polo": 1.0, "tank": 1.0}.get(top, 0.0),
-    "stripe": lambda male, top: {"tshirt": 1.4, "long": 1.0, "polo": 1.3, "tank": 0.8}.get(
-        top, 0.0
-    ),
+    "logo": lambda male, top: _PRINTED["logo"].get(top, 0.0),
+    "stripe": lambda male, top: _PRINTED["stripe"].get(top, 0.0),
 }
 
 

@@ -1,8 +1,7 @@
 """A synthetic pedestrian data set in the official on-disk format of WIDER-Attribute.
 
-Scenes of one to six people are drawn with all 14 attributes visible, so that the real reader, the
-training and the demonstration can be exercised without the real images. The attributes' rates and
-their order are WIDER's (``population``); everything else about the images is invented.
+Scenes of one to six people show all 14 attributes. Their rates and order are WIDER's
+(``Population``); everything else about the images is invented.
 
 Labels are 1 positive, -1 negative, 0 unspecified. A label becomes unspecified when the part that
 shows it is hidden behind someone, behind an object or outside the image; "Male" also for some
@@ -28,22 +27,8 @@ from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.files import write_json
 from gluon_attn.data.base import DATASETS
 from gluon_attn.data.packing import pack
-from gluon_attn.data.synthetic.drawing import (
-    SPLITS,
-    Canvas,
-    check_images,
-    claim_folder,
-    draw_all,
-    ellipse,
-    release_folder,
-    write_image,
-)
-from gluon_attn.data.synthetic.pedestrian import (
-    ATTRIBUTES,
-    Population,
-    draw_person,
-    sample_look,
-)
+from gluon_attn.data.synthetic import drawing
+from gluon_attn.data.synthetic.pedestrian import ATTRIBUTES, Population, draw_person, sample_look
 from gluon_attn.data.synthetic.scenery import paint_background, paint_occluder
 from gluon_attn.data.views import ChosenAttributes
 
@@ -102,35 +87,29 @@ def write_synthetic(
 
     Args:
         images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
-        seed: Integer >= 0.
         workers: Processes; ``None`` takes one per usable core. They are started by "spawn", so a
             script that asks for several needs the usual ``if __name__ == "__main__"``.
-        overwrite: Whether to replace a finished synthetic data set.
+        overwrite: Whether to replace a finished synthetic data set; FileExistsError otherwise.
 
-    Returns:
-        A report: ``expected`` (per split: images, boxes), ``positive_rate`` and
-        ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
-
-    Raises:
-        FileExistsError: ``root`` holds something that may not be replaced.
-        ValueError: ``images`` or ``seed`` is invalid.
+    Returns a report: ``expected`` (per split: images, boxes), ``positive_rate`` and
+    ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
     """
-    images = check_images(IMAGES["synthetic"] if images is None else images, seed)
+    images = drawing.check_images(IMAGES["synthetic"] if images is None else images, seed)
     root, started = Path(root), time.perf_counter()
-    claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
-    jobs = [(str(root), seed, split, n) for split in SPLITS for n in range(images[split])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, title="drawing pedestrians"))
-    by_split = {s: [r for r in records if r["file_name"].startswith(s + "/")] for s in SPLITS}
-    expected = {
-        s: {"images": len(r), "boxes": sum(len(i["targets"]) for i in r)}
-        for s, r in by_split.items()
-    }
+    drawing.claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
+    jobs = [(str(root), seed, split, n) for split in drawing.SPLITS for n in range(images[split])]
+    title = "drawing pedestrians"
+    records = list(drawing.draw_all(_write_scene, jobs, workers, progress, title=title))
+    names = {s: f"{s}/" for s in drawing.SPLITS}
+    by_split = {s: [r for r in records if r["file_name"].startswith(n)] for s, n in names.items()}
+    boxes = {s: sum(len(i["targets"]) for i in r) for s, r in by_split.items()}
+    expected = {s: {"images": len(r), "boxes": boxes[s]} for s, r in by_split.items()}
     (root / "Anno").mkdir()
     _write_annotation(root, "trainval", by_split["train"] + by_split["val"])
     _write_annotation(root, "test", by_split["test"])
     summary = {"generator": "synthetic", "version": VERSION, "seed": seed, "expected": expected}
     write_json(root / "SYNTHETIC.json", summary, indent=2)
-    release_folder(root)
+    drawing.release_folder(root)
     report = dict(summary, root=str(root), seconds=time.perf_counter() - started)
     report.update(_rates(records))
     logger.info("%s: %s in %.0f s", root, expected, report["seconds"])
@@ -147,34 +126,25 @@ def _write_annotation(root: Any, part: str, records: list) -> None:
 
 
 def _rates(records: list) -> dict[str, Any]:
-    labels = np.array([t["attribute"] for r in records for t in r["targets"]]).reshape(
-        -1, len(ATTRIBUTES)
-    )
-    positive, unspecified = (labels == 1).mean(0), (labels == 0).mean(0)
-    return {
-        "positive_rate": dict(zip(ATTRIBUTES, positive.tolist())),
-        "unspecified_rate": dict(zip(ATTRIBUTES, unspecified.tolist())),
-    }
+    labels = np.array([t["attribute"] for r in records for t in r["targets"]])
+    labels = labels.reshape(-1, len(ATTRIBUTES))
+    codes = {"positive_rate": 1, "unspecified_rate": 0}
+    return {k: dict(zip(ATTRIBUTES, (labels == v).mean(0).tolist())) for k, v in codes.items()}
 
 
 def _write_scene(job: Any) -> Any:
     root, seed, split, number = job
-    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    rng = np.random.default_rng([seed, drawing.SPLITS.index(split), number])
     image, targets, place = draw_scene(rng)
     scene = int(rng.choice(PLACE_SCENES[place]))
     name = SCENES[scene]
     file_name = f"{split}/{scene}--{name}/{scene}_{name}_{place}_{scene}_{number}.jpg"
-    write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
+    drawing.write_image(Path(root) / "Image" / file_name, image, rng.integers(45, 93))
     return {"file_name": file_name, "scene_id": scene, "targets": targets}
 
 
 def draw_scene(rng: np.random.Generator) -> Any:
-    """Draw one scene.
-
-    Returns:
-        ``image`` ``(H, W, 3)`` uint8 RGB, ``targets`` (list of ``{"attribute", "bbox"}`` as in
-        the annotation file) and the name of the place.
-    """
+    """Return a scene ``(H, W, 3)`` uint8 RGB, its targets as in the annotation, and its place."""
     global _population
     _population = _population or Population()
     height, width = int(rng.integers(240, 401)), int(rng.integers(320, 481))
@@ -214,7 +184,7 @@ def _places(rng: np.random.Generator, height: int, width: float, horizon: float)
 class _Scene:
     """An image that remembers which pixel belongs to whom."""
 
-    def __init__(self, canvas: Canvas, rng: np.random.Generator) -> None:
+    def __init__(self, canvas: drawing.Canvas, rng: np.random.Generator) -> None:
         self.canvas, self.rng = canvas, rng
         self.people: list[Any] = []
         self.owner = np.full(canvas.alpha.shape, -1, np.int16)
@@ -236,7 +206,7 @@ class _Scene:
         self.people.append((outfit, back, alpha > 0.5, (left, top), regions, tall))
 
     def _shadow(self, x: float, feet: float, tall: float) -> None:
-        shade = ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
+        shade = drawing.ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
         self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
 
     def obstruct(self) -> None:
@@ -298,10 +268,8 @@ class _Scene:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         loose = rng.uniform(0, 0.03) * np.array([-1, -1, 1, 1])
         sloppy = (rng.normal(0, 0.025, 4) + loose) * tall
-        box = (
-            np.array([columns[0] + left, rows[0] + top, columns[-1] + left + 1, rows[-1] + top + 1])
-            + sloppy
-        )
+        x0, x1, y0, y1 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+        box = np.array([x0 + left, y0 + top, x1 + left, y1 + top]) + sloppy
         over = rng.uniform(-1, 7, 4)
         limit = np.array([width, height, width, height])
         box = np.clip(box, -over, limit + over) if rng.random() < 0.6 else np.clip(box, 0, limit)
@@ -362,33 +330,29 @@ def write_tasks(
     errors are those of :func:`write_synthetic`; missing splits take ``IMAGES["tasks"]``.
     """
     root, started = Path(root), time.perf_counter()
-    packed = [f"{split}.{end}" for split in SPLITS for end in ("rec", "idx", "json")]
-    claim_folder(
-        root, "tasks", ("scenes", "SYNTHETIC.json", *packed), "SYNTHETIC.json", overwrite=overwrite
-    )
+    outputs = ["scenes", "SYNTHETIC.json"]
+    outputs += [f"{split}.{end}" for split in drawing.SPLITS for end in ("rec", "idx", "json")]
+    drawing.claim_folder(root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite)
     scenes = root / "scenes"
     images = dict(IMAGES["tasks"], **(images or {}))
     expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
-    for split in SPLITS:
+    for split in drawing.SPLITS:
         pack_split(scenes, split, root, seed, progress=progress)
     summary = {
         "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
         "expected": expected,
     }  # fmt: skip
     write_json(root / "SYNTHETIC.json", summary, indent=2)
-    release_folder(root)
+    drawing.release_folder(root)
     return dict(summary, root=str(root), seconds=time.perf_counter() - started)
 
 
 def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:
-    """Pack the tasks of the people of one split, their labels flipped but in the test split.
-
-    ``scenes`` is the folder of a WIDER-Attribute tree, ``seed`` that of the flipped labels.
-    """
+    """Pack the tasks of the people of one split, their labels flipped but in the test split."""
     people = DATASETS.get("wider")(str(scenes), split, LabelPolicy("masked"))
     people = ChosenAttributes(people, list(TASKS))
     if split != "test":
-        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        rng = np.random.default_rng([seed, drawing.SPLITS.index(split)])
         people.raw = flip_labels(people.raw, people.names, rng)
     pack(people, Path(root) / split, size=TASK_SIZE, train_size=TASK_SIZE - 2, progress=progress)
 

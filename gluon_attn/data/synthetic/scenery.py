@@ -22,7 +22,7 @@ from gluon_attn.data.synthetic.drawing import (
     random_colour,
     rect,
     stripes,
-)  # fmt: skip
+)
 
 PLACES = ("street", "park", "indoor", "stadium", "shop", "beach")
 OCCLUDERS = ("hedge", "barrier", "desk", "crate", "pole", "sign")
@@ -72,11 +72,9 @@ def _street(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
         wall, glass = random_colour(rng, 80, 225, 0.35), random_colour(rng, 40, 130, 0.3)
         canvas.paint([rect(x, top, x + w, horizon + 6)], wall, 0.1)
         pane = rng.uniform(8, 15)
-        panes = [
-            rect(wx, wy, wx + pane * 0.6, wy + pane)
-            for wy in np.arange(top + 8, horizon - pane, pane * 1.9)
-            for wx in np.arange(x + 6, x + w - pane, pane * 1.6)
-        ]
+        rows = np.arange(top + 8, horizon - pane, pane * 1.9)
+        columns = np.arange(x + 6, x + w - pane, pane * 1.6)
+        panes = [rect(wx, wy, wx + pane * 0.6, wy + pane) for wy in rows for wx in columns]
         if panes:
             canvas.paint(panes, glass)
         x += w
@@ -90,10 +88,8 @@ def _park(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
         trunk = capsule((x, horizon + 8), (x, horizon - size), size * 0.09, size * 0.06)
         canvas.paint([trunk], np.array([95, 70, 50]) + rng.uniform(-20, 20), 0.3)
         leaf = np.array([70, 108, 52]) + rng.uniform(-20, 20, 3) + rng.uniform(-25, 25)
-        puffs = [
-            ellipse(x + dx * size, horizon - size * (1.2 + dy), size * 0.5, size * 0.42)
-            for dx, dy in rng.uniform(-0.45, 0.45, (6, 2))
-        ]
+        places, wide, high = rng.uniform(-0.45, 0.45, (6, 2)), size * 0.5, size * 0.42
+        puffs = [ellipse(x + a * size, horizon - size * (1.2 + b), wide, high) for a, b in places]
         canvas.paint(puffs, leaf, 0.35)
     _crowd(canvas, rng, horizon, rng.integers(0, 4))
 
@@ -102,15 +98,13 @@ def _indoor(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     wall = random_colour(rng, 110, 240, 0.35)
     panel = stripes(rng.uniform(25, 80), rng.choice([0.0, 0.0, np.pi / 2]), wall * 0.88, 0.5)
-    canvas.paint(
-        [rect(-2, -2, width + 2, horizon + 20)], wall, 0, panel if rng.random() < 0.6 else None
-    )
+    backdrop = rect(-2, -2, width + 2, horizon + 20)
+    canvas.paint([backdrop], wall, 0, panel if rng.random() < 0.6 else None)
     canvas.paint([rect(-2, horizon + 14, width + 2, horizon + 20)], wall * 0.6)
     for _ in range(rng.integers(1, 3)):
         x, w = rng.uniform(0, width), rng.uniform(40, 80)
-        canvas.paint(
-            [rect(x, horizon * 0.15, x + w, horizon * 0.75)], random_colour(rng, vivid=0.5), 0.1
-        )
+        frame = rect(x, horizon * 0.15, x + w, horizon * 0.75)
+        canvas.paint([frame], random_colour(rng, vivid=0.5), 0.1)
     for _ in range(2):
         _poster(canvas, rng, horizon)
 
@@ -131,9 +125,8 @@ def _shop(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     canvas.paint([rect(-2, -2, width + 2, horizon + 8)], random_colour(rng, 100, 220, 0.35))
     awning = stripes(rng.uniform(9, 22), 0.0, random_colour(rng))
-    canvas.paint(
-        [rect(-2, horizon * 0.1, width + 2, horizon * 0.35)], random_colour(rng), 0.1, awning
-    )
+    cloth = rect(-2, horizon * 0.1, width + 2, horizon * 0.35)
+    canvas.paint([cloth], random_colour(rng), 0.1, awning)
     canvas.paint([rect(10, horizon * 0.42, width - 10, horizon)], random_colour(rng, 40, 110, 0.3))
     for x in np.arange(25, width - 20, rng.uniform(28, 50)):  # goods: hat-like and bag-like shapes
         y, r, colour = horizon * rng.uniform(0.55, 0.85), rng.uniform(6, 12), random_colour(rng)
@@ -145,9 +138,8 @@ def _shop(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
 def _beach(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
     width = canvas.alpha.shape[1]
     sea = np.array([65, 125, 160]) + rng.uniform(-18, 18, 3)
-    canvas.paint(
-        [rect(-2, horizon - 30, width + 2, horizon + 8)], sea, 0, stripes(5, 1.57, sea * 1.1, 0.3)
-    )
+    water = rect(-2, horizon - 30, width + 2, horizon + 8)
+    canvas.paint([water], sea, 0, stripes(5, 1.57, sea * 1.1, 0.3))
     for _ in range(rng.integers(1, 4)):
         x, y, r = rng.uniform(0, width), horizon + rng.uniform(-20, 10), rng.uniform(25, 50)
         canvas.paint([capsule((x, y + r), (x, y), 1.5, 1.5)], (120, 100, 80))
@@ -161,12 +153,10 @@ def _crowd(canvas: Canvas, rng: np.random.Generator, horizon: float, count: int)
     for _ in range(count):
         x, h = rng.uniform(0, canvas.alpha.shape[1]), rng.uniform(18, 32)
         y = horizon + rng.uniform(0, 12)
-        canvas.paint(
-            [capsule((x, y - h * 0.45), (x, y), h * 0.12, h * 0.08)], random_colour(rng, 30, 90)
-        )
-        canvas.paint(
-            [capsule((x, y - h * 0.75), (x, y - h * 0.45), h * 0.14, h * 0.12)], random_colour(rng)
-        )
+        legs = capsule((x, y - h * 0.45), (x, y), h * 0.12, h * 0.08)
+        canvas.paint([legs], random_colour(rng, 30, 90))
+        torso = capsule((x, y - h * 0.75), (x, y - h * 0.45), h * 0.14, h * 0.12)
+        canvas.paint([torso], random_colour(rng))
         canvas.paint([ellipse(x, y - h * 0.95, h * 0.09, h * 0.11)], (190, 150, 125))
 
 
@@ -188,28 +178,15 @@ def _poster(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
         emblem(canvas, (cx, cy), r, ink, **_sign(rng))
     elif kind == 2:
         canvas.paint([ellipse(cx, cy - r * 0.2, r, r * 1.15)], ink * 0.5)
-        canvas.paint(
-            [ellipse(cx, cy, r * 0.8, r)], np.array([205, 160, 130]) * rng.uniform(0.5, 1.1), 0.3
-        )
-        lens = rng.random() < 0.5
-        eyes = [
-            ellipse(cx + s * r * 0.35, cy - r * 0.1, r * (0.3 if lens else 0.1), r * 0.2)
-            for s in (-1, 1)
-        ]
+        skin = np.array([205, 160, 130]) * rng.uniform(0.5, 1.1)
+        canvas.paint([ellipse(cx, cy, r * 0.8, r)], skin, 0.3)
+        wide = r * (0.3 if rng.random() < 0.5 else 0.1)  # sunglasses or eyes
+        eyes = [ellipse(cx + s * r * 0.35, cy - r * 0.1, wide, r * 0.2) for s in (-1, 1)]
         canvas.paint(eyes, (20, 20, 25))
     elif kind == 3:
         for i in range(4):
-            canvas.paint(
-                [
-                    rect(
-                        x + 4,
-                        y + (0.15 + 0.2 * i) * h,
-                        x + w * rng.uniform(0.5, 0.95),
-                        y + (0.22 + 0.2 * i) * h,
-                    )
-                ],
-                ink,
-            )
+            top, right = y + (0.15 + 0.2 * i) * h, x + w * rng.uniform(0.5, 0.95)
+            canvas.paint([rect(x + 4, top, right, y + (0.22 + 0.2 * i) * h)], ink)
 
 
 _FURNITURE = {
@@ -221,22 +198,17 @@ _FURNITURE = {
 def paint_occluder(
     rng: np.random.Generator, height: int, width: int, top: Any, *, left: Any, right: float
 ) -> Canvas:
-    """Return a ``Canvas`` with one object in the foreground.
+    """Return a ``Canvas`` of the scene's size with one object in the foreground.
 
-    Args:
-        rng: NumPy Generator.
-        height, width: Size of the scene in pixels.
-        top: Where the object's upper edge is.
-        left, right: The part of the scene it covers.
+    ``top`` is its upper edge, ``left`` and ``right`` the part of the scene it covers, in pixels.
     """
     canvas, kind = Canvas(height, width, relief=3.0), OCCLUDERS[rng.integers(len(OCCLUDERS))]
     colour, bottom = random_colour(rng, 50, 210, 0.5), height + 6
     bars = stripes(rng.uniform(6, 16), rng.choice([0.0, 0.8, np.pi / 2]), random_colour(rng))
     if kind == "hedge":
         green = np.array([55, 100, 45]) + rng.uniform(-20, 30, 3)
-        puffs = [
-            ellipse(x, top + 9 + rng.uniform(-4, 4), 13, 11) for x in np.arange(left, right, 11)
-        ]
+        across = np.arange(left, right, 11)
+        puffs = [ellipse(x, top + 9 + rng.uniform(-4, 4), 13, 11) for x in across]
         body = rect(left, top + 9, right, bottom)
         canvas.paint(puffs + [body], green, 0.4, _dirt(rng, height, width))
     elif kind == "barrier":
