@@ -363,7 +363,6 @@ def test_digests(tmp_path):
         ('Traceback (most recent call last):\n  File "../x.cc", line 9\nMXNetError: why', "why"),
         ("[07:00:00] x.cc:9: Check failed: why\nStack trace:\n  [bt] (0) f\n", "failed: why"),
         ("\n\nwhy\nand more", "why"),
-        ("  indented why", "indented why"),
         ("", "RuntimeError"),
     ],
 )

@@ -15,7 +15,7 @@ from export_helpers import SIZE, export, images, make_net
 from process_helpers import at_once
 
 from gluon_attn.env import cpu as _cpu
-from gluon_attn.export import ExportError, Predictor, backends, precision, sidecar
+from gluon_attn.export import ExportError, Predictor, backends, sidecar
 from gluon_attn.export.backends import BACKENDS
 from gluon_attn.export.onnx import OnnxVariant
 from gluon_attn.export.writer import Variant, add_variants
@@ -472,8 +472,3 @@ def test_real_engines_can_be_measured(made, monkeypatch):
     contents = sidecar.read_sidecar(made[1])
     found = backends.measure(made[1], contents, batch_size=2, threads=1)
     assert list(found) == ENGINES and min(found.values()) > 0
-
-
-def test_every_backend_states_its_needs():
-    assert list(BACKENDS) == list(BACKENDS) == list(FILES)
-    assert {needs.precision for needs in BACKENDS.values()} == set(precision.PRECISIONS)

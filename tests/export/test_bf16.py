@@ -38,15 +38,10 @@ def as_float(array):
 
 def converted(name):
     net = small(name)
-    names = ("logits",) + tuple(net.attention_outputs)
+    names = ("logits", *net.attention_outputs)
     symbol, arrays = graphs.trace(net, names)
-    return (
-        net,
-        names,
-        symbol,
-        arrays,
-        to_bfloat16(symbol, arrays, {"outputs": [{"name": name} for name in names]}),
-    )
+    contents = {"outputs": [{"name": name} for name in names]}
+    return names, arrays, to_bfloat16(symbol, arrays, contents)
 
 
 # --- conversion ----------------------------------------------------------------------------------
@@ -54,7 +49,7 @@ def converted(name):
 
 @pytest.mark.parametrize("name", ["resnet50_v1b", "vaa_resnet18_w16_synthetic"])
 def test_weights_are_rounded_to_nearest_and_the_rest_is_untouched(name):
-    _, _, _, arrays, (_, params) = converted(name)
+    _, arrays, (_, params) = converted(name)
     kinds = {True: 0, False: 0}
     for key, value in params.items():
         low = value.dtype == BFLOAT16
@@ -69,7 +64,7 @@ def test_weights_are_rounded_to_nearest_and_the_rest_is_untouched(name):
 
 
 def test_files_keep_casts_and_types_for_plain_mxnet(tmp_path):
-    _, names, _, arrays, (graph, params) = converted("vaa_resnet18_w16_synthetic")
+    names, arrays, (graph, params) = converted("vaa_resnet18_w16_synthetic")
     files = write_files(tmp_path, "x-bf16", graph, params, prefix="bf16_")
     assert files == {"bf16_symbol": "x-bf16-symbol.json", "bf16_params": "x-bf16-0000.params"}
     paths = [str(tmp_path / file) for file in files.values()]

@@ -12,7 +12,7 @@ import sys
 import mxnet as mx
 import numpy as np
 import pytest
-from export_helpers import CLASSES, Net, export, images, make_net
+from export_helpers import CLASSES, Net, export, make_net
 from mxnet import gluon
 from mxnet.gluon import nn
 from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small, traced
@@ -138,10 +138,6 @@ def test_every_block_and_operation_with_an_odd_input(block, tmp_path):
         check_pools(model, net)
 
 
-def test_maps_are_left_out_unless_asked_for(tmp_path):
-    check_export(small("vaa_resnet18_w16_synthetic"), tmp_path / "x", SIZE)
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["resnet50_wider", "se_resnet50", "cbam_resnet50", "eca_resnet50",
                                   "srm_resnet50", "hoga_resnet50", "vaa_resnet101_released_wider",
@@ -242,11 +238,6 @@ def test_the_directory_holds_one_file_more_and_the_sidecar_says_what_was_checked
     assert entry["onnxruntime"] == onnxruntime.__version__
 
 
-def test_the_same_export_gives_the_same_bytes(made, tmp_path):
-    again = export(made[0], tmp_path / "x", with_maps=True, variants=[OnnxVariant()])
-    assert (again / "tiny.onnx").read_bytes() == (made[1] / "tiny.onnx").read_bytes()
-
-
 def test_files_of_the_first_edition_still_run(tmp_path, monkeypatch):
     """Its graphs were those of MXNet's exporter."""
     monkeypatch.setattr(onnx_model, "make_plain", lambda *arguments: None)
@@ -299,15 +290,6 @@ def test_other_operators_and_an_input_that_is_not_square(tmp_path, with_maps):
     data = np.random.RandomState(2).normal(size=(4, 3, 20, 12)).astype(np.float32)
     expected = dict(zip(Plain.output_names, (out.asnumpy() for out in net(mx.nd.array(data)))))
     agree(raw, [data], [{out["name"]: expected[out["name"]] for out in contents["outputs"]}])
-
-
-def test_plain_gluon_net(tmp_path):
-    net = nn.HybridSequential()
-    net.add(nn.Conv2D(4, 3), nn.MaxPool2D(), nn.Flatten(), nn.Dense(len(CLASSES)))
-    net.initialize()
-    model, raw, contents = load(export(net, tmp_path / "x", variants=[OnnxVariant()]))
-    check_form(model, contents)
-    agree(raw, [images(2).asnumpy()], [{"logits": net(images(2)).asnumpy()}])
 
 
 # --- what is refused ----------------------------------------------------------------------------

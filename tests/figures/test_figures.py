@@ -76,7 +76,7 @@ class TestPrecisionRecall:
         expected = average_precision(probs[:, 1], labels[:, 1], mask[:, 1])
         assert area == pytest.approx(expected, abs=1e-12)
 
-    @pytest.mark.parametrize("count", [1, 5, 14])
+    @pytest.mark.parametrize("count", [1, 14])
     def test_any_number_of_attributes(self, count, tmp_path):
         rng = np.random.default_rng(0)
         names = [f"attribute{a}" for a in range(count)]
@@ -101,16 +101,11 @@ class TestPrecisionRecall:
 
 class TestTrainingCurves:
     RECORDS = [
-        {
-            "epoch": e,
-            "phase": "attention" if e < 2 else "joint",
-            "loss": 2.0 - 0.1 * e,
-            "loss_stage3": None if e < 2 else 0.5,
-            "val_mAP": 0.5 + 0.05 * e,
-            "lr": 1e-3 if e < 3 else 1e-4,
-        }
+        {"epoch": e, "phase": "attention" if e < 2 else "joint", "loss": 2.0 - 0.1 * e,
+         "loss_stage3": None if e < 2 else 0.5, "val_mAP": 0.5 + 0.05 * e,
+         "lr": 1e-3 if e < 3 else 1e-4}
         for e in range(6)
-    ]
+    ]  # fmt: skip
 
     def write(self, path, lines):
         path.write_text("".join(lines), encoding="utf-8")
@@ -395,14 +390,8 @@ def draw_all(names, folder):
     yield curves.pr_curves({n: probs for n in names}, labels, None, names, path=folder / "pr.png")
     yield curves.training_curves({n: records for n in names}, folder / "training.png")
     yield bars.attribute_bars({n: result for n in names}, folder / "bars.png")
-    yield heatmaps.heatmap_grid(
-        [IMAGE],
-        {n: maps for n in pair},
-        names,
-        probs[:1],
-        labels=labels[:1],
-        path=folder / "grid.png",
-    )
+    yield heatmaps.heatmap_grid([IMAGE], {n: maps for n in pair}, names, probs[:1],
+                                labels=labels[:1], path=folder / "grid.png")  # fmt: skip
     yield heatmaps.scene_overview(IMAGE, [[2, 2, 9, 9]] * 2, [names, names[0]], folder / "s.png")
     yield curves.weight_curves(names, [1, 2], maps[0, :, :2, 0].T, maps[0, :, :2, 1].T,
                                path=folder / "weights.png")  # fmt: skip

@@ -239,11 +239,6 @@ def test_csv_and_json_hold_full_precision_and_read_back(result):
         ACCURACY.from_json('{"attributes": [{}]}')
 
 
-def test_files_are_written(result, tmp_path):
-    paths = ACCURACY.write(result, tmp_path / "new", "test_accuracy")
-    assert sorted(paths) == ["csv", "json", "md", "txt"] and all(p.exists() for p in paths.values())
-
-
 def test_models_side_by_side():
     results = {"one": [evaluate_attributes(*draw(s), schema=SCHEMA) for s in (1, 2)],
                "two": [evaluate_attributes(*draw(s), schema=SCHEMA) for s in (3, 4)]}  # fmt: skip

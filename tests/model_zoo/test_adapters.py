@@ -18,7 +18,6 @@ from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1, ResNetV1
 
 from gluon_attn.nets import resnet, wide_resnet
 from gluon_attn.nets.vgg import VGG_DEPTHS, vgg
-from gluon_attn.train.build import initialize_net, load_recipe
 from model_zoo import get_model
 from model_zoo.adapters import SCHEMES, guess_net, read_arrays
 from model_zoo.adapters.convert import load_foreign, save_foreign
@@ -127,17 +126,6 @@ def test_round_trip_through_every_format_loses_no_bit(tmp_path, name, options, s
         assert guess.model == name or name == "resnet18_v1" and guess.model == "resnet18_v1b"
 
 
-@pytest.mark.parametrize("name, options", [("resnet18_v1b", SMALL), ("vgg11_bn", VGG)])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_net_that_went_through_a_file_gives_the_same_numbers(tmp_path, name, options, suffix):
-    net, other = filled(get_model(name, **options)), get_model(name, **options)
-    save_foreign(net, tmp_path / f"a{suffix}")
-    loaded = load_foreign(other, tmp_path / f"a{suffix}", "torchvision")
-    assert loaded.missing == loaded.ignored == [] and same(net, other)
-    image = mx.nd.random.normal(shape=(2, 3, 32, 32))
-    assert np.array_equal(net(image).asnumpy(), other(image).asnumpy())
-
-
 @pytest.mark.parametrize(
     "write, prefix", [(write_zip, ""), (write_zip, "net.backbone."), (write_stream, "module.")]
 )
@@ -162,16 +150,6 @@ def test_a_backbone_takes_torchvision_files_with_another_classifier(tmp_path, ca
         ours = name.replace("backbone.", "", 1)
         body = name.startswith("backbone.features.")
         assert np.array_equal(array, source[ours] if body else before[name])
-
-
-def test_base_params_of_the_tools_take_torch_files(tmp_path):
-    net = filled(get_model("resnet18_v1b", width=16, classes=1000))
-    write_zip(tmp_path / "a.pth", torch_state(net))
-    recipe = load_recipe("vaa_synthetic_resnet18")
-    vaa = get_model(recipe.model, input_size=recipe.input_size, **recipe.model_options)
-    initialize_net(recipe, vaa, mx.cpu(), str(tmp_path / "a.pth"))
-    ours, theirs = values(vaa.backbone), values(net)
-    assert all(np.array_equal(ours[n], theirs[n]) for n in ours if n.startswith("features."))
 
 
 def test_a_backbone_comes_out_of_a_larger_torch_model(tmp_path):

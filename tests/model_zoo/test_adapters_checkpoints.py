@@ -125,8 +125,7 @@ def test_each_kind_of_object_alone_and_before_the_weights(tmp_path, name):
 
 
 NESTS = {
-    "state_dict": lambda s: {"state_dict": s}, "state_dicts": lambda s: {"state_dicts": s},
-    "model": lambda s: {"model": s}, "weights": lambda s: {"weights": s},
+    "state_dict": lambda s: {"state_dict": s}, "weights": lambda s: {"weights": s},
     "any.key.at.all": lambda s: {"any": {"key": {"at": {"all": s}}}},
     "1": lambda s: [{"lr": 0.1}, s], "0": lambda s: (s, 3, None), "top level": lambda s: s,
     "nets.0.model": lambda s: {"nets": [{"model": s}]},

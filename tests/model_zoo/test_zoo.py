@@ -12,7 +12,6 @@ from process_helpers import run_python
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.core.files import save_parameters, sha256_of
-from gluon_attn.export import Predictor, export_model, load_exported
 from gluon_attn.nets import name_outputs
 from gluon_attn.nets.attention import attention_blocks
 from model_zoo import WIDER_ATTRIBUTES, get_model, list_models
@@ -49,12 +48,6 @@ CLASSIFIERS = [n for n in list_models() if not n.startswith(("ssd", "faster_rcnn
 NOT_EXPORTED = {"autola_search_resnet20"}
 # Batch norms that no graph optimisation can fold: SRM's looks at channel statistics.
 NOT_BEHIND_A_CONVOLUTION = {"srm": {"BatchNorm"}}
-EXPORTED = (
-    "vaa_resnet50_wider",
-    *(pytest.param(name, marks=pytest.mark.nightly)
-      for name in ("cbam_resnet18_w16_digits", "resnet50_v1b", "srm_resnet50",
-                   "vaa_resnet50_v1b_wider")),
-)  # fmt: skip
 
 
 def small(name, **options):
@@ -227,43 +220,6 @@ def test_arguments_reach_the_net():
     assert dict(zip(net.output_names, shapes))["attention_stage2_activation0"] == (1, 3, 12, 12)
 
 
-# ------------------------------------------------------------------------------ exports
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-def test_export_gives_the_same_numbers_in_another_process(name, tmp_path):
-    net = small(name)
-    with_maps = bool(net.attention_outputs)
-    names = [f"attribute {k}" for k in range(net.classes)]
-    preprocess = {"mean": (120, 115, 100), "std": (60, 57, 58), "resize": 70, "crop": 66}
-    directory = export_model(
-        net, tmp_path / "export", name, names, SIZE, preprocess, with_maps=with_maps
-    )
-    predictor = Predictor(directory)
-    assert predictor.sidecar["parity"]["max_abs_diff"] <= 1e-5  # measured by the other process
-    assert predictor.classes == tuple(names) and predictor.attention_names == net.attention_outputs
-    images, expected = pictures(3), run(net, pictures(3))
-    found = predictor.outputs(images.asnumpy())
-    assert set(found) == {"logits", *net.attention_outputs}
-    for output, values in found.items():
-        np.testing.assert_allclose(values, expected[output], rtol=1e-5, atol=1e-5)
-    probabilities = predictor(images.asnumpy())
-    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-expected["logits"])), atol=1e-5)
-
-
-def test_released_variant_exports_its_three_maps(tmp_path):
-    net = small("vaa_resnet101_released_wider")
-    directory = export_model(
-        net, tmp_path / "export", "released", list("abcde"), SIZE,
-        {"mean": (104, 117, 123), "std": (1, 1, 1), "resize": SIZE}, with_maps=True, check=False,
-    )  # fmt: skip
-    block, sidecar = load_exported(directory)
-    assert [out["name"] for out in sidecar["outputs"]] == ["logits", *net.attention_outputs]
-    expected = run(net, pictures(2))
-    for entry, values in zip(sidecar["outputs"], block(pictures(2))):
-        np.testing.assert_allclose(values.asnumpy(), expected[entry["name"]], rtol=1e-5, atol=1e-5)
-
-
 # ------------------------------------------------------------------------------ get_model's errors
 
 
@@ -354,6 +310,13 @@ def publish(mirror, name, classes, recipe=None, **options):
     return net
 
 
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A lab's mirror, whose weights `publish` puts there."""
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
+    return tmp_path / "mirror"
+
+
 UNPUBLISHED = "srm_resnet18_w16_digits"  # a small net whose weights do not come along
 
 
@@ -369,43 +332,23 @@ def test_without_weights_it_says_what_to_do(tmp_path):
         assert hint in str(caught.value)
 
 
-def test_pretrained_from_a_labs_mirror_then_from_root_alone(tmp_path, monkeypatch):
-    name = UNPUBLISHED
-    net = publish(tmp_path / "mirror", name, WIDER_ATTRIBUTES)
-    expected = net(mx.nd.ones((1, 3, 64, 64))).asnumpy()
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
-    root = str(tmp_path / "weights")
-    found = get_model(name, pretrained=True, root=root)(mx.nd.ones((1, 3, 64, 64)))
-    np.testing.assert_array_equal(found.asnumpy(), expected)
-    monkeypatch.delenv(MIRROR_VARIABLE)  # the mirror is gone: what was fetched stays usable
-    found = get_model(name, pretrained=True, root=root)(mx.nd.ones((1, 3, 64, 64)))
-    np.testing.assert_array_equal(found.asnumpy(), expected)
+def test_pretrained_from_a_labs_mirror_then_from_root_alone(tmp_path, mirror, monkeypatch):
+    image, root = mx.nd.ones((1, 3, 64, 64)), str(tmp_path / "weights")
+    expected = publish(mirror, UNPUBLISHED, WIDER_ATTRIBUTES)(image).asnumpy()
+    for _ in range(2):  # at last the mirror is gone: what was fetched stays usable
+        net = get_model(UNPUBLISHED, pretrained=True, root=root)
+        np.testing.assert_array_equal(net(image).asnumpy(), expected)
+        monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
 
 
-def test_pretrained_has_the_classes_of_its_weights(tmp_path, monkeypatch):
-    """The docstring of get_model says so."""
-    name = UNPUBLISHED
-    publish(tmp_path / "mirror", name, ("hat", "bag", "skirt"))
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
-    assert get_model(name, pretrained=True).classes == 3
-    assert get_model(name, pretrained=True, classes=3).classes == 3
-
-
-def test_pretrained_with_another_number_of_classes_is_refused(tmp_path, monkeypatch):
-    name = UNPUBLISHED
-    publish(tmp_path / "mirror", name, ("hat", "bag", "skirt"))
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
-    with pytest.raises(ValueError, match=r"classes") as caught:
-        get_model(name, pretrained=True, classes=7)
-    assert re.search(r"\(3, .*\(7, |\b3 classes.*\b7\b|\b7 classes.*\b3\b", str(caught.value))
-
-
-def test_pretrained_that_does_not_fit_other_arguments_is_refused(tmp_path, monkeypatch):
-    name = UNPUBLISHED
-    publish(tmp_path / "mirror", name, WIDER_ATTRIBUTES)
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
+def test_pretrained_has_the_classes_of_its_weights_and_no_other_options(mirror):
+    publish(mirror, UNPUBLISHED, ("hat", "bag", "skirt"))
+    assert get_model(UNPUBLISHED, pretrained=True).classes == 3
+    assert get_model(UNPUBLISHED, pretrained=True, classes=3).classes == 3
+    with pytest.raises(ValueError, match=r"\(3, .*\(7, |\b3 classes.*\b7\b|\b7 classes.*\b3\b"):
+        get_model(UNPUBLISHED, pretrained=True, classes=7)
     with pytest.raises(ValueError, match="nothing was loaded"):
-        get_model(name, pretrained=True, width=8)
+        get_model(UNPUBLISHED, pretrained=True, width=8)
 
 
 def test_packaged_weights_load_whatever_the_mirror_is(tmp_path, monkeypatch):
@@ -416,19 +359,16 @@ def test_packaged_weights_load_whatever_the_mirror_is(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found(image).asnumpy(), net(image).asnumpy())
 
 
-def test_a_mirrors_recipe_for_another_model_is_refused_by_file_and_entry(tmp_path, monkeypatch):
+def test_a_mirrors_recipe_for_another_model_is_refused_by_file_and_entry(mirror):
     recipe = {"method": "baseline", "model": UNPUBLISHED, "input_size": 64}
     recipe["model_options"] = {"wdth": 8}
-    publish(tmp_path / "mirror", UNPUBLISHED, ("hat", "bag"), recipe)
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
+    publish(mirror, UNPUBLISHED, ("hat", "bag"), recipe)
     with pytest.raises(ValueError, match=rf"weights.json: entry '{UNPUBLISHED}': .*'wdth'; did"):
         get_model(UNPUBLISHED, pretrained=True)
 
 
-def test_pretrained_goes_to_the_devices_asked_for(tmp_path, monkeypatch):
-    name = "resnet18_w16_synthetic"
-    publish(tmp_path / "mirror", name, WIDER_ATTRIBUTES)
-    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
-    net = get_model(name, pretrained=True, ctx=[mx.cpu(0), mx.cpu(1)])
+def test_pretrained_goes_to_the_devices_asked_for(mirror):
+    publish(mirror, UNPUBLISHED, WIDER_ATTRIBUTES)
+    net = get_model(UNPUBLISHED, pretrained=True, ctx=[mx.cpu(0), mx.cpu(1)])
     for parameter in net.collect_params().values():
         assert parameter.list_ctx() == [mx.cpu(0), mx.cpu(1)]
