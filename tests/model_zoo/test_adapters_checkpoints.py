@@ -233,6 +233,11 @@ COSTLY = {
     "deep": (b"}(" + b")" + b"\x85" * 2000 + b"Nu", "holds no state dict but an empty dict"),
     "empty": (b"0", "IndexError"),
     "mark": (b"(1N", "holds no state dict but None"),
+    "object": (b"(cxx\nThing\nK\x01o", r"holds no state dict but .*xx\.Thing"),
+    "no format": (
+        b"(X\x07\0\0\0storageK\x01X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ",
+        "a storage of unknown format",
+    ),
     "no mark": (b"K\x01K\x02d", "IndexError"),
     "no numbers": (b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))tR", "without numbers"),
 }  # fmt: skip
