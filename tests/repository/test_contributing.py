@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 
 import pytest
 from process_helpers import run
@@ -71,7 +72,8 @@ def tree(repository, tmp_path_factory):
         else:
             lines = path.read_text(encoding="utf-8")
             assert lines.count(after.rstrip()) == 1, f"{name} has no single line {after!r}"
-            path.write_text(lines.replace(after.rstrip(), after.rstrip() + "\n" + text.rstrip()))
+            added = textwrap.indent(text.rstrip(), " " * 4)
+            path.write_text(lines.replace(after.rstrip(), f"{after.rstrip()}\n{added}"))
     return root
 
 
