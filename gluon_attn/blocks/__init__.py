@@ -7,16 +7,13 @@ their blocks.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Slot, build_block
 from gluon_attn.blocks.cbam import CBAM
 from gluon_attn.blocks.eca import ECA
 from gluon_attn.blocks.se import SE
 from gluon_attn.blocks.srm import SRM
+from gluon_attn.core.registry import import_all
 
 __all__ = ["BLOCKS", "CBAM", "ECA", "SE", "SRM", "AttentionBlock", "Slot", "build_block"]
 
-for _found in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_found.name}")
+import_all(__path__, __name__)

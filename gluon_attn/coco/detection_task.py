@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Dict, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -34,7 +34,7 @@ from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.figures.detections import draw_boxes
 from gluon_attn.metrics.tables import decimal
-from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Trained
 from gluon_attn.tasks import images as files
 from gluon_attn.tasks.attributes import some
 from gluon_attn.tasks.data import one_behind
@@ -46,17 +46,14 @@ BATCHES = (1, 2)  # sizes in which an export is compared with its net
 Record = Dict[str, Any]
 
 
-class Detection(Task):
+class Detection(exports.CocoTask):
     """Boxes of classes, by COCO's rules."""
 
     name = "detection"
-    scores = tuple(SCORES)
+    scores, measured = tuple(SCORES), SCORES
     class_names = tuple(CATEGORIES.values())
     kinds = ("coco",)
     parity = "plain MXNet, suppression included"
-
-    def split(self, name: str) -> str:
-        return "val2017" if name == "test" else name  # COCO's test labels are not public
 
     def train_loader(
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
@@ -86,26 +83,21 @@ class Detection(Task):
             return f"{dataset.annotation} has no box that counts (crowds do not)", ""
         return "", f"{some(missing)} (no box)" if missing else ""
 
-    def validator(
-        self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
-    ) -> Callable[[Any], dict[str, float]]:
-        def validate(net: Any) -> dict[str, float]:
-            found = self._find(recipe, net, dataset, ctx, workers)
-            stats = evaluate_detections(dataset.coco, found, dataset.image_ids).stats
-            return {name: stats[source] for name, source in SCORES.items()}
+    def stats(self, dataset: Any, records: Sequence[Record]) -> dict[str, float]:
+        found: dict[str, float] = evaluate_detections(
+            dataset.coco, records, dataset.image_ids
+        ).stats
+        return found
 
-        return validate
+    def write(self, records: Sequence[Record], dataset: Any, stem: str) -> Result:
+        return write_scores(records, dataset, stem)
 
-    def _find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
+    def find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
         transform = eval_transform(net, recipe.mean, recipe.std)
         return detect(
             net, dataset, transform, ctx, batch_size=recipe.batch_size, workers=workers,
             progress=True,
         )  # fmt: skip
-
-    def final_scores(self, recipe: Recipe, net: Any, dataset: Any, asked: Asked) -> Result:
-        found = self._find(recipe, net, dataset, asked.ctx, asked.workers)
-        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
 
     def evaluate(self, source: Any, dataset: Any, asked: Asked) -> Result:
         if isinstance(source, Exported):

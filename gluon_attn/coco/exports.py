@@ -3,20 +3,62 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.files import write_json, write_text
+from gluon_attn.core.recipe import Recipe
 from gluon_attn.export import load_exported, writer
 from gluon_attn.export import sidecar as sidecar_file
 from gluon_attn.export.graph import trace
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.runtime import versions
+from gluon_attn.task import Asked, Result, Task
 
 Sidecar = Dict[str, Any]
+
+
+class CocoTask(Task):
+    """What detection and keypoints share: records are found, then scored by COCO's rules.
+
+    Attributes:
+        measured: COCO's number of each score of a validation.
+    """
+
+    measured: dict[str, str] = {}
+
+    def split(self, name: str) -> str:
+        return "val2017" if name == "test" else name  # COCO's test labels are not public
+
+    def find(
+        self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int
+    ) -> list[dict[str, Any]]:
+        """Return official result records of every image of a split."""
+        raise NotImplementedError
+
+    def stats(self, dataset: Any, records: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Return COCO's numbers by name."""
+        raise NotImplementedError
+
+    def write(self, records: Sequence[dict[str, Any]], dataset: Any, stem: str) -> Result:
+        """Score records and write what was found."""
+        raise NotImplementedError
+
+    def validator(
+        self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
+    ) -> Callable[[Any], dict[str, float]]:
+        def validate(net: Any) -> dict[str, float]:
+            stats = self.stats(dataset, self.find(recipe, net, dataset, ctx, workers))
+            return {name: stats[source] for name, source in self.measured.items()}
+
+        return validate
+
+    def final_scores(self, recipe: Recipe, net: Any, dataset: Any, asked: Asked) -> Result:
+        records = self.find(recipe, net, dataset, asked.ctx, asked.workers)
+        return self.write(records, dataset, os.path.join(asked.out, asked.stem))
 
 
 def start_sidecar(

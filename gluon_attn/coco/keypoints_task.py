@@ -13,7 +13,7 @@ import collections
 import functools
 import logging
 import os
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+from typing import Any, Dict, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -44,7 +44,7 @@ from gluon_attn.export.parity import ROWS, random_batch
 from gluon_attn.export.sidecar import check_classes, input_entry
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
 from gluon_attn.metrics.tables import decimal
-from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Trained
 from gluon_attn.tasks import images as files
 from gluon_attn.tasks.data import in_epochs, one_behind
 
@@ -78,18 +78,15 @@ class Reading(NamedTuple):
         return cls.of(recipe.get("options", {}) if known else {})
 
 
-class Keypoints(Task):
+class Keypoints(exports.CocoTask):
     """Places of keypoints of people, by COCO's rules."""
 
     name = "keypoints"
-    scores = tuple(SCORES)
+    scores, measured = tuple(SCORES), SCORES
     class_names = tuple(KEYPOINTS)
     kinds = ("coco_keypoints",)
     columns = "keypoints"
     forms = ("onnx",)
-
-    def split(self, name: str) -> str:
-        return "val2017" if name == "test" else name  # COCO's test labels are not public
 
     def train_loader(
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
@@ -106,17 +103,14 @@ class Keypoints(Task):
         )  # fmt: skip
         return in_epochs(loader, recipe)
 
-    def validator(
-        self, recipe: Recipe, dataset: Any, ctx: Any, workers: int
-    ) -> Callable[[Any], dict[str, float]]:
-        def validate(net: Any) -> dict[str, float]:
-            found = self._find(recipe, net, dataset, ctx, workers)
-            stats = evaluate_keypoints(dataset.coco, found).stats
-            return {name: stats[source] for name, source in SCORES.items()}
+    def stats(self, dataset: Any, records: Sequence[Record]) -> dict[str, float]:
+        found: dict[str, float] = evaluate_keypoints(dataset.coco, records).stats
+        return found
 
-        return validate
+    def write(self, records: Sequence[Record], dataset: Any, stem: str) -> Result:
+        return write_scores(records, dataset, stem)
 
-    def _find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
+    def find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
         finder = PoseFinder(
             net, net.input_size, dataset.names, mean=recipe.mean, std=recipe.std,
             reading=Reading.of(recipe.options), ctx=ctx,
@@ -124,10 +118,6 @@ class Keypoints(Task):
         people = People.of(dataset)
         found = finder(people, recipe.batch_size, workers, progress=True)
         return finder.records(people, *found, dataset.category_id)
-
-    def final_scores(self, recipe: Recipe, net: Any, dataset: Any, asked: Asked) -> Result:
-        found = self._find(recipe, net, dataset, asked.ctx, asked.workers)
-        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
 
     def evaluate(self, source: Any, dataset: Any, asked: Asked) -> Result:
         if isinstance(source, Exported):

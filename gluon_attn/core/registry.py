@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any, Callable, Iterable, TypeVar
+import pkgutil
+from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -60,3 +61,17 @@ def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return f"unknown {kind} '{name}'; {hint}valid: {', '.join(names) or '(none)'}"
+
+
+def import_all(path: Iterable[str], package: str, but: Sequence[str] = ()) -> None:
+    """Import all modules in and below a package, which registers what they define.
+
+    Args:
+        path: The package's ``__path__``.
+        but: Names of modules right in it that are left out.
+    """
+    for found in pkgutil.iter_modules(path):
+        if found.name not in but:
+            module = importlib.import_module(f"{package}.{found.name}")
+            if found.ispkg:
+                import_all(module.__path__, module.__name__)

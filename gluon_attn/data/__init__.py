@@ -8,12 +8,11 @@ is a module of this package; nothing else names it. Its class is also an attribu
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 from typing import Any
 
 from gluon_attn.core.batch import LabelPolicy
+from gluon_attn.core.registry import import_all
 from gluon_attn.data.base import (
     DATASETS,
     TRAINING_SPLITS,
@@ -44,9 +43,7 @@ __all__ = [
     "pack",
 ]
 
-for _found in pkgutil.iter_modules(__path__):
-    if _found.name != "prepare":  # which asks for all readers
-        importlib.import_module(f"{__name__}.{_found.name}")
+import_all(__path__, __name__, but=["prepare", "synthetic"])  # which ask for all readers
 LATER = ("coco", "coco_keypoints")  # readers of a layer above, imported when they are asked for
 for _kind in LATER:
     DATASETS.register_later(_kind, "gluon_attn.coco.dataset")

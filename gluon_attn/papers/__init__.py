@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+from gluon_attn.core.registry import import_all
 
-for _found in pkgutil.walk_packages(__path__, f"{__name__}."):
-    importlib.import_module(_found.name)
+import_all(__path__, __name__)

@@ -10,22 +10,18 @@ Deviates   what the supplement takes from mmdetection is taken as far as docs/de
            Validation and test are val2017, so keep=last and nothing is chosen.
 """
 
+base = "_coco"
 method = "faster_rcnn"
 model_options = {"long_size": 1333, "frozen_stages": 1, "norm_eval": True}
 dataset = "coco"
-splits = ("train2017", "val2017", "val2017")
 input_size = 800
 epochs = 14
 batch_size = 2
-score = "mAP"
-keep = "last"
 optimizer = "sgd"
 lr = 0.01
 momentum = 0.9
 wd = 1e-4
-schedule = "step"
 lr_epochs = (8, 11)
-lr_min = 0.0
 log_interval = 500
 options = {
     "warmup_epochs": 0.0,

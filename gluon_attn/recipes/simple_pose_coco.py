@@ -13,20 +13,16 @@ Deviates   what "sub-pixel refinement tricks" are is assumed, as is all that the
            --boxes
 """
 
+base = "_coco"
 method = "simple_pose"
 dataset = "coco_keypoints"
-splits = ("train2017", "val2017", "val2017")
 input_size = 256
 epochs = 140
 batch_size = 128
-score = "mAP"
-keep = "last"
 optimizer = "adam"
 lr = 0.001
 wd = 0.0
-schedule = "step"
 lr_epochs = (90, 120)
-lr_min = 0.0
 init = "msra"
 log_interval = 100
 options = {

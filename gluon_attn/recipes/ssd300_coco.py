@@ -10,21 +10,17 @@ Deviates   what the supplement leaves open (augmentation, anchors, loss, suppres
            docs/detection.md. Validation and test are val2017, so keep=last and nothing is chosen.
 """
 
+base = "_coco"
 method = "ssd"
 dataset = "coco"
-splits = ("train2017", "val2017", "val2017")
 input_size = 300
 epochs = 65
 batch_size = 128
-score = "mAP"
-keep = "last"
 optimizer = "sgd"
 lr = 0.01
 momentum = 0.9
 wd = 5e-4
-schedule = "step"
 lr_epochs = (43, 54)
-lr_min = 0.0
 log_interval = 50
 options = {
     "warmup_epochs": 1.0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from contracts.suites import awaken, noise
 from mxnet import autograd, gluon
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -21,29 +22,13 @@ from gluon_attn.nets import cifar_resnet, resnet, wide_resnet
 NAMES = ("cbam", "eca", "eca_rule", "se", "srm")
 
 
-def picture(*shape, seed=0):
-    return mx.nd.array(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
-
-
-def random_start(block, seed=0):
-    """Initialise with parameters that leave nothing constant; return the block."""
-    block.initialize(force_reinit=True)
-    rng = np.random.default_rng(seed)
-    for parameter in block.collect_params().values():
-        positive = parameter.name.endswith(("gamma", "running_var"))
-        values = rng.uniform(0.5, 1.5, parameter.shape) if positive else None
-        values = rng.normal(0, 0.5, parameter.shape) if values is None else values
-        parameter.set_data(mx.nd.array(values))
-    return block
-
-
 def grad_of(function, *arrays):
     """Return the value of ``function`` and the gradients of its weighted sum."""
     for array in arrays:
         array.attach_grad()
     with autograd.record():
         value = function(*arrays)
-        total = (value * picture(*value.shape, seed=5)).sum()
+        total = (value * noise(*value.shape, seed=5)).sum()
     total.backward()
     return value.asnumpy(), [array.grad.asnumpy() for array in arrays]
 
@@ -51,8 +36,8 @@ def grad_of(function, *arrays):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_pixels_place_means(name):
     """Channel maps ignore where a value is; a spatial map does not."""
-    block = random_start(BLOCKS.get(name)(8))
-    x = picture(2, 8, 6, 6)
+    block = awaken(BLOCKS.get(name)(8))
+    x = noise(2, 8, 6, 6)
     turned = x[:, :, ::-1]
     for kind, gate in block.gates:
         same = np.allclose(gate(x).asnumpy(), gate(turned).asnumpy(), atol=1e-6)
@@ -68,18 +53,18 @@ def test_channels_are_checked(channels):
 @pytest.mark.parametrize("kind, shape", [("channel", (2, 6, 1, 1)), ("spatial", (2, 1, 5, 3))])
 def test_apply_map_is_the_broadcast_product_with_its_gradients(kind, shape):
     found = grad_of(
-        lambda x, a: apply_map(mx.nd, kind, x, a), picture(2, 6, 5, 3), picture(*shape, seed=1)
+        lambda x, a: apply_map(mx.nd, kind, x, a), noise(2, 6, 5, 3), noise(*shape, seed=1)
     )
-    expected = grad_of(mx.nd.broadcast_mul, picture(2, 6, 5, 3), picture(*shape, seed=1))
+    expected = grad_of(mx.nd.broadcast_mul, noise(2, 6, 5, 3), noise(*shape, seed=1))
     np.testing.assert_array_equal(found[0], expected[0])
     for one, other in zip(found[1], expected[1]):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_spread_only_takes_the_shape_of_its_last_argument():
-    x = picture(2, 6, 5, 3)
+    x = noise(2, 6, 5, 3)
     x[:] = np.nan
-    values = picture(2, 6, 1, 1)
+    values = noise(2, 6, 1, 1)
     found = spread(mx.nd, "channel", values, x).asnumpy()
     np.testing.assert_array_equal(found, np.broadcast_to(values.asnumpy(), (2, 6, 5, 3)))
 
@@ -107,15 +92,15 @@ def test_srm_starts_at_one_half_and_is_not_decayed():
     block.initialize(mx.init.Xavier())
     assert set(block.channel.weight.data().asnumpy().ravel()) == {0.0}
     with autograd.record():
-        attention = block.channel(picture(4, 6, 5, 5))
+        attention = block.channel(noise(4, 6, 5, 5))
     np.testing.assert_array_equal(attention.asnumpy(), np.full((4, 6, 1, 1), 0.5, np.float32))
-    block = random_start(block)
+    block = awaken(block)
     before = {k: p.data().asnumpy() for k, p in block._collect_params_with_prefix().items()}
     trainer = gluon.Trainer(
         block.collect_params(), "sgd", {"learning_rate": 1, "wd": 0.5}, kvstore=None
     )
     with autograd.record():
-        loss = block(picture(2, 6, 4, 4)).sum() * 0
+        loss = block(noise(2, 6, 4, 4)).sum() * 0
     loss.backward()
     trainer.step(1)
     for key, parameter in block._collect_params_with_prefix().items():
@@ -131,7 +116,7 @@ def test_other_blocks_are_decayed():
 def test_cbam_spatial_gate_starts_at_one_half():
     gate = SpatialGate(8)
     gate.initialize(mx.init.Xavier())
-    assert set(gate(picture(2, 8, 9, 9)).asnumpy().ravel()) == {0.5}
+    assert set(gate(noise(2, 8, 9, 9)).asnumpy().ravel()) == {0.5}
     assert gate.norm._kwargs["momentum"] == 0.99 and gate.norm._kwargs["eps"] == 1e-5
 
 
@@ -165,7 +150,7 @@ def sigmoid(x):
 
 @pytest.mark.parametrize("name, shape", [("se", (2, 32, 4, 5)), ("cbam", (3, 32, 5, 4))])
 def test_gates_of_two_layers_against_numpy(name, shape):
-    block, x = random_start(BLOCKS.get(name)(32)), picture(*shape).asnumpy()
+    block, x = awaken(BLOCKS.get(name)(32)), noise(*shape).asnumpy()
     p = {n: a.data().asnumpy() for n, a in block._collect_params_with_prefix().items()}
 
     def dense(pooled):
@@ -192,8 +177,8 @@ def test_gates_of_two_layers_against_numpy(name, shape):
 
 
 def test_srm_against_numpy_with_the_unbiased_variance():
-    gate = random_start(SRMGate(3))
-    x = picture(2, 3, 4, 5).asnumpy() + 3
+    gate = awaken(SRMGate(3))
+    x = noise(2, 3, 4, 5).asnumpy() + 3
     weight, norm = gate.weight.data().asnumpy()[:, :, 0, 0], gate.norm
     flat = x.reshape(2, 3, -1)
     std = np.sqrt(flat.var(axis=2, ddof=1) + 1e-5)
@@ -209,7 +194,7 @@ def test_srm_against_numpy_with_the_unbiased_variance():
 
 def test_srm_of_constant_and_of_one_pixel_maps():
     for shape in ((2, 3, 1, 1), (2, 3, 4, 4)):
-        block = random_start(SRM(3))
+        block = awaken(SRM(3))
         x = mx.nd.ones(shape) * 2
         x.attach_grad()
         with autograd.record():
@@ -220,13 +205,13 @@ def test_srm_of_constant_and_of_one_pixel_maps():
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 24, 64])
 def test_channel_pool_against_numpy(channels):
-    x = picture(2, channels, 3, 4)
+    x = noise(2, channels, 3, 4)
     pool = lambda x: mx.nd.concat(*pool_channels(mx.nd, x, channels), dim=1)  # noqa: E731
     found, (gradient,) = grad_of(pool, x)
     values = x.asnumpy()
     expected = np.stack([values.max(axis=1), values.mean(axis=1)], axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    weights = picture(2, 2, 3, 4, seed=5).asnumpy()
+    weights = noise(2, 2, 3, 4, seed=5).asnumpy()
     chosen = values == values.max(axis=1, keepdims=True)
     expected = chosen * weights[:, :1] + weights[:, 1:] / channels
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
@@ -236,7 +221,7 @@ def test_eca_is_a_local_correlation_across_channels():
     gate = ECAGate(5)
     gate.initialize()
     kernel = gate.conv.weight.data().asnumpy().ravel()
-    x = picture(1, 9, 2, 2)
+    x = noise(1, 9, 2, 2)
     pooled = np.pad(x.asnumpy().mean(axis=(2, 3))[0], 2)
     expected = sigmoid(np.array([pooled[c : c + 5] @ kernel for c in range(9)]))
     np.testing.assert_allclose(gate(x).asnumpy().ravel(), expected, atol=1e-6)

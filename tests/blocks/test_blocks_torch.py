@@ -5,8 +5,8 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from contracts.suites import awaken, noise
 from mxnet import autograd
-from test_blocks import picture, random_start
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.nets import cifar_resnet, wide_resnet
@@ -86,9 +86,9 @@ def close(found, expected):
 @pytest.mark.parametrize("shape", [(4, 32, 7, 5), (3, 24, 8, 8), (8, 64, 4, 4)])
 @pytest.mark.parametrize("name", sorted(THEIRS))
 def test_block_and_its_gradients(name, shape, training, hybrid):
-    block = random_start(BLOCKS.get(name)(shape[1]))
+    block = awaken(BLOCKS.get(name)(shape[1]))
     block.hybridize(hybrid, **({"static_alloc": True, "static_shape": True} if hybrid else {}))
-    x, weights = picture(*shape), picture(*shape, seed=1)
+    x, weights = noise(*shape), noise(*shape, seed=1)
     theirs = as_tensors(block)
     their_x = double(x, requires_grad=True)
     x.attach_grad()
@@ -107,14 +107,14 @@ def test_block_and_its_gradients(name, shape, training, hybrid):
 
 @pytest.mark.parametrize("name", ["cbam", "srm"])
 def test_running_statistics_move_by_the_published_share(name):
-    block = random_start(BLOCKS.get(name)(16))
+    block = awaken(BLOCKS.get(name)(16))
     norm = block.spatial.norm if name == "cbam" else block.channel.norm
     share = 0.01 if name == "cbam" else 0.1  # in PyTorch's sense
     before = norm.running_mean.data().asnumpy()
     seen = []
     norm.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].asnumpy()))
     with autograd.record():
-        loss = block(picture(4, 16, 6, 6)).sum()
+        loss = block(noise(4, 16, 6, 6)).sum()
     loss.backward()  # MXNet moves them here
     mx.nd.waitall()
     expected = torch.tensor(before.copy())
@@ -164,14 +164,14 @@ def random_net(net, size):
         elif parameter.name.endswith(("beta", "bias", "running_mean")):
             parameter.set_data(mx.nd.array(rng.normal(0, 0.2, parameter.shape)))
     for _, block in net.attention_blocks():
-        random_start(block)
+        awaken(block)
     return net
 
 
 @pytest.mark.parametrize("name", [None, *sorted(THEIRS)])
 def test_cifar_resnet(name):
     net = random_net(cifar_resnet(20, classes=7, width=8, attention=name), 32)
-    p, x = as_tensors(net), picture(3, 3, 32, 32)
+    p, x = as_tensors(net), noise(3, 3, 32, 32)
     y = functional.conv2d(double(x), p["features.0.weight"], padding=1)
     y = torch.relu(batch_norm(y, p, "features.1", False))
     expected = stages(y, p, 3, [3, 3, 3], False, THEIRS.get(name)).detach().numpy()
@@ -183,7 +183,7 @@ def test_cifar_resnet(name):
 @pytest.mark.parametrize("depth, factor", [(18, 1.5), (50, 2)])
 def test_wide_resnet(depth, factor, name):
     net = random_net(wide_resnet(depth, factor, classes=7, width=8, attention=name), 64)
-    p, x = as_tensors(net), picture(2, 3, 64, 64)
+    p, x = as_tensors(net), noise(2, 3, 64, 64)
     y = functional.conv2d(double(x), p["features.0.weight"], stride=2, padding=3)
     y = functional.max_pool2d(torch.relu(batch_norm(y, p, "features.1", False)), 3, 2, 1)
     units = [2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3]

@@ -1,4 +1,4 @@
-"""What every block, loss, method, data set, metric, model and backend must do.
+"""What every block, loss, method, data set, metric, task, model and backend must do.
 
 Each ``check_*`` takes one thing and raises AssertionError, or what the thing itself raises, where
 it breaks its contract. ``test_contracts`` calls them on everything that is registered,
@@ -10,15 +10,20 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
+import pytest
 from mxnet import autograd
 
 from gluon_attn.blocks import AttentionBlock
 from gluon_attn.core.batch import Batch
+from gluon_attn.core.schema import Schema
 from gluon_attn.method import Method, Optimization, Task
 from gluon_attn.papers.icasc.tangents import missing_rules
+from gluon_attn.task import FORMS, TASKS
+from gluon_attn.task import Task as TaskContract
 from gluon_attn.train import load_checkpoint, restore, save_checkpoint
 
 STATIC = {"static_alloc": True, "static_shape": True}
@@ -333,6 +338,43 @@ def numbers(result):
     if isinstance(result, (float, np.floating, np.ndarray)):
         return np.asarray(result, np.float64).ravel()
     return np.zeros(0)
+
+
+# ------------------------------------------------------------------------------------ tasks
+
+TASK_MUST = (
+    "train_loader",
+    "validator",
+    "final_scores",
+    "evaluate",
+    "preprocess",
+    "export",
+    "predict",
+)
+ACTIVATIONS = ("sigmoid", "softmax", "none")
+
+
+def check_task(name):
+    """Raise AssertionError where a task breaks the contract."""
+    task = TASKS.get(name)
+    assert isinstance(task, TaskContract) and task.name == name
+    assert "mAP" in task.scores, "recipes ask for it by default"
+    assert task.activation in ACTIVATIONS and set(task.forms) <= set(FORMS)
+    for method in TASK_MUST:
+        base, own = getattr(TaskContract, method), getattr(type(task), method)
+        raises = "NotImplementedError" in inspect.getsource(base)
+        assert own is not base or not raises, f"{name} has no {method}"
+        given, wanted = (list(inspect.signature(f).parameters) for f in (own, base))
+        assert given == wanted, f"{name}.{method}({', '.join(given)})"
+    for score in ("no such score", "top17"):
+        labels = SimpleNamespace(schema=Schema.binary("ab"), names=("a", "b"))
+        with pytest.raises(ValueError, match=f"score={score}: "):
+            task.check_score(score, labels)
+    refused = [form for form in FORMS if form not in task.forms]
+    task.check_forms(SimpleNamespace(**dict.fromkeys(task.forms, True)))
+    for form in refused:
+        with pytest.raises(ValueError, match=f"--{form.replace('_', '-')}: this net is exported"):
+            task.check_forms(SimpleNamespace(**{form: True}))
 
 
 # ----------------------------------------------------------------------------------- models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-from test_blocks import picture, random_start
+from contracts.suites import awaken, noise
 
 from gluon_attn.blocks import BLOCKS, SE, SRM, Slot, build_block
 from gluon_attn.nets import resnet
@@ -40,7 +40,7 @@ def test_inner_place_is_behind_the_norm_of_the_3x3_convolution(inner, version):
     assert attention_blocks(net) == net.attention_blocks()
     assert block.channels == 32 and block.built_for == Slot("resnet50", 3, 1)
     net.initialize()
-    x = picture(2, 128, 4, 4)
+    x = noise(2, 128, 4, 4)
     conv1, norm1, relu1, conv2, norm2, (gate, relu2), conv3, norm3 = list(unit.body)
     assert gate is block
     y = relu1(norm1(conv1(x)))
@@ -99,9 +99,9 @@ def test_attention_view_shows_states_and_actions_and_changes_nothing():
     net = resnet(18, "v1b", classes=3, width=8, attention={"stage3": "cbam"})
     net.initialize(mx.init.Xavier())
     for _, block in net.attention_blocks():
-        random_start(block)
+        awaken(block)
     net.hybridize(static_alloc=True, static_shape=True)
-    x = picture(2, 3, 64, 64)
+    x = noise(2, 3, 64, 64)
     logits = net(x).asnumpy()
     view = attention_view(net)
     outputs = dict(zip(view.output_names, view(x)))

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from contracts.suites import check_task
 
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
-from gluon_attn.task import FORMS, TASKS, Exported, Task, task_of
-
-MUST = ("train_loader", "validator", "final_scores", "evaluate", "preprocess", "export", "predict")
-ACTIVATIONS = ("sigmoid", "softmax", "none")
-
-
-def check_task(name):
-    """Raise AssertionError where a task breaks the contract."""
-    task = TASKS.get(name)
-    assert isinstance(task, Task) and task.name == name
-    assert "mAP" in task.scores, "recipes ask for it by default"
-    assert task.activation in ACTIVATIONS and set(task.forms) <= set(FORMS)
-    for method in MUST:
-        base, own = getattr(Task, method), getattr(type(task), method)
-        raises = "NotImplementedError" in inspect.getsource(base)
-        assert own is not base or not raises, f"{name} has no {method}"
-        given, wanted = (list(inspect.signature(f).parameters) for f in (own, base))
-        assert given == wanted, f"{name}.{method}({', '.join(given)})"
-    for score in ("no such score", "top17"):
-        labels = SimpleNamespace(schema=Schema.binary("ab"), names=("a", "b"))
-        with pytest.raises(ValueError, match=f"score={score}: "):
-            task.check_score(score, labels)
-    refused = [form for form in FORMS if form not in task.forms]
-    task.check_forms(SimpleNamespace(**dict.fromkeys(task.forms, True)))
-    for form in refused:
-        with pytest.raises(ValueError, match=f"--{form.replace('_', '-')}: this net is exported"):
-            task.check_forms(SimpleNamespace(**{form: True}))
+from gluon_attn.task import TASKS, Exported, Task, task_of
 
 
 @pytest.mark.parametrize("name", TASKS.names())
