@@ -94,7 +94,7 @@ class _Switch:
             return gluon.HybridBlock._call_cached_op(block, *args)
         if block._cached_op is None:
             block._build_cache(*args)
-        if self._source is not block._cached_graph:  # which hybridize() makes anew
+        if self._source is not block._cached_graph:  # which hybridize() makes again
             self._source, self._layers, self._lowered = block._cached_graph, {}, {}
         names = [symbol.name for symbol in self._source[0]]
         arrays = [array for array in _flatten(args, "input")[0] if array is not None]

@@ -191,7 +191,7 @@ def _assign(pairs: Iterable[tuple[Parameter, Any]], ctx: Any) -> None:
 def _match(
     block: Block, params: Params, path: PathLike, scheme: str, *, inside: bool = False
 ) -> _Match:
-    """Return a :class:`_Match`; if the names are foreign, its ``params`` come under ours."""
+    """Return a :class:`_Match`; if the names are not ours, its ``params`` come under ours."""
     targets = block._collect_params_with_prefix()
     match = _Match(params, *_align(block, params, path, inside), [], params, None)
     if scheme != "gluon" and (scheme != "auto" or len(match.names) < len(targets)):

@@ -198,7 +198,7 @@ def calibration_data(
 
 
 def _run_padded(run: Run, images: Sequence[Array]) -> Array:
-    """Run a batch that is always as large: a static graph is planned anew for every other one."""
+    """Run a batch that is always as large: a static graph is planned again for any other."""
     batch = np.zeros((BATCH, *images[0].shape), np.float32)
     batch[: len(images)] = images
     return run(batch)[: len(images)]

@@ -1,6 +1,6 @@
 """One file that holds a whole training run, so that its parts can never disagree.
 
-``last.ckpt`` is a NumPy archive (no pickles: opening a foreign one runs no code) with the net's
+``last.ckpt`` is a NumPy archive (no pickles: opening a third-party one runs no code) with the net's
 parameters, the optimiser's state, the method's own state and a JSON record of where the run stands.
 MXNet's ``Trainer.save_states`` is not used because it pickles.
 """

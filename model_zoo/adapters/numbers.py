@@ -41,7 +41,7 @@ def to_float32(array: np.ndarray, kind: str) -> np.ndarray:
     """Return an array of :func:`from_bytes` as a contiguous copy: floats in float32.
 
     Whole numbers keep their type. bfloat16 is the upper half of a float32, so it is widened
-    exactly. A float64 beyond float32's range becomes infinite, which whoever loads it refuses.
+    exactly. A float64 beyond float32's range becomes infinite, which loading refuses.
     """
     if kind == "bfloat16":
         # astype also brings the bytes into this machine's order

@@ -30,7 +30,7 @@ def read_arrays(path: PathLike, key: str | None = None) -> Params:
     """Return the arrays of a weight file by name, as NDArrays on the CPU.
 
     Knows MXNet's ``.params``, PyTorch's ``.pth`` and ``.pt``, safetensors, and a folder with the
-    files of VAA's repository. Floats of foreign formats become float32. ``key`` says which of
+    files of VAA's repository. Floats of other formats become float32. ``key`` says which of
     several state dicts of a PyTorch checkpoint, such as ``state_dict_ema``. Raises a ValueError for
     a file of none of these, damaged, unsafe, or with NaN or infinite values.
     """
@@ -77,7 +77,7 @@ def beside(path: str, key: str | None = None) -> str:
 
 
 def reader_of(path: str) -> Callable[..., dict[Any, np.ndarray]] | None:
-    """Return the function that reads a foreign weight file, or None if it is none."""
+    """Return the function that reads a third-party weight file, or None if it is none."""
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as file:

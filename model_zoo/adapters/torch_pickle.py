@@ -8,7 +8,8 @@ class is instantiated and no function is called but those written here.
 A state dict needs a handful of names, which are known here. Checkpoints name more, classes of the
 program that wrote them among others: those stand for objects of which only the name is kept, and
 the items if it is a kind of dict. Names of functions that act on the system have no place in a
-weight file at all; one that holds them is refused, since it would harm whoever opens it elsewhere.
+weight file at all; one that holds them is refused, since it could do harm where it is opened
+elsewhere.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def test_names_are_those_of_the_weights(names):
 
 
 def test_there_are_as_many_names_as_logits(monkeypatch):
-    """Of weights whose classes nobody has written down, such as Gluon's."""
+    """Of weights whose classes are not written down, such as Gluon's."""
     path, entry = store.find(NAME)
     bare = type(entry)(NAME, entry.file, entry.digest)
     monkeypatch.setattr(store, "find", lambda name, root: (path, bare))

@@ -84,7 +84,7 @@ def test_all_weights_are_those_of_the_run_to_the_bit(run, begin, tmp_path, name)
 
 
 def test_nothing_else_of_the_run_is_taken(run, begin):
-    """The history of predictions, momentum and schedule begin anew."""
+    """The history of predictions, momentum and schedule begin again."""
     arrays, _ = load_checkpoint(run / "last.ckpt")
     assert any(name.startswith("trainer/") for name in arrays)
     history = [n for n in arrays if n.startswith("method/history")]

@@ -1,7 +1,7 @@
 """Inference and training steps of a zoo network against the engines that one would pick instead.
 
 All engines run the same network on the same random images, for inference with the same parameters,
-each in a process of its own; they take turns (:mod:`tools.bench.turns`), so ratios to the
+each in a process of its own; they are interleaved (:mod:`tools.bench.turns`), so ratios to the
 hybridized net are those of neighbouring moments. An engine whose logits differ in float32 is left
 out: it would run another network.
 

@@ -1,8 +1,8 @@
 """Speed and memory of training steps against each other, as ratios measured in one run.
 
 A comparison has variants, the first of which is the reference. Each lives in a process of its own
-(peak memory is the process's), and the processes take turns, so that a busy moment of the machine
-hits all of them. A ratio is the variant's time over the reference's, round by round.
+(peak memory is the process's), and the processes are interleaved, so that a busy moment of the
+machine hits all of them. A ratio is the variant's time over the reference's, round by round.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _open_dreal(variant: str, model: str, size: int, batch: int) -> tuple[Step, 
         method.counterfactuals = OneByOne(net, gates, method.counterfactuals)
     count = 1
     if variant == "sampled":
-        # Steps differ in cost; the modules take turns, so that every call has all of them.
+        # Steps differ in cost; the modules alternate, so that every call has all of them.
         count = len(method.names)
         method.sampled = lambda step: sorted(((step + k) % count,) for k in range(SAMPLE))
     return finished(lambda: method.train_step(data), count), count
