@@ -130,8 +130,8 @@ def mutate(target, count, seed):
         for number, (file, operator, occurrence) in enumerate(mutants, 1):
             inside, text = file.relative_to(ROOT), read_text(file)
             mutant = mutate_code(text, get_operator(operator)(), occurrence)
-            if mutant is None or mutant == text:
-                continue
+            if mutant is None or ast.dump(ast.parse(mutant)) == ast.dump(ast.parse(text)):
+                continue  # 1e30 and 1e+30 are one number
             lines = difflib.unified_diff(text.splitlines(), mutant.splitlines(), lineterm="", n=0)
             key = f"{inside}\n" + "\n".join(list(lines)[2:])
             if key not in known:
