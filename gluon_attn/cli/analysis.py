@@ -9,7 +9,8 @@ Every kind of analysis takes several nets, so that a method can be put beside it
 * ``gradcam``: Grad-CAM and guided back-propagation side by side (same, Figure 3), and Grad-CAM
   pairs (supplement of DREAL, Figures 2 and 3);
 * ``gates``: attention vectors of channel gates (same, Figure 1);
-* ``critic``: critique and reward over training (same, Figure 4); from the run's log alone.
+* ``critic``: critique and reward over training (same, Figure 4); from the run's log alone;
+* ``localisation``: whether maps look where masks say that the attribute is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gluon_attn.cli.analysis_features import (
     analyse_tsne,
 )
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
+from gluon_attn.cli.localisation import analyse_localisation
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.task import Exported, Trained
 from gluon_attn.tasks.data import check_same_data, reading_of
@@ -37,13 +39,13 @@ from model_zoo import store
 KINDS: dict[str, Callable[[Models, Any, Settings], Analysis]] = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
     "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
-    "critic": analyse_critic,
+    "critic": analyse_critic, "localisation": analyse_localisation,
 }  # fmt: skip
 CHOICES = {  # KIND:CHOICE
     "attention": ("channel_weighted", "grad_cam"),
     "gradcam": ("grad_cam", "channel_weighted"),
 }
-ATTENTION = ("attention", "overlap")  # what --attention stands for
+FLAGS = {"attention": ("attention", "overlap"), "localisation": ("localisation",)}
 NUMBERS: dict[str, Any] = {"overlap": float, "tsne": int}
 
 
@@ -96,9 +98,11 @@ def analyse_from_flags(
     args: argparse.Namespace, source: Trained | Exported, dataset: Any, *, ctx: list[Any], out: str
 ) -> str:
     """Do what the flags of the evaluation say; return the text for the console."""
-    kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
+    kinds = list(dict.fromkeys(
+        [*args.analyse, *(k for flag, found in FLAGS.items() if vars(args)[flag] for k in found)]
+    ))  # fmt: skip
     if not kinds:
-        raise ValueError("--compare needs --analyse KIND or --attention")
+        raise ValueError("--compare needs --analyse KIND, --attention or --localisation")
     if isinstance(source, Exported):
         raise ValueError("an export cannot be differentiated; give --run or --model")
     if not source.task.explained:

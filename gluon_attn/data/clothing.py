@@ -103,8 +103,8 @@ class ClothingCoParsing(Reader):
             for photo in sorted(halves[kind])
             if chosen[photo] in parts
         }
-        self._masks = {k for k, photo in enumerate(rows) if photo in halves[PIXELS]}
-        notes = [f"{split}: {len(self._masks):,} of {len(rows):,} photographs have masks"]
+        self.with_regions = [k for k, photo in enumerate(rows) if photo in halves[PIXELS]]
+        notes = [f"{split}: {len(self.with_regions):,} of {len(rows):,} photographs have masks"]
         found_here = {kind: len(halves[kind]) for kind in HALVES}
         differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
         notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
@@ -112,13 +112,10 @@ class ClothingCoParsing(Reader):
         ids = [f"photos/{photo}.jpg" for photo in rows]
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes)
 
-    def regions(self, i: int) -> np.ndarray | None:
-        """Return where the attributes are in photograph ``i``, or None if it has no mask.
-
-        ``(A, h, w)`` bool, at the size of the mask file; ValueError if that is malformed.
-        """
-        if i not in self._masks:
-            return None
+    def regions(self, i: int) -> np.ndarray:
+        """Return the masks at the size of their file; ValueError if that is malformed."""
+        if i not in self.with_regions:
+            return super().regions(i)
         path = self.root / "annotations" / PIXELS / f"{Path(self.sample_ids[i]).stem}.mat"
         truth = load_mat(path, "groundtruth").matrix()
         return np.stack([np.isin(truth, list(wanted)) for wanted in self.columns])

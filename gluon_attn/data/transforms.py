@@ -158,9 +158,8 @@ class EvalTransform(_Normalizing):
         start = (self.resize - side) // 2
         return start, start, start + side, start + side
 
-    def __call__(
-        self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None
-    ) -> np.ndarray:
+    def view(self, image: np.ndarray, corner: Any = None) -> np.ndarray:
+        """Return the part that a net sees, ``(size, size)`` or more axes; a mask goes alike."""
         left, top, right, bottom = self.window()
         if corner is None and self.keep_aspect:
             image = resize_shorter(image, self.resize)
@@ -171,7 +170,12 @@ class EvalTransform(_Normalizing):
             image, corner = resize_image(image, self.resize, self.resize), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]
-        return planes(self.normalize(resize_image(image, self.size, self.size)), out)
+        return resize_image(image, self.size, self.size)
+
+    def __call__(
+        self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None
+    ) -> np.ndarray:
+        return planes(self.normalize(self.view(image, corner)), out)
 
 
 class PadCropTransform(_Normalizing):

@@ -17,6 +17,7 @@ from mxnet import autograd
 from training_helpers import write_data
 
 from gluon_attn.cli import analysis, analysis_features, analysis_maps
+from gluon_attn.cli.maps import Explained
 from gluon_attn.core.files import save_parameters
 from gluon_attn.data import open_dataset
 from gluon_attn.figures import canvas, curves, distribution, heatmaps
@@ -89,7 +90,7 @@ def readable(path):
 def everything(dataset, net):
     """All images as the net takes them, all labels, and the net's logits."""
     seen = analysis_maps.open_samples(net, dataset, range(len(dataset)), mx.cpu())
-    outputs = net.net(seen.image)
+    outputs = net.net(seen.look.image)
     logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
     return seen, logits
 
@@ -109,11 +110,13 @@ def finite_difference_map(net, image, column):
 def test_maps_are_those_of_the_net_in_inference(single, pair):
     net = pair["SE"]
     seen, logits = everything(single, net)
-    run = analysis_maps.score_pass(net, seen.image[:3])
-    np.testing.assert_allclose(run.logits.asnumpy(), logits[:3].asnumpy(), rtol=1e-4, atol=1e-5)
-    found = analysis_maps.class_maps(run, [1, 4, 7], "grad_cam")
+    look = Explained(net.net, mx.cpu()).look(seen.look.image[:3])
+    np.testing.assert_allclose(
+        look.run.logits.asnumpy(), logits[:3].asnumpy(), rtol=1e-4, atol=1e-5
+    )
+    found = look.maps("grad_cam", [1, 4, 7])
     for n, column in enumerate((1, 4, 7)):
-        expected = finite_difference_map(net.net, seen.image[n : n + 1], column)
+        expected = finite_difference_map(net.net, seen.look.image[n : n + 1], column)
         np.testing.assert_allclose(found[n], expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
@@ -123,7 +126,7 @@ def test_overlap_is_that_of_the_two_maps(single, pair, settings):
     target = seen.label.argmax(axis=1)
     others = np.where(seen.label == 1, -np.inf, logits.asnumpy())
     view = analysis_features.stage_view(net.net)
-    features = view.run({"data": seen.image})["stage3"]
+    features = view.run({"data": seen.look.image})["stage3"]
     weight = net.net.output.weight.data()
     pairs = []
     for columns in (target, others.argmax(axis=1)):
@@ -159,8 +162,8 @@ def test_a_stage_view_is_the_net(several):
     seen, _ = everything(several, net)
     view = analysis_features.stage_view(net.net)
     assert view.gives == ("stage1", "stage2", "stage3", "stage4")
-    tail = analysis_maps.score_pass(net, seen.image[:4])
-    found = view.run({"data": seen.image[:4]})
+    tail = Explained(net.net, mx.cpu()).look(seen.look.image[:4]).run
+    found = view.run({"data": seen.look.image[:4]})
     np.testing.assert_allclose(
         found["stage3"].asnumpy(), tail.inner.asnumpy(), rtol=1e-4, atol=1e-5
     )
@@ -361,4 +364,6 @@ def test_the_tool(several, repository, tmp_path, monkeypatch, capsys):
     assert written == {"test_top_classes_channel_weighted.png", "test_overlap.json",
                        "test_selectivity.png", "test_selectivity.json"}  # fmt: skip
     assert run("--compare", pair) == 2
-    assert "--compare needs --analyse KIND or --attention" in capsys.readouterr().err
+    assert (
+        "--compare needs --analyse KIND, --attention or --localisation" in capsys.readouterr().err
+    )

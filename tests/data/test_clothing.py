@@ -34,10 +34,12 @@ def test_tags_become_attributes_and_merged_ones_count_for_one(parsing):
 def test_regions_are_where_the_mask_has_the_tag(parsing):
     data = open_dataset(parsing, "trainval")
     for k in range(len(data)):
-        regions = data.regions(k)
-        if int(data.sample_ids[k][7:11]) > 20:
-            assert regions is None
+        assert (k in data.with_regions) == (int(data.sample_ids[k][7:11]) <= 20)
+        if k not in data.with_regions:
+            with pytest.raises(ValueError, match="has no masks of where its attributes are"):
+                data.regions(k)
             continue
+        regions = data.regions(k)
         assert regions.shape == (22, 6, 4) and regions.dtype == bool
         wanted = np.zeros((6, 4), bool)
         wanted[2:4, 1:3] = True

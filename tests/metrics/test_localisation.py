@@ -16,24 +16,24 @@ def box(top, left, bottom, right, shape=(40, 40)):
 
 def test_a_map_that_is_the_mask_scores_one():
     mask = box(10, 10, 20, 30)
-    np.testing.assert_allclose(loc.measure(mask.astype(float), mask), 1)
+    np.testing.assert_allclose(loc.measure(mask.astype(float), mask)[0], 1)
 
 
 def test_a_map_that_avoids_the_mask_scores_nothing():
     values = box(0, 0, 5, 5).astype(float)
-    pointing, energy, iou = loc.measure(values, box(30, 30, 40, 40))
+    (pointing, energy, iou), _ = loc.measure(values, box(30, 30, 40, 40))
     assert pointing == energy == iou == 0
 
 
 def test_energy_is_the_share_of_the_sum():
     values = np.ones((40, 40))
     values[:, :20] = 3
-    assert loc.measure(values, box(0, 0, 40, 20))[1] == pytest.approx(0.75)
+    assert loc.measure(values, box(0, 0, 40, 20))[0][1] == pytest.approx(0.75)
 
 
 def test_a_constant_map_marks_everything_and_points_at_random():
     mask = box(0, 0, 20, 20)
-    pointing, energy, iou = loc.measure(loc.uniform((40, 40)), mask, tolerance=0)
+    (pointing, energy, iou), _ = loc.measure(loc.uniform((40, 40)), mask, tolerance=0)
     assert pointing == energy == iou == 0.25
 
 
@@ -60,7 +60,7 @@ def test_equal_maxima_are_a_draw():
 
 def test_small_maps_are_brought_to_the_size_of_the_mask():
     values = np.array([[1.0, 0.0], [0.0, 0.0]])
-    pointing, energy, _ = loc.measure(values, box(0, 0, 20, 20))
+    (pointing, energy, _), _ = loc.measure(values, box(0, 0, 20, 20))
     assert pointing == 1 and energy > 0.7
     assert np.array_equal(loc.fit_map(-np.ones((2, 2)), (3, 3)), np.zeros((3, 3)))
 
@@ -69,13 +69,14 @@ def test_scale_does_not_matter():
     rng = np.random.default_rng(0)
     values, mask = rng.random((7, 7)), box(3, 5, 22, 31)
     np.testing.assert_allclose(
-        loc.measure(1e-6 * values, mask), loc.measure(values, mask), rtol=1e-4
+        loc.measure(1e-6 * values, mask)[0], loc.measure(values, mask)[0], rtol=1e-4
     )
 
 
 def test_nothing_to_find_or_nothing_shown_is_undefined():
-    assert np.isnan(loc.measure(np.ones((4, 4)), np.zeros((8, 8), bool))).all()
-    assert np.isnan(loc.measure(-np.ones((4, 4)), np.ones((8, 8), bool))).all()
+    for values, mask in ((1, 0), (-1, 1)):
+        scores, curve = loc.measure(np.full((4, 4), values), np.full((8, 8), mask, bool))
+        assert np.isnan(scores).all() and np.isnan(curve).all()
     with pytest.raises(ValueError, match="finite map"):
         loc.measure(np.full((4, 4), np.nan), np.ones((8, 8), bool))
 
@@ -98,7 +99,7 @@ def test_means_and_intervals():
     energy = found["a"]["energy"]
     assert energy["x"].mean == pytest.approx(values[:, 0, 1].mean())
     assert energy["y"].mean == pytest.approx(values[150:, 1, 1].mean())
-    assert energy["mean"].mean == pytest.approx((energy["x"].mean + energy["y"].mean) / 2)
+    assert energy[loc.MEAN].mean == pytest.approx((energy["x"].mean + energy["y"].mean) / 2)
     half = 1.96 * values[:, 0, 1].std() / np.sqrt(200)
     assert energy["x"].high - energy["x"].mean == pytest.approx(half, rel=0.25)
     assert energy["y"].high - energy["y"].low > energy["x"].high - energy["x"].low
@@ -109,6 +110,6 @@ def test_an_attribute_that_is_nowhere_has_no_mean_and_does_not_count():
     values = np.full((5, 2, 3), np.nan)
     values[:, 0] = 0.25
     found = loc.summarise({"a": values}, ["x", "y"])["a"]["pointing"]
-    assert np.isnan(found["y"].mean) and found["mean"] == (0.25, 0.25, 0.25)
+    assert np.isnan(found["y"].mean) and found[loc.MEAN] == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match=r"needs \(N, 3, 3\)"):
         loc.summarise({"a": values}, ["x", "y", "z"])
