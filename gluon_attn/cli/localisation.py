@@ -72,7 +72,7 @@ def localise(models: Models, dataset: Any, settings: Settings) -> Localised:
                     for pair in pairs:
                         found.update_baselines(n, *pair)
             for turn in range(max(map(len, todo))):  # one attribute of every image at a time
-                columns = np.zeros(len(batch.index), int)
+                columns = np.full(len(batch.index), -1)
                 now = [(k, *pairs[turn]) for k, pairs in enumerate(todo) if turn < len(pairs)]
                 for k, a, _ in now:
                     columns[k] = a

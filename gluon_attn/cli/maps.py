@@ -18,6 +18,7 @@ from gluon_attn.papers.icasc.cut import Tail
 from gluon_attn.papers.icasc.gradients import ScorePass
 
 GUIDED = "guided_backprop"
+GUIDED_ROWS = 8  # images at a time: every activation and its gradient are in memory together
 TITLES = {
     "grad_cam": "Grad-CAM", "channel_weighted": "Channel-weighted attention",
     GUIDED: "Guided back-propagation",
@@ -50,7 +51,10 @@ class Explained:
 
 
 class Look:
-    """One batch in a net; what is asked for is computed once. ``columns`` are ``(B,)`` integers."""
+    """One batch in a net; what is asked for is computed once.
+
+    ``columns`` are the classes that maps are of, ``(B,)`` integers; -1: none, that map is void.
+    """
 
     def __init__(self, explained: Explained, image: Any) -> None:
         self.explained, self.image = explained, image
@@ -68,7 +72,14 @@ class Look:
 
     def gradient(self, columns: Any) -> np.ndarray:
         """Return the guided gradient of one class per image at the pixels, ``(B, 3, H, W)``."""
-        return self.explained.guided(self.image, self._one_hot(columns)).asnumpy()
+        columns, found = np.asarray(columns), np.zeros(self.image.shape, np.float32)
+        vector, wanted = self._one_hot(columns), np.flatnonzero(columns >= 0)
+        for start in range(0, len(wanted), GUIDED_ROWS):
+            rows = np.resize(wanted[start : start + GUIDED_ROWS], min(GUIDED_ROWS, len(columns)))
+            taken = (array.take(mx.nd.array(rows, ctx=array.context))
+                     for array in (self.image, vector))  # fmt: skip
+            found[rows] = self.explained.guided(*taken).asnumpy()
+        return found
 
     def maps(self, kind: str, columns: Any) -> np.ndarray:
         """Return the maps of one class per image, ``(B, h, w)``.

@@ -166,17 +166,17 @@ class Localised:
 
     def __init__(self, images: int, names: Sequence[str], tolerance: float = TOLERANCE) -> None:
         self.names, self.tolerance, self._shape = tuple(names), tolerance, (images, len(names))
-        self._scores: dict[str, Array] = {}
+        self.scores: dict[str, Array] = {}
         self._curves: dict[str, Array] = {}  # sums over images, (A, T)
         self.present = np.zeros(self._shape, bool)
 
     def update(self, kind: str, n: int, a: int, values: Array, mask: Array) -> None:
         """Add the map of attribute ``a`` in image ``n``, whose mask is not empty."""
-        if kind not in self._scores:
-            self._scores[kind] = np.full((*self._shape, len(MEASURES)), np.nan)
+        if kind not in self.scores:
+            self.scores[kind] = np.full((*self._shape, len(MEASURES)), np.nan)
             self._curves[kind] = np.zeros((self._shape[1], len(THRESHOLDS)))
         self.present[n, a] = True
-        self._scores[kind][n, a], curve = measure(values, mask, self.tolerance)
+        self.scores[kind][n, a], curve = measure(values, mask, self.tolerance)
         self._curves[kind][a] += np.nan_to_num(curve)
 
     def update_baselines(self, n: int, a: int, mask: Array) -> None:
@@ -186,8 +186,8 @@ class Localised:
 
     def result(self, resamples: int = 1000) -> Result:
         """Return what ``LOCALISATION`` shows; ``difference`` is to the centre Gaussian, paired."""
-        kinds = sorted(self._scores, key=lambda kind: kind in BASELINES)  # these last
-        scores = {kind: self._scores[kind] for kind in kinds}
+        kinds = sorted(self.scores, key=lambda kind: kind in BASELINES)  # these last
+        scores = {kind: self.scores[kind] for kind in kinds}
         apart = {kind: found - scores[BASELINES[0]] for kind, found in scores.items()}
         every = {"measures": scores, "difference": apart}
         found = {
@@ -208,7 +208,7 @@ class Localised:
         }  # fmt: skip
 
     def _mean_curve(self, kind: str) -> Array:
-        counts = np.isfinite(self._scores[kind][:, :, 0]).sum(0)
+        counts = np.isfinite(self.scores[kind][:, :, 0]).sum(0)
         known = counts > 0
         if not known.any():
             return np.full(len(THRESHOLDS), np.nan)
