@@ -19,6 +19,7 @@ from gluon_attn.data import EvalTransform
 from gluon_attn.data import clothing as ccp
 from gluon_attn.data.base import AttributeDataset
 from gluon_attn.data.views import ChosenAttributes
+from gluon_attn.figures import canvas, curves
 from gluon_attn.metrics import localisation as metrics
 from gluon_attn.task import Trained
 from model_zoo import get_model
@@ -173,6 +174,20 @@ def test_the_command_on_a_miniature(tmp_path, capsys):
     assert result["images"] == 3 and sum(result["attributes"].values()) == 3
     for of in result["maps"].values():
         assert 0 <= of["measures"]["energy"][metrics.MEAN]["mean"] <= 1
+
+
+def test_the_curves_are_the_values(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+    values = {"Grad-CAM": [0.5, 0.25], "centre Gaussian": [0.2, 0.1], "uniform": [0.1, 0.1]}
+    curves.iou_curves([0.25, 0.75], values, tmp_path / "a.png")
+    lines = drawn[0].axes[0].lines
+    for line, expected in zip(lines, values.values()):
+        assert line.get_xydata().tolist() == [[0.25, expected[0]], [0.75, expected[1]]]
+    assert [line.get_color() == canvas.NEUTRAL for line in lines] == [False, True, True]
+    assert lines[1].get_linestyle() != lines[2].get_linestyle()
+    named = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert named == ["Grad-CAM: 37.5", "centre Gaussian: 15.0", "uniform: 10.0"]
 
 
 def test_data_without_masks_are_refused(marks, trained, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,42 @@ def test_an_attribute_that_is_nowhere_has_no_mean_and_does_not_count():
     assert np.isnan(found["y"].mean) and found[loc.MEAN] == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match=r"needs \(N, 3, 3\)"):
         loc.summarise({"a": values}, ["x", "y", "z"])
+
+
+def collected():
+    """Two attributes in three images; b is in none. A map on the mask, one beside it, one empty."""
+    found = loc.Localised(3, ["a", "b"], tolerance=0)
+    mask = box(10, 10, 20, 20)
+    found.update("on", 0, 0, mask.astype(float), mask)
+    found.update("on", 2, 0, box(20, 20, 30, 30).astype(float), mask)
+    for n in (0, 2):
+        found.update("dark", n, 0, np.zeros((4, 4)), mask)
+        found.update_baselines(n, 0, mask)
+    return found
+
+
+def test_what_is_collected():
+    result = collected().result(resamples=50)
+    assert list(result["maps"]) == ["on", "dark", *loc.BASELINES]
+    assert result["images"] == 2 and result["attributes"] == {"a": 2, "b": 0}
+    on, dark, _, uniform = result["maps"].values()
+    assert on["empty"] == 0 and dark["empty"] == 2
+    np.testing.assert_allclose(on["curve"], 0.5)
+    np.testing.assert_allclose(uniform["curve"], 100 / 1600)
+    assert np.isnan(dark["curve"]).all()
+    for name in ("a", loc.MEAN):
+        assert on["measures"]["energy"][name]["mean"] == 0.5
+    apart = uniform["difference"]["energy"]["a"]
+    assert apart["low"] == apart["mean"] == apart["high"] < 0, "paired: every image is the same"
+
+
+def test_report_of_localisation(tmp_path):
+    result = collected().result(resamples=50)
+    paths = loc.LOCALISATION.write(result, tmp_path, "val")
+    text = paths["md"].read_text()
+    assert "50.0 [0.0, 100.0]" in text and "In no image: b." in text
+    assert "| dark " in text and " - |" in text
+    assert json.loads(paths["json"].read_text())["maps"]["dark"]["curve"] == [None] * 19
+    lines = paths["csv"].read_text().splitlines()
+    assert lines[0] == "map,value,measure,attribute,mean,low,high"
+    assert "on,measures,energy,a,0.5,0.0,1.0" in lines and "on,measures,energy,b,,," in lines
