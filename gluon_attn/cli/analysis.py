@@ -20,7 +20,6 @@ import os
 from typing import Any, Callable, Sequence
 
 from gluon_attn.cli.analysis_features import (
-    Analysis,
     Models,
     Settings,
     analyse_critic,
@@ -31,12 +30,12 @@ from gluon_attn.cli.analysis_features import (
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
 from gluon_attn.cli.localisation import analyse_localisation
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.task import Exported, Trained
+from gluon_attn.task import Exported, Result, Trained
 from gluon_attn.tasks.data import check_same_data, reading_of
 from gluon_attn.train import trained as load
 from model_zoo import store
 
-KINDS: dict[str, Callable[[Models, Any, Settings], Analysis]] = {
+KINDS: dict[str, Callable[[Models, Any, Settings], Result]] = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
     "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
     "critic": analyse_critic, "localisation": analyse_localisation,
@@ -74,7 +73,7 @@ def parse_kind(text: str) -> tuple[str, Any]:
 
 def analyse(
     models: Models, dataset: Any, kinds: Sequence[str], settings: Settings
-) -> dict[str, Analysis]:
+) -> dict[str, Result]:
     """Run kinds of analysis one after another.
 
     ``models`` are by name, baselines first, as they are to stand in the figures; ``dataset`` is the

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Sequence
 import mxnet as mx
 import numpy as np
 
-from gluon_attn.cli.analysis_features import Analysis, Models, Settings, batches, shown_name
+from gluon_attn.cli.analysis_features import Models, Settings, batches, shown_name
 from gluon_attn.cli.maps import GUIDED, TITLES, Explained, Look
 from gluon_attn.core.files import write_json
 from gluon_attn.data import EvalTransform
@@ -21,7 +21,7 @@ from gluon_attn.figures.heatmaps import (
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
 from gluon_attn.papers.icasc.attention import MAPS, attention_separation, resize_like, soft_mask
 from gluon_attn.papers.icasc.gradients import true_and_confusing
-from gluon_attn.task import Trained, task_of
+from gluon_attn.task import Result, Trained, task_of
 
 TOP = 5  # classes of an image whose maps are drawn; supplement of ICASC
 GRID_IMAGES, PAIR_IMAGES = 4, 8  # images of a figure, as in the supplements
@@ -79,7 +79,7 @@ def probabilities(logits: Any, dataset: Any) -> np.ndarray:
     return kinds[task_of(dataset).activation](logits).asnumpy()
 
 
-def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Result:
     """Draw the attention maps of every image's most probable classes, net under net."""
     positions = settings.samples or varied_samples(dataset, GRID_IMAGES)
     kind = settings.choice or "channel_weighted"
@@ -105,7 +105,7 @@ def analyse_attention(models: Models, dataset: Any, settings: Settings) -> Analy
     lines = [f"most probable classes of samples {positions}"]
     for name, found in values.items():
         lines += [f"  {name:<24} {', '.join(row)}" for row in found]
-    return Analysis("\n".join(lines), [path], values)
+    return Result("\n".join(lines), values, [path])
 
 
 def attention_overlap(
@@ -152,7 +152,7 @@ def _separations(maps: dict[str, list[Any]]) -> dict[str, Any]:
             "last": attention_separation(last, confusing, mask)}  # fmt: skip
 
 
-def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Result:
     """Compute :func:`attention_overlap` of every net and write it."""
     threshold = settings.choice or THRESHOLD
     values = {n: attention_overlap(t, dataset, settings, threshold) for n, t in models.items()}
@@ -168,7 +168,7 @@ def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Analysi
             for layer, v in layers.items():
                 cells = "  ".join(_cell(v[key]) for key in ("iou", "separation"))
                 lines.append(f"  {name:<24} {kind:<18} {layer:<6} {cells}  {v['empty']}")
-    return Analysis("\n".join(lines), [path], values)
+    return Result("\n".join(lines), values, [path])
 
 
 def _cell(found: dict[str, Any]) -> str:
@@ -178,7 +178,7 @@ def _cell(found: dict[str, Any]) -> str:
     return f"{found['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else " " * 9)
 
 
-def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Result:
     """Draw Grad-CAM (or channel-weighted) maps and guided back-propagation of every net.
 
     Two figures: nets side by side, and Grad-CAM net under net. The class is the true one; of
@@ -204,4 +204,4 @@ def analyse_gradcam(models: Models, dataset: Any, settings: Settings) -> Analysi
     side_by_side(last.views[few], labels[few], groups, files[0])
     map_pairs(pairs, labels, files[1])
     values = {"samples": list(positions), "classes": labels}
-    return Analysis(f"{TITLES[kind]} of {', '.join(labels)}", files, values)
+    return Result(f"{TITLES[kind]} of {', '.join(labels)}", values, files)

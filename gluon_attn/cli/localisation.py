@@ -12,7 +12,7 @@ from typing import Any, Iterator
 import cv2
 import numpy as np
 
-from gluon_attn.cli.analysis_features import Analysis, Models, Settings, batches, shown_name
+from gluon_attn.cli.analysis_features import Models, Settings, batches, shown_name
 from gluon_attn.cli.analysis_maps import open_samples, varied_samples
 from gluon_attn.cli.maps import TITLES, Explained
 from gluon_attn.data import DATASETS, EvalTransform
@@ -22,7 +22,7 @@ from gluon_attn.figures.curves import iou_curves
 from gluon_attn.figures.heatmaps import overlay, side_by_side
 from gluon_attn.metrics.localisation import LOCALISATION, Localised
 from gluon_attn.metrics.tables import notes_text
-from gluon_attn.task import Trained
+from gluon_attn.task import Result, Trained
 
 SHOWN = 6  # images whose maps are drawn
 OUTLINE = (255, 255, 255)
@@ -83,7 +83,7 @@ def localise(models: Models, dataset: Any, settings: Settings) -> Localised:
     return found
 
 
-def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> Result:
     """Write measures, IoU curves, and the maps of some images with the mask's outline."""
     if not len(dataset.with_regions):
         kinds = ((kind, DATASETS.get(kind)) for kind in DATASETS.names())
@@ -100,7 +100,7 @@ def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> An
     drawn = draw_maps(models, dataset, settings)
     tables, notes = LOCALISATION.tables(result)[:2], LOCALISATION.notes(result)
     text = [*(table.text("console") for table in tables), notes_text(notes, "console")]
-    return Analysis("\n\n".join(text), [*map(str, files.values()), path, *drawn], result)
+    return Result("\n\n".join(text), result, [*map(str, files.values()), path, *drawn])
 
 
 def draw_maps(models: Models, dataset: Any, settings: Settings) -> list[str]:

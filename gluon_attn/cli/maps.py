@@ -18,7 +18,7 @@ from gluon_attn.papers.icasc.cut import Tail
 from gluon_attn.papers.icasc.gradients import ScorePass
 
 GUIDED = "guided_backprop"
-GUIDED_ROWS = 8  # images at a time: every activation and its gradient are in memory together
+GUIDED_ROWS = 4  # images at a time: every activation and its gradient are in memory together
 TITLES = {
     "grad_cam": "Grad-CAM", "channel_weighted": "Channel-weighted attention",
     GUIDED: "Guided back-propagation",

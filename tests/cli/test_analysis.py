@@ -173,9 +173,9 @@ def test_a_stage_view_is_the_net(several):
 def test_selectivity_does_not_hang_on_the_batch_size(single, pair, settings):
     one = analysis_features.analyse_selectivity(pair, single, settings)
     other = analysis_features.analyse_selectivity(pair, single, settings._replace(batch_size=7))
-    assert list(one[2]["SE"]) == ["stage1", "stage2", "stage3"]
-    for stage in one[2]["SE"]:
-        a, b = (found[2]["SE"][stage]["mean"] for found in (one, other))
+    assert list(one.values["SE"]) == ["stage1", "stage2", "stage3"]
+    for stage in one.values["SE"]:
+        a, b = (found.values["SE"][stage]["mean"] for found in (one, other))
         assert 0 < a < 1 and a == pytest.approx(b, rel=1e-4)
 
 
@@ -268,7 +268,7 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
     (run / "log.jsonl").write_text("\n".join(lines))
     (tmp_path / "out").mkdir()
     given = settings._replace(runs={"DREAL": str(run)})
-    text, files, values = analysis_features.analyse_critic({}, None, given)
+    text, values, files = analysis_features.analyse_critic({}, None, given)
     assert "stage2_unit2" in text and readable(files[0])
     assert values["DREAL"]["reward"]["stage1_unit0"] == [0, None, 2]
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]

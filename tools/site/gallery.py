@@ -183,7 +183,7 @@ def _own_curves(title: str, folder: str, files: Files) -> dict[str, str]:
     stem = f"critic_{files.stem(title)}"
     settings = Settings(files.out, stem, mx.cpu(), batch_size=1, workers=0, runs={title: folder})
     try:
-        _, made, _ = analyse_critic({}, None, settings)
+        made = analyse_critic({}, None, settings).files
     except ValueError:  # the method has no critic
         return drawn
     files.add(made)
