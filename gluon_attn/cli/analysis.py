@@ -30,6 +30,7 @@ from gluon_attn.cli.analysis_features import (
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
 from gluon_attn.cli.localisation import analyse_localisation
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.papers.icasc.attention import MAPS
 from gluon_attn.task import Exported, Result, Trained
 from gluon_attn.tasks.data import check_same_data, reading_of
 from gluon_attn.train import trained as load
@@ -40,10 +41,7 @@ KINDS: dict[str, Callable[[Models, Any, Settings], Result]] = {
     "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
     "critic": analyse_critic, "localisation": analyse_localisation,
 }  # fmt: skip
-CHOICES = {  # KIND:CHOICE
-    "attention": ("channel_weighted", "grad_cam"),
-    "gradcam": ("grad_cam", "channel_weighted"),
-}
+OF_MAPS = ("attention", "gradcam")  # KIND:MAP
 FLAGS = {"attention": ("attention", "overlap"), "localisation": ("localisation",)}
 NUMBERS: dict[str, Any] = {"overlap": float, "tsne": int}
 
@@ -59,9 +57,9 @@ def parse_kind(text: str) -> tuple[str, Any]:
         raise ValueError(unknown_name("kind of analysis", kind, KINDS))
     if not colon:
         return kind, None
-    if kind in CHOICES:
-        if choice not in CHOICES[kind]:
-            raise ValueError(unknown_name(f"map of '{kind}'", choice, CHOICES[kind]))
+    if kind in OF_MAPS:
+        if choice not in MAPS:
+            raise ValueError(unknown_name(f"map of '{kind}'", choice, MAPS))
         return kind, choice
     if kind not in NUMBERS:
         raise ValueError(f"'{text}': {kind} takes nothing behind a colon")
