@@ -27,7 +27,8 @@ from gluon_attn.core.files import write_json  # noqa: E402
 from gluon_attn.core.text import read_json, read_text  # noqa: E402
 
 TARGETS = {
-    **{f"papers/{name}": ([f"gluon_attn/papers/{name}"], [f"tests/papers/{name}"])
+    **{f"papers/{name}": ([f"gluon_attn/papers/{name}"],
+                          ["tests/papers/test_defaults.py", f"tests/papers/{name}"])
        for name in ("vaa", "awmt", "icasc", "dreal", "autola")},
     "losses": (["gluon_attn/losses"], ["tests/losses"]),
     "multilabel": (["gluon_attn/metrics/multilabel.py"], ["tests/metrics/test_multilabel.py"]),
