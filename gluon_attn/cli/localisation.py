@@ -25,7 +25,7 @@ from gluon_attn.metrics.tables import notes_text
 from gluon_attn.task import Result, Trained
 
 SHOWN = 6  # images whose maps are drawn
-OUTLINE = (255, 255, 255)
+OUTLINE = (0, 255, 255)  # not in the colour map
 
 
 def seen_regions(
@@ -92,7 +92,13 @@ def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> Re
             f"localisation: split '{dataset.split}' has no image with masks of its attributes; "
             f"data sets that have some: {', '.join(have)}"
         )
-    result = localise(models, dataset, settings).result()
+    measured = localise(models, dataset, settings)
+    if not measured.present.any():
+        raise ValueError(
+            f"localisation: the net sees no masked attribute in split '{dataset.split}': the masks "
+            "of what the images have are empty, or outside the crop"
+        )
+    result = measured.result()
     files = LOCALISATION.write(result, settings.out, f"{settings.split}_localisation")
     curves = {kind: found["curve"] for kind, found in result["maps"].items()}
     path = settings.path("localisation.png")

@@ -200,5 +200,9 @@ def test_data_without_masks_are_refused(marks, trained, tmp_path):
     dataset.with_regions = []
     with pytest.raises(ValueError, match="split 'test' has no image with masks .* have some: clo"):
         analysis.analyse({"VAA": trained}, dataset, ["localisation"], settings(tmp_path))
+    empty = Marks()
+    empty.regions_of[:] = False
+    with pytest.raises(ValueError, match="sees no masked attribute in split 'test'"):
+        analysis.analyse({"VAA": trained}, empty, ["localisation"], settings(tmp_path))
     with pytest.raises(ValueError, match="0 has no masks of where"):
         dataset.regions(0)
