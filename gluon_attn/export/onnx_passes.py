@@ -20,7 +20,7 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer
+from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer, refill
 
 ROUNDING = 1e-6  # of a factor
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
@@ -54,8 +54,7 @@ def _record_shapes(graph: Graph) -> None:
         shape, kind = graph.shape(value.name), value.type.tensor_type.elem_type
         if None not in shape:  # onnx itself does not know the sizes behind some operators
             value.CopyFrom(graph.onnx.helper.make_tensor_value_info(value.name, kind, shape))
-    graph.model.graph.ClearField("value_info")
-    graph.model.graph.value_info.extend(values)
+    refill(graph.model.graph, value_info=values)
 
 
 def leave_out(graph: Graph, node: Any) -> Result:
