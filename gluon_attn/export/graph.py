@@ -16,7 +16,6 @@ process.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -69,11 +68,11 @@ def trace(net: Any, names: Sequence[str]) -> Graph:
     parameters, renamed = net.collect_params(), _rename(graph, net, names)
     args: Arrays = {}
     aux: Arrays = {}
+    auxiliary = set(group.list_auxiliary_states())
     for old in set(group.list_inputs()) - {INPUT}:
         if old not in parameters:
             raise ExportError(f"{kind}: input '{old}' of its graph is no parameter")
-        part = aux if old in group.list_auxiliary_states() else args
-        part[renamed[old]] = _value(parameters[old])
+        (aux if old in auxiliary else args)[renamed[old]] = _value(parameters[old])
     if not args and not aux:
         raise ExportError(f"{kind}: its graph has no parameters; nothing to export")
     _clean_attributes(graph, {**args, **aux})
@@ -158,10 +157,12 @@ def _relative(name: str, scopes: Sequence[tuple[str, str]]) -> str:
 
 def unique(name: str, taken: set[str]) -> str:
     """Return a name, or with a number behind it, that is not taken; from now on it is."""
-    numbered = (f"{name}_{number}" for number in itertools.count(1))
-    found = next(c for c in itertools.chain([name], numbered) if c not in taken)
-    taken.add(found)
-    return found
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
 
 
 def _value(parameter: Any) -> Any:

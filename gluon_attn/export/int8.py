@@ -386,27 +386,29 @@ def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:
 def _short_strided(
     nodes: Sequence[graphs.Json], layers: dict[str, str], arrays: Arrays
 ) -> dict[str, str]:
-    strided = set()
-    for node in nodes:
-        for part in (part for graph in node.get("subgraphs", []) for part in graph["nodes"]):
+    by_name, found = {node["name"]: node for node in nodes}, {}
+    for layer, name in layers.items():
+        parts = [n for part in by_name[name].get("subgraphs", []) for n in part["nodes"]]
+        for part in parts:
             attrs = part.get("attrs", {})
-            pixelwise = part["op"] == "Convolution" and attrs.get("kernel") == "(1, 1)"
-            if pixelwise and attrs.get("stride", "(1, 1)") != "(1, 1)":
-                strided.add(node["name"])
-    weights = {layer: arrays.get(f"arg:{layer}.weight") for layer in layers}
-    short = {k for k, w in weights.items() if w is None or w.shape[1] < _SHORTEST_PIXEL}
-    return {layer: name for layer, name in layers.items() if name in strided and layer in short}
+            if part["op"] != "Convolution" or attrs.get("kernel") != "(1, 1)":
+                continue
+            weight = arrays.get(f"arg:{layer}.weight")
+            short = weight is None or weight.shape[1] < _SHORTEST_PIXEL
+            if attrs.get("stride", "(1, 1)") != "(1, 1)" and short:
+                found[layer] = name
+    return found
 
 
 def _activated_sums(nodes: Sequence[graphs.Json]) -> dict[str, str]:
     """Return {output: the operand that is added}, of convolutions fused with sum and activation."""
-    flags = [node.get("attrs", {}).get("with_postsum_act", "").lower() for node in nodes]
-    sums = [node for node, flag in zip(nodes, flags) if flag in ("true", "1")]
-    operands = [nodes[node["inputs"][-1][0]] for node in sums]
-    return {
-        f"{node['name']}_output": operand["name"] + "_output" * (operand["op"] != "null")
-        for node, operand in zip(sums, operands)
-    }
+    found = {}
+    for node in nodes:
+        if node.get("attrs", {}).get("with_postsum_act", "").lower() in ("true", "1"):
+            operand = nodes[node["inputs"][-1][0]]
+            suffix = "" if operand["op"] == "null" else "_output"
+            found[f"{node['name']}_output"] = f"{operand['name']}{suffix}"
+    return found
 
 
 def _entropy(counts: np.ndarray, limit: float, positive: bool) -> float:

@@ -67,9 +67,6 @@ class Graph:
 
     # what is known
 
-    def shape(self, name: str) -> Shape:
-        return self.shapes[name]
-
     def numbers(self, name: str) -> np.ndarray | None:
         """Return the numbers of a constant; None if it is computed, or a weight."""
         return None if name in self.weights else self.constants.get(name)
@@ -149,7 +146,7 @@ class Graph:
         """Let a tensor that is a graph output under another name have that name."""
         old = same[output]
         if old in self.outputs or old not in self._producers:
-            self.nodes.append(self.node("Identity", [old], self.shape(old), output))
+            self.nodes.append(self.node("Identity", [old], self.shapes[old], output))
             return
         for node in self.nodes:
             for names in (node.input, node.output):
