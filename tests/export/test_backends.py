@@ -444,3 +444,10 @@ def test_remembered_engine_that_is_gone_is_not_used(copied, speeds, flags):
     assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-bf16"
     flags.clear()
     assert Predictor(copied, batch_size=2, backend="fastest").backend == "mxnet-int8"
+
+
+def test_real_engines_can_be_measured(made, monkeypatch):
+    monkeypatch.setattr(backends, "SECONDS", 0.01)
+    contents = sidecar.read_sidecar(made[1])
+    found = backends.measure(made[1], contents, batch_size=2, threads=1)
+    assert list(found) == ENGINES and min(found.values()) > 0
