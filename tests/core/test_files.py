@@ -16,7 +16,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-from process_helpers import run_python
+from process_helpers import ended_process, run_python
 
 from gluon_attn.core import errors, files
 
@@ -381,6 +381,12 @@ def test_line_of_real_mxnet_errors(tmp_path):
         with pytest.raises(mx.base.MXNetError) as caught:
             act()
         assert part in errors.first_line(caught.value)
+
+
+@posix
+def test_running_processes():
+    assert files.is_running(os.getpid()) and files.is_running(1)
+    assert not files.is_running(ended_process())
 
 
 # -- JSON ------------------------------------------------------------------------
