@@ -33,7 +33,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -65,6 +65,8 @@ logger = logging.getLogger(__name__)
 class Engine:
     """What all backends share: they refuse an export or a batch that is not for them."""
 
+    _run: Callable[[np.ndarray], List[np.ndarray]]  # of a contiguous batch that was checked
+
     def __init__(self, name: str, directory: PathLike, ctx: Any) -> None:
         self.sidecar = read_sidecar(directory)
         require(name, self.sidecar, ctx)
@@ -82,9 +84,6 @@ class Engine:
             wanted = ", ".join(map(str, self._shape))
             raise ValueError(f"batch has shape {batch.shape}: give (B, {wanted}), channels R, G, B")
         return self._run(np.ascontiguousarray(batch))
-
-    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        raise NotImplementedError
 
 
 class MXNetBackend(Engine):
