@@ -33,7 +33,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 class Engine:
     """What all backends share: they refuse an export or a batch that is not for them."""
 
-    _run: Callable[[np.ndarray], List[np.ndarray]]  # of a contiguous batch that was checked
+    _run: Callable[[np.ndarray], list[np.ndarray]]  # of a contiguous batch that was checked
 
     def __init__(self, name: str, directory: PathLike, ctx: Any) -> None:
         self.sidecar = read_sidecar(directory)
