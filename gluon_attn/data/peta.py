@@ -5,19 +5,10 @@ The first is what papers use::
     PETA.mat, a struct ``peta``, whose fields count by position:
         (1)  19,000 x 109 numbers: image, person, sub-set, person within the sub-set; then 105
              attributes, 1 or 0 (2, elsewhere "uncertain", does not occur)
-        (2)  105 x 1 cell: the attributes' names
+        (2)  105 x 1 cell: the attributes' names; the first 35 are evaluated, in this order
         (4)  5 x 1 cell: random partitions, each a struct of train, val and test, columns of image
              numbers **from 1**
     images/00001.png ... 19000.png
-
-The first 35 attributes are those that papers evaluate; they stay in the order of the file. Public
-code re-orders them in groups, so another code's predictions do not fit by position, only by name.
-
-The partitions are random over images, many of which show the same person in nearly the same
-moment: 57.7 to 58.8 % of the test images of a partition show a person of its training or validation
-part (column 2). Numbers on them are comparable with the literature and too good for new persons
-(Jia et al., "Rethinking of Pedestrian Attribute Recognition: Realistic Datasets and A Strong
-Baseline", 2020).
 
 The authors publish ten folders of images, each with a text of attributes::
 
@@ -28,15 +19,10 @@ The authors publish ten folders of images, each with a text of attributes::
 
 A line of ``Label.txt`` is a person and the attributes that apply. The person is the part of an
 image's name before the first ``_``; in CUHK, where every image is a person of its own, the line has
-the whole name. Attributes are called as in ``PETA.mat`` but for ``footwearSneakers``.
+the whole name. The archive itself was not at hand: this is the authors' ReadMe.txt and public code.
 
-The authors' download has no partitions. With ``PETA.mat`` beside the folders its five are used: its
-rows are the images sub-set by sub-set, in the order of their names, which is checked person by
-person. A split file goes before both. Otherwise persons are chosen at random: in every sub-set
-40 % of the images are for testing and 10 % for validation, no person in two parts.
-
-Sources: the authors' ReadMe.txt (names, "the prefix of the image files", four attributes that were
-discarded); public readers of the same files. The archive itself was not at hand.
+The rows of ``PETA.mat`` are these images sub-set by sub-set, in the order of their names, which is
+checked person by person. docs/data.md says which split is taken, and how its parts share persons.
 
 Reference: Deng, Luo, Loy, Tang, "Pedestrian Attribute Recognition At Far Distance", ACM MM 2014.
 """

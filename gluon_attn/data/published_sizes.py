@@ -41,6 +41,7 @@ class SplitCount:
     identities: int | None = None
 
 
+@dataclass
 class CountReport:
     """Counts per split beside the expected ones.
 
@@ -48,17 +49,11 @@ class CountReport:
     from ``source``; ``faults`` are lines about what is wrong beside numbers.
     """
 
-    def __init__(
-        self,
-        counts: Iterable[SplitCount],
-        expected: Expected | None = None,
-        source: str | None = None,
-        *,
-        notes: Iterable[str] = (),
-        faults: Iterable[str] = (),
-    ) -> None:
-        self.counts, self.expected = list(counts), dict(expected or {})
-        self.source, self.notes, self.faults = source, list(notes), list(faults)
+    counts: list[SplitCount]
+    expected: Expected = field(default_factory=dict)
+    source: str | None = None
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def join(cls, reports: Iterable[CountReport]) -> CountReport:

@@ -14,15 +14,9 @@ Version 2 (84,928 images, 54 attributes), by name: ``name``, ``data`` (84,928 x 
 ``partition_attribute`` (1 x 5 cell of structs ``train_index``, ``val_index``, ``test_index``),
 ``person_identity``, likewise.
 
-Version 1 has no validation part. 'train' and 'val' are then made here: a tenth of its training
-images, chosen with a seed, is held out (an assumption); 'trainval' is the file's training part. All
-images of a known person go to the same side. (Chosen image by image, 974 of the 1,008 known persons
-of the validation part would be in training, too.) The files' own partitions are random over images
-and do share persons.
-
-Label 2 means "uncertain"; version 1 has 125, all of ``Female``. It is negative by default, as in
-most public code; the RAP authors' own scripts keep it apart from the negatives
-(``uncertain='unspecified'``).
+Version 1 has no validation part: a tenth of its training images, chosen with a seed, is held out
+(an assumption); all images of a known person go to the same side. Label 2 means "uncertain"; it is
+negative by default, as in most public code.
 
 References: Li, Zhang, Chen, Ling, Huang, "A Richly Annotated Dataset for Pedestrian Attribute
 Recognition", 2016; Li, Zhang, Chen, Huang, "A Richly Annotated Pedestrian Dataset for Person
