@@ -136,11 +136,9 @@ def _positions(
             write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
-            told = "the split is chosen again each time, equal as long as the files are"
-            why = error.strerror
-            logger.warning(
-                "%s cannot be written (%s): %s; give a split_file elsewhere", path, why, told
-            )
+            told = "cannot be written (%s): the split is chosen again each time, equal as long as"
+            told += " the files are; give a split_file elsewhere"
+            logger.warning(f"%s {told}", path, error.strerror)
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:
         found = f"{len(lost)} of its images are not there, such as {lost[0]}"

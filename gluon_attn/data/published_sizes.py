@@ -71,8 +71,7 @@ class CountReport:
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
         notes = [note for report in reports for note in report.notes]
         faults = [fault for report in reports for fault in report.faults]
-        first = reports[0]
-        return cls(counts, first.expected, first.source, notes=notes, faults=faults)
+        return cls(counts, reports[0].expected, reports[0].source, notes, faults)
 
     def differences(self) -> list[str]:
         """Return one line per number that is not as expected, and per other fault."""
@@ -102,9 +101,8 @@ class CountReport:
             row = [count.split]
             for key in shown:
                 found, expected = getattr(count, key), self.expected.get(count.split, {}).get(key)
-                both = found is not None and expected is not None
-                difference = f"{found - expected:+,}" if both else "-"
-                row += [_number(found), _number(expected), difference]
+                difference = None if None in (found, expected) else found - expected
+                row += [_number(found), _number(expected), _number(difference, "+,")]
             cut = [_number(count.clipped), _number(len(count.dropped))] if has["boxes"] else []
             rows.append(row + cut)
         return _plain_table(rows, header)
@@ -196,5 +194,5 @@ def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     return tabulate(rows, header, disable_numparse=True, colalign=align)
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _number(value: int | None, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)

@@ -2,20 +2,18 @@
 
 The pixels are the 1,797 digits of ``sklearn.datasets.load_digits`` (8x8, 17 grey levels). They
 are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-1998), written by 13 people who wrote none of its training part; that training part is not bundled,
-and neither are the writers' names. The samples come in blocks by writer, so the splits take
-*contiguous* runs of samples: the first 60 % for train, the next 15 % for val, the last 25 % for
-test. No sample is in two splits, and at most the writers at the two cuts are.
+1998). The samples come in blocks by writer, so the splits take *contiguous* runs: the first 60 %
+for train, the next 15 % for val, the last 25 % for test. No sample is in two splits, and at most
+the writers at the two cuts are.
 
 Class frequencies are long-tailed: digit ``k`` (the order is shuffled by ``seed``) is drawn with
 odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed versions of balanced sets
-(Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
-is ``RATIO`` times as likely as the rarest.
+(Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019).
 
 ``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly
 one handwritten digit, of a class chosen evenly, among two to five distractors (wavy lines,
 hatching, crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
-``classes.txt`` (zero to nine). Where the digit is, is not said; a classifier has to find it.
+``classes.txt`` (zero to nine).
 """
 
 from __future__ import annotations
@@ -59,11 +57,9 @@ def write_digits(
     progress: bool = True,
     unspecified: float = 0.0,
 ) -> dict[str, Any]:
-    """Draw the data set and write it in the generic list format; lists are written last.
+    """Draw the data set and write it in the format of :mod:`gluon_attn.data.lists`, lists last.
 
-    Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
-    lines ``images/x.jpg<TAB>0,1,0,...`` (path relative to the list's folder; one value per digit: 1
-    positive, 0 negative, -1 unspecified), ``names.txt`` with one name per line, and ``DIGITS.json``
+    Beside ``images/<split>_<number>.jpg`` (128x128) and the lists there is ``DIGITS.json``
     (generator, version, seed, numbers of images, class odds).
 
     Args:

@@ -78,11 +78,10 @@ def write_synthetic(
 ) -> dict[str, Any]:
     """Draw the data set and write it as WIDER-Attribute is published.
 
-    Files: ``Anno/wider_attribute_trainval.json``, ``Anno/wider_attribute_test.json``,
-    ``Image/<split>/<number>--<scene>/*.jpg`` and ``SYNTHETIC.json`` (generator, version, seed and
-    the expected numbers of images and boxes). Annotations are written last: a run that was
-    interrupted leaves none, and the next call starts it over. Every image has its own random
-    stream, so the files do not depend on ``workers``.
+    Beside its files there is ``SYNTHETIC.json`` (generator, version, seed and the expected numbers
+    of images and boxes). Annotations are written last: a run that was interrupted leaves none, and
+    the next call starts it over. Every image has its own random stream, so the files do not depend
+    on ``workers``.
 
     Args:
         images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
