@@ -21,19 +21,20 @@ from gluon_attn.coco.parts import (
     CLIP,
     KEEP_ALL,
     ClasswiseNms,
+    CocoNet,
     DetectorMethod,
     StageFeatures,
     Tensor,
     WarmUp,
-    fix_statistics,
     gluoncv_module,
     infer_shapes,
+    layers_of,
     pyramid,
     trainable,
 )
 from gluon_attn.core.batch import Batch
 from gluon_attn.method import METHODS
-from gluon_attn.nets import attention_blocks, resnet
+from gluon_attn.nets import resnet
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's maps P2 … P6
 LEVELS = len(STRIDES)
@@ -71,9 +72,8 @@ class FirstStage(HybridBlock):
             self.head = head(channels, len(ANCHOR_RATIOS))
             self.anchors = nn.HybridSequential()
             for stride in STRIDES:
-                side = -(-max(frame) // stride)
-                size = {"alloc_size": (side, side)}
-                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), **size))
+                sides = (-(-max(frame) // stride),) * 2
+                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), sides))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list:
         maps = self.neck(*self.trunk(x))
@@ -159,7 +159,7 @@ def _aligned(F: Any, rows: Tensor, maps: Sequence[Tensor]) -> Tensor:
     return F.add_n(*pooled)
 
 
-class FasterRCNN(HybridBlock):
+class FasterRCNN(CocoNet):
     """The detector: image in, detections out.
 
     Image ``(B, 3, H, W)`` float32, RGB, normalised, sides multiples of 32, to classes ``(B, D)``,
@@ -169,7 +169,6 @@ class FasterRCNN(HybridBlock):
     """
 
     task, method, fit = "detection", "faster_rcnn", "pad"
-    taps, tap_names, attention_outputs = (), (), ()
     output_names = ("classes", "scores", "boxes")
 
     def __init__(
@@ -196,9 +195,6 @@ class FasterRCNN(HybridBlock):
     def backbone(self) -> HybridBlock:
         """The complete ResNet, for loading its weights."""
         return self.first.trunk.whole
-
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
 
     def frozen_parameters(self) -> list:
         return self.first.trunk.parameters_of_stages(self.frozen_stages)
@@ -251,8 +247,8 @@ def faster_rcnn(
     frame = tuple(-(-side // 32) * 32 for side in sides)  # height and width for wide images
     backbone = resnet(depth, "v1b", width=width, attention=attention)
     trunk = StageFeatures(backbone, stages=(1, 2, 3, 4))
-    if norm_eval:
-        fix_statistics(trunk)
+    for norm in layers_of(trunk, nn.BatchNorm) if norm_eval else ():
+        norm._kwargs["use_global_stats"] = True
     counts = {"per_class": test_proposals, "detections": detections}
     nms = ClasswiseNms(classes, nms_overlap, score_threshold, own_boxes=True, **counts)
     first = FirstStage(trunk, fpn_channels, frame, anchor_scale)
@@ -413,7 +409,7 @@ class FasterRcnnMethod(DetectorMethod):
             pairs = [self._rpn_targets(anchors, b, f) for b, f in zip(boxes, frame)]
             rpn_labels, rpn_targets = (nd.stack(*arrays) for arrays in zip(*pairs))
             proposals, scores = self._propose(outputs["image"], *found[: 3 * LEVELS])
-            rois, kinds, matches = self._sampler(boxes)(proposals, scores, boxes)
+            rois, kinds, matches = self._sampler(*boxes.shape[:2])(proposals, scores, boxes)
             labels = self._encode_class(kinds, matches, classes)
             targets, _ = self._encode_box(kinds, matches, rois, boxes)
         logits, offsets = self.net.roi(rois, *found[3 * LEVELS :])
@@ -423,13 +419,10 @@ class FasterRcnnMethod(DetectorMethod):
         losses = self._loss(rpn_logits, rpn_offsets, *first, *second)
         return dict(zip(self._loss.output_names, losses))
 
-    def _sampler(self, boxes: Tensor) -> Any:
-        images, rows = boxes.shape[:2]
+    def _sampler(self, images: int, rows: int) -> Any:
         if (images, rows) not in self._samplers:
             module = gluoncv_module("model_zoo.rcnn.faster_rcnn.rcnn_target")
-            counts = {"num_image": images, "num_proposal": self.net.train_proposals}
-            counts.update(num_sample=self.options["samples"], max_num_gt=rows)
-            shares = {"pos_iou_thresh": self.options["overlap"]}
-            shares["pos_ratio"] = self.options["positives"]
-            self._samplers[images, rows] = module.RCNNTargetSampler(**counts, **shares)
+            counts = images, self.net.train_proposals, self.options["samples"]
+            shares = self.options["overlap"], self.options["positives"]
+            self._samplers[images, rows] = module.RCNNTargetSampler(*counts, *shares, rows)
         return self._samplers[images, rows]

@@ -16,7 +16,7 @@ from typing import Any, Iterable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
-from mxnet.gluon.parameter import ParameterDict
+from mxnet.gluon.parameter import Constant, ParameterDict
 
 from gluon_attn.core.batch import Batch
 from gluon_attn.method import Method
@@ -66,6 +66,16 @@ def gluoncv_module(name: str = "") -> Any:
         ) from error
 
 
+class CocoNet(HybridBlock):
+    """What nets on the stages of a ResNet share."""
+
+    taps, tap_names, attention_outputs = (), (), ()
+    input_size: tuple  # height and width
+
+    def attention_blocks(self) -> list:
+        return attention_blocks(self)
+
+
 class StageFeatures(HybridBlock):
     """The stem and the first stages of a ResNet, attention blocks included.
 
@@ -106,9 +116,6 @@ class StageFeatures(HybridBlock):
         """The complete net, of which weight files are."""
         return self._whole.net
 
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
-
     def parameters_of_stages(self, count: int) -> list:
         """Return the parameters of the stem and the first ``count`` stages; none for 0."""
         found: list = []
@@ -133,12 +140,6 @@ def layers_of(block: HybridBlock, kind: type) -> list:
     found: list = []
     block.apply(lambda layer: found.append(layer) if isinstance(layer, kind) else None)
     return found
-
-
-def fix_statistics(block: HybridBlock) -> None:
-    """Let every batch-norm inside ``block`` use its running statistics, in training as well."""
-    for norm in layers_of(block, nn.BatchNorm):
-        norm._kwargs["use_global_stats"] = True
 
 
 def pyramid(channels: int) -> HybridBlock:
@@ -172,9 +173,8 @@ def infer_shapes(net: Any, traced: HybridBlock) -> Any:
     ``traced`` is the net or the part of it that holds its parameters.
     """
     outputs = traced(mx.sym.var("data"))
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    group = mx.sym.Group(list(outputs))
-    arguments, _, auxiliary = group.infer_shape(data=(1, 3) + tuple(net.input_size))
+    group = mx.sym.Group(list(outputs) if isinstance(outputs, (list, tuple)) else [outputs])
+    arguments, _, auxiliary = group.infer_shape(data=(1, 3, *net.input_size))
     shapes = dict(zip(group.list_arguments(), arguments))
     shapes.update(zip(group.list_auxiliary_states(), auxiliary))
     for name, parameter in net.collect_params().items():
@@ -210,11 +210,9 @@ class ClasswiseNms(HybridBlock):
         super().__init__(**kwargs)
         if not (0 <= overlap <= 1 and 0 <= threshold <= 1):
             raise ValueError(f"overlap={overlap}, threshold={threshold}: valid are 0 to 1")
-        if min(classes, per_class, detections) < 1:
-            raise ValueError(
-                f"classes={classes}, per_class={per_class}, detections={detections}: must be "
-                "positive"
-            )
+        counts = {"classes": classes, "per_class": per_class, "detections": detections}
+        if min(counts.values()) < 1:
+            raise ValueError(f"{counts}: all must be positive")
         self.classes, self.detections = classes, min(detections, classes * per_class)
         self._rules = {"overlap_thresh": overlap, "valid_thresh": threshold, "topk": per_class}
         self._own_boxes = own_boxes
@@ -236,20 +234,17 @@ class ClasswiseNms(HybridBlock):
             rows, overlap_thresh=KEEP_ALL, valid_thresh=0, topk=self.detections, **common
         )
         rows = F.slice_axis(rows, axis=1, begin=0, end=self.detections)
-        classes, found, boxes = (
-            F.slice_axis(rows, axis=2, begin=begin, end=end)
-            for begin, end in ((0, 1), (1, 2), (2, 6))
-        )
-        return F.reshape(classes, shape=(0, -1)), F.reshape(found, shape=(0, -1)), boxes
+        flat = (F.slice_axis(rows, axis=2, begin=k, end=k + 1) for k in (0, 1))
+        classes, found = (F.reshape(column, shape=(0, -1)) for column in flat)
+        return classes, found, F.slice_axis(rows, axis=2, begin=2, end=6)
 
 
 def trainable(net: HybridBlock, without: Iterable = ()) -> ParameterDict:
     """Return the parameters of a net but constants such as anchors, and those given."""
-    chosen = ParameterDict(net.collect_params().prefix)
-    fixed = {parameter.name for parameter in without}
-    for name, parameter in net.collect_params().items():
-        constant = type(parameter).__name__ == "Constant" or not parameter._differentiable
-        if name not in fixed and not constant:
+    every, fixed = net.collect_params(), {parameter.name for parameter in without}
+    chosen = ParameterDict(every.prefix)
+    for name, parameter in every.items():
+        if name not in fixed and parameter._differentiable and not isinstance(parameter, Constant):
             chosen.update({name: parameter})
     return chosen
 

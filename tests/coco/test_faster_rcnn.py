@@ -10,7 +10,7 @@ from gluoncv_helpers import gluoncv_or_skip
 gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
-from detection_helpers import BLOCKS, batch_of, method_of, step_of, tiny_net  # noqa: E402
+from coco_helpers import BLOCKS, batch_of, method_of, step_of, tiny_net  # noqa: E402
 
 from gluon_attn.coco.faster_rcnn import (  # noqa: E402
     STRIDES,

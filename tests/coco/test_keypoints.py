@@ -7,12 +7,11 @@ import math
 import mxnet as mx
 import numpy as np
 import pytest
-from keypoints_helpers import TINY, random_batch, tiny_net
+from coco_helpers import BLOCKS, NETS, heatmap_batch, method_of, tiny_net
 from mxnet import autograd
 
 from gluon_attn.coco.keypoints import (
     HeatmapLoss,
-    SimplePoseMethod,
     decode,
     flip_back,
     heatmap_targets,
@@ -29,12 +28,11 @@ from gluon_attn.coco.keypoints_batches import (
     transform,
     without_last_pixel,
 )
-from gluon_attn.coco.names import FLIP_PAIRS, KEYPOINTS
-from gluon_attn.method import Optimization, Task
+from gluon_attn.coco.names import FLIP_PAIRS
 from model_zoo import get_model
 from model_zoo.params_io import load_backbone
 
-SIZE = (256, 192)
+SIZE, TINY = (256, 192), NETS["simple_pose"]
 
 # ---------------------------------------------------------------------------------- geometry
 
@@ -285,8 +283,8 @@ def test_initial_weights_and_backbone_files(tmp_path):
 
 
 def test_hybridized_and_imperative_agree_and_gradients_are_right():
-    net = tiny_net()
-    batch = random_batch(net, 2)
+    net = tiny_net("simple_pose")
+    batch = heatmap_batch(net, 2)
     plain = net(batch.image).asnumpy()
     found = {}
     for kind in ("imperative", "static"):
@@ -318,34 +316,23 @@ def test_hybridized_and_imperative_agree_and_gradients_are_right():
 # --------------------------------------------------------------------------------- training
 
 
-def method_for(net, **options):
-    net.hybridize(static_alloc=True, static_shape=True)
-    task = Task(KEYPOINTS, 8, np.ones(17))
-    params = {"learning_rate": 1e-3}
-    return SimplePoseMethod(net, [mx.cpu()], task, Optimization("adam", params), options=options)
-
-
-@pytest.mark.parametrize("block", [None, "se", "cbam", "hoga"])
+@pytest.mark.parametrize("block", BLOCKS)
 def test_one_training_step_for_every_block(block):
-    net = tiny_net(attention=block and {"stage4": block})
-    method, batch = method_for(net), random_batch(net)
+    net = tiny_net("simple_pose", block)
+    net.hybridize(static_alloc=True, static_shape=True)
+    method, batch = method_of("simple_pose", net), heatmap_batch(net)
     method.begin_epoch(0)
     before = {n: p.data().asnumpy().copy() for n, p in net.collect_params().items()}
     losses = [method.train_step(batch)["loss"].asscalar() for _ in range(4)]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
-    moved = [n for n, p in net.collect_params().items() if (p.data().asnumpy() != before[n]).any()]
-    weights = [n for n, p in net.collect_params().items() if p.grad_req != "null"]
-    assert set(weights) <= set(moved)
+    moved = {n for n, p in net.collect_params().items() if (p.data().asnumpy() != before[n]).any()}
+    assert {n for n, p in net.collect_params().items() if p.grad_req != "null"} <= moved
 
 
-def test_the_method_refuses_what_does_not_fit():
-    plain = get_model("resnet18_w16_synthetic")
-    plain.initialize()
-    with pytest.raises(ValueError, match="trains models named simple_pose"):
-        method_for(plain)
-    net = tiny_net()
-    for bad in ({"encoding": "x"}, {"refine": "x"}, {"flip_shift": "x"}):
-        with pytest.raises(ValueError, match="valid are"):
-            method_for(net, **bad)
-    with pytest.raises(ValueError, match="unknown SimplePoseMethod option"):
-        method_for(net, sigmas=2.0)
+@pytest.mark.parametrize("options, message", [
+    ({"encoding": "x"}, "valid are"), ({"refine": "x"}, "valid are"),
+    ({"flip_shift": "x"}, "valid are"), ({"sigmas": 2.0}, "unknown SimplePoseMethod option"),
+])  # fmt: skip
+def test_bad_method_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        method_of("simple_pose", tiny_net("simple_pose"), **options)

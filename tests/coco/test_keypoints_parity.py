@@ -5,8 +5,8 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from coco_helpers import heatmap_batch, tiny_net
 from gluoncv_helpers import gluoncv_or_skip
-from keypoints_helpers import random_batch, tiny_net
 from mxnet import autograd
 
 from gluon_attn.coco.keypoints import HeatmapLoss, decode, flip_back, heatmap_targets
@@ -115,8 +115,8 @@ def joints_loss(torch, output, target, weight):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_head_and_loss(torch, training):
-    net = tiny_net()
-    batch, head = random_batch(net), torch_head(torch, net)
+    net = tiny_net("simple_pose")
+    batch, head = heatmap_batch(net), torch_head(torch, net)
     head.train(training)
     features = net.backbone(batch.image)[0]
     features.attach_grad()
