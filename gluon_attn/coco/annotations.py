@@ -17,7 +17,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.images import BadImageError
@@ -31,17 +31,6 @@ ARCHIVE = "https://images.cocodataset.org/annotations/annotations_trainval2017.z
 # A larger share of unusable annotations means that the file holds something else than it seems.
 MAX_LEFT_OUT = 0.5
 NEEDED = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
-
-
-class CocoContent(NamedTuple):
-    """What an annotation file holds."""
-
-    coco: Any  # pycocotools' COCO object of the usable records; ``coco.path`` is the file
-    total: int  # annotations in the file
-    clipped: int  # boxes that reach beyond their image
-    left_out: list[tuple[Any, str]]  # (annotation id, reason)
-    warnings: list[str]  # about what was left out or looks wrong
-    notes: list[str]  # about values that were taken because the file has none
 
 
 class Tally:
@@ -64,10 +53,10 @@ class Tally:
         )
 
 
-def pycocotools_module(name: str) -> Any:
-    """Return ``pycocotools.<name>``; an ImportError says what to install."""
+def from_pycocotools(module: str, name: str) -> Any:
+    """Return a class of pycocotools; an ImportError says what to install."""
     try:
-        return importlib.import_module(f"pycocotools.{name}")
+        return getattr(importlib.import_module(f"pycocotools.{module}"), name)
     except Exception as error:  # built for another NumPy, it raises other errors as well
         raise ImportError(
             f"COCO data and scores need pycocotools: pip install pycocotools ({error})"
@@ -76,8 +65,9 @@ def pycocotools_module(name: str) -> Any:
 
 def load_coco(
     path: str | Path, keypoints: bool, size_of: SizeOf, skip_unreadable: bool = False
-) -> CocoContent:
-    """Read and check an annotation file, or an export of a labelling tool.
+) -> tuple[Any, Annotations]:
+    """Return pycocotools' COCO object of the usable records, whose ``path`` is the file, and what
+    is to be said of the others; the file may be an export of a labelling tool.
 
     Args:
         keypoints: Keep only categories that have names of keypoints, and their annotations.
@@ -88,7 +78,7 @@ def load_coco(
     size in the file cannot be read; ValueError: no COCO annotation, or its records do not fit
     together.
     """
-    COCO = pycocotools_module("coco").COCO
+    COCO = from_pycocotools("coco", "COCO")
     content = read_json(
         path,
         f"unpack {ARCHIVE} beside the folders of images, so that ROOT/annotations/*.json and "
@@ -98,7 +88,7 @@ def load_coco(
     images, image_key, warnings = _images(content, path, size_of, skip_unreadable)
     categories, category_key = _categories(content, path, keypoints)
     joints = {n: len(c["keypoints"]) for n, c in categories.items()} if keypoints else None
-    found = _Annotations(images, categories, joints)
+    found = Annotations(images, categories, joints)
     found.read(content["annotations"], image_key, category_key)
     found.check(path)
     chosen = [c for n, c in categories.items() if joints is None or joints[n]]
@@ -109,8 +99,8 @@ def load_coco(
         coco.dataset["licenses"] = content.get("licenses") or []
         coco.createIndex()
     coco.path = str(path)
-    warnings += found.warnings()
-    return CocoContent(coco, found.total, found.clipped, found.left_out, warnings, found.notes())
+    found.warnings[:0] = warnings
+    return coco, found
 
 
 def check_structure(content: Any, path: str | Path) -> None:
@@ -198,11 +188,17 @@ def _categories(
     return found, key
 
 
-class _Annotations:
+class Annotations:
     """The annotations of a file, one by one: kept, or left out with a reason.
 
     ``images`` and ``categories`` are ``{id: record}``; ``joints`` is ``{category id: number of
     keypoints}``, None if boxes are wanted.
+
+    Attributes:
+        total, clipped: Annotations in the file, and boxes that reach beyond their image.
+        left_out: ``[(annotation id, reason), ...]``.
+        warnings: About what was left out or looks wrong; ``notes``: about values that were taken
+            because the file has none.
     """
 
     def __init__(
@@ -212,6 +208,8 @@ class _Annotations:
         self.kept: list[Record] = []
         self.left_out: list[tuple[Any, str]] = []
         self.total, self.clipped = 0, 0
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._left, self._unknown = Tally(), Tally()
         self._taken: Counter = Counter()
         self._passed, self._renumbered, self._largest = 0, False, 0.0
@@ -284,30 +282,25 @@ class _Annotations:
                 f"{path}: all {len(self.kept):,} boxes lie between 0 and 1; COCO's are in pixels: "
                 "multiply them by the width and height of their images"
             )
+        self._tell()
 
-    def warnings(self) -> list[str]:
-        lines, left = [], self._left
+    def _tell(self) -> None:
+        left = self._left
         if left.total:
-            lines.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
+            self.warnings.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
         if self.clipped > len(self.kept) / 2:
-            lines.append(
+            self.warnings.append(
                 f"{self.clipped:,} of {len(self.kept):,} boxes reach beyond their image; a box is "
                 "[x, y, width, height], not two corners"
             )
-        return lines
-
-    def notes(self) -> list[str]:
-        lines = []
         if self._taken:
             counts = ", ".join(f"{what} ({n:,} times)" for what, n in self._taken.items())
-            lines.append(f"taken for missing values: {counts}")
+            self.notes.append(f"taken for missing values: {counts}")
         if self._renumbered:
-            lines.append("annotations numbered from 1: their ids are not distinct and above 0")
+            self.notes.append("annotations numbered from 1: their ids are not distinct and above 0")
         if self._passed:
-            lines.append(
-                f"{self._passed:,} annotations of categories without keypoints passed over"
-            )
-        return lines
+            passed = f"{self._passed:,} annotations of categories without keypoints"
+            self.notes.append(f"{passed} passed over")
 
 
 def whole_number(value: Any) -> int | None:

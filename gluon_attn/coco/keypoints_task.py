@@ -12,8 +12,9 @@ from __future__ import annotations
 import collections
 import logging
 import os
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Sequence
 
+import cv2
 import mxnet as mx
 import numpy as np
 from tabulate import tabulate
@@ -27,7 +28,6 @@ from gluon_attn.coco.keypoints_batches import (
     PoseEvalTransform,
     PoseLoader,
     PoseTrainTransform,
-    invert,
     region_of,
     transform,
 )
@@ -45,19 +45,9 @@ from gluon_attn.tasks.data import in_epochs, one_behind
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
+# How people are cut out for a net and places read from its heat-maps: options of SimplePoseMethod.
+READING = ("margin", "refine", "flip_test", "flip_shift", "suppression")
 THRESHOLD = 0.2  # height from which a keypoint is drawn; that of Simple Baselines' scores
-
-
-class Reading(NamedTuple):
-    """How people are cut out for a net and places read from its heat-maps (SimplePoseMethod's
-    options).
-    """
-
-    margin: float = 1.25
-    refine: str = "dark"
-    flip_test: bool = True
-    flip_shift: str = "subpixel"
-    suppression: float = 0.9
 
 
 class Keypoints(CocoTask):
@@ -93,7 +83,7 @@ class Keypoints(CocoTask):
         recipe = trained.extra.get("recipe", {})
         known = recipe.get("options", {}) if recipe.get("method") == "simple_pose" else {}
         options = {**SimplePoseMethod.OPTIONS, **known}
-        return {"keypoints": {name: options[name] for name in Reading._fields}}
+        return {"keypoints": {name: options[name] for name in READING}}
 
     def finder(self, net: Any, sidecar: Sidecar, ctx: Any) -> PoseFinder:
         return PoseFinder(net, sidecar, ctx)
@@ -150,9 +140,9 @@ class PoseFinder:
 
     def __init__(self, net: Any, sidecar: Sidecar, ctx: Any = None) -> None:
         entry, self.names = sidecar["input"], tuple(sidecar["classes"])
-        self.net, self.ctx, self.reading = net, ctx or mx.cpu(), Reading(**sidecar["keypoints"])
+        self.net, self.ctx, self.reading = net, ctx or mx.cpu(), sidecar["keypoints"]
         self.transform = PoseEvalTransform(
-            entry["shape"][2:], self.reading.margin, entry["mean"], entry["std"]
+            entry["shape"][2:], self.reading["margin"], entry["mean"], entry["std"]
         )
         self.pairs = mirror_pairs(self.names)
 
@@ -172,22 +162,22 @@ class PoseFinder:
             rows = (batch.index != PADDING) & (batch.mask.asnumpy()[:, 0] > 0)
             found = self._read(*[out.asnumpy()[rows] for out in outputs])
             for i, place, height in zip(batch.index[rows], *found):
-                matrix = invert(self.transform.matrix(people.boxes[i]))
+                matrix = cv2.invertAffineTransform(self.transform.matrix(people.boxes[i]))
                 places[i], heights[i] = transform(place * STRIDE, matrix), height
         return places, heights
 
     def _run(self, batch: Batch) -> list[Any]:
         images = batch.image.as_in_context(self.ctx)
         outputs = [self.net(images)]
-        if self.reading.flip_test:
+        if self.reading["flip_test"]:
             outputs.append(self.net(mx.nd.flip(images, axis=3)))
         return [out[0] if isinstance(out, (list, tuple)) else out for out in outputs]
 
     def _read(self, maps: np.ndarray, *mirrored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return places in pixels of the heat-map, and heights."""
         for other in mirrored:
-            maps = (maps + flip_back(other, self.pairs, self.reading.flip_shift)) / 2
-        return decode(maps, self.reading.refine)
+            maps = (maps + flip_back(other, self.pairs, self.reading["flip_shift"])) / 2
+        return decode(maps, self.reading["refine"])
 
     def records(
         self, people: People, places: np.ndarray, heights: np.ndarray, category_id: Any = 1
@@ -200,11 +190,11 @@ class PoseFinder:
                 of_image[number].append(i)
         for number, numbers in of_image.items():
             rows = np.array(numbers)
-            widths = [region_of(people.boxes[i], size, self.reading.margin).width for i in rows]
+            margin, threshold = self.reading["margin"], self.reading["suppression"]
+            widths = [region_of(people.boxes[i], size, margin).width for i in rows]
             areas = np.square(widths) * size[0] / size[1]
             if len(self.names) == len(SIGMAS):
-                kept = oks_suppression(places[rows], scores[rows], areas, self.reading.suppression)
-                rows = rows[kept]
+                rows = rows[oks_suppression(places[rows], scores[rows], areas, threshold)]
             for i in rows:
                 table = np.column_stack([places[i], heights[i]])
                 found.append({

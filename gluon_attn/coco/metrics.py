@@ -22,7 +22,7 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from gluon_attn.coco.annotations import pycocotools_module
+from gluon_attn.coco.annotations import from_pycocotools
 from gluon_attn.core.errors import NotFiniteError
 
 # COCO's constants for its 17 keypoints, nose to ankles.
@@ -85,7 +85,7 @@ def evaluate_keypoints(
 def _evaluate(
     coco: Any, records: Iterable[dict], kind: str, image_ids: Iterable | None
 ) -> CocoResult:
-    COCOeval = pycocotools_module("cocoeval").COCOeval
+    COCOeval = from_pycocotools("cocoeval", "COCOeval")
     records = list(records)
     for number, record in enumerate(records):
         _check(coco, record, kind, f"result {number}")

@@ -35,11 +35,11 @@ from gluon_attn.coco.detection_task import Detector, detect_files  # noqa: E402
 from gluon_attn.coco.keypoints import heatmap_targets  # noqa: E402
 from gluon_attn.coco.keypoints_batches import People, transform  # noqa: E402
 from gluon_attn.coco.keypoints_boxes import boxes_of_images, read_results  # noqa: E402
-from gluon_attn.coco.keypoints_task import PoseFinder, Reading  # noqa: E402
+from gluon_attn.coco.keypoints_task import READING  # noqa: E402
 from gluon_attn.coco.metrics import evaluate_detections  # noqa: E402
 from gluon_attn.coco.names import KEYPOINTS  # noqa: E402
 from gluon_attn.export import ExportError, Predictor, export_model  # noqa: E402
-from gluon_attn.export.sidecar import input_entry, read_sidecar  # noqa: E402
+from gluon_attn.export.sidecar import read_sidecar  # noqa: E402
 from gluon_attn.task import TASKS, Asked, Exported  # noqa: E402
 from gluon_attn.tasks.data import open_for  # noqa: E402
 from gluon_attn.tasks.images import find_images  # noqa: E402
@@ -217,7 +217,7 @@ def test_an_export_gives_the_net_s_heat_maps(pose):
     image = mx.nd.random.normal(shape=(3, 3, 128, 96))
     finder = POSE.open(Exported.open(folder))
     np.testing.assert_allclose(finder.net(image).asnumpy(), net(image).asnumpy(), atol=1e-4)
-    assert finder.names == KEYPOINTS and finder.reading == Reading()
+    assert finder.names == KEYPOINTS and set(finder.reading) == set(READING)
     people, _ = square_people(2)
     for a, b in zip(finder(people, workers=0), finder_for(net)(people, workers=0)):
         np.testing.assert_allclose(a, b, atol=1e-2)
@@ -348,7 +348,7 @@ def test_settings_of_a_run_go_with_its_export(data, tool, tmp_path):  # noqa: F8
         code, text, error = tool(*command)
         assert code == 0, error
     assert "parity with plain MXNet" in text
-    assert not POSE.open(Exported.open(out)).reading.flip_test
+    assert not POSE.open(Exported.open(out)).reading["flip_test"]
     content = json.loads((data / "annotations/instances_val2017.json").read_text())
     boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} for a in content["annotations"]]
     (tmp_path / "found.json").write_text(json.dumps([dict(b, score=0.7) for b in boxes]))
@@ -393,9 +393,8 @@ def square_people(count=5):
 
 
 def finder_for(net, **options):
-    reading = {"keypoints": Reading(**options)._asdict()}
-    sidecar = {"input": input_entry(net.input_size, PIXELS), "classes": KEYPOINTS, **reading}
-    return PoseFinder(net, sidecar)
+    recipe = {"method": "simple_pose", "options": options}
+    return POSE.open(trained(net, recipe=recipe))
 
 
 def test_places_do_not_depend_on_batches(pose):
