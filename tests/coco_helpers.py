@@ -130,6 +130,13 @@ def heatmap_batch(net, count=4, seed=0):
                  np.arange(count))  # fmt: skip
 
 
+def overlaps(a, b):
+    """Return intersection over union of boxes ``(..., 4)``, corners; shapes are broadcast."""
+    inner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inner = np.maximum(inner, 0).prod(-1)
+    return inner / (sum((c[..., 2:] - c[..., :2]).prod(-1) for c in (a, b)) - inner)
+
+
 def step_of(method, batch):
     """Make one update; return its losses and the names of the parameters that stayed."""
     net = method.net
