@@ -25,7 +25,6 @@ from gluon_attn.coco.parts import (
     DetectorMethod,
     StageFeatures,
     Tensor,
-    WarmUp,
     gluoncv_module,
     infer_shapes,
     layers_of,
@@ -56,14 +55,9 @@ class FirstStage(HybridBlock):
     """
 
     def __init__(
-        self,
-        trunk: StageFeatures,
-        channels: int,
-        frame: Sequence[int],
-        anchor_scale: float,
-        **kwargs: Any,
+        self, trunk: StageFeatures, channels: int, frame: Sequence[int], anchor_scale: float
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         anchor = gluoncv_module("model_zoo.rcnn.rpn.anchor").RPNAnchorGenerator
         head = gluoncv_module("model_zoo.rcnn.rpn.rpn").RPNHead
         with self.name_scope():
@@ -90,8 +84,8 @@ class Proposals(HybridBlock):
     ``count`` is R, and how many anchors of a level take part.
     """
 
-    def __init__(self, count: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, count: int) -> None:
+        super().__init__()
         self._count = count
         proposal = gluoncv_module("model_zoo.rcnn.rpn.proposal").RPNProposal
         self.refine = proposal(CLIP, 0, (1.0, 1.0, 1.0, 1.0))
@@ -117,8 +111,8 @@ class RoiHead(HybridBlock):
     background first; offsets ``(B, R, K, 4)``, of each class.
     """
 
-    def __init__(self, classes: int, channels: int, hidden: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, classes: int, channels: int, hidden: int) -> None:
+        super().__init__()
         self._classes = classes
         inputs = channels * ROI_SIZE[0] * ROI_SIZE[1]
         uniform, normal = mx.init.Xavier(), mx.init.Normal
@@ -171,18 +165,14 @@ class FasterRCNN(CocoNet):
     task, method, fit = "detection", "faster_rcnn", "pad"
     output_names = ("classes", "scores", "boxes")
 
+    sides: tuple[int, int]  # most pixels of the shorter and of the longer side of an image
+    frozen_stages: int
+
     def __init__(
-        self,
-        first: FirstStage,
-        roi: RoiHead,
-        nms: ClasswiseNms,
-        *,
-        proposals: tuple[int, int],
-        frozen_stages: int,
-        **kwargs: Any,
+        self, first: FirstStage, roi: RoiHead, nms: ClasswiseNms, proposals: tuple[int, int]
     ) -> None:
-        super().__init__(**kwargs)
-        self.classes, self.frozen_stages = nms.classes, frozen_stages
+        super().__init__()
+        self.classes = nms.classes
         self.train_proposals, self.test_proposals = proposals
         self.first, self.roi = first, roi
         self.propose, self.nms = Proposals(self.test_proposals), nms
@@ -252,9 +242,9 @@ def faster_rcnn(
     counts = {"per_class": test_proposals, "detections": detections}
     nms = ClasswiseNms(classes, nms_overlap, score_threshold, own_boxes=True, **counts)
     first = FirstStage(trunk, fpn_channels, frame, anchor_scale)
-    roi, proposals = RoiHead(classes, fpn_channels, hidden), (train_proposals, test_proposals)
-    net = FasterRCNN(first, roi, nms, proposals=proposals, frozen_stages=frozen_stages)
-    net.input_size, net.sides = frame, sides
+    roi = RoiHead(classes, fpn_channels, hidden)
+    net = FasterRCNN(first, roi, nms, (train_proposals, test_proposals))
+    net.input_size, net.sides, net.frozen_stages = frame, sides, frozen_stages
     return infer_shapes(net, net)
 
 
@@ -320,22 +310,12 @@ class TwoStageLoss(HybridBlock):
 
     output_names = ("rpn_class", "rpn_box", "class", "box")
 
-    def __init__(self, rpn_beta: float = 1 / 9, beta: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, rpn_beta: float = 1 / 9, beta: float = 1.0) -> None:
+        super().__init__()
         self._rpn, self._roi = rpn_beta**-0.5, beta**-0.5  # the operator's scalar: |x| < 1 / s^2
 
-    def hybrid_forward(
-        self,
-        F: Any,
-        rpn_logits: Tensor,
-        rpn_offsets: Tensor,
-        rpn_labels: Tensor,
-        rpn_targets: Tensor,
-        logits: Tensor,
-        offsets: Tensor,
-        classes: Tensor,
-        targets: Tensor,
-    ) -> list:
+    def hybrid_forward(self, F: Any, rpn_logits: Tensor, *others: Tensor) -> list:
+        rpn_offsets, rpn_labels, rpn_targets, logits, offsets, classes, targets = others
         sampled, positive = rpn_labels >= 0, rpn_labels > 0
         # log(1 + exp(x)) - y x, without overflow
         entropy = F.relu(rpn_logits) - rpn_logits * positive
@@ -364,7 +344,7 @@ class FasterRcnnMethod(DetectorMethod):
 
     trains = "faster_rcnn"
     OPTIONS = dict(
-        WarmUp.OPTIONS,
+        DetectorMethod.WARM_UP,
         warmup_updates=500,
         warmup_start=0.001,
         rpn_samples=256,

@@ -43,10 +43,8 @@ class SimplePose(CocoNet):
 
     task, output_names = "keypoints", ("heatmaps",)
 
-    def __init__(
-        self, net: HybridBlock, keypoints: int = 17, filters: int = FILTERS, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, net: HybridBlock, keypoints: int = 17, filters: int = FILTERS) -> None:
+        super().__init__()
         self.classes = keypoints
         normal = init.Normal(SMALL)
         doubling = {"strides": 2, "padding": 1, "use_bias": False, "weight_initializer": normal}

@@ -85,14 +85,8 @@ class StageFeatures(HybridBlock):
     ValueError for a net with taps or without such stages.
     """
 
-    def __init__(
-        self,
-        net: HybridBlock,
-        stages: Sequence[int] = (2, 3, 4),
-        keep: Sequence[int] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, net: HybridBlock, stages: Sequence[int], keep: Sequence[int] = ()) -> None:
+        super().__init__()
         layers = list(net.features)
         places = [k for k, layer in enumerate(layers) if isinstance(layer, TappedStage)]
         valid = range(1, len(places) + 1)
@@ -205,9 +199,8 @@ class ClasswiseNms(HybridBlock):
         per_class: int = 200,
         detections: int = 100,
         own_boxes: bool = False,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         if not (0 <= overlap <= 1 and 0 <= threshold <= 1):
             raise ValueError(f"overlap={overlap}, threshold={threshold}: valid are 0 to 1")
         counts = {"classes": classes, "per_class": per_class, "detections": detections}
@@ -249,43 +242,21 @@ def trainable(net: HybridBlock, without: Iterable = ()) -> ParameterDict:
     return chosen
 
 
-class WarmUp:
-    """The factor on the learning rate, update by update: a linear rise.
+class DetectorMethod(Method):
+    """Trains nets whose ``method`` is ``trains``; the learning rate rises linearly at first.
+
+    A batch's ``label`` is ``(B, 1 + M, 5)``: corners in pixels of the input and class of each box,
+    -1 in rows without one; its first row is the frame that the image takes of the input, no object.
 
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 2.2.
     """
 
-    OPTIONS = {
+    trains = ""
+    WARM_UP = {
         "warmup_epochs": 0.0,  # passes over the training data; adds to warmup_updates
         "warmup_updates": 0,
         "warmup_start": 0.0,  # share of the learning rate at the first update
     }
-
-    def __init__(self, options: dict, num_samples: int) -> None:
-        for name in ("warmup_epochs", "warmup_updates"):
-            if options[name] < 0:
-                raise ValueError(f"{name}={options[name]}: must not be negative")
-        if not 0 <= options["warmup_start"] <= 1:
-            raise ValueError(f"warmup_start={options['warmup_start']}: valid are 0 to 1")
-        self._images = options["warmup_epochs"] * num_samples
-        self._updates, self._start = options["warmup_updates"], options["warmup_start"]
-
-    def factor(self, done: int, batch_size: int) -> float:
-        # Whole batches only: images that do not fill one are left out of a pass.
-        length = self._updates + int(self._images // batch_size)
-        if done >= length:
-            return 1.0
-        return self._start + (1 - self._start) * done / length
-
-
-class DetectorMethod(Method):
-    """Trains nets whose ``method`` is ``trains``, with a warm-up of the learning rate.
-
-    A batch's ``label`` is ``(B, 1 + M, 5)``: corners in pixels of the input and class of each box,
-    -1 in rows without one; its first row is the frame that the image takes of the input, no object.
-    """
-
-    trains = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -294,13 +265,25 @@ class DetectorMethod(Method):
                 f"method '{self.trains}' trains models named {self.trains}…, not a "
                 f"{type(self.net).__name__}"
             )
-        self._warmup = WarmUp(self.options, self.task.num_samples)
+        for name in ("warmup_epochs", "warmup_updates"):
+            if self.options[name] < 0:
+                raise ValueError(f"{name}={self.options[name]}: must not be negative")
+        if not 0 <= self.options["warmup_start"] <= 1:
+            raise ValueError(f"warmup_start={self.options['warmup_start']}: valid are 0 to 1")
         self._rate = 0.0
 
     def set_learning_rate(self, lr: float) -> None:
         self._rate = lr
 
+    def warm_up(self, done: int, batch_size: int) -> float:
+        """Return the factor on the learning rate after ``done`` updates."""
+        # Whole batches only: images that do not fill one are left out of a pass.
+        images = self.options["warmup_epochs"] * self.task.num_samples
+        length = self.options["warmup_updates"] + int(images // batch_size)
+        start = self.options["warmup_start"]
+        return 1.0 if done >= length else start + (1 - start) * done / length
+
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict:
         done = self.trainer.optimizer.num_update
-        self.trainer.set_learning_rate(self._rate * self._warmup.factor(done, len(batch.index)))
+        self.trainer.set_learning_rate(self._rate * self.warm_up(done, len(batch.index)))
         return super().train_step(batch, held_out)

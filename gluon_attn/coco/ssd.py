@@ -24,7 +24,6 @@ from gluon_attn.coco.parts import (
     DetectorMethod,
     StageFeatures,
     Tensor,
-    WarmUp,
     gluoncv_module,
     infer_shapes,
     trainable,
@@ -93,9 +92,8 @@ class SsdPredictions(HybridBlock):
         levels: int,
         width: int,
         predictor_norm: bool,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         self._columns = classes + 1
         anchor = gluoncv_module("model_zoo.ssd.anchor").SSDAnchorGenerator
         predictor = gluoncv_module("nn.predictor").ConvPredictor
@@ -158,10 +156,8 @@ class SSD(CocoNet):
 
     task, method, fit = "detection", "ssd", "stretch"
 
-    def __init__(
-        self, raw: SsdPredictions, nms: ClasswiseNms, candidates: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, raw: SsdPredictions, nms: ClasswiseNms, candidates: bool = False) -> None:
+        super().__init__()
         self.classes, self._candidates = nms.classes, candidates
         self.output_names: tuple = ("classes", "scores", "boxes")
         self.output_names += ("candidate_scores", "candidate_boxes") if candidates else ()
@@ -258,10 +254,8 @@ class MultiBoxLoss(HybridBlock):
     batch.
     """
 
-    def __init__(
-        self, negative_ratio: float = 3.0, normalize: str = "image", **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, negative_ratio: float = 3.0, normalize: str = "image") -> None:
+        super().__init__()
         if normalize not in NORMALIZE:
             raise ValueError(unknown_name("normalization of the SSD loss", normalize, NORMALIZE))
         if negative_ratio < 0:
@@ -296,7 +290,7 @@ class SsdMethod(DetectorMethod):
 
     trains = "ssd"
     OPTIONS = dict(
-        WarmUp.OPTIONS,
+        DetectorMethod.WARM_UP,
         warmup_epochs=1.0,
         overlap=0.5,
         negative_ratio=3.0,

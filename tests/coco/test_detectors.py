@@ -19,7 +19,7 @@ from coco_helpers import (  # noqa: E402
     tiny_net,
 )
 
-from gluon_attn.coco.parts import ClasswiseNms, WarmUp  # noqa: E402
+from gluon_attn.coco.parts import ClasswiseNms  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
 from model_zoo import get_model  # noqa: E402
 
@@ -104,10 +104,11 @@ def test_a_classifier_is_refused(kind):
 
 
 def test_warm_up_rises_linearly_then_ends():
-    warmup = WarmUp({"warmup_epochs": 1.0, "warmup_updates": 2, "warmup_start": 0.5}, 17)
-    assert [warmup.factor(k, 8) for k in range(6)] == [0.5, 0.625, 0.75, 0.875, 1, 1]
-    nothing = WarmUp({"warmup_epochs": 0.0, "warmup_updates": 0, "warmup_start": 0.0}, 17)
-    assert nothing.factor(0, 8) == 1
+    options = {"warmup_epochs": 1.0, "warmup_updates": 2, "warmup_start": 0.5}
+    method = method_of("ssd", tiny_net("ssd"), **options)  # on four images
+    assert [method.warm_up(k, 2) for k in range(6)] == [0.5, 0.625, 0.75, 0.875, 1, 1]
+    nothing = method_of("ssd", tiny_net("ssd"), warmup_epochs=0.0)
+    assert nothing.warm_up(0, 8) == 1
 
 
 def suppress(scores, boxes, overlap, threshold, per_class, most):
