@@ -140,7 +140,8 @@ class PoseFinder:
 
     def __init__(self, net: Any, sidecar: Sidecar, ctx: Any = None) -> None:
         entry, self.names = sidecar["input"], tuple(sidecar["classes"])
-        self.net, self.ctx, self.reading = net, ctx or mx.cpu(), sidecar["keypoints"]
+        self.net, self.ctx = net, ctx or mx.cpu()
+        self.reading = {**SimplePoseMethod.OPTIONS, **sidecar["keypoints"]}
         self.transform = PoseEvalTransform(
             entry["shape"][2:], self.reading["margin"], entry["mean"], entry["std"]
         )

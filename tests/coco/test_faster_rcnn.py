@@ -118,7 +118,7 @@ def test_boxes_are_looked_at_on_their_own_level():
         np.testing.assert_allclose(gradients[k], m.grad.asnumpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_proposals_are_sorted_distinct_and_inside_the_picture():
+def test_proposals_are_sorted_distinct_and_inside_the_image():
     net = tiny_net("faster_rcnn")
     images = mx.nd.array(RNG(3).normal(size=(2, 3, 96, 128)))
     boxes, scores = (a.asnumpy() for a in net.propose(images, *net.first(images)[:15]))

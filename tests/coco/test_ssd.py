@@ -140,7 +140,7 @@ def loss_inputs(seed=4):
 
 
 def loss_in_numpy(logits, offsets, labels, targets, ratio=3):
-    """Eq. 1 to 3 of the paper, picture by picture, divided by the picture's positives."""
+    """Eq. 1 to 3 of the paper, image by image, divided by the image's positives."""
     result = []
     for x, o, y, t in zip(logits.astype(float), offsets, labels.astype(int), targets):
         entropy = np.log(np.exp(x).sum(1)) - x[np.arange(len(y)), y]
@@ -155,7 +155,7 @@ def loss_in_numpy(logits, offsets, labels, targets, ratio=3):
     return np.array(result).T
 
 
-def test_loss_against_numpy_and_pictures_without_objects_have_none():
+def test_loss_against_numpy_and_images_without_objects_have_none():
     arrays = loss_inputs()
     loss = MultiBoxLoss()
     loss.hybridize()
