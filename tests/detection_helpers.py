@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import mxnet as mx
 import numpy as np
 from formats.tiny_coco import write_tiny_coco
@@ -40,12 +38,6 @@ def recipe(method="ssd", **changes):
     }  # fmt: skip
     values.update(changes)
     return values
-
-
-def write_recipe(path, **changes):
-    """Write :func:`recipe` as JSON; return the path."""
-    path.write_text(json.dumps(recipe(**changes)))
-    return path
 
 
 def model_of(method, block=None):
