@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import resource
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import cv2
 import mxnet as mx
 import numpy as np
+import process_helpers as processes
 import pytest
 from training_helpers import NAMES, write_data, write_recipe
 
@@ -284,30 +286,32 @@ def test_a_zoo_model_evaluates_with_names_of_several_words(succeed, data, tmp_pa
     assert [row["name"] for row in read_json(tmp_path, "out/test.json")["attributes"]] == names
 
 
-def test_a_full_disk_leaves_the_run_as_it_was(flow, folder, error, tmp_path):
+def test_a_full_disk_leaves_the_run_as_it_was(flow, folder, tmp_path):
     run, export = tmp_path / "run", tmp_path / "export"
     shutil.copytree(str(folder / "run"), str(run))
     before = contents(run)
     sizes = {name: (run / name).stat().st_size for name in ("best.params", "last.ckpt")}
     between = sum(sizes.values()) // 2  # the weights still fit, the checkpoint does not
     assert sizes["best.params"] < between < sizes["last.ckpt"]
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def failed(largest, *words):
-        """As on a full disk, a file that outgrows a size fails."""
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, most))
-        try:
-            return error(*words)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    def start(tool, *words, largest):
+        command = [sys.executable, ROOT / "tools" / tool, *words]
+        limits = (largest, largest)  # as on a full disk, a file that outgrows it fails
+        return processes.start(
+            command, env=dict(os.environ, OMP_NUM_THREADS="1"),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+        )  # fmt: skip
 
-    line = failed(between, "train.py", "--recipe", folder / "tiny.json", "--data-dir",
-                  folder / "data", "--save-dir", run, "-j", 1, "--lr", "0.01", "gamma=1.5",
-                  "--resume", "--num-epochs", 4)  # fmt: skip
-    assert "last.ckpt" in line and "free some space" in line
-    given = ("export.py", "--run", folder / "run", "--out", export)
-    line = failed(sizes["best.params"] // 2, *given)
-    assert ".params" in line and "free some space" in line
+    train = start(
+        "train.py", "--recipe", folder / "tiny.json", "--data-dir", folder / "data",
+        "--save-dir", run, "-j", 1, "--lr", "0.01", "gamma=1.5", "--resume", "--num-epochs", 4,
+        largest=between,
+    )  # fmt: skip
+    exporting = start("export.py", "--run", folder / "run", "--out", export,
+                      largest=sizes["best.params"] // 2)  # fmt: skip
+    for process, file in ((train, "last.ckpt"), (exporting, ".params")):
+        code, out, err = processes.finish(process)
+        assert code == 2 and file in err and "free some space" in err and "Traceback" not in err
     after = contents(run)
     assert after["last.ckpt"] == before["last.ckpt"] and after["test.json"] == before["test.json"]
     assert set(after) == set(before)  # nothing new, no temporary files

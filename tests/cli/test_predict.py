@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,17 +159,25 @@ def test_files_are_whole_whatever_becomes_of_the_console(
 def test_an_ascii_console_shows_the_table_and_json(monkeypatch):
     record = {"box": None, "probabilities": {"帽": 0.25}, "positives": [], "error": None}
     records = [dict(record, image=f"{'x' * 40}.jpg")]
-
-    def shown(*texts):
-        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    for texts in ([(None, None)], [("-", lambda: json.dumps(records, ensure_ascii=False))]):
+        read, write = os.pipe()
+        stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(write, "wb")), encoding="ascii")
         monkeypatch.setattr(sys, "stdout", stream)
-        predict.write_results(texts, lambda: predict.format_table(records, ["帽"]))
-        stream.flush()
-        return stream.buffer.getvalue().decode("ascii")
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        make = partial(predict.write_results, texts, lambda: predict.format_table(records, ["帽"]))
+        assert cli.status_of(make) == 0
+        os.close(write)
+        with os.fdopen(read, encoding="ascii") as file:
+            text = file.read()
+        if texts[0][0] == "-":
+            assert json.loads(text) == records
+        else:
+            assert "\\u5e3d" in text and "..." in text and "0.250" in text
 
-    text = shown((None, None))
-    assert "\\u5e3d" in text and "..." in text and "0.250" in text
-    assert json.loads(shown(("-", lambda: json.dumps(records, ensure_ascii=False)))) == records
+
+def test_one_result_at_most_goes_to_standard_output(exports, images, capsys):
+    assert call(exports, images, "--json", "-", "--csv", "-") == 2
+    assert "only one of" in capsys.readouterr().err
 
 
 def test_probabilities_that_are_not_finite_are_a_dash_and_null():
@@ -209,7 +218,7 @@ FILES = {
         ("IMAGES --backend magic", "valid are mxnet"), ("IMAGES --threads 0", "threads 0"),
         ("IMAGES --backend mxnet-int8", "variant; add it with"),
         ("IMAGES --backend onnxruntime", "variant; add it with"),
-        ("IMAGES --json - --csv -", "only one of"), ("EMPTY", "no images in this folder"),
+        ("EMPTY", "no images in this folder"),
         ("gone.jpg", "gone.jpg: does not exist"),
         ("film.mp4", "film.mp4: is a video: extract its frames"), ("a.gif", "a.gif: is a GIF"),
         ("a.jpg", "a.jpg: is a web page"),

@@ -197,6 +197,16 @@ def give_deployment():
     run_tool("export.py", *"--export exports/people --int8 --calib data/people".split())
 
 
+def installed(block):
+    """Return whether the packages are there that a block needs."""
+    _, _, names = block.mark.partition(": needs ")
+    return all(map(importlib.util.find_spec, names.replace(",", " ").split()))
+
+
+def nightly(block):
+    return block.mark.endswith(": nightly")
+
+
 def cases(chosen):
     """One case per page with the blocks that always run, a nightly one with all of them."""
     found = []
@@ -208,10 +218,6 @@ def cases(chosen):
         if blocks != plain:
             found.append(pytest.param(page, blocks, id=f"{page}-all", marks=pytest.mark.nightly))
     return found
-
-
-def nightly(block):
-    return block.mark.endswith(": nightly")
 
 
 # What a page's blocks may take for granted, as its text says: made before its first blocks, or
@@ -372,9 +378,3 @@ def test_wrong_commands_are_noticed(monkeypatch):
         'pip install "gluon_attn[nothing]"',
     ):  # fmt: skip
         assert problem_of_command(shlex.split(line), monkeypatch), line
-
-
-def installed(block):
-    """Return whether the packages are there that a block needs."""
-    _, _, names = block.mark.partition(": needs ")
-    return all(map(importlib.util.find_spec, names.replace(",", " ").split()))

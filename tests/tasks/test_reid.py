@@ -474,8 +474,8 @@ def test_an_export_gives_the_embedding(people, tmp_path):
     image = data["val"].read(0)
     found = Preprocess(input_entry(size, preprocess))(image)
     np.testing.assert_allclose(found, transform(image), atol=1e-5)
-    export_model(net, tmp_path, "x", classes, size, preprocess, activation="softmax", check=False)
-    predictor = Predictor(tmp_path)
+    export_model(net, tmp_path / "x", "x", classes, size, preprocess, check=False)
+    predictor = Predictor(tmp_path / "x")
     paths = [str(path) for path in sorted(people.rglob("query/*.jpg"))[:3]]
     images = np.stack([transform(cv2.imread(path)[..., ::-1]) for path in paths])
     expected = net(mx.nd.array(images))[1].asnumpy()
