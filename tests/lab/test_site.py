@@ -264,7 +264,8 @@ def test_a_list_of_files_is_not_believed_blindly(tmp_path):
         assert (tmp_path / "mine.txt").exists()
 
 
-def test_the_tool_takes_folders_with_and_without_titles(seen):
+def test_the_tool_takes_folders_with_and_without_titles(seen, monkeypatch):
+    monkeypatch.setenv("MXNET_GLUON_REPO", "/none")  # no mirror is asked
     given = ("runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "y=resnet20_w8_digits")
     done = run_tool("gallery.py", *given, "--images=3", "-j1", "--data-dir", "D", "--out=O")
     assert done == (0, "wrote PAGE\n", "")
@@ -274,6 +275,7 @@ def test_the_tool_takes_folders_with_and_without_titles(seen):
         *(("x", "runs/lr=0.1"), ("y", "resnet20_w8_digits")),
     ]
     assert rest == ["D", "O", None, {"images": 3, "ctx": mx.cpu(0), "workers": 1}]
+    monkeypatch.delenv("MXNET_GLUON_REPO")
     for words, problem in (
         (["a=runs/vaa", "a=runs/plain"], "two runs are called 'a'"),
         (["=runs/vaa"], "'=runs/vaa' has no title"),
@@ -289,7 +291,6 @@ def seen(monkeypatch, tmp_path):
     """What the gallery is asked for by calls in ``tmp_path``, which holds three runs."""
     found = []
     monkeypatch.setattr(gallery, "make_gallery", lambda *a, **o: found.append((*a, o)) or "PAGE")
-    monkeypatch.setenv("MXNET_GLUON_REPO", "/none")  # no mirror is asked
     monkeypatch.chdir(tmp_path)
     for name in ("runs/plain", "runs/vaa", "runs/lr=0.1"):
         (tmp_path / name).mkdir(parents=True)

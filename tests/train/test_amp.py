@@ -467,13 +467,12 @@ def coco(name, **options):
 
     def make(kind):
         pytest.importorskip("gluoncv")
-        detects = name == "ssd"
-        helpers = importlib.import_module(f"{'detection' if detects else 'keypoints'}_helpers")
-        net = helpers.tiny_net(*(["ssd"] if detects else []), width=16)
+        helpers = importlib.import_module("coco_helpers")
+        net = helpers.tiny_net(name, width=16)
         use_static_graph(net)
         names = [f"class{k}" for k in range(net.classes)]
         made = start_method(name, net, names, samples=4, amp=kind, options=options)
-        return made, helpers.batch_of() if detects else helpers.random_batch(net)
+        return made, helpers.batch_of() if name == "ssd" else helpers.heatmap_batch(net)
 
     return make
 

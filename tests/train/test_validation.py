@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import mxnet as mx
 import numpy as np
 import pytest
-from detection_helpers import write_data as write_coco
+from coco_helpers import write_data as write_coco
 from training_helpers import checkpoint_arrays, recipe, same, write_data, write_recipe
 
 from gluon_attn.amp import MixedPrecision
@@ -120,7 +120,7 @@ def test_queries_without_their_person_in_another_camera_are_no_validation():
 
 @pytest.mark.parametrize("change", [lambda a: [], lambda a: [dict(x, iscrowd=1) for x in a]])
 def test_coco_without_a_box_that_counts_is_no_validation(tmp_path, change):
-    from detection_helpers import recipe as coco_recipe
+    from coco_helpers import recipe as coco_recipe
 
     root = write_coco(tmp_path / "data")
     asked = Recipe.from_dict(coco_recipe(keep="best"))
