@@ -103,6 +103,12 @@ def test_a_run_is_not_overwritten_and_not_continued_with_other_settings(data, co
         run(write_data(tmp_path / "other", seed=9), copy, resume=True)
 
 
+def test_divergence_is_reported(data, tmp_path):
+    with pytest.raises(ValueError, match="diverged; lower lr") as caught:
+        run(data, tmp_path, lr=1e12, epochs=3, options={"phase1_epochs": 0})
+    assert "the loss is nan in epoch 0" in str(caught.value)
+
+
 def test_two_devices_and_accumulation_run(data, tmp_path):
     result = run(data, tmp_path / "run", devices="cpu:2", accumulate=2, epochs=2)
     assert result["best"]["epoch"] in (0, 1)
