@@ -162,7 +162,7 @@ def trained_options(
     another number of classes was asked for.
     """
     valid, options, recipe = _arguments_of(name), dict(given or {}), entry.recipe or {}
-    for key, value in recipe.get("model_options", {}).items():
+    for key, value in {**recipe.get("model_options", {}), **(entry.options or {})}.items():
         if key not in valid:
             raise ValueError(
                 f"{entry.where}: recipe: {unknown_name(f'argument of {name}', key, valid)}"

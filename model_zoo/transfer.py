@@ -57,6 +57,8 @@ class WeightEntry:
         trained_with: Command that makes the run.
         source: The table that lists it, for messages.
         package: Name of the pip package that carries the file in its folder ``models``.
+        pixels: How the net is fed, where no recipe says it; see :mod:`model_zoo.outside`.
+        options: Arguments of the model, where no recipe says them.
     """
 
     name: str
@@ -73,6 +75,8 @@ class WeightEntry:
     trained_with: str | None = None
     source: str = ""
     package: str | None = None
+    pixels: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
 
     @property
     def where(self) -> str:

@@ -68,7 +68,7 @@ def start_sidecar(
     """Return a sidecar without outputs and files; a ValueError for empty or repeated names."""
     names = sidecar_file.check_classes(classes)
     return {
-        "format": sidecar_file.FORMAT, "format_version": sidecar_file.FORMAT_VERSION,
+        "format": sidecar_file.FORMAT, "format_version": sidecar_file.version_of(entry),
         "task": task, "name": name, "classes": names, "thresholds": [threshold] * len(names),
         "activation": "none", "input": entry, "extra": extra or {}, "created_with": versions(),
     }  # fmt: skip
