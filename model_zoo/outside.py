@@ -47,10 +47,8 @@ def pixels_of(args: argparse.Namespace) -> Pixels:
                 "below 1, or both in units of 0 to 255 (inputs of 0 to 1 as they are: --mean 0 "
                 "--std 255)"
             )
-        found.update(
-            mean=tuple(round(unit * m, 6) for m in args.mean),
-            std=tuple(round(unit * s, 6) for s in args.std),
-        )
+        for key in ("mean", "std"):
+            found[key] = tuple(round(unit * value, 6) for value in getattr(args, key))
     found.update({key: getattr(args, key) for key in ("crop", "interpolation")
                   if getattr(args, key) is not None})  # fmt: skip
     return found

@@ -52,7 +52,14 @@ def from_zoo(
         entry = dataclasses.replace(entry, name=name.lower(), options=None)  # it may fit as well
     schema = _schema_of(name, classes, entry)
     net = _net(name, path, entry, schema)
-    schema = schema or _default_schema(name, net, entry, path)
+    schema = schema or _default_schema(name, net, entry)
+    if schema is None:
+        fed = pixels or entry is not None and (entry.recipe or entry.pixels)
+        raise ValueError(
+            f"{path}: nothing says what the {net.classes} outputs of {name} are: give --classes "
+            "FILE, a name a line in their order, and --single-label if every image is of one class"
+            + ("" if fed else f". Nor how images are prepared: {outside.HELP}")
+        )
     if len(schema.columns) != net.classes:
         raise ValueError(f"{len(schema.columns)} names for the {net.classes} logits of {name}")
     extra: dict[str, Any] = {"params": params or "pretrained"}
@@ -109,7 +116,7 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
     return known or given
 
 
-def _default_schema(name: str, net: Any, entry: WeightEntry | None, path: str) -> Schema:
+def _default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | None:
     """Return what the logits of a net mean by its task or by the data of its name."""
     own = store.builtin(name.lower())
     if own is not None and own.classes and len(own.classes) == net.classes:
@@ -122,10 +129,7 @@ def _default_schema(name: str, net: Any, entry: WeightEntry | None, path: str) -
     if own is not None and entry is own and net.classes == IMAGENET:
         numbers = tuple(map(str, range(IMAGENET)))
         return Schema([Attribute(CLASS, MULTICLASS, numbers)])
-    raise ValueError(
-        f"{path}: nothing says what the {net.classes} outputs of {name} are: give --classes FILE, "
-        "a name a line in their order, and --single-label if every image is of one class"
-    )
+    return None
 
 
 def with_weights(empty: Trained, recipe: Recipe, path: str, ctx: list[Any]) -> Trained:

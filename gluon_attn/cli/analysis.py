@@ -125,7 +125,8 @@ def load_models(
 
     ``main`` is the net that is analysed; it comes last in figures. ``others`` are run folders, or
     ``ZOO_NAME=FILE`` for a zoo model with its weights, fed as known, else by ``pixels``. Returns
-    nets by name, and run folders by name. A net is called after its run folder, else by its zoo name; equal names get a number.
+    nets by name, and run folders by name. A net is called after its run folder, else by its zoo
+    name; equal names get a number.
     """
     found: list[tuple[str, Trained, str | None]] = []
     for text in others:

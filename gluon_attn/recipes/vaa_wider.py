@@ -19,8 +19,9 @@ class vaa_wider_resnet101:
     Paper      86.4 mAP on the test split (as quoted by later papers); its ResNet-101 alone 83.7
     Ours       not run
     Deviates   ImageNet mean and std, which Gluon's weights were trained with, instead of the
-               repository's 104/117/123 without std; evaluation on the whole person, where
-               the repository cuts the centre (eval_crop=224); the supplement says nothing; phase1_epochs, epochs and gamma are assumptions (docs/vaa.md)
+               repository's 104/117/123 without std; evaluation on the whole person, of whom the
+               repository keeps the centre (eval_crop=224) and the supplement says nothing;
+               phase1_epochs, epochs and gamma are assumptions (docs/vaa.md)
     """
 
     method = "vaa"

@@ -344,6 +344,7 @@ def test_the_tool(several, repository, tmp_path, monkeypatch, capsys):
     save_parameters(net, weights)
     argv = ["evaluate.py", "--model", "se_resnet20_cifar10", "--params", weights, "--data-dir",
             str(several.root), "--names", str(several.root / "names.txt"), "-j", "0",
+            "--mean", "0.5", "--std", "0.25", "--resize", "32x32",
             "--out", str(tmp_path / "out")]  # fmt: skip
     tool = str(repository / "tools" / "evaluate.py")
 
