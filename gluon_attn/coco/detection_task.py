@@ -291,8 +291,9 @@ def detect_files(
 
 def format_table(records: Sequence[Record]) -> str:
     """Return the detections as text, a line each."""
+    shown = files.short_names(records)
     rows = [
-        [os.path.basename(record["image"]), found["class"], f"{found['score']:.3f}",
+        [shown[record["image"]], found["class"], f"{found['score']:.3f}",
          *(f"{v:.0f}" for v in found["box"])]
         for record in records for found in record["detections"]
     ]  # fmt: skip

@@ -392,14 +392,15 @@ def format_table(
     records: Sequence[Record], names: Sequence[str], threshold: float = THRESHOLD
 ) -> str:
     """Return a line per person: image, box, score, number of clear keypoints."""
-    rows = []
+    rows, shown = [], files.short_names(records)
     for record in records:
         if record["error"]:
             continue
         box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
         clear = sum(height > threshold for _, _, height in record["keypoints"])
-        name = os.path.basename(record["image"])
-        rows.append([name, box, f"{record['score']:.3f}", f"{clear} of {len(names)}"])
+        rows.append(
+            [shown[record["image"]], box, f"{record['score']:.3f}", f"{clear} of {len(names)}"]
+        )
     head = ["image", "box", "score", f"keypoints above {threshold:g}"]
     table = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
     return "\n".join([*table, *files.skipped_lines(records)])
