@@ -398,9 +398,8 @@ def format_table(
             continue
         box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
         clear = sum(height > threshold for _, _, height in record["keypoints"])
-        rows.append(
-            [shown[record["image"]], box, f"{record['score']:.3f}", f"{clear} of {len(names)}"]
-        )
+        count = f"{clear} of {len(names)}"
+        rows.append([shown[record["image"]], box, f"{record['score']:.3f}", count])
     head = ["image", "box", "score", f"keypoints above {threshold:g}"]
     table = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
     return "\n".join([*table, *files.skipped_lines(records)])
