@@ -51,6 +51,14 @@ def from_zoo(
     if entry is not None and entry.options and entry.name != name.lower():
         entry = dataclasses.replace(entry, name=name.lower(), options=None)  # it may fit as well
     schema = _schema_of(name, classes, entry)
+    if (
+        schema
+        and schema.is_binary
+        and entry
+        and entry.pixels
+        and entry == store.builtin(entry.name)
+    ):
+        raise ValueError(f"{name}: every image of ImageNet is of one class: add --single-label")
     net = _net(name, path, entry, schema)
     schema = schema or _default_schema(name, net, entry)
     if schema is None:
@@ -126,7 +134,7 @@ def _default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | 
         return Schema.binary(names)
     if net.classes == len(WIDER_ATTRIBUTES):
         return Schema.binary(WIDER_ATTRIBUTES)
-    if own is not None and entry is own and net.classes == IMAGENET:
+    if own is not None and entry == own and net.classes == IMAGENET:
         numbers = tuple(map(str, range(IMAGENET)))
         return Schema([Attribute(CLASS, MULTICLASS, numbers)])
     return None

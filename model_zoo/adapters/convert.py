@@ -152,13 +152,13 @@ def convert(
     known = outside.merged(outside.known_pixels(entry, task, net), pixels or {})
     if known:
         outside.preprocess(name, net, task, known, str(source))
-    if known or schema:
+    to = to or ("gluon" if out.endswith(".params") else "torchvision")
+    described = bool(known or schema) and to != "vaa_released"  # a folder of several files
+    if described:
         outside.check_place(out)
     net.initialize(mx.init.Zero())
     load_foreign(net, source, scheme, key=key)
-    to = to or ("gluon" if out.endswith(".params") else "torchvision")
     save_foreign(net, out, to)
-    described = known or schema
     record = outside.write_record(out, name, options, known or None, schema) if described else ""
     values = _values(net)
     read = guess.scheme if guess and scheme == "auto" else scheme

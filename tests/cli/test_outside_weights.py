@@ -18,11 +18,11 @@ from adapters_helpers import Stored, write_zip
 from reference.cifar_resnet import forward, random_state
 
 from gluon_attn.cli import common, convert, evaluate, export
-from gluon_attn.core.schema import Schema
 from gluon_attn.data.lists import classes_of
+from gluon_attn.task import task_of
 from gluon_attn.tasks import attributes
 from gluon_attn.train.trained import from_zoo
-from model_zoo import outside, store
+from model_zoo import get_model, outside, store, trained
 from model_zoo.adapters import read_arrays
 
 DATA = Path(
@@ -258,12 +258,18 @@ def test_a_record_says_which_net_it_is(tmp_path):
     assert found.activation == "sigmoid" and found.classes == tuple("abcdefghij")
 
 
-def test_published_imagenet_weights_know_their_pixels():
-    for name in ("resnet50_v1", "efficientnet_lite1"):
-        entry = store.builtin(name)
-        assert entry.pixels["keep_aspect"] and len(entry.pixels["mean"]) == 3
-    schema = Schema.from_json(store.builtin("resnet8_w8_digits").schema)
-    assert schema.is_single_label
+def test_published_imagenet_weights_know_their_pixels(monkeypatch):
+    for name in ("resnet18_v1", "efficientnet_lite1"):
+        entry, net = store.builtin(name), get_model(name)
+        schema = trained._default_schema(name, net, entry)
+        assert schema.is_single_label and schema.columns[999] == "class=999"
+        known = outside.known_pixels(entry, task_of(net, schema), net)
+        fed = outside.preprocess(name, net, task_of(net, schema), known, "file")
+        assert fed["crop"] == fed["size"] == net.input_size[0] < fed["resize"]
+        monkeypatch.setattr(store, "find", lambda name, root, entry=entry: ("file", entry))
+        names = [f"name{number}" for number in range(1000)]
+        with pytest.raises(ValueError, match="add --single-label"):
+            from_zoo(name, None, [mx.cpu()], names, pretrained=True)
 
 
 # ------------------------------------------------------------------------------ public files

@@ -46,7 +46,7 @@ CALLABLES = (
 PREPARE_COMMANDS = (
     "wider peta rap pa100k celeba market duke reid_market reid_duke voc voc2007 cifar10 cifar100 "
     "cub200 caltech256 imagenet list folders coco coco_keypoints synthetic digits digits_single "
-    "tasks tiny"
+    "tasks tiny cifar10_png"
 ).split()
 
 
