@@ -40,16 +40,16 @@ def from_zoo(
         raise ValueError(f"--params {params} and --pretrained: give one of the two")
     if not params and not pretrained:
         raise ValueError("give --params FILE or --pretrained")
-    MODELS.get(name.lower())  # an unknown model is told so, not that it has no weights
+    name = MODELS.own_name(name)  # an unknown model is told so, not that it has no weights
     if params:
         path = params
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such parameter file")
         entry = store.entry_of_file(params, root) or outside.described(params)
     else:
-        path, entry = store.find(name.lower(), root)
-    if entry is not None and entry.options and entry.name != name.lower():
-        entry = dataclasses.replace(entry, name=name.lower(), options=None)  # it may fit as well
+        path, entry = store.find(name, root)
+    if entry is not None and entry.options and entry.name != name:
+        entry = dataclasses.replace(entry, name=name, options=None)  # it may fit as well
     schema = _schema_of(name, classes, entry)
     if (
         schema
@@ -100,7 +100,7 @@ def _net(name: str, path: str, entry: WeightEntry | None, schema: Schema | None)
         given = {"classes": len(schema.columns)} if schema else None
         return get_model(name, **trained_options(name, entry, given))
     except ValueError as error:
-        if entry.name == name.lower():
+        if entry.name == name:
             raise
         raise ValueError(f"{path} holds the weights of {entry.name}, not of {name}") from error
 
@@ -126,7 +126,7 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
 
 def _default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | None:
     """Return what the logits of a net mean by its task or by the data of its name."""
-    own = store.builtin(name.lower())
+    own = store.builtin(name)
     if own is not None and own.classes and len(own.classes) == net.classes:
         return Schema.from_json(own.schema) if own.schema else Schema.binary(own.classes)
     if getattr(net, "task", None):  # people or boxes: what is shown of them has its own names

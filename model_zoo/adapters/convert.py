@@ -26,7 +26,7 @@ from model_zoo.adapters.safetensors import write_safetensors
 from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
 from model_zoo.params_io import Loaded, load_into
-from model_zoo.registry import get_model
+from model_zoo.registry import MODELS, get_model
 
 WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
 
@@ -138,6 +138,7 @@ def convert(
     if name is None:
         what = f"looks like {guess.text}" if guess else "is of no net we know"
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
+    name = MODELS.own_name(name)
     if entry is not None and entry.name == name:
         found = {**found, **(entry.options or {})}
     options = {**found, **(options or {})}

@@ -252,7 +252,7 @@ def test_a_record_says_which_net_it_is(tmp_path):
         tmp_path, *PIXELS, "--classes", str(tmp_path / "classes.txt"), source="net.pth"
     )
     image = np.random.RandomState(1).randn(2, 3, 32, 32).astype(np.float32)
-    found = from_zoo(NAME, path, [mx.cpu()])  # depth 8 and width 8, not 20 and 16
+    found = from_zoo("ResNet20_CIFAR10", path, [mx.cpu()])  # depth 8 and width 8, not 20 and 16
     logits = found.net(mx.nd.array(image)).asnumpy()
     np.testing.assert_allclose(logits, forward(state, image), rtol=1e-4, atol=1e-4)
     assert found.activation == "sigmoid" and found.classes == tuple("abcdefghij")
