@@ -49,7 +49,7 @@ def from_zoo(
     else:
         path, entry = store.find(name, root)
     if entry is not None and entry.options and entry.name != name:
-        entry = dataclasses.replace(entry, name=name, options=None)  # it may fit as well
+        entry = dataclasses.replace(entry, name=name, options={})  # it may fit as well
     schema = _schema_of(name, classes, entry)
     if (
         schema
@@ -97,7 +97,8 @@ def _net(name: str, path: str, entry: WeightEntry | None, schema: Schema | None)
     if entry is None:
         return get_model(name, classes=len(schema.columns) if schema else None)
     try:
-        given = {"classes": len(schema.columns)} if schema else None
+        own = entry.options is None  # published: as many classes as it has
+        given = None if own or not schema else {"classes": len(schema.columns)}
         return get_model(name, **trained_options(name, entry, given))
     except ValueError as error:
         if entry.name == name:

@@ -26,7 +26,7 @@ from model_zoo.adapters.safetensors import write_safetensors
 from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
 from model_zoo.params_io import Loaded, load_into
-from model_zoo.registry import MODELS, get_model
+from model_zoo.registry import MODELS, get_model, trained_options
 
 WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
 
@@ -140,7 +140,7 @@ def convert(
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
     name = MODELS.own_name(name)
     if entry is not None and entry.name == name:
-        found = {**found, **(entry.options or {})}
+        found = {**found, **trained_options(name, entry)}
     options = {**found, **(options or {})}
     if schema is not None:
         options.setdefault("classes", len(schema.columns))

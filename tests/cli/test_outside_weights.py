@@ -50,17 +50,18 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.RandomState(0)
     state = random_state(rng, 3, 16, "A")
-    images = rng.randint(0, 256, (9, 32, 32, 3)).astype(np.uint8)
+    images = rng.randint(0, 256, (6, 32, 32, 3)).astype(np.uint8)
     state["linear.weight"], state["linear.bias"] = rng.randn(3, 64), np.zeros(3)
-    state["linear.weight"] /= forward(state, inputs(images)).std()  # far from 0 and 1
+    logits = forward(state, inputs(images))
+    state["linear.weight"] /= logits.std()  # for probabilities far from 0 and 1
     write_zip(folder / "net.th", {"state_dict": {f"module.{n}": Stored(a)
                                                  for n, a in state.items()}})  # fmt: skip
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     for k, image in enumerate(images):
-        path = folder / "data" / "test" / CLASSES[k // 3] / f"{k}.png"
+        path = folder / "data" / "test" / CLASSES[k // 2] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
-    return folder, softmax(forward(state, inputs(images)))
+    return folder, softmax(logits / logits.std())
 
 
 @pytest.fixture
@@ -241,6 +242,8 @@ def test_the_record_of_a_run_serves_too(folder):
     found = from_zoo(NAME, best, [mx.cpu()])
     assert found.preprocess["mean"] == (1, 2, 3) and found.preprocess["resize"] == 40
     assert found.classes == schema.columns and found.activation == "softmax"
+    convert.main([best, "--out", str(folder / "left.pth")])
+    assert json.loads((folder / "left.json").read_text())["pixels"]["resize"] == 40
     assert "no record" in refused(convert.main, [path, "--out", best, *PIXELS])
 
 
