@@ -77,11 +77,8 @@ class CachedDataset:
         self._unread = np.zeros(len(dataset), bool)  # an image that is skipped has mask 0
         self._known = np.zeros(len(dataset), bool)
         self._lock = threading.Lock()
-        megabytes, line = (
-            self._images.nbytes / 1e6,
-            "decoded images of split '%s' will take %.1f MB",
-        )
-        logger.info(f"{line} of memory", dataset.split, megabytes)
+        line = "decoded images of split '%s' will take %.1f MB of memory"
+        logger.info(line, dataset.split, self._images.nbytes / 1e6)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
+from clothing_helpers import TAGS, save_tags, write_garments, write_parsing, write_split
 from kinds_helpers import refuses
 
 from gluon_attn.data import clothing as ccp
@@ -55,7 +55,7 @@ def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
     assert set(open_dataset(parsing, "test").sample_ids) == parts["test"]
     other = set(open_dataset(parsing, "test", seed=1).sample_ids)
     assert other != parts["test"]
-    ccp.write_split(parsing, 1, parsing / "split.csv")
+    write_split(parsing, 1)
     assert set(open_dataset(parsing, "test").sample_ids) == other
     (parsing / "split.csv").write_text("photo,split\n0001,trian\n")
     refuses(r"split.csv:2: split 'trian'; valid are train, val, test", parsing, "test")
