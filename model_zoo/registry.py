@@ -11,7 +11,8 @@
                                        also ``vaa_…`` and ``awmt_…``
 ``se_resnet50``                        a block in every unit of ResNet v1b, 1000 classes
 ``wide_resnet50_2``                    wide ResNet v1b (18, 50, 101); also ``hoga_…``
-``cifar_resnet20_cifar10``             ResNet for 32x32 pixels (20 … 110), also ``_cifar100``
+``cifar_resnet20_cifar10``             ResNet for 32x32 pixels (20, 32, 44, 56, 110), also
+                                       ``_cifar100``; ``resnet20_cifar10`` is the same
 ``se_resnet20_cifar10``                with a block
 ``cifar_resnet20_w64_cifar100``        base width 64, as in AutoLA (20, 32, 56); also with a block
 ``autola_search_resnet20``             super-network of a search on CIFAR-10
@@ -78,8 +79,13 @@ class _Models(Registry):
     """The registry of models: names in any case, and of an unknown one the nearest."""
 
     def get(self, name: str) -> Any:
-        if name.lower() in self:
-            return super().get(name.lower())
+        return super().get(self.own_name(name))
+
+    def own_name(self, name: str) -> str:
+        """Return the registered name that is meant: ``resnet44_cifar10`` has a prefix here."""
+        for key in (name.lower(), f"cifar_{name.lower()}"):
+            if key in self:
+                return key
         near = difflib.get_close_matches(name.lower(), self.names(), n=5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"unknown model '{name}'; {hint}list_models() has all {len(self)}")
@@ -145,7 +151,7 @@ def get_model(
     factory = MODELS.get(name)
     if not pretrained:
         return factory(**kwargs)
-    path, entry = store.find(name.lower(), root)
+    path, entry = store.find(MODELS.own_name(name), root)
     net = factory(**trained_options(name, entry, kwargs))
     net.initialize(mx.init.Zero(), ctx=ctx or mx.cpu())
     load_into(net, path)
@@ -162,7 +168,7 @@ def trained_options(
     another number of classes was asked for.
     """
     valid, options, recipe = _arguments_of(name), dict(given or {}), entry.recipe or {}
-    for key, value in recipe.get("model_options", {}).items():
+    for key, value in {**recipe.get("model_options", {}), **(entry.options or {})}.items():
         if key not in valid:
             raise ValueError(
                 f"{entry.where}: recipe: {unknown_name(f'argument of {name}', key, valid)}"

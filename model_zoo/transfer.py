@@ -18,7 +18,7 @@ import socket
 import time
 import zipfile
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Iterable, Iterator
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -35,8 +35,6 @@ CHUNK = 1 << 16
 MAX_UNPACKED = 1 << 30  # bytes; the largest of Gluon's ResNets has 0.25 GB
 MAX_SMALL = 16 << 20  # bytes of a mirror's table
 SCHEMA_VERSION = 1  # of weights.json
-
-Check = Callable[[Any, str], None]  # raises if its first argument is false
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +55,8 @@ class WeightEntry:
         trained_with: Command that makes the run.
         source: The table that lists it, for messages.
         package: Name of the pip package that carries the file in its folder ``models``.
+        pixels: How the net is fed, where no recipe says it; see :mod:`model_zoo.outside`.
+        options: Arguments of the model, where no recipe says them.
     """
 
     name: str
@@ -73,6 +73,8 @@ class WeightEntry:
     trained_with: str | None = None
     source: str = ""
     package: str | None = None
+    pixels: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
 
     @property
     def where(self) -> str:
@@ -100,74 +102,56 @@ def parse_table(text: bytes, where: str) -> dict[str, WeightEntry]:
 
 
 def _parse_entry(name: str, record: Any, where: str) -> WeightEntry:
-    def check(good: Any, text: str) -> None:
+    for good, text in _rules(name, record):
         if not good:
             raise ValueError(f"{where}: entry '{name}': {text}")
-
-    check(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name), "not a model name")
-    check(isinstance(record, dict), "expected an object")
-    _check_file(name, record, check)
-    _check_classes(record.get("classes"), check)
-    _check_recipe(record.get("recipe"), check)
-    _check_schema(record.get("schema"), check)
-    _check_score(record.get("score"), check)
-    check(isinstance(record.get("data"), (dict, type(None))), "data must be null or an object")
-    command, classes = record.get("trained_with"), record.get("classes")
-    check(command is None or isinstance(command, str), "trained_with must be null or text")
+    same = ("size", "recipe", "schema", "data", "score", "trained_with")
+    classes = record.get("classes")
     return WeightEntry(
-        name, record["file"], record["sha256"], size=record["size"],
-        classes=None if classes is None else tuple(classes), recipe=record.get("recipe"),
-        schema=record.get("schema"), data=record.get("data"), score=record.get("score"),
-        remote=f"gluon_attn/models/{record['file']}", trained_with=command, source=where,
+        name, record["file"], record["sha256"], source=where,
+        classes=None if classes is None else tuple(classes),
+        remote=f"gluon_attn/models/{record['file']}", **{key: record.get(key) for key in same},
     )  # fmt: skip
 
 
-def _check_file(name: str, record: dict[str, Any], check: Check) -> None:
-    digest, file, size = str(record.get("sha256")), record.get("file"), record.get("size")
-    check(
-        re.fullmatch("[0-9a-f]{64}", digest),
-        f"sha256 {digest!r} is not 64 lower-case hexadecimal digits",
-    )
+def _rules(name: str, record: Any) -> Iterator[tuple[Any, str]]:
+    """Yield whether a rule holds, and what to say if not; a rule relies on those before it."""
+    yield re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name), "not a model name"
+    yield isinstance(record, dict), "expected an object"
+    digest, size = str(record.get("sha256")), record.get("size")
+    hexadecimal = re.fullmatch("[0-9a-f]{64}", digest)
+    yield hexadecimal, f"sha256 {digest!r} is not 64 lower-case hexadecimal digits"
     # This also keeps a mirror from naming a file outside the store's directory.
-    check(file == f"{name}-{digest[:8]}.params", f"file must be {name}-{digest[:8]}.params")
-    check(_whole(size), f"size {size!r} is not a positive number of bytes")
-
-
-def _check_classes(classes: Any, check: Check) -> None:
-    if classes is None:
-        return
-    good = isinstance(classes, list) and all(isinstance(c, str) and c.strip() for c in classes)
-    check(good, "classes must be null or a list of names")
-    check(classes and len(set(classes)) == len(classes), "classes must be distinct names")
-
-
-def _check_recipe(recipe: Any, check: Check) -> None:
-    """What a net is built by; the other fields are checked where a Recipe is made of them."""
-    check(isinstance(recipe, (dict, type(None))), "recipe must be null or an object")
-    if recipe is None:
-        return
-    for key in ("method", "model"):
-        check(isinstance(recipe.get(key), str), f"recipe: {key} {recipe.get(key)!r} is no name")
-    size, options = recipe.get("input_size"), recipe.get("model_options", {})
-    check(_whole(size), f"recipe: input_size {size!r} is not a positive number of pixels")
-    check(isinstance(options, dict), f"recipe: model_options {options!r} is not an object")
-
-
-def _check_schema(schema: Any, check: Check) -> None:
-    good = isinstance(schema, list) and all(isinstance(attribute, dict) for attribute in schema)
-    check(schema is None or good, "schema must be null or a list of objects")
-
-
-def _check_score(score: Any, check: Check) -> None:
-    check(isinstance(score, (dict, type(None))), "score must be null or an object")
-    for key, value in (score or {}).items():
+    file = f"{name}-{digest[:8]}.params"
+    yield record.get("file") == file, f"file must be {file}"
+    yield _whole(size), f"size {size!r} is not a positive number of bytes"
+    classes, schema = record.get("classes"), record.get("schema")
+    if classes is not None:
+        names = isinstance(classes, list) and all(isinstance(c, str) and c.strip() for c in classes)
+        yield names, "classes must be null or a list of names"
+        yield classes and len(set(classes)) == len(classes), "classes must be distinct names"
+    objects = isinstance(schema, list) and all(isinstance(attribute, dict) for attribute in schema)
+    yield schema is None or objects, "schema must be null or a list of objects"
+    for key in ("recipe", "score", "data"):
+        yield isinstance(record.get(key), (dict, type(None))), f"{key} must be null or an object"
+    if record.get("recipe") is not None:
+        # What a net is built by; the other fields are checked where a Recipe is made of them.
+        recipe = {"model_options": {}, **record["recipe"]}
+        for key in ("method", "model"):
+            yield isinstance(recipe.get(key), str), f"recipe: {key} {recipe.get(key)!r} is no name"
+        size, options = recipe.get("input_size"), recipe["model_options"]
+        yield _whole(size), f"recipe: input_size {size!r} is not a positive number of pixels"
+        yield isinstance(options, dict), f"recipe: model_options {options!r} is not an object"
+    for key, value in (record.get("score") or {}).items():
         if key == "split":
-            check(isinstance(value, str), f"score: split {value!r} is no name")
+            yield isinstance(value, str), f"score: split {value!r} is no name"
         elif key == "samples":
-            check(_whole(value), f"score: samples {value!r} is not a positive number")
+            yield _whole(value), f"score: samples {value!r} is not a positive number"
         else:
-            good = type(value) in (int, float) and 0 <= value <= 1
-            check(good, f"score: {key} {value!r} is not a number in 0..1")
+            share = type(value) in (int, float) and 0 <= value <= 1
+            yield share, f"score: {key} {value!r} is not a number in 0..1"
+    command = record.get("trained_with")
+    yield command is None or isinstance(command, str), "trained_with must be null or text"
 
 
 def _whole(value: Any) -> bool:

@@ -30,11 +30,12 @@ from gluon_attn.cli.analysis_features import (
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
 from gluon_attn.cli.localisation import analyse_localisation
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.schema import Schema
 from gluon_attn.papers.icasc.attention import MAPS
 from gluon_attn.task import Exported, Result, Trained
 from gluon_attn.tasks.data import check_same_data, reading_of
 from gluon_attn.train import trained as load
-from model_zoo import store
+from model_zoo import outside, store
 
 KINDS: dict[str, Callable[[Models, Any, Settings], Result]] = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
@@ -104,7 +105,7 @@ def analyse_from_flags(
         raise ValueError("an export cannot be differentiated; give --run or --model")
     if not source.task.explained:
         raise ValueError(f"--analyse, --attention: not for nets of the task {source.task.name}")
-    models, runs = load_models(source, args.run, args.compare, ctx)
+    models, runs = load_models(source, args.run, args.compare, ctx, outside.pixels_of(args))
     if not args.dataset:
         reading = reading_of(source.extra.get("recipe"))
         check_same_data(models, dataset, args.data_dir, reading)
@@ -118,19 +119,21 @@ def analyse_from_flags(
 
 
 def load_models(
-    main: Trained, main_run: str | None, others: Sequence[str], ctx: list[Any]
-) -> tuple[Models, dict[str, str]]:
+    main: Trained, main_run: str | None, others: Sequence[str], ctx: list[Any],
+    pixels: outside.Pixels | None = None,
+) -> tuple[Models, dict[str, str]]:  # fmt: skip
     """Load the nets to compare with and name them all.
 
     ``main`` is the net that is analysed; it comes last in figures. ``others`` are run folders, or
-    ``ZOO_NAME=FILE`` for a zoo model with its weights. Returns nets by name, and run folders by
-    name. A net is called after its run folder, else by its zoo name; equal names get a number.
+    ``ZOO_NAME=FILE`` for a zoo model with its weights, fed as known, else by ``pixels``. Returns
+    nets by name, and run folders by name. A net is called after its run folder, else by its zoo
+    name; equal names get a number.
     """
     found: list[tuple[str, Trained, str | None]] = []
     for text in others:
         name, equals, path = text.partition("=")
         if equals and not os.path.isdir(text):
-            found.append((name, _same_classes(name, path, main, ctx), None))
+            found.append((name, _same_classes(name, path, main, ctx, pixels), None))
         else:
             found.append((_base(text), load.from_run(text, ctx), text))
     found.append((_base(main_run) if main_run else main.name, main, main_run))
@@ -146,10 +149,17 @@ def load_models(
     return models, runs
 
 
-def _same_classes(name: str, path: str, main: Trained, ctx: list[Any]) -> Trained:
+def _same_classes(
+    name: str, path: str, main: Trained, ctx: list[Any], pixels: outside.Pixels | None
+) -> Trained:
     """Return a zoo net with weights of its own data if these are known, else of ``main``'s."""
-    known = store.entry_of_file(path)
-    trained = load.from_zoo(name, path, ctx, None if known else main.classes)
+    known = store.entry_of_file(path) or outside.described(path)
+    schema = main.extra.get("schema")
+    classes = Schema.from_json(schema) if schema else main.classes
+    trained = load.from_zoo(
+        name, path, ctx, None if known and known.classes else classes,
+        pixels=None if known and (known.recipe or known.pixels) else pixels,
+    )  # fmt: skip
     if trained.classes != main.classes:
         raise ValueError(f"{path} was made for other classes than {main.name}")
     return trained

@@ -7,10 +7,11 @@ import os
 import re
 import sys
 import traceback
-from typing import Callable, Match, Sequence
+from typing import Any, Callable, Match, Sequence
 
 from gluon_attn.core import errors
 from gluon_attn.core.errors import describe
+from gluon_attn.core.images import RESAMPLING
 
 EXPECTED = (ValueError, OSError, ImportError)
 TRACEBACK = "GLUON_ATTN_TRACEBACK"
@@ -29,6 +30,10 @@ COMMANDS = {
     "recipes": "list the recipes",
     "doctor": "check the environment",
 }
+OF_MODEL = (
+    "params", "pretrained", "mean", "std", "resize", "crop", "interpolation", "classes",
+    "single_label",
+)  # fmt: skip
 SCRIPT = re.compile(r"(python )?\btools/(\w+)\.py")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
@@ -116,7 +121,53 @@ def add_source_flags(parser: argparse.ArgumentParser, export: str) -> None:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--params", metavar="FILE", help="weights of --model")
     weights.add_argument("--pretrained", action="store_true", help="published weights of --model")
-    parser.add_argument("--names", metavar="FILE", help="attribute names of --model, one a line")
+    add_outside_flags(parser)
+
+
+def add_outside_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a weight file from outside does not say of itself."""
+    group = parser.add_argument_group(
+        "weights from outside", "how their net was fed and what its outputs are; `convert` stores "
+        "it beside the weights, in NAME.json, from where the other commands take it",
+    )  # fmt: skip
+    units = "three numbers or one, in units of 0 to 1 if std is below 1, else of 0 to 255"
+    group.add_argument("--mean", type=_three, metavar="R,G,B", help=units)
+    group.add_argument("--std", type=_three, metavar="R,G,B", help="likewise")
+    group.add_argument(
+        "--resize", type=_square, metavar="N|NxN",
+        help="bring the shorter side to N pixels, or the whole image to N x N",
+    )  # fmt: skip
+    group.add_argument(
+        "--crop", type=int, metavar="N",
+        help="side of the centre crop (default: behind --resize N the net's input size)",
+    )  # fmt: skip
+    group.add_argument(
+        "--interpolation", choices=RESAMPLING,
+        help="Pillow's filters, as torchvision and timm use them; auto (default): area if both "
+        "sides shrink, else bilinear",
+    )  # fmt: skip
+    group.add_argument(
+        "--classes", "--names", metavar="FILE",
+        help="names of the outputs in their order, one a line; colour=red, colour=blue are one "
+        "attribute; or JSON with a schema, such as that of an export",
+    )  # fmt: skip
+    group.add_argument(
+        "--single-label", action="store_true", help="every image is of one of the --classes"
+    )
+
+
+def _three(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) not in (1, 3):
+        raise ValueError
+    return values * 3 if len(values) == 1 else values
+
+
+def _square(text: str) -> dict[str, Any]:
+    sides = text.lower().split("x")
+    if len(set(sides)) != 1 or len(sides) > 2 or int(sides[0]) < 1:
+        raise ValueError
+    return {"resize": int(sides[0]), "keep_aspect": len(sides) == 1}
 
 
 def parse(
@@ -147,7 +198,7 @@ def parse_source(
 ) -> argparse.Namespace:
     """Return the parsed flags; those of ``--model`` beside another source end the program."""
     args = parser.parse_args(arguments)
-    stray = [f"--{name}" for name in ("params", "pretrained", "names") if getattr(args, name)]
+    stray = [f"--{name.replace('_', '-')}" for name in OF_MODEL if getattr(args, name)]
     if stray and not args.model:
         parser.error(f"{', '.join(stray)}: only with --model")
     return args

@@ -6,14 +6,17 @@ import argparse
 from typing import Sequence
 
 from gluon_attn.cli import common as cli
+from model_zoo import outside
 from model_zoo.adapters import SCHEMES, beside, guess_net, read_arrays
 from model_zoo.adapters.convert import convert
 
-# What the authors' weights expect, in units of 0 to 255.
-IMAGENET = "mean=(123.675, 116.28, 103.53) std=(58.395, 57.12, 57.375), RGB"
-PIXELS = {
+# What the authors' own weights expect: not every file with their names.
+IMAGENET = (
+    "ImageNet's want --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --crop 224"
+)
+AUTHORS = {
     "torchvision": IMAGENET, "gluoncv": IMAGENET, "gluoncv_exported": IMAGENET,
-    "vaa_released": "mean=(104, 117, 123) std=(1, 1, 1), RGB",
+    "vaa_released": "the authors' want --mean 104,117,123 --std 1 --resize 256x256 --crop 224",
 }  # fmt: skip
 
 
@@ -37,6 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--to", choices=SCHEMES,
         help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
     add("options", nargs="*", metavar="key=value", help="arguments of the model")
+    cli.add_outside_flags(parser)
     return cli.parse(parser, arguments)
 
 
@@ -74,11 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     done = convert(
         args.source, args.out, args.model, args.scheme, to=args.to,
-        options=options_of(args.options), key=args.key,
+        options=options_of(args.options), key=args.key, pixels=outside.pixels_of(args),
+        schema=outside.schema_of(args),
     )  # fmt: skip
     options = "".join(f" {key}={value}" for key, value in done.options.items())
     print(f"read:    {args.source}: {done.read} names, {done.model}{options}")
     size = f"{done.arrays} arrays, {done.numbers:,} numbers"
     print(f"written: {args.out}: {done.written} names, {size}")
-    if done.read in PIXELS:
-        print(f"pixels:  {PIXELS[done.read]}")
+    if done.record:
+        told = ", ".join(f"{key} {value}" for key, value in done.pixels.items())
+        print(f"beside:  {done.record}: {told or 'classes'}")
+    if not done.pixels:
+        hint = f" ({AUTHORS[done.read]})" if done.read in AUTHORS else ""
+        print(
+            "pixels:  not known; evaluate and export will ask for --mean, --std and --resize, "
+            f"which this command stores beside the weights{hint}"
+        )

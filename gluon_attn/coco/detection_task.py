@@ -8,7 +8,6 @@ for SSD the candidates before it.
 
 from __future__ import annotations
 
-import os
 from typing import Any, Sequence
 
 import mxnet as mx
@@ -151,8 +150,9 @@ class Detection(CocoTask):
         return detect_files(finder, images, threshold, options.on_bad_image, draw=options.draw)
 
     def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
+        shown = files.short_names(records)
         rows = [
-            [os.path.basename(record["image"]), found["class"], f"{found['score']:.3f}",
+            [shown[record["image"]], found["class"], f"{found['score']:.3f}",
              *(f"{v:.0f}" for v in found["box"])]
             for record in records for found in record["detections"]
         ]  # fmt: skip

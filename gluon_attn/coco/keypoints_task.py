@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 from typing import Any, Sequence
 
 import cv2
@@ -107,12 +106,12 @@ class Keypoints(CocoTask):
         )  # fmt: skip
 
     def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
-        rows = []
+        rows, shown = [], files.short_names(records)
         for record in (r for r in records if not r["error"]):
             box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
             clear = sum(height > threshold for _, _, height in record["keypoints"])
-            name = os.path.basename(record["image"])
-            rows.append([name, box, f"{record['score']:.3f}", f"{clear} of {len(names)}"])
+            count = f"{clear} of {len(names)}"
+            rows.append([shown[record["image"]], box, f"{record['score']:.3f}", count])
         head = ["image", "box", "score", f"keypoints above {threshold:g}"]
         table = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
         return "\n".join([*table, *files.skipped_lines(records)])

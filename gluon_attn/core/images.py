@@ -377,20 +377,37 @@ def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     return image if flip is None else cv2.flip(image, flip)
 
 
+# Pillow's filters, those of torchvision and timm, beside our own choice.
+RESAMPLING = ("auto", "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
 def resize(
-    image: NDArray[Any], width: int, height: int, dst: NDArray[Any] | None = None
-) -> NDArray[Any]:
+    image: NDArray[Any], width: int, height: int, dst: NDArray[Any] | None = None, *,
+    method: str = "auto",
+) -> NDArray[Any]:  # fmt: skip
     """Return ``image`` at ``width`` x ``height``; the same object if it already has that size.
 
-    Shrinking averages over areas, since sampling four neighbours would alias; enlarging is
-    bilinear.
+    With ``auto`` shrinking averages over areas, since sampling four neighbours would alias, and
+    enlarging is bilinear. The other methods are Pillow's filters, for uint8 alone.
     """
     rows, columns = image.shape[:2]
     if (columns, rows) == (width, height):
         return image
+    if method != "auto":
+        chosen: Any = getattr(Image, method.upper())
+        return np.asarray(Image.fromarray(image).resize((width, height), chosen))
     shrinks = width <= columns and height <= rows
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), dst=dst, interpolation=method)
+    kernel = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), dst=dst, interpolation=kernel)
+
+
+def letterbox(image: NDArray[Any], colour: Sequence[float]) -> NDArray[Any]:
+    """Return ``image`` in the middle of the smallest square that holds it; the rest is coloured."""
+    rows, columns = image.shape[:2]
+    side = max(rows, columns)
+    down, right = side - rows, side - columns
+    edges = down // 2, down - down // 2, right // 2, right - right // 2
+    return cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=[round(c) for c in colour])
 
 
 def clip_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int] | None:

@@ -51,9 +51,11 @@ class Recipe:
         augment: ``crop`` (random square, ``crop_min`` to ``crop_max``), ``pad`` (CIFAR: ``pad``
             black pixels around ``input_size``, then a piece of that size) or ``inception``
             (ImageNet: random shape and area, at least the share ``area_min``).
-        eval_crop: Side of the centre crop for evaluation, at scale ``resize``.
-        keep_aspect: Whether evaluation brings the shorter side to ``resize``; otherwise images
-            become squares of that side, as they do for training.
+        eval_crop: What evaluation keeps of an image: the centre crop of that side, at scale
+            ``resize``, or with 0 all of it.
+        keep_aspect: Whether evaluation keeps proportions: the shorter side becomes ``resize``, or
+            with ``eval_crop`` 0 bars make a square of the image (letterbox). Otherwise images are
+            resized to squares of side ``resize``, as they are for training.
         mean, std: Per RGB channel, in 0–255 units.
         epochs: Epochs in all phases together.
         iterations_per_epoch: Updates between two validations, for papers that count iterations; 0:
@@ -305,7 +307,7 @@ def _literals(body: Sequence[Any], path: str) -> dict[str, Any]:
 
 
 _LOWEST = {
-    "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 1, "epochs": 1, "batch_size": 1,
+    "input_size": 1, "resize": 1, "crop_min": 1, "eval_crop": 0, "epochs": 1, "batch_size": 1,
     "accumulate": 1, "lr": 0, "wd": 0, "lr_patience": 0, "lr_min": 0, "warmup_epochs": 0,
     "log_interval": 1, "seed": 0, "iterations_per_epoch": 0, "pad": 0, "area_min": 0,
 }  # fmt: skip

@@ -22,6 +22,7 @@ import numpy as np
 
 from gluon_attn.core import images
 from gluon_attn.core.images import Header, ImageError
+from gluon_attn.core.images import letterbox as letterbox
 from gluon_attn.core.images import resize as resize
 from gluon_attn.data.scan import PathLike
 
@@ -104,11 +105,12 @@ def image_size(path: PathLike, sample_id: str, upright: bool = True) -> tuple[in
     return image_header(path, sample_id).size(upright)
 
 
-def resize_shorter(image: np.ndarray, side: int) -> np.ndarray:
+def resize_shorter(image: np.ndarray, side: int, method: str = "auto") -> np.ndarray:
     """Return ``image`` with its shorter side at ``side`` pixels and its proportions kept."""
     rows, columns = image.shape[:2]
     scale = side / min(rows, columns)
-    return resize(image, max(side, round(columns * scale)), max(side, round(rows * scale)))
+    size = max(side, round(columns * scale)), max(side, round(rows * scale))
+    return resize(image, *size, method=method)
 
 
 def _named(path: PathLike, sample_id: str, function: Callable[..., Any], *arguments: object) -> Any:

@@ -27,10 +27,11 @@ from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from gluon_attn.core.errors import naming
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
-from gluon_attn.core.text import read_lines
-from gluon_attn.data.base import DATASETS, Reader, Samples
+from gluon_attn.core.text import read_json, read_lines
+from gluon_attn.data.base import DATASETS, Reader, Samples, class_schema
 from gluon_attn.data.layout import Found, Part, PathLike, file_part
 from gluon_attn.data.published_sizes import SplitCount
 from gluon_attn.data.scan import files, stored_name
@@ -135,6 +136,26 @@ def schema_of(path: Path) -> Schema:
         else:
             attributes += [Attribute(name) for name in names]
     return Schema(attributes)
+
+
+def classes_of(path: Path, single_label: bool = False) -> Schema:
+    """Return what the logits of a net mean: a names.txt, or a JSON file that holds a schema.
+
+    Such are the sidecar of an export, ``best.json`` of a run, and the schema alone. With
+    ``single_label`` the names are the classes of which every image has one.
+    """
+    if path.suffix == ".json":
+        contents = read_json(path)
+        items = contents.get("schema") if isinstance(contents, dict) else contents
+        with naming(path):
+            schema = Schema.from_json(items or ())
+    else:
+        schema = schema_of(path)
+    if not single_label or schema.is_single_label:
+        return schema
+    if not schema.is_binary:
+        raise ValueError(f"{path}: {len(schema)} attributes, which is not one class per image")
+    return class_schema(schema.names)
 
 
 def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) -> None:

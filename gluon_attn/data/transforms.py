@@ -31,8 +31,10 @@ from typing import Any, Sequence, Tuple
 import cv2
 import numpy as np
 
+from gluon_attn.core.images import RESAMPLING
+from gluon_attn.core.registry import unknown_name
+from gluon_attn.data.images import letterbox, resize_shorter
 from gluon_attn.data.images import resize as resize_image
-from gluon_attn.data.images import resize_shorter
 
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 IMAGENET_STD = (58.393, 57.12, 57.375)
@@ -133,8 +135,10 @@ class EvalTransform(_Normalizing):
     """Resize, centre crop, resize, normalise; nothing random.
 
     ``resize`` is the side of the square to which every image is brought first, ``crop`` the side of
-    the centre crop in its pixels (None: all), ``size`` that of the result. With ``keep_aspect``,
-    which needs a crop, the *shorter* side is brought to ``resize``, as in ImageNet's evaluation.
+    the centre crop in its pixels (None: all), ``size`` that of the result. With ``keep_aspect``
+    proportions stay: for a crop the *shorter* side is brought to ``resize``, as in ImageNet's
+    evaluation; without one the image becomes a square by bars of the mean colour (letterbox).
+    ``interpolation`` is one of :data:`gluon_attn.core.images.RESAMPLING`.
     """
 
     draws = 0
@@ -148,12 +152,14 @@ class EvalTransform(_Normalizing):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         keep_aspect: bool = False,
+        interpolation: str = "auto",
     ) -> None:
         super().__init__(mean, std)
         if size < 1 or not 1 <= (resize if crop is None else crop) <= resize:
             raise ValueError(f"crop={crop}, resize={resize}, size={size}: need crop <= resize")
-        if keep_aspect and crop is None:
-            raise ValueError("keep_aspect needs a crop: images would differ in shape")
+        if interpolation not in RESAMPLING:
+            raise ValueError(unknown_name("interpolation", interpolation, RESAMPLING))
+        self.interpolation = interpolation
         self.resize, self.crop, self.size = int(resize), crop, int(size)
         self.keep_aspect = bool(keep_aspect)
 
@@ -165,16 +171,19 @@ class EvalTransform(_Normalizing):
     def view(self, image: np.ndarray, corner: Any = None) -> np.ndarray:
         """Return the part that a net sees, ``(size, size)`` or more axes; a mask goes alike."""
         left, top, right, bottom = self.window()
-        if corner is None and self.keep_aspect:
-            image = resize_shorter(image, self.resize)
+        method = self.interpolation
+        if corner is None and self.keep_aspect and self.crop is None:
+            image = letterbox(image, self.mean if image.ndim == 3 else (0.0,))  # 0: no mask
+        if corner is None and self.keep_aspect and self.crop is not None:
+            image = resize_shorter(image, self.resize, method)
             rows, columns = image.shape[:2]  # move the window to the image's own centre
             side = right - left
             corner = left - (columns - side) // 2, top - (rows - side) // 2
         elif corner is None:
-            image, corner = resize_image(image, self.resize, self.resize), (0, 0)
+            image, corner = resize_image(image, self.resize, self.resize, method=method), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]
-        return resize_image(image, self.size, self.size)
+        return resize_image(image, self.size, self.size, method=method)
 
     def __call__(
         self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None

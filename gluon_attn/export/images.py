@@ -18,7 +18,16 @@ import mxnet as mx
 import numpy as np
 from PIL import Image
 
-from gluon_attn.core.images import ImageError, box_window, decode, from_pil, read_bytes, resize
+from gluon_attn.core.images import (
+    RESAMPLING,
+    ImageError,
+    box_window,
+    decode,
+    from_pil,
+    letterbox,
+    read_bytes,
+    resize,
+)
 from gluon_attn.core.text import PathLike
 
 Name = Union[str, int]  # of an image: its path, or its position in the list
@@ -35,7 +44,10 @@ class Preprocess:
         self.resize: Any = entry.get("resize")
         self.crop: Any = entry.get("crop")
         self.keep_aspect = bool(entry.get("keep_aspect"))
+        method = entry.get("interpolation")
+        self.method = method if method in RESAMPLING else "auto"
         mean, std = np.array(entry["mean"], np.float64), np.array(entry["std"], np.float64)
+        self.mean = mean.tolist()
         self._scale, self._shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -49,13 +61,15 @@ class Preprocess:
     def view(self, image: np.ndarray) -> np.ndarray:
         """Return what the net sees of an image, before normalisation: ``(H, W, 3)`` uint8."""
         check_image(image)
+        if self.keep_aspect and self.crop is None:
+            image = letterbox(image, self.mean)
         if self.resize is not None:
             height, width = self._resized(*image.shape[:2])
-            image = resize(image, width, height)
+            image = resize(image, width, height, method=self.method)
         if self.crop is not None:
             top, left, height, width = self._crop_window(*image.shape[:2])
             image = image[top : top + height, left : left + width]
-        return resize(image, self.size[1], self.size[0])
+        return resize(image, self.size[1], self.size[0], method=self.method)
 
     def visible(self, image: np.ndarray) -> np.ndarray:
         """Return the part of an image that the net sees, in the image's own proportions.
@@ -64,7 +78,7 @@ class Preprocess:
         """
         check_image(image)
         if self.crop is None:
-            return image
+            return letterbox(image, self.mean) if self.keep_aspect else image
         height, width = image.shape[:2]
         resized = self._resized(height, width) if self.resize is not None else (height, width)
         top, left, tall, wide = self._crop_window(*resized)

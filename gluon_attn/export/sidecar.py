@@ -22,15 +22,18 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Sequence
 
 from gluon_attn.core import files
+from gluon_attn.core.images import RESAMPLING
+from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import PathLike, read_json
 
 Sidecar = Dict[str, Any]
 
 FORMAT = "gluon_attn export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # what this release reads; for what it writes see version_of
 ACTIVATIONS = ("sigmoid", "softmax", "none")
-PREPROCESS_KEYS = ("mean", "std", "resize", "crop", "keep_aspect")
+PREPROCESS_KEYS = ("mean", "std", "resize", "crop", "keep_aspect", "interpolation")
+AUTO = "area if both sides shrink, else bilinear"
 REQUIRED = ("name", "classes", "thresholds", "activation", "input", "outputs", "files")
 
 
@@ -197,7 +200,8 @@ def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
         preprocess: ``mean`` and ``std``, three numbers each in RGB order on the 0–255 scale;
             optional ``resize`` and ``crop``, sides in pixels of the square the image is resized to
             and of the centre crop taken from it, or None; with ``keep_aspect`` true, ``resize`` is
-            the image's shorter side.
+            the image's shorter side, or without a crop that of the square around the whole image;
+            ``interpolation`` is one of :data:`gluon_attn.core.images.RESAMPLING`.
     """
     unknown = sorted(set(preprocess) - set(PREPROCESS_KEYS))
     if unknown or "mean" not in preprocess or "std" not in preprocess:
@@ -217,13 +221,25 @@ def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"preprocess {key} {side!r}: valid are whole pixels from 1")
     entry: dict[str, Any] = {"name": "data", "shape": ["batch", 3, int(height), int(width)]}
     entry.update(dtype="float32", layout="NCHW", color="RGB", mean=mean, std=std)
-    entry["interpolation"] = "area if both sides shrink, else bilinear"
+    method = preprocess.get("interpolation", "auto")
+    if method not in RESAMPLING:
+        raise ValueError(unknown_name("interpolation", method, RESAMPLING))
+    entry["interpolation"] = AUTO if method == "auto" else method
     entry.update({k: None if v is None else int(v) for k, v in sides.items()})
     if preprocess.get("keep_aspect"):
-        if None in sides.values():
-            raise ValueError("preprocess keep_aspect needs resize and crop")
+        if sides["resize"] is None:
+            raise ValueError("preprocess keep_aspect needs resize")
         entry["keep_aspect"] = True
     return entry
+
+
+def version_of(entry: dict[str, Any]) -> int:
+    """Return the format version of an export whose input is this entry.
+
+    Readers of version 1 would overlook a letterbox and another interpolation.
+    """
+    letterbox = entry.get("keep_aspect") and entry["crop"] is None
+    return 2 if letterbox or entry["interpolation"] != AUTO else 1
 
 
 def _find_sidecars(directory: Path) -> dict[Path, Sidecar | None]:

@@ -131,7 +131,7 @@ def start_sidecar(name: str, classes: Any, entry: dict[str, Any], extra: Any = N
         ) from error
     return {
         "format": sidecar_file.FORMAT,
-        "format_version": sidecar_file.FORMAT_VERSION,
+        "format_version": sidecar_file.version_of(entry),
         "name": name,
         "classes": sidecar_file.check_classes(classes),
         "input": entry,

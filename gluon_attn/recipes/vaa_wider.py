@@ -19,8 +19,9 @@ class vaa_wider_resnet101:
     Paper      86.4 mAP on the test split (as quoted by later papers); its ResNet-101 alone 83.7
     Ours       not run
     Deviates   ImageNet mean and std, which Gluon's weights were trained with, instead of the
-               repository's 104/117/123 without std; evaluation on the centre crop as in the
-               repository; phase1_epochs, epochs and gamma are assumptions (docs/vaa.md)
+               repository's 104/117/123 without std; evaluation on the whole person, of whom the
+               repository keeps the centre (eval_crop=224) and the supplement says nothing;
+               phase1_epochs, epochs and gamma are assumptions (docs/vaa.md)
     """
 
     method = "vaa"
@@ -29,7 +30,7 @@ class vaa_wider_resnet101:
     resize = 256
     crop_min = 128
     crop_max = 224
-    eval_crop = 224
+    eval_crop = 0
     lr_patience = 10
     lr_min = 1e-5
     options = {
@@ -73,3 +74,4 @@ class baseline_wider_resnet101:
 
     method = "baseline"
     model = "resnet101_wider"
+    eval_crop = 0

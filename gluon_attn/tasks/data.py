@@ -210,7 +210,7 @@ def train_transform(recipe: Recipe) -> Any:
 def eval_preprocess(recipe: Recipe) -> dict[str, Any]:
     """Return the evaluation pre-processing of a recipe."""
     values = {
-        "resize": recipe.resize, "crop": recipe.eval_crop, "size": recipe.input_size,
+        "resize": recipe.resize, "crop": recipe.eval_crop or None, "size": recipe.input_size,
         "mean": tuple(recipe.mean), "std": tuple(recipe.std),
     }  # fmt: skip
     return dict(values, keep_aspect=True) if recipe.keep_aspect else values

@@ -5,6 +5,7 @@ The predicting itself is ``gluon_attn.export.Predictor``.
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 import logging
@@ -258,10 +259,10 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def format_table(records: Sequence[Record], classes: Sequence[str], columns: int = 5) -> str:
     """Return the probabilities as text: a row per attribute, a column per person, * if positive."""
-    blocks = []
+    blocks, shown = [], short_names(records)
     for start in range(0, len(records), columns):
         people = records[start : start + columns]
-        heads = [f"{_shorten(r['image'])}\n{_box_text(r['box'])}" for r in people]
+        heads = [f"{shown[r['image']]}\n{_box_text(r['box'])}" for r in people]
         rows = [[name, *(_cell(record, name) for record in people)] for name in classes]
         blocks.append(tabulate(rows, ["attribute", *heads], "simple", disable_numparse=True))
     note = "* probability at or above the threshold"
@@ -306,9 +307,26 @@ def _cell(record: Record, name: str) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}{mark}"
 
 
-def _shorten(path: str, length: int = 22) -> str:
-    name = Path(path).name
-    return name if len(name) <= length else f"…{name[1 - length :]}"
+def short_names(records: Sequence[Record], length: int = 22) -> dict[str, str]:
+    """Return a short name for every image: its file's, with folders where others have the same.
+
+    Of a long name the end is shown, if that tells it from the others.
+    """
+    names: dict[str, str] = {}
+    left = {record["image"]: Path(record["image"]).parts for record in records}
+    count = 0
+    while left:
+        count += 1
+        times = collections.Counter(parts[-count:] for parts in left.values())
+        for path, parts in list(left.items()):
+            if times[parts[-count:]] == 1 or count >= len(parts):
+                names[path] = os.path.join(*parts[-count:])
+                del left[path]
+    ends = collections.Counter(name[1 - length :] for name in names.values())
+    return {
+        path: name if len(name) <= length or ends[name[1 - length :]] > 1
+        else f"…{name[1 - length :]}" for path, name in names.items()
+    }  # fmt: skip
 
 
 def _box_text(box: Sequence[float] | None) -> str:

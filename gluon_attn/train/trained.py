@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from gluon_attn.core.errors import naming
 from gluon_attn.core.files import finite, sha256_of
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
-from gluon_attn.data.lists import read_names
 from gluon_attn.task import Trained
 from gluon_attn.tasks.attributes import some
 from gluon_attn.train.build import build_net
 from gluon_attn.train.checkpoint import load_checkpoint, load_net
-from model_zoo import MODELS, store
+from model_zoo import MODELS, outside, store
 from model_zoo.adapters.read import is_checkpoint
 from model_zoo.params_io import load_into
 from model_zoo.trained import from_zoo, with_weights
@@ -36,8 +34,10 @@ def from_flags(args: argparse.Namespace, ctx: list[Any]) -> Trained | None:
         return from_run(args.run, ctx)
     if not args.model:
         return None
-    classes = read_names(Path(args.names)) if args.names else None
-    return from_zoo(args.model, args.params, ctx, classes, pretrained=args.pretrained)
+    return from_zoo(
+        args.model, args.params, ctx, outside.schema_of(args), pretrained=args.pretrained,
+        pixels=outside.pixels_of(args),
+    )  # fmt: skip
 
 
 def from_run(folder: str, ctx: list[Any]) -> Trained:

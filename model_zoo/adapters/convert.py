@@ -16,20 +16,26 @@ import numpy as np
 
 from gluon_attn.core.files import save_parameters
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import PathLike
+from gluon_attn.task import task_of
+from model_zoo import outside
 from model_zoo.adapters.names import guess_net, to_foreign
 from model_zoo.adapters.read import read_arrays
 from model_zoo.adapters.safetensors import write_safetensors
 from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
 from model_zoo.params_io import Loaded, load_into
-from model_zoo.registry import get_model
+from model_zoo.registry import MODELS, get_model, trained_options
 
 WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
 
 
 class Converted(NamedTuple):
-    """What was converted: the zoo's name and options, scheme read and written, arrays, numbers."""
+    """What was converted: the zoo's name and options, scheme read and written, arrays, numbers.
+
+    ``record`` is the file that tells ``pixels`` and classes, or ''.
+    """
 
     model: str
     options: dict[str, Any]
@@ -37,6 +43,8 @@ class Converted(NamedTuple):
     written: str
     arrays: int
     numbers: int
+    record: str = ""
+    pixels: outside.Pixels = {}
 
 
 def load_foreign(
@@ -109,13 +117,19 @@ def convert(
     to: str | None = None,
     options: dict[str, Any] | None = None,
     key: str | None = None,
+    pixels: outside.Pixels | None = None,
+    schema: Schema | None = None,
 ) -> Converted:
     """Convert a weight file, by way of a net of the zoo, which checks names and shapes.
 
     Source and out are files or folders, see :func:`load_foreign` and :func:`save_foreign`. Without
     ``model``, the net is guessed from names and shapes; without ``to``, names are ``'gluon'`` for
     ``.params`` and ``'torchvision'`` otherwise. ``options`` are further arguments of the model.
+    ``pixels`` and ``schema``, by default those of the record beside the source, are stored in a
+    record beside ``out``, see :mod:`model_zoo.outside`.
     """
+    out = os.fspath(out)
+    entry = outside.described(os.fspath(source))
     guess = guess_net(read_arrays(source, key))
     found = guess.options if guess else {}
     if model is not None:
@@ -124,16 +138,33 @@ def convert(
     if name is None:
         what = f"looks like {guess.text}" if guess else "is of no net we know"
         raise ValueError(f"{source}: {what}; give the name of a model of the zoo that it fits")
+    name = MODELS.own_name(name)
+    if entry is not None and entry.name == name:
+        found = {**found, **trained_options(name, entry)}
     options = {**found, **(options or {})}
+    if schema is not None:
+        options.setdefault("classes", len(schema.columns))
     net = get_model(name, **options)
+    if entry is not None and entry.schema and schema is None:
+        schema = Schema.from_json(entry.schema)
+    if schema is not None and len(schema.columns) != net.classes:
+        raise ValueError(f"{len(schema.columns)} names for the {net.classes} outputs of {name}")
+    task = task_of(net, schema)
+    known = outside.merged(outside.known_pixels(entry, task, net), pixels or {})
+    if known:
+        outside.preprocess(name, net, task, known, str(source))
+    to = to or ("gluon" if out.endswith(".params") else "torchvision")
+    described = bool(known or schema) and to != "vaa_released"  # a folder of several files
+    if described:
+        outside.check_place(out)
     net.initialize(mx.init.Zero())
     load_foreign(net, source, scheme, key=key)
-    to = to or ("gluon" if str(out).endswith(".params") else "torchvision")
     save_foreign(net, out, to)
+    record = outside.write_record(out, name, options, known or None, schema) if described else ""
     values = _values(net)
     read = guess.scheme if guess and scheme == "auto" else scheme
     numbers = sum(int(np.prod(v.shape)) for v in values.values())
-    return Converted(name, options, read, to, len(values), numbers)
+    return Converted(name, options, read, to, len(values), numbers, record, known)
 
 
 def _values(net: Any) -> dict[str, Any]:

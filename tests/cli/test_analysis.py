@@ -292,6 +292,7 @@ def test_the_tool(several, call, tmp_path):
     save_parameters(net, weights)
     given = ("evaluate.py", "--model", "se_resnet20_cifar10", "--params", weights, "--data-dir",
              several.root, "--names", f"{several.root}/names.txt", "-j", 0, "--out", out,
+             "--mean", 0.5, "--std", 0.25, "--resize", "32x32",
              "--compare", f"se_resnet20_cifar10={weights}")  # fmt: skip
     code, printed, _ = call(*given, "--attention", "--analyse", "overlap", "selectivity")
     assert code == 0 and "se_resnet20_cifar10 (2)" in printed and "L_AS" in printed

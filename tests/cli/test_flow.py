@@ -280,7 +280,7 @@ def test_a_zoo_model_evaluates_with_names_of_several_words(succeed, data, tmp_pa
     out = succeed(
         "evaluate.py", "--model", "resnet18_w16_synthetic", "--params", tmp_path / "three.params",
         "--names", data / "names.txt", "--data-dir", data, "-j", 1, "--no-figures",
-        "--out", tmp_path / "out",
+        "--out", tmp_path / "out", "--mean", 127, "--std", 128, "--resize", "128x128",
     )  # fmt: skip
     assert "red square" in out
     assert [row["name"] for row in read_json(tmp_path, "out/test.json")["attributes"]] == names

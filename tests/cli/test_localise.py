@@ -83,10 +83,11 @@ def settings(tmp_path, batch_size=4):
         {"resize": 48, "crop": None, "size": 32},
         {"resize": 64, "crop": 48, "size": 48},
         {"resize": 40, "crop": 40, "size": 40, "keep_aspect": True},
+        {"resize": 48, "crop": None, "size": 40, "keep_aspect": True},
     ],
 )
 def test_a_mask_goes_where_its_mark_goes(marks, trained, preprocess):
-    own, centres = trained._replace(preprocess=preprocess), []
+    own, centres = trained._replace(preprocess={**preprocess, "mean": (200,) * 3}), []
     transform = EvalTransform(**preprocess, mean=(0,) * 3, std=(1,) * 3)
     for i in range(len(marks)):
         for a, mask in localisation.seen_regions(own, marks, i, np.ones(3)):
@@ -163,7 +164,7 @@ def test_the_command_on_a_miniature(tmp_path, capsys):
         "--model", model, "--params", str(tmp_path / "net.params"), "--names",
         str(tmp_path / "names.txt"), "--data-dir", str(tmp_path / "ccp"), "--dataset",
         "clothing_co_parsing", "--split", "val", "-j", "0", "--out", str(tmp_path / "out"),
-        "--localisation",
+        "--localisation", "--mean", "127.5", "--std", "64", "--resize", "128", "--crop", "112",
     ])  # fmt: skip
     printed = capsys.readouterr().out
     assert "minus centre Gaussian" in printed and "Grad-CAM" in printed

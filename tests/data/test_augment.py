@@ -129,7 +129,7 @@ def test_squares_stay_the_default():
     assert "keep_aspect" not in input_entry(40, {"mean": (0, 0, 0), "std": (1, 1, 1)})
     with pytest.raises(ValueError, match="keep_aspect needs"):
         input_entry(40, {"mean": (0, 0, 0), "std": (1, 1, 1), "keep_aspect": True})
-    refuses("keep_aspect needs a crop", by=EvalTransform, crop=None, keep_aspect=True)
+    refuses("did you mean 'bicubic'", by=EvalTransform, interpolation="bicubik")
     recipe = Recipe(method="baseline", model="resnet18_v1")
     assert set(eval_preprocess(recipe)) == {"resize", "crop", "size", "mean", "std"}
 

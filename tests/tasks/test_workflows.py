@@ -195,11 +195,11 @@ def test_a_zoo_model_with_weights_from_a_file(tmp_path):
     net = get_model(name, classes=2)
     net.initialize(mx.init.Xavier())
     save_parameters(net, path)
-    found = load.from_zoo(name, path, [CPU], ["hat", "bag"])
+    pixels = {"mean": (1, 2, 3), "std": (4, 5, 6), "resize": 128, "crop": 112}
+    found = load.from_zoo(name, path, [CPU], ["hat", "bag"], pixels=pixels)
     same(values(found.net), values(net))
     assert found.classes == ("hat", "bag")
-    # the paper's proportions: 256 and 224 at 224 px
-    assert found.preprocess["resize"] == 128 and found.preprocess["crop"] == 112
+    assert found.preprocess == {**pixels, "size": 112}
     with pytest.raises(ValueError, match="does not fit VAA; nothing was loaded"):
         load.from_zoo(name, path, [CPU])  # the 14 of WIDER-Attribute
     with pytest.raises(ValueError, match="--params FILE or --pretrained"):

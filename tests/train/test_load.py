@@ -1,4 +1,4 @@
-"""Nets with all that is needed to feed them: whose weights these are decides, or a warning."""
+"""Nets with all that is needed to feed them: whose weights these are decides, or the user."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from model_zoo import predictor as pretrained
 
 NAME = "resnet8_w8_digits"
 CPU = [mx.cpu()]
+PIXELS = {"mean": (127,) * 3, "std": (128,) * 3, "resize": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -82,35 +83,31 @@ def test_there_are_as_many_names_as_logits(monkeypatch):
     monkeypatch.setattr(store, "find", lambda name, root: (path, bare))
     with pytest.raises(ValueError, match="2 names for the 10 logits"):
         load.from_zoo(NAME, None, CPU, ("a", "b"), pretrained=True)
-    found = load.from_zoo(NAME, None, CPU, pretrained=True)
-    assert found.classes == tuple(f"class{k}" for k in range(10))
 
 
-def test_how_other_files_are_fed_is_said(tmp_path, caplog):
+def test_files_of_which_nothing_is_known_are_not_guessed_at(tmp_path, monkeypatch):
     path = weights_of(tmp_path, NAME)
-    found = load.from_zoo(NAME, path, CPU)
+    with pytest.raises(ValueError, match=r"how the images .* were prepared: give --mean, --std"):
+        load.from_zoo(NAME, path, CPU)
+    found = load.from_zoo(NAME, path, CPU, pixels=PIXELS)
     assert len(found.classes) == 10 and found.classes[0] == "class=zero"  # the model's, not WIDER's
-    assert found.activation == "softmax"
-    (record,) = (record for record in caplog.records if record.name == "gluon_attn.load")
-    for part in (path, "resize 36, crop 32, size 32, mean (123.68,", "softmax", "--run"):
-        assert part in record.getMessage()
-
-
-def test_names_by_default_are_as_many_as_the_net_has_classes(tmp_path, monkeypatch):
+    assert found.activation == "softmax" and found.preprocess["crop"] is None
     path = weights_of(tmp_path, "vgg11_w8_digits")
-    assert load.from_zoo("vgg11_w8_digits", path, CPU).classes[9] == "class9"
+    with pytest.raises(ValueError, match="what the 10 outputs .* are: give --classes FILE"):
+        load.from_zoo("vgg11_w8_digits", path, CPU, pixels=PIXELS)
     path = weights_of(tmp_path, NAME, classes=14)
     monkeypatch.setattr(store, "builtin", lambda name: None)
-    assert load.from_zoo(NAME, path, CPU, WIDER_ATTRIBUTES).classes == WIDER_ATTRIBUTES
-    with pytest.raises(ValueError, match=r"nothing was loaded.*its 10 classes; --names FILE"):
-        load.from_zoo(NAME, path, CPU)
+    found = load.from_zoo(NAME, path, CPU, WIDER_ATTRIBUTES, pixels=PIXELS)
+    assert found.classes == WIDER_ATTRIBUTES
+    with pytest.raises(ValueError, match="what the 10 outputs"):
+        load.from_zoo(NAME, path, CPU, pixels=PIXELS)
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
         ("--run DIR --pretrained --names F --params F", "not allowed with"),
-        ("--run DIR --names F --params F", "--params, --names: only with --model"),
+        ("--run DIR --names F --params F", "--params, --classes: only with --model"),
         ("--export DIR --pretrained", "--pretrained: only with --model"),
         ("--model NAME --pretrained --params F", "not allowed with argument --pretrained"),
     ],
