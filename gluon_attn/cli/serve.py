@@ -42,7 +42,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         """Refuse other hosts' pages (DNS rebinding), and links that lead out of the folder."""
-        name = self.headers.get("Host", "").rpartition(":")[0]
+        name = self.headers.get("Host", "").partition(":")[0]
         inside = Path(self.directory).resolve()
         path = Path(self.translate_path(self.path)).resolve()
         if name not in (HOST, "localhost") or inside not in (path, *path.parents):

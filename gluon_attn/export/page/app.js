@@ -5,22 +5,19 @@ import {
 import { cut, decode, prepare, visible } from "./pixels.js";
 
 /** @typedef {import("./pixels.js").Window} Window */
-/** @typedef {import("./net.js").Values} Values */
-
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
-const LONGEST = 1600; // pixels of the canvas
+const [SHORT, LONG] = [800, 1600]; // limits of the canvas's longer side
 const MOST = 12; // classes of an attribute that are listed, the most probable ones
 const COLOURS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 /** @type {NodeListOf<HTMLElement>} */
 const items = document.querySelectorAll("li[data-column]");
-const canvas = /** @type {HTMLCanvasElement} */ ($("canvas"));
+const canvas = $("canvas");
 
 /** @param {Error} error */
 function fail(error) {
-  const known = error instanceof PageError;
-  $("error").textContent = known ? error.message : `The page cannot go on: ${error.message}`;
-  $("error").hidden = false;
+  const start = error instanceof PageError ? "" : "The page cannot go on: ";
+  [$("error").textContent, $("error").hidden] = [start + error.message, false];
   $("status").textContent = "";
 }
 
@@ -28,15 +25,14 @@ await readSidecar().then(begin).catch(fail);
 
 /** @param {import("./net.js").Sidecar} sidecar */
 async function begin(sidecar) {
-  const { input, web } = sidecar, siblings = siblingsOf(sidecar);
-  let thresholds = [...sidecar.thresholds], shown = -1, ticket = 0, scale = 1;
+  const { input, web } = sidecar, siblings = siblingsOf(sidecar), net = await openNet(sidecar);
+  let thresholds = [...sidecar.thresholds], shown = -1, ticket = 0;
   /** @type {{name: string, pixels: import("./pixels.js").Pixels, bitmap: ImageBitmap}} */
   let image;
   /** @type {?Window} */
   let box = null;
-  /** @type {?{values: number[], outputs: Record<string, Values>}} */
+  /** @type {?{values: number[], outputs: Record<string, import("./net.js").Values>}} */
   let result = null;
-  const net = await openNet(sidecar);
   $("engine").textContent = `It runs the net with ${net.engine}; weights: ${web.weights}.`;
   $("status").textContent = "Ready.";
 
@@ -48,8 +44,7 @@ async function begin(sidecar) {
       return fail(new PageError(`${name} is no image for this browser: give a JPEG or a PNG.`));
     }
     image = { name, ...found };
-    $("error").hidden = true;
-    $("box").disabled = false;
+    [$("error").hidden, $("box").disabled] = [true, false];
     await choose(null);
   }
 
@@ -57,9 +52,8 @@ async function begin(sidecar) {
   async function choose(window) {
     const { name, pixels } = image, { width, height } = pixels, mine = ++ticket;
     [box, result] = [window, null];
-    for (const [key, value] of Object.entries(box ?? { x: 0, y: 0, width, height })) {
-      $(key).value = value;
-    }
+    const numbers = Object.entries(box ?? { x: 0, y: 0, width, height });
+    for (const [id, value] of numbers) $(id).value = value;
     update();
     $("status").textContent = `${name}: running …`;
     await new Promise((done) => setTimeout(done, 20)); // lets the browser paint
@@ -88,34 +82,27 @@ async function begin(sidecar) {
       fill.style.width = `${100 * Math.min(1, Math.max(0, value))}%`;
       number.value = value.toFixed(3);
       button.ariaLabel = `${button.textContent}, ${number.value}, ${positive[c] ? "yes" : "no"}`;
-      if (!slider) continue;
-      line.style.left = `${100 * thresholds[c]}%`;
-      slider.value = thresholds[c];
+      if (slider) [line.style.left, slider.value] = [`${100 * thresholds[c]}%`, thresholds[c]];
     }
     draw();
   }
 
   function draw() {
     const { width, height } = image.pixels, pen = canvas.getContext("2d");
-    scale = Math.min(1, LONGEST / Math.max(width, height));
+    const side = Math.max(width, height), scale = Math.min(LONG, Math.max(SHORT, side)) / side;
     [canvas.width, canvas.height, canvas.hidden] = [width * scale, height * scale, false];
-    if (!pen) return;
-    pen.drawImage(image.bitmap, 0, 0, canvas.width, canvas.height);
+    pen.scale(scale, scale);
+    pen.drawImage(image.bitmap, 0, 0);
     const tap = $("tap").value, map = shown < 0 ? undefined : result?.outputs[tap];
     canvas.ariaLabel = image.name + (map ? `, ${tap} of ${sidecar.classes[shown]}` : "");
     if (map) {
-      pen.globalAlpha = Number($("opacity").value);
       const seen = visible(box ?? { x: 0, y: 0, width, height }, input);
-      pen.drawImage(heat(map, shown), ...scaled(seen));
+      pen.globalAlpha = Number($("opacity").value);
+      pen.drawImage(heat(map, shown), seen.x, seen.y, seen.width, seen.height);
       pen.globalAlpha = 1;
     }
-    [pen.strokeStyle, pen.lineWidth] = ["#ffb000", Math.max(2, canvas.width / 200)];
-    if (box) pen.strokeRect(...scaled(box));
-  }
-
-  /** @param {Window} area @returns {[number, number, number, number]} */
-  function scaled({ x, y, width, height }) {
-    return [x * scale, y * scale, width * scale, height * scale];
+    [pen.strokeStyle, pen.lineWidth] = ["#ffb000", 4 / scale];
+    if (box) pen.strokeRect(box.x, box.y, box.width, box.height);
   }
 
   /** The box between two points of the image. @param {number[]} one @param {number[]} other */
@@ -133,21 +120,19 @@ async function begin(sidecar) {
     (offsetX / canvas.clientWidth) * image.pixels.width,
     (offsetY / canvas.clientHeight) * image.pixels.height,
   ];
-  canvas.onpointerdown = (event) => {
+  canvas.onpointerdown = (/** @type {PointerEvent} */ event) => {
     corner = place(event);
     canvas.setPointerCapture(event.pointerId);
   };
-  canvas.onpointermove = (event) => {
+  canvas.onpointermove = (/** @type {PointerEvent} */ event) => {
     if (!corner) return;
     [box, result] = [between(corner, place(event)), null];
     draw();
   };
-  canvas.onpointerup = (event) => {
-    const found = corner && between(corner, place(event));
+  canvas.onpointerup = canvas.onpointercancel = () => {
     corner = null;
-    choose(found && Math.min(found.width, found.height) > 3 ? found : null).catch(fail);
+    choose(box && Math.min(box.width, box.height) > 3 ? box : null).catch(fail);
   };
-  canvas.onpointercancel = () => { corner = null; };
   $("box").onchange = () => {
     const [x, y, width, height] = ["x", "y", "width", "height"].map((id) => Number($(id).value));
     choose(between([x, y], [x + width, y + height])).catch(fail);
@@ -170,7 +155,7 @@ async function begin(sidecar) {
   const copy = (text) => async () => {
     const values = result?.values ?? [], positive = decide(values, thresholds, siblings);
     const area = box && Object.values(box);
-    const record = recordOf(image.name, area, values, positive, sidecar);
+    const record = recordOf(image.name, area, values, positive, sidecar.classes);
     $("status").textContent = await navigator.clipboard.writeText(text(record))
       .then(() => "Copied.", () => "The browser does not let this page copy.");
   };
@@ -196,16 +181,16 @@ async function begin(sidecar) {
     const stream = await navigator.mediaDevices?.getUserMedia({ video: true }).catch(() => null);
     if (!stream) return fail(new PageError("The browser gives this page no camera."));
     [$("video").srcObject, $("video").hidden, $("shoot").hidden] = [stream, false, false];
-    await $("video").play();
     $("shoot").onclick = async () => {
       await open($("video"), "camera").catch(fail);
       stream.getTracks().forEach((track) => track.stop());
       $("video").hidden = $("shoot").hidden = true;
     };
+    await $("video").play();
   };
 }
 
-/** A map, from its smallest value to its largest. @param {Values} map @param {number} c */
+/** @param {import("./net.js").Values} map @param {number} c */
 function heat({ data, dims: [, count, height, width] }, c) {
   const size = height * width, start = Math.min(c, count - 1) * size;
   const part = data.subarray(start, start + size);

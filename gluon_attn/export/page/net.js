@@ -1,10 +1,9 @@
 /**
  * The exported net: its files, the engine that runs it, and what its numbers mean.
  *
- * @typedef {import("./pixels.js").Input} Input
  * @typedef {{file: string, bytes: number, sha256: string}} File
  * @typedef {{name: string, classes: string[], thresholds: number[], activation: string,
- *   schema: {kind: string, classes: string[]}[], input: Input,
+ *   schema: {kind: string, classes: string[]}[], input: import("./pixels.js").Input,
  *   web: {model: File, weights: string, runtime: ?string}}} Sidecar
  * @typedef {{data: Float32Array, dims: number[]}} Values
  */
@@ -18,12 +17,10 @@ async function load(file) {
   return found;
 }
 
-/** Return what the export says of itself. @returns {Promise<Sidecar>} */
-export async function readSidecar() {
-  return (await load("export.json")).json().catch(() => {
-    throw new PageError("export.json is damaged: export again with --web.");
-  });
-}
+/** @returns {Promise<Sidecar>} */
+export const readSidecar = async () => (await load("export.json")).json().catch(() => {
+  throw new PageError("export.json is damaged: export again with --web.");
+});
 
 /** @param {File} model */
 async function readModel({ file, bytes, sha256 }) {
@@ -37,12 +34,11 @@ async function readModel({ file, bytes, sha256 }) {
   return new Uint8Array(data);
 }
 
-/** @param {string} kind "webgpu" or "wasm" @param {Uint8Array} model @param {string} version */
+/** @param {string} kind "webgpu" or "wasm" @param {Uint8Array} model @param {?string} version */
 async function start(kind, model, version) {
   const file = `runtime/ort.${kind}.min.mjs`;
   const ort = await import(`./${file}`).catch(() => {
-    throw new PageError(`${file} is missing: export again with --web --runtime DIR, the dist` +
-      ` folder of onnxruntime-web ${version}.`);
+    throw new PageError(`${file} is missing: export again with --onnx --web --runtime DIR.`);
   });
   ort.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
   const threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
@@ -54,11 +50,7 @@ async function start(kind, model, version) {
 
 /** Return the net, on the GPU where the browser offers one. @param {Sidecar} sidecar */
 export async function openNet(sidecar) {
-  const { runtime, model } = sidecar.web;
-  if (!runtime) {
-    throw new PageError("The folder runtime is missing: export again with --web --runtime DIR," +
-      " the dist folder of onnxruntime-web.");
-  }
+  const { runtime, model } = sidecar.web, shape = [1, ...sidecar.input.shape.slice(1)];
   const bytes = await readModel(model), gpu = /** @type {any} */ (navigator).gpu;
   const adapter = gpu && (await gpu.requestAdapter().catch(() => null));
   const onGpu = adapter ? await start("webgpu", bytes, runtime).catch(() => null) : null;
@@ -66,13 +58,11 @@ export async function openNet(sidecar) {
     if (error instanceof PageError) throw error;
     throw new PageError(`${model.file} cannot be run by onnxruntime-web: ${error.message}`);
   }));
-  return {
-    engine,
-    /** @param {Float32Array} data @returns {Promise<Record<string, Values>>} */
-    run: (data) => session.run({
-      data: new ort.Tensor("float32", data, [1, ...sidecar.input.shape.slice(1)]),
-    }),
-  };
+  let last = Promise.resolve(); // a session runs one image at a time
+  /** @param {Float32Array} data @returns {Promise<Record<string, Values>>} */
+  const run = (data) => (last = last.catch(() => {}).then(() =>
+    session.run({ data: new ort.Tensor("float32", data, shape) })));
+  return { engine, run };
 }
 
 /** Return for every column the columns of its attribute. @param {Sidecar} sidecar */
@@ -93,22 +83,18 @@ export function probabilitiesOf(logits, activation) {
   return parts.map((v) => v / sum);
 }
 
-/**
- * Return which columns are positive: from its threshold on, or the best class of an attribute.
- * @param {number[]} values @param {number[]} thresholds @param {number[][]} siblings
- */
+// A binary attribute is positive from its threshold on, of several classes the best is.
+/** @param {number[]} values @param {number[]} thresholds @param {number[][]} siblings */
 export function decide(values, thresholds, siblings) {
   return values.map((value, c) => siblings[c].length > 1
     ? c === siblings[c].reduce((a, b) => (values[b] > values[a] ? b : a))
     : value >= Math.fround(thresholds[c]));
 }
 
-/**
- * Return the record of one image, as Predictor.predict() does.
- * @param {string} image @param {?number[]} box @param {number[]} values
- * @param {boolean[]} positive @param {Sidecar} sidecar
- */
-export function recordOf(image, box, values, positive, { classes }) {
+// A record is as one of Predictor.predict().
+/** @param {string} image @param {?number[]} box @param {number[]} values
+ * @param {boolean[]} positive @param {string[]} classes */
+export function recordOf(image, box, values, positive, classes) {
   const probabilities = Object.fromEntries(classes.map((name, c) => [name, values[c]]));
   return { image, box, probabilities, positives: classes.filter((_, c) => positive[c]) };
 }

@@ -150,10 +150,7 @@ function enlarge({ data, width, height }, to) {
   });
 }
 
-/**
- * The size before the crop, and the crop in it.
- * @param {{width: number, height: number}} image @param {Input} input
- */
+/** Size before the crop, and crop. @param {Pixels | Window} image @param {Input} input */
 function plan({ width, height }, { resize: side, crop, keep_aspect: keeps }) {
   if (side && keeps) {
     const scale = side / min(width, height);
