@@ -119,7 +119,7 @@ def check_runtime(folder: PathLike) -> list[Path]:
 
     FileNotFoundError: one is missing; ValueError: one is not that of the known version.
     """
-    remedy = f"npm install onnxruntime-web@{VERSION}, then --runtime {_dist()}"
+    remedy = f"npm install --no-save onnxruntime-web@{VERSION}, then --runtime {_dist()}"
     paths = [Path(folder) / name for name in RUNTIME]
     for path in paths:
         if not path.is_file():
@@ -132,8 +132,12 @@ def check_runtime(folder: PathLike) -> list[Path]:
 
 
 def find_runtime() -> Path | None:
-    """Return the ``dist`` folder that npm installed below the working directory, if there is one."""
-    return _dist() if _dist().is_dir() else None
+    """Return the engine's folder that npm installed in the working directory, if it is sound."""
+    try:
+        check_runtime(_dist())
+    except (OSError, ValueError):
+        return None
+    return _dist()
 
 
 def _dist() -> Path:
@@ -203,8 +207,7 @@ def _rows(schema: Schema) -> str:
         for name in attribute.classes if several else [attribute.name]:
             text = html.escape(name)
             slider = (
-                '<input type="range" min="0" max="1" step="0.01" '
-                f'aria-label="Threshold of {text}">'
+                f'<input type="range" min="0" max="1" step="0.01" aria-label="Threshold of {text}">'
             )
             groups.setdefault(title, []).append(
                 f'<li data-column="{column}"><button type="button">{text}</button>'

@@ -106,7 +106,9 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
 def extend(directory: str, forms: Forms, out: str | None = None) -> Path:
     """Add forms to an export that is there; return its directory."""
     if not forms.wanted:
-        raise ValueError(f"what is to be added to {directory}? Give --int8, --bf16, --onnx or --web")
+        raise ValueError(
+            f"what is to be added to {directory}? Give one of --int8 --bf16 --onnx --web"
+        )
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")
     return Path(add_variants(directory, make_variants(forms, Exported.open(directory))))

@@ -11,7 +11,10 @@ import numpy as np
 
 import model_zoo
 from gluon_attn.data.synthetic import digits, people
-from gluon_attn.export.web import WebVariant
+from gluon_attn.export.onnx import OnnxVariant, require_packages
+from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.web import WebVariant, find_runtime
+from gluon_attn.export.writer import Variant
 from gluon_attn.task import Exported, Trained
 
 SAMPLES = 3
@@ -27,6 +30,16 @@ MUST_NOT = (
 def web_variant(source: Trained | Exported, runtime: str | None) -> WebVariant:
     """Return the page of a net, with synthetic samples; ``runtime``: onnxruntime-web's folder."""
     return WebVariant(runtime, samples(_made_with(source.extra)), about(source.extra))
+
+
+def offered(source: Trained) -> list[Variant]:
+    """Return the forms of a page that runs, if npm installed its engine here and ONNX is there."""
+    runtime = find_runtime()
+    try:
+        require_packages()
+    except ExportError:
+        runtime = None
+    return [] if runtime is None else [OnnxVariant(), web_variant(source, str(runtime))]
 
 
 def about(extra: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from gluon_attn.core.files import sha256_of
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.export import ExportError, Predictor, export_model, sidecar, web
 from gluon_attn.export.writer import add_variants
+from gluon_attn.task import Exported
 from gluon_attn.tasks import page
 from gluon_attn.tasks.forms import Forms, check_forms
 
@@ -132,7 +133,7 @@ def test_engine_is_copied_and_stays_when_other_forms_come(directory, runtime, tm
 
 @pytest.mark.parametrize("damage, error, words", [
     (lambda path: path.unlink(), FileNotFoundError, "no such file of onnxruntime-web; npm install"),
-    (lambda path: path.write_text("x"), ValueError, "checksum mismatch: damaged or not onnxruntime"),
+    (lambda path: path.write_text("x"), ValueError, "checksum mismatch: damaged or not onnx"),
 ])  # fmt: skip
 def test_other_engines_are_refused(runtime, damage, error, words):
     check_forms(Forms(web=True, runtime=str(runtime)))
@@ -146,11 +147,14 @@ def test_engine_without_a_page_is_refused(runtime):
         check_forms(Forms(onnx=True, runtime=str(runtime)))
 
 
-def test_engine_is_found_where_npm_puts_it(tmp_path, monkeypatch):
+def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert web.find_runtime() is None
-    (tmp_path / "node_modules" / "onnxruntime-web" / "dist").mkdir(parents=True)
-    assert web.find_runtime().is_dir()
+    source = Exported("x", {"extra": {}})
+    assert web.find_runtime() is None and page.offered(source) == []
+    shutil.copytree(runtime, tmp_path / "node_modules" / "onnxruntime-web" / "dist")
+    assert [variant.name for variant in page.offered(source)] == ["onnx", "web"]
+    (web.find_runtime() / "ort.wasm.min.mjs").write_text("another version")
+    assert page.offered(source) == []
 
 
 # -- what the page shows beside the net -----------------------------------------------------------
@@ -244,5 +248,3 @@ def test_command_says_where_the_page_is(directory, monkeypatch, capsys):
     monkeypatch.setattr(serve.ThreadingHTTPServer, "serve_forever", lambda server: None)
     serve.main([str(directory), "--port", "0"])
     assert re.match(r"open http://127\.0\.0\.1:\d+/ ", capsys.readouterr().out)
-
-

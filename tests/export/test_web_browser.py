@@ -3,7 +3,7 @@
 Needs Node.js, Chromium (Debian's package) and, in ``node_modules`` of the checkout or in the folder
 that ``GLUON_ATTN_NODE_MODULES`` names::
 
-    npm install onnxruntime-web@1.30.0 puppeteer-core axe-core typescript@5
+    npm install --no-save onnxruntime-web@1.30.0 puppeteer-core axe-core typescript@5
 """
 
 from __future__ import annotations
