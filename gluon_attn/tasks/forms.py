@@ -107,7 +107,7 @@ def extend(directory: str, forms: Forms, out: str | None = None) -> Path:
     """Add forms to an export that is there; return its directory."""
     if not forms.wanted:
         raise ValueError(
-            f"what is to be added to {directory}? Give one of --int8 --bf16 --onnx --web"
+            f"what to add to {directory}? Give --int8, --bf16, --onnx or --web"
         )
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")

@@ -152,7 +152,7 @@ def test_budget_that_cannot_be_met(copy, folder, failed, monkeypatch):
     ("flags", "text"),
     [
         (("--int8",), "--int8 needs --calib DATA"),
-        ((), "Give --int8, --bf16 or --onnx"),
+        ((), "Give --int8, --bf16, --onnx or --web"),
         (("--int8", "--calib", "DATA", "--score-split", "train"), "'train' and 'train' share 24"),
         (("--int8", "--calib", "DATA", "--score-split", "dev"), "dev.txt is missing"),
         (("--int8", "--calib", "DATA", "--calib-num", "0"), "0 calibration images"),

@@ -1,5 +1,5 @@
 // Drives the page of an export in headless Chromium: node page.mjs MODULES CHROMIUM < job.json
-// The job: url, files (paths), shots (folder), blocked (files of the server that are missing).
+// The job: url, files (paths), use (whether to do everything), gpu (software for it), shots (folder).
 // Prints what was seen as JSON.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -10,17 +10,22 @@ const job = JSON.parse(readFileSync(0, "utf8"));
 const browser = await need("puppeteer-core").launch({
   executablePath: chromium, headless: true,
   args: ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-    "--enable-unsafe-swiftshader", ...(job.flags ?? [])],
+    "--enable-unsafe-swiftshader", ...(job.gpu ? ["--enable-unsafe-webgpu",
+      "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"] : [])],
 });
 const seen = { requests: [], problems: [], records: {}, statuses: {} };
 try {
   const context = browser.defaultBrowserContext();
   await context.overridePermissions(new URL(job.url).origin, ["camera"]);
   const page = await browser.newPage();
-  await page.evaluateOnNewDocument(() => { // headless, it refuses the real one
+  await page.evaluateOnNewDocument((software) => { // headless, it refuses the real one
     navigator.clipboard.writeText = async (words) => { globalThis.copied = words; };
-  });
-  page.setDefaultTimeout(60000);
+    // Software in the place of a GPU, which the page leaves alone otherwise.
+    if (globalThis.GPUAdapterInfo && software) {
+      Object.defineProperty(GPUAdapterInfo.prototype, "isFallbackAdapter", { value: false });
+    }
+  }, Boolean(job.gpu));
+  page.setDefaultTimeout(job.gpu ? 300000 : 60000);
   page.on("request", (request) => seen.requests.push(request.url()));
   page.on("pageerror", (error) => seen.problems.push(String(error)));
   page.on("console", (message) => {
@@ -39,6 +44,7 @@ try {
   };
   const open = async (path) => {
     await page.$eval("#status", (node) => { node.textContent = ""; });
+    await page.$eval("#error", (node) => { node.hidden = true; });
     await (await page.$("#file")).uploadFile(path);
     await said("prepared in");
   };

@@ -197,6 +197,16 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     assert "Must not be used for surveillance" in seen["about"]
 
 
+def test_webgpu_in_software(directory, tmp_path):
+    path = tmp_path / "plain.jpg"
+    path.write_bytes(photographs()["plain.jpg"])
+    seen = visit(directory, files=[str(path)], gpu=True)
+    if "WebGPU" not in seen["engine"]:
+        pytest.skip("this Chromium has no WebGPU in software")
+    values = list(seen["records"][str(path)]["probabilities"].values())
+    np.testing.assert_allclose(values, Predictor(directory)([str(path)])[0], atol=1e-3)
+
+
 def cut_model(folder):
     path = folder / f"{NAME}.onnx"
     path.write_bytes(path.read_bytes()[:-100])

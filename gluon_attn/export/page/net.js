@@ -1,6 +1,5 @@
 /**
  * The exported net: its files, the engine that runs it, and what its numbers mean.
- *
  * @typedef {{file: string, bytes: number, sha256: string}} File
  * @typedef {{name: string, classes: string[], thresholds: number[], activation: string,
  *   schema: {kind: string, classes: string[]}[], input: import("./pixels.js").Input,
@@ -53,7 +52,8 @@ export async function openNet(sidecar) {
   const { runtime, model } = sidecar.web, shape = [1, ...sidecar.input.shape.slice(1)];
   const bytes = await readModel(model), gpu = /** @type {any} */ (navigator).gpu;
   const adapter = gpu && (await gpu.requestAdapter().catch(() => null));
-  const onGpu = adapter ? await start("webgpu", bytes, runtime).catch(() => null) : null;
+  const real = adapter && !adapter.info?.isFallbackAdapter; // that computes on the CPU, slowly
+  const onGpu = real ? await start("webgpu", bytes, runtime).catch(() => null) : null;
   const { ort, session, engine } = onGpu ?? (await start("wasm", bytes, runtime).catch((error) => {
     if (error instanceof PageError) throw error;
     throw new PageError(`${model.file} cannot be run by onnxruntime-web: ${error.message}`);
