@@ -97,6 +97,9 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
 
         variants.append(OnnxVariant())
     if forms.web:
+        there = isinstance(source, Exported) and "onnx" in source.sidecar["files"]
+        if not forms.onnx and not there:
+            raise ValueError("--web needs --onnx: the page runs the ONNX model")
         from gluon_attn.tasks.page import web_variant
 
         variants.append(web_variant(source, forms.runtime))
@@ -106,9 +109,7 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
 def extend(directory: str, forms: Forms, out: str | None = None) -> Path:
     """Add forms to an export that is there; return its directory."""
     if not forms.wanted:
-        raise ValueError(
-            f"what to add to {directory}? Give --int8, --bf16, --onnx or --web"
-        )
+        raise ValueError(f"what to add to {directory}? Give --int8, --bf16, --onnx or --web")
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")
     return Path(add_variants(directory, make_variants(forms, Exported.open(directory))))

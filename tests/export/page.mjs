@@ -1,5 +1,6 @@
 // Drives the page of an export in headless Chromium: node page.mjs MODULES CHROMIUM < job.json
-// The job: url, files (paths), use (whether to do everything), gpu (software for it), shots (folder).
+// The job: url, files (paths), use (whether to do everything), gpu (software for
+// it), downloads and shots (folders).
 // Prints what was seen as JSON.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -90,6 +91,14 @@ try {
     await said("Copied.");
     seen.csv = await page.evaluate(() => globalThis.copied);
     await page.click("#reset");
+    const client = await page.createCDPSession();
+    await client.send("Browser.setDownloadBehavior",
+      { behavior: "allow", downloadPath: job.downloads, eventsEnabled: true });
+    await Promise.all([
+      new Promise((done) => client.on("Browser.downloadProgress",
+        ({ state }) => state === "completed" && done())),
+      page.click("#save"),
+    ]);
     seen.axe = [];
     await page.evaluate(readFileSync(need.resolve("axe-core/axe.min.js"), "utf8"));
     for (const [width, scheme] of [[1600, "light"], [1600, "dark"], [360, "light"], [360, "dark"]]) {

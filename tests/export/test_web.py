@@ -20,7 +20,7 @@ from gluon_attn.export import ExportError, Predictor, export_model, sidecar, web
 from gluon_attn.export.writer import add_variants
 from gluon_attn.task import Exported
 from gluon_attn.tasks import page
-from gluon_attn.tasks.forms import Forms, check_forms
+from gluon_attn.tasks.forms import Forms, check_forms, make_variants
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -140,6 +140,12 @@ def test_other_engines_are_refused(runtime, damage, error, words):
     damage(runtime / "ort.wasm.min.mjs")
     with pytest.raises(error, match=f"ort.wasm.min.mjs: {words}"):
         check_forms(Forms(web=True, runtime=str(runtime)))
+
+
+def test_page_without_onnx_is_refused_before_the_export():
+    source = Exported("x", {"files": {}, "extra": {}})
+    with pytest.raises(ValueError, match="--web needs --onnx: the page runs the ONNX model"):
+        make_variants(Forms(web=True), source)
 
 
 def test_engine_without_a_page_is_refused(runtime):

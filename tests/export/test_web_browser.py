@@ -167,7 +167,7 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     broken = tmp_path / "notes.jpg"
     broken.write_text("no image")
     paths = [str(path) for path in files.values()]
-    seen = visit(directory, files=[*paths, str(broken)], use=True)
+    seen = visit(directory, files=[*paths, str(broken)], use=True, downloads=str(tmp_path))
     assert not seen["problems"] and not seen["error"] and "WASM with SIMD" in seen["engine"]
     predictor = Predictor(directory)
     right = dict(zip(paths, predictor(paths)))
@@ -192,6 +192,8 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     head, row = seen["csv"].splitlines()
     assert head.split(",") == ["image", "x", "y", "w", "h", *predictor.classes]
     assert row.startswith("plain.jpg,,,,,0.")
+    saved = cv2.imread(str(tmp_path / "plain_attributes.png"))
+    assert saved.shape[1] == 800 and saved.std() > 10
     assert seen["camera"]["image"] == "camera"
     assert seen["axe"] == [] and (seen["scroll1600"], seen["scroll360"]) == (1600, 360)
     assert "Must not be used for surveillance" in seen["about"]
