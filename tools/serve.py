@@ -1,4 +1,4 @@
-"""Predict from an export directory: gluon_attn.cli.serve."""
+"""Show the page of an export in a browser: gluon_attn.cli.serve."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Show the page of an export (tools/export.py --onnx --web) in a browser of this machine.
 
-    gluon-attn serve exports/people
-    gluon-attn serve exports/people --port 8123
+    python tools/serve.py exports/people
+    python tools/serve.py exports/people --port 8123
 
 It serves the folder web of the export and nothing else, on 127.0.0.1 only; Ctrl-C ends it.
 """
