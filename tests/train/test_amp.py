@@ -484,11 +484,6 @@ def reid(kind):
     return method, batch_of()._replace(label=label)
 
 
-def coco_helpers(name):
-    pytest.importorskip("gluoncv")
-    return importlib.import_module(name)
-
-
 def coco(name, kind, net, **options):
     use_static_graph(net)
     names = [f"class{k}" for k in range(net.classes)]
@@ -496,15 +491,17 @@ def coco(name, kind, net, **options):
 
 
 def ssd(kind):
-    helpers = coco_helpers("detection_helpers")
+    pytest.importorskip("gluoncv")
+    helpers = importlib.import_module("coco_helpers")
     net = helpers.tiny_net("ssd", width=16)
     return coco("ssd", kind, net, warmup_epochs=0.0), helpers.batch_of()
 
 
 def keypoints(kind):
-    helpers = coco_helpers("keypoints_helpers")
-    net = helpers.tiny_net(width=16)
-    return coco("simple_pose", kind, net), helpers.random_batch(net)
+    pytest.importorskip("gluoncv")
+    helpers = importlib.import_module("coco_helpers")
+    net = helpers.tiny_net("simple_pose", width=16)
+    return coco("simple_pose", kind, net), helpers.heatmap_batch(net)
 
 
 VAA, VAA_OPTIONS = "vaa_resnet18_w16_synthetic", {"phase0_epochs": 1, "phase1_epochs": 1}

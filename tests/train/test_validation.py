@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import mxnet as mx
 import numpy as np
 import pytest
-from detection_helpers import write_data as write_coco
+from coco_helpers import write_data as write_coco
 from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
 
 from gluon_attn.amp import MixedPrecision
@@ -147,7 +147,7 @@ def coco(tmp_path_factory):
 
 @pytest.mark.parametrize("change", [lambda a: [], lambda a: [dict(x, iscrowd=1) for x in a]])
 def test_coco_without_a_box_that_counts_is_no_validation(coco, tmp_path, change):
-    from detection_helpers import recipe as coco_recipe
+    from coco_helpers import recipe as coco_recipe
 
     chosen = Recipe.from_dict(coco_recipe())
     dataset = data_of.open_split(chosen, str(coco), "val2017")
@@ -164,7 +164,7 @@ def test_coco_without_a_box_that_counts_is_no_validation(coco, tmp_path, change)
 
 
 def test_scores_that_the_data_do_not_have_are_refused_before_training(coco):
-    from detection_helpers import recipe as coco_recipe
+    from coco_helpers import recipe as coco_recipe
 
     asked = Recipe.from_dict(coco_recipe(score="accuracy"))
     dataset = data_of.open_split(asked, str(coco), "val2017")
