@@ -169,7 +169,7 @@ async function begin(sidecar) {
 
   /** @param {?FileList | undefined} files */
   const take = (files) => files?.length && open(files[0], files[0].name).catch(fail);
-  $("file").onchange = () => take($("file").files);
+  $("file").onchange = () => { take($("file").files); $("file").value = ""; };
   document.onpaste = (event) => take(event.clipboardData?.files);
   document.ondragover = (event) => event.preventDefault();
   document.ondrop = (event) => { event.preventDefault(); take(event.dataTransfer?.files); };
@@ -180,13 +180,14 @@ async function begin(sidecar) {
   $("camera").onclick = async () => {
     const stream = await navigator.mediaDevices?.getUserMedia({ video: true }).catch(() => null);
     if (!stream) return fail(new PageError("The browser gives this page no camera."));
-    [$("video").srcObject, $("video").hidden, $("shoot").hidden] = [stream, false, false];
+    [$("video").srcObject, $("video").hidden] = [stream, false];
     $("shoot").onclick = async () => {
       await open($("video"), "camera").catch(fail);
-      stream.getTracks().forEach((track) => track.stop());
+      for (const track of stream.getTracks()) track.stop();
       $("video").hidden = $("shoot").hidden = true;
     };
     await $("video").play();
+    $("shoot").hidden = false;
   };
 }
 

@@ -91,8 +91,7 @@ export function decide(values, thresholds, siblings) {
     : value >= Math.fround(thresholds[c]));
 }
 
-// A record is as one of Predictor.predict().
-/** @param {string} image @param {?number[]} box @param {number[]} values
+/** As Predictor.predict(). @param {string} image @param {?number[]} box @param {number[]} values
  * @param {boolean[]} positive @param {string[]} classes */
 export function recordOf(image, box, values, positive, classes) {
   const probabilities = Object.fromEntries(classes.map((name, c) => [name, values[c]]));
