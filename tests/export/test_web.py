@@ -199,7 +199,7 @@ def ask(directory):
     thread.start()
 
     def answer(path, host="localhost:80"):
-        link = http.client.HTTPConnection(*server.server_address, timeout=60)
+        link = http.client.HTTPConnection(*server.server_address)
         link.putrequest("GET", path, skip_host=True)
         link.putheader("Host", host)
         link.endheaders()
