@@ -27,7 +27,13 @@ for _name, _module in {
     TASKS.register_later(_name, _module)
 
 CLASS = "class"  # the attribute of data that give every image one class
-FORMS = ("int8", "bf16", "onnx", "with_maps")  # what an export may have beside float32 logits
+FORMS = (
+    "int8",
+    "bf16",
+    "onnx",
+    "web",
+    "with_maps",
+)  # what an export may add to float32 logits
 
 
 class Trained(NamedTuple):

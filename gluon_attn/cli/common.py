@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "score and analyse a run, an export or a zoo model",
     "export": "write a net as files for plain MXNet, ONNX, int8 and bfloat16",
     "predict": "predict from an export",
+    "serve": "show an export's page in a browser of this machine",
     "search": "search an attention block (AutoLA)",
     "prepare": "check, pack and generate data sets",
     "convert": "convert weight files",

@@ -33,6 +33,8 @@ def flags() -> argparse.ArgumentParser:
     forms.add_argument("--int8", action="store_true", help="8-bit integers; needs --calib")
     forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
     forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
+    forms.add_argument("--web", action="store_true", help="a page for browsers; needs --onnx")
+    forms.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist folder, for --web")
     forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")
     forms.add_argument("--calib-split", metavar="SPLIT", help="default: the run's for training")
     forms.add_argument("--score-split", metavar="SPLIT", help="default: the run's for validation")
@@ -80,3 +82,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     extended = work.extend(args.export, forms, args.out) if args.export else None
     print("\n".join(work.summary(extended or export(args, forms))))
     print(f"next: {cli.called('predict')} {args.out or args.export} IMAGE_OR_FOLDER")
+    if forms.web:
+        print(f"page: {cli.called('serve')} {args.out or args.export}")

@@ -211,6 +211,8 @@ def add_variants(directory: PathLike, variants: Sequence[Variant]) -> Path:
     with sidecar_file.new_directory(directory, overwrite=True) as partial:
         for entry in sidecar["files"].values():
             shutil.copy2(directory / entry["file"], partial / entry["file"])
+        if "web" in sidecar:  # a folder of its own, whose files are not among the export's
+            shutil.copytree(directory / "web", partial / "web")
         write_variants(partial, sidecar, variants)
         sidecar_file.write_sidecar(partial, sidecar)
     return directory

@@ -32,12 +32,15 @@ class Forms(NamedTuple):
     """Which further forms of a graph are wanted, and what they are made from.
 
     ``calib`` is a data set for int8, and to score bf16; for its splits and number see
-    :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose.
+    :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose. ``runtime`` is
+    where the engine of the page ``web`` is.
     """
 
     int8: bool = False
     bf16: bool = False
     onnx: bool = False
+    web: bool = False
+    runtime: str | None = None
     calib: str | None = None
     calib_split: str | None = None
     score_split: str | None = None
@@ -47,7 +50,7 @@ class Forms(NamedTuple):
     @property
     def wanted(self) -> bool:
         """Whether anything is."""
-        return self.int8 or self.bf16 or self.onnx
+        return self.int8 or self.bf16 or self.onnx or self.web
 
 
 def check_forms(forms: Forms) -> None:
@@ -60,6 +63,12 @@ def check_forms(forms: Forms) -> None:
         from gluon_attn.export.onnx import require_packages
 
         require_packages()
+    if forms.runtime is not None:
+        from gluon_attn.export.web import check_runtime
+
+        if not forms.web:
+            raise ValueError("--runtime DIR is for --web: the engine of the page")
+        check_runtime(forms.runtime)
 
 
 def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
@@ -87,13 +96,20 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
         from gluon_attn.export.onnx import OnnxVariant
 
         variants.append(OnnxVariant())
+    if forms.web:
+        there = isinstance(source, Exported) and "onnx" in source.sidecar["files"]
+        if not forms.onnx and not there:
+            raise ValueError("--web needs --onnx: the page runs the ONNX model")
+        from gluon_attn.tasks.page import web_variant
+
+        variants.append(web_variant(source, forms.runtime))
     return variants
 
 
 def extend(directory: str, forms: Forms, out: str | None = None) -> Path:
     """Add forms to an export that is there; return its directory."""
     if not forms.wanted:
-        raise ValueError(f"what is to be added to {directory}? Give --int8, --bf16 or --onnx")
+        raise ValueError(f"what to add to {directory}? Give --int8, --bf16, --onnx or --web")
     if out:
         raise ValueError("--export adds to the export that is there; leave --out away")
     return Path(add_variants(directory, make_variants(forms, Exported.open(directory))))
@@ -118,6 +134,13 @@ def summary(directory: str | Path) -> list[str]:
         lines.append(
             f"onnx: opset {entry['opset']}, ONNX Runtime's largest difference "
             f"{entry['max_abs_diff']:.2e}"
+        )
+    if "web" in sidecar:
+        entry = sidecar["web"]
+        engine = f"onnxruntime-web {entry['runtime']}" if entry["runtime"] else "no engine yet"
+        lines.append(
+            f"web: {entry['weights']}, largest difference of a probability "
+            f"{entry['max_abs_diff']:.2e}; {engine}"
         )
     return lines
 

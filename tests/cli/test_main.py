@@ -28,7 +28,8 @@ FLAGS = {
     "evaluate": "--run --export --model --params --pretrained --names --data-dir --split --out "
     "--threshold --unspecified --batch-size --no-figures --gpus --device --analyse --compare",
     "export": "--run --model --params --pretrained --names --out --name --with-maps --threshold "
-    "--overwrite --int8 --bf16 --onnx --calib",
+    "--overwrite --int8 --bf16 --onnx --web --runtime --calib",
+    "serve": "EXPORT --port",
     "predict": "EXPORT IMG|DIR --boxes --json --csv --heatmaps --draw --threshold --batch-size "
     "--on-bad-image --backend --threads",
     "prepare": "wider list synthetic digits",

@@ -15,7 +15,9 @@ from process_helpers import run_tool
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.synthetic.digits import write_digits, write_digits_single
+from gluon_attn.export.onnx import OnnxVariant
 from gluon_attn.export.sidecar import FORMAT
+from gluon_attn.export.web import WebVariant
 from gluon_attn.train.build import load_recipe
 from gluon_attn.train.run import Settings, train
 from tools.site import demo, gallery
@@ -200,7 +202,10 @@ def test_an_earlier_gallery_goes_and_the_files_of_others_stay(folder):
     assert {name for name in written if name.startswith("maps/")} < set(Page(folder).sources)
 
 
-def test_one_class_per_image_and_nets_that_are_shipped(tmp_path):
+def test_one_class_per_image_and_nets_that_are_shipped(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    variants = [OnnxVariant(), WebVariant(None, {}, [])]
+    monkeypatch.setattr(gallery, "offered", lambda trained: variants)
     data = tmp_path / "data"
     write_digits_single(data, images={"train": 1, "val": 1, "test": 12}, seed=1, side=36)
     runs = {"plain": "resnet20_w8_digits"}
@@ -208,6 +213,10 @@ def test_one_class_per_image_and_nets_that_are_shipped(tmp_path):
     page = Page(tmp_path / "out")
     assert "top-1 %" in page.text and "Average precision by attribute" not in page.text
     assert "Training" not in page.text, "there is no log of it"
+    export = tmp_path / "out" / "exports" / "0_plain"
+    assert f"python tools/serve.py {export}" in page.text and (export / "web/app.js").is_file()
+    written = json.loads((tmp_path / "out" / "gallery.json").read_text())["files"]
+    assert "exports/0_plain/web/index.html" in written
     assert len(page.captions) == 30
     for start in range(0, 30, 10):
         captions = page.captions[start : start + 10]

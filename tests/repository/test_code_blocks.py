@@ -44,6 +44,7 @@ import pytest
 from process_helpers import run, run_tool
 
 from gluon_attn.core import recipe
+from gluon_attn.export import web
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -338,6 +339,8 @@ def problem_of_command(words, monkeypatch):
         extras = re.findall(r"gluon_attn\[(\w+)\]", " ".join(rest))
         known = (ROOT / "pyproject.toml").read_text()
         return "" if all(f"\n{extra} = [" in known for extra in extras) else "no such extra"
+    if program == "npm":
+        return "" if rest[-1] == f"onnxruntime-web@{web.VERSION}" else "another engine"
     if program == "export" and len(rest) == 1 and "=" in rest[0]:
         return ""
     return "a program that this test does not know"

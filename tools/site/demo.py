@@ -26,6 +26,7 @@ from gluon_attn.runtime import contexts
 from gluon_attn.task import Asked
 from gluon_attn.tasks import data as evaluation
 from gluon_attn.tasks.attributes import draw_attention
+from gluon_attn.tasks.page import offered
 from gluon_attn.train import read_json_lines
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import Settings, train
@@ -154,7 +155,7 @@ def _export(out: str, vaa: Any, data: str, seen: Seen, *, say: Say) -> tuple[str
     folder = os.path.join(out, "export")
     export_model(
         vaa.net, folder, vaa.name, vaa.classes, vaa.input_size, vaa.export_preprocess,
-        with_maps=True, extra=vaa.extra, overwrite=True,
+        with_maps=True, extra=vaa.extra, overwrite=True, variants=offered(vaa),
     )  # fmt: skip
     predictor = Predictor(folder)
     difference = predictor.sidecar["parity"]["max_abs_diff"]

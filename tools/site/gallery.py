@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Iterable
 
@@ -30,6 +31,7 @@ from gluon_attn.task import is_one_class as is_classification
 from gluon_attn.tasks import data as evaluation
 from gluon_attn.tasks.classification import class_names
 from gluon_attn.tasks.data import reading_of
+from gluon_attn.tasks.page import offered
 from gluon_attn.train import trained as load
 from tools.site.pages import Contents, Image, Look, write_gallery
 
@@ -107,6 +109,7 @@ def make_gallery(
             images=_looks(models, dataset, images, files, ctx=ctx),
             figures={caption: os.path.basename(path) for caption, path in figures.items()},
             single=single,
+            exports=_export(models, files),
         )
         write_gallery(page, contents)
     logger.info("gallery: %s", page)
@@ -136,6 +139,23 @@ def _open(runs: dict[str, str], ctx: mx.Context) -> dict[str, Any]:
         if trained.classes != first.classes:
             raise ValueError(f"{title} has other classes than {baseline}")
     return models
+
+
+def _export(models: dict[str, Any], files: Files) -> list[str]:
+    """Export every net with a page to try it on, if its engine is there; return the paths."""
+    made = []
+    for title, trained in models.items():
+        variants = offered(trained)
+        if not variants:
+            break
+        folder = os.path.join(files.out, "exports", files.stem(title))
+        maps = bool(getattr(trained.net, "attention_outputs", ()))
+        trained.task.export(
+            trained, folder, trained.name, with_maps=maps, overwrite=True, variants=variants
+        )
+        files.add(path for path in Path(folder).rglob("*") if path.is_file())
+        made.append(folder)
+    return made
 
 
 def _evaluate(

@@ -133,9 +133,21 @@ def write_summary(
         f"<p>{html.escape(name)} lies in <code>{html.escape(os.path.basename(export))}/"
         "</code> as symbol, params and a sidecar. It runs on plain MXNet.</p>",
         f"<pre>python tools/predict.py {html.escape(export)} IMAGE_OR_FOLDER</pre>",
+        *_try([export] if os.path.isdir(os.path.join(export, "web")) else []),
     ]
     write_page(path, "gluon_attn demo", STYLE, parts)
     return path
+
+
+def _try(exports: Sequence[str]) -> list[str]:
+    """Return how to open the pages of exports, empty if there is none."""
+    if not exports:
+        return []
+    commands = "\n".join(f"python tools/serve.py {html.escape(export)}" for export in exports)
+    return [
+        "<p>Try it in a browser, with images of your own that stay on this machine:</p>",
+        f"<pre>{commands}</pre>",
+    ]
 
 
 def _precisions(results: dict[str, dict]) -> str:
@@ -213,6 +225,7 @@ class Contents(NamedTuple):
         images: Those with maps.
         figures: ``{caption: file}``.
         single: Whether the data are single-label.
+        exports: Exports with a page to try a net on, paths.
     """
 
     split: str
@@ -222,6 +235,7 @@ class Contents(NamedTuple):
     images: list[Image]
     figures: dict[str, str]
     single: bool
+    exports: Sequence[str] = ()
 
 
 def write_gallery(path: str, contents: Contents) -> None:
@@ -238,6 +252,7 @@ def write_gallery(path: str, contents: Contents) -> None:
         f"<h2 id='scores'>Scores on the {html.escape(contents.split)} split, "
         f"{contents.samples} samples</h2>",
         f"<div class='scroll'>{table}</div>",
+        *_try(contents.exports),
         "<h2 id='maps'>Where the nets look</h2>",
         _explanation(contents),
         _controls(contents),

@@ -1,0 +1,74 @@
+"""What the page of an export shows beside the net: sample images, and what the net is for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import model_zoo
+from gluon_attn.data.synthetic import digits, people
+from gluon_attn.export.onnx import OnnxVariant, require_packages
+from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.web import WebVariant, find_runtime
+from gluon_attn.export.writer import Variant
+from gluon_attn.task import Exported, Trained
+
+SAMPLES = 3
+# As docs/responsible_use.md has it, for nets without a card.
+MUST_NOT = (
+    "Must not be used for surveillance, for identifying or tracking persons, in law enforcement or "
+    "border control, for decisions about employment, education, credit, insurance, housing or "
+    "access, or to infer sex or gender, ethnicity, age, religion, health, orientation or any other "
+    "sensitive trait of real people. Probabilities are not calibrated, and a map is no explanation."
+)
+
+
+def web_variant(source: Trained | Exported, runtime: str | None) -> WebVariant:
+    """Return the page of a net, with synthetic samples; ``runtime``: onnxruntime-web's folder."""
+    return WebVariant(runtime, samples(_made_with(source.extra)), about(source.extra))
+
+
+def offered(source: Trained) -> list[Variant]:
+    """Return the forms of a page that runs, if npm installed its engine here and ONNX is there."""
+    runtime = find_runtime()
+    try:
+        require_packages()
+    except ExportError:
+        runtime = None
+    return [] if runtime is None else [OnnxVariant(), web_variant(source, str(runtime))]
+
+
+def about(extra: dict[str, Any]) -> list[str]:
+    """Return paragraphs on training and use: of the card, where the weights have one."""
+    recipe = extra.get("recipe") or {}
+    card = Path(model_zoo.__file__).parent / "cards" / f"{recipe.get('model')}.md"
+    if extra.get("params") == "pretrained" and card.is_file():
+        use = card.read_text(encoding="utf-8").partition("## Intended use, limits\n")[2]
+        text = re.sub(r"\*\*|`", "", use)
+        paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+        return [f"Trained on images made with {_made_with(extra)}.", *paragraphs]
+    data = recipe.get("dataset", "auto")
+    known = f"data read as '{data}'" if data != "auto" else "data that this export does not name"
+    return [f"Trained by {recipe.get('method', 'a method')} on {known}.", MUST_NOT]
+
+
+def samples(made_with: str) -> dict[str, bytes]:
+    """Return synthetic scenes by file name: digits for nets of digits, else people."""
+    found = {}
+    for number in range(1, SAMPLES + 1):
+        rng = np.random.default_rng(number)
+        if "digits" in made_with:
+            drawn = digits.draw_scene(rng, digits.split_samples("test"), digits.class_odds(0))
+        else:
+            drawn = people.draw_scene(rng)
+        ok, data = cv2.imencode(".jpg", drawn[0][..., ::-1])
+        found[f"sample{number}.jpg"] = data.tobytes() if ok else b""
+    return found
+
+
+def _made_with(extra: dict[str, Any]) -> str:
+    return str((extra.get("data") or {}).get("made_with", ""))
