@@ -60,12 +60,15 @@ def all_shards(folder: PathLike, stem: str, suffix: str, unfinished: str) -> lis
     ``unfinished`` is the suffix of what an interrupted one leaves. ValueError: they are of several
     jobs, or of none.
     """
-    names = [path.name[: -len(suffix)] for path in sorted(Path(folder).glob(f"*{suffix}"))]
-    found = [(Shard(int(m[2]), int(m[3])), m[0] + suffix) for m in map(_NAME.fullmatch, names)
-             if m and m[1] == stem]  # fmt: skip
-    if not found:
+    found, begun = (
+        [(Shard(int(m[2]), int(m[3])), m[0] + end)
+         for path in sorted(Path(folder).glob(f"*{end}"))
+         if (m := _NAME.fullmatch(path.name[: -len(end)])) and m[1] == stem]
+        for end in (suffix, unfinished)
+    )  # fmt: skip
+    if not found and not begun:
         raise FileNotFoundError(f"{folder}: no shards of '{stem}' ({stem}-…-of-…{suffix})")
-    first, first_name = found[0]
+    first, first_name = (found or begun)[0]
     for shard, name in found:
         if shard.of != first.of:
             raise ValueError(
@@ -77,9 +80,9 @@ def all_shards(folder: PathLike, stem: str, suffix: str, unfinished: str) -> lis
     there = {shard for shard, _ in found}
     lost = [s for s in (Shard(k + 1, first.of) for k in range(first.of)) if s not in there]
     if lost:
+        started = {shard for shard, _ in begun}
         told = [
-            f"{shard.named(stem)}{suffix} "
-            f"({'unfinished' if _exists(folder, shard.named(stem) + unfinished) else 'missing'})"
+            f"{shard.named(stem)}{suffix} ({'unfinished' if shard in started else 'missing'})"
             for shard in lost
         ]
         more = f" and {len(told) - 8} more" if len(told) > 8 else ""
@@ -88,7 +91,3 @@ def all_shards(folder: PathLike, stem: str, suffix: str, unfinished: str) -> lis
             f"again (--shard {lost[0]}): they continue where they stopped"
         )
     return sorted(there)
-
-
-def _exists(folder: PathLike, name: str) -> bool:
-    return os.path.exists(os.path.join(folder, name))

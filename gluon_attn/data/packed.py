@@ -15,8 +15,8 @@ The JSON adds names, schema (absent in older packs: binary attributes), sample i
 (``raw``, or class numbers in ``targets``), the samples left out and the fingerprint. It is written
 last: without it a packed split is unfinished.
 
-A split may lie in shards, ``<split>-00002-of-00004.rec``, ``.idx`` and ``.json``: packs of a part of
-the samples, whose JSON says which (``shard``). All together they are read as one.
+A split may lie in shards, ``<split>-00002-of-00004.rec``, ``.idx`` and ``.json``: packs of a part
+of the samples, whose JSON says which (``shard``). All together they are read as one.
 """
 
 from __future__ import annotations

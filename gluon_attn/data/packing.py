@@ -267,9 +267,7 @@ def _finish(prefix: Path, chunks: _Chunks, samples: range, count: int) -> dict[s
     return info
 
 
-def _join(
-    prefix: Path, info: dict[str, Any], pieces: Sequence[tuple[PathLike, list[int]]]
-) -> None:
+def _join(prefix: Path, info: dict[str, Any], pieces: Sequence[tuple[PathLike, list[int]]]) -> None:
     """Write the three files of a pack from pieces of its records, the JSON last.
 
     A piece is a RecordIO file with the places where its records begin and, last, its size.
