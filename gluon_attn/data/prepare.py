@@ -176,9 +176,9 @@ def pack_splits(
     shard: Shard | None = None,
     **options: Any,
 ) -> Iterator[str]:
-    """Pack data sets, or a shard of each, into ``out/<split>.rec`` and yield one line of text per split when it is done.
+    """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
 
-    A split that is packed already from the same samples with the same settings is kept, so that an
+    With ``shard`` it is that part of each. A split that is packed already from the same samples with the same settings is kept, so that an
     interrupted command can be repeated as it was; of others FileExistsError.
     """
     out = Path(out)
