@@ -176,10 +176,11 @@ def pack_splits(
     shard: Shard | None = None,
     **options: Any,
 ) -> Iterator[str]:
-    """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
+    """Pack data sets into ``out/<split>.rec``; yield one line of text per split when it is done.
 
-    With ``shard`` it is that part of each. A split that is packed already from the same samples with the same settings is kept, so that an
-    interrupted command can be repeated as it was; of others FileExistsError.
+    With ``shard`` it is that part of each. A split that is packed already from the same samples
+    with the same settings is kept, so that an interrupted command can be repeated as it was; of
+    others FileExistsError.
     """
     out = Path(out)
     names = {split: shard.named(split) if shard else split for split in datasets}

@@ -83,7 +83,7 @@ def run(source: Exported, options: Any) -> None:
         header["outputs"] = {kind: os.path.basename(path) for kind, path in wanted.items()}
     if target and os.path.exists(target) and not options.overwrite:
         _same(target, scan(target).header, "this call", header)
-        logger.info("%s: predicted already, kept (--overwrite predicts again)", target)
+        print(f"{target}: predicted already, kept (--overwrite predicts it again)")
         return
     kept = (path for path in wanted.values() if path != "-" and _is_plain(path))
     with _journal(target or next(kept, None), header, options) as path:
