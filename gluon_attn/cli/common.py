@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "score and analyse a run, an export or a zoo model",
     "export": "write a net as files for plain MXNet, ONNX, int8 and bfloat16",
     "predict": "predict from an export",
+    "launch": "train with several workers, here or on other hosts",
     "search": "search an attention block (AutoLA)",
     "prepare": "check, pack and generate data sets",
     "convert": "convert weight files",

@@ -21,7 +21,7 @@ import numpy as np
 from gluon_attn.coco.parts import Array
 from gluon_attn.core.batch import PADDING, Batch
 from gluon_attn.data.images import resize as resize_image
-from gluon_attn.data.loader import Loader
+from gluon_attn.data.loader import Job, Loader
 from gluon_attn.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, planes
 
 BRIGHTNESS, HUE, SPREAD = 32, 18, (0.5, 1.5)  # grey levels, degrees, contrast and saturation
@@ -284,22 +284,21 @@ class DetectionLoader(Loader):
             found = [found[k] for k in places]
         return found
 
-    def __iter__(self) -> Iterator[Batch]:
-        draws = self.draws(self.epoch)
-        jobs = ((rows, draws) for rows in self.batches(self.epoch)[self.start :])
-        yield from self._ahead(jobs) if self.workers else (self._make(*job) for job in jobs)
+    def jobs(self, epoch: int) -> Iterator[Job]:
+        draws = self.draws(epoch)
+        return ((rows, draws) for rows in self.batches(epoch)[self.start :])
 
     def _make(self, indices: Array, draws: Array) -> Batch:
         framed = []
         for i in indices.tolist():
             random = float(draws[i, 0]) if draws.shape[1] else None
             framed.append(self.transform(*self.dataset[i][:3], random))
-        most = max(len(sample.boxes) for sample in framed)
+        most = max((len(sample.boxes) for sample in framed), default=0)
         rows = 1 + max(ROWS, -(-most // ROWS) * ROWS)
-        images = np.zeros((self.batch_size, *framed[0].image.shape), np.float32)
-        label = np.full((self.batch_size, rows, 5), -1, np.float32)
-        mask = np.zeros((self.batch_size, rows), np.float32)
-        index = np.full(self.batch_size, PADDING, np.int64)
+        images = np.zeros((self.rows, *framed[0].image.shape), np.float32)
+        label = np.full((self.rows, rows, 5), -1, np.float32)
+        mask = np.zeros((self.rows, rows), np.float32)
+        index = np.full(self.rows, PADDING, np.int64)
         index[: len(indices)] = indices
         for k, sample in enumerate(framed):
             images[k] = sample.image
