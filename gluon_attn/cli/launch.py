@@ -13,6 +13,7 @@ import argparse
 import os
 import runpy
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,11 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.workers < 1 or args.servers < 1:
         parser.error(f"-n {args.workers} -s {args.servers}: at least one of each")
     hosts = read_hosts(args.hosts) if args.hosts else []
-    if not any(word.split("=")[0] == "--kvstore" for word in command):
+    kinds = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    kinds.add_argument("--kvstore")
+    kind = kinds.parse_known_args(command)[0].kvstore
+    if kind == "horovod":
+        return subprocess.call(_horovod(args.workers, hosts, command))
+    if kind is None:
         command[1:1] = ["--kvstore", "dist_sync"]
-    return launch(
-        ["gluon_attn", *command], args.workers, args.servers, hosts=hosts, port=args.port
-    )
+    return launch(["gluon_attn", *command], args.workers, args.servers, hosts=hosts, port=args.port)
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -88,6 +92,16 @@ def read_hosts(path: str) -> list[str]:
     if not hosts:
         raise ValueError(f"{path} names no host; give one per line")
     return hosts
+
+
+def _horovod(workers: int, hosts: Sequence[str], command: Sequence[str]) -> list[str]:
+    """Return the command of Horovod's own launcher, which knows no scheduler and no servers."""
+    if not shutil.which("horovodrun"):
+        raise ImportError("--kvstore horovod needs Horovod, whose horovodrun is not on the PATH")
+    each = -(-workers // len(hosts)) if hosts else 0
+    given = ["-H", ",".join(f"{host}:{each}" for host in hosts)] if hosts else []
+    words = ["horovodrun", "-np", str(workers), *given]
+    return [*words, sys.executable, "-m", "gluon_attn", *command]
 
 
 def launch(

@@ -101,15 +101,14 @@ def train_from_flags(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe, overrides_of(args))
     result = run_training(train, recipe, args)
-    score = result["best"][recipe.score]
-    status = 1 if recipe.keep == "best" and score != score else 0
     if not current().is_first:
-        return status
+        return 0
     if result["test"]:
         print(result["test"].text)
     print(f"\nweights: {os.path.join(args.save_dir, 'best.params')}")
     print(f"next:    {cli.called('export')} --run {args.save_dir} --out EXPORT")
-    return status
+    score = result["best"][recipe.score]
+    return 1 if recipe.keep == "best" and score != score else 0
 
 
 def run_training(train: Callable, recipe: Any, args: argparse.Namespace) -> dict:
