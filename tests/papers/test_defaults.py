@@ -55,7 +55,8 @@ def test_options_of_methods(name):
     (attention.soft_mask, {"sigma": 0.55, "omega": 100}),
     (attention.attention_consistency, {"theta": 0.8}), (history.PredictionHistory, {"length": 5}),
     (losses.WeightedFocalLoss, {"gamma": 2.0, "weighting": "prior"}),
-    (net.VAA, {"variant": "supplement", "scale": 1}), (hoga.HOGA, {"affine": True}),
+    (net.VAA, {"input_size": (224, 224), "variant": "supplement", "scale": 1}),
+    (hoga.HOGA, {"affine": True}),
 ], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
 def test_defaults_of_functions_and_blocks(call, defaults):
     found = {n: p.default for n, p in inspect.signature(call).parameters.items()}

@@ -18,9 +18,12 @@ REPRODUCE = """Run the controlled experiments: every method against its baseline
 
 python tools/reproduce.py all --out runs/reproduce --quick        minutes: does everything run?
 python tools/reproduce.py icasc-digit dreal-digit --out runs/reproduce
-python tools/reproduce.py all --out runs/reproduce --page docs/results.md
+python tools/reproduce.py synthetic --out runs/reproduce --page docs/results.md
+python tools/reproduce.py vaa-clothing --data-dir CLOTHING --out runs/reproduce
 
-Data are made first, from a fixed seed. What an interrupted call left unfinished is continued.
+Synthetic data are made first, from a fixed seed; photographs are yours (--data-dir; docs/data.md
+says where they are published). What an interrupted call left unfinished is continued. Two calls
+with other experiments or seeds may run side by side; call again with all seeds for the tables.
 """
 
 
@@ -54,8 +57,10 @@ def reproduce_flags():
     """Return the command-line parser."""
     parser = cli.parser(REPRODUCE)
     parser.add_argument(
-        "experiments", nargs="*", metavar="NAME", help="experiments, or all; none: list them"
-    )
+        "experiments", nargs="*", metavar="NAME",
+        help="experiments, or synthetic for all on synthetic data; none: list them",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", metavar="DIR", help="photographs, for experiments on them")
     parser.add_argument(
         "--out", metavar="DIR", help="where data and runs go: DIR/NAME, or DIR/quick/NAME"
     )
@@ -76,6 +81,7 @@ def reproduce():
     """Run the experiments and print the summary."""
     parser = reproduce_flags()
     args = parser.parse_args()
+    from tools.experiments.photographs import PHOTOGRAPHS
     from tools.experiments.presets import EXPERIMENTS
     from tools.experiments.reproduce import QUICK_SEEDS, SEEDS, reproduce
     from tools.experiments.runner import Request
@@ -86,11 +92,12 @@ def reproduce():
         return
     if not args.out:
         parser.error("--out DIR is needed")
-    lists = [list(EXPERIMENTS) if name == "all" else [name] for name in args.experiments]
+    synthetic = [name for name in EXPERIMENTS if name not in PHOTOGRAPHS]
+    lists = [synthetic if name in ("all", "synthetic") else [name] for name in args.experiments]
     names = list(dict.fromkeys(name for names in lists for name in names))
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))
     request = Request(
         args.out, seeds, args.num_workers, args.quick,
-        lambda line: print(line, flush=True),
+        lambda line: print(line, flush=True), args.data_dir,
     )  # fmt: skip
     print("\n" + reproduce(EXPERIMENTS, names, request, args.page))

@@ -1,14 +1,18 @@
-"""Controlled experiments on synthetic data: a method, its variants and its baseline, over seeds.
+"""Controlled experiments: a method, its variants and its baseline, over seeds.
 
 Net, data, schedule and budget of epochs are the same for all arms of an experiment; an arm is the
-experiment's recipe with a few settings changed. Beside its score, a finished run may be measured: a
+experiment's recipe with a few settings changed. Where the experiment has learning rates to choose
+from, each arm gets the one that validates best in a run of its own seed; the test split plays no
+part in that. Beside its score, a finished run may be measured: a
 measure returns ``{name: number}``, or a list of numbers for what has a value per epoch; ``{}``
 where the run has nothing of the kind (a baseline has no critic).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -18,16 +22,18 @@ from tabulate import tabulate
 from gluon_attn import runtime
 from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
+from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
-from gluon_attn.train.run import train_once
+from gluon_attn.train.run import train, train_once
 from tools.experiments.data import make_data
 from tools.experiments.runner import Make, Rows, Say, run_arms
 
 BASELINE = "baseline"
+TRIAL, TRIAL_SEED = "trial.json", 100
 MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
 
 
@@ -36,10 +42,14 @@ class Preset(NamedTuple):
 
     Attributes:
         recipe: Name of the recipe.
-        data: A kind of :func:`tools.experiments.data.make_data`.
+        data: A kind of :func:`tools.experiments.data.make_data`, or '' for data of the user's.
         arms: ``{title: overrides}``, the baseline first.
         score: Test score that is compared.
         measures: Names of ``MEASURES``.
+        also: Further test scores that are shown.
+        shared: Overrides of all arms.
+        rates: Learning rates that are tried for each arm; none: the recipe's.
+        rate_of: ``{ablation: arm}``: whose rate it takes.
     """
 
     recipe: str
@@ -47,6 +57,10 @@ class Preset(NamedTuple):
     arms: dict[str, Sequence[str]]
     score: str
     measures: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+    rate_of: dict[str, str] = {}
 
 
 def run_preset(
@@ -55,6 +69,7 @@ def run_preset(
     seeds: Sequence[int],
     out: str,
     *,
+    data_dir: str | None = None,
     workers: int = 2,
     images: dict[str, int] | None = None,
     say: Say = print,
@@ -63,20 +78,26 @@ def run_preset(
 
     Args:
         make_recipe: Of the preset's recipe.
-        out: Folder; runs go to ``out/<arm>-<seed>``.
+        out: Folder; runs go to ``out/<arm>-<seed>``, trials to ``out/tune/<arm>-<rate>``.
+        data_dir: Of a preset without data of its own.
         images: Scenes per split, for trying things out.
 
     Returns:
         ``(text, rows)``: the tables as Markdown, and ``{arm: [{'score' | measure: {name: number
         or list by epoch}} of each seed]}``.
     """
-    data = make_data(preset.data, os.path.join(out, "data"), images, workers)
+    if preset.data:
+        data = make_data(preset.data, os.path.join(out, "data"), images, workers)
+    elif data_dir:
+        data = data_dir
+    else:
+        raise ValueError("this experiment is on data of yours: --data-dir DIR")
+    arms, trials = _tuned(preset, make_recipe, Run(out, None, data, workers), say)
 
     def arm(title: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
-            recipe = make_recipe([*preset.arms[title], f"seed={seed}"])
-            slug = title.replace(",", "").replace(" ", "-")
-            folder = os.path.join(out, f"{slug}-{seed}")
+            recipe = make_recipe([*arms[title], f"seed={seed}"])
+            folder = os.path.join(out, f"{_slug(title)}-{seed}")
             return _measured(preset, Run(folder, recipe, data, workers))
 
         return run
@@ -90,11 +111,62 @@ def run_preset(
         record=lambda rows: {
             "rows": rows,
             "recipe": make_recipe([]).to_dict(),
-            "arms": preset.arms,
+            "arms": arms,
+            "trials": trials,
         },
         say=say,
     )
     return text, rows
+
+
+def _slug(title: str) -> str:
+    return title.replace(",", "").replace("/", "-").replace(" ", "-")
+
+
+def _tuned(
+    preset: Preset, make_recipe: Make, run: Run, say: Say
+) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
+    """Return all overrides of the arms, and ``{arm: {learning rate: validation score}}``.
+
+    The lowest of the rates that score best is taken.
+    """
+    arms = {title: [*preset.shared, *changes] for title, changes in preset.arms.items()}
+    trials: dict[str, dict[str, float]] = {}
+    for title in arms if preset.rates else ():
+        if title in preset.rate_of:
+            continue
+        trials[title] = {}
+        for rate in preset.rates:
+            recipe = make_recipe([*arms[title], f"lr={rate}", f"seed={TRIAL_SEED}"])
+            folder = os.path.join(run.folder, "tune", f"{_slug(title)}-{rate}")
+            trials[title][rate] = _trial(Run(folder, recipe, run.data, run.workers))
+            say(f"{title}, lr={rate}: validation {preset.score} {trials[title][rate]:.4f}")
+    for title, found in arms.items():
+        scores = trials.get(preset.rate_of.get(title, title))
+        if scores:
+            found.append(f"lr={max(scores, key=lambda rate: (_known(scores[rate]), -float(rate)))}")
+    return arms, trials
+
+
+def _trial(run: Run) -> float:
+    """Train without a look at the test split; return the validation score of the epoch kept.
+
+    nan if the run diverged.
+    """
+    path = os.path.join(run.folder, TRIAL)
+
+    def without_test(recipe: Any, settings: Any) -> None:
+        score = math.nan
+        with contextlib.suppress(DivergedError):
+            score = train(recipe, settings._replace(test=False))["best"][recipe.score]
+        write_json(path, {"score": score})
+
+    train_once(run.recipe, run.data, run.folder, run.workers, result=TRIAL, run=without_test)
+    return or_nan(read_json(path)["score"])
+
+
+def _known(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
 class Run(NamedTuple):
@@ -123,8 +195,8 @@ def _measured(preset: Preset, run: Run) -> dict:
         found = read_json(path)
     else:
         overall = read_json(os.path.join(run.folder, "test.json"))["overall"]
-        score = 100 * or_nan(overall[preset.score])
-        found = {"score": {f"{preset.score} %": score, "seconds": seconds}}
+        scores = {f"{k} %": 100 * or_nan(overall[k]) for k in (preset.score, *preset.also)}
+        found = {"score": {**scores, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):
         found.update({name: MEASURES[name](run) for name in missing})

@@ -1,4 +1,4 @@
-"""What is compared on which synthetic data: the controlled experiments, by name.
+"""What is compared on which data: the controlled experiments, by name.
 
 The papers' numbers are quoted, never ours; see the page of each paper for their sources.
 """
@@ -15,6 +15,7 @@ from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import BASELINE, Preset, run_preset
 from tools.experiments.data import make_data
 from tools.experiments.multitask import run_multitask
+from tools.experiments.photographs import PHOTOGRAPHS
 from tools.experiments.runner import (
     Experiment,
     Make,
@@ -84,6 +85,7 @@ PRESETS = {
     "dreal-people": Preset(
         "dreal_synthetic_resnet18", "people", dreal_arms(*_STAGES), "mAP", _DREAL
     ),
+    **PHOTOGRAPHS,
 }
 
 
@@ -110,13 +112,14 @@ def _preset(name: str, request: Request) -> Outcome:
     preset, images = PRESETS[name], None
     if request.quick:
         arms = {arm: preset.arms[arm] for arm in (BASELINE, HEADLINE[name])}
-        preset = preset._replace(arms=arms)
+        preset = preset._replace(arms=arms, rates=(), rate_of={})
         images = FEW_PEOPLE if preset.data == "people" else FEW
     text, rows = run_preset(
         preset,
         _maker(preset.recipe, request),
         request.seeds,
         request.out,
+        data_dir=request.data_dir,
         workers=request.workers,
         images=images,
         say=request.say,
@@ -187,7 +190,13 @@ def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
     return _outcome(scores, done.text, "top1 %", request)
 
 
-HEADLINE = {name: "all stages" if "dreal" in name else MAIN for name in PRESETS}
+HEADLINE = {
+    name: "VAA" if "vaa" in name else "all stages" if "dreal" in name else MAIN for name in PRESETS
+}
+_LITE0 = "EfficientNet-Lite0 from ImageNet weights, 192 px"
+_CIFAR10 = "CIFAR-10, 4,000 training images; {} of width 16"
+_ON_CIFAR = {"icasc-cifar10": "ResNet-20"}
+_ON_CIFAR.update({f"dreal-cifar10-{b}": f"{b.upper()}-ResNet-20" for b in ("se", "cbam", "srm")})
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {
@@ -241,4 +250,19 @@ EXPERIMENTS = {
         Published("none: no people in the paper", "-", "-"),
         functools.partial(_autola, "garments", ("none",)),
     ),
+    "vaa-clothing": Experiment(
+        "VAA", f"Clothing Co-Parsing, 22 attributes; {_LITE0}", "test mAP %", (BASELINE, "VAA"),
+        Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4"),
+        functools.partial(_preset, "vaa-clothing"),
+    ),
+    **{
+        name: Experiment(
+            name.partition("-")[0].upper(), _CIFAR10.format(net), "test top-1 %",
+            (BASELINE, HEADLINE[name]),
+            Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
+            else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
+            functools.partial(_preset, name),
+        )
+        for name, net in _ON_CIFAR.items()
+    },
 }  # fmt: skip

@@ -55,6 +55,7 @@ class Request(NamedTuple):
         workers: Threads that load, processes that make data.
         quick: Whether a few small epochs are enough, to see that everything runs.
         say: Called with lines for the reader.
+        data_dir: Data of the user's, for the experiments on photographs.
     """
 
     out: str
@@ -62,6 +63,7 @@ class Request(NamedTuple):
     workers: int
     quick: bool
     say: Say
+    data_dir: str | None = None
 
 
 class Outcome(NamedTuple):

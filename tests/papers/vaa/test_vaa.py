@@ -144,6 +144,10 @@ def test_phase_one_leaves_the_primary_net_untouched():
     training = method(net, phase1_epochs=1)
     assert training.phase == "attention"
     before = values(net)
+    with mx.autograd.record():  # the frozen net as in inference: with its running statistics
+        outputs = training.forward(batch().image)
+    expected = net.backbone(batch().image)[0]
+    np.testing.assert_array_equal(outputs["logits_backbone"].asnumpy(), expected.asnumpy())
     losses = training.train_step(batch())
     after = values(net)
     assert not any(name.startswith("focal") for name in losses)

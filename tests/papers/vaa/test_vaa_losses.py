@@ -106,12 +106,14 @@ def test_focal_agrees_with_reference(seed, gamma, hybridize):
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="gamma"):
         WeightedFocalLoss([0.1], gamma=-1)
-    with pytest.raises(ValueError, match="weighting"):
-        WeightedFocalLoss([0.1], weighting="other")
+    for weighting in ("other", "unknown"):
+        with pytest.raises(ValueError, match="weighting"):
+            WeightedFocalLoss([0.1], weighting=weighting)
     with pytest.raises(ValueError, match="fractions"):
         WeightedFocalLoss([1.2])
-    with pytest.raises(ValueError, match="length"):
-        PredictionHistory(3, 2, length=1)
+    for sizes in ((3, 2, 1), (0, 2, 5), (3, 0, 5)):
+        with pytest.raises(ValueError, match="length"):
+            PredictionHistory(*sizes)
 
 
 def test_constant_weight_makes_no_gradient():
@@ -170,8 +172,9 @@ def test_history_survives_a_checkpoint():
     np.testing.assert_array_equal(
         one.std(np.arange(6)).asnumpy(), other.std(np.arange(6)).asnumpy()
     )
-    with pytest.raises(ValueError, match="other data"):
-        PredictionHistory(7, 2).load_state(one.state())
+    for other in (PredictionHistory(7, 2), PredictionHistory(6, 3)):
+        with pytest.raises(ValueError, match="other data"):
+            other.load_state(one.state())
 
 
 def test_history_ignores_padding_and_refuses_bad_ids():
