@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
@@ -223,7 +224,17 @@ def member() -> None:
     if os.environ["DMLC_ROLE"] != "worker":
         import mxnet  # noqa: F401  (serves, and exits)
     sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An ordinary end would wait in MXNet for workers that wait for this one.
+        os._exit(error.code if isinstance(getattr(error, "code", None), int) else 1)
 
 
 def _end_with_launcher() -> None:

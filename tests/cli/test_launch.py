@@ -59,6 +59,14 @@ def test_when_one_is_killed_all_end(victim, started, tmp_path, capfd):
     assert f"{title} ended with signal SIGKILL; ending all" in capfd.readouterr().err
 
 
+def test_when_one_fails_all_end(tmp_path, capfd):
+    """Its exit does not wait in MXNet for the others, which wait for it."""
+    assert launch.launch(["distributed_waiter", str(tmp_path), "7"], 2) == 7
+    assert "worker 1 ended with status 7; ending all" in re.sub(
+        r"worker \d", "worker 1", capfd.readouterr().err
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_when_the_launcher_is_killed_all_end(tmp_path):
     code = "import sys; from gluon_attn.cli.launch import launch; launch(sys.argv[1:], 2)"
