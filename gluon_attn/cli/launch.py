@@ -226,15 +226,18 @@ def member() -> None:
     sys.argv = sys.argv[1:]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code:
+    except SystemExit as end:
+        if not end.code:
             raise
-        if not isinstance(error, SystemExit):
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # An ordinary end would wait in MXNet for workers that wait for this one.
-        os._exit(error.code if isinstance(getattr(error, "code", None), int) else 1)
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    else:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # an ordinary end would wait in MXNet for workers that wait for this one
 
 
 def _end_with_launcher() -> None:
