@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from formats.tiny import write_lines
 from scipy.io import savemat
 
 from gluon_attn.data import clothing as ccp
@@ -34,7 +35,14 @@ def write_parsing(root):
         else:
             values, kind = {"tags": np.array([[0, tag]], np.uint8)}, ccp.IMAGES
         savemat(root / "annotations" / kind / f"{name}.mat", values)
-    ccp.write_split(root, 0, root / ccp.SPLIT_FILE)
+    write_split(root, 0)
+
+
+def write_split(root, seed):
+    """Write the split of a seed to ``split.csv``, which goes before it."""
+    parts = {s: ccp.ClothingCoParsing(root, s, seed=seed) for s in ("train", "val", "test")}
+    pairs = sorted((name[7:11], s) for s, part in parts.items() for name in part.sample_ids)
+    write_lines(root / ccp.SPLIT_FILE, ["photo,split", *(f"{k},{s}" for k, s in pairs)])
 
 
 def write_garments(root):

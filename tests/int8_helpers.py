@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import nn
 
 from gluon_attn.export import graph as graphs
 from gluon_attn.export.int8 import Quantizer
 
 CALLS = (2, 2, 5)  # batch sizes; one of the traps shows in the second call of a size
+
+
+def noise(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 3, 8, 8)).astype(np.float32)
 
 
 def quantizer(net, images, **options):

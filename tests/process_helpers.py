@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -10,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Callable
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds; nothing takes nearly as long, so only what hangs comes to it
@@ -47,6 +53,22 @@ def run(command: list[str], **options: Any) -> tuple[int, str, str]:
 def run_python(script: str, *arguments: object, **options: Any) -> tuple[int, str, str]:
     """Run a script to its end: :func:`python`, then :func:`run`."""
     return run(python(script, *arguments), **options)
+
+
+def run_tool(name: str, *arguments: object) -> tuple[Any, str, str]:
+    """Run a script of tools/ in this process; return exit code, standard output, error output."""
+    out, err, logs = io.StringIO(), io.StringIO(), logging.getLogger()
+    handlers, level = list(logs.handlers), logs.level
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", [str(ROOT / "tools" / name), *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        try:
+            with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            logs.handlers[:] = handlers
+            logs.setLevel(level)
+    return end.value.code or 0, out.getvalue(), err.getvalue()
 
 
 def ended_process() -> int:

@@ -9,7 +9,8 @@ Every kind of analysis takes several nets, so that a method can be put beside it
 * ``gradcam``: Grad-CAM and guided back-propagation side by side (same, Figure 3), and Grad-CAM
   pairs (supplement of DREAL, Figures 2 and 3);
 * ``gates``: attention vectors of channel gates (same, Figure 1);
-* ``critic``: critique and reward over training (same, Figure 4); from the run's log alone.
+* ``critic``: critique and reward over training (same, Figure 4); from the run's log alone;
+* ``localisation``: whether maps look where masks say that the attribute is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import os
 from typing import Any, Callable, Sequence
 
 from gluon_attn.cli.analysis_features import (
-    Analysis,
     Models,
     Settings,
     analyse_critic,
@@ -28,22 +28,21 @@ from gluon_attn.cli.analysis_features import (
     analyse_tsne,
 )
 from gluon_attn.cli.analysis_maps import analyse_attention, analyse_gradcam, analyse_overlap
+from gluon_attn.cli.localisation import analyse_localisation
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.task import Exported, Trained
+from gluon_attn.papers.icasc.attention import MAPS
+from gluon_attn.task import Exported, Result, Trained
 from gluon_attn.tasks.data import check_same_data, reading_of
 from gluon_attn.train import trained as load
 from model_zoo import store
 
-KINDS: dict[str, Callable[[Models, Any, Settings], Analysis]] = {
+KINDS: dict[str, Callable[[Models, Any, Settings], Result]] = {
     "attention": analyse_attention, "overlap": analyse_overlap, "selectivity": analyse_selectivity,
     "tsne": analyse_tsne, "gradcam": analyse_gradcam, "gates": analyse_gates,
-    "critic": analyse_critic,
+    "critic": analyse_critic, "localisation": analyse_localisation,
 }  # fmt: skip
-CHOICES = {  # KIND:CHOICE
-    "attention": ("channel_weighted", "grad_cam"),
-    "gradcam": ("grad_cam", "channel_weighted"),
-}
-ATTENTION = ("attention", "overlap")  # what --attention stands for
+OF_MAPS = ("attention", "gradcam")  # KIND:MAP
+FLAGS = {"attention": ("attention", "overlap"), "localisation": ("localisation",)}
 NUMBERS: dict[str, Any] = {"overlap": float, "tsne": int}
 
 
@@ -58,9 +57,9 @@ def parse_kind(text: str) -> tuple[str, Any]:
         raise ValueError(unknown_name("kind of analysis", kind, KINDS))
     if not colon:
         return kind, None
-    if kind in CHOICES:
-        if choice not in CHOICES[kind]:
-            raise ValueError(unknown_name(f"map of '{kind}'", choice, CHOICES[kind]))
+    if kind in OF_MAPS:
+        if choice not in MAPS:
+            raise ValueError(unknown_name(f"map of '{kind}'", choice, MAPS))
         return kind, choice
     if kind not in NUMBERS:
         raise ValueError(f"'{text}': {kind} takes nothing behind a colon")
@@ -72,7 +71,7 @@ def parse_kind(text: str) -> tuple[str, Any]:
 
 def analyse(
     models: Models, dataset: Any, kinds: Sequence[str], settings: Settings
-) -> dict[str, Analysis]:
+) -> dict[str, Result]:
     """Run kinds of analysis one after another.
 
     ``models`` are by name, baselines first, as they are to stand in the figures; ``dataset`` is the
@@ -96,9 +95,11 @@ def analyse_from_flags(
     args: argparse.Namespace, source: Trained | Exported, dataset: Any, *, ctx: list[Any], out: str
 ) -> str:
     """Do what the flags of the evaluation say; return the text for the console."""
-    kinds = list(dict.fromkeys([*args.analyse, *ATTENTION] if args.attention else args.analyse))
+    kinds = list(dict.fromkeys(
+        [*args.analyse, *(k for flag, found in FLAGS.items() if vars(args)[flag] for k in found)]
+    ))  # fmt: skip
     if not kinds:
-        raise ValueError("--compare needs --analyse KIND or --attention")
+        raise ValueError("--compare needs --analyse KIND, --attention or --localisation")
     if isinstance(source, Exported):
         raise ValueError("an export cannot be differentiated; give --run or --model")
     if not source.task.explained:

@@ -27,7 +27,7 @@ from gluon_attn.metrics.channels import (
 from gluon_attn.nets.attention import attention_blocks, attention_view
 from gluon_attn.nets.graph import GraphBlock, record
 from gluon_attn.nets.taps import TappedStage
-from gluon_attn.task import Trained, task_of
+from gluon_attn.task import Result, Trained, task_of
 from gluon_attn.tasks.data import bar, eval_loader
 
 logger = logging.getLogger("gluon_attn.analysis")
@@ -62,14 +62,6 @@ class Settings(NamedTuple):
     def path(self, name: str) -> str:
         """Return the path of a file."""
         return os.path.join(self.out, f"{self.split}_{name}")
-
-
-class Analysis(NamedTuple):
-    """Result of one kind: lines for the console, paths written, JSON-able numbers."""
-
-    text: str
-    files: list[str]
-    values: dict[str, Any]
 
 
 def stage_view(net: Any) -> GraphBlock:
@@ -111,7 +103,7 @@ def pooled_stages(
         yield batch, rows, {name: array.asnumpy()[rows] for name, array in pooled.items()}
 
 
-def analyse_selectivity(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_selectivity(models: Models, dataset: Any, settings: Settings) -> Result:
     """Compute the class selectivity index of every channel at the end of every stage."""
     index: dict[str, Any] = {}
     values: dict[str, Any] = {}
@@ -137,7 +129,7 @@ def analyse_selectivity(models: Models, dataset: Any, settings: Settings) -> Ana
         for stage, v in found.items():
             lines.append(f"  {name:<24} {stage:<8} {v['mean']:.3f} {v['median']:.3f} "
                          f"{v['dead']} of {v['channels']}")  # fmt: skip
-    return Analysis("\n".join(lines), [str(figure), path], values)
+    return Result("\n".join(lines), values, [str(figure), path])
 
 
 def embed(features: np.ndarray, seed: int = 0, perplexity: float = PERPLEXITY) -> np.ndarray:
@@ -161,7 +153,7 @@ def embed(features: np.ndarray, seed: int = 0, perplexity: float = PERPLEXITY) -
     return method.fit_transform(features).astype(np.float32)
 
 
-def analyse_tsne(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_tsne(models: Models, dataset: Any, settings: Settings) -> Result:
     """Embed the pooled features of one stage, and draw them coloured by class.
 
     Samples with several classes count for the rarest, those with none are left out; of more than
@@ -192,20 +184,17 @@ def analyse_tsne(models: Models, dataset: Any, settings: Settings) -> Analysis:
     })  # fmt: skip
     lines = [f"t-SNE of {stage}: share of points whose nearest neighbour is of their class"]
     lines += [f"  {name:<24} {value['purity']:.3f}" for name, value in values.items()]
-    return Analysis("\n".join(lines), [str(figure), path], values)
+    return Result("\n".join(lines), values, [str(figure), path])
 
 
 def _targets(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the class of every sample, -1 for none, ``(N,)``, and the classes to show, sorted."""
-    count, total = len(dataset), np.zeros(len(dataset.names))
-    targets = np.full(count, -1)
-    blocks = [np.arange(start, min(start + 4096, count)) for start in range(0, count, 4096)]
-    for rows in blocks:
-        total += (np.asarray(dataset.label[rows]) * np.asarray(dataset.mask[rows])).sum(axis=0)
-    for rows in blocks:
+    total = np.maximum(dataset.counts()[:, 0], 1)
+    targets = np.full(len(dataset), -1)
+    for start in range(0, len(dataset), 4096):  # labels of classes are never built as a whole
+        rows = slice(start, start + 4096)
         positive = np.asarray(dataset.label[rows]) * np.asarray(dataset.mask[rows])
-        rarest = (positive / np.maximum(total, 1)).argmax(axis=1)
-        targets[rows] = np.where(positive.any(axis=1), rarest, -1)
+        targets[rows] = np.where(positive.any(axis=1), (positive / total).argmax(axis=1), -1)
     present = np.bincount(targets[targets >= 0], minlength=len(dataset.names))
     most = np.argsort(-present, kind="stable")[:MOST_CLASSES]
     return targets, np.sort(most[present[most] > 0])
@@ -246,7 +235,7 @@ def channel_statistics(
     return found
 
 
-def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Result:
     """Compute and draw the attention vectors of all channel gates."""
     drawn, values = {}, {}
     for name, trained in models.items():
@@ -276,7 +265,7 @@ def analyse_gates(models: Models, dataset: Any, settings: Settings) -> Analysis:
         for gate, v in gates.items():
             lines.append(f"  {name:<24} {gate:<24} {v['mean']:.3f} {v['diversity']:.4f} "
                          f"{v['image_deviation']:.4f}")  # fmt: skip
-    return Analysis("\n".join(lines), [figure, path], values)
+    return Result("\n".join(lines), values, [figure, path])
 
 
 def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]]:
@@ -304,7 +293,7 @@ def read_critic(folder: str) -> tuple[list[int], dict[str, dict[str, list[Any]]]
     return [record["epoch"] for record in records], series
 
 
-def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis:
+def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Result:
     """Draw critique and reward of every module over the epochs, a figure per run with any."""
     text: list[str] = []
     files: list[str] = []
@@ -332,4 +321,4 @@ def analyse_critic(models: Models, dataset: Any, settings: Settings) -> Analysis
         )
     path = settings.path("critic.json")
     write_json(path, values)
-    return Analysis("\n".join(text), [*files, path], values)
+    return Result("\n".join(text), values, [*files, path])

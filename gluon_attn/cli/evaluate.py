@@ -2,6 +2,7 @@
 
 python tools/evaluate.py --run runs/vaa --data-dir WIDER
 python tools/evaluate.py --run runs/icasc --compare runs/plain --data-dir CUB --attention
+python tools/evaluate.py --run runs/vaa --data-dir CCP --split val --localisation
 python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
 python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
 """
@@ -35,10 +36,13 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     parser.add_argument(
         "--analyse", nargs="+", default=[], metavar="KIND",
-        help="instead of the tables: attention, overlap, selectivity, tsne, gradcam, gates, critic",
+        help="instead of the tables: attention, overlap, selectivity, tsne, gradcam, gates, "
+             "critic, localisation",
     )  # fmt: skip
     parser.add_argument("--attention", action="store_true",
                         help="same as --analyse attention overlap")  # fmt: skip
+    parser.add_argument("--localisation", action="store_true", help="same as --analyse "
+                        "localisation: maps against the masks of the data set")  # fmt: skip
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="RUN",
         help="analyse also these, as baselines: run folders, or ZOO_NAME=WEIGHTS",
@@ -79,7 +83,7 @@ def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, ou
     args.split = dataset.split
     if isinstance(source, Trained) and not args.dataset:
         tell_other_data(source, dataset, args.data_dir)
-    if args.analyse or args.attention or args.compare:
+    if args.analyse or args.attention or args.localisation or args.compare:
         from gluon_attn.cli.analysis import analyse_from_flags
 
         return analyse_from_flags(args, source, dataset, ctx=ctx, out=out)

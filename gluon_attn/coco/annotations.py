@@ -11,12 +11,13 @@ remedy.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from gluon_attn.core.text import read_json
 from gluon_attn.data.images import BadImageError
@@ -24,23 +25,12 @@ from gluon_attn.data.images import BadImageError
 Record = Dict[str, Any]  # one JSON object
 Box = Sequence[float]  # x, y, width, height in pixels
 Key = Callable[[Any], Any]  # makes one kind of key of ids and of references to them
+SizeOf = Callable[[str], Tuple[int, int]]  # from a ``file_name`` to width and height
 
-HINT = "pip install pycocotools"
 ARCHIVE = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 # A larger share of unusable annotations means that the file holds something else than it seems.
 MAX_LEFT_OUT = 0.5
 NEEDED = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
-
-
-class CocoContent(NamedTuple):
-    """What an annotation file holds."""
-
-    coco: Any  # pycocotools' COCO object of the usable records; ``coco.path`` is the file
-    total: int  # annotations in the file
-    clipped: int  # boxes that reach beyond their image
-    left_out: list[tuple[Any, str]]  # (annotation id, reason)
-    warnings: list[str]  # about what was left out or looks wrong
-    notes: list[str]  # about values that were taken because the file has none
 
 
 class Tally:
@@ -63,28 +53,32 @@ class Tally:
         )
 
 
+def from_pycocotools(module: str, name: str) -> Any:
+    """Return a class of pycocotools; an ImportError says what to install."""
+    try:
+        return getattr(importlib.import_module(f"pycocotools.{module}"), name)
+    except Exception as error:  # built for another NumPy, it raises other errors as well
+        raise ImportError(
+            f"COCO data and scores need pycocotools: pip install pycocotools ({error})"
+        ) from error
+
+
 def load_coco(
-    path: str | Path,
-    keypoints: bool = False,
-    size_of: Callable[[str], tuple[int, int]] | None = None,
-    skip_unreadable: bool = False,
-) -> CocoContent:
-    """Read and check an annotation file, or an export of a labelling tool.
+    path: str | Path, keypoints: bool, size_of: SizeOf, skip_unreadable: bool = False
+) -> tuple[Any, Annotations]:
+    """Return pycocotools' COCO object of the usable records, whose ``path`` is the file, and what
+    is to be said of the others; the file may be an export of a labelling tool.
 
     Args:
         keypoints: Keep only categories that have names of keypoints, and their annotations.
-        size_of: From a ``file_name`` to ``(width, height)``, for images whose size the file does
-            not give.
+        size_of: For images whose size the file does not give.
         skip_unreadable: Leave out images whose size cannot be found, with a warning.
 
     Raises ImportError without pycocotools; FileNotFoundError; BadImageError: an image without a
     size in the file cannot be read; ValueError: no COCO annotation, or its records do not fit
     together.
     """
-    try:
-        from pycocotools.coco import COCO
-    except Exception as error:  # built for another NumPy, it raises other errors as well
-        raise ImportError(f"COCO data needs pycocotools: {HINT} ({error})") from error
+    COCO = from_pycocotools("coco", "COCO")
     content = read_json(
         path,
         f"unpack {ARCHIVE} beside the folders of images, so that ROOT/annotations/*.json and "
@@ -94,30 +88,19 @@ def load_coco(
     images, image_key, warnings = _images(content, path, size_of, skip_unreadable)
     categories, category_key = _categories(content, path, keypoints)
     joints = {n: len(c["keypoints"]) for n, c in categories.items()} if keypoints else None
-    annotations = _Annotations(images, categories, joints)
-    annotations.read(content["annotations"], image_key, category_key)
-    annotations.check(path)
-    coco = quietly(COCO)
+    found = Annotations(images, categories, joints)
+    found.read(content["annotations"], image_key, category_key)
+    found.check(path)
     chosen = [c for n, c in categories.items() if joints is None or joints[n]]
-    coco.dataset = dict(content, images=list(images.values()), annotations=annotations.kept)
-    coco.dataset.update(categories=chosen, info=content.get("info") or {})
-    coco.dataset["licenses"] = content.get("licenses") or []
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        coco = COCO()
+        coco.dataset = dict(content, images=list(images.values()), annotations=found.kept)
+        coco.dataset.update(categories=chosen, info=content.get("info") or {})
+        coco.dataset["licenses"] = content.get("licenses") or []
+        coco.createIndex()
     coco.path = str(path)
-    quietly(coco.createIndex)
-    return CocoContent(
-        coco,
-        total=len(content["annotations"]),
-        clipped=annotations.clipped,
-        left_out=annotations.left_out,
-        warnings=warnings + annotations.warnings(),
-        notes=annotations.notes(),
-    )
-
-
-def quietly(function: Callable, *arguments: Any) -> Any:
-    """Return ``function(*arguments)`` with what pycocotools prints thrown away."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return function(*arguments)
+    found.warnings[:0] = warnings
+    return coco, found
 
 
 def check_structure(content: Any, path: str | Path) -> None:
@@ -143,7 +126,7 @@ def check_structure(content: Any, path: str | Path) -> None:
 
 
 def _images(
-    content: Record, path: str | Path, size_of: Callable | None, skip_unreadable: bool
+    content: Record, path: str | Path, size_of: SizeOf, skip_unreadable: bool
 ) -> tuple[dict[Any, Record], Key, list[str]]:
     key = key_function([record["id"] for record in content["images"]])
     images: dict[Any, Record] = {}
@@ -159,8 +142,9 @@ def _images(
             odd.add("images listed twice", name)
             continue
         record.update(id=number, file_name=name)
+        sides = [whole_number(record.get(side)) or 0 for side in ("width", "height")]
         try:
-            record["width"], record["height"] = _size(record, path, size_of)
+            record["width"], record["height"] = sides if min(sides) > 0 else size_of(name)
         except BadImageError as error:
             if not skip_unreadable:
                 raise
@@ -173,17 +157,6 @@ def _images(
     for name in (name for name, count in names.items() if count > 1):
         odd.add("images listed under several ids, each with a part of its annotations", name)
     return images, key, [str(odd)] if odd.total else []
-
-
-def _size(record: Record, path: str | Path, size_of: Callable | None) -> tuple[int, int]:
-    """Return an image's width and height, from its file if the annotation does not tell."""
-    width, height = (whole_number(record.get(side)) for side in ("width", "height"))
-    if width and height and min(width, height) > 0:
-        return width, height
-    if size_of is None:
-        sides = (record.get("width"), record.get("height"))
-        raise ValueError(f"{path}: image {record['id']}: width and height {sides}")
-    return size_of(record["file_name"])
 
 
 def _categories(
@@ -215,11 +188,17 @@ def _categories(
     return found, key
 
 
-class _Annotations:
+class Annotations:
     """The annotations of a file, one by one: kept, or left out with a reason.
 
     ``images`` and ``categories`` are ``{id: record}``; ``joints`` is ``{category id: number of
     keypoints}``, None if boxes are wanted.
+
+    Attributes:
+        total, clipped: Annotations in the file, and boxes that reach beyond their image.
+        left_out: ``[(annotation id, reason), ...]``.
+        warnings: About what was left out or looks wrong; ``notes``: about values that were taken
+            because the file has none.
     """
 
     def __init__(
@@ -228,11 +207,12 @@ class _Annotations:
         self._images, self._categories, self._joints = images, categories, joints
         self.kept: list[Record] = []
         self.left_out: list[tuple[Any, str]] = []
-        self.total, self.clipped, self.passed = 0, 0, 0
+        self.total, self.clipped = 0, 0
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._left, self._unknown = Tally(), Tally()
         self._taken: Counter = Counter()
-        self._renumbered = False
-        self._largest = 0.0
+        self._passed, self._renumbered, self._largest = 0, False, 0.0
 
     def read(self, records: list[Record], image_key: Key, category_key: Key) -> None:
         self.total = len(records)
@@ -262,7 +242,7 @@ class _Annotations:
             self._unknown.add(f"of category {record.get('category_id')}", f"annotation {name}")
             return
         if self._joints is not None and not self._joints[category]:
-            self.passed += 1
+            self._passed += 1
             return
         box, reason = box_of(record, image)
         if box is None:
@@ -302,28 +282,25 @@ class _Annotations:
                 f"{path}: all {len(self.kept):,} boxes lie between 0 and 1; COCO's are in pixels: "
                 "multiply them by the width and height of their images"
             )
+        self._tell()
 
-    def warnings(self) -> list[str]:
-        lines, left = [], self._left
+    def _tell(self) -> None:
+        left = self._left
         if left.total:
-            lines.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
+            self.warnings.append(f"{left.total:,} of {self.total:,} annotations left out: {left}")
         if self.clipped > len(self.kept) / 2:
-            lines.append(
+            self.warnings.append(
                 f"{self.clipped:,} of {len(self.kept):,} boxes reach beyond their image; a box is "
                 "[x, y, width, height], not two corners"
             )
-        return lines
-
-    def notes(self) -> list[str]:
-        lines = []
         if self._taken:
             counts = ", ".join(f"{what} ({n:,} times)" for what, n in self._taken.items())
-            lines.append(f"taken for missing values: {counts}")
+            self.notes.append(f"taken for missing values: {counts}")
         if self._renumbered:
-            lines.append("annotations numbered from 1: their ids are not distinct and above 0")
-        if self.passed:
-            lines.append(f"{self.passed:,} annotations of categories without keypoints passed over")
-        return lines
+            self.notes.append("annotations numbered from 1: their ids are not distinct and above 0")
+        if self._passed:
+            passed = f"{self._passed:,} annotations of categories without keypoints"
+            self.notes.append(f"{passed} passed over")
 
 
 def whole_number(value: Any) -> int | None:

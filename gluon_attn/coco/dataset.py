@@ -128,10 +128,9 @@ class CocoDataset(Located, Dataset):
                     f"Official ones: unpack {ARCHIVE}"
                 )
         keypoints, skip = self.kind == "person_keypoints", on_bad_image == "skip"
-        self._content = load_coco(
+        self.coco, self._content = load_coco(
             self.annotation, keypoints, lambda name: image_size(self._find(name), name), skip
         )
-        self.coco = self._content.coco
         for line in self._content.warnings:
             logger.warning("%s: %s", self.annotation, line)
         for line in self._content.notes:

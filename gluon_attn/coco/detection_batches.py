@@ -60,19 +60,30 @@ class StretchTransform:
         """Return height and width of the net's input for an image of this size."""
         return self.size, self.size
 
+    def extent(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height that the image itself takes of the input."""
+        return self.size, self.size
+
     def scale(self, width: int, height: int) -> tuple[float, float]:
-        return self.size / width, self.size / height
+        """Return the factors on x and y, which differ by the rounding to whole pixels at least."""
+        x, y = self.extent(width, height)
+        return x / width, y / height
 
     def __call__(
         self, image: Array, boxes: Array, classes: Array, random: float | None = None
     ) -> Framed:
-        image, boxes = self._stretch(image, boxes)
-        return Framed(planes(self.normalize(image)), boxes, classes, (self.size, self.size))
+        return self.framed(image, boxes, classes, False)
 
-    def _stretch(self, image: Array, boxes: Array) -> tuple[Array, Array]:
+    def framed(self, image: Array, boxes: Array, classes: Array, mirror: bool) -> Framed:
         height, width = image.shape[:2]
-        factors = np.array(self.scale(width, height) * 2, np.float32)
-        return resize_image(image, self.size, self.size), boxes * factors
+        extent = self.extent(width, height)
+        image = resize_image(image, *extent)
+        boxes = boxes * np.array(self.scale(width, height) * 2, np.float32)
+        if mirror:
+            image, boxes = mirrored(image, boxes)
+        out = np.zeros((3, *self.frame(width, height)), np.float32)
+        out[:, : extent[1], : extent[0]] = planes(self.normalize(image))
+        return Framed(out, boxes, classes, extent)
 
 
 class SsdTransform(StretchTransform):
@@ -114,10 +125,7 @@ class SsdTransform(StretchTransform):
             image, boxes = self._put_on_canvas(image, boxes, rng)
         if self.crop:
             image, boxes, classes = cut_piece(image, boxes, classes, rng)
-        image, boxes = self._stretch(image, boxes)
-        if self.mirror and rng.random() < 0.5:
-            image, boxes = mirrored(image, boxes)
-        return Framed(planes(self.normalize(image)), boxes, classes, (self.size, self.size))
+        return self.framed(image, boxes, classes, self.mirror and rng.random() < 0.5)
 
     def _put_on_canvas(
         self, image: Array, boxes: Array, rng: np.random.Generator
@@ -132,7 +140,7 @@ class SsdTransform(StretchTransform):
         return canvas, boxes + np.array([x, y, x, y], np.float32)
 
 
-class FitTransform:
+class FitTransform(StretchTransform):
     """Resize with the proportions kept, into one of two frames: a wide one or a high one.
 
     The shorter side becomes ``short`` pixels unless the longer one would exceed ``long``. The
@@ -153,42 +161,35 @@ class FitTransform:
     ) -> None:
         if not 1 <= short <= long:
             raise ValueError(f"short={short}, long={long}: need 1 <= short <= long")
-        self.short, self.long, self.mirror = int(short), int(long), bool(mirror)
-        self.size = self.resize = self.short
-        self.draws = int(self.mirror)
-        self.normalize = Normalize(mean, std)
+        super().__init__(short, mean, std)
+        self.short, self.long, self.draws = int(short), int(long), int(mirror)
 
     def frame(self, width: int, height: int) -> tuple[int, int]:
         short, long = (-(-side // 32) * 32 for side in (self.short, self.long))
         return (short, long) if width >= height else (long, short)
 
-    def scale(self, width: int, height: int) -> tuple[float, float]:
-        """Return the factors on x and y, which differ by the rounding to whole pixels."""
+    def extent(self, width: int, height: int) -> tuple[int, int]:
         factor = min(self.short / min(width, height), self.long / max(width, height))
-        return max(1, round(width * factor)) / width, max(1, round(height * factor)) / height
+        return max(1, round(width * factor)), max(1, round(height * factor))
 
     def __call__(
         self, image: Array, boxes: Array, classes: Array, random: float | None = None
     ) -> Framed:
-        height, width = image.shape[:2]
-        x, y = self.scale(width, height)
-        extent = round(width * x), round(height * y)
-        image = resize_image(image, *extent)
-        boxes = boxes * np.array([x, y, x, y], np.float32)
-        if self.mirror and random is not None and random < 0.5:
-            image, boxes = mirrored(image, boxes)
-        out = np.zeros((3, *self.frame(width, height)), np.float32)
-        out[:, : extent[1], : extent[0]] = planes(self.normalize(image))
-        return Framed(out, boxes, classes, extent)
+        mirror = bool(self.draws) and random is not None and random < 0.5
+        return self.framed(image, boxes, classes, mirror)
 
 
 def distort(image: Array, rng: np.random.Generator) -> Array:
     """Return the image with other brightness, contrast, saturation and hue."""
+
+    def contrast(image: Array) -> Array:
+        return _grey_levels(image.astype(np.float32) * rng.uniform(*SPREAD))
+
     if rng.random() < 0.5:
         image = _grey_levels(image.astype(np.float32) + rng.uniform(-BRIGHTNESS, BRIGHTNESS))
     first = rng.random() < 0.5  # contrast comes before or behind the others
     if first and rng.random() < 0.5:
-        image = _grey_levels(image.astype(np.float32) * rng.uniform(*SPREAD))
+        image = contrast(image)
     change, turn = rng.random(2) < 0.5
     if change or turn:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
@@ -197,9 +198,7 @@ def distort(image: Array, rng: np.random.Generator) -> Array:
         if turn:
             hsv[..., 0] = (hsv[..., 0] + rng.uniform(-HUE, HUE) / 2) % 180  # OpenCV: 2 degrees each
         image = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-    if not first and rng.random() < 0.5:
-        image = _grey_levels(image.astype(np.float32) * rng.uniform(*SPREAD))
-    return image
+    return contrast(image) if not first and rng.random() < 0.5 else image
 
 
 def _grey_levels(image: Array) -> Array:
@@ -271,9 +270,9 @@ class DetectionLoader(Loader):
         pad, size = self.last == "pad", self.batch_size
         return int(sum(-(-n // size) if pad else n // size for n in np.bincount(self._kinds)))
 
-    def batches(self, epoch: int) -> list[Array]:
-        """Return the positions of each batch's samples; shuffled frames alternate at random."""
-        order, size = self.order(epoch), self.batch_size
+    def jobs(self, epoch: int) -> Iterator[Job]:
+        """Yield positions and random numbers; shuffled frames alternate at random."""
+        order, draws, size = self.order(epoch), self.draws(epoch), self.batch_size
         found: list[Array] = []
         for kind in range(self._kinds.max() + 1):
             rows = order[self._kinds[order] == kind]
@@ -282,11 +281,8 @@ class DetectionLoader(Loader):
         if self.shuffle:
             places = np.random.default_rng((self.seed, epoch, 2)).permutation(len(found))
             found = [found[k] for k in places]
-        return found
-
-    def jobs(self, epoch: int) -> Iterator[Job]:
-        draws = self.draws(epoch)
-        return ((rows, draws) for rows in self.batches(epoch)[self.start :])
+        for rows in found[self.start :]:
+            yield rows, draws
 
     def _make(self, indices: Array, draws: Array) -> Batch:
         framed = []

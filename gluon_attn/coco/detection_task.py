@@ -1,4 +1,4 @@
-"""Detection: batches, validation, COCO's evaluation, exports and predictions.
+"""Detection: batches, what finds boxes on a split and in files, and how they are shown.
 
 A recipe's ``input_size`` is the side of SSD's square input, or for nets that keep proportions the
 shorter side of the image; ``model_options.long_size`` then bounds the longer one. An export is the
@@ -8,65 +8,115 @@ for SSD the candidates before it.
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-from typing import Any, Dict, Sequence
+from typing import Any, Sequence
 
 import mxnet as mx
 import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from gluon_attn.coco import exports
 from gluon_attn.coco.detection_batches import (
     DetectionLoader,
     FitTransform,
     SsdTransform,
     StretchTransform,
 )
-from gluon_attn.coco.metrics import evaluate_detections
+from gluon_attn.coco.metrics import CocoResult, evaluate_detections
 from gluon_attn.coco.names import CATEGORIES
+from gluon_attn.coco.task import CocoTask, Record, Sidecar
 from gluon_attn.core.batch import PADDING, Batch
-from gluon_attn.core.files import finite, json_text
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.export.parity import random_batch
-from gluon_attn.export.sidecar import input_entry
 from gluon_attn.figures.detections import draw_boxes
-from gluon_attn.metrics.tables import decimal
-from gluon_attn.task import TASKS, Asked, Exported, Predicted, Result, Trained
+from gluon_attn.task import TASKS, Asked
 from gluon_attn.tasks import images as files
 from gluon_attn.tasks.attributes import some
 from gluon_attn.tasks.data import one_behind
 
-logger = logging.getLogger("gluon_attn.detection")
-
-SCORES = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75"}  # of a validation, for the log
-BATCHES = (1, 2)  # sizes in which an export is compared with its net
-Record = Dict[str, Any]
+DRAWN = "finds boxes itself; draw them with --draw DIR"
 
 
-class Detection(exports.CocoTask):
+class Detector:
+    """Finds boxes with a net: image ``(B, 3, H, W)`` to classes, scores, boxes, and what follows.
+
+    ``sidecar`` is that of an export, or what describes a net in its place.
+    """
+
+    def __init__(self, net: Any, sidecar: Sidecar, ctx: Any = None) -> None:
+        entry, self.names = sidecar["input"], tuple(sidecar["classes"])
+        pixels: dict[str, Any] = {key: entry[key] for key in ("mean", "std")}
+        self.net, self.ctx = net, ctx or mx.cpu()
+        self.transform: Any
+        if entry["fit"] == "stretch":
+            self.transform = StretchTransform(entry["shape"][2], **pixels)
+        else:
+            self.transform = FitTransform(*entry["sides"], **pixels)
+
+    def __call__(self, dataset: Any, batch_size: int = 32, workers: int = 2) -> list[Record]:
+        """Return official result records of every image of a CocoDetection."""
+        loader = DetectionLoader(dataset, self.transform, batch_size, workers=workers, last="pad")
+        records = []
+        for outputs, batch in one_behind(loader, self._run, "detecting"):
+            arrays = [array.asnumpy() for array in outputs]
+            for row, i in enumerate(batch.index.tolist()):
+                if i != PADDING:
+                    found = self._boxes([array[row] for array in arrays], *dataset.size(i))
+                    records += [
+                        {"image_id": dataset.image_ids[i],
+                         "category_id": dataset.category_ids[int(number)],
+                         "bbox": xywh(box), "score": float(score)}
+                        for number, score, box in zip(*found)
+                    ]  # fmt: skip
+        return records
+
+    def in_image(self, image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        """Return classes, scores and boxes, corners in pixels, of scores from ``threshold`` on."""
+        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        outputs = self.net(mx.nd.array(self.transform(image, *nothing).image[None]))[:3]
+        arrays = [out.asnumpy()[0] for out in outputs]
+        return self._boxes(arrays, image.shape[1], image.shape[0], threshold)
+
+    def _run(self, batch: Batch) -> Any:
+        return self.net(batch.image.as_in_context(self.ctx))[:3]
+
+    def _boxes(
+        self, arrays: Sequence[np.ndarray], width: int, height: int, threshold: float = -np.inf
+    ) -> tuple[np.ndarray, ...]:
+        classes, scores, boxes = arrays
+        rows = (classes >= 0) & (scores >= threshold)
+        x, y = self.transform.scale(width, height)
+        boxes = np.asarray(boxes[rows], np.float64) / (x, y, x, y)
+        boxes = np.clip(boxes, 0, (width, height, width, height))
+        return classes[rows].astype(int), scores[rows], boxes
+
+
+class Detection(CocoTask):
     """Boxes of classes, by COCO's rules."""
 
     name = "detection"
-    scores, measured = tuple(SCORES), SCORES
+    measured = {"mAP": "AP", "AP50": "AP50", "AP75": "AP75"}
+    scores = tuple(measured)
     class_names = tuple(CATEGORIES.values())
     kinds = ("coco",)
     parity = "plain MXNet, suppression included"
+    heading, found, counted, listed = "Boxes", "detections", "detections", "pictures"
+    rows, output, fixed = {f"batch{n}": slice(n) for n in (1, 2)}, "detections", False
+    refused = {"boxes": DRAWN, "heatmaps": DRAWN}
 
     def train_loader(
         self, recipe: Recipe, dataset: Any, method: Any, workers: int, *,
         cache: bool = False, parts: int = 1,
     ) -> Any:  # fmt: skip
-        mean, std, net = recipe.mean, recipe.std, method.net
+        net = method.net
+        common: dict[str, Any] = {
+            "mirror": recipe.mirror, "mean": recipe.mean, "std": recipe.std
+        }  # fmt: skip
         transform: Any
         if net.fit == "stretch":
             chosen = {name: method.options[name] for name in ("expand", "crop", "colour")}
-            transform = SsdTransform(net.input_size[0], mean, std, mirror=recipe.mirror, **chosen)
+            transform = SsdTransform(net.input_size[0], **common, **chosen)
         else:
-            short, long = net.sides
-            transform = FitTransform(short, long, mirror=recipe.mirror, mean=mean, std=std)
+            transform = FitTransform(*net.sides, **common)
         return DetectionLoader(
             dataset, transform, recipe.batch_size, shuffle=True, seed=recipe.seed,
             workers=workers, last="discard",
@@ -83,113 +133,45 @@ class Detection(exports.CocoTask):
             return f"{dataset.annotation} has no box that counts (crowds do not)", ""
         return "", f"{some(missing)} (no box)" if missing else ""
 
-    def stats(self, dataset: Any, records: Sequence[Record]) -> dict[str, float]:
-        found: dict[str, float] = evaluate_detections(
-            dataset.coco, records, dataset.image_ids
-        ).stats
-        return found
+    def input_of(self, net: Any) -> dict[str, Any]:
+        # stretch: to the shape; pad: proportions kept, upper left corner
+        return {"fit": net.fit} if net.fit == "stretch" else {"fit": net.fit, "sides": [*net.sides]}
 
-    def write(self, records: Sequence[Record], dataset: Any, stem: str) -> Result:
-        return write_scores(records, dataset, stem)
+    def finder(self, net: Any, sidecar: Sidecar, ctx: Any) -> Detector:
+        return Detector(net, sidecar, ctx)
 
-    def find(self, recipe: Recipe, net: Any, dataset: Any, ctx: Any, workers: int) -> list[Record]:
-        transform = eval_transform(net, recipe.mean, recipe.std)
-        return detect(
-            net, dataset, transform, ctx, batch_size=recipe.batch_size, workers=workers,
-            progress=True,
-        )  # fmt: skip
+    def find(self, finder: Any, dataset: Any, asked: Asked) -> tuple[list[Record], list[str]]:
+        return finder(dataset, asked.batch_size, asked.workers), []
 
-    def evaluate(self, source: Any, dataset: Any, asked: Asked) -> Result:
-        if isinstance(source, Exported):
-            net = ExportedDetector(source.directory, asked.ctx)
-            mean, std = net.entry["mean"], net.entry["std"]
-        else:
-            net, mean, std = source.net, source.preprocess["mean"], source.preprocess["std"]
-        found = detect(
-            net, dataset, eval_transform(net, mean, std), asked.ctx, batch_size=asked.batch_size,
-            workers=asked.workers, progress=True,
-        )  # fmt: skip
-        return write_scores(found, dataset, os.path.join(asked.out, asked.stem))
+    def measure(self, dataset: Any, records: Sequence[Record]) -> CocoResult:
+        return evaluate_detections(dataset.coco, records, dataset.image_ids)
 
-    def export(
-        self, trained: Trained, directory: str, name: str, *, threshold: float = 0.5,
-        with_maps: bool = False, overwrite: bool = False, variants: Sequence[Any] = (),
-    ) -> None:  # fmt: skip
-        export_detector(
-            trained.net, directory, name, trained.classes, preprocess=trained.preprocess,
-            extra=trained.extra, overwrite=overwrite,
-        )  # fmt: skip
+    def find_in_files(self, finder: Any, options: Any, threshold: float) -> list[Record]:
+        images = files.find_images(options.images)
+        return detect_files(finder, images, threshold, options.on_bad_image, draw=options.draw)
 
-    def predict(self, source: Exported, options: Any) -> Predicted:
-        for name in ("boxes", "heatmaps"):
-            if getattr(options, name):
-                raise ValueError(
-                    f"--{name}: this export finds boxes itself; draw them with --draw DIR"
-                )
-        exports.refuse_backend(options.backend, "detectors")
-        threshold = 0.5 if options.threshold is None else options.threshold
-        detector = ExportedDetector(source.directory, exports.context_of(options.ctx))
-        records = detect_files(
-            detector, files.find_images(options.images), threshold, options.on_bad_image,
-            draw=options.draw,
-        )  # fmt: skip
-        contents = {"export": detector.name, "classes": list(detector.class_names)}
-        contents.update(threshold=threshold, pictures=records)
-        return Predicted(
-            records, functools.partial(format_table, records),
-            functools.partial(json_text, contents), functools.partial(to_csv, records),
-        )  # fmt: skip
+    def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
+        rows = [
+            [os.path.basename(record["image"]), found["class"], f"{found['score']:.3f}",
+             *(f"{v:.0f}" for v in found["box"])]
+            for record in records for found in record["detections"]
+        ]  # fmt: skip
+        head = ["image", "class", "score", "x", "y", "w", "h"]
+        table = tabulate(rows, head, "simple", disable_numparse=True)
+        return "\n".join([table, *files.skipped_lines(records)])
+
+    def csv(self, records: Sequence[Record], names: Sequence[str]) -> str:
+        rows: list[list[Any]] = []
+        for record in records:
+            for found in record["detections"]:
+                box = [f"{v:.2f}" for v in found["box"]]
+                rows.append([record["image"], found["class"], f"{found['score']:.6f}", *box, ""])
+            if record["error"]:
+                rows.append([record["image"], *[""] * 6, record["error"]])
+        return files.csv_text(["image", "class", "score", "x", "y", "w", "h", "error"], rows)
 
 
 TASKS.register("detection")(Detection())
-
-
-def eval_transform(net: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return the transform of evaluation for a net or an export's description of one."""
-    if net.fit == "stretch":
-        return StretchTransform(net.input_size[0], mean, std)
-    short, long = net.sides
-    return FitTransform(short, long, mean=mean, std=std)
-
-
-def detect(
-    net: Any, dataset: Any, transform: Any, ctx: Any, *,
-    batch_size: int = 32, workers: int = 2, progress: bool = False,
-) -> list[Record]:  # fmt: skip
-    """Return official result records of every image of a CocoDetection.
-
-    ``net`` is a detector, or any function from images to classes, scores and boxes.
-    """
-    loader = DetectionLoader(dataset, transform, batch_size, workers=workers, last="pad")
-
-    def run(batch: Batch) -> Any:
-        return net(batch.image.as_in_context(ctx))[:3]
-
-    records = []
-    for outputs, batch in one_behind(loader, run, "detecting", progress):
-        classes, scores, boxes = (array.asnumpy() for array in outputs)
-        for row, i in enumerate(batch.index.tolist()):
-            if i == PADDING:
-                continue
-            known = classes[row] >= 0
-            width, height = dataset.size(i)
-            corners = to_image(boxes[row][known], width, height, transform)
-            for number, score, box in zip(classes[row][known], scores[row][known], corners):
-                records.append({
-                    "image_id": dataset.image_ids[i],
-                    "category_id": dataset.category_ids[int(number)],
-                    "bbox": xywh(box), "score": float(score),
-                })  # fmt: skip
-    return records
-
-
-def to_image(boxes: np.ndarray, width: float, height: float, transform: Any) -> np.ndarray:
-    """Return boxes ``(N, 4)``, corners in the net's input, in pixels of the image, cut at its
-    border.
-    """
-    x, y = transform.scale(width, height)
-    boxes = np.asarray(boxes, np.float64) / (x, y, x, y)
-    return np.clip(boxes, 0, (width, height, width, height))
 
 
 def xywh(box: np.ndarray) -> list[float]:
@@ -198,63 +180,8 @@ def xywh(box: np.ndarray) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def write_scores(records: Sequence[Record], dataset: Any, stem: str) -> Result:
-    """Evaluate records; ``stem.md`` has the table and AP per class."""
-    found = evaluate_detections(dataset.coco, records, dataset.image_ids)
-    values = finite({"stats": found.stats, "per_class": found.per_class})
-    values.update(images=found.images, detections=found.records)
-    lines = [f"# Boxes on {dataset.split}, {found.images} pictures", ""]
-    lines += [*exports.table_lines("number", "value", found.stats), ""]
-    lines += exports.table_lines("class", "AP", found.per_class)
-    paths = exports.write_tables(stem, values, lines, records, kind="detections")
-    logger.info(
-        "%s: AP %s, AP50 %s over %d pictures; tables in %s.{md,json}", dataset.split,
-        *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images, stem,
-    )  # fmt: skip
-    return Result(found.text, values, paths)
-
-
-def export_detector(
-    net: Any, directory: str, name: str, classes: Sequence[str], *, preprocess: dict[str, Any],
-    extra: Any = None, overwrite: bool = False, images: np.ndarray | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write a detector as an export directory; return the sidecar.
-
-    Of ``preprocess``, ``mean`` and ``std`` count; ``images`` ``(2, 3, H, W)`` float32 are compared,
-    random ones by default. Errors as of :func:`gluon_attn.coco.exports.write_export`.
-    """
-    view = net.with_candidates() if hasattr(net, "with_candidates") else net
-    entry = input_entry(net.input_size, {key: preprocess[key] for key in ("mean", "std")})
-    entry["fit"] = net.fit  # stretch: to the shape; pad: proportions kept, upper left corner
-    if net.fit != "stretch":
-        entry["sides"] = list(net.sides)
-    images = random_batch(entry) if images is None else images
-    sidecar = exports.start_sidecar("detection", name, classes, entry, threshold=0.5, extra=extra)
-    return exports.write_export(
-        view, directory, sidecar, {f"batch{n}": images[:n] for n in BATCHES}, kind="detections",
-        fixed=False, overwrite=overwrite,
-    )  # fmt: skip
-
-
-class ExportedDetector:
-    """A detector from an export directory; called with ``(B, 3, H, W)`` float32, it returns all
-    outputs.
-    """
-
-    def __init__(self, directory: str, ctx: Any = None) -> None:
-        self._block, sidecar = exports.open_export(directory, "detection", "detector", ctx)
-        self.entry, self.class_names = sidecar["input"], tuple(sidecar["classes"])
-        self.name, self.fit = sidecar["name"], self.entry["fit"]
-        self.input_size = tuple(self.entry["shape"][2:])
-        self.sides = tuple(self.entry.get("sides", ()))
-        self.output_names = tuple(out["name"] for out in sidecar["outputs"])
-
-    def __call__(self, images: Any) -> Any:
-        return self._block(images)
-
-
 def detect_files(
-    detector: ExportedDetector, images: Sequence[files.ImageFile], threshold: float = 0.5,
+    detector: Detector, images: Sequence[files.ImageFile], threshold: float = 0.5,
     on_bad_image: str = "error", *, draw: str | None = None,
 ) -> list[Record]:  # fmt: skip
     """Return one record per image: ``image``, ``detections``, ``error``.
@@ -263,51 +190,19 @@ def detect_files(
     in pixels. An image that cannot be read is an OSError, or with ``on_bad_image`` 'skip' a record
     with its ``error``. ``draw``: folder for images with boxes, or None.
     """
-    transform = eval_transform(detector, detector.entry["mean"], detector.entry["std"])
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    names = detector.class_names
     records: list[Record] = []
     for number, file in enumerate(tqdm(images, unit="img", disable=None)):
         image, fault = files.open_image(file, on_bad_image)
+        records.append({"image": file.path, "detections": [], "error": fault})
         if image is None:
-            records.append({"image": file.path, "detections": [], "error": fault})
             continue
-        outputs = detector(mx.nd.array(transform(image, *nothing).image[None]))[:3]
-        classes, scores, boxes = (out.asnumpy()[0] for out in outputs)
-        rows = (classes >= 0) & (scores >= threshold)
-        boxes = to_image(boxes[rows], image.shape[1], image.shape[0], transform)
-        labels, scores = classes[rows].astype(int), scores[rows]
-        found = [
-            {"class": names[k], "score": round(float(s), 6),
+        labels, scores, boxes = detector.in_image(image, threshold)
+        records[-1]["detections"] = [
+            {"class": detector.names[k], "score": round(float(s), 6),
              "box": [round(value, 3) for value in xywh(b)]}
-            for b, k, s in zip(boxes, labels, scores)
+            for k, s, b in zip(labels, scores, boxes)
         ]  # fmt: skip
-        records.append({"image": file.path, "detections": found, "error": None})
         if draw:
-            drawn = draw_boxes(image, boxes, labels, scores, class_names=names)
+            drawn = draw_boxes(image, boxes, labels, scores, class_names=detector.names)
             files.write_png(draw, number, file.path, drawn)
     return records
-
-
-def format_table(records: Sequence[Record]) -> str:
-    """Return the detections as text, a line each."""
-    rows = [
-        [os.path.basename(record["image"]), found["class"], f"{found['score']:.3f}",
-         *(f"{v:.0f}" for v in found["box"])]
-        for record in records for found in record["detections"]
-    ]  # fmt: skip
-    head = ["image", "class", "score", "x", "y", "w", "h"]
-    table = tabulate(rows, head, "simple", disable_numparse=True)
-    return "\n".join([table, *files.skipped_lines(records)])
-
-
-def to_csv(records: Sequence[Record]) -> str:
-    """Return the records as CSV text: image, class, score, x, y, w, h, error."""
-    rows: list[list[Any]] = []
-    for record in records:
-        for found in record["detections"]:
-            box = [f"{v:.2f}" for v in found["box"]]
-            rows.append([record["image"], found["class"], f"{found['score']:.6f}", *box, ""])
-        if record["error"]:
-            rows.append([record["image"], *[""] * 6, record["error"]])
-    return files.csv_text(["image", "class", "score", "x", "y", "w", "h", "error"], rows)

@@ -21,19 +21,19 @@ from gluon_attn.coco.parts import (
     CLIP,
     KEEP_ALL,
     ClasswiseNms,
+    CocoNet,
     DetectorMethod,
     StageFeatures,
     Tensor,
-    WarmUp,
-    fix_statistics,
     gluoncv_module,
     infer_shapes,
+    layers_of,
     pyramid,
     trainable,
 )
 from gluon_attn.core.batch import Batch
 from gluon_attn.method import METHODS
-from gluon_attn.nets import attention_blocks, resnet
+from gluon_attn.nets import resnet
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's maps P2 … P6
 LEVELS = len(STRIDES)
@@ -55,14 +55,9 @@ class FirstStage(HybridBlock):
     """
 
     def __init__(
-        self,
-        trunk: StageFeatures,
-        channels: int,
-        frame: Sequence[int],
-        anchor_scale: float,
-        **kwargs: Any,
+        self, trunk: StageFeatures, channels: int, frame: Sequence[int], anchor_scale: float
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         anchor = gluoncv_module("model_zoo.rcnn.rpn.anchor").RPNAnchorGenerator
         head = gluoncv_module("model_zoo.rcnn.rpn.rpn").RPNHead
         with self.name_scope():
@@ -71,9 +66,8 @@ class FirstStage(HybridBlock):
             self.head = head(channels, len(ANCHOR_RATIOS))
             self.anchors = nn.HybridSequential()
             for stride in STRIDES:
-                side = -(-max(frame) // stride)
-                size = {"alloc_size": (side, side)}
-                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), **size))
+                sides = (-(-max(frame) // stride),) * 2
+                self.anchors.add(anchor(stride, stride, ANCHOR_RATIOS, (anchor_scale,), sides))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> list:
         maps = self.neck(*self.trunk(x))
@@ -90,8 +84,8 @@ class Proposals(HybridBlock):
     ``count`` is R, and how many anchors of a level take part.
     """
 
-    def __init__(self, count: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, count: int) -> None:
+        super().__init__()
         self._count = count
         proposal = gluoncv_module("model_zoo.rcnn.rpn.proposal").RPNProposal
         self.refine = proposal(CLIP, 0, (1.0, 1.0, 1.0, 1.0))
@@ -117,8 +111,8 @@ class RoiHead(HybridBlock):
     background first; offsets ``(B, R, K, 4)``, of each class.
     """
 
-    def __init__(self, classes: int, channels: int, hidden: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, classes: int, channels: int, hidden: int) -> None:
+        super().__init__()
         self._classes = classes
         inputs = channels * ROI_SIZE[0] * ROI_SIZE[1]
         uniform, normal = mx.init.Xavier(), mx.init.Normal
@@ -159,7 +153,7 @@ def _aligned(F: Any, rows: Tensor, maps: Sequence[Tensor]) -> Tensor:
     return F.add_n(*pooled)
 
 
-class FasterRCNN(HybridBlock):
+class FasterRCNN(CocoNet):
     """The detector: image in, detections out.
 
     Image ``(B, 3, H, W)`` float32, RGB, normalised, sides multiples of 32, to classes ``(B, D)``,
@@ -169,21 +163,16 @@ class FasterRCNN(HybridBlock):
     """
 
     task, method, fit = "detection", "faster_rcnn", "pad"
-    taps, tap_names, attention_outputs = (), (), ()
     output_names = ("classes", "scores", "boxes")
 
+    sides: tuple[int, int]  # most pixels of the shorter and of the longer side of an image
+    frozen_stages: int
+
     def __init__(
-        self,
-        first: FirstStage,
-        roi: RoiHead,
-        nms: ClasswiseNms,
-        *,
-        proposals: tuple[int, int],
-        frozen_stages: int,
-        **kwargs: Any,
+        self, first: FirstStage, roi: RoiHead, nms: ClasswiseNms, proposals: tuple[int, int]
     ) -> None:
-        super().__init__(**kwargs)
-        self.classes, self.frozen_stages = nms.classes, frozen_stages
+        super().__init__()
+        self.classes = nms.classes
         self.train_proposals, self.test_proposals = proposals
         self.first, self.roi = first, roi
         self.propose, self.nms = Proposals(self.test_proposals), nms
@@ -196,9 +185,6 @@ class FasterRCNN(HybridBlock):
     def backbone(self) -> HybridBlock:
         """The complete ResNet, for loading its weights."""
         return self.first.trunk.whole
-
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
 
     def frozen_parameters(self) -> list:
         return self.first.trunk.parameters_of_stages(self.frozen_stages)
@@ -251,14 +237,14 @@ def faster_rcnn(
     frame = tuple(-(-side // 32) * 32 for side in sides)  # height and width for wide images
     backbone = resnet(depth, "v1b", width=width, attention=attention)
     trunk = StageFeatures(backbone, stages=(1, 2, 3, 4))
-    if norm_eval:
-        fix_statistics(trunk)
+    for norm in layers_of(trunk, nn.BatchNorm) if norm_eval else ():
+        norm._kwargs["use_global_stats"] = True
     counts = {"per_class": test_proposals, "detections": detections}
     nms = ClasswiseNms(classes, nms_overlap, score_threshold, own_boxes=True, **counts)
     first = FirstStage(trunk, fpn_channels, frame, anchor_scale)
-    roi, proposals = RoiHead(classes, fpn_channels, hidden), (train_proposals, test_proposals)
-    net = FasterRCNN(first, roi, nms, proposals=proposals, frozen_stages=frozen_stages)
-    net.input_size, net.sides = frame, sides
+    roi = RoiHead(classes, fpn_channels, hidden)
+    net = FasterRCNN(first, roi, nms, (train_proposals, test_proposals))
+    net.input_size, net.sides, net.frozen_stages = frame, sides, frozen_stages
     return infer_shapes(net, net)
 
 
@@ -324,22 +310,12 @@ class TwoStageLoss(HybridBlock):
 
     output_names = ("rpn_class", "rpn_box", "class", "box")
 
-    def __init__(self, rpn_beta: float = 1 / 9, beta: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, rpn_beta: float = 1 / 9, beta: float = 1.0) -> None:
+        super().__init__()
         self._rpn, self._roi = rpn_beta**-0.5, beta**-0.5  # the operator's scalar: |x| < 1 / s^2
 
-    def hybrid_forward(
-        self,
-        F: Any,
-        rpn_logits: Tensor,
-        rpn_offsets: Tensor,
-        rpn_labels: Tensor,
-        rpn_targets: Tensor,
-        logits: Tensor,
-        offsets: Tensor,
-        classes: Tensor,
-        targets: Tensor,
-    ) -> list:
+    def hybrid_forward(self, F: Any, rpn_logits: Tensor, *others: Tensor) -> list:
+        rpn_offsets, rpn_labels, rpn_targets, logits, offsets, classes, targets = others
         sampled, positive = rpn_labels >= 0, rpn_labels > 0
         # log(1 + exp(x)) - y x, without overflow
         entropy = F.relu(rpn_logits) - rpn_logits * positive
@@ -368,7 +344,7 @@ class FasterRcnnMethod(DetectorMethod):
 
     trains = "faster_rcnn"
     OPTIONS = dict(
-        WarmUp.OPTIONS,
+        DetectorMethod.WARM_UP,
         warmup_updates=500,
         warmup_start=0.001,
         rpn_samples=256,
@@ -413,7 +389,7 @@ class FasterRcnnMethod(DetectorMethod):
             pairs = [self._rpn_targets(anchors, b, f) for b, f in zip(boxes, frame)]
             rpn_labels, rpn_targets = (nd.stack(*arrays) for arrays in zip(*pairs))
             proposals, scores = self._propose(outputs["image"], *found[: 3 * LEVELS])
-            rois, kinds, matches = self._sampler(boxes)(proposals, scores, boxes)
+            rois, kinds, matches = self._sampler(*boxes.shape[:2])(proposals, scores, boxes)
             labels = self._encode_class(kinds, matches, classes)
             targets, _ = self._encode_box(kinds, matches, rois, boxes)
         logits, offsets = self.net.roi(rois, *found[3 * LEVELS :])
@@ -423,13 +399,10 @@ class FasterRcnnMethod(DetectorMethod):
         losses = self._loss(rpn_logits, rpn_offsets, *first, *second)
         return dict(zip(self._loss.output_names, losses))
 
-    def _sampler(self, boxes: Tensor) -> Any:
-        images, rows = boxes.shape[:2]
+    def _sampler(self, images: int, rows: int) -> Any:
         if (images, rows) not in self._samplers:
             module = gluoncv_module("model_zoo.rcnn.faster_rcnn.rcnn_target")
-            counts = {"num_image": images, "num_proposal": self.net.train_proposals}
-            counts.update(num_sample=self.options["samples"], max_num_gt=rows)
-            shares = {"pos_iou_thresh": self.options["overlap"]}
-            shares["pos_ratio"] = self.options["positives"]
-            self._samplers[images, rows] = module.RCNNTargetSampler(**counts, **shares)
+            counts = images, self.net.train_proposals, self.options["samples"]
+            shares = self.options["overlap"], self.options["positives"]
+            self._samplers[images, rows] = module.RCNNTargetSampler(*counts, *shares, rows)
         return self._samplers[images, rows]

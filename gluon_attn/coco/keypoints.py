@@ -19,10 +19,10 @@ import numpy as np
 from mxnet import init
 from mxnet.gluon import HybridBlock, nn
 
-from gluon_attn.coco.parts import Array, StageFeatures, Tensor, infer_shapes
+from gluon_attn.coco.parts import Array, CocoNet, StageFeatures, Tensor, infer_shapes
 from gluon_attn.core.batch import Batch
 from gluon_attn.method import METHODS, Method
-from gluon_attn.nets import attention_blocks, resnet
+from gluon_attn.nets import resnet
 
 FILTERS, LAYERS, KERNEL = 256, 3, 4
 SMALL = 0.001  # deviation of the initial weights of everything behind the backbone
@@ -33,7 +33,7 @@ BLUR = 11  # side of the Gaussian kernel of "dark"; its sigma is 2, as of the ta
 FLOOR = 1e-10  # smallest value whose logarithm is taken
 
 
-class SimplePose(HybridBlock):
+class SimplePose(CocoNet):
     """Backbone, three times (transposed convolution, batch-norm, ReLU), 1x1 convolution.
 
     ``(B, 3, H, W)`` float32, H and W multiples of 32, to heat-maps ``(B, K, h, w)``, about 1 at a
@@ -42,12 +42,9 @@ class SimplePose(HybridBlock):
     """
 
     task, output_names = "keypoints", ("heatmaps",)
-    taps, tap_names, attention_outputs = (), (), ()
 
-    def __init__(
-        self, net: HybridBlock, keypoints: int = 17, filters: int = FILTERS, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, net: HybridBlock, keypoints: int = 17, filters: int = FILTERS) -> None:
+        super().__init__()
         self.classes = keypoints
         normal = init.Normal(SMALL)
         doubling = {"strides": 2, "padding": 1, "use_bias": False, "weight_initializer": normal}
@@ -62,9 +59,6 @@ class SimplePose(HybridBlock):
             self.output = nn.Conv2D(
                 keypoints, 1, weight_initializer=normal, bias_initializer="zeros"
             )
-
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         return self.output(self.head(self.backbone(x)[0]))

@@ -71,12 +71,6 @@ def affine(region: Region, size: Sequence[int]) -> Array:
     return np.column_stack([turn, shift])
 
 
-def invert(matrix: Array) -> Array:
-    """Return the inverse of an affine ``(2, 3)`` matrix, likewise ``(2, 3)``."""
-    turn = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([turn, -turn @ matrix[:, 2]])
-
-
 def transform(points: Array, matrix: Array) -> Array:
     """Return points ``(..., 2)`` mapped by a ``(2, 3)`` matrix."""
     return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
@@ -97,7 +91,6 @@ class PoseEvalTransform:
         self.size = self.resize = tuple(int(side) for side in size)
         self.margin = float(margin)
         self.normalize = Normalize(mean, std)
-        self.mean, self.std = self.normalize.mean, self.normalize.std
 
     def matrix(self, box: Box) -> Array:
         """Return the ``(2, 3)`` map from image to input for a box x1, y1, x2, y2."""

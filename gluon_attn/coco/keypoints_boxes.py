@@ -24,9 +24,6 @@ def read_results(path: PathLike, category_id: Any = PERSON) -> list[tuple[Any, l
     are left out with a warning; a ValueError names the record that is wrong, or that no box is of
     the category.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of boxes")
     records = read_json(path)
     if not isinstance(records, list):
         raise ValueError(f"{path}: a result file is a list of records, this is none")

@@ -18,11 +18,11 @@ import contextlib
 import copy
 import io
 import math
-from dataclasses import dataclass, field
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
+from gluon_attn.coco.annotations import from_pycocotools
 from gluon_attn.core.errors import NotFiniteError
 
 # COCO's constants for its 17 keypoints, nose to ankles.
@@ -37,12 +37,10 @@ KEYPOINT_STATS = (
 )
 
 
-@dataclass
-class CocoResult:
+class CocoResult(NamedTuple):
     """What an evaluation found.
 
     Attributes:
-        kind: 'bbox' or 'keypoints'.
         stats: The 12 (boxes) or 10 (keypoints) numbers of the challenge, in [0, 1]; NaN where no
             annotation has that size.
         per_class: ``{category name: AP}`` over all sizes; NaN without annotations.
@@ -50,13 +48,12 @@ class CocoResult:
         images, records: Numbers of images and of results evaluated.
     """
 
-    kind: str
     stats: dict[str, float]
     per_class: dict[str, float]
     text: str
-    images: int = 0
-    records: int = 0
-    notes: list[str] = field(default_factory=list)
+    images: int
+    records: int
+    notes: list[str]
 
 
 def evaluate_detections(
@@ -85,46 +82,13 @@ def evaluate_keypoints(
     return _evaluate(coco, records, "keypoints", image_ids)
 
 
-def check_records(coco: Any, records: Sequence[dict], kind: str) -> None:
-    """Check results of a kind, 'bbox' or 'keypoints', against the truth; a ValueError names the
-    record.
-    """
-    lengths = {c: 3 * len(r.get("keypoints", ())) for c, r in coco.cats.items()}
-    if kind == "bbox":
-        lengths = dict.fromkeys(lengths, 4)
-    for number, record in enumerate(records):
-        where = f"result {number}"
-        missing = [k for k in ("image_id", "category_id", kind, "score") if k not in record]
-        if missing:
-            raise ValueError(f"{where} lacks {', '.join(missing)}: {record}")
-        if record["image_id"] not in coco.imgs:
-            raise ValueError(f"{where}: image {record['image_id']} is not in the annotation")
-        if record["category_id"] not in coco.cats:
-            raise ValueError(
-                f"{where}: category {record['category_id']} is not in the annotation; COCO's ids "
-                f"are {', '.join(map(str, sorted(coco.cats)))} (not the positions of the classes)"
-            )
-        needed, values = lengths[record["category_id"]], record[kind]
-        finite = all(math.isfinite(v) for v in (*values, record["score"]))
-        if len(values) != needed or not finite:
-            error = ValueError if len(values) != needed else NotFiniteError
-            raise error(
-                f"{where}: {kind} must be {needed} finite numbers with a finite score, got "
-                f"{len(values)}: {list(values)}, score {record['score']}"
-            )
-
-
 def _evaluate(
     coco: Any, records: Iterable[dict], kind: str, image_ids: Iterable | None
 ) -> CocoResult:
-    try:
-        from pycocotools.cocoeval import COCOeval
-    except Exception as error:  # built for another NumPy, it raises other errors as well
-        raise ImportError(
-            f"COCO's evaluation needs pycocotools: pip install pycocotools ({error})"
-        ) from error
+    COCOeval = from_pycocotools("cocoeval", "COCOeval")
     records = list(records)
-    check_records(coco, records, kind)
+    for number, record in enumerate(records):
+        _check(coco, record, kind, f"result {number}")
     notes: list[str] = []
     printed = io.StringIO()
     try:
@@ -146,8 +110,7 @@ def _evaluate(
             "pycocotools"
         ) from error
     names = BOX_STATS if kind == "bbox" else KEYPOINT_STATS
-    values = np.asarray(run.stats, float)
-    stats = {name: float(v) if v >= 0 else math.nan for name, v in zip(names, values)}
+    stats = {n: float(v) if v >= 0 else math.nan for n, v in zip(names, run.stats)}
     per_class = {}
     for k, category in enumerate(run.params.catIds):
         precision = run.eval["precision"][:, :, k, 0, -1]  # all sizes, most detections
@@ -155,9 +118,29 @@ def _evaluate(
         mean = float(precision.mean()) if precision.size else math.nan
         per_class[coco.cats[category]["name"]] = mean
     text, images = printed.getvalue().rstrip("\n"), len(run.params.imgIds)
-    return CocoResult(
-        kind, stats, per_class, text, images=images, records=len(records), notes=notes
-    )
+    return CocoResult(stats, per_class, text, images, len(records), notes)
+
+
+def _check(coco: Any, record: dict, kind: str, where: str) -> None:
+    """Check a result against the truth; NotFiniteError for NaN and infinity, else ValueError."""
+    missing = [k for k in ("image_id", "category_id", kind, "score") if k not in record]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: {record}")
+    if record["image_id"] not in coco.imgs:
+        raise ValueError(f"{where}: image {record['image_id']} is not in the annotation")
+    if record["category_id"] not in coco.cats:
+        raise ValueError(
+            f"{where}: category {record['category_id']} is not in the annotation; COCO's ids "
+            f"are {', '.join(map(str, sorted(coco.cats)))} (not the positions of the classes)"
+        )
+    category, values, score = coco.cats[record["category_id"]], record[kind], record["score"]
+    needed = 4 if kind == "bbox" else 3 * len(category.get("keypoints", ()))
+    if len(values) != needed or not all(map(math.isfinite, (*values, score))):
+        error = ValueError if len(values) != needed else NotFiniteError
+        raise error(
+            f"{where}: {kind} must be {needed} finite numbers with a finite score, got "
+            f"{len(values)}: {list(values)}, score {score}"
+        )
 
 
 def _set_sigmas(params: Any, coco: Any) -> list[str]:
@@ -187,27 +170,20 @@ def _load_results(coco: Any, records: list[dict]) -> Any:
     return empty
 
 
-def oks(
-    points: np.ndarray,
-    others: np.ndarray,
-    area: float,
-    other_areas: np.ndarray,
-    *,
-    sigmas: np.ndarray = SIGMAS,
-) -> np.ndarray:
-    """Return the similarity of one person to N others, over all keypoints, ``(N,)``.
+def oks(points: np.ndarray, others: np.ndarray, area: float, other_areas: np.ndarray) -> np.ndarray:
+    """Return the similarity of one person to N others, over all 17 keypoints, ``(N,)``.
 
-    ``points`` are ``(K, 2)`` x, y in pixels, ``others`` ``(N, K, 2)``, areas in square pixels,
-    ``sigmas`` ``(K,)``; each pair is compared at the mean of its areas.
+    ``points`` are ``(17, 2)`` x, y in pixels, ``others`` ``(N, 17, 2)``, areas in square pixels;
+    each pair is compared at the mean of its areas.
     """
     points, others = np.asarray(points, float), np.asarray(others, float)
-    if points.shape != (len(sigmas), 2) or others.shape[1:] != points.shape:
+    if points.shape != (len(SIGMAS), 2) or others.shape[1:] != points.shape:
         raise ValueError(
-            f"points {points.shape}, others {others.shape}: {len(sigmas)} keypoints are needed"
+            f"points {points.shape}, others {others.shape}: {len(SIGMAS)} keypoints are needed"
         )
     squared = ((others - points) ** 2).sum(-1)
     mean_area = (area + np.asarray(other_areas, float)) / 2 + np.spacing(1)
-    return np.exp(-squared / ((2 * sigmas) ** 2 * mean_area[:, None] * 2)).mean(-1)
+    return np.exp(-squared / ((2 * SIGMAS) ** 2 * mean_area[:, None] * 2)).mean(-1)
 
 
 def oks_suppression(
@@ -224,7 +200,6 @@ def oks_suppression(
     while len(order):
         best, order = order[0], order[1:]
         kept.append(int(best))
-        if len(order):
-            similar = oks(points[best], points[order], areas[best], areas[order])
-            order = order[similar <= threshold]
+        similar = oks(points[best], points[order], areas[best], areas[order])
+        order = order[similar <= threshold]
     return kept

@@ -16,7 +16,7 @@ from typing import Any, Iterable, Iterator, Sequence
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
-from mxnet.gluon.parameter import ParameterDict
+from mxnet.gluon.parameter import Constant, ParameterDict
 
 from gluon_attn.core.batch import Batch
 from gluon_attn.method import Method
@@ -66,6 +66,16 @@ def gluoncv_module(name: str = "") -> Any:
         ) from error
 
 
+class CocoNet(HybridBlock):
+    """What nets on the stages of a ResNet share."""
+
+    taps, tap_names, attention_outputs = (), (), ()
+    input_size: tuple  # height and width
+
+    def attention_blocks(self) -> list:
+        return attention_blocks(self)
+
+
 class StageFeatures(HybridBlock):
     """The stem and the first stages of a ResNet, attention blocks included.
 
@@ -75,14 +85,8 @@ class StageFeatures(HybridBlock):
     ValueError for a net with taps or without such stages.
     """
 
-    def __init__(
-        self,
-        net: HybridBlock,
-        stages: Sequence[int] = (2, 3, 4),
-        keep: Sequence[int] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, net: HybridBlock, stages: Sequence[int], keep: Sequence[int] = ()) -> None:
+        super().__init__()
         layers = list(net.features)
         places = [k for k, layer in enumerate(layers) if isinstance(layer, TappedStage)]
         valid = range(1, len(places) + 1)
@@ -105,9 +109,6 @@ class StageFeatures(HybridBlock):
     def whole(self) -> HybridBlock:
         """The complete net, of which weight files are."""
         return self._whole.net
-
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
 
     def parameters_of_stages(self, count: int) -> list:
         """Return the parameters of the stem and the first ``count`` stages; none for 0."""
@@ -133,12 +134,6 @@ def layers_of(block: HybridBlock, kind: type) -> list:
     found: list = []
     block.apply(lambda layer: found.append(layer) if isinstance(layer, kind) else None)
     return found
-
-
-def fix_statistics(block: HybridBlock) -> None:
-    """Let every batch-norm inside ``block`` use its running statistics, in training as well."""
-    for norm in layers_of(block, nn.BatchNorm):
-        norm._kwargs["use_global_stats"] = True
 
 
 def pyramid(channels: int) -> HybridBlock:
@@ -172,9 +167,8 @@ def infer_shapes(net: Any, traced: HybridBlock) -> Any:
     ``traced`` is the net or the part of it that holds its parameters.
     """
     outputs = traced(mx.sym.var("data"))
-    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    group = mx.sym.Group(list(outputs))
-    arguments, _, auxiliary = group.infer_shape(data=(1, 3) + tuple(net.input_size))
+    group = mx.sym.Group(list(outputs) if isinstance(outputs, (list, tuple)) else [outputs])
+    arguments, _, auxiliary = group.infer_shape(data=(1, 3, *net.input_size))
     shapes = dict(zip(group.list_arguments(), arguments))
     shapes.update(zip(group.list_auxiliary_states(), auxiliary))
     for name, parameter in net.collect_params().items():
@@ -205,16 +199,13 @@ class ClasswiseNms(HybridBlock):
         per_class: int = 200,
         detections: int = 100,
         own_boxes: bool = False,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         if not (0 <= overlap <= 1 and 0 <= threshold <= 1):
             raise ValueError(f"overlap={overlap}, threshold={threshold}: valid are 0 to 1")
-        if min(classes, per_class, detections) < 1:
-            raise ValueError(
-                f"classes={classes}, per_class={per_class}, detections={detections}: must be "
-                "positive"
-            )
+        counts = {"classes": classes, "per_class": per_class, "detections": detections}
+        if min(counts.values()) < 1:
+            raise ValueError(f"{counts}: all must be positive")
         self.classes, self.detections = classes, min(detections, classes * per_class)
         self._rules = {"overlap_thresh": overlap, "valid_thresh": threshold, "topk": per_class}
         self._own_boxes = own_boxes
@@ -236,61 +227,36 @@ class ClasswiseNms(HybridBlock):
             rows, overlap_thresh=KEEP_ALL, valid_thresh=0, topk=self.detections, **common
         )
         rows = F.slice_axis(rows, axis=1, begin=0, end=self.detections)
-        classes, found, boxes = (
-            F.slice_axis(rows, axis=2, begin=begin, end=end)
-            for begin, end in ((0, 1), (1, 2), (2, 6))
-        )
-        return F.reshape(classes, shape=(0, -1)), F.reshape(found, shape=(0, -1)), boxes
+        flat = (F.slice_axis(rows, axis=2, begin=k, end=k + 1) for k in (0, 1))
+        classes, found = (F.reshape(column, shape=(0, -1)) for column in flat)
+        return classes, found, F.slice_axis(rows, axis=2, begin=2, end=6)
 
 
 def trainable(net: HybridBlock, without: Iterable = ()) -> ParameterDict:
     """Return the parameters of a net but constants such as anchors, and those given."""
-    chosen = ParameterDict(net.collect_params().prefix)
-    fixed = {parameter.name for parameter in without}
-    for name, parameter in net.collect_params().items():
-        constant = type(parameter).__name__ == "Constant" or not parameter._differentiable
-        if name not in fixed and not constant:
+    every, fixed = net.collect_params(), {parameter.name for parameter in without}
+    chosen = ParameterDict(every.prefix)
+    for name, parameter in every.items():
+        if name not in fixed and parameter._differentiable and not isinstance(parameter, Constant):
             chosen.update({name: parameter})
     return chosen
 
 
-class WarmUp:
-    """The factor on the learning rate, update by update: a linear rise.
+class DetectorMethod(Method):
+    """Trains nets whose ``method`` is ``trains``; the learning rate rises linearly at first.
+
+    A batch's ``label`` is ``(B, 1 + M, 5)``: corners in pixels of the input and class of each box,
+    -1 in rows without one; its first row is the frame that the image takes of the input, no object.
 
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 2.2.
     """
 
-    OPTIONS = {
+    trains = ""
+    WARM_UP = {
         "warmup_epochs": 0.0,  # passes over the training data; adds to warmup_updates
         "warmup_updates": 0,
         "warmup_start": 0.0,  # share of the learning rate at the first update
     }
-
-    def __init__(self, options: dict, num_samples: int) -> None:
-        for name in ("warmup_epochs", "warmup_updates"):
-            if options[name] < 0:
-                raise ValueError(f"{name}={options[name]}: must not be negative")
-        if not 0 <= options["warmup_start"] <= 1:
-            raise ValueError(f"warmup_start={options['warmup_start']}: valid are 0 to 1")
-        self._images = options["warmup_epochs"] * num_samples
-        self._updates, self._start = options["warmup_updates"], options["warmup_start"]
-
-    def factor(self, done: int, batch_size: int) -> float:
-        # Whole batches only: images that do not fill one are left out of a pass.
-        length = self._updates + int(self._images // batch_size)
-        if done >= length:
-            return 1.0
-        return self._start + (1 - self._start) * done / length
-
-
-class DetectorMethod(Method):
-    """Trains nets whose ``method`` is ``trains``, with a warm-up of the learning rate.
-
-    A batch's ``label`` is ``(B, 1 + M, 5)``: corners in pixels of the input and class of each box,
-    -1 in rows without one; its first row is the frame that the image takes of the input, no object.
-    """
-
-    trains = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -299,13 +265,25 @@ class DetectorMethod(Method):
                 f"method '{self.trains}' trains models named {self.trains}…, not a "
                 f"{type(self.net).__name__}"
             )
-        self._warmup = WarmUp(self.options, self.task.num_samples)
+        for name in ("warmup_epochs", "warmup_updates"):
+            if self.options[name] < 0:
+                raise ValueError(f"{name}={self.options[name]}: must not be negative")
+        if not 0 <= self.options["warmup_start"] <= 1:
+            raise ValueError(f"warmup_start={self.options['warmup_start']}: valid are 0 to 1")
         self._rate = 0.0
 
     def set_learning_rate(self, lr: float) -> None:
         self._rate = lr
 
+    def warm_up(self, done: int, batch_size: int) -> float:
+        """Return the factor on the learning rate after ``done`` updates."""
+        # Whole batches only: images that do not fill one are left out of a pass.
+        images = self.options["warmup_epochs"] * self.task.num_samples
+        length = self.options["warmup_updates"] + int(images // batch_size)
+        start = self.options["warmup_start"]
+        return 1.0 if done >= length else start + (1 - start) * done / length
+
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict:
         done = self.trainer.optimizer.num_update
-        self.trainer.set_learning_rate(self._rate * self._warmup.factor(done, len(batch.index)))
+        self.trainer.set_learning_rate(self._rate * self.warm_up(done, len(batch.index)))
         return super().train_step(batch, held_out)

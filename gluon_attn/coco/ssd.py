@@ -20,10 +20,10 @@ from mxnet.gluon import HybridBlock, nn
 from gluon_attn.coco.parts import (
     CLIP,
     ClasswiseNms,
+    CocoNet,
     DetectorMethod,
     StageFeatures,
     Tensor,
-    WarmUp,
     gluoncv_module,
     infer_shapes,
     trainable,
@@ -31,7 +31,7 @@ from gluon_attn.coco.parts import (
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.method import METHODS
-from gluon_attn.nets import attention_blocks, resnet
+from gluon_attn.nets import resnet
 
 STDS = (0.1, 0.1, 0.2, 0.2)  # of the offsets: centre x, y, width, height
 EXTRA_FILTERS = (512, 512, 256, 256, 256)
@@ -92,9 +92,8 @@ class SsdPredictions(HybridBlock):
         levels: int,
         width: int,
         predictor_norm: bool,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__()
         self._columns = classes + 1
         anchor = gluoncv_module("model_zoo.ssd.anchor").SSDAnchorGenerator
         predictor = gluoncv_module("nn.predictor").ConvPredictor
@@ -111,10 +110,8 @@ class SsdPredictions(HybridBlock):
             heads = ((self.class_predictors, self._columns), (self.box_predictors, 4))
             frame = (input_size, input_size)
             for k, side in enumerate(sides):
-                generator = anchor(
-                    k, frame, sizes[k : k + 2], RATIOS[k], step=steps[k],
-                    alloc_size=(side, side), clip=True,
-                )  # fmt: skip
+                places = {"step": steps[k], "alloc_size": (side, side), "clip": True}
+                generator = anchor(k, frame, sizes[k : k + 2], RATIOS[k], **places)
                 self.anchors.add(generator)
                 for predictors, columns in heads:
                     layer = nn.HybridSequential()
@@ -148,7 +145,7 @@ def _extra_layer(filters: int, halves: bool) -> nn.HybridSequential:
     return layer
 
 
-class SSD(HybridBlock):
+class SSD(CocoNet):
     """The detector: image in, detections out.
 
     Image ``(B, 3, S, S)`` float32, RGB, normalised, to classes ``(B, D)``, scores ``(B, D)`` and
@@ -158,12 +155,9 @@ class SSD(HybridBlock):
     """
 
     task, method, fit = "detection", "ssd", "stretch"
-    taps, tap_names, attention_outputs = (), (), ()
 
-    def __init__(
-        self, raw: SsdPredictions, nms: ClasswiseNms, candidates: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, raw: SsdPredictions, nms: ClasswiseNms, candidates: bool = False) -> None:
+        super().__init__()
         self.classes, self._candidates = nms.classes, candidates
         self.output_names: tuple = ("classes", "scores", "boxes")
         self.output_names += ("candidate_scores", "candidate_boxes") if candidates else ()
@@ -174,9 +168,6 @@ class SSD(HybridBlock):
     def backbone(self) -> HybridBlock:
         """The complete ResNet, for loading its weights."""
         return self.raw.trunk.whole
-
-    def attention_blocks(self) -> list:
-        return attention_blocks(self)
 
     def with_candidates(self) -> SSD:
         """Return a view of this net, on its parameters, with the candidates as further outputs."""
@@ -263,10 +254,8 @@ class MultiBoxLoss(HybridBlock):
     batch.
     """
 
-    def __init__(
-        self, negative_ratio: float = 3.0, normalize: str = "image", **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, negative_ratio: float = 3.0, normalize: str = "image") -> None:
+        super().__init__()
         if normalize not in NORMALIZE:
             raise ValueError(unknown_name("normalization of the SSD loss", normalize, NORMALIZE))
         if negative_ratio < 0:
@@ -301,7 +290,7 @@ class SsdMethod(DetectorMethod):
 
     trains = "ssd"
     OPTIONS = dict(
-        WarmUp.OPTIONS,
+        DetectorMethod.WARM_UP,
         warmup_epochs=1.0,
         overlap=0.5,
         negative_ratio=3.0,

@@ -175,6 +175,15 @@ class AttributeDataset(Located, Dataset):
         self._skipped: dict[int, str] = {}
         self._lock = threading.Lock()
 
+    with_regions: Sequence[int] = ()  # positions of the samples whose ``regions`` are known
+
+    def regions(self, i: int) -> np.ndarray:
+        """Return where the attributes are in sample ``i``, a mask each, ``(A, h, w)`` bool.
+
+        Masks cover the image, at any size. They are known of the samples ``with_regions`` only.
+        """
+        raise ValueError(f"{self.sample_ids[i]} has no masks of where its attributes are")
+
     def path(self, i: int) -> Path:
         """Return the file that holds sample ``i``."""
         raise NotImplementedError

@@ -2,21 +2,13 @@
 
     256_ObjectCategories/001.ak47/001_0001.jpg
 
-in ``root`` (or ``root`` is that folder). The 257th folder, ``257.clutter``, is left out unless
-asked for. A class folder of the official archive also holds other things (a script, a folder with
-copies); whatever is no image right in it is passed over and counted.
+in ``root`` (or ``root`` is that folder). A class folder of the official archive also holds other
+things (a script, a folder with copies); whatever is no image right in it is passed over.
 
 There is no official split. As in the ICASC supplement, 25 images of every class are chosen for
-testing and 30 or 60 for training. The choice depends on the seed and the sorted file names alone; a
-larger training set contains the smaller one, and the test set is the same. The first use writes it
-to a JSON file, which rules from then on: publish it with your numbers.
-
-The authors state at least 80 images per class. Where there are fewer than 85, 60 for training and
-25 for testing cannot both be had: testing comes first and training gets the rest, so there can be
-fewer than the supplement's 15,360.
-
-Splits: 'trainval' (all 30 or 60), 'test', 'val' (a share of every class of 'trainval', chosen by
-the seed) and 'train' (the rest).
+testing, then 30 or 60 for training ('trainval'), or what is left of a small class. The choice
+depends on the seed and the sorted file names alone; a larger training set contains the smaller one.
+The first use writes it to a JSON file, which rules from then on: publish it with your numbers.
 
 Reference: Griffin, Holub, Perona, "Caltech-256 Object Category Dataset", 2007; ICASC supplement,
 section 1.1.
@@ -144,11 +136,9 @@ def _positions(
             write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
             logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
         except OSError as error:
-            told = "the split is chosen again each time, equal as long as the files are"
-            why = error.strerror
-            logger.warning(
-                "%s cannot be written (%s): %s; give a split_file elsewhere", path, why, told
-            )
+            told = "cannot be written (%s): the split is chosen again each time, equal as long as"
+            told += " the files are; give a split_file elsewhere"
+            logger.warning(f"%s {told}", path, error.strerror)
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:
         found = f"{len(lost)} of its images are not there, such as {lost[0]}"

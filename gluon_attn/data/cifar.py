@@ -1,23 +1,12 @@
 """CIFAR-10 and CIFAR-100 from the official files: the Python version or the binary version.
 
-===================  ==================================  =======================================
-set                  Python version                      binary version
-===================  ==================================  =======================================
-CIFAR-10             ``data_batch_1`` to ``_5``,         ``data_batch_1.bin`` to ``_5``,
-                     ``test_batch``, ``batches.meta``    ``test_batch.bin``,
-                                                         ``batches.meta.txt``
-CIFAR-100            ``train``, ``test``, ``meta``       ``train.bin``, ``test.bin``,
-                                                         ``fine_label_names.txt``,
-                                                         ``coarse_label_names.txt``
-===================  ==================================  =======================================
+Their folders, archives and files are in ``CIFAR10`` and ``CIFAR100``. They may lie in the folder
+itself or in that of the official archive (``cifar-100-python`` and so on); or there is the archive
+(``cifar-100-python.tar.gz``), unopened. The Python version consists of pickles; they are read
+without executing anything, see ``safe_pickle``. An image is 3072 bytes, 32x32 red, then green, then
+blue; in the binary version the label goes before it, in CIFAR-100 behind the superclass.
 
-in the folder itself or in the folder of the official archive (``cifar-100-python`` and so on); or
-the archive (``cifar-100-python.tar.gz``), unopened. The Python version consists of pickles; they
-are read without executing anything, see ``safe_pickle``. An image is 3072 bytes, 32x32 red, then
-green, then blue.
-
-Splits: the authors give 50,000 training images ('trainval') and 10,000 test images ('test'). 'val'
-is a share of every class of the training part, chosen by a seed, and 'train' the rest.
+The authors give 50,000 training images ('trainval') and 10,000 test images ('test').
 
 Some browser demonstrations publish CIFAR-10 as images: ``cifar10_batch_0.png``, a batch of 1,000 as
 one PNG of 1024 x 1000 pixels whose rows are images of 32 x 32, row by row; batches 0 to 49 are the

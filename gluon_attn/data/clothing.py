@@ -7,14 +7,12 @@
     annotations/pixel-level/0001.mat      groundtruth: h x w tag numbers (1,004 photographs)
     annotations/image-level/1005.mat      tags: tag numbers (the other 1,094)
 
-Photographs and masks may be reduced in size, a mask to another size than its photograph. The
-authors publish no protocol for attributes. The two halves were tagged by different rules: heels are
-19 times in one and 213 times in the other. So an attribute is a tag, or several of one meaning
+Photographs and masks may be reduced in size, a mask to another size than its photograph. The two
+halves were tagged by different rules. So an attribute is a tag, or several of one meaning
 (``MERGED``), that is positive in at least 2 % of all photographs and whose rates in the two halves
-differ by less than a factor of two; ``hair`` and ``skin``, which are nearly always there, and the
-catch-all ``accessories`` are left out. That leaves the 22 of ``ATTRIBUTES``. The split is
-60 / 15 / 25 % of each half, by the sha256 of seed and number, so that every part has its share of
-masks; a file ``split.csv`` (``photo,split``) in the folder goes before it.
+differ by less than a factor of two, but for ``hair``, ``skin`` and ``accessories``. The split is
+60 / 15 / 25 % of each half, by the sha256 of seed and number; a file ``split.csv``
+(``photo,split``) in the folder goes before it.
 
 **The clothing dataset** (:class:`ClothingDataset`), photographs of single garments::
 
@@ -22,10 +20,8 @@ masks; a file ``split.csv`` (``photo,split``) in the folder goes before it.
     images/<image>.jpg
 
 Two attributes: ``class``, one of 14 garments, and the binary ``kids``. Photographs with another
-label (the official file has ``Not sure``, ``Other``, ``Skip`` and a few rare garments) are left out
-and counted. The authors publish a split for ten of the classes only; ours is by sender, since
-photographs of one sender look alike. Senders are put in the order of the sha256 of seed and sender;
-each goes to the part (60 / 15 / 25 %) that is furthest below its share of photographs.
+label are left out and counted. Senders are put in the order of the sha256 of seed and sender; each
+goes to the part (60 / 15 / 25 %) that is furthest below its share of photographs.
 
 References: Yang, Luo, Lin, "Clothing Co-Parsing by Joint Image Segmentation and Labeling", CVPR
 2014. Grigorev and 400 contributors, "Clothing dataset (full, high resolution)", 2020, CC0.
@@ -40,11 +36,10 @@ from typing import Dict, FrozenSet
 
 import numpy as np
 
-from gluon_attn.core.files import write_text
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.core.text import read_lines, read_table
 from gluon_attn.data.base import DATASETS, Reader, Samples
-from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
+from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import SHARES, SPLITS, in_hash_order, parts_of
 from gluon_attn.data.scan import files
@@ -103,8 +98,8 @@ class ClothingCoParsing(Reader):
             for photo in sorted(halves[kind])
             if chosen[photo] in parts
         }
-        self._masks = {k for k, photo in enumerate(rows) if photo in halves[PIXELS]}
-        notes = [f"{split}: {len(self._masks):,} of {len(rows):,} photographs have masks"]
+        self.with_regions = [k for k, photo in enumerate(rows) if photo in halves[PIXELS]]
+        notes = [f"{split}: {len(self.with_regions):,} of {len(rows):,} photographs have masks"]
         found_here = {kind: len(halves[kind]) for kind in HALVES}
         differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
         notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
@@ -112,13 +107,10 @@ class ClothingCoParsing(Reader):
         ids = [f"photos/{photo}.jpg" for photo in rows]
         return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes)
 
-    def regions(self, i: int) -> np.ndarray | None:
-        """Return where the attributes are in photograph ``i``, or None if it has no mask.
-
-        ``(A, h, w)`` bool, at the size of the mask file; ValueError if that is malformed.
-        """
-        if i not in self._masks:
-            return None
+    def regions(self, i: int) -> np.ndarray:
+        """Return the masks at the size of their file; ValueError if that is malformed."""
+        if i not in self.with_regions:
+            return super().regions(i)
         path = self.root / "annotations" / PIXELS / f"{Path(self.sample_ids[i]).stem}.mat"
         truth = load_mat(path, "groundtruth").matrix()
         return np.stack([np.isin(truth, list(wanted)) for wanted in self.columns])
@@ -133,14 +125,6 @@ def read_tags(root: Path) -> list[str]:
     if lacking:
         raise ValueError(f"{path}: tag {', '.join(lacking)} is missing; has {', '.join(tags)}")
     return tags
-
-
-def write_split(root: PathLike, seed: int, path: PathLike) -> int:
-    """Write the split of a folder as ``photo,split`` lines; return how many photographs it has."""
-    chosen = _by_hash(_read_halves(str(Path(root).resolve())), seed)
-    lines = ["photo,split"] + [f"{photo},{part}" for photo, part in sorted(chosen.items())]
-    write_text(path, "\n".join(lines) + "\n")
-    return len(chosen)
 
 
 def _chosen(root: Path, halves: Halves, seed: int) -> dict[str, str]:

@@ -6,11 +6,8 @@
     classes.txt              ``1 001.Black_footed_Albatross``
     images/
 
-in ``root`` or ``root/CUB_200_2011``. Boxes, parts and attributes are not used: ICASC trains on
-whole images.
-
-Splits: the authors give 5,994 training images ('trainval') and 5,794 test images ('test'). 'val' is
-a share of every class of the training part, chosen by a seed, and 'train' the rest.
+in ``root`` or ``root/CUB_200_2011``. The authors give 5,994 training images ('trainval') and 5,794
+test images ('test'). ICASC trains on whole images, so boxes, parts and attributes are not used.
 
 Reference: Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 Dataset",
 2011.

@@ -12,11 +12,8 @@ from one of
 
 The numbers of the development kit are **not** the usual class numbers: ``meta.mat`` says which
 synset each means. Classes are the synsets in sorted order, as every published model has them; their
-names are the first words of ``LOC_synset_mapping.txt`` or of ``meta.mat`` (those that come twice,
-such as "crane", get their number), or the synsets themselves. A subset of the folders works too.
-
-Splits: 'train' (1,281,167 published) and 'val' (50,000), on which papers report. The test labels
-are not public.
+names are the first words of ``LOC_synset_mapping.txt`` or of ``meta.mat``, or the synsets
+themselves. A subset of the folders works too. The test labels are not public.
 
 Reference: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
 """

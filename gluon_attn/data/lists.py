@@ -151,7 +151,11 @@ def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) 
             raise ValueError(f"{where}: expected path<TAB>{','.join(['0'] * len(names))}: {line!r}")
         words = [word.strip() for word in text.split(",")]
         if schema.is_single_label and not set(words) & set(codes):
-            labels = _labels_of_class(text.strip(), schema.attributes[0].classes, where)
+            word, classes = text.strip(), schema.attributes[0].classes
+            if word not in classes:
+                told = f"'{word}' is no class; known are {', '.join(classes)}"
+                raise ValueError(f"{where}: {told}")
+            labels = [1 if word == name else -1 for name in classes]
         else:
             labels = _labels(words, names, codes, where)
         for attribute, columns in zip(schema.attributes, schema.slices()):
@@ -161,12 +165,6 @@ def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) 
         if image in rows:
             raise ValueError(f"{where}: '{image}' is in {rows[image][1]} already")
         rows[image] = labels, where
-
-
-def _labels_of_class(word: str, classes: Sequence[str], where: str) -> list[int]:
-    if word not in classes:
-        raise ValueError(f"{where}: '{word}' is no class; known are {', '.join(classes)}")
-    return [1 if word == name else -1 for name in classes]
 
 
 def _labels(
@@ -181,7 +179,6 @@ def _labels(
 
 
 def _check_classes(labels: Sequence[int], where: str) -> None:
-    """Refuse labels that are no value of an attribute with several classes."""
     if labels.count(1) > 1:
         raise ValueError(f"{where} has {labels.count(1)} classes; at most one can be positive")
     if 0 in labels and any(labels):

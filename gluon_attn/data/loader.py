@@ -246,13 +246,12 @@ class IdentitySampler:
         """Return the positions of a pass, ``(len * P * K,)`` int64, batch after batch."""
         rng = np.random.default_rng((self.seed, epoch, 0))
         people = rng.permutation(len(self._images))[: len(self) * self.identities]
-        return np.concatenate([self._some_of(self._images[k], rng) for k in people])
-
-    def _some_of(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if len(images) >= self.images:
-            return rng.permutation(images)[: self.images]
-        again = rng.choice(images, self.images - len(images))
-        return np.concatenate([rng.permutation(images), again])
+        parts: list[np.ndarray] = []
+        for images in (self._images[k] for k in people):
+            lacking = self.images - len(images)
+            again = [rng.choice(images, lacking)] if lacking > 0 else []
+            parts += [rng.permutation(images)[: self.images], *again]
+        return np.concatenate(parts)
 
 
 class IdentityLoader(Loader):

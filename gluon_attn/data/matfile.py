@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,11 @@ _COMPLEX = 0x800  # flag: imaginary parts follow the real ones
 _OLD_NUMBERS = ("f8", "f4", "i4", "i2", "u2", "u1")
 
 
+@dataclass
 class Unread:
     """Stands for a value of a kind that is not read."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    kind: str
 
 
 def read_mat(path: Any) -> dict:
@@ -97,11 +98,9 @@ def _read_5(data: bytes) -> list:
     return pairs
 
 
+@dataclass
 class _Budget:
-    """How many bytes may still be taken."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
+    left: int  # bytes that may still be taken
 
     def take(self, count: int) -> None:
         self.left -= count
@@ -153,20 +152,22 @@ class _Elements:
             return "", np.zeros((1, 0))
         flags, shape, name = self._begin(end)
         form = flags & 0xFF
+        value: Any
         if form in _UNREAD:
-            return name, Unread(_UNREAD[form])
-        if form == _CELL:
-            return name, self._cells(end, math.prod(shape), depth).reshape(shape, order="F")
-        if form == _STRUCT:
-            return name, self._struct(end, shape, depth)
-        if form == _CHAR:
-            return name, self._characters(end, shape)
-        if form not in _NUMERIC:
+            value = Unread(_UNREAD[form])
+        elif form == _CELL:
+            value = self._cells(end, math.prod(shape), depth).reshape(shape, order="F")
+        elif form == _STRUCT:
+            value = self._struct(end, shape, depth)
+        elif form == _CHAR:
+            value = self._characters(end, shape)
+        elif form in _NUMERIC:
+            value = self._numbers(end, shape)
+            if flags & _COMPLEX:
+                value = value + 1j * self._numbers(end, shape)
+                self.budget.take(value.nbytes)
+        else:
             raise DamagedError(f"an array of the unknown class {form}")
-        value = self._numbers(end, shape)
-        if flags & _COMPLEX:
-            value = value + 1j * self._numbers(end, shape)
-            self.budget.take(value.nbytes)
         return name, value
 
     def _begin(self, end: int) -> tuple:
@@ -295,14 +296,15 @@ def _read_4(data: bytes) -> list:
     return pairs
 
 
+@dataclass
 class Node:
     """A value inside a MATLAB file, and where it is, for messages.
 
     Every method raises ValueError, naming the place, if the value is of another kind.
     """
 
-    def __init__(self, value: Any, place: str) -> None:
-        self.value, self.place = value, place
+    value: Any
+    place: str
 
     def error(self, message: str) -> ValueError:
         """Return the ValueError that says ``message`` about this place."""
@@ -310,7 +312,6 @@ class Node:
 
     @property
     def is_cell(self) -> bool:
-        """Whether it is a cell array."""
         return isinstance(self.value, np.ndarray) and self.value.dtype == object
 
     @property

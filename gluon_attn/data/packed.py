@@ -72,14 +72,15 @@ class PackedDataset(AttributeDataset):
         self.info = load_info(self.root, split)
         path = self.root / f"{split}.json"
         with naming(path, "{path}: malformed: {why}"):
+            schema, rows = _read_table(self.info, path)
             super().__init__(
                 self.info["names"],
                 split,
-                _read_rows(self.info, path),
+                rows,
                 self.info["sample_ids"],
                 policy=policy,
                 on_bad_image=on_bad_image,
-                schema=_read_schema(self.info, path),
+                schema=schema,
             )
             self.size = self.info["size"]
             self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
@@ -202,26 +203,20 @@ class PackedDataset(AttributeDataset):
             self._file.close()
 
 
-def _read_schema(info: dict[str, Any], path: Path) -> Schema | None:
-    """Return the schema of a packed split, or None where the JSON has none."""
-    if "schema" not in info:
-        return None
+def _read_table(info: dict[str, Any], path: Path) -> tuple[Schema | None, Any]:
+    """Return schema (None where the JSON has none) and raw labels of a packed split."""
+    schema, rows, field = None, info.get("raw"), "schema"
     try:
-        schema = Schema.from_json(info["schema"])
+        if field in info:
+            schema = Schema.from_json(info[field])
+        field = "targets"
+        if field in info:
+            rows = OneHot(info[field], len(info["names"]))
     except ValueError as error:
-        raise ValueError(f"{path}: field 'schema': {error}") from error
-    if list(schema.columns) != list(info["names"]):
+        raise ValueError(f"{path}: field '{field}': {error}") from error
+    if schema is not None and list(schema.columns) != list(info["names"]):
         raise ValueError(f"{path}: field 'schema' has other columns than 'names'")
-    return schema
-
-
-def _read_rows(info: dict[str, Any], path: Path) -> Any:
-    if "targets" not in info:
-        return info["raw"]
-    try:
-        return OneHot(info["targets"], len(info["names"]))
-    except ValueError as error:
-        raise ValueError(f"{path}: field 'targets': {error}") from error
+    return schema, rows
 
 
 def physical_memory() -> int:

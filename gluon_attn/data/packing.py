@@ -14,6 +14,7 @@ import os
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
@@ -94,8 +95,7 @@ def make_plan(dataset: AttributeDataset, size: int, quality: int) -> dict[str, A
 
 def _claim(prefix: Path, parts: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Make sure that ``prefix`` may be written and that ``parts`` belong to ``plan``."""
-    existing = [Path(f"{prefix}.{kind}") for kind in ("json", "rec", "idx")]
-    existing = [path for path in existing if path.exists()]
+    existing = [p for k in ("json", "rec", "idx") if (p := Path(f"{prefix}.{k}")).exists()]
     finished = Path(f"{prefix}.json") in existing
     if existing and not overwrite and (finished or not parts.exists()):
         raise FileExistsError(f"{existing[0]} exists; overwrite it explicitly or choose another")
@@ -138,15 +138,15 @@ def _run(chunks: _Chunks, spans: Sequence[range], workers: int, progress: bool) 
         bar.close()
 
 
+@dataclass
 class _Chunks:
     """Writes the chunks of a packed split; knows which are done."""
 
-    def __init__(
-        self, dataset: AttributeDataset, parts: Path, plan: dict[str, Any], on_bad_image: str
-    ) -> None:
-        self.dataset, self.parts, self.plan = dataset, parts, plan
-        self.on_bad_image = on_bad_image
-        self.stopped = False
+    dataset: AttributeDataset
+    parts: Path
+    plan: dict[str, Any]
+    on_bad_image: str
+    stopped: bool = False
 
     def path(self, k: int, kind: str) -> Path:
         return self.parts / f"{k:05d}.{kind}"

@@ -5,19 +5,10 @@ The first is what papers use::
     PETA.mat, a struct ``peta``, whose fields count by position:
         (1)  19,000 x 109 numbers: image, person, sub-set, person within the sub-set; then 105
              attributes, 1 or 0 (2, elsewhere "uncertain", does not occur)
-        (2)  105 x 1 cell: the attributes' names
+        (2)  105 x 1 cell: the attributes' names; the first 35 are evaluated, in this order
         (4)  5 x 1 cell: random partitions, each a struct of train, val and test, columns of image
              numbers **from 1**
     images/00001.png ... 19000.png
-
-The first 35 attributes are those that papers evaluate; they stay in the order of the file. Public
-code re-orders them in groups, so another code's predictions do not fit by position, only by name.
-
-The partitions are random over images, many of which show the same person in nearly the same
-moment: 57.7 to 58.8 % of the test images of a partition show a person of its training or validation
-part (column 2). Numbers on them are comparable with the literature and too good for new persons
-(Jia et al., "Rethinking of Pedestrian Attribute Recognition: Realistic Datasets and A Strong
-Baseline", 2020).
 
 The authors publish ten folders of images, each with a text of attributes::
 
@@ -28,15 +19,10 @@ The authors publish ten folders of images, each with a text of attributes::
 
 A line of ``Label.txt`` is a person and the attributes that apply. The person is the part of an
 image's name before the first ``_``; in CUHK, where every image is a person of its own, the line has
-the whole name. Attributes are called as in ``PETA.mat`` but for ``footwearSneakers``.
+the whole name. The archive itself was not at hand: this is the authors' ReadMe.txt and public code.
 
-The authors' download has no partitions. With ``PETA.mat`` beside the folders its five are used: its
-rows are the images sub-set by sub-set, in the order of their names, which is checked person by
-person. A split file goes before both. Otherwise persons are chosen at random: in every sub-set
-40 % of the images are for testing and 10 % for validation, no person in two parts.
-
-Sources: the authors' ReadMe.txt (names, "the prefix of the image files", four attributes that were
-discarded); public readers of the same files. The archive itself was not at hand.
+The rows of ``PETA.mat`` are these images sub-set by sub-set, in the order of their names, which is
+checked person by person. docs/data.md says which split is taken, and how its parts share persons.
 
 Reference: Deng, Luo, Loy, Tang, "Pedestrian Attribute Recognition At Far Distance", ACM MM 2014.
 """
@@ -47,7 +33,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -99,21 +85,7 @@ OTHERS = {part + c for part in ("upperBody", "lowerBody", "hair", "footwear") fo
 }
 TEST, VAL = 0.4, 0.1  # of the images of a sub-set, as in the partitions of PETA.mat
 Parts = Dict[str, np.ndarray]  # positions of 'train', 'val' and 'test'
-
-
-class _Copy(NamedTuple):
-    """All images, and which of them make a split; ``ids`` are relative to ``folder``.
-
-    Labels ``raw`` are ``(N, A)`` int8; ``persons`` ``(N,)`` are the same for images of one person.
-    """
-
-    folder: Path
-    ids: list[str]
-    names: tuple
-    raw: np.ndarray
-    persons: np.ndarray
-    parts: Parts
-    notes: list[str]
+Copy = Tuple[Samples, np.ndarray, Parts]  # all images, ``(N,)`` the person on each, the split
 
 
 @DATASETS.register("peta")
@@ -157,12 +129,13 @@ class Peta(Reader):
         self._rates: dict[str, float] | None = None if base else RATES
         if base is None:
             path, folder = found.each()
-            copy = _read_mat(path, folder, partition, uncertain)
+            copy, persons, parts = _read_mat(path, folder, partition, uncertain)
         else:
             protocol.check_uncertain(uncertain, False, base)
-            copy = _read_folders(base, home / "PETA.mat", partition, seed, split_file=split_file)
-        chosen = np.concatenate([copy.parts[part] for part in protocol.parts_of(split)])
-        self.persons, ids = copy.persons[chosen], [copy.ids[k] for k in chosen]
+            mat = home / "PETA.mat"
+            copy, persons, parts = _read_folders(base, mat, partition, seed, split_file=split_file)
+        chosen = np.concatenate([parts[part] for part in protocol.parts_of(split)])
+        self.persons, ids = persons[chosen], [copy.ids[k] for k in chosen]
         counts, published = [SplitCount(split, len(ids))], self.published
         notes = copy.notes if split == "train" else []
         if base:  # the authors publish no split, only how many images a sub-set has
@@ -171,17 +144,17 @@ class Peta(Reader):
             published = split_counts("images", **SUBSETS) if every else {}
         earlier = {"val": ("train",), "test": ("train", "val")}.get(split, ())
         if earlier:
-            others = copy.persons[np.concatenate([copy.parts[name] for name in earlier])]
+            others = persons[np.concatenate([parts[name] for name in earlier])]
             notes = [protocol.shared_persons(split, self.persons, others, " and ".join(earlier))]
-        samples = Samples(Schema.binary(copy.names), copy.raw[chosen], ids, copy.folder)
-        return replace(samples, notes=notes, counts=counts, published=published)
+        found_here = replace(copy, raw=copy.raw[chosen], ids=ids)
+        return replace(found_here, notes=notes, counts=counts, published=published)
 
     def remarks(self, source: str | None) -> list[str]:
         rates = self._rates if source == "published" else None
         return [label_note(self, rates, "public list")] if self.split == "train" else []
 
 
-def _read_mat(path: Path, folder: Path, partition: int, uncertain: str) -> _Copy:
+def _read_mat(path: Path, folder: Path, partition: int, uncertain: str) -> Copy:
     """Read ``PETA.mat``, whose images are ``images/00001.png`` and so on."""
     peta = load_mat(path, "peta")
     names, raw = _labels(peta, uncertain)
@@ -191,7 +164,7 @@ def _read_mat(path: Path, folder: Path, partition: int, uncertain: str) -> _Copy
     persons = peta.field(0).matrix()[:, PERSON]
     ids = [f"{k + 1:05d}.png" for k in range(len(raw))]
     parts = _partition(peta, partition, len(raw))
-    return _Copy(folder, ids, names, raw, persons=persons, parts=parts, notes=[])
+    return Samples(Schema.binary(names), raw, ids, folder), persons, parts
 
 
 def _labels(peta: Node, uncertain: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -229,7 +202,7 @@ def find_base(root: Path) -> Path | None:
 
 def _read_folders(
     base: Path, mat: Path, partition: int, seed: int, *, split_file: PathLike | None
-) -> _Copy:
+) -> Copy:
     """Read the authors' folders; the split is that of a file, of PETA.mat, or chosen here."""
     ids, subsets, numbers, raw, notes = read_archive(base)
     people = subsets * 1_000_000 + numbers
@@ -243,7 +216,7 @@ def _read_folders(
     else:
         parts = choose_split(people, subsets, seed)
         source = f"split chosen by persons, seed {seed}: not that of papers"
-    return _Copy(base, ids, ATTRIBUTES, raw, persons=people, parts=parts, notes=[*notes, source])
+    return Samples(Schema.binary(ATTRIBUTES), raw, ids, base, [*notes, source]), people, parts
 
 
 def _compare_rows(

@@ -68,12 +68,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
                "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
                "(default: list)"},
 }  # fmt: skip
-VERSIONS: Mapping[str, Mapping[str, Any]] = {  # of miniature trees
-    "rap": {"1": 1, "2": 2},
-    "peta": {"mat": "mat", "folders": "folders"},
-    "cifar10": {"python": "python", "binary": "binary"},
-    "cifar100": {"python": "python", "binary": "binary"},
-}
 
 
 def run(
@@ -128,9 +122,8 @@ def generate(
     given = {split: getattr(options, split) for split in GENERATED}
     images = {split: n for split, n in given.items() if n is not None}
     if options.command == "tiny" and write_tiny is not None:
-        kind, root = options.name, Path(options.out)
-        extra = _version(kind, options.version)
-        write_tiny(kind, options.out, images, options.seed, options.overwrite, **extra)
+        kind, root, version = options.name, Path(options.out), options.version
+        write_tiny(kind, root, images, options.seed, options.overwrite, version=version)
         splits = existing_splits(kind, root)
     else:
         module, kind, place = GENERATORS[options.command]
@@ -150,15 +143,6 @@ def generate(
     say(open_splits(kind, root, splits)[1].text())
     say(f"written to {options.out}")
     return 0
-
-
-def _version(kind: str, version: str | None) -> dict[str, Any]:
-    """Return the version that a tiny tree is asked for, as an argument, if its format has some."""
-    known = VERSIONS.get(kind, {})
-    if version is not None and version not in known:
-        valid = ", ".join(known) or "(none)"
-        raise ValueError(f"--version {version}: valid for {kind} are {valid}")
-    return {} if version is None else {"version": known[version]}
 
 
 def existing_splits(kind: str, root: PathLike, **options: Any) -> list[str]:

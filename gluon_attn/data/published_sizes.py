@@ -41,6 +41,7 @@ class SplitCount:
     identities: int | None = None
 
 
+@dataclass
 class CountReport:
     """Counts per split beside the expected ones.
 
@@ -48,17 +49,11 @@ class CountReport:
     from ``source``; ``faults`` are lines about what is wrong beside numbers.
     """
 
-    def __init__(
-        self,
-        counts: Iterable[SplitCount],
-        expected: Expected | None = None,
-        source: str | None = None,
-        *,
-        notes: Iterable[str] = (),
-        faults: Iterable[str] = (),
-    ) -> None:
-        self.counts, self.expected = list(counts), dict(expected or {})
-        self.source, self.notes, self.faults = source, list(notes), list(faults)
+    counts: list[SplitCount]
+    expected: Expected = field(default_factory=dict)
+    source: str | None = None
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def join(cls, reports: Iterable[CountReport]) -> CountReport:
@@ -76,8 +71,7 @@ class CountReport:
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
         notes = [note for report in reports for note in report.notes]
         faults = [fault for report in reports for fault in report.faults]
-        first = reports[0]
-        return cls(counts, first.expected, first.source, notes=notes, faults=faults)
+        return cls(counts, reports[0].expected, reports[0].source, notes, faults)
 
     def differences(self) -> list[str]:
         """Return one line per number that is not as expected, and per other fault."""
@@ -107,9 +101,8 @@ class CountReport:
             row = [count.split]
             for key in shown:
                 found, expected = getattr(count, key), self.expected.get(count.split, {}).get(key)
-                both = found is not None and expected is not None
-                difference = f"{found - expected:+,}" if both else "-"
-                row += [_number(found), _number(expected), difference]
+                difference = None if None in (found, expected) else found - expected
+                row += [_number(found), _number(expected), _number(difference, "+,")]
             cut = [_number(count.clipped), _number(len(count.dropped))] if has["boxes"] else []
             rows.append(row + cut)
         return _plain_table(rows, header)
@@ -201,5 +194,5 @@ def _plain_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     return tabulate(rows, header, disable_numparse=True, colalign=align)
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _number(value: int | None, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)

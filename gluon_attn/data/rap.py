@@ -14,15 +14,9 @@ Version 2 (84,928 images, 54 attributes), by name: ``name``, ``data`` (84,928 x 
 ``partition_attribute`` (1 x 5 cell of structs ``train_index``, ``val_index``, ``test_index``),
 ``person_identity``, likewise.
 
-Version 1 has no validation part. 'train' and 'val' are then made here: a tenth of its training
-images, chosen with a seed, is held out (an assumption); 'trainval' is the file's training part. All
-images of a known person go to the same side. (Chosen image by image, 974 of the 1,008 known persons
-of the validation part would be in training, too.) The files' own partitions are random over images
-and do share persons.
-
-Label 2 means "uncertain"; version 1 has 125, all of ``Female``. It is negative by default, as in
-most public code; the RAP authors' own scripts keep it apart from the negatives
-(``uncertain='unspecified'``).
+Version 1 has no validation part: a tenth of its training images, chosen with a seed, is held out
+(an assumption); all images of a known person go to the same side. Label 2 means "uncertain"; it is
+negative by default, as in most public code.
 
 References: Li, Zhang, Chen, Ling, Huang, "A Richly Annotated Dataset for Pedestrian Attribute
 Recognition", 2016; Li, Zhang, Chen, Huang, "A Richly Annotated Pedestrian Dataset for Person
@@ -33,7 +27,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -47,6 +41,11 @@ from gluon_attn.data.published_sizes import split_counts
 logger = logging.getLogger(__name__)
 
 ANNOTATION = "RAP_annotation/RAP_annotation.mat"
+# Of images, labels, names and partitions: places in version 1, names in version 2.
+TABLES: Mapping[int, tuple[Any, ...]] = {
+    1: (5, 1, 3, 0),
+    2: ("name", "data", "attribute", "partition_attribute"),
+}
 IDENTITIES = ("identity", "person_identity")  # of version 1 and 2
 UNKNOWN = -1  # a person who is not known
 EVALUATED = 51  # of version 1; version 2 lists its own
@@ -55,17 +54,6 @@ PUBLISHED = {
     2: split_counts("images", train=50957, val=16986, trainval=67943, test=16985),
 }
 EARLIER = {"val": "train", "test": "trainval"}  # what a split must not share persons with
-
-
-class _Tables(NamedTuple):
-    """What either version's file holds: Nodes, and positions of the evaluated columns."""
-
-    version: int
-    columns: np.ndarray
-    images: Node
-    labels: Node
-    names: Node
-    partitions: Node
 
 
 @DATASETS.register("rap")
@@ -102,12 +90,11 @@ class Rap(Reader):
     ) -> Samples:
         path, folder = found.each()
         rap = load_mat(path, "RAP_annotation")
-        tables = _find_tables(rap)
-        self.version = tables.version
-        listed, names, raw = _read_labels(tables, uncertain)
+        self.version = 2 if "selected_attribute" in rap.fields else 1
+        listed, names, raw = _read_labels(rap, self.version, uncertain)
         persons = _read_persons(rap, len(listed))
-        cell = protocol.pick_partition(tables.partitions, partition)
-        if tables.version == 2:
+        cell = protocol.pick_partition(rap.field(TABLES[self.version][3]), partition)
+        if self.version == 2:
             fields = {name: cell.field(f"{name}_index") for name in ("train", "val", "test")}
             parts = {n: protocol.one_based(field, len(listed)) for n, field in fields.items()}
             joint = np.concatenate([parts["train"], parts["val"]])
@@ -131,24 +118,20 @@ class Rap(Reader):
         return Samples(schema, raw[chosen], ids, folder, notes=notes, published=published)
 
 
-def _find_tables(rap: Node) -> _Tables:
-    """Return the file's tables; the fields of version 2 have known names, those of 1 places."""
-    if "selected_attribute" not in rap.fields:
-        return _Tables(1, np.arange(EVALUATED), *map(rap.field, (5, 1, 3, 0)))
-    nodes = [rap.field(name) for name in ("name", "data", "attribute", "partition_attribute")]
-    columns = protocol.one_based(rap.field("selected_attribute"), len(nodes[2].cells()))
-    return _Tables(2, columns, *nodes)
-
-
-def _read_labels(tables: _Tables, uncertain: str) -> tuple[list[str], list[str], np.ndarray]:
+def _read_labels(
+    rap: Node, version: int, uncertain: str
+) -> tuple[list[str], list[str], np.ndarray]:
     """Return all image names, the evaluated attributes' names and their labels ``(N, A)``."""
-    listed, names = tables.images.strings(), tables.names.strings()
-    matrix = protocol.labels_of_images(tables.labels, listed, names)
-    if len(names) <= tables.columns.max():
-        raise tables.names.error(f"{len(names)} names; at least {EVALUATED} are needed")
-    evaluated = [names[k] for k in tables.columns]
-    values, place = matrix[:, tables.columns], tables.labels.place
-    return listed, evaluated, protocol.binary_labels(values, evaluated, place, uncertain)
+    images, labels, titles, _ = map(rap.field, TABLES[version])
+    columns = np.arange(EVALUATED)
+    if version == 2:
+        columns = protocol.one_based(rap.field("selected_attribute"), len(titles.cells()))
+    listed, names = images.strings(), titles.strings()
+    matrix = protocol.labels_of_images(labels, listed, names)
+    if len(names) <= columns.max():
+        raise titles.error(f"{len(names)} names; at least {EVALUATED} are needed")
+    evaluated, values = [names[k] for k in columns], matrix[:, columns]
+    return listed, evaluated, protocol.binary_labels(values, evaluated, labels.place, uncertain)
 
 
 def _read_persons(rap: Node, total: int) -> np.ndarray | None:

@@ -18,6 +18,7 @@ import collections
 import logging
 import os
 import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, Union
 
@@ -45,12 +46,12 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+@dataclass
 class Passed:
     """What a listing passed over, counted by kind: ``3 files passed over: 2 HEIC, 1 GIF``."""
 
-    def __init__(self, where: object = "") -> None:
-        self.where = where
-        self.kinds: dict[str, int] = collections.Counter()
+    where: object = ""
+    kinds: dict[str, int] = field(default_factory=collections.Counter)
 
     def add(self, name: str, kind: str | None = None) -> None:
         """Count a file; its kind is the suffix unless it is given."""

@@ -70,6 +70,10 @@ class _Normalizing:
         self.normalize = Normalize(mean, std)
         self.mean, self.std = self.normalize.mean, self.normalize.std
 
+    def _finish(self, image: np.ndarray, mirrored: bool, out: Any) -> np.ndarray:
+        image = cv2.flip(image, 1) if mirrored else image
+        return planes(self.normalize(np.ascontiguousarray(image)), out)
+
 
 class TrainTransform(_Normalizing):
     """Resize, random square crop, mirror, resize, normalise (VAA supplement, training details).
@@ -158,9 +162,8 @@ class EvalTransform(_Normalizing):
         start = (self.resize - side) // 2
         return start, start, start + side, start + side
 
-    def __call__(
-        self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None
-    ) -> np.ndarray:
+    def view(self, image: np.ndarray, corner: Any = None) -> np.ndarray:
+        """Return the part that a net sees, ``(size, size)`` or more axes; a mask goes alike."""
         left, top, right, bottom = self.window()
         if corner is None and self.keep_aspect:
             image = resize_shorter(image, self.resize)
@@ -171,7 +174,12 @@ class EvalTransform(_Normalizing):
             image, corner = resize_image(image, self.resize, self.resize), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]
-        return planes(self.normalize(resize_image(image, self.size, self.size)), out)
+        return resize_image(image, self.size, self.size)
+
+    def __call__(
+        self, image: np.ndarray, random: Any = None, out: Any = None, corner: Any = None
+    ) -> np.ndarray:
+        return planes(self.normalize(self.view(image, corner)), out)
 
 
 class PadCropTransform(_Normalizing):
@@ -220,9 +228,7 @@ class PadCropTransform(_Normalizing):
         piece[top - y : bottom - y, left - x : right - x] = image[
             top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]
         ]
-        if mirrored:
-            piece = cv2.flip(piece, 1)
-        return planes(self.normalize(piece), out)
+        return self._finish(piece, mirrored, out)
 
 
 class ResizedCropTransform(_Normalizing):
@@ -285,9 +291,7 @@ class ResizedCropTransform(_Normalizing):
         x, y, w, h, mirrored = self.draw(random, width, height)
         x, y = x - corner[0], y - corner[1]
         image = resize_image(image[y : y + h, x : x + w], self.size, self.size)
-        if mirrored:
-            image = cv2.flip(image, 1)
-        return planes(self.normalize(image), out)
+        return self._finish(image, bool(mirrored), out)
 
 
 ERASED = (0.02, 0.4)  # share of the image that is erased, at least and at most
@@ -333,9 +337,7 @@ class ReidTrainTransform(_Normalizing):
         top = int(random[0] * (height - tall + 1))
         left = int(random[1] * (width - wide + 1))
         image = image[top : top + tall, left : left + wide]
-        if self.mirror and random[2] < 0.5:
-            image = cv2.flip(image, 1)
-        result = planes(self.normalize(np.ascontiguousarray(image)), out)
+        result = self._finish(image, self.mirror and random[2] < 0.5, out)
         if random[3] < self.erase:
             top, left, tall, wide = self.erased(random[4:8])
             result[:, top : top + tall, left : left + wide] = 0  # the mean, normalised

@@ -46,6 +46,8 @@ class ChosenAttributes(AttributeDataset):
         raw = dataset.raw  # single-label rows stay unbuilt: nothing to choose from
         if len(chosen) < len(known):
             raw = np.concatenate([raw[:, columns] for _, columns in chosen], axis=1)
+        columns = np.arange(len(dataset.names))
+        self._columns = np.concatenate([columns[part] for _, part in chosen])
         super().__init__(
             schema.columns,
             dataset.split,
@@ -55,7 +57,10 @@ class ChosenAttributes(AttributeDataset):
             on_bad_image=dataset.on_bad_image,
             schema=schema,
         )
-        self._dataset = dataset
+        self._dataset, self.with_regions = dataset, dataset.with_regions
+
+    def regions(self, i: int) -> np.ndarray:
+        return self._dataset.regions(i)[self._columns]
 
     def path(self, i: int) -> Path:
         return self._dataset.path(i)
@@ -77,11 +82,8 @@ class CachedDataset:
         self._unread = np.zeros(len(dataset), bool)  # an image that is skipped has mask 0
         self._known = np.zeros(len(dataset), bool)
         self._lock = threading.Lock()
-        megabytes, line = (
-            self._images.nbytes / 1e6,
-            "decoded images of split '%s' will take %.1f MB",
-        )
-        logger.info(f"{line} of memory", dataset.split, megabytes)
+        line = "decoded images of split '%s' will take %.1f MB of memory"
+        logger.info(line, dataset.split, self._images.nbytes / 1e6)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -64,8 +64,7 @@ class Voc(Reader):
         places = [place.format(cls.year) for place in PLACES]
         lists = (f"{place}/ImageSets/Main/{CLASSES[0]}_{split}.txt" for place in places)
         folders = (f"{place}/JPEGImages" for place in places)
-        fits = _is_2007 if cls.year == 2007 else _is_not_2007
-        first = Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), fits)
+        first = Part(f"ImageSets/Main/*_{split}.txt", tuple(lists), _YEARS[cls.year])
         return first, folder_part("JPEGImages", *folders, images=True)
 
     @classmethod
@@ -130,12 +129,10 @@ def _is_2007(path: Path) -> bool:
     return re.fullmatch(r"\d{6}", first) is not None
 
 
-def _is_not_2007(path: Path) -> bool:
-    return path.is_file() and not _is_2007(path)
+_YEARS = {2007: _is_2007, 2012: lambda path: path.is_file() and not _is_2007(path)}
 
 
 def _read_list(path: Path) -> dict[str, int]:
-    """Return ``{image: 1, -1 or 0}`` of a class."""
     rows: dict[str, int] = {}
     for number, line in read_lines(path, f"looked for {Voc.looks_for}"):
         words = line.split()

@@ -13,11 +13,7 @@ Labels: 1 positive, -1 negative, 0 unspecified. Some loaders in circulation docu
 Opening a split validates its JSON and reads the header (not the pixels) of every image, because
 some boxes lie partly or wholly outside: the first are cut at the border and counted, the second
 and boxes without area are left out and listed. So positions, counts and fingerprints are final
-from the start, a missing image is met at once, and a packed copy holds the same samples.
-
-Boxes are in pixels of the **upright** image, as viewers and labelling tools show it; the files do
-not tell. (The official images were re-encoded by their authors.) Images that an EXIF orientation
-turns are counted in the report.
+from the start. Boxes are in pixels of the **upright** image; the files do not tell.
 
 SRN's crops, which VAA and most later papers used (:class:`WiderCrops`)::
 
@@ -25,14 +21,10 @@ SRN's crops, which VAA and most later papers used (:class:`WiderCrops`)::
     wider_att/wider_att_{train,test}_label.txt     14 labels per line, separated by blanks
     Image_cropped/                                 the crops
 
-Validation rows are those of the train list whose path has a folder ``val``. SRN's lists hold 5
-boxes fewer in train and val and 2 fewer in test than the annotation; which, and why, was not
-published, so this reader is the way to work on exactly their samples.
+Validation rows are those of the train list whose path has a folder ``val``.
 
-Published numbers: 13,789 images and 57,524 boxes in all (the paper's page); the split into
-5,509 / 1,362 / 6,918 images and into 28,345 / 29,179 boxes is repeated in many papers and adds up,
-but is not in the annotation's own documentation. The SRN crop lists hold 22,958 / 5,382 / 29,177
-crops (a user's log, VAA repository, issue 11).
+Published numbers: the paper's page and, of the crop lists, a user's log (VAA repository, issue 11);
+the split into 5,509 / 1,362 / 6,918 images and 28,345 / 29,179 boxes is repeated in many papers.
 
 Reference: Li, Huang, Loy, Tang, "Human Attribute Recognition by Deep Hierarchical Contexts",
 ECCV 2016.
@@ -255,7 +247,6 @@ def read_records(document: dict[str, Any], path: Path, prefixes: tuple[str, ...]
 
 
 def _target(target: Any, where: str) -> tuple[list[float], list[int]]:
-    """Return ``(bbox, labels)`` of one target, or raise naming ``where``."""
     if not isinstance(target, dict):
         raise ValueError(f"{where} is no object")
     for key in ("attribute", "bbox"):
@@ -276,7 +267,7 @@ def _target(target: Any, where: str) -> tuple[list[float], list[int]]:
 def check_boxes(
     split: str, records: list[Box], headers: dict[str, Header | None]
 ) -> tuple[list[Box], SplitCount]:
-    """Return the records that show something, and the SplitCount of them all."""
+    """Return the records that show something, and the count of them all."""
     count = SplitCount(split, len({record.image for record in records}), len(records))
     kept = []
     for record in records:
@@ -312,7 +303,10 @@ class WiderCrops(_Wider):
         names, rows = _read_names(image_list, folder), _read_rows(label_list)
         if len(names) != len(rows):
             raise ValueError(f"{image_list} has {len(names)} crops, {label_list} {len(rows)} rows")
-        pairs = [(name, row) for name, row in zip(names, rows) if _belongs(name, split)]
+        pairs = list(zip(names, rows))
+        if split in ("train", "val"):
+            parents = [PurePosixPath(name).parts[:-1] for name in names]
+            pairs = [p for p, above in zip(pairs, parents) if ("val" in above) == (split == "val")]
         if not pairs:
             raise ValueError(f"{image_list}: split '{split}' is empty: no row belongs to it")
         self._folder = folder
@@ -322,12 +316,6 @@ class WiderCrops(_Wider):
 
     def path(self, i: int) -> Path:
         return self._folder / self.sample_ids[i]
-
-
-def _belongs(name: str, split: str) -> bool:
-    if split in ("test", "trainval"):
-        return True
-    return ("val" in PurePosixPath(name).parts[:-1]) == (split == "val")
 
 
 def _read_names(path: Path, folder: Path) -> list[str]:
@@ -346,7 +334,6 @@ def _read_names(path: Path, folder: Path) -> list[str]:
 
 
 def _read_rows(path: Path) -> list[list[int]]:
-    """Return the label rows, each a list of 14 values in {1, -1, 0}."""
     rows = []
     for number, line in _lines(path):
         words = line.replace(",", " ").split()

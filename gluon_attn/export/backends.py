@@ -1,8 +1,7 @@
 """Engines that can run an export directory, behind one small interface, and which is fastest here.
 
-A backend has ``run(batch (B, 3, H, W) float32) -> [output, ...]`` in the order of the sidecar's
-``outputs``, as NumPy arrays, safe to be called from several threads. All files are compared with
-the sidecar's checksums before an engine sees them.
+A backend is safe to be called from several threads, and gives NumPy arrays in the order of the
+sidecar's ``outputs``. Files are compared with the sidecar's checksums before an engine sees them.
 
 ===============  =========  ===========================  ==============
 name             precision  file of the export           needs
@@ -63,7 +62,31 @@ ENOUGH = 10.0  # seconds after which less than three runs will do
 logger = logging.getLogger(__name__)
 
 
-class MXNetBackend:
+class Engine:
+    """What all backends share: they refuse an export or a batch that is not for them."""
+
+    _run: Callable[[np.ndarray], list[np.ndarray]]  # of a contiguous batch that was checked
+
+    def __init__(self, name: str, directory: PathLike, ctx: Any) -> None:
+        self.sidecar = read_sidecar(directory)
+        require(name, self.sidecar, ctx)
+        self._shape = tuple(self.sidecar["input"]["shape"][1:])
+        self._names = [output["name"] for output in self.sidecar["outputs"]]
+        self._lock = threading.Lock()
+
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Return every output of a batch ``(B, 3, H, W)`` float32, B of 1 or more."""
+        if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
+            array = isinstance(batch, np.ndarray)
+            given = f"{batch.dtype} array" if array else type(batch).__name__
+            raise ValueError(f"batch is a {given}: give a NumPy array, float32")
+        if batch.shape[1:] != self._shape or not len(batch):
+            wanted = ", ".join(map(str, self._shape))
+            raise ValueError(f"batch has shape {batch.shape}: give (B, {wanted}), channels R, G, B")
+        return self._run(np.ascontiguousarray(batch))
+
+
+class MXNetBackend(Engine):
     """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
     Its compute threads belong to the process, not to this object; None leaves them. Raises
@@ -82,25 +105,21 @@ class MXNetBackend:
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: valid are {', '.join(PRECISIONS)}")
-        sidecar = read_sidecar(directory)
         kind = "fused" if fused else precision
-        require("mxnet" if kind == "fp32" else f"mxnet-{kind}", sidecar, ctx)
+        super().__init__("mxnet" if kind == "fp32" else f"mxnet-{kind}", directory, ctx)
         if threads is not None:
             mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(ctypes.c_int(threads)))
         self.ctx = parse_context(ctx)
-        self._shape = tuple(sidecar["input"]["shape"][1:])
         self._block = static(load_exported(directory, self.ctx, precision, fused)[0])
-        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
-        self._lock = threading.Lock()
 
-    def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        check_batch(batch, self._shape)
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
         with self._lock:
             outputs = as_list(self._block(mx.nd.array(batch, ctx=self.ctx)))
             return [out.asnumpy() for out in outputs]
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Engine):
     """Runs an export's ONNX file on ONNX Runtime, in float32.
 
     A GPU needs the package onnxruntime-gpu, not MXNet's. Threads are those of this object; None
@@ -108,27 +127,23 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
-        sidecar, raw = _read_onnx("onnxruntime", directory, ctx)
-        kind, number = parse_device(ctx)
-        self._shape = tuple(sidecar["input"]["shape"][1:])
-        self._names = [output["name"] for output in sidecar["outputs"]]
-        self._session = open_onnx_session(raw, threads, kind, number)
+        super().__init__("onnxruntime", directory, ctx)
+        raw = read_verified(directory, self.sidecar["files"]["onnx"])
+        self._session = open_onnx_session(raw, threads, *parse_device(ctx))
 
-    def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        check_batch(batch, self._shape)
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         # A session may be shared: every run has its own buffers.
-        return list(self._session.run(self._names, {INPUT: np.ascontiguousarray(batch)}))
+        return list(self._session.run(self._names, {INPUT: batch}))
 
 
-class OpenVINOBackend:
+class OpenVINOBackend(Engine):
     """Runs an export's ONNX file on OpenVINO, in float32, on the CPU; as ONNX Runtime."""
 
     def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
-        sidecar, raw = _read_onnx("openvino", directory, ctx)
+        super().__init__("openvino", directory, ctx)
+        raw = read_verified(directory, self.sidecar["files"]["onnx"])
         import openvino
 
-        self._shape = tuple(sidecar["input"]["shape"][1:])
-        self._names = [output["name"] for output in sidecar["outputs"]]
         options = {
             "INFERENCE_NUM_THREADS": threads or default_threads(),
             "PERFORMANCE_HINT": "LATENCY",  # one stream, that of our one caller, with all threads
@@ -140,12 +155,10 @@ class OpenVINOBackend:
         except RuntimeError as error:
             raise ExportError(f"{directory}: OpenVINO: {first_line(error)}") from error
         self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()  # a request has one set of buffers
 
-    def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        check_batch(batch, self._shape)
-        with self._lock:
-            results = self._request.infer({INPUT: np.ascontiguousarray(batch)})
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        with self._lock:  # a request has one set of buffers
+            results = self._request.infer({INPUT: batch})
             return [np.array(results[name]) for name in self._names]
 
 
@@ -191,7 +204,7 @@ def obstacle(name: str, sidecar: Sidecar, ctx: Any = None) -> Exception | None:
             "backend 'mxnet'"
         )
     try:
-        kind, _ = parse_device(ctx) if name == "onnxruntime" else _kind_of(parse_context(ctx))
+        kind = parse_context(ctx).device_type if name != "onnxruntime" else parse_device(ctx)[0]
     except ValueError as error:
         return error
     if kind == "gpu" and not needs.gpu:
@@ -213,16 +226,6 @@ def require(name: str, sidecar: Sidecar, ctx: Any = None) -> None:
         raise problem
 
 
-def check_batch(batch: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless ``batch`` is a float32 array ``(B, *shape)`` with B of 1 or more."""
-    if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
-        given = f"{batch.dtype} array" if isinstance(batch, np.ndarray) else type(batch).__name__
-        raise ValueError(f"batch is a {given}: give a NumPy array, float32")
-    if batch.ndim != 1 + len(shape) or batch.shape[1:] != shape or not len(batch):
-        wanted = ", ".join(map(str, shape))
-        raise ValueError(f"batch has shape {batch.shape}: give (B, {wanted}), channels R, G, B")
-
-
 def parse_context(ctx: Any) -> Any:
     """Return an MXNet context from a context, a name such as ``'gpu:0'``, or None for the CPU."""
     if isinstance(ctx, mx.Context):
@@ -236,17 +239,10 @@ def parse_context(ctx: Any) -> Any:
 def parse_device(ctx: Any) -> tuple[str, int]:
     """Return ``(kind, number)`` of one device, whether MXNet can use it or not."""
     match = re.fullmatch(r"gpu(?::(\d+))?", ctx.strip().lower()) if isinstance(ctx, str) else None
-    return ("gpu", int(match.group(1) or 0)) if match else _kind_of(parse_context(ctx))
-
-
-def _kind_of(context: Any) -> tuple[str, int]:
+    if match:
+        return "gpu", int(match.group(1) or 0)
+    context = parse_context(ctx)
     return context.device_type, context.device_id
-
-
-def _read_onnx(name: str, directory: PathLike, ctx: Any) -> tuple[Sidecar, bytes]:
-    sidecar = read_sidecar(directory)
-    require(name, sidecar, ctx)
-    return sidecar, read_verified(directory, sidecar["files"]["onnx"])
 
 
 def choose(
@@ -352,8 +348,7 @@ def images_per_second(engine: Any, batch: np.ndarray) -> float:
 
 def situation(sidecar: Sidecar, ctx: Any, batch_size: int, threads: int | None) -> Record:
     """Return what a speed depends on, as plain JSON values: a record counts where all is equal."""
-    known = versions()
-    engines = {name: installed_version(name) for name in ENGINES}
+    known, engines = versions(), {name: installed_version(name) for name in ENGINES}
     packages = {"mxnet": mx.__version__, **{name: v for name, v in engines.items() if v}}
     files = sorted(entry["sha256"] for entry in sidecar["files"].values())
     return {

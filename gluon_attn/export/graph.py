@@ -54,33 +54,30 @@ def select_outputs(net: Any, with_maps: bool) -> tuple[str, ...]:
 
 
 def trace(net: Any, names: Sequence[str]) -> Graph:
-    """Return the graph of the outputs ``names`` of a net, which is not changed, with its
-    parameters.
+    """Return the graph of the outputs ``names`` of a net, which is left alone, and its parameters.
 
-    The symbol has the input ``data`` and one output per name; parameters are float32 on the CPU. Of
-    a net on several devices, those of the first are taken. An ExportError if the net is no
-    HybridBlock, cannot be traced, or has a parameter that is not initialised, not float32, or whose
-    shape is unknown.
+    The symbol has the input ``data`` and one output per name; parameters are float32 on the CPU, of
+    several devices those of the first. An ExportError if the net is no HybridBlock, cannot be
+    traced, or has a parameter that is not initialised, not float32, or of unknown shape.
     """
     kind = type(net).__name__
     if not isinstance(net, gluon.HybridBlock):
         raise ExportError(f"{kind} is no HybridBlock; only those have a graph")
     group = mx.sym.Group(_distinct(_trace_outputs(net, names)))
-    parameters = {p.name: p for p in net.collect_params().values()}
     graph = json.loads(group.tojson())
-    renamed = _rename(graph, net, names)
-    arrays = {}
+    parameters, renamed = net.collect_params(), _rename(graph, net, names)
+    args: Arrays = {}
+    aux: Arrays = {}
     auxiliary = set(group.list_auxiliary_states())
     for old in set(group.list_inputs()) - {INPUT}:
         if old not in parameters:
             raise ExportError(f"{kind}: input '{old}' of its graph is no parameter")
-        prefix = "aux" if old in auxiliary else "arg"
-        arrays[f"{prefix}:{renamed[old]}"] = _value(parameters[old])
-    if not arrays:
+        (aux if old in auxiliary else args)[renamed[old]] = _value(parameters[old])
+    if not args and not aux:
         raise ExportError(f"{kind}: its graph has no parameters; nothing to export")
-    _clean_attributes(graph, arrays)
+    _clean_attributes(graph, {**args, **aux})
     _reset_versions(graph)
-    return symbol_of(graph), dict(sorted(arrays.items()))
+    return symbol_of(graph), join_arrays(args, aux)
 
 
 def _trace_outputs(net: Any, names: Sequence[str]) -> list[Symbol]:
@@ -108,14 +105,14 @@ def select(net: Any, outputs: Any, names: Sequence[str]) -> list[Any]:
 
 def _distinct(outputs: Sequence[Symbol]) -> list[Symbol]:
     """Put an identity behind outputs that cannot carry a name of their own."""
-    heads = [json.loads(out.tojson()) for out in outputs]
-    labels = [(g["nodes"][g["heads"][0][0]]["name"]) for g in heads]
-    result = []
-    for out, graph, label in zip(outputs, heads, labels):
-        node, position = graph["heads"][0][:2]
-        shared = graph["nodes"][node]["op"] == "null" or position or labels.count(label) > 1
-        result.append(mx.sym.identity(out) if shared else out)
-    return result
+    found = [json.loads(out.tojson()) for out in outputs]
+    heads = [(g["nodes"][g["heads"][0][0]], g["heads"][0][1]) for g in found]
+    names = [node["name"] for node, _ in heads]
+    own = [
+        node["op"] != "null" and not place and names.count(node["name"]) == 1
+        for node, place in heads
+    ]
+    return [out if single else mx.sym.identity(out) for out, single in zip(outputs, own)]
 
 
 def _rename(graph: Json, net: Any, names: Sequence[str]) -> dict[str, str]:
@@ -132,7 +129,7 @@ def _rename(graph: Json, net: Any, names: Sequence[str]) -> dict[str, str]:
             node["name"] = heads[number]
         elif old != INPUT or not is_variable:
             new = structural.get(old) if is_variable else None
-            node["name"] = _unique(new or _relative(old, scopes), taken)
+            node["name"] = unique(new or _relative(old, scopes), taken)
             if is_variable:
                 variables[old] = node["name"]
     return variables
@@ -158,7 +155,8 @@ def _relative(name: str, scopes: Sequence[tuple[str, str]]) -> str:
     return name
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique(name: str, taken: set[str]) -> str:
+    """Return a name, or with a number behind it, that is not taken; from now on it is."""
     candidate, number = name, 0
     while candidate in taken:
         number += 1
@@ -184,12 +182,11 @@ def _value(parameter: Any) -> Any:
 
 def _clean_attributes(graph: Json, arrays: Arrays) -> None:
     """Drop what only training needs; state every parameter's shape."""
-    shapes = {name.split(":", 1)[1]: str(tuple(a.shape)) for name, a in arrays.items()}
     for node in graph["nodes"]:
         if node["op"] == "null":
             kept = {k: v for k, v in node.get("attrs", {}).items() if k not in _TRAINING_ATTRIBUTES}
-            if node["name"] in shapes:
-                kept["__shape__"] = shapes[node["name"]]
+            if node["name"] in arrays:
+                kept["__shape__"] = str(tuple(arrays[node["name"]].shape))
             node["attrs"] = kept
 
 
@@ -286,9 +283,8 @@ def split_arrays(arrays: Arrays) -> tuple[Arrays, Arrays]:
 
 def join_arrays(args: Arrays, aux: Arrays) -> Arrays:
     """Return what :func:`split_arrays` took apart, sorted."""
-    joined = {f"arg:{name}": value for name, value in args.items()}
-    joined.update({f"aux:{name}": value for name, value in aux.items()})
-    return dict(sorted(joined.items()))
+    parts = (("arg", args), ("aux", aux))
+    return dict(sorted((f"{k}:{name}", v) for k, part in parts for name, v in part.items()))
 
 
 def _check_references(graph: Json) -> None:
@@ -345,8 +341,7 @@ def _count_outputs(graph: Json) -> list[int]:
 
 def json_of(symbol: Symbol) -> Json:
     """Return a graph as JSON, casts included."""
-    graph: Json = json.loads(symbol.tojson(remove_amp_cast=False))
-    return graph
+    return dict(json.loads(symbol.tojson(remove_amp_cast=False)))
 
 
 def nodes_of(symbol: Symbol) -> list[Json]:

@@ -21,10 +21,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import sys
+import re
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterable, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -44,6 +44,8 @@ Range = Tuple[float, float]  # lowest, highest
 
 MODES = ("naive", "entropy", "percentile")
 GRANULARITY = "channel-wise"
+DTYPE = "auto"  # of activations: uint8, twice as fine, where they are never negative, else int8
+PERCENTILE = 99.99
 LAYERS = ("_sg_mkldnn_conv", "_sg_mkldnn_fully_connected")
 _PASS = "MKLDNN_QUANTIZE"
 # Odd, so that one bin is centred on zero. MXNet takes 8001, four times as slow; with half of
@@ -59,6 +61,7 @@ _HALVED = 255.5 / 127
 _SHORTEST_PIXEL = 32  # 8-bit values in an AVX2 register
 
 logger = logging.getLogger(__name__)
+progress = functools.partial(tqdm, leave=False, disable=None)  # on a terminal only
 
 
 class Candidate(NamedTuple):
@@ -84,7 +87,6 @@ class Int8Variant(Variant):
         max_drop: Points that may be lost against float32.
         max_excluded: Largest part of the layers that may stay float32.
         fingerprint: Where the data come from; anything that JSON can hold, kept in the sidecar.
-        percentile, dtype: See :class:`Quantizer`.
     """
 
     name = "int8"
@@ -99,22 +101,17 @@ class Int8Variant(Variant):
         max_drop: float = 0.5,
         max_excluded: float = 0.5,
         fingerprint: Any = None,
-        percentile: float = 99.99,
-        dtype: str = "auto",
     ) -> None:
         unknown = sorted(set(modes) - set(MODES))
         if unknown or not modes:
             raise ValueError(f"modes {list(modes)}: valid are {', '.join(MODES)}, one or more")
-        if dtype not in ("auto", "int8"):
-            raise ValueError(f"dtype {dtype!r}: valid are auto, int8")
-        if not max_drop >= 0 or not 0 <= max_excluded <= 1 or not 50 < percentile <= 100:
+        if not max_drop >= 0 or not 0 <= max_excluded <= 1:
             raise ValueError(
-                f"max_drop={max_drop}, max_excluded={max_excluded}, percentile={percentile}: valid "
-                "are 0 or more, 0 to 1, above 50 to 100"
+                f"max_drop={max_drop}, max_excluded={max_excluded}: valid are 0 or more, 0 to 1"
             )
         self._calibration, self._score, self._baseline = calibration, score, baseline
         self._modes, self._max_drop, self._max_excluded = tuple(modes), max_drop, max_excluded
-        self._fingerprint, self._percentile, self._dtype = fingerprint, percentile, dtype
+        self._fingerprint = fingerprint
 
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
         """Search, check and write; return files and entry.
@@ -124,22 +121,18 @@ class Int8Variant(Variant):
         """
         images = self._check_images(sidecar)
         float32 = graphs.read_graph(directory, sidecar)
-        quantizer = Quantizer(*float32, images, dtype=self._dtype, percentile=self._percentile)
+        quantizer = Quantizer(*float32, images)
         baseline = self._baseline
         if baseline is None:
             baseline = measure(self._score, make_block(*float32), "float32")
         best, tried = self._search(quantizer, float(baseline))
-        symbol, arrays = best.graph
-        graph = graphs.rename_outputs(symbol, sidecar), arrays
+        graph = graphs.rename_outputs(best.graph[0], sidecar), best.graph[1]
         batch = images[np.arange(3) % len(images)]
         files, figures = write_checked(directory, sidecar, self.name, graph, batch=batch)
-        entry: dict[str, Any] = {
-            "mode": best.mode,
-            "granularity": GRANULARITY,
-            "dtype": self._dtype,
-        }
+        entry: dict[str, Any] = {"mode": best.mode, "granularity": GRANULARITY}
+        entry["dtype"] = DTYPE
         if best.mode == "percentile":
-            entry["percentile"] = self._percentile
+            entry["percentile"] = PERCENTILE
         entry["calibration"] = {
             "images": len(images),
             "sha256": sha256_of_bytes(np.ascontiguousarray(images).tobytes()),
@@ -166,7 +159,10 @@ class Int8Variant(Variant):
     def _search(
         self, quantizer: Quantizer, baseline: float
     ) -> tuple[Candidate, list[dict[str, Any]]]:
-        """Return the best candidate within the budget and a record of all that were tried."""
+        """Return the best candidate within the budget and a record of all that were tried.
+
+        The most sensitive layers stay float32: twice as many until that is enough, then fewer.
+        """
         tried: list[dict[str, Any]] = []
 
         def attempt(mode: str, excluded: Sequence[str] = ()) -> Candidate:
@@ -179,9 +175,19 @@ class Int8Variant(Variant):
         def enough(candidate: Candidate) -> bool:
             return baseline - candidate.score <= self._max_drop
 
-        best = max([attempt(mode) for mode in self._modes], key=lambda found: found.score)
-        if not enough(best):
-            best = self._exclude(quantizer, best, attempt, enough)
+        best = max(map(attempt, self._modes), key=lambda found: found.score)
+        order = [] if enough(best) else [name for name, _ in quantizer.sensitivity(best.mode)]
+        most, size, failed = int(len(order) * self._max_excluded), 0, 0
+        while not enough(best) and size < most:
+            failed, size = size, min(max(1, 2 * size), most)
+            best = attempt(best.mode, order[:size])
+        while enough(best) and size - failed > 1:
+            middle = (size + failed) // 2
+            found = attempt(best.mode, order[:middle])
+            if enough(found):
+                best, size = found, middle
+            else:
+                failed = middle
         if not enough(best):
             top = max(tried, key=lambda record: record["score"])
             raise ExportError(
@@ -193,39 +199,12 @@ class Int8Variant(Variant):
             )
         return best, tried
 
-    def _exclude(
-        self,
-        quantizer: Quantizer,
-        best: Candidate,
-        attempt: Callable[..., Candidate],
-        enough: Callable[[Candidate], bool],
-    ) -> Candidate:
-        """Keep the most sensitive layers in float32: twice as many until it does, then fewer."""
-        order = [layer for layer, _ in quantizer.sensitivity(best.mode)]
-        most = int(len(order) * self._max_excluded)
-        size, failed = 0, 0
-        while not enough(best) and size < most:
-            failed, size = size, min(max(1, 2 * size), most)
-            best = attempt(best.mode, order[:size])
-        while enough(best) and size - failed > 1:
-            middle = (size + failed) // 2
-            found = attempt(best.mode, order[:middle])
-            if enough(found):
-                best, size = found, middle
-            else:
-                failed = middle
-        return best
-
 
 class Quantizer:
     """Makes int8 graphs of one float32 graph.
 
-    Args:
-        images: ``(N, 3, H, W)`` float32, prepared as the net wants them.
-        dtype: What activations become: ``'auto'`` is uint8 where they are never negative (twice as
-            fine), ``'int8'`` always int8.
-        percentile: Of mode ``'percentile'``.
-        batch_size: Images per run while calibrating.
+    ``images`` are ``(N, 3, H, W)`` float32, prepared as the net wants them; ``percentile`` is that
+    of the mode, ``batch_size`` the number of images per run while calibrating.
 
     Attributes:
         layers: Quantizable layers in the graph's order: ``{name of the layer: node}``. The name is
@@ -240,12 +219,11 @@ class Quantizer:
         arrays: Arrays,
         images: np.ndarray,
         *,
-        dtype: str = "auto",
-        percentile: float = 99.99,
+        percentile: float = PERCENTILE,
         batch_size: int = 16,
     ) -> None:
         self._graph = graphs.flatten_before_dense(symbol).get_backend_symbol(_PASS)
-        self._arrays, self._images, self._dtype = arrays, images, dtype
+        self._arrays, self._images = arrays, images
         self._percentile, self._batch_size = percentile, batch_size
         nodes = graphs.nodes_of(self._graph)
         every = _layers(nodes)
@@ -266,7 +244,7 @@ class Quantizer:
             raise ValueError(
                 f"layers {', '.join(unknown)}: not in the graph; it has {', '.join(self.layers)}"
             )
-        options = {"quantized_dtype": self._dtype, "calib_mode": "naive", "logger": None}
+        options = {"quantized_dtype": DTYPE, "calib_mode": "naive", "logger": None}
         quantized, _, _, collector = quantization.quantize_graph(
             self._graph, *graphs.split_arrays(self._arrays), ctx=mx.cpu(), quantize_mode="smart",
             excluded_sym_names=[self.layers[name] for name in excluded] + [*self.unsafe.values()],
@@ -294,7 +272,7 @@ class Quantizer:
             histograms = {} if mode == "naive" else self._histograms
             clip = _entropy if mode == "entropy" else self._clip
             found: dict[str, Range] = {}
-            for name in _progress(ranges, mode, "output"):
+            for name in progress(ranges, desc=f"int8 {mode}", unit="output"):
                 low, high = ranges[name]
                 if name in histograms:
                     limit = clip(histograms[name], max(-low, high), low >= 0 and name not in halved)
@@ -315,7 +293,7 @@ class Quantizer:
         expected = logits_of(make_block(self._graph, self._arrays), images)
         variance = max(float(expected.var()), 1e-12)
         errors = {}
-        for layer in _progress(self.layers, "sensitivity", "layer"):
+        for layer in progress(self.layers, desc="int8 sensitivity", unit="layer"):
             others = [name for name in self.layers if name != layer]
             logits = logits_of(make_block(*self.build(mode, others)), images)
             errors[layer] = float(np.square(logits - expected).mean()) / variance
@@ -361,11 +339,10 @@ class Quantizer:
 
     def _watch(self, visit: Callable[[str, np.ndarray], None], title: str) -> None:
         """Run the calibration images; call ``visit(name, values)`` for every operator's output."""
-        known = {}
-        for name in self._graph.get_internals().list_outputs():
-            known[name] = name
-            if name.endswith("_output"):  # operators without names for outputs are watched as _0
-                known[f"{name[: -len('_output')]}_0"] = name
+        names = self._graph.get_internals().list_outputs()
+        # Operators without names for their outputs are watched as _0.
+        known = {re.sub("_output$", "_0", name): name for name in names}
+        known.update(zip(names, names))
         failures: list[Exception] = []
 
         def hook(name: Any, operator: Any, array: Any) -> None:
@@ -381,7 +358,7 @@ class Quantizer:
             warnings.simplefilter("ignore")
             block.register_op_hook(hook)
             starts = range(0, len(self._images), self._batch_size)
-            for start in _progress(starts, title, "batch"):
+            for start in progress(starts, desc=f"int8 {title}", unit="batch"):
                 logits_of(block, self._images[start : start + self._batch_size])
                 if failures:
                     raise ExportError(f"int8: calibration failed: {failures[0]!r}") from failures[0]
@@ -401,7 +378,7 @@ def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:
     for node in nodes:
         if node["op"] in LAYERS:
             weight = nodes[node["inputs"][1][0]]["name"]
-            name = weight[: -len(".weight")] if weight.endswith(".weight") else weight
+            name = re.sub(r"\.weight$", "", weight)
             found[name if name not in found else node["name"]] = node["name"]
     return found
 
@@ -449,8 +426,3 @@ def _values(array: Any) -> np.ndarray:
         handle = ctypes.cast(array, mx.base.NDArrayHandle)
         array = mx.nd.NDArray(handle, writable=False)
     return array.asnumpy()
-
-
-def _progress(items: Iterable[Any], title: str, unit: str) -> Iterable[Any]:
-    quiet = not sys.stderr.isatty()
-    return tqdm(items, desc=f"int8 {title}", unit=unit, leave=False, disable=quiet)

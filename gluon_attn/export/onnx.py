@@ -23,7 +23,7 @@ from gluon_attn.core.errors import first_line
 from gluon_attn.core.files import write_bytes
 from gluon_attn.export import parity
 from gluon_attn.export.graph import INPUT, Arrays, Symbol, make_block, nodes_of, read_graph
-from gluon_attn.export.onnx_graph import BATCH, import_onnxruntime, open_onnx_session
+from gluon_attn.export.onnx_graph import BATCH, import_onnxruntime, open_onnx_session, refill
 from gluon_attn.export.onnx_passes import make_plain
 from gluon_attn.export.sidecar import ExportError, Sidecar
 from gluon_attn.export.writer import Variant
@@ -110,7 +110,7 @@ def convert(symbol: Symbol, arrays: Arrays, sidecar: Sidecar, opset: int = 13) -
                 symbol, weights, [(1, *shape)], [onnx.TensorProto.FLOAT], opset_version=opset,
                 dynamic=True, dynamic_input_shapes=[(BATCH, *shape)],
             )  # fmt: skip
-        _mend(onnx, graph, sidecar)
+        _put_in_order(onnx, graph, sidecar)
         stamp = onnx.helper.make_opsetid("", opset)
         model = onnx.helper.make_model(graph, opset_imports=[stamp], producer_name="gluon_attn")
         model.ir_version = IR_VERSION
@@ -184,7 +184,7 @@ def _exporter(onnx: Any, opset: int) -> Iterator[Any]:
             context.opset_imports, converters["null"] = newest, convert_variable
 
 
-def _mend(onnx: Any, graph: Any, sidecar: Sidecar) -> None:
+def _put_in_order(onnx: Any, graph: Any, sidecar: Sidecar) -> None:
     """Put inputs, outputs and weights of an exported graph in order."""
     info, to_array = onnx.helper.make_tensor_value_info, onnx.numpy_helper.to_array
     found = {value.name for value in graph.output}
@@ -203,7 +203,5 @@ def _mend(onnx: Any, graph: Any, sidecar: Sidecar) -> None:
         if weight.name in targets:  # 0 is "as it is" to MXNet, and 1 to ONNX
             sizes = np.maximum(to_array(weight), 1)
             weight.CopyFrom(onnx.numpy_helper.from_array(sizes, weight.name))
-    for field, values in (("output", outputs), ("initializer", weights), ("input", inputs)):
-        graph.ClearField(field)
-        getattr(graph, field).extend(values)
+    refill(graph, output=outputs, initializer=weights, input=inputs)
     graph.name = sidecar["name"]

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 import numpy as np
 
 from gluon_attn.core.errors import first_line
-from gluon_attn.export.graph import INPUT
+from gluon_attn.export.graph import INPUT, unique
 from gluon_attn.export.sidecar import ExportError
 
 BATCH = "batch"  # name of the free dimension
@@ -67,9 +67,6 @@ class Graph:
 
     # what is known
 
-    def shape(self, name: str) -> Shape:
-        return self.shapes[name]
-
     def numbers(self, name: str) -> np.ndarray | None:
         """Return the numbers of a constant; None if it is computed, or a weight."""
         return None if name in self.weights else self.constants.get(name)
@@ -94,12 +91,7 @@ class Graph:
     # what is made
 
     def name(self, hint: str) -> str:
-        name, number = hint, 0
-        while name in self._taken:
-            number += 1
-            name = f"{hint}_{number}"
-        self._taken.add(name)
-        return name
+        return unique(hint, self._taken)
 
     def constant(self, value: np.ndarray, hint: str, weight: bool = False) -> str:
         """Return the name of a constant, perhaps computed from weights; the same are kept once."""
@@ -154,7 +146,7 @@ class Graph:
         """Let a tensor that is a graph output under another name have that name."""
         old = same[output]
         if old in self.outputs or old not in self._producers:
-            self.nodes.append(self.node("Identity", [old], self.shape(old), output))
+            self.nodes.append(self.node("Identity", [old], self.shapes[old], output))
             return
         for node in self.nodes:
             for names in (node.input, node.output):
@@ -176,13 +168,18 @@ class Graph:
         self.prune()
         graph, needed = self.model.graph, {name for node in self.nodes for name in node.input}
         arrays = [i for i in graph.initializer if i.name in needed]
-        old = {i.name for i in arrays}
-        for name, value in self.constants.items():
-            if name in needed and name not in old:
-                arrays.append(self.onnx.numpy_helper.from_array(value, name))
-        for field, values in (("node", self.nodes), ("initializer", arrays)):
-            graph.ClearField(field)
-            getattr(graph, field).extend(values)
+        new = needed - {i.name for i in arrays}
+        made = {name: value for name, value in self.constants.items() if name in new}
+        arrays += [self.onnx.numpy_helper.from_array(value, name) for name, value in made.items()]
+        refill(graph, node=self.nodes, initializer=arrays)
+
+
+def refill(message: Any, **fields: Iterable[Any]) -> None:
+    """Replace the contents of repeated fields of a protobuf message."""
+    for name, values in fields.items():
+        values = list(values)  # perhaps of this very field
+        message.ClearField(name)
+        getattr(message, name).extend(values)
 
 
 def infer(onnx: Any, model: Any, **options: Any) -> Any:
@@ -243,8 +240,7 @@ def _run(graph: Graph, wanted: Sequence[str]) -> dict[str, list[np.ndarray]]:
     for output, name in sizes.items():
         probe.graph.node.append(graph.onnx.helper.make_node("Shape", [name], [output]))
     names = [*wanted, *sizes]
-    probe.graph.ClearField("output")
-    probe.graph.output.extend(graph.onnx.ValueInfoProto(name=name) for name in names)
+    refill(probe.graph, output=(graph.onnx.ValueInfoProto(name=name) for name in names))
     session = open_onnx_session(probe.SerializeToString(), optimize=False)
     image = [d.dim_value for d in graph.model.graph.input[0].type.tensor_type.shape.dim[1:]]
     runs = [session.run(names, {INPUT: np.zeros((b, *image), np.float32)}) for b in BATCHES]

@@ -20,7 +20,7 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer
+from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer, refill
 
 ROUNDING = 1e-6  # of a factor
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
@@ -51,11 +51,10 @@ def _record_shapes(graph: Graph) -> None:
     """Enter type and shape of every tensor, so that a reader need not infer them."""
     values = infer(graph.onnx, graph.model, strict_mode=True, data_prop=True).graph.value_info
     for value in values:
-        shape, kind = graph.shape(value.name), value.type.tensor_type.elem_type
+        shape, kind = graph.shapes[value.name], value.type.tensor_type.elem_type
         if None not in shape:  # onnx itself does not know the sizes behind some operators
             value.CopyFrom(graph.onnx.helper.make_tensor_value_info(value.name, kind, shape))
-    graph.model.graph.ClearField("value_info")
-    graph.model.graph.value_info.extend(values)
+    refill(graph.model.graph, value_info=values)
 
 
 def leave_out(graph: Graph, node: Any) -> Result:
@@ -73,10 +72,10 @@ def pairs(graph: Graph, node: Any) -> Result:
     op, terms = PAIRED.get(node.op_type), list(node.input)
     if op is None or (len(terms) == 2 and op == node.op_type):
         return None
-    shape = graph.shape(node.output[0])
+    shape = graph.shapes[node.output[0]]
     made: list[Any] = []
-    terms.sort(key=lambda term: graph.shape(term) != shape)  # those that are broadcast come last
-    if graph.shape(terms[0]) != shape:
+    terms.sort(key=lambda term: graph.shapes[term] != shape)  # those that are broadcast come last
+    if graph.shapes[terms[0]] != shape:
         return None
     for number, term in enumerate(terms[1:], 2):
         total = made[-1].output[0] if made else terms[0]
@@ -89,8 +88,8 @@ def join_views(graph: Graph, node: Any) -> Result:
     """Write a chain of reshapes as one Flatten or Reshape with fixed sizes, or as none."""
     if node.op_type not in VIEWS:
         return None
-    shape, chain = graph.shape(node.output[0]), _chain(graph, node.input[0])
-    same = next((name for name in chain if graph.shape(name) == shape), None)
+    shape, chain = graph.shapes[node.output[0]], _chain(graph, node.input[0])
+    same = next((name for name in chain if graph.shapes[name] == shape), None)
     if same and None not in shape:
         return same
     new = _view(graph, chain[-1], shape, node.output[0])
@@ -102,7 +101,7 @@ def join_views(graph: Graph, node: Any) -> Result:
 def _chain(graph: Graph, name: str) -> list[str]:
     """Return a tensor and those that it is a view of, as far as their first axis is the batch."""
     names, made = [name], graph.producer(name)
-    while made.op_type in VIEWS and graph.shape(made.input[0])[:1] == (BATCH,):
+    while made.op_type in VIEWS and graph.shapes[made.input[0]][:1] == (BATCH,):
         names.append(made.input[0])
         made = graph.producer(names[-1])
     return names
@@ -111,7 +110,7 @@ def _chain(graph: Graph, name: str) -> list[str]:
 def _view(graph: Graph, name: str, shape: Shape, output: str = "") -> Any:
     """Return a node that gives a tensor another shape; None if the batch is not its first axis."""
     rows, sizes = shape[:1], shape[1:]
-    if rows != (BATCH,) or graph.shape(name)[:1] != rows:
+    if rows != (BATCH,) or graph.shapes[name][:1] != rows:
         return None
     if any(not isinstance(size, int) for size in sizes):
         return None
@@ -124,7 +123,7 @@ def _view(graph: Graph, name: str, shape: Shape, output: str = "") -> Any:
 def pool_globally(graph: Graph, node: Any) -> Result:
     """Write the mean or the maximum of each channel as pooling."""
     op = GLOBAL_POOLS.get(node.op_type)
-    axes, rank = graph.attribute(node, "axes"), len(graph.shape(node.input[0]))
+    axes, rank = graph.attribute(node, "axes"), len(graph.shapes[node.input[0]])
     if op is None or axes is None or rank not in (3, 4):
         return None
     x, whole = _map_of(graph, node.input[0]), list(range(2, rank))
@@ -135,8 +134,8 @@ def mean_as_product(graph: Graph, node: Any) -> Result:
     """Write (B, C, HW) times (HW, 1), all elements the same, as global average pooling."""
     if node.op_type != "MatMul":
         return None
-    x, share, shape = node.input[0], graph.uniform(node.input[1]), graph.shape(node.input[0])
-    if share is None or len(shape) != 3 or graph.shape(node.input[1])[-2:] != (shape[2], 1):
+    x, share, shape = node.input[0], graph.uniform(node.input[1]), graph.shapes[node.input[0]]
+    if share is None or len(shape) != 3 or graph.shapes[node.input[1]][-2:] != (shape[2], 1):
         return None
     found, made = _map_of(graph, x), []
     if found is None:
@@ -150,15 +149,15 @@ def _map_of(graph: Graph, x: str) -> str | None:
     """Return the map (B, C, H, W) that ``x`` is, or is the view (B, C, HW) of; None if neither."""
     root = _chain(graph, x)[-1]
     for name in (x, root):
-        if len(graph.shape(name)) == 4 and graph.shape(name)[:2] == graph.shape(x)[:2]:
+        if len(graph.shapes[name]) == 4 and graph.shapes[name][:2] == graph.shapes[x][:2]:
             return name
     return None
 
 
 def _pooled(graph: Graph, op: str, x: str, node: Any, *, factor: float = 1.0) -> Result:
     """Return nodes that pool the map ``x``, scale the result, and give it the shape of ``node``."""
-    output, pooled = node.output[0], (*graph.shape(x)[:2], 1, 1)
-    wanted, scaled = graph.shape(output), abs(factor - 1) > ROUNDING
+    output, pooled = node.output[0], (*graph.shapes[x][:2], 1, 1)
+    wanted, scaled = graph.shapes[output], abs(factor - 1) > ROUNDING
     last = output if wanted == pooled else ""
     made = [graph.node(op, [x], pooled, "" if scaled else last)]
     if scaled:
@@ -173,14 +172,14 @@ def broadcast(graph: Graph, node: Any) -> Result:
     """Let an elementwise operator broadcast, in place of repeating its operand before it."""
     if node.op_type not in ELEMENTWISE or len(node.input) != 2:
         return None
-    whole = graph.shape(node.output[0])
+    whole = graph.shapes[node.output[0]]
     for position, name in enumerate(node.input):
         other = node.input[1 - position]
         small, shape = _unrepeated(graph, name)
-        if small is None or graph.shape(other) != whole or None in whole:
+        if small is None or graph.shapes[other] != whole or None in whole:
             continue
         chain = _chain(graph, small)
-        small, made = next((name for name in chain if graph.shape(name) == shape), ""), []
+        small, made = next((name for name in chain if graph.shapes[name] == shape), ""), []
         if not small:
             made.append(_view(graph, chain[-1], shape))
             small = made[0].output[0]
@@ -191,9 +190,9 @@ def broadcast(graph: Graph, node: Any) -> Result:
 
 def _unrepeated(graph: Graph, name: str) -> tuple[str | None, Shape]:
     """Return the tensor that ``name`` repeats, and the shape in which it broadcasts to it."""
-    shape, made = graph.shape(name), graph.producer(name)
+    shape, made = graph.shapes[name], graph.producer(name)
     if made.op_type in ("Expand", "Tile"):
-        sizes, times = graph.shape(made.input[0]), graph.numbers(made.input[1])
+        sizes, times = graph.shapes[made.input[0]], graph.numbers(made.input[1])
         if made.op_type == "Expand" or (
             times is not None and all(1 in pair for pair in zip(times, sizes))
         ):
@@ -201,13 +200,15 @@ def _unrepeated(graph: Graph, name: str) -> tuple[str | None, Shape]:
     product = graph.producer(_chain(graph, name)[-1])
     if product.op_type != "MatMul":
         return None, ()
-    whole = graph.shape(product.output[0])  # (B, C, n), of (B, C, 1) and ones or ones and (B, 1, n)
+    whole = graph.shapes[
+        product.output[0]
+    ]  # (B, C, n), of (B, C, 1) and ones or ones and (B, 1, n)
     if len(whole) != 3 or len(shape) < 3 or whole[:2] != shape[:2]:
         return None, ()
     left, right = product.input
-    if graph.uniform(right) == 1 and graph.shape(left) == (*whole[:2], 1):
+    if graph.uniform(right) == 1 and graph.shapes[left] == (*whole[:2], 1):
         return left, (*whole[:2], *[1] * (len(shape) - 2))
-    if graph.uniform(left) == 1 and graph.shape(right) == (whole[0], 1, whole[2]):
+    if graph.uniform(left) == 1 and graph.shapes[right] == (whole[0], 1, whole[2]):
         return right, (whole[0], 1, *shape[2:])
     return None, ()
 
@@ -218,7 +219,7 @@ def shrink_constant(graph: Graph, node: Any) -> Result:
         return None
     for position, name in enumerate(node.input):
         value, other = graph.uniform(name), node.input[1 - position]
-        if value is None or graph.shape(other) != graph.shape(node.output[0]):
+        if value is None or graph.shapes[other] != graph.shapes[node.output[0]]:
             continue
         commutes = node.op_type in ("Add", "Mul")
         if value == NEUTRAL.get(node.op_type) and (commutes or position == 1):
@@ -227,7 +228,7 @@ def shrink_constant(graph: Graph, node: Any) -> Result:
         if array.size > 1:
             number = graph.constant(array.reshape(-1)[:1], f"{name}_number")
             inputs = [number, other] if position == 0 else [other, number]
-            return [graph.node(node.op_type, inputs, graph.shape(other), node.output[0])]
+            return [graph.node(node.op_type, inputs, graph.shapes[other], node.output[0])]
     return None
 
 
@@ -235,8 +236,8 @@ def square(graph: Graph, node: Any) -> Result:
     """Write a square as a product: few engines take the exporter's exponent, an integer."""
     if node.op_type != "Pow" or graph.uniform(node.input[1]) != 2:
         return None
-    x, shape = node.input[0], graph.shape(node.output[0])
-    return [graph.node("Mul", [x, x], shape, node.output[0])] if graph.shape(x) == shape else None
+    x, shape = node.input[0], graph.shapes[node.output[0]]
+    return [graph.node("Mul", [x, x], shape, node.output[0])] if graph.shapes[x] == shape else None
 
 
 def softmax(graph: Graph, node: Any) -> Result:
@@ -250,7 +251,7 @@ def softmax(graph: Graph, node: Any) -> Result:
     if axes is None or len(axes) != 1 or not graph.attribute(total, "keepdims", 1):
         return None
     x, output = power.input[0], node.output[0]
-    shape = graph.shape(x)
+    shape = graph.shapes[x]
     axis, last = axes[0] % len(shape), len(shape) - 1
     if axis == last or graph.opset >= 13:
         return [graph.node("Softmax", [x], shape, output, axis=axis)]
@@ -275,7 +276,7 @@ def shorten_slice(graph: Graph, node: Any) -> Result:
     kept = []
     for entry in np.stack(vectors, axis=1).astype(np.int64).tolist():
         start, end, axis, step = entry
-        size = graph.shape(node.input[0])[axis]
+        size = graph.shapes[node.input[0]][axis]
         if start or step != 1 or end < (size if isinstance(size, int) else END):
             kept.append(entry)
     if not kept:
@@ -283,7 +284,7 @@ def shorten_slice(graph: Graph, node: Any) -> Result:
     if len(kept) == count:
         return None
     inputs = [graph.constant(np.array(vector), "slice") for vector in zip(*kept)]
-    shape = graph.shape(node.output[0])
+    shape = graph.shapes[node.output[0]]
     return [graph.node("Slice", [node.input[0], *inputs], shape, node.output[0])]
 
 
@@ -291,7 +292,7 @@ def resize_by_scales(graph: Graph, node: Any) -> Result:
     """Give a Resize its scales in place of sizes, among which would be the batch size."""
     if node.op_type != "Resize" or len(node.input) < 4:
         return None
-    sizes, shape = graph.numbers(node.input[3]), graph.shape(node.input[0])
+    sizes, shape = graph.numbers(node.input[3]), graph.shapes[node.input[0]]
     if sizes is None or shape[0] != BATCH or None in shape:
         return None
     scales = np.ones(len(shape), np.float32)
@@ -300,7 +301,7 @@ def resize_by_scales(graph: Graph, node: Any) -> Result:
         if int(scales[axis] * np.float32(shape[axis])) < sizes[axis]:  # engines cut off as well
             scales[axis] = np.nextafter(scales[axis], np.float32(np.inf))
     inputs = [*node.input[:2], graph.constant(scales, "scales")]
-    new = graph.node("Resize", inputs, graph.shape(node.output[0]), node.output[0])
+    new = graph.node("Resize", inputs, graph.shapes[node.output[0]], node.output[0])
     new.attribute.extend(node.attribute)
     return [new]
 
@@ -324,7 +325,7 @@ def reduce_channels(graph: Graph, node: Any) -> Result:
     _note(graph, node)
     if op in ("Add", "Max"):
         x, count = _whole(graph, output, op)
-        alone = count > 1 and graph.shape(output)[1] == 1
+        alone = count > 1 and graph.shapes[output][1] == 1
         return [_reduced(graph, "Sum" if op == "Add" else "Max", x, output)] if alone else None
     if op in ("Mul", "Div"):
         total, factor = _scaled(graph, node)
@@ -332,12 +333,12 @@ def reduce_channels(graph: Graph, node: Any) -> Result:
         if made.op_type != "ReduceSum" or not _over_channels(graph, made):
             return None
         x = made.input[0]
-        is_mean = abs(factor * graph.shape(x)[1] - 1) < ROUNDING
+        is_mean = abs(factor * graph.shapes[x][1] - 1) < ROUNDING
         return [_reduced(graph, "Mean", x, output)] if is_mean else None
     if op not in ("ReduceMax", "ReduceMean", "ReduceSum") or not _over_channels(graph, node):
         return None
     name, factor = node.input[0], 1.0
-    if graph.shape(name)[1] == 1:
+    if graph.shapes[name][1] == 1:
         return name
     if op == "ReduceMean":
         name, factor = _scaled(graph, graph.producer(name), name)
@@ -398,7 +399,7 @@ def _whole(graph: Graph, name: str, op: str) -> tuple[str, int]:
 
 
 def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
-    shape = (graph.shape(x)[0], 1, *graph.shape(x)[2:])
+    shape = (graph.shapes[x][0], 1, *graph.shapes[x][2:])
     if kind == "Sum" and graph.opset >= 13:
         axes = graph.constant(np.array([1], np.int64), "channels")
         return graph.node("ReduceSum", [x, axes], shape, output, keepdims=1)

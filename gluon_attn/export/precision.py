@@ -183,20 +183,17 @@ class Bf16Variant(Variant):
         entry: dict[str, Any] = dict.fromkeys(("float32_score", "score", "drop"))
         entry["max_drop"] = self._max_drop
         if self._score is not None:
-            entry.update(self._measure(self._score, float32, converted))
+            old = measure(self._score, make_block(*float32), "float32")
+            new = measure(self._score, make_block(*converted), self.name)
+            if old - new > self._max_drop:
+                raise ExportError(
+                    f"bf16 loses {old - new:.2f} points ({old:.2f} in float32, {new:.2f} in "
+                    f"bfloat16); allowed are {self._max_drop:g}. Nothing was written"
+                )
+            entry.update(float32_score=old, score=new, drop=old - new)
         batch = parity.random_batch(sidecar["input"])
         files, figures = write_checked(directory, sidecar, self.name, converted, batch=batch)
         return files, dict(entry, parity=figures, versions=versions())
-
-    def _measure(self, score_of: Score, float32: Graph, converted: Graph) -> dict[str, float]:
-        baseline = measure(score_of, make_block(*float32), "float32")
-        score = measure(score_of, make_block(*converted), self.name)
-        if baseline - score > self._max_drop:
-            raise ExportError(
-                f"bf16 loses {baseline - score:.2f} points ({baseline:.2f} in float32, {score:.2f} "
-                f"in bfloat16); allowed are {self._max_drop:g}. Nothing was written"
-            )
-        return {"float32_score": baseline, "score": score, "drop": baseline - score}
 
 
 def to_bfloat16(symbol: Symbol, arrays: Arrays, sidecar: Sidecar) -> Graph:

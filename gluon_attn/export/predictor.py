@@ -124,12 +124,9 @@ class Predictor:
     def outputs(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
         """Return by name: logits ``(B, A)``, embeddings ``(B, D)``, maps ``(B, A, h, w)``."""
         rows = [row for _, row in self._run(self._people(images, None, on_bad_image))]
-        columns = zip(*rows) if rows else ([] for _ in self.output_names)
         empty = [value[None][:0] for value in self._nothing()]
-        return {
-            name: np.stack(values) if rows else none
-            for name, values, none in zip(self.output_names, columns, empty)
-        }
+        stacked = map(np.stack, zip(*rows)) if rows else empty
+        return dict(zip(self.output_names, stacked))
 
     def attention(self, images: Any, on_bad_image: str = "error") -> dict[str, np.ndarray]:
         """Return the attention maps ``(B, A, h, w)`` by name; ValueError if there are none."""

@@ -21,15 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Dict, Iterator, Sequence
 
-from gluon_attn.core.files import (
-    finite,
-    flush,
-    is_running,
-    json_text,
-    sha256_of,
-    sha256_of_bytes,
-    write_text,
-)
+from gluon_attn.core import files
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import PathLike, read_json
 
@@ -49,7 +41,7 @@ class ExportError(ValueError):
 def describe_file(path: PathLike) -> dict[str, Any]:
     """Return ``{"file", "bytes", "sha256"}`` of a file."""
     path = Path(path)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
 
 
 def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
@@ -65,7 +57,7 @@ def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
     if len(data) != entry["bytes"]:
         what = "truncated" if len(data) < entry["bytes"] else "too long"
         raise ExportError(f"{path}: {what}: {len(data)} bytes, the sidecar says {entry['bytes']}")
-    actual = sha256_of_bytes(data)
+    actual = files.sha256_of_bytes(data)
     if actual != entry["sha256"]:
         raise ExportError(
             f"{path}: checksum mismatch: sha256 expected {entry['sha256']}, actual {actual}"
@@ -75,10 +67,10 @@ def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
 
 def write_sidecar(directory: PathLike, sidecar: Sidecar) -> Path:
     """Write ``<name>.json`` with its own checksum, atomically, and return its path."""
-    body = finite({k: v for k, v in sidecar.items() if k != "sidecar_sha256"})
+    body = files.finite({k: v for k, v in sidecar.items() if k != "sidecar_sha256"})
     body["sidecar_sha256"] = _digest(body)
     path = Path(directory) / f"{sidecar['name']}.json"
-    write_text(path, json_text(body))
+    files.write_text(path, files.json_text(body))
     return path
 
 
@@ -145,21 +137,20 @@ def new_directory(directory: PathLike, overwrite: bool = False) -> Iterator[Path
     try:
         yield partial
         for path in [*partial.iterdir(), partial]:
-            flush(path)
+            files.flush(path)
         _move_into_place(partial, directory, overwrite, owner)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    flush(directory.parent)
+    files.flush(directory.parent)
 
 
 def refuse_existing(directory: PathLike, overwrite: bool) -> None:
     """Raise FileExistsError unless ``directory`` is new, empty, or an export to be replaced."""
     directory = Path(directory)
-    if not directory.exists():
-        return
-    if not overwrite:
+    if directory.exists() and not overwrite:
         raise FileExistsError(f"{directory} exists; choose another directory or allow overwriting")
-    if not is_export(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+    empty = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if not empty and not is_export(directory):
         raise FileExistsError(f"{directory} exists and is no export: it will not be replaced")
 
 
@@ -174,9 +165,7 @@ def check_classes(classes: Any) -> list[str]:
 
 
 def check_schema(schema: Any, classes: Sequence[str]) -> Schema:
-    """Return the Schema of a JSON list or a Schema, by default binary; its columns must be
-    ``classes``.
-    """
+    """Return a Schema, given one or its JSON, by default binary; its columns are the classes."""
     if schema is None:
         return Schema.binary(classes)
     schema = schema if isinstance(schema, Schema) else Schema.from_json(schema)
@@ -201,8 +190,7 @@ def check_thresholds(thresholds: Any, classes: Sequence[str]) -> list[float]:
 
 
 def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
-    """Return the sidecar's ``input`` entry; a ValueError for unknown or missing keys and wrong
-    values.
+    """Return the sidecar's ``input`` entry; a ValueError for wrong keys and values.
 
     Args:
         input_size: Side of the square input in pixels, or ``(H, W)``.
@@ -258,7 +246,7 @@ def _find_sidecars(directory: Path) -> dict[Path, Sidecar | None]:
 
 def _digest(body: Sidecar) -> str:
     """Checksum of the contents, not of the layout: re-indenting a sidecar is no damage."""
-    return sha256_of_bytes(json.dumps(body, sort_keys=True, ensure_ascii=True).encode())
+    return files.sha256_of_bytes(json.dumps(body, sort_keys=True, ensure_ascii=True).encode())
 
 
 def _move_into_place(partial: Path, directory: Path, overwrite: bool, owner: str) -> None:
@@ -282,7 +270,7 @@ def _remove_stale(directory: Path) -> None:
         start = f".{directory.name}.{kind}-{socket.gethostname()}-"
         for path in directory.parent.iterdir():
             pid = path.name[len(start) :].split("-")[0]
-            if not path.name.startswith(start) or not pid.isdigit() or is_running(int(pid)):
+            if not path.name.startswith(start) or not pid.isdigit() or files.is_running(int(pid)):
                 continue
             if kind == "old" and not directory.exists():
                 os.rename(path, directory)  # killed between two renames: the old export is back

@@ -17,6 +17,7 @@ from gluon_attn.core.text import read_json_lines
 from gluon_attn.figures.canvas import (
     LARGE,
     MEDIUM,
+    NEUTRAL,
     SMALL,
     Axes,
     PathLike,
@@ -415,3 +416,30 @@ def _critique_panel(
     if defined:
         axes.set_title(f"rms {math.sqrt(defined[-1]):.2f}", fontsize=SMALL - 1, loc="right", pad=3,
                        color="#666666")  # fmt: skip
+
+
+# Localisation
+
+
+def iou_curves(
+    thresholds: Sequence[float], curves: Mapping[str, Sequence[float]], path: PathLike
+) -> Path:
+    """Draw the mean IoU of several kinds of map with the masks over the threshold of the maps.
+
+    Both in 0..1; the legend says the mean of each curve, in percent. The last two are baselines,
+    drawn in grey.
+    """
+    figure = new_figure(5.6, 3.2, layout="constrained")
+    axes = figure.subplots()
+    quiet(axes)
+    lines = []
+    for k, values in enumerate(curves.values()):
+        grey = len(curves) - k <= 2
+        ink, style = (NEUTRAL, ("--", ":")[k % 2]) if grey else (colour(k), "-")
+        lines += axes.plot(thresholds, values, color=ink, ls=style, lw=1.6)
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.set_xlabel("threshold, share of the map's range", fontsize=MEDIUM)
+    axes.set_ylabel("IoU with the mask", fontsize=MEDIUM)
+    names = [f"{name}: {100 * np.mean(values):.1f}" for name, values in curves.items()]
+    legend(figure, lines, names, loc="outside right upper")
+    return save(figure, path)

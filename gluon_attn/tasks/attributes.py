@@ -13,7 +13,6 @@ from gluon_attn.core.files import save_arrays
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
 from gluon_attn.data import EvalTransform, Loader
-from gluon_attn.data.images import resize
 from gluon_attn.data.views import ChosenAttributes, Subset
 from gluon_attn.export import Predictor, export_model
 from gluon_attn.figures.bars import attribute_bars
@@ -315,16 +314,9 @@ def draw_attention(
     (batch,) = list(loader)
     outputs = name_outputs(trained.net, trained.net(batch.image.as_in_context(ctx)))
     maps = {n.replace("attention_", ""): outputs[n].asnumpy() for n in names}
-    shown = [_view(dataset.read(i), trained.preprocess) for i in rows]
+    view = EvalTransform(**trained.preprocess).view
+    shown = [view(dataset.read(i)) for i in rows]
     return str(heatmap_grid(
         shown, maps, dataset.names, found.probs[rows], labels=found.label[rows], path=path,
         mask=found.mask[rows],
     ))  # fmt: skip
-
-
-def _view(image: Array, preprocess: dict[str, Any]) -> Array:
-    """Return the part of an image that the net sees, uint8, for drawing maps over it."""
-    side, crop = preprocess["resize"], preprocess["crop"] or preprocess["resize"]
-    image = resize(image, side, side)
-    start = (side - crop) // 2
-    return np.ascontiguousarray(image[start : start + crop, start : start + crop])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ from mxnet import autograd
 from training_helpers import write_data
 
 from gluon_attn.cli import analysis, analysis_features, analysis_maps
+from gluon_attn.cli.maps import Explained
 from gluon_attn.core.files import save_parameters
 from gluon_attn.data import open_dataset
 from gluon_attn.figures import canvas, curves, distribution, heatmaps
@@ -82,21 +81,15 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
 
 
-def readable(path):
-    return cv2.imread(str(path)) is not None
-
-
 def everything(dataset, net):
     """All images as the net takes them, all labels, and the net's logits."""
     seen = analysis_maps.open_samples(net, dataset, range(len(dataset)), mx.cpu())
-    outputs = net.net(seen.image)
+    outputs = net.net(seen.look.image)
     logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
     return seen, logits
 
 
 # -- numbers ---------------------------------------------------------------------------------------
-
-
 def finite_difference_map(net, image, column):
     """Grad-CAM at the last map by nudging it, channel by channel; inference, head in NumPy."""
     view = analysis_features.stage_view(net)
@@ -109,11 +102,13 @@ def finite_difference_map(net, image, column):
 def test_maps_are_those_of_the_net_in_inference(single, pair):
     net = pair["SE"]
     seen, logits = everything(single, net)
-    run = analysis_maps.score_pass(net, seen.image[:3])
-    np.testing.assert_allclose(run.logits.asnumpy(), logits[:3].asnumpy(), rtol=1e-4, atol=1e-5)
-    found = analysis_maps.class_maps(run, [1, 4, 7], "grad_cam")
+    look = Explained(net.net, mx.cpu()).look(seen.look.image[:3])
+    np.testing.assert_allclose(
+        look.run.logits.asnumpy(), logits[:3].asnumpy(), rtol=1e-4, atol=1e-5
+    )
+    found = look.maps("grad_cam", [1, 4, 7])
     for n, column in enumerate((1, 4, 7)):
-        expected = finite_difference_map(net.net, seen.image[n : n + 1], column)
+        expected = finite_difference_map(net.net, seen.look.image[n : n + 1], column)
         np.testing.assert_allclose(found[n], expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
@@ -123,7 +118,7 @@ def test_overlap_is_that_of_the_two_maps(single, pair, settings):
     target = seen.label.argmax(axis=1)
     others = np.where(seen.label == 1, -np.inf, logits.asnumpy())
     view = analysis_features.stage_view(net.net)
-    features = view.run({"data": seen.image})["stage3"]
+    features = view.run({"data": seen.look.image})["stage3"]
     weight = net.net.output.weight.data()
     pairs = []
     for columns in (target, others.argmax(axis=1)):
@@ -159,8 +154,8 @@ def test_a_stage_view_is_the_net(several):
     seen, _ = everything(several, net)
     view = analysis_features.stage_view(net.net)
     assert view.gives == ("stage1", "stage2", "stage3", "stage4")
-    tail = analysis_maps.score_pass(net, seen.image[:4])
-    found = view.run({"data": seen.image[:4]})
+    tail = Explained(net.net, mx.cpu()).look(seen.look.image[:4]).run
+    found = view.run({"data": seen.look.image[:4]})
     np.testing.assert_allclose(
         found["stage3"].asnumpy(), tail.inner.asnumpy(), rtol=1e-4, atol=1e-5
     )
@@ -170,9 +165,9 @@ def test_a_stage_view_is_the_net(several):
 def test_selectivity_does_not_hang_on_the_batch_size(single, pair, settings):
     one = analysis_features.analyse_selectivity(pair, single, settings)
     other = analysis_features.analyse_selectivity(pair, single, settings._replace(batch_size=7))
-    assert list(one[2]["SE"]) == ["stage1", "stage2", "stage3"]
-    for stage in one[2]["SE"]:
-        a, b = (found[2]["SE"][stage]["mean"] for found in (one, other))
+    assert list(one.values["SE"]) == ["stage1", "stage2", "stage3"]
+    for stage in one.values["SE"]:
+        a, b = (found.values["SE"][stage]["mean"] for found in (one, other))
         assert 0 < a < 1 and a == pytest.approx(b, rel=1e-4)
 
 
@@ -184,8 +179,6 @@ def test_tsne_separates_what_is_apart():
     assert points.shape == (60, 2)
     assert analysis_features._purity(points, targets) == 1
     np.testing.assert_array_equal(points, analysis_features.embed(features), "same seed")
-    with pytest.raises(ValueError, match="t-SNE needs 4 or more"):
-        analysis_features.embed(features[:3])
 
 
 def test_samples_show_different_classes(single, several):
@@ -197,20 +190,15 @@ def test_samples_show_different_classes(single, several):
 
 
 # -- figures ---------------------------------------------------------------------------------------
-
-
 def test_every_kind_for_a_pair_of_nets(single, pair, settings, drawn):
     kinds = ["attention:grad_cam", "overlap:0.7", "selectivity", "tsne:2", "gradcam", "gates"]
-    settings = settings._replace(samples=[3, 1])
-    done = analysis.analyse(pair, single, kinds, settings)
+    done = analysis.analyse(pair, single, kinds, settings._replace(samples=[3, 1]))
     assert list(done) == ["attention", "overlap", "selectivity", "tsne", "gradcam", "gates"]
     files = [Path(path) for found in done.values() for path in found.files]
     assert all(path.name.startswith("test_") for path in files)
     for path in files:
-        if path.suffix == ".png":
-            assert readable(path)
-        else:
-            assert json.loads(path.read_text())
+        read = path.suffix == ".png" and cv2.imread(str(path)) is not None
+        assert read or json.loads(path.read_text())
     assert sorted(p.name for p in Path(settings.out).iterdir()) == sorted(p.name for p in files)
     shown = [texts(figure) for figure in drawn]
     assert len(shown) == 6
@@ -222,7 +210,7 @@ def test_every_kind_for_a_pair_of_nets(single, pair, settings, drawn):
 
 
 def frames(figure):
-    """Titles of the pictures with a red frame."""
+    """Titles of the images with a red frame."""
     red = matplotlib.colors.to_rgba(heatmaps.FRAME)
     edges = [(axes, axes.spines["left"]) for axes in figure.axes]
     framed = [axes for axes, edge in edges if edge.get_visible() and edge.get_edgecolor() == red]
@@ -248,7 +236,8 @@ def test_several_classes_and_fewer_than_five(several, settings, drawn):
     settings = settings._replace(samples=[0, 1])
     done = analysis.analyse(models, several, ["attention", "gradcam", "tsne"], settings)
     assert len(done["attention"].values["VAA"][0]) == 3
-    assert all(readable(p) for found in done.values() for p in found.files if p.endswith(".png"))
+    images = [p for found in done.values() for p in found.files if p.endswith(".png")]
+    assert images and all(cv2.imread(path) is not None for path in images)
 
 
 def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
@@ -259,27 +248,23 @@ def test_critique_curves_show_what_the_log_says(tmp_path, drawn, settings):
                         for key in analysis_features.CRITIC}}
         for e in range(3)
     ]  # fmt: skip
-    run = tmp_path / "run"
-    run.mkdir()
-    lines = [json.dumps(record) for record in records] + ['{"epoch": 3, "crit']
-    (run / "log.jsonl").write_text("\n".join(lines))
+    log, given = tmp_path / "log.jsonl", settings._replace(runs={"DREAL": str(tmp_path)})
+    log.write_text("\n".join([json.dumps(r) for r in records] + ['{"epoch": 3, "crit']))
     (tmp_path / "out").mkdir()
-    given = settings._replace(runs={"DREAL": str(run)})
-    text, files, values = analysis_features.analyse_critic({}, None, given)
-    assert "stage2_unit2" in text and readable(files[0])
+    text, values, files = analysis_features.analyse_critic({}, None, given)
+    assert "stage2_unit2" in text and cv2.imread(files[0]) is not None
     assert values["DREAL"]["reward"]["stage1_unit0"] == [0, None, 2]
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == [m.replace("_", " ") for m in modules]
-    reward = panels[1].lines[0].get_ydata()
-    np.testing.assert_allclose(reward, [0.1, 1.1, 2.1])
-
-    (run / "log.jsonl").write_text('{"epoch": 0, "loss": 1}\n')
-    with pytest.raises(ValueError, match="only runs of method=dreal do"):
-        analysis_features.analyse_critic({}, None, given)
-    with pytest.raises(ValueError, match="needs a training run"):
-        analysis_features.analyse_critic({}, None, settings)
+    np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0.1, 1.1, 2.1])
+    log.write_text('{"epoch": 0, "loss": 1}\n')
+    for asked, message in (
+        (given, "only runs of method=dreal do"), (settings, "needs a training run"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            analysis_features.analyse_critic({}, None, asked)
     with pytest.raises(FileNotFoundError, match="no training log"):
-        analysis_features.read_critic(str(tmp_path))
+        analysis_features.read_critic(str(tmp_path / "out"))
 
 
 def test_many_modules_take_several_lines(tmp_path, drawn):
@@ -288,77 +273,60 @@ def test_many_modules_take_several_lines(tmp_path, drawn):
     gates = {f"stage3_unit{k}": (np.zeros(4), np.zeros(4), 0.0) for k in range(7)}
     distribution.channel_attention({"a": gates, "b": gates}, tmp_path / "b.png")
     assert len([axes for axes in drawn[0].axes if axes.get_visible()]) == 14
-
-
-def test_gradients_as_pictures():
     gradient = np.zeros((3, 10, 10))
     assert (heatmaps.gradient_image(gradient) == 128).all()
     gradient[0, 2, 3], gradient[1, 4, 5] = 1, -1
-    picture = heatmaps.gradient_image(gradient, 100)
-    assert picture[2, 3].tolist() == [255, 128, 128] and picture[4, 5].tolist() == [128, 0, 128]
+    image = heatmaps.gradient_image(gradient, 100)
+    assert image[2, 3].tolist() == [255, 128, 128] and image[4, 5].tolist() == [128, 0, 128]
 
 
 # -- what is refused -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        ("atention", "unknown kind of analysis 'atention'; did you mean 'attention'"),
-        ("attention:cam", "unknown map of 'attention' 'cam'"),
-        ("tsne:x", "'x' is no int"),
-        ("gates:3", "gates takes nothing behind a colon"),
-    ],
-)
-def test_unknown_kinds(kind, message):
-    with pytest.raises(ValueError, match=message):
-        analysis.parse_kind(kind)
-
-
-def test_what_is_not_there(single, several, pair, settings):
-    plain = {"plain": pair["plain"]}
-    with pytest.raises(ValueError, match="has 10 classes .* not the 3 of the data"):
-        analysis.analyse(plain, several, ["overlap"], settings)
-    with pytest.raises(ValueError, match="none of the nets has a channel gate"):
-        analysis.analyse(plain, single, ["gates"], settings)
-    with pytest.raises(ValueError, match="'stage9': cifar_resnet20_cifar10 has stage1, stage2"):
-        analysis.analyse(plain, single, ["tsne:9"], settings)
-    with pytest.raises(ValueError, match="0 epochs"):
-        curves.critique_curves([], {}, {}, "a.png")
-    with pytest.raises(ValueError, match="at most 20 can be told apart"):
-        distribution.class_colours(21)
-    with pytest.raises(ValueError, match="every net needs 2"):
-        heatmaps.map_pairs({"a": []}, ["x", "y"], "a.png")
-    with pytest.raises(ValueError, match=r"must be \(C,\) in \[0, 1\]"):
-        distribution.selectivity_distributions({"a": {"b": [2.0]}}, "a.png")
-
-
 # -- the tool --------------------------------------------------------------------------------------
 
 
-def test_the_tool(several, repository, tmp_path, monkeypatch, capsys):
+def test_the_tool(several, call, tmp_path):
     net = get_model("se_resnet20_cifar10", classes=3)
     net.initialize(mx.init.Xavier())
     net(mx.nd.zeros((1, 3, 32, 32)))
-    weights = str(tmp_path / "net.params")
+    weights, out = str(tmp_path / "net.params"), tmp_path / "out"
     save_parameters(net, weights)
-    argv = ["evaluate.py", "--model", "se_resnet20_cifar10", "--params", weights, "--data-dir",
-            str(several.root), "--names", str(several.root / "names.txt"), "-j", "0",
-            "--out", str(tmp_path / "out")]  # fmt: skip
-    tool = str(repository / "tools" / "evaluate.py")
+    given = ("evaluate.py", "--model", "se_resnet20_cifar10", "--params", weights, "--data-dir",
+             several.root, "--names", f"{several.root}/names.txt", "-j", 0, "--out", out,
+             "--compare", f"se_resnet20_cifar10={weights}")  # fmt: skip
+    code, printed, _ = call(*given, "--attention", "--analyse", "overlap", "selectivity")
+    assert code == 0 and "se_resnet20_cifar10 (2)" in printed and "L_AS" in printed
+    assert {path.name for path in out.iterdir()} == {
+        "test_top_classes_channel_weighted.png", "test_overlap.json", "test_selectivity.png",
+        "test_selectivity.json",
+    }  # fmt: skip
+    code, _, err = call(*given)
+    assert code == 2 and "--compare needs --analyse KIND, --attention or --localisation" in err
 
-    def run(*more):
-        monkeypatch.setattr(sys, "argv", argv + list(more))
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(tool, run_name="__main__")
-        return end.value.code
 
-    pair = f"se_resnet20_cifar10={weights}"
-    assert not run("--attention", "--analyse", "overlap", "selectivity", "--compare", pair)
-    printed = capsys.readouterr().out
-    assert "se_resnet20_cifar10 (2)" in printed and "L_AS" in printed
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"test_top_classes_channel_weighted.png", "test_overlap.json",
-                       "test_selectivity.png", "test_selectivity.json"}  # fmt: skip
-    assert run("--compare", pair) == 2
-    assert "--compare needs --analyse KIND or --attention" in capsys.readouterr().err
+@pytest.mark.parametrize("call, message", [
+    (lambda: analysis.parse_kind("atention"),
+     "unknown kind of analysis 'atention'; did you mean 'attention'"),
+    (lambda: analysis.parse_kind("attention:cam"), "unknown map of 'attention' 'cam'"),
+    (lambda: analysis.parse_kind("tsne:x"), "'x' is no int"),
+    (lambda: analysis.parse_kind("gates:3"), "gates takes nothing behind a colon"),
+    (lambda: analysis_features.embed(np.zeros((3, 70))), "t-SNE needs 4 or more"),
+    (lambda: curves.critique_curves([], {}, {}, "a.png"), "0 epochs"),
+    (lambda: distribution.class_colours(21), "at most 20 can be told apart"),
+    (lambda: heatmaps.map_pairs({"a": []}, ["x", "y"], "a.png"), "every net needs 2"),
+    (lambda: distribution.selectivity_distributions({"a": {"b": [2.0]}}, "a.png"),
+     r"must be \(C,\) in \[0, 1\]"),
+])  # fmt: skip
+def test_what_cannot_be_shown_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_what_nets_and_data_do_not_have(single, several, pair, settings):
+    plain = {"plain": pair["plain"]}
+    for data, kind, message in (
+        (several, "overlap", "has 10 classes .* not the 3 of the data"),
+        (single, "gates", "none of the nets has a channel gate"),
+        (single, "tsne:9", "'stage9': cifar_resnet20_cifar10 has stage1, stage2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.analyse(plain, data, [kind], settings)

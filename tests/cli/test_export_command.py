@@ -13,11 +13,11 @@ from training_helpers import NAMES, recipe, write_data
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import EvalTransform, open_dataset
+from gluon_attn.env import cpu as _cpu
 from gluon_attn.export import int8, load_exported
 from gluon_attn.export.graph import logits_of
 from gluon_attn.export.sidecar import read_sidecar
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.runtime import has_avx512
 from gluon_attn.task import Exported
 from gluon_attn.tasks.data import predict_export
 from gluon_attn.tasks.forms import calibration_data
@@ -45,11 +45,6 @@ def coarse_histograms():
         yield
 
 
-@pytest.fixture
-def failed(error):
-    return lambda *words: error("export.py", *words)
-
-
 def contents(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
@@ -70,8 +65,6 @@ def copy(made, tmp_path):
 
 
 # --- int8 ----------------------------------------------------------------------------------------
-
-
 def test_int8_from_a_run(made, folder):
     directory, printed = made
     sidecar = read_sidecar(directory)
@@ -134,59 +127,40 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
     assert np.isfinite(logits_of(block, np.zeros((2, 3, 32, 32)))).all()
 
 
-def test_budget_that_cannot_be_met(copy, folder, failed, monkeypatch):
-    before = contents(copy)
-    left = [90.0] + [80.0] * 20
-    monkeypatch.setattr(int8, "measure", lambda *given: left.pop(0))
-    ranked = [("backbone.features.0", 1.0), ("backbone.output", 0.5)]
-    monkeypatch.setattr(int8.Quantizer, "sensitivity", lambda *given: ranked)
-    line = failed("--export", copy, "--int8", "--calib", folder / "data", "--calib-num", 4)
-    assert "int8 loses 10.00 points at best" in line and "(--max-drop)" in line
-    assert contents(copy) == before
-
-
 # --- errors --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("flags", "text"),
+    ("words", "text"),
     [
-        (("--int8",), "--int8 needs --calib DATA"),
-        ((), "Give --int8, --bf16 or --onnx"),
-        (("--int8", "--calib", "DATA", "--score-split", "train"), "'train' and 'train' share 24"),
-        (("--int8", "--calib", "DATA", "--score-split", "dev"), "dev.txt is missing"),
-        (("--int8", "--calib", "DATA", "--calib-num", "0"), "0 calibration images"),
-        (("--int8", "--calib", "DATA", "--max-drop", "-1"), "max_drop=-1.0"),
-        (("--onnx", "--out", "elsewhere"), "leave --out away"),
+        ("--export EXPORT --int8", "--int8 needs --calib DATA"),
+        ("--export EXPORT", "Give --int8, --bf16 or --onnx"),
+        ("--export EXPORT --int8 --calib DATA --calib-num 24 --score-split train",
+         "'train' and 'train' share 24"),
+        ("--export EXPORT --int8 --calib DATA --score-split dev", "dev.txt is missing"),
+        ("--export EXPORT --int8 --calib DATA --calib-num 0", "0 calibration images"),
+        ("--export EXPORT --int8 --calib DATA --max-drop -1", "max_drop=-1.0"),
+        ("--export EXPORT --int8 --calib OTHER",
+         "attributes square, ring, stripe; the model was made for square, disc, stripe"),
+        ("--export EXPORT --onnx --out elsewhere", "leave --out away"),
+        ("--export EXPORT --bf16 --calib nowhere", "bf16 needs a processor with AVX-512"),
+        ("--run RUN --out NEW --bf16", "bf16 needs a processor with AVX-512"),
+        ("--run RUN", "give --out DIR"), ("--run RUN --out RUN --int8 --calib no", "run exists"),
     ],
-)
-def test_errors_are_one_line_and_change_nothing(made, folder, failed, flags, text):
+)  # fmt: skip
+def test_errors_are_one_line_and_change_nothing(made, folder, other, error, words, text):
     before = contents(made[0])
-    flags = [folder / "data" if flag == "DATA" else flag for flag in flags]
-    flags += [] if "--calib-num" in flags else ["--calib-num", "24"]
-    assert text in failed("--export", made[0], *flags)
-    assert contents(made[0]) == before
+    for name in ("EXPORT", "DATA", "RUN", "NEW"):
+        words = words.replace(name, str(folder / name.lower()))
+    assert text in error("export.py", *words.replace("OTHER", other).split())
+    assert contents(made[0]) == before and not (folder / "new").exists()
 
 
-def test_new_export_needs_a_place_and_does_not_read_data_in_vain(folder, failed):
-    run = folder / "run"
-    assert "give --out DIR" in failed("--run", run)
-    assert "run exists" in failed("--run", run, "--out", run, "--int8", "--calib", "no")
-
-
-def test_other_attributes_are_refused(made, folder, tmp_path, failed):
-    data = Path(shutil.copytree(str(folder / "data"), str(tmp_path / "data")))
+@pytest.fixture
+def other(folder, tmp_path, monkeypatch):
+    """Data of other attributes; the processor lacks AVX-512."""
+    monkeypatch.setattr(_cpu, "read_flags", lambda path: set())
+    data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
     (data / "names.txt").write_text("square\nring\nstripe\n")
-    line = failed("--export", made[0], "--int8", "--calib", data)
-    assert "attributes square, ring, stripe; the model was made for square, disc, stripe" in line
-
-
-@pytest.mark.skipif(has_avx512(), reason="this processor can run bfloat16")
-def test_bf16_is_refused_where_it_cannot_be_checked(made, folder, tmp_path, failed):
-    line = failed("--export", made[0], "--bf16", "--calib", "nowhere")
-    assert "bf16 needs a processor with AVX-512" in line
-    assert "AVX-512" in failed("--run", folder / "run", "--out", tmp_path / "x", "--bf16")
-    assert not (tmp_path / "x").exists()
+    return str(data)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="onnx is not installed")

@@ -74,8 +74,6 @@ def flow(folder, succeed):
 
 
 # ------------------------------------------------------------------------------ the whole way
-
-
 def test_training_writes_a_run(flow, folder):
     names = {p.name for p in (folder / "run").iterdir()}
     wanted = "last.ckpt best.params best.json recipe.json log.jsonl train.log curves.png"
@@ -143,8 +141,6 @@ def test_predictions_from_the_export_are_those_of_the_evaluation(flow, folder):
 
 
 # ------------------------------------------------------------------------------ errors
-
-
 @pytest.fixture
 def train(call, error, folder, tmp_path):
     """A function that trains on the tiny data and returns the error line; later flags win.
@@ -169,74 +165,41 @@ def train(call, error, folder, tmp_path):
     return run
 
 
+# What tests/core/test_recipe.py has of overrides stands here once.
 @pytest.mark.parametrize(
-    "arguments, expected",
+    "words, expected",
     [
-        (["--recipe", "vaa_wider_resnet10"], "'vaa_wider_resnet10'; did you mean 'vaa_wider"),
-        (["--recipe", "no/such/file.json"], "valid: awmt_celeba_resnet50"),
-        (["gama=2"], "unknown recipe key 'gama'; did you mean 'gamma'"),
-        (["options.gama=2"], "unknown method setting 'gama'; did you mean 'gamma'"),
-        (["lr"], "override 'lr': write key=value"),
-        (["--lr", "fast"], "lr must be float, got 'fast'"),
-        (["epochs=0"], "epochs=0 must be >= 1"),
-        (["method=vax"], "unknown method 'vax'; did you mean 'vaa'"),
-        (["model=vaa_resnet18_w16"], "unknown model 'vaa_resnet18_w16'; did you mean"),
-        (["model_options.widht=4"], "'widht'; did you mean 'width'"),
-        (["model_options.taps=stage9_activation0,"], "unknown tap 'stage9_activation0'"),
-        (["model_options.taps=stage9_activation0"], "unknown tap 'stage9_activation0'"),
-        (["model_options.input_size=64"], "input_size=N decides it"),
-        (["model_options.classes=7"], "the data set decides it"),
-        (["model_options.width=0"], "width"),
-        (["model=resnet18_w16_synthetic"], "vaa"),  # a plain net for a method that needs heads
-        (["history_length=2.5"], "history_length"),
-        (["gamma=high"], "gamma"),
-        (["schedule=linear"], "unknown schedule 'linear'"),
-        (["--data-dir", "/no/such/data"], "/no/such/data is no folder"),
-        (["--amp", "float16"], "float16 needs a GPU"),
-        (["--batch-size", "100"], "48 samples do not fill one batch of 100; use a smaller"),
-        (["--base-params", "/no/such.params"], "/no/such.params: no such parameter file"),
-        (["--base-params", "FOLDER/wide.params"], "does not fit ResNet; nothing was loaded"),
-        (["--base-params", "FOLDER/cut.params"], "cut.params: truncated or damaged"),
+        ("--recipe vaa_wider_resnet10", "'vaa_wider_resnet10'; did you mean 'vaa_wider"),
+        ("gama=2", "unknown recipe key 'gama'; did you mean 'gamma'"),
+        ("--lr fast", "lr must be float, got 'fast'"),
+        ("model=vaa_resnet18_w16", "unknown model 'vaa_resnet18_w16'; did you mean"),
+        ("model_options.widht=4", "'widht'; did you mean 'width'"),
+        ("model_options.taps=stage9_activation0,", "unknown tap 'stage9_activation0'"),
+        ("model_options.taps=stage9_activation0", "unknown tap 'stage9_activation0'"),
+        ("model_options.input_size=64", "input_size=N decides it"),
+        ("model_options.classes=7", "the data set decides it"),
+        ("model_options.width=0", "width"),
+        ("model=resnet18_w16_synthetic", "vaa"),  # a plain net for a method that needs heads
+        ("history_length=2.5", "history_length"), ("gamma=high", "gamma"),
+        ("schedule=linear", "unknown schedule 'linear'"),
+        ("--data-dir /no/such/data", "/no/such/data is no folder"),
+        ("--amp float16", "float16 needs a GPU"),
+        ("--batch-size 100", "48 samples do not fill one batch of 100; use a smaller"),
+        ("--base-params /no/such.params", "/no/such.params: no such parameter file"),
+        ("--base-params FOLDER/wide.params", "does not fit ResNet; nothing was loaded"),
+        ("--base-params FOLDER/cut.params", "cut.params: truncated or damaged"),
+        ("--tensorboard", "pip install tensorboardX"),
     ],
-    ids=lambda value: value[-1].replace("/", "_") if isinstance(value, list) else "",
-)
-def test_impossible_settings_are_one_line(train, folder, arguments, expected):
-    assert expected in train(*(word.replace("FOLDER", str(folder)) for word in arguments))
-
-
-def test_a_device_that_is_not_there(train):
-    if mx.runtime.Features().is_enabled("CUDA"):
-        pytest.skip("this is the GPU wheel")
-    line = train("--gpus", "0")
-    assert "runs on the CPU only" in line and "requirements-cu112.txt" in line
-
-
-def test_tensorboard_that_is_not_installed(train, monkeypatch):
+)  # fmt: skip
+def test_impossible_settings_are_one_line(train, folder, monkeypatch, words, expected):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert "pip install tensorboardX" in train("--tensorboard")
+    assert expected in train(*words.replace("FOLDER", str(folder)).split())
 
 
 @pytest.fixture
 def data(folder, tmp_path):
     """A copy of the data, to spoil."""
     return Path(shutil.copytree(str(folder / "data"), str(tmp_path / "data")))
-
-
-@pytest.mark.parametrize(
-    "file, text, expected",
-    [
-        ("val.txt", "# nothing\n", "split 'val' is empty"),
-        ("train.txt", "images/train0.png\t1,0\n", "train.txt:1: 2 labels for the 3 of names.txt"),
-        ("train.txt", "images/train0.png\t1,0,2\n", "train.txt:1: label '2' of 'stripe'"),
-        ("names.txt", "square\ndisc\nsquare\n", "names.txt:3: 'square' is in line 1 already"),
-        ("val.txt", None, "val.txt is missing"),
-    ],
-)
-def test_malformed_data(train, data, file, text, expected):
-    (data / file).unlink()
-    if text is not None:
-        (data / file).write_text(text)
-    assert expected in train(data=data)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -265,16 +228,25 @@ def test_a_run_that_is_there_is_not_touched(error, flow, folder, tmp_path):
     assert contents(run) == before
 
 
-def test_folders_that_hold_something_else(error, folder, tmp_path):
-    image = folder / "data" / "images" / "test0.png"
-    for words in (["evaluate.py", "--data-dir", folder / "data"], ["export.py"]):
-        line = error(*words, "--run", tmp_path, "--out", tmp_path / "out")
-        assert f"{tmp_path} holds no trained weights" in line
-    for words in (["evaluate.py", "--data-dir", folder / "data", "--export", tmp_path],
-                  ["predict.py", tmp_path, image]):  # fmt: skip
-        assert f"{tmp_path}: not an export directory" in error(*words)
-    assert "no such export directory" in error("predict.py", tmp_path / "none", image)
+def test_folders_that_hold_something_else(error, flow, folder, tmp_path):
+    image, evaluate = folder / "data" / "images" / "test0.png", ("--data-dir", folder / "data")
+    for expected, *words in (
+        ("holds no trained weights", "evaluate.py", *evaluate, "--run", tmp_path),
+        ("holds no trained weights", "export.py", "--run", tmp_path, "--out", tmp_path / "out"),
+        (": not an export directory", "evaluate.py", *evaluate, "--export", tmp_path),
+        (": not an export directory", "predict.py", tmp_path, image),
+        ("no such export directory", "predict.py", tmp_path / "none", image),
+        (f"no data set recognised in {tmp_path}", "train_wider.py", "--data-dir", tmp_path,
+         "--save-dir", tmp_path / "run"),
+        ("did you mean 'gamma'", "train_wider.py", "--data-dir", tmp_path,  # a VAA recipe
+         "--save-dir", tmp_path / "run", "gama=1"),
+    ):  # fmt: skip
+        assert expected in error(*words)
     assert list(tmp_path.iterdir()) == []
+    before, given = contents(folder / "export"), ("export.py", "--run", folder / "run", "--out")
+    assert "export exists" in error(*given, folder / "export")
+    assert contents(folder / "export") == before
+    assert "is no export: it will not be" in error(*given, folder / "data", "--overwrite")
 
 
 def test_data_with_other_attributes_or_without_the_split(error, flow, folder, data, tmp_path):
@@ -285,14 +257,6 @@ def test_data_with_other_attributes_or_without_the_split(error, flow, folder, da
     line = error(*given, "--data-dir", folder / "data", "--split", "tests")
     assert "tests.txt is missing; splits in this folder: test, train, val" in line
     assert not (tmp_path / "out").exists()
-
-
-def test_an_export_that_is_there_is_not_replaced(error, flow, folder):
-    before = contents(folder / "export")
-    given = ("export.py", "--run", folder / "run", "--out")
-    assert "export exists" in error(*given, folder / "export")
-    assert contents(folder / "export") == before
-    assert "is no export: it will not be" in error(*given, folder / "data", "--overwrite")
 
 
 def test_a_zoo_model_needs_weights(error, folder, tmp_path, monkeypatch):
@@ -320,16 +284,6 @@ def test_a_zoo_model_evaluates_with_names_of_several_words(succeed, data, tmp_pa
     )  # fmt: skip
     assert "red square" in out
     assert [row["name"] for row in read_json(tmp_path, "out/test.json")["attributes"]] == names
-
-
-def test_train_wider_takes_its_own_recipe_and_asks_for_data(error, tmp_path):
-    (tmp_path / "data").mkdir()
-    given = ("train_wider.py", "--data-dir", tmp_path / "data", "--save-dir", tmp_path / "run")
-    assert f"no data set recognised in {tmp_path / 'data'}" in error(*given)
-    assert "did you mean 'gamma'" in error(*given, "gama=1")  # a VAA recipe: the default was found
-
-
-# ------------------------------------------------------------------------------ in processes
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(flow, folder, tmp_path):

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from functools import partial
@@ -57,13 +58,10 @@ def call(exports, *arguments, export="plain"):
     return stopped.value.code
 
 
-def error_of(capsys, exports, *arguments, export="plain"):
-    """Return the error line of a call that must fail with code 2 and print nothing else."""
-    capsys.readouterr()
-    assert call(exports, *arguments, export=export) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    return err
+@pytest.fixture(scope="module")
+def failed(exports, error):
+    """A function that returns the one line of a call that must fail with code 2."""
+    return lambda *words: error("predict.py", exports / "plain", *words)
 
 
 def expected(exports, paths):
@@ -80,8 +78,6 @@ def paths(images):
 
 
 # --- what comes out -----------------------------------------------------------------------------
-
-
 def test_table(exports, images, paths, capsys):
     assert call(exports, images) == 0
     out, err = capsys.readouterr()
@@ -122,22 +118,20 @@ def test_json_and_csv(exports, images, paths, tmp_path):
     np.testing.assert_allclose(again, actual, atol=2e-6)
 
 
-def test_as_a_program_from_a_clone(exports, images, tmp_path):
+def test_as_a_program_from_a_clone(exports, images):
     """Neither installed nor on PYTHONPATH, run from elsewhere; standard output is pure."""
-    command = [sys.executable, str(ROOT / "tools/predict.py")]
+    command = [sys.executable, str(ROOT / "tools/predict.py"), exports / "plain", images]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    code, out, err = run([*command, exports / "plain", images, "--json", "-"], env=environment)
+    code, out, err = run([*command, "--json", "-"], env=environment)
     assert code == 0 and len(json.loads(out)["people"]) == 3, err
-    code, out, err = run([*command, tmp_path / "none", images], env=environment)
-    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_overlays(exports, images, tmp_path, capsys):
+def test_overlays(exports, images, tmp_path, failed):
     assert call(exports, images, "--heatmaps", tmp_path / "maps", export="maps") == 0
     made = sorted((tmp_path / "maps").iterdir())
     assert [path.name for path in made] == ["00000_a.png", "00001_b.png", "00002_c.png"]
     assert all(cv2.imread(str(path)).std() > 1 for path in made)
-    err = error_of(capsys, exports, images, "--heatmaps", tmp_path / "none")
+    err = failed(images, "--heatmaps", tmp_path / "none")
     assert "no attention maps" in err and "--with-maps" in err
     assert not (tmp_path / "none").exists()
 
@@ -162,7 +156,7 @@ def test_files_are_whole_whatever_becomes_of_the_console(
     assert call(tmp_path, images, "--json", "-", export="x") == 0
 
 
-def test_an_ascii_console_shows_the_table_and_json(exports, images, tmp_path, monkeypatch, capsys):
+def test_an_ascii_console_shows_the_table_and_json(monkeypatch):
     record = {"box": None, "probabilities": {"帽": 0.25}, "positives": [], "error": None}
     records = [dict(record, image=f"{'x' * 40}.jpg")]
     for texts in ([(None, None)], [("-", lambda: json.dumps(records, ensure_ascii=False))]):
@@ -181,6 +175,11 @@ def test_an_ascii_console_shows_the_table_and_json(exports, images, tmp_path, mo
             assert "\\u5e3d" in text and "..." in text and "0.250" in text
 
 
+def test_one_result_at_most_goes_to_standard_output(exports, images, capsys):
+    assert call(exports, images, "--json", "-", "--csv", "-") == 2
+    assert "only one of" in capsys.readouterr().err
+
+
 def test_probabilities_that_are_not_finite_are_a_dash_and_null():
     record = {"image": "a.jpg", "box": None, "probabilities": {"hat": float("nan")},
               "positives": [], "error": None}  # fmt: skip
@@ -192,14 +191,10 @@ def test_probabilities_that_are_not_finite_are_a_dash_and_null():
 
 
 # --- bad images ---------------------------------------------------------------------------------
-
-
-def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, capsys):
-    good = images / "test/0--Parade/a.jpg"
-    half = tmp_path / "half.jpg"
+def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, capsys, failed):
+    good, half = images / "test/0--Parade/a.jpg", tmp_path / "half.jpg"
     half.write_bytes(good.read_bytes()[:300])
-    assert "half.jpg" in error_of(capsys, exports, good, half)
-    assert "gone.jpg: does not exist" in error_of(capsys, exports, good, tmp_path / "gone.jpg")
+    assert "half.jpg" in failed(good, half)
     out = tmp_path / "r.csv"
     assert call(exports, half, good, "--on-bad-image", "skip", "--csv", out) == 0
     assert f"skipped: {half}: is truncated" in capsys.readouterr().out
@@ -210,30 +205,37 @@ def test_bad_image_is_an_error_or_skipped_and_listed(exports, images, tmp_path, 
     assert people[0]["probabilities"] == {} and "truncated" in people[0]["error"]
 
 
+FILES = {
+    "film.mp4": b"\0\0\0\x18ftypisom" + bytes(99), "a.gif": b"GIF89a" + bytes(99),
+    "a.jpg": b"<html>404</html>", "b.json": b'{"x/y.jpg": [[0, 0, 1, 1]]}',
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--threshold", 2], "threshold 2.0"), (["--batch-size", 0], "batch_size 0"),
-        (["--backend", "magic"], "valid are mxnet"), (["--threads", 0], "threads 0"),
-        (["--backend", "mxnet-int8"], "variant; add it with"),
-        (["--backend", "onnxruntime"], "variant; add it with"),
+        ("IMAGES --threshold 2", "threshold 2.0"), ("IMAGES --batch-size 0", "batch_size 0"),
+        ("IMAGES --backend magic", "valid are mxnet"), ("IMAGES --threads 0", "threads 0"),
+        ("IMAGES --backend mxnet-int8", "variant; add it with"),
+        ("IMAGES --backend onnxruntime", "variant; add it with"),
+        ("EMPTY", "no images in this folder"),
+        ("gone.jpg", "gone.jpg: does not exist"),
+        ("film.mp4", "film.mp4: is a video: extract its frames"), ("a.gif", "a.gif: is a GIF"),
+        ("a.jpg", "a.jpg: is a web page"),
+        ("https://host/a.jpg", "a.jpg: is a URL: download the image"),
+        ("IMAGES --boxes b.json", "lists none of the 3 images.*x/y.jpg.*0--Parade/a.jpg"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line(exports, images, capsys, words, message):
-    assert message in error_of(capsys, exports, images, *words)
-
-
-def test_folders_and_flags_that_cannot_be(exports, images, tmp_path, capsys):
-    assert "no images in this folder" in error_of(capsys, exports, tmp_path)
-    assert "no such export directory" in error_of(capsys, exports, images, export="nowhere")
-    assert "not an export" in error_of(capsys, tmp_path.parent, images, export=tmp_path.name)
-    assert call(exports, images, "--json", "-", "--csv", "-") == 2
-    assert "only one of" in capsys.readouterr().err
+def test_errors_are_one_line(images, tmp_path, monkeypatch, failed, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    words = words.replace("IMAGES", str(images)).replace("EMPTY", "empty")
+    assert re.search(message, failed(*words.split()))
 
 
 # --- backends -----------------------------------------------------------------------------------
-
-
 def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "SECONDS", 0.01)
     copy = shutil.copytree(str(exports / "plain"), str(tmp_path / "x")) and tmp_path
@@ -251,7 +253,6 @@ def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeyp
 
 
 # --- boxes --------------------------------------------------------------------------------------
-
 BOXES = {
     "test/0--Parade/b.jpg": [[1, 2, 10, 20], [0, 0, 30, 41]],
     "test/1--Party/c.png": [[3, 3, 9, 9]],
@@ -272,21 +273,11 @@ def as_csv(boxes, header="path,x,y,w,h\n"):
     )
 
 
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("boxes.json", json.dumps(BOXES)),
-        ("wider_attribute_test.json", json.dumps(wider(BOXES))),
-        ("boxes.csv", as_csv(BOXES)),
-        ("bare.csv", as_csv(BOXES, header="")),
-    ],
-)
-def test_boxes(exports, images, tmp_path, caplog, name, text):
-    (tmp_path / name).write_text(text)
-    assert predict.read_boxes(tmp_path / name) == BOXES
+def test_boxes(exports, images, tmp_path, caplog):
+    (tmp_path / "boxes.json").write_text(json.dumps(BOXES))
     out = tmp_path / "r.json"
     with caplog.at_level(logging.WARNING):
-        assert call(exports, images, "--boxes", tmp_path / name, "--json", out) == 0
+        assert call(exports, images, "--boxes", tmp_path / "boxes.json", "--json", out) == 0
     assert "1 images without boxes left out" in caplog.text and "a.jpg" in caplog.text
     people = json.loads(out.read_text())["people"]
     assert [p["box"] for p in people] == [*BOXES["test/0--Parade/b.jpg"], [3, 3, 9, 9]]
@@ -304,16 +295,16 @@ def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_p
     ):
         file.write_text(json.dumps({key: [[0, 0, 5, 5]]}))
         boxes = predict.read_boxes(file)
-        pictures, found = predict.match_boxes(predict.find_images([path]), boxes, file)
+        entries, found = predict.match_boxes(predict.find_images([path]), boxes, file)
         file.unlink()
-        assert [p.path for p in pictures] == [str(path)] and found == [[[0, 0, 5, 5]]]
+        assert [p.path for p in entries] == [str(path)] and found == [[[0, 0, 5, 5]]]
 
 
-def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, capsys, caplog):
+def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, caplog, failed):
     boxes = {"test/0--Parade/a.jpg": [[1, 2, 10, 20], [500, 0, 5, 5], [0, 0, 0, 5]],
              "test/1--Party/c.png": [[0.1, 0.2, 0.5, 0.5], [0.3, 0.2, 0.5, 0.5]]}  # fmt: skip
     (tmp_path / "b.json").write_text(json.dumps(boxes))
-    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
+    err = failed(images, "--boxes", tmp_path / "b.json")
     assert "a.jpg: box [500.0, 0.0, 5.0, 5.0] lies outside the image of 30x40 pixels" in err
     caplog.clear()
     options = ("--boxes", tmp_path / "b.json", "--on-bad-image", "skip", "--batch-size", 2)
@@ -326,62 +317,45 @@ def test_boxes_that_show_nothing_or_next_to_nothing(exports, images, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "name, data, message",
-    [
-        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99), "film.mp4: is a video: extract its frames"),
-        ("a.gif", b"GIF89a" + bytes(99), "a.gif: is a GIF"),
-        ("a.jpg", b"<html>404</html>", "a.jpg: is a web page"),
-        ("https://host/a.jpg", None, "a.jpg: is a URL: download the image"),
-    ],
-)
-def test_what_is_no_image_is_called_what_it_is(exports, tmp_path, capsys, name, data, message):
-    path = name if data is None else tmp_path / name
-    if data is not None:
-        path.write_bytes(data)
-    assert message in error_of(capsys, exports, path)
-
-
-def test_boxes_of_other_images(exports, images, tmp_path, capsys):
-    (tmp_path / "b.json").write_text('{"x/y.jpg": [[0, 0, 1, 1]]}')
-    err = error_of(capsys, exports, images, "--boxes", tmp_path / "b.json")
-    assert "lists none of the 3 images" in err and "x/y.jpg" in err and "0--Parade/a.jpg" in err
-
-
-@pytest.mark.parametrize(
     "name, text, message",
     [
         ("b.csv", "path,x,y,w,h\na.jpg,1,2,3,4\na.jpg,1,2,3\n", "b.csv, line 3: 4 fields"),
         ("b.csv", "a.jpg,1,2,3,wide\n", "b.csv, line 1: .*is not a box"),
+        ("b.csv", "a.jpg,1,2,inf,4\n", "b.csv, line 1: .*is not a box"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4]],\n "b.jpg": [[1, 2', "b.json:2: not valid JSON"),
         ("b.json", "[]", "a list; expected an object"),
         ("b.json", '{"a.jpg": 5}', "record 'a.jpg': not a list of boxes"),
         ("b.json", '{"a.jpg": [[1, 2, 3, 4], [1, 2]]}', "record 'a.jpg', box 1"),
         ("b.json", '{"a.jpg": ["1234"]}', "record 'a.jpg', box 0: '1234'"),
         ("b.json", '{"a.jpg": [[1, 2, NaN, 4]]}', "record 'a.jpg', box 0: .*is not a box"),
-        ("b.csv", "a.jpg,1,2,inf,4\n", "b.csv, line 1: .*is not a box"),
         ("b.json", '{"images": [{"targets": []}]}', "image 0: needs file_name"),
-        (
-            "b.json",
-            '{"images": [{"file_name": "a.jpg", "targets": [{"bbox": null}]}]}',
-            "image 0 'a.jpg', target 0: None",
-        ),
+        ("b.json", '{"images": [{"file_name": "a.jpg", "targets": [{"bbox": null}]}]}',
+         "image 0 'a.jpg', target 0: None"),
+        ("b.json", None, "no such file of boxes"),
     ],
-)
+)  # fmt: skip
 def test_malformed_boxes_name_line_or_record(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError if text is not None else FileNotFoundError, match=message):
         predict.read_boxes(tmp_path / name)
 
 
-def test_missing_or_binary_file_of_boxes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file of boxes"):
-        predict.read_boxes(tmp_path / "b.json")
-    (tmp_path / "b.json").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="b.json:1: not UTF-8 text"):
-        predict.read_boxes(tmp_path / "b.json")
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("boxes.json", json.dumps(BOXES)),
+        ("wider_attribute_test.json", json.dumps(wider(BOXES))),
+        ("boxes.csv", as_csv(BOXES)),
+        ("bare.csv", as_csv(BOXES, header="")),
+    ],
+)
+def test_files_of_boxes(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert predict.read_boxes(tmp_path / name) == BOXES
 
 
-def test_pictures_are_found_once_in_order(images):
+def test_images_are_found_once_in_order(images):
     folder = images / "test"
     found = predict.find_images([folder / "1--Party" / "c.png", folder])
     assert [p.key for p in found] == ["c.png", "0--Parade/a.jpg", "0--Parade/b.jpg"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from coco_helpers import heatmap_batch, tiny_net
 from gluoncv_helpers import gluoncv_or_skip
-from keypoints_helpers import random_batch, tiny_net
 from mxnet import autograd
 
 from gluon_attn.coco.keypoints import HeatmapLoss, decode, flip_back, heatmap_targets
@@ -57,17 +57,24 @@ def test_affine(gluoncv, angle):
 
 
 def test_targets(gluoncv):
+    """Inside, at the border, so far outside that nothing is left, and not labelled."""
     from gluoncv.model_zoo.simple_pose.pose_target import SimplePoseGaussianTargetGenerator
 
-    generate = SimplePoseGaussianTargetGenerator(17, (192, 256), (48, 64), 2)
     rng = np.random.default_rng(0)
-    joints = np.zeros((17, 3, 2), np.float32)
-    joints[:, :2, 0] = rng.uniform(-40, 300, (17, 2))
-    joints[:, :2, 1] = (rng.random(17) < 0.8)[:, None]
-    expected, weights = generate(joints)
-    found = heatmap_targets(joints[:, :2, 0] / 4, joints[:, 0, 1], (64, 48), 2.0)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
-    np.testing.assert_array_equal(found[1], weights[:, 0, 0])
+    points = np.array([(10.4, 7.6), (0, 0), (23.9, 31.2), (-5.2, 4), (-9, 4), (40, 3), (5, 38.6)])
+    points = np.concatenate([points, rng.uniform(-10, 45, (20, 2))])
+    labelled = np.r_[2, 1, 2, 2, 2, 2, 0, rng.integers(0, 3, 20)]
+    joints = np.zeros((27, 3, 2), np.float32)
+    joints[:, :2, 0], joints[:, :2, 1] = points * 4, (labelled > 0)[:, None]
+    generate = SimplePoseGaussianTargetGenerator(27, (96, 128), (24, 32), 2)
+    expected, expected_weights = generate(joints)
+    maps, weights = heatmap_targets(points, labelled, (32, 24), 2.0)
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    np.testing.assert_array_equal(weights, expected_weights[:, 0, 0])
+    assert weights[:7].tolist() == [1, 1, 1, 1, 0, 0, 0] and maps[0].max() == 1
+    out = np.full((27, 32, 24), 9, np.float32)
+    assert heatmap_targets(points, labelled, (32, 24), out=out)[0] is out
+    np.testing.assert_array_equal(out, maps)
 
 
 def test_decoding_and_flipping(gluoncv):
@@ -115,8 +122,8 @@ def joints_loss(torch, output, target, weight):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_head_and_loss(torch, training):
-    net = tiny_net()
-    batch, head = random_batch(net), torch_head(torch, net)
+    net = tiny_net("simple_pose")
+    batch, head = heatmap_batch(net), torch_head(torch, net)
     head.train(training)
     features = net.backbone(batch.image)[0]
     features.attach_grad()

@@ -10,12 +10,9 @@ from gluoncv_helpers import gluoncv_or_skip
 gluoncv = gluoncv_or_skip()
 pytest.importorskip("pycocotools")
 
-from detection_helpers import BLOCKS, batch_of, method_of, step_of, tiny_net  # noqa: E402
+from coco_helpers import method_of, overlaps, tiny_net  # noqa: E402
 
-from gluon_attn.coco.parts import (  # noqa: E402
-    ClasswiseNms,
-    WarmUp,
-)
+from gluon_attn.coco.parts import layers_of  # noqa: E402
 from gluon_attn.coco.ssd import (  # noqa: E402
     MultiBoxLoss,
     SsdTargets,
@@ -23,7 +20,6 @@ from gluon_attn.coco.ssd import (  # noqa: E402
     anchor_steps,
     feature_sizes,
 )
-from gluon_attn.train import use_static_graph  # noqa: E402
 from model_zoo import get_model  # noqa: E402
 
 RNG = np.random.default_rng
@@ -53,22 +49,18 @@ def test_the_published_net_has_8732_anchors_and_the_modified_backbone(published)
     plain = get_model("resnet50_v1b")._collect_params_with_prefix()
     # conv5_x (features.7) and the classifier are gone, the rest keeps its names
     assert names == {n for n in plain if not n.startswith(("features.7.", "output."))}
-    strides = {c._kwargs["stride"] for c in _convolutions(net.raw.trunk.features[6])}
+    strides = {
+        c._kwargs["stride"] for c in layers_of(net.raw.trunk.features[6], mx.gluon.nn.Conv2D)
+    }
     assert strides == {(1, 1)}
     assert net.backbone.features[7] is not None and len(list(net.backbone.features)) == 9
-
-
-def _convolutions(block):
-    found = []
-    block.apply(lambda b: found.append(b) if isinstance(b, mx.gluon.nn.Conv2D) else None)
-    return found
 
 
 def test_every_convolution_of_the_extra_layers_has_a_batch_norm(published):
     raw = published.raw
     kinds = [type(layer).__name__ for block in raw.extra for layer in block]
     assert kinds == ["Conv2D", "BatchNorm", "Activation"] * 10
-    assert all(c.bias is None for c in _convolutions(raw.extra))
+    assert all(c.bias is None for c in layers_of(raw.extra, mx.gluon.nn.Conv2D))
     with_norm = get_model("ssd96_resnet18_w16_tiny", predictor_norm=True).raw
     assert [type(p).__name__ for p in with_norm.class_predictors[0]] == ["ConvPredictor",
                                                                          "BatchNorm"]  # fmt: skip
@@ -91,81 +83,6 @@ def test_anchors_are_those_of_the_definition():
     np.testing.assert_allclose(found, np.clip(expected, 0, 96), rtol=1e-6)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_static_graph_equals_imperative_and_takes_any_batch(block):
-    net = tiny_net("ssd", block)
-    for predictor in (*net.raw.class_predictors, *net.raw.box_predictors):
-        weight = predictor[0].predictor.weight  # else the softmax is 0 or 1 before any training
-        weight.set_data(weight.data() / 50)
-    view = net.with_candidates()
-    images = mx.nd.array(RNG(1).normal(size=(3, 3, 96, 96)))
-    expected = [out.asnumpy() for out in view(images)]
-    assert [e.shape for e in expected] == [(3, 100), (3, 100), (3, 100, 4), (3, 870, 5),
-                                           (3, 870, 4)]  # fmt: skip
-    use_static_graph(view)
-    for rows in (slice(0, 3), slice(0, 1)):
-        found = [out.asnumpy() for out in view(images[rows])]
-        for value, wanted in zip(found[3:], expected[3:]):
-            np.testing.assert_allclose(value, wanted[rows], rtol=1e-5, atol=1e-4)
-    for value, wanted in zip(net(images), expected):
-        np.testing.assert_allclose(value.asnumpy(), wanted, rtol=1e-5, atol=1e-4)
-    blocks = net.attention_blocks()
-    # stages 1 to 3 of ResNet-18
-    assert len(blocks) == {None: 0, "hoga": 2}.get(block, 6)
-
-
-@pytest.mark.parametrize("options, message", [
-    ({"input_size": 16}, "use a larger input"), ({"levels": 9}, "valid are 2 to 6"),
-    ({"score_threshold": 2}, "valid are 0 to 1"), ({"detections": 0}, "must be positive"),
-])  # fmt: skip
-def test_impossible_arguments_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        get_model("ssd96_resnet18_w16_tiny", **options)
-
-
-# ------------------------------------------------------------------------------ suppression
-
-
-def suppress(scores, boxes, overlap, threshold, per_class, most):
-    """Suppression within each class, as the papers do it; one picture."""
-    found = []
-    for k in range(scores.shape[1]):
-        order = np.argsort(-scores[:, k], kind="stable")
-        order = [i for i in order if scores[i, k] > threshold][:per_class]
-        while order:
-            best = order.pop(0)
-            found.append((scores[best, k], k, boxes[best] if boxes.ndim == 2 else boxes[best, k]))
-            order = [i for i in order
-                     if _iou(found[-1][2], boxes[i] if boxes.ndim == 2 else boxes[i, k])
-                     <= overlap]  # fmt: skip
-    return sorted(found, key=lambda f: -f[0])[:most]
-
-
-def _iou(a, b):
-    inner = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
-    return inner / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner)
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_suppression_against_numpy(own):
-    rng = RNG(2)
-    scores = rng.uniform(size=(2, 40, 3)).astype(np.float32)
-    corner = rng.uniform(0, 50, (2, 40, 3, 2) if own else (2, 40, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(10, 50, corner.shape)], -1)
-    boxes = boxes.astype(np.float32)
-    block = ClasswiseNms(3, 0.45, 0.2, per_class=15, detections=20, own_boxes=own)
-    block.hybridize(static_alloc=True, static_shape=True)
-    found = [out.asnumpy() for out in block(mx.nd.array(scores), mx.nd.array(boxes))]
-    for row in range(2):
-        expected = suppress(scores[row], boxes[row], 0.45, 0.2, 15, 20)
-        count = len(expected)
-        assert (found[0][row] >= 0).sum() == count
-        np.testing.assert_array_equal(found[0][row][:count], [k for _, k, _ in expected])
-        np.testing.assert_allclose(found[1][row][:count], [s for s, _, _ in expected])
-        np.testing.assert_allclose(found[2][row][:count], [b for _, _, b in expected])
-        assert (found[1][row][count:] == -1).all()
-
-
 # ------------------------------------------------------------------------------ targets and loss
 
 
@@ -185,7 +102,7 @@ def test_targets_against_numpy():
     )
     for b in range(2):
         truth = boxes[b][boxes[b, :, 2] > 0]
-        overlap = np.array([[_iou(c, t) for t in truth] for c in corners])
+        overlap = overlaps(corners[:, None], truth)
         best = np.where(overlap.max(1) >= 0.5, overlap.argmax(1), -1)
         for t in np.argsort(overlap.max(0)):  # each box has the anchor that it overlaps most
             best[overlap[:, t].argmax()] = t
@@ -223,7 +140,7 @@ def loss_inputs(seed=4):
 
 
 def loss_in_numpy(logits, offsets, labels, targets, ratio=3):
-    """Eq. 1 to 3 of the paper, picture by picture, divided by the picture's positives."""
+    """Eq. 1 to 3 of the paper, image by image, divided by the image's positives."""
     result = []
     for x, o, y, t in zip(logits.astype(float), offsets, labels.astype(int), targets):
         entropy = np.log(np.exp(x).sum(1)) - x[np.arange(len(y)), y]
@@ -238,7 +155,7 @@ def loss_in_numpy(logits, offsets, labels, targets, ratio=3):
     return np.array(result).T
 
 
-def test_loss_against_numpy_and_pictures_without_objects_have_none():
+def test_loss_against_numpy_and_images_without_objects_have_none():
     arrays = loss_inputs()
     loss = MultiBoxLoss()
     loss.hybridize()
@@ -264,24 +181,7 @@ def test_loss_of_the_batch_equals_gluoncvs_with_gradients():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"normalize": "sum"}, "unknown normalization"), ({"negative_ratio": -1.0}, "not be negative"),
-    ({"warmup_epochs": -1.0}, "not be negative"), ({"warmup_start": 2.0}, "valid are 0 to 1"),
-    ({"overlaps": 0.4}, "did you mean 'overlap'"),
-])  # fmt: skip
-def test_bad_method_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        method_of("ssd", tiny_net("ssd"), **options)
-
-
 # ------------------------------------------------------------------------------ training
-
-
-def test_warm_up_rises_linearly_then_ends():
-    warmup = WarmUp({"warmup_epochs": 1.0, "warmup_updates": 2, "warmup_start": 0.5}, 17)
-    assert [warmup.factor(k, 8) for k in range(6)] == [0.5, 0.625, 0.75, 0.875, 1, 1]
-    nothing = WarmUp({"warmup_epochs": 0.0, "warmup_updates": 0, "warmup_start": 0.0}, 17)
-    assert nothing.factor(0, 8) == 1
 
 
 def test_vectors_do_not_decay_unless_asked_for():
@@ -294,22 +194,3 @@ def test_vectors_do_not_decay_unless_asked_for():
         assert not decay or not kinds
         if not decay:
             assert kinds == {"bias", "gamma", "beta"}
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_one_step_changes_every_parameter(block):
-    net = tiny_net("ssd", block)
-    use_static_graph(net)
-    sums, same = step_of(method_of("ssd", net, warmup_epochs=0.0), batch_of())
-    assert set(sums) == {"class", "box", "loss"}
-    # A level without a positive gives its offsets no gradient, a hidden unit that is off gives none
-    # to its weights: their biases, which start at 0, stay.
-    assert all("anchors" in n or "box_predictors" in n or "reduce" in n for n in same), same
-    assert len(same) < len(net._collect_params_with_prefix()) / 10
-
-
-def test_a_classifier_is_refused():
-    with pytest.raises(ValueError, match="trains models named ssd"):
-        net = get_model("resnet18_w16_digits", classes=5)
-        net.initialize()
-        method_of("ssd", net)

@@ -278,6 +278,10 @@ def check_dataset(reader, root, split):
         np.testing.assert_array_equal(row, label[i])
         np.testing.assert_array_equal(known, mask[i])
         np.testing.assert_array_equal(image, again[i][0], "an image differs when read twice")
+    for i in dataset.with_regions:
+        regions = dataset.regions(i)
+        assert regions.dtype == bool and regions.ndim == 3 and len(regions) == size
+        assert not regions[label[i] * mask[i] == 0].any(), "a mask of what is not there"
     for wrong in (len(dataset), -len(dataset) - 1):
         try:
             dataset[wrong]

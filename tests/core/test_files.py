@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import stat
 import tempfile
@@ -392,15 +391,6 @@ def test_running_processes():
 
 # -- JSON ------------------------------------------------------------------------
 
-JSON_BY_ITSELF = {  # what is no file of ours: graphs for MXNet, digests, texts for a pipe
-    "gluon_attn/data/base.py", "gluon_attn/coco/dataset.py", "formats/tiny.py",
-    "formats/tiny_coco.py", "gluon_attn/export/graph.py", "gluon_attn/export/parity.py",
-    "gluon_attn/export/sidecar.py", "gluon_attn/export/writer.py",
-    "gluon_attn/core/files.py",
-    "gluon_attn/nets/graph.py", "gluon_attn/core/recipe.py", "gluon_attn/runtime.py",
-    "model_zoo/adapters/safetensors.py",
-}  # fmt: skip
-
 
 def test_json_has_no_numbers_that_are_none(tmp_path):
     value = {"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf}, "d": "NaN", "e": None}
@@ -412,15 +402,6 @@ def test_json_has_no_numbers_that_are_none(tmp_path):
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == text
     assert files.json_text([0.1, "é"], None) == '[0.1, "é"]\n'
     assert math.isnan(files.or_nan(None)) and files.or_nan(0.5) == 0.5
-
-
-def test_every_json_file_is_written_in_one_place(repository):
-    found = {
-        path.relative_to(repository).as_posix()
-        for top in ("gluon_attn", "model_zoo", "tools") for path in (repository / top).rglob("*.py")
-        if re.search(r"json\.dumps?\(", path.read_text(encoding="utf-8"))
-    }  # fmt: skip
-    assert found <= JSON_BY_ITSELF
 
 
 def test_names_that_are_no_utf8_survive_in_json(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 
 from gluon_attn.core import recipe as recipes
 from gluon_attn.core.recipe import Recipe
-from gluon_attn.papers.vaa.method import VAATraining
 from gluon_attn.train.build import load_recipe
 from model_zoo import list_models
 
@@ -159,11 +158,6 @@ def test_json_recipe(write):
     assert Recipe.load(path).options == {"gamma": 1}
     with pytest.raises(ValueError, match="recipe.json:2: not valid JSON"):
         Recipe.load(write('{"method": "vaa",\n', "recipe.json"))
-
-
-def test_method_defaults_are_the_documented_ones():
-    wanted = {"history_length": 5, "history_start": 2, "history_weights": 5, "gamma": 2.0}
-    assert {key: VAATraining.OPTIONS[key] for key in wanted} == wanted
 
 
 def test_a_group_of_settings_is_set_as_a_whole_or_one_by_one():

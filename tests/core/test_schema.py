@@ -7,14 +7,10 @@ import pytest
 
 from gluon_attn.core.schema import Attribute, Schema
 
-PEOPLE = Schema(
-    [
-        Attribute("hat"),
-        Attribute("age", "multiclass", ("child", "adult", "old"), "person"),
-        Attribute("top", "multiclass", ("red", "blue")),
-        Attribute("bag"),
-    ]
-)
+PEOPLE = Schema([
+    Attribute("hat"), Attribute("age", "multiclass", ("child", "adult", "old"), "person"),
+    Attribute("top", "multiclass", ("red", "blue")), Attribute("bag"),
+])  # fmt: skip
 
 
 def test_columns_follow_the_attributes():

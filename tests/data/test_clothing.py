@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from clothing_helpers import TAGS, save_tags, write_garments, write_parsing
+from clothing_helpers import TAGS, save_tags, write_garments, write_parsing, write_split
 from kinds_helpers import refuses
 
 from gluon_attn.data import clothing as ccp
@@ -34,10 +34,12 @@ def test_tags_become_attributes_and_merged_ones_count_for_one(parsing):
 def test_regions_are_where_the_mask_has_the_tag(parsing):
     data = open_dataset(parsing, "trainval")
     for k in range(len(data)):
-        regions = data.regions(k)
-        if int(data.sample_ids[k][7:11]) > 20:
-            assert regions is None
+        assert (k in data.with_regions) == (int(data.sample_ids[k][7:11]) <= 20)
+        if k not in data.with_regions:
+            with pytest.raises(ValueError, match="has no masks of where its attributes are"):
+                data.regions(k)
             continue
+        regions = data.regions(k)
         assert regions.shape == (22, 6, 4) and regions.dtype == bool
         wanted = np.zeros((6, 4), bool)
         wanted[2:4, 1:3] = True
@@ -55,7 +57,7 @@ def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
     assert set(open_dataset(parsing, "test").sample_ids) == parts["test"]
     other = set(open_dataset(parsing, "test", seed=1).sample_ids)
     assert other != parts["test"]
-    ccp.write_split(parsing, 1, parsing / "split.csv")
+    write_split(parsing, 1)
     assert set(open_dataset(parsing, "test").sample_ids) == other
     (parsing / "split.csv").write_text("photo,split\n0001,trian\n")
     refuses(r"split.csv:2: split 'trian'; valid are train, val, test", parsing, "test")

@@ -7,7 +7,6 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from formats.tiny import write_tiny
 from test_check import run
 from test_wider import srn, tree  # noqa: F401 (fixtures)
 
@@ -146,14 +145,6 @@ def test_settings_of_the_readers_reach_them(tool, tmp_path):
     assert code == 2
     code, _, error = tool("market", "--out", tmp_path)
     assert code == 2 and "--root DIR is needed" in error
-
-
-def test_tiny_trees_are_reproducible(tmp_path):
-    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
-        write_tiny("duke", tmp_path / name, seed=seed)
-    a, b, c = (open_dataset(tmp_path / name, "trainval") for name in "abc")
-    assert a.fingerprint() == b.fingerprint() != c.fingerprint()
-    assert (a.read(3) == b.read(3)).all()
 
 
 # Other views of folders that are recognised as something else already: asked for by name.

@@ -33,14 +33,10 @@ ENGINES = [
 ONNX_ENGINES = [name for name in ENGINES if BACKENDS[name].variant == "onnx"]
 BF16_FLAGS = {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 FILES = {
-    "mxnet": ("symbol", "params"),
-    "mxnet-fused": ("symbol", "params"),
-    "mxnet-int8": ("int8_symbol", "int8_params"),
-    "mxnet-bf16": ("bf16_symbol", "bf16_params"),
-    "mxnet-fp16": ("symbol", "params"),
-    "onnxruntime": ("onnx",),
-    "openvino": ("onnx",),
-}
+    name: ("onnx",) if of.variant == "onnx"
+    else tuple(f"{of.variant}_{kind}".strip("_") for kind in ("symbol", "params"))
+    for name, of in BACKENDS.items()
+}  # fmt: skip
 
 
 class Copy(Variant):
@@ -77,12 +73,6 @@ def opened(made):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cpu, "read_flags", lambda path=None: BF16_FLAGS)
         return {name: BACKENDS[name].make(made[1]) for name in ENGINES}
-
-
-@pytest.fixture
-def copied(made, tmp_path):
-    """A copy of that export, to be damaged or written into."""
-    return shutil.copytree(str(made[1]), str(tmp_path / "x")) and tmp_path / "x"
 
 
 @pytest.fixture(autouse=True)
@@ -182,22 +172,15 @@ def damage(directory, key, how):
     contents = sidecar.read_sidecar(directory)
     path = directory / contents["files"][key]["file"]
     data = path.read_bytes()
-    if how == "longer":
-        path.write_bytes(data + b"x")
-    elif how == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif how == "tampered":
-        middle = len(data) // 2
-        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-    elif how == "swapped":  # with another file of the same export
-        other = next(
-            e["file"]
-            for k, e in contents["files"].items()
-            if k != key and e["sha256"] != contents["files"][key]["sha256"]
-        )
-        path.write_bytes((directory / other).read_bytes())
-    else:
+    middle = len(data) // 2
+    if how == "missing":
         path.unlink()
+        return
+    path.write_bytes({
+        "longer": data + b"x", "truncated": data[:middle],
+        "tampered": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "swapped": (directory / contents["files"]["symbol"]["file"]).read_bytes(),
+    }[how])  # fmt: skip
 
 
 @pytest.mark.parametrize("name, key, how", [
@@ -327,14 +310,12 @@ def speeds(monkeypatch):
     monkeypatch.setattr(backends, "SECONDS", 0.01)
     monkeypatch.setattr(Fake, "made", [])
     monkeypatch.setattr(backends.time, "perf_counter", lambda: Fake.now)
-    for name in BACKENDS:
-        monkeypatch.setitem(
-            BACKENDS,
-            name,
-            BACKENDS[name]._replace(
-                make=lambda *a, n=name, **options: Fake(n, seconds[n], *a, **options)
-            ),
-        )
+    for name, backend in list(BACKENDS.items()):
+
+        def make(*a, n=name, **options):
+            return Fake(n, seconds[n], *a, **options)
+
+        monkeypatch.setitem(BACKENDS, name, backend._replace(make=make))
     return seconds
 
 
@@ -359,9 +340,7 @@ def test_fastest_is_measured_once_and_remembered(copied, speeds, caplog):
         Fake.made.clear()
         assert Predictor(copied, batch_size=2, threads=1, backend=name).backend == "mxnet-int8"
         assert len(Fake.made) == 1  # not measured again
-    assert sidecar.read_sidecar(copied)["files"].keys() == {
-        "symbol", "params", *(k for n in ENGINES for k in FILES[n])
-    }  # fmt: skip
+    assert set(sidecar.read_sidecar(copied)["files"]) == {k for n in ENGINES for k in FILES[n]}
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 4}, {"threads": 2}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
-from int8_helpers import CALLS, built, conv_net, operators, quantizer, static
+from int8_helpers import CALLS, built, conv_net, noise, operators, quantizer, static
 from mxnet import gluon
 from mxnet.gluon import nn
 
@@ -30,7 +30,7 @@ class Dead(gluon.HybridBlock):
 
 
 def test_ranges_are_those_of_the_activations():
-    images = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype(np.float32)
+    images = noise(20)
     net = built(conv_net(), images)
     found = quantizer(net, images, batch_size=8).thresholds("naive")  # 8 + 8 + 4 images
     assert found["data"] == (images.min(), images.max())
@@ -43,7 +43,7 @@ def test_ranges_are_those_of_the_activations():
 
 @pytest.mark.parametrize("percentile", [90.0, 99.9, 100.0])
 def test_percentile_is_numpys_to_a_bin(percentile):
-    images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    images = noise(16)
     made = quantizer(built(conv_net(), images), images, percentile=percentile)
     low, high = made.thresholds("percentile")["data"]
     bin_width = 2 * np.abs(images).max() / _BINS
@@ -64,7 +64,7 @@ def test_entropy_clips_an_outlier_and_not_a_uniform_range(positive):
 
 
 def test_dead_layer_gives_no_nan():
-    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    images = noise(8)
     net = built(Dead(), images)
     made = quantizer(net, images)
     for mode in ("naive", "percentile"):
@@ -123,7 +123,7 @@ class Unit(gluon.HybridBlock):
 
 @pytest.mark.parametrize("mode", ["naive", "percentile"])
 def test_sum_with_a_signed_operand_is_not_cut_off_at_half_of_its_range(mode):
-    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    images = noise(8)
     net = built(Unit(), images)
     expected = net(mx.nd.array(images)).asnumpy()
     made = quantizer(net, images, percentile=99.99)
@@ -149,7 +149,7 @@ def test_channel_wise_weights_beat_one_scale(monkeypatch):
 
 
 def test_most_sensitive_layer_comes_first():
-    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    images = noise(8)
     images[7, 0, 0, 0] = 3000  # leaves the other pixels one level of 8 bits, in the first layer
     made = quantizer(built(conv_net(), images), images)
     order = made.sensitivity("naive", count=7)
@@ -169,7 +169,7 @@ def test_short_strided_1x1_convolutions_stay_float32(channels, safe):
     """Their int8 kernel is wrong now and then with two threads, so a run cannot show it surely."""
     net = nn.HybridSequential()
     net.add(nn.Conv2D(channels, 3, in_channels=3), nn.Conv2D(8, 1, strides=2), nn.Conv2D(8, 1))
-    images = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    images = noise(2)
     made = quantizer(built(net, images), images)
     assert list(made.unsafe) == ([] if safe else ["1"])
     assert list(made.layers) == (["0", "1", "2"] if safe else ["0", "2"])
@@ -179,7 +179,7 @@ def test_short_strided_1x1_convolutions_stay_float32(channels, safe):
 
 
 def test_all_layers_excluded_is_the_float32_graph():
-    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    images = noise(4)
     net = built(conv_net(), images)
     made = quantizer(net, images)
     logits = graphs.logits_of(graphs.make_block(*made.build("naive", made.layers)), images)
@@ -203,7 +203,7 @@ class Direct(gluon.HybridBlock):
 
 @pytest.mark.parametrize("kernel", [3, 8])
 def test_dense_right_behind_a_convolution(kernel):
-    images = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    images = noise(5)
     net = built(Direct(kernel), images)
     block = static(graphs.make_block(*quantizer(net, images).build("naive")))
     for batch in CALLS:
@@ -215,7 +215,7 @@ def test_dense_right_behind_a_convolution(kernel):
 def test_flatten_before_dense_changes_no_number_and_only_dense_layers_that_flatten():
     net = nn.HybridSequential()
     net.add(nn.Conv2D(8, 3, in_channels=3), nn.Dense(6, flatten=False), nn.Dense(4))
-    images = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    images = noise(5)
     built(net, images)
     symbol, arrays = graphs.trace(net, ("logits",))
     edited = graphs.flatten_before_dense(symbol)

@@ -15,7 +15,7 @@ import pytest
 from export_helpers import CLASSES, Net, export, make_net
 from mxnet import gluon
 from mxnet.gluon import nn
-from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small, traced
+from test_zoo import CLASSIFIERS, NOT_EXPORTED, SIZE, SMALL, run, small
 
 from gluon_attn.export import ExportError, Predictor, export_model, sidecar
 from gluon_attn.export.writer import add_variants
@@ -149,20 +149,6 @@ def test_full_size(name, tmp_path):
     net.initialize(mx.init.Xavier(magnitude=2))
     with_maps = bool(net.attention_outputs)
     check_export(net, tmp_path / "x", tuple(net.input_size), with_maps)
-
-
-def shallowest_of_each_family():
-    """Depth adds no operator, and deep graphs take time."""
-    names = exported_models()
-    options = {name: MODELS.get(name).__signature__.parameters for name in names}
-    depth = {n: options[n]["depth" if "depth" in options[n] else "number"].default for n in names}
-    names = sorted(names, key=lambda n: (-depth[n], len(n)))
-    return sorted({family(name): name for name in names}.values())
-
-
-@pytest.mark.parametrize("name", shallowest_of_each_family())
-def test_no_graph_has_an_operator_that_the_exporter_lacks(name):
-    assert onnx_model.unsupported_operators(mx.sym.Group(traced(get_model(name)))) == []
 
 
 def test_the_list_of_operators_is_the_exporters():

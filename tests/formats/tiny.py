@@ -8,27 +8,27 @@ are random. **No number on them means anything.**
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gluon_attn.core.files import write_json
 from gluon_attn.core.registry import Registry
-from gluon_attn.data.synthetic.drawing import claim_folder, release_folder, write_image
+from gluon_attn.core.text import read_json
+from gluon_attn.data.synthetic.drawing import generated, write_image
 
 IMAGES = {"train": 24, "val": 8, "test": 16}
 LEVELS = {1: 215, -1: 40, 0: 128}  # grey of a cell
+VERSIONS = {"rap": ("1", "2"), "peta": ("mat", "folders"),
+            **dict.fromkeys(("cifar10", "cifar100"), ("python", "binary"))}  # fmt: skip
 TINY = Registry("tiny data set")
 
 
-def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
+def write_tiny(name, root, images=None, seed=0, overwrite=False, *, version=None, **options):
     """Write a tiny data set in an official format; return its report, see :func:`generate`.
 
-    ``images`` is ``{split: number of images}``; missing splits take ``IMAGES``. ``options`` are
-    those of the format: ``version`` of RAP (1 or 2), of CIFAR ('python' or 'binary') or of PETA
-    ('mat' or 'folders').
+    ``images`` is ``{split: number of images}``; missing splits take ``IMAGES``. ``version`` is
+    one of the format's in ``VERSIONS``, by default the first; ``options`` are the writer's others.
     """
     from formats import tiny_classes, tiny_coco, tiny_lists, tiny_mats, tiny_reid  # noqa: F401 (they fill the registry)
 
@@ -36,6 +36,11 @@ def write_tiny(name, root, images=None, seed=0, overwrite=False, **options):
     wrong = {k: n for k, n in images.items() if k not in IMAGES or n < 4}
     if wrong:
         raise ValueError(f"images={wrong}: valid are train, val and test, at least 4 each")
+    if version is not None:
+        options["version"] = str(version)
+        if str(version) not in VERSIONS.get(name, ()):
+            valid = ", ".join(VERSIONS.get(name, ())) or "(none)"
+            raise ValueError(f"--version {version}: valid for {name} are {valid}")
     write, outputs = TINY.get(name)
     return generate(
         root, f"tiny {name}", outputs, lambda root, rng: write(root, images, rng, **options),
@@ -50,12 +55,9 @@ def generate(root, generator, outputs, write, *, seed, overwrite):
     when the tree is checked. FileExistsError if something else is in the way.
     """
     note = "SYNTHETIC.json"
-    claim_folder(root, generator, (*outputs, note), note, overwrite=overwrite)
-    expected = write(Path(root), np.random.default_rng(seed))
-    report = {"generator": generator, "seed": seed, "expected": expected}
-    write_json(Path(root) / note, report, indent=1)
-    release_folder(root)
-    return json.loads(json.dumps(report))
+    with generated(root, generator, outputs, note, overwrite=overwrite) as summary:
+        summary.update(seed=seed, expected=write(Path(root), np.random.default_rng(seed)))
+    return read_json(Path(root) / note)
 
 
 def sizes(images):

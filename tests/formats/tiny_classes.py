@@ -59,8 +59,6 @@ def write_cifar(forms, count, root, images, rng, version="python"):
     There are at least four training images and a test image of every class, as the number of
     classes is part of the format.
     """
-    if version not in ("python", "binary"):
-        raise ValueError(f"version={version!r}: valid are python and binary")
     form = forms[version == "binary"]
     folder = root / form.folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,11 @@ import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bench_jobs import open_dying, open_nothing, open_threaded, open_timed
 from process_helpers import run as execute
 from process_helpers import wait_for
 
@@ -24,40 +23,10 @@ KEYS = {"engine", "precision", "batch", "images_per_s", "p50_ms", "p95_ms", "pea
 KEYS |= {"load_s", "file_mb", "spread", "ratio_to_mxnet", "ratio_spread"}
 
 
-# ------------------------------------------------------------------- jobs for other processes
-
-
-def open_timed(seconds, megabytes=0):
-    """A job whose call takes a known time by a clock of its own."""
-    kept, now = np.ones(megabytes * 2**20, np.uint8), [0.0]
-    turns.time = SimpleNamespace(perf_counter=lambda: now[0])
-
-    def call():
-        now[0] += seconds
-        return len(kept)
-
-    return call, {"name": seconds}
-
-
-def open_threaded():
-    """A job with a thread of its own, as an engine with a thread pool has them; it prints."""
-    print("noise")
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-    return (lambda: None), {"pid": os.getpid()}
-
-
 def states(pid):
     """Return what the threads of a process are doing: T stopped, Z ended, ..."""
     threads = Path(f"/proc/{pid}/task").glob("*/stat")
     return {text.read_text().rpartition(")")[2].split()[0] for text in threads}
-
-
-def open_nothing():
-    raise ValueError("first line\nsecond line")
-
-
-def open_dying():
-    return (lambda: os.kill(os.getpid(), signal.SIGKILL)), {}
 
 
 def job(name, opener, *arguments):
@@ -65,20 +34,15 @@ def job(name, opener, *arguments):
 
 
 # ------------------------------------------------------------------------------------- turns
-
-
 def test_turns_measure_what_a_call_takes_and_failures_are_reasons():
-    lines = []
-    jobs = [
-        job("long", open_timed, 0.5),
-        job("short", open_timed, 0.125),
-        job("none", open_nothing),
-        job("dead", open_dying),
-    ]
+    lines, openers = [], {"none": open_nothing, "dead": open_dying}
+    jobs = [job("long", open_timed, 0.5), job("short", open_timed, 0.125),
+            *(job(*pair) for pair in openers.items()), job("slow", open_timed, 5)]  # fmt: skip
     measured, left_out = take_turns(jobs, 3, 1.25, "batch 1", lines.append)
-    assert [m.job.engine for m in measured] == ["long", "short"]
-    for item, seconds, calls in zip(measured, (0.5, 0.125), (3, 10)):
-        assert item.facts == {"name": seconds}
+    for item, name, seconds, calls in zip(
+        measured, ("long", "short", "slow"), (0.5, 0.125, 5), (3, 10, 1)
+    ):  # one call that is longer than a turn is enough
+        assert item.job.engine == name and item.facts == {"name": seconds}
         assert item.turns == [[seconds] * calls] * 3
     assert measured[1].against == measured[0].turns
     row = infer.make_row(measured[1], 4)
@@ -86,17 +50,9 @@ def test_turns_measure_what_a_call_takes_and_failures_are_reasons():
     assert sum("round" in line for line in lines) == 3
     assert left_out["none fp32"] == "first line"
     assert "-9" in left_out["dead fp32"] and set(left_out) == {"none fp32", "dead fp32"}
-
-
-def test_one_call_longer_than_a_turn_is_enough():
-    measured, _ = take_turns([job("long", open_timed, 0.5)], 2, 0.1, "", len)
-    assert [len(turn) for turn in measured[0].turns] == [1, 1]
-
-
-@pytest.mark.parametrize("opener", [open_nothing, open_dying])
-def test_nothing_is_measured_without_the_reference(opener):
-    with pytest.raises(OSError, match="bad fp32"):
-        take_turns([job("bad", opener)], 1, 1.0, "", len)
+    for opener in openers.values():
+        with pytest.raises(OSError, match="bad fp32"):
+            take_turns([job("bad", opener)], 1, 1.0, "", len)
 
 
 def test_who_waits_does_not_compute_nor_print(capfd):
@@ -150,8 +106,6 @@ def test_thread_variables_come_and_go(monkeypatch):
 
 
 # -------------------------------------------------------------------------------------- rows
-
-
 def measured_of(turns, against, engine="other", precision="fp32", logits=None):
     facts = {"load_s": 1.5, "logits": np.arange(6.0).reshape(2, 3) if logits is None else logits}
     item = Measured(Job(engine, precision, None, ()), facts)
@@ -218,9 +172,7 @@ def test_results_are_written(tmp_path):
 
 
 # ----------------------------------------------------------------------------------- engines
-
-
-def test_engines_are_distinct_and_the_reference_is_first():
+def test_engines_are_distinct_and_the_reference_is_first(monkeypatch):
     for every in (engines.ENGINES, infer.TRAINERS):
         keys = [(e.name, e.precision) for e in every]
         assert len(set(keys)) == len(keys) and keys[0] == infer.REFERENCE
@@ -230,6 +182,9 @@ def test_engines_are_distinct_and_the_reference_is_first():
         *("mxnet fp32", "onnxruntime fp32", "onnxruntime int8", "torch bf16")
     ]
     assert infer.select(None) == list(engines.ENGINES)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"openvino.*gluon_attn\[bench\]"):
+        engines.import_library("openvino")
 
 
 @pytest.mark.parametrize(
@@ -247,12 +202,6 @@ def test_engines_are_distinct_and_the_reference_is_first():
 def test_arguments_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         infer.benchmark_inference(**dict({"model": MODEL}, **change))
-
-
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ImportError, match=r"openvino.*gluon_attn\[bench\]"):
-        engines.import_library("openvino")
 
 
 def test_statistics_go_half_of_the_way_to_a_batchs():
@@ -273,8 +222,6 @@ def test_statistics_go_half_of_the_way_to_a_batchs():
 
 
 # -------------------------------------------------------------------------- steps and real runs
-
-
 def test_comparisons_of_steps(monkeypatch):
     """Ratios by hand; what cannot be compared is refused before anything starts."""
 
@@ -300,13 +247,15 @@ def test_comparisons_of_steps(monkeypatch):
             steps.measure(name, model, 32, batch, only=only)
 
 
-@pytest.mark.parametrize(
-    "name, model", [("dreal", "se_resnet14_w8_digits"), ("train", "vaa_resnet18_w16_synthetic")]
-)
-def test_every_variant_makes_a_step(name, model):
+@pytest.mark.parametrize("name, model, batch", [
+    ("dreal", "se_resnet14_w8_digits", 2), ("train", "vaa_resnet18_w16_synthetic", 2),
+    ("awmt", "resnet18_w16_synthetic", 4),
+])  # fmt: skip
+def test_every_variant_makes_a_step(name, model, batch):
     for variant in steps.COMPARISONS[name].variants:
-        call, _ = steps.COMPARISONS[name].open(variant, model, 32, 2)
+        call, count = steps.COMPARISONS[name].open(variant, model, 32, batch)
         assert call() is None
+        assert name != "awmt" or count == 2
 
 
 def test_training_step():

@@ -14,7 +14,6 @@ from gluon_attn.data.synthetic.people import TASKS, flip_labels
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe
-from tools.bench import steps
 from tools.experiments import multitask
 from tools.experiments.data import make_data
 
@@ -126,19 +125,13 @@ def test_several_seeds_give_spread_and_paired_differences():
 def test_joined_results_are_those_of_all_tasks_at_once():
     rng = np.random.default_rng(0)
     probs, labels = rng.random((30, 3)), (rng.random((30, 3)) < 0.5).astype(float)
-    whole = evaluate_attributes(probs, labels, None, Schema.binary("abc"))
-    parts = [
-        evaluate_attributes(probs[:, [k]], labels[:, [k]], None, Schema.binary("abc"[k]))
-        for k in range(3)
-    ]
-    joined = multitask.join_results(parts)
+
+    def scored(columns, names):
+        return evaluate_attributes(
+            probs[:, columns], labels[:, columns], None, Schema.binary(names)
+        )
+
+    whole = scored(slice(3), "abc")
+    joined = multitask.join_results([scored([k], "abc"[k]) for k in range(3)])
     assert joined["attributes"] == whole["attributes"] and joined["worst"] == whole["worst"]
     assert joined["overall"] == pytest.approx(whole["overall"])
-
-
-def test_the_benchmark_makes_steps_of_both_kinds():
-    for variant in ("basic", "awmt"):
-        call, count = steps.COMPARISONS["awmt"].open(variant, "resnet18_w16_synthetic", 32, 4)
-        assert count == 2 and call() is None
-    with pytest.raises(ValueError, match="must be even"):
-        steps.measure("awmt", "resnet18_w16_synthetic", 32, 5)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-import runpy
 import shutil
-import sys
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from process_helpers import run_tool
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data.synthetic.digits import write_digits, write_digits_single
@@ -42,8 +41,6 @@ def tree(folder, files=False):
 
 
 # ------------------------------------------------------------------------------------ the demo
-
-
 def write(folder, **files):
     """Write objects as JSON files, ``name`` as ``name.json``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +108,6 @@ def test_what_is_something_else_is_refused_and_everything_stays(out, folder, fil
 
 
 # --------------------------------------------------------------------------------- the gallery
-
-
 class Page(html.parser.HTMLParser):
     """Sources of images, (class, shown) of every map, and captions."""
 
@@ -269,47 +264,34 @@ def test_a_list_of_files_is_not_believed_blindly(tmp_path):
         assert (tmp_path / "mine.txt").exists()
 
 
-@pytest.fixture
-def command(repository, monkeypatch, tmp_path):
-    """A function that runs tools/gallery.py in ``tmp_path``; returns status and arguments."""
-
-    def call(*arguments):
-        seen = []
-        monkeypatch.setattr(gallery, "make_gallery", lambda *a, **o: seen.append((*a, o)) or "PAGE")
-        monkeypatch.setattr(sys, "argv", ["gallery.py", *arguments, "--data-dir", "D", "--out=O"])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(repository / "tools" / "gallery.py"), run_name="__main__")
-        return stop.value.code, seen
-
-    monkeypatch.chdir(tmp_path)
-    for name in ("runs/plain", "runs/vaa", "runs/lr=0.1"):
-        (tmp_path / name).mkdir(parents=True)
-    return call
-
-
-def test_the_tool_takes_folders_with_and_without_titles(command, capsys, monkeypatch):
+def test_the_tool_takes_folders_with_and_without_titles(seen, monkeypatch):
     monkeypatch.setenv("MXNET_GLUON_REPO", "/none")  # no mirror is asked
     given = ("runs/plain/", "A b=runs/vaa", "runs/lr=0.1", "x=runs/lr=0.1", "y=resnet20_w8_digits")
-    status, ((runs, *rest, options),) = command(*given, "--images=3", "-j1")
-    assert status == 0 and capsys.readouterr().out == "wrote PAGE\n"
+    done = run_tool("gallery.py", *given, "--images=3", "-j1", "--data-dir", "D", "--out=O")
+    assert done == (0, "wrote PAGE\n", "")
+    ((runs, *rest),) = seen
     assert list(runs.items()) == [
         *(("plain", "runs/plain/"), ("A b", "runs/vaa"), ("lr=0.1", "runs/lr=0.1")),
         *(("x", "runs/lr=0.1"), ("y", "resnet20_w8_digits")),
     ]
-    assert rest == ["D", "O", None]
-    assert options == {"images": 3, "ctx": mx.cpu(0), "workers": 1}
-
-
-@pytest.mark.parametrize(
-    "given, problem",
-    [
+    assert rest == ["D", "O", None, {"images": 3, "ctx": mx.cpu(0), "workers": 1}]
+    monkeypatch.delenv("MXNET_GLUON_REPO")
+    for words, problem in (
         (["a=runs/vaa", "a=runs/plain"], "two runs are called 'a'"),
         (["=runs/vaa"], "'=runs/vaa' has no title"),
         (["runs/none=0.1"], "'runs/none=0.1': there is no folder '0.1'"),
         (["a="], "'a=': there is no folder ''"),
-    ],
-)
-def test_the_tool_says_what_is_wrong_with_a_run(command, capsys, given, problem):
-    status, seen = command(*given)
-    assert status == 2 and not seen
-    assert capsys.readouterr().err.startswith(f"error: {problem}")
+    ):
+        status, _, err = run_tool("gallery.py", *words, "--data-dir", "D", "--out=O")
+        assert status == 2 and len(seen) == 1 and err.startswith(f"error: {problem}")
+
+
+@pytest.fixture
+def seen(monkeypatch, tmp_path):
+    """What the gallery is asked for by calls in ``tmp_path``, which holds three runs."""
+    found = []
+    monkeypatch.setattr(gallery, "make_gallery", lambda *a, **o: found.append((*a, o)) or "PAGE")
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/plain", "runs/vaa", "runs/lr=0.1"):
+        (tmp_path / name).mkdir(parents=True)
+    return found

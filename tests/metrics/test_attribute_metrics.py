@@ -257,16 +257,9 @@ def test_models_side_by_side():
 # -- from training to the report, on a tiny Market-1501 ------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory):
-    root = tmp_path_factory.mktemp("market") / "tiny"
-    write_tiny("market", root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def market_run(market, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "market"
+def test_a_run_reports_accuracy_and_its_evaluation_repeats_it(tmp_path):
+    data, folder = tmp_path / "market", tmp_path / "run"
+    write_tiny("market", data)
     recipe = Recipe.from_dict({
         "method": "awmt", "model": "resnet18_w16_synthetic", "model_options": {"width": 8},
         "input_size": 32, "resize": 32, "crop_min": 32, "crop_max": 32, "eval_crop": 32,
@@ -275,28 +268,21 @@ def market_run(market, tmp_path_factory):
         "data_options": {"holdout": 0.4},  # more than one person to validate on
         "options": {"window": 2, "val_batch_size": 3, "freeze_batch_norm": False},
     })  # fmt: skip
-    return folder, train(recipe, Settings(str(market), str(folder), workers=1, console=False))
-
-
-def test_a_run_on_multi_class_attributes_reports_their_accuracy(market_run):
-    folder, done = market_run
-    found = ACCURACY.from_json((folder / "test_accuracy.json").read_text())
-    assert [r["kind"] for r in found["attributes"]].count("multiclass") == 3
-    assert len(found["attributes"]) == 12 and 0 <= found["overall"]["accuracy"] <= 1
+    done = train(recipe, Settings(str(data), str(folder), workers=1, console=False))
+    expected = ACCURACY.from_json((folder / "test_accuracy.json").read_text())
+    assert [r["kind"] for r in expected["attributes"]].count("multiclass") == 3
+    assert len(expected["attributes"]) == 12 and 0 <= expected["overall"]["accuracy"] <= 1
     best = json.loads((folder / "best.json").read_text())
     assert best["accuracy"] == done["best"]["accuracy"] and "mAP" in best
-    assert Schema.from_json(best["schema"]).names == tuple(r["name"] for r in found["attributes"])
-
-
-def test_evaluation_of_a_run_equals_its_test(market, market_run, tmp_path):
-    folder, _ = market_run
+    assert Schema.from_json(best["schema"]).names == tuple(
+        r["name"] for r in expected["attributes"]
+    )
     trained = load.from_run(str(folder), [mx.cpu()])
-    dataset = evaluate.open_for(trained, str(market), "test")
+    dataset = evaluate.open_for(trained, str(data), "test")
     assert reports_accuracy(trained.extra["recipe"], dataset.schema)
     found = evaluate.predict_dataset(trained, dataset, mx.cpu(), 8, workers=0)
-    done = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
-    expected = ACCURACY.from_json((folder / "test_accuracy.json").read_text())
-    assert done.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)
+    again = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
+    assert again.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)
     assert (tmp_path / "test_accuracy.md").exists()
 
 

@@ -60,14 +60,6 @@ class TestAveragePrecisionLaws:
         assert math.isnan(average_precision(np.zeros(0), np.zeros(0)))
         assert math.isnan(average_precision([0.1, 0.7], [1, 0], [0, 0]))
 
-    @pytest.mark.parametrize("interpolated", [True, False])
-    @pytest.mark.parametrize("seed", range(5))
-    def test_order_of_samples_does_not_matter_even_with_ties(self, seed, interpolated):
-        probs, labels, _ = random_case(seed, levels=3)
-        order = np.random.default_rng(seed).permutation(len(probs))
-        before = average_precision(probs[:, 3], labels[:, 3], None, interpolated)
-        assert average_precision(probs[order, 3], labels[order, 3], None, interpolated) == before
-
     @pytest.mark.parametrize("transform", [lambda s: 5 * s - 9, np.exp, lambda s: s**3])
     def test_increasing_transform_changes_nothing(self, transform):
         probs, labels, mask = random_case(0)
@@ -75,23 +67,6 @@ class TestAveragePrecisionLaws:
         assert average_precision(transform(probs[:, 3]), *args) == average_precision(
             probs[:, 3], *args
         )
-
-    @pytest.mark.parametrize("interpolated", [True, False])
-    def test_mask_is_the_same_as_deleting_rows(self, interpolated):
-        probs, labels, mask = random_case(1)
-        keep = mask[:, 3] == 1
-        labels[~keep, 3] = 17  # never looked at
-        masked = average_precision(probs[:, 3], labels[:, 3], mask[:, 3], interpolated)
-        deleted = average_precision(probs[keep, 3], labels[keep, 3], None, interpolated)
-        assert masked == deleted
-
-    @pytest.mark.parametrize("seed", range(20))
-    def test_interpolated_is_never_below_the_plain_one(self, seed):
-        probs, labels, mask = random_case(seed)
-        for a in range(3, probs.shape[1]):
-            args = probs[:, a], labels[:, a], mask[:, a]
-            plain = average_precision(*args, interpolated=False)
-            assert plain - 1e-12 <= average_precision(*args) <= 1 + 1e-12
 
 
 class TestAgainstReferences:
@@ -267,13 +242,6 @@ class TestEvaluate:
         result = evaluate_multilabel(np.zeros((0, 2)), np.zeros((0, 2)))
         assert all(math.isnan(value) for value in result["overall"].values())
 
-    def test_arguments_are_not_changed(self):
-        arrays = random_case(5)
-        copies = [array.copy() for array in arrays]
-        evaluate_multilabel(*arrays)
-        for array, copy in zip(arrays, copies):
-            np.testing.assert_array_equal(array, copy)
-
 
 class TestMeter:
     def test_batches_in_any_order_with_padding_equal_the_whole(self):
@@ -306,14 +274,12 @@ class TestMeter:
             meter.update(second, [[0.9], [0.1]], [[1], [0]])
         assert len(meter) == 2 and len(meter.arrays()[0]) == 2
 
-    def test_nothing_seen_is_an_error(self):
+    def test_what_does_not_fit(self):
         meter = MultiLabelMeter()
         meter.update([-1], [[0.5]], [[0]])
         with pytest.raises(ValueError, match="empty"):
             meter.compute()
-
-    def test_shapes_and_widths(self):
-        meter = MultiLabelMeter()
+        meter.reset()
         with pytest.raises(ValueError, match="3 indices for 2"):
             meter.update([0, 1, 2], np.zeros((2, 1)), np.zeros((2, 1)))
         meter.update([0], np.zeros((1, 2)), np.zeros((1, 2)))

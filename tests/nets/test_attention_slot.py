@@ -80,9 +80,8 @@ def test_variants_of_a_block_by_colon():
     class Reduced(SE):
         @classmethod
         def variant(cls, text):
-            return type(
-                cls.__name__, (cls,), {"__init__": lambda s, c: SE.__init__(s, c, int(text))}
-            )
+            made = {"__init__": lambda self, channels: SE.__init__(self, channels, int(text))}
+            return type(cls.__name__, (cls,), made)
 
     BLOCKS.register("reduced")(Reduced)
     try:

@@ -14,7 +14,6 @@ from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
 from gluon_attn.blocks import BLOCKS
 from gluon_attn.nets import activation_shapes, cifar_resnet, name_outputs, resnet, wide_resnet
-from gluon_attn.nets.resnet import WideBottleneckV1b
 from model_zoo import get_model
 
 
@@ -79,24 +78,6 @@ def test_cifar_nets_have_6n_plus_2_layers_in_three_stages(depth, units):
     assert len(layers) == depth
     shortcuts = [k for k in keys if k.endswith("downsample.0.weight")]
     assert shortcuts == ["features.4.0.downsample.0.weight", "features.5.0.downsample.0.weight"]
-
-
-def test_wide_bottlenecks_double_the_inner_filters_only():
-    wide, plain = wide_resnet(50, width=8), resnet(50, "v1b", width=8)
-    for ours, theirs in zip(list(wide.features)[4:8], list(plain.features)[4:8]):
-        assert all(isinstance(unit, WideBottleneckV1b) for unit in ours)
-        for one, other in zip(ours, theirs):
-            filters = [[unit.body[k].weight.shape[0] for k in (0, 3, 6)] for unit in (one, other)]
-            assert filters[0] == [2 * filters[1][0], 2 * filters[1][1], filters[1][2]]
-
-
-def test_wide_units_of_two_convolutions_keep_the_stem():
-    net = wide_resnet(18, 1.5)
-    stages = list(net.features)[4:8]
-    assert net.features[0].weight.shape[0] == 64
-    assert [stage[0].body[0].weight.shape[0] for stage in stages] == [96, 192, 384, 768]
-    # where the stem is narrower than the first stage, that too begins with a shortcut
-    assert "features.4.0.downsample.0.weight" in net._collect_params_with_prefix()
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ def test_parameters_are_named_and_shaped_as_gluons(depth, batch_norm):
 
 
 def test_equals_gluons_net_and_reads_its_files(tmp_path, image):
-
     theirs = gluon_vgg.VGG(LAYERS, FILTERS, classes=5, batch_norm=True)
     theirs.initialize(mx.init.Xavier())
     expected = theirs(image).asnumpy()

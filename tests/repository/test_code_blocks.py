@@ -13,7 +13,7 @@ A comment in the line above a block tells what is done with it:
     A console block: its commands are run, one after the other in one folder per page, and must
     print what the block shows.
 ``<!-- not run: needs … -->``
-    Not run, for the reason given; counted and listed below.
+    Not run, for the reason given; there are none at present.
 ``<!-- file: PATH -->``, ``<!-- line: PATH after … -->``
     A step of CONTRIBUTING.md, done by test_contributing.
 
@@ -30,7 +30,6 @@ import importlib.util
 import io
 import itertools
 import json
-import logging
 import os
 import re
 import runpy
@@ -42,7 +41,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from process_helpers import run
+from process_helpers import run, run_tool
 
 from gluon_attn.core import recipe
 
@@ -54,8 +53,12 @@ PAGES = {
 FENCE = re.compile(r"(?:^<!-- ([^\n]+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 SETTING = re.compile(r"[A-Z_]+=")  # of a variable, before the command
 PYTHON = re.compile(r"runnable(: (isolated|nightly|needs [\w, ]+))?")
+MARK = re.compile(r"^<!-- (?:runnable|run\b|not run)", re.M)  # for this file, well written or not
+MARKS = {
+    "python": re.compile(rf"{PYTHON.pattern}|not run: needs \w{{3}}.*|(file|line): .*"),
+    "console": re.compile(r"run(: nightly)?|not run: needs \w{3}.*|"),
+}
 SHELLS = ("sh", "bash", "console")
-NOT_RUN = 0  # such blocks on all pages; raise it only if there is no other way
 
 
 class Block(NamedTuple):
@@ -99,38 +102,17 @@ def commands_of(block):
 
 
 # -- which blocks there are ------------------------------------------------------------------------
-
-
-def test_every_python_block_says_what_is_done_with_it():
-    unclear = [
-        block.place
-        for block in PYTHON_BLOCKS
-        if not PYTHON.fullmatch(block.mark)
-        and not block.mark.startswith(("not run: needs ", "file: ", "line: "))
-    ]
-    assert not unclear, "no mark above the block (see the head of this file)"
-
-
-def test_blocks_that_are_not_run_are_few():
-    left_out = [f"{block.place}: {block.mark}" for block in BLOCKS if block.mark[:7] == "not run"]
-    print("\n".join(left_out))
-    assert all(re.search(r": not run: needs \w{3}", line) for line in left_out)
-    assert len(left_out) == NOT_RUN, left_out
-
-
-def test_marks_stand_above_blocks_that_they_fit():
+def test_blocks_say_what_is_done_with_them():
+    """A mark that is misspelt or stands elsewhere would leave its block out unnoticed."""
     for block in BLOCKS:
-        if PYTHON.fullmatch(block.mark):
-            assert block.language == "python", block.place
-        if re.fullmatch(r"run(: nightly)?", block.mark):
-            assert block.language == "console", block.place
-    # A mark that is misspelt or stands elsewhere would leave its block out without a word.
-    marks = {page: len(re.findall(r"^<!-- (?:runnable|run\b|not run)", text, re.M))
-             for page, text in PAGES.items()}  # fmt: skip
-    known = re.compile(rf"{PYTHON.pattern}|run(: nightly)?|not run: needs .+")
-    for page, number in marks.items():
-        good = [b for b in BLOCKS if b.page == page and known.fullmatch(b.mark)]
-        assert len(good) == number, page
+        if block.language in MARKS:
+            assert MARKS[block.language].fullmatch(block.mark), f"{block.place}: {block.mark}"
+        else:
+            assert not MARK.match(f"<!-- {block.mark}"), f"{block.place}: {block.mark}"
+    marked = [block for block in BLOCKS if MARK.match(f"<!-- {block.mark}")]
+    assert len(marked) == sum(len(MARK.findall(text)) for text in PAGES.values())
+    # None is left out at present; count them here only if there is no other way.
+    assert not [block.place for block in marked if block.mark.startswith("not run")]
 
 
 def test_the_search_for_blocks_finds_them():
@@ -142,37 +124,22 @@ def test_the_search_for_blocks_finds_them():
 
 
 # -- Python ----------------------------------------------------------------------------------------
-
-
-def draw_picture(path, side=160):
-    """Write a picture that is not one colour."""
-    image = np.zeros((side, side, 3), np.uint8)
-    cv2.circle(image, (side // 2, side // 2), side // 3, (40, 160, 220), -1)
-    assert cv2.imwrite(path, image)
-
-
-def small_vaa():
-    """Return an untrained VAA net of an eighth of the width, and how its pictures are prepared."""
-    from model_zoo import get_model
+def give_export(folder, **options):
+    """Export an untrained VAA net of an eighth of the width under the name that a page uses."""
+    from gluon_attn.export import export_model
+    from model_zoo import WIDER_ATTRIBUTES, get_model
 
     net = get_model("vaa_resnet18_w16_synthetic", width=8, input_size=64)
     net.initialize()
     preprocess = {"mean": (124.0, 117.0, 104.0), "std": (58.0, 57.0, 57.0), "resize": 72}
-    return net, dict(preprocess, crop=64)
-
-
-def give_export(folder, **options):
-    """Export that net under the name that a page uses."""
-    from gluon_attn.export import export_model
-    from model_zoo import WIDER_ATTRIBUTES
-
-    net, preprocess = small_vaa()
-    export_model(net, folder, "vaa", WIDER_ATTRIBUTES, 64, preprocess, **options)
+    export_model(net, folder, "vaa", WIDER_ATTRIBUTES, 64, {**preprocess, "crop": 64}, **options)
 
 
 def give_readme():
-    draw_picture("photo.jpg")
-    give_export("exports/vaa", with_maps=True)
+    image = np.zeros((160, 160, 3), np.uint8)
+    cv2.circle(image, (80, 80), 53, (40, 160, 220), -1)
+    assert cv2.imwrite("photo.jpg", image)
+    give_export("exports/vaa", with_maps=True, check=False)
 
 
 def give_analysis():
@@ -203,7 +170,7 @@ def give_analysis():
 
 
 def give_reid():
-    """An export of a re-identification net, and three pictures."""
+    """An export of a re-identification net, and three images."""
     import mxnet as mx
 
     from gluon_attn.core.recipe import Recipe
@@ -216,19 +183,41 @@ def give_reid():
     recipe = Recipe("reid", net.name, mean=(120, 115, 100), std=(60, 57, 58))
     values = task_of(net).preprocess(recipe, net)
     classes = [f"person {k}" for k in range(net.classes)]
-    export_model(
-        net, "exports/reid", "reid", classes, values.pop("size"), values, check=False
-    )  # fmt: skip
+    export_model(net, "exports/reid", "reid", classes, values.pop("size"), values, check=False)
     for k, name in enumerate(("query", "a", "b")):
-        picture = np.random.default_rng(k).integers(0, 256, (64, 32, 3), np.uint8)
-        cv2.imwrite(f"{name}.jpg", picture)
+        image = np.random.default_rng(k).integers(0, 256, (64, 32, 3), np.uint8)
+        cv2.imwrite(f"{name}.jpg", image)
 
 
 def give_deployment():
-    """An export of drawn people's attributes that has an int8 form."""
-    run_tool("prepare_data.py synthetic --out data/people --train 4 --val 12 --test 4 -j 1")
+    """An export of synthetic people's attributes that has an int8 form."""
+    run_tool("prepare_data.py",
+             *"synthetic --out data/people --train 4 --val 12 --test 4 -j 1".split())  # fmt: skip
     give_export("exports/people")
-    run_tool("export.py --export exports/people --int8 --calib data/people")
+    run_tool("export.py", *"--export exports/people --int8 --calib data/people".split())
+
+
+def installed(block):
+    """Return whether the packages are there that a block needs."""
+    _, _, names = block.mark.partition(": needs ")
+    return all(map(importlib.util.find_spec, names.replace(",", " ").split()))
+
+
+def nightly(block):
+    return block.mark.endswith(": nightly")
+
+
+def cases(chosen):
+    """One case per page with the blocks that always run, a nightly one with all of them."""
+    found = []
+    for page in PAGES:
+        blocks = [b for b in chosen if b.page == page and installed(b)]
+        plain = [b for b in blocks if not nightly(b)]
+        if plain:
+            found.append(pytest.param(page, plain, id=page))
+        if blocks != plain:
+            found.append(pytest.param(page, blocks, id=f"{page}-all", marks=pytest.mark.nightly))
+    return found
 
 
 # What a page's blocks may take for granted, as its text says: made before its first blocks, or
@@ -237,33 +226,13 @@ GIVEN = {"README.md": give_readme, "docs/analysis.md": give_analysis, "docs/reid
 GIVEN_NIGHTLY = {"docs/deployment.md": give_deployment}
 
 
-def needed_by(block):
-    match = re.fullmatch(r"runnable: needs ([\w, ]+)", block.mark)
-    return match.group(1).replace(",", " ").split() if match else []
-
-
-def python_cases():
-    """One case per page with the blocks that always run, one more with all of them."""
-    cases = []
-    for page in PAGES:
-        blocks = [b for b in PYTHON_BLOCKS if b.page == page and PYTHON.fullmatch(b.mark)]
-        extra = [b for b in blocks if b.mark == "runnable: nightly" or needed_by(b)]
-        plain = [b for b in blocks if b not in extra]
-        if plain:
-            cases.append(pytest.param(page, plain, id=page))
-        if extra:
-            marks = [pytest.mark.nightly] if any("nightly" in b.mark for b in extra) else []
-            cases.append(pytest.param(page, blocks, id=f"{page}-all", marks=marks))
-    return cases
-
-
-@pytest.mark.parametrize("page, blocks", python_cases())
+@pytest.mark.parametrize(
+    "page, blocks", cases([b for b in PYTHON_BLOCKS if PYTHON.fullmatch(b.mark)])
+)
 def test_python_blocks_run(page, blocks, tmp_path, monkeypatch):
-    for name in {name for block in blocks for name in needed_by(block)}:
-        pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     GIVEN.get(page, lambda: None)()
-    if any(block.mark == "runnable: nightly" for block in blocks):
+    if any(map(nightly, blocks)):
         GIVEN_NIGHTLY.get(page, lambda: None)()
     namespace = {}
     for block in blocks:
@@ -273,6 +242,24 @@ def test_python_blocks_run(page, blocks, tmp_path, monkeypatch):
             run_doctest(block, namespace)
         else:
             exec(compile(block.source, block.place, "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+    "page, blocks", cases([b for b in SHELL_BLOCKS if b.mark.startswith("run")])
+)
+def test_console_blocks_print_what_they_show(page, blocks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        for part in re.split(r"^\$ ", block.source, flags=re.M)[1:]:
+            command, *shown = part.splitlines()
+            words = shlex.split(command, comments=True)
+            _, out, err = run_tool(Path(words[1]).name, *words[2:])
+            printed = [" ".join(line.split()) for line in (out + err).splitlines()]
+            shown = [" ".join(line.split()) for line in shown if line.strip() and line != "..."]
+            rest = iter(printed)
+            missing = [line for line in shown if not line.startswith("(the same")]
+            missing = [line for line in missing if line not in rest]
+            assert not missing, f"{block.place}: {command} printed\n" + "\n".join(printed)
 
 
 def run_doctest(block, namespace):
@@ -298,8 +285,6 @@ def run_isolated(block, folder):
 
 
 # -- commands --------------------------------------------------------------------------------------
-
-
 class Parsed(BaseException):
     """Raised instead of going on, once a tool has read its arguments."""
 
@@ -358,21 +343,26 @@ def problem_of_command(words, monkeypatch):
     return "a program that this test does not know"
 
 
-@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=lambda block: block.place)
-def test_commands_are_read_by_the_tools_themselves(block, monkeypatch):
-    commands = commands_of(block)
-    assert commands, "a block of commands without one"
-    found = {" ".join(words): problem_of_command(words, monkeypatch) for words in commands}
-    assert not {command: problem for command, problem in found.items() if problem}
+def test_commands_are_read_by_the_tools_themselves(monkeypatch):
+    problems = {}
+    for block in SHELL_BLOCKS:
+        commands = commands_of(block)
+        assert commands, f"{block.place}: a block of commands without one"
+        for words in commands:
+            problems[f"{block.place}: {' '.join(words)}"] = problem_of_command(words, monkeypatch)
+    assert not {command: problem for command, problem in problems.items() if problem}
 
 
 def test_commands_of_recipes_are_read_by_the_tools_themselves(monkeypatch):
-    problems = {}
+    problems, read = {}, {}
     for name in recipe.names():
         text = re.sub(r"\(.*?\)", "", recipe.find(name).text, flags=re.S).replace("NAME", name)
         text = re.search(r"^Command +(.*?)^(?=[A-Z]\w+ {2})", text, re.M | re.S)[1]
         for line in filter(str.strip, re.split(r"(?=gluon-attn |python )", text)):
-            problem = problem_of_command(shlex.split(line), monkeypatch)
+            words = shlex.split(line.replace(name, "vaa_wider_resnet101"))  # read once for all
+            if tuple(words) not in read:
+                read[tuple(words)] = problem_of_command(words, monkeypatch)
+            problem = read[tuple(words)]
             if problem or " --recipe " in line and f" --recipe {name} " not in line:
                 problems[line] = problem or "another recipe"
     assert not problems
@@ -388,59 +378,3 @@ def test_wrong_commands_are_noticed(monkeypatch):
         'pip install "gluon_attn[nothing]"',
     ):  # fmt: skip
         assert problem_of_command(shlex.split(line), monkeypatch), line
-
-
-def run_tool(line):
-    """Run a tool in this process and folder; return what it prints."""
-    tool, *words = shlex.split(line) if isinstance(line, str) else line
-    out, argv, path = io.StringIO(), sys.argv, list(sys.path)
-    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
-    sys.argv = [tool, *words]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            runpy.run_path(str(ROOT / "tools" / Path(tool).name), run_name="__main__")
-    except SystemExit as end:
-        out.write(f"\n{end.code}\n" if isinstance(end.code, str) else "")
-    finally:
-        sys.argv, sys.path[:] = argv, path
-        logging.getLogger().handlers[:] = handlers
-        logging.getLogger().setLevel(level)
-    return out.getvalue()
-
-
-def outputs_of(block):
-    """Return ``[(words of a command, lines shown for it)]``; lines that leave out are left out."""
-    found = []
-    for line in block.source.splitlines():
-        if line.startswith("$ "):
-            found.append((shlex.split(line[2:], comments=True), []))
-        elif line.strip() and line != "..." and not line.startswith("(the same"):
-            found[-1][1].append(" ".join(line.split()))
-    return found
-
-
-def run_console(blocks):
-    for block in blocks:
-        for words, shown in outputs_of(block):
-            printed = [" ".join(line.split()) for line in run_tool(words[1:]).splitlines()]
-            rest = iter(printed)
-            missing = [line for line in shown if line not in rest]
-            assert not missing, f"{block.place}: {' '.join(words)} printed\n" + "\n".join(printed)
-
-
-def console_cases():
-    cases = []
-    for page in PAGES:
-        marked = [b for b in SHELL_BLOCKS if b.page == page and b.mark.startswith("run")]
-        plain = [b for b in marked if b.mark == "run"]
-        if plain:
-            cases.append(pytest.param(plain, id=page))
-        if len(marked) > len(plain):
-            cases.append(pytest.param(marked, id=f"{page}-all", marks=pytest.mark.nightly))
-    return cases
-
-
-@pytest.mark.parametrize("blocks", console_cases())
-def test_console_blocks_print_what_they_show(blocks, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_console(blocks)

@@ -6,19 +6,16 @@ What the code blocks of the pages do is tested in test_code_blocks.py.
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib
 import inspect
-import io
 import re
-import runpy
 import shlex
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from process_helpers import run_tool
 
 import gluon_attn
 from gluon_attn.core.recipe import Recipe, catalogue
@@ -43,12 +40,6 @@ CALLABLES = (
     "gluon_attn.blocks.cbam",
 )  # fmt: skip
 
-PREPARE_COMMANDS = (
-    "wider peta rap pa100k celeba market duke reid_market reid_duke voc voc2007 cifar10 cifar100 "
-    "cub200 caltech256 imagenet list folders coco coco_keypoints synthetic digits digits_single "
-    "tasks tiny"
-).split()
-
 
 def text_of(page):
     return page.read_text(encoding="utf-8")
@@ -60,25 +51,16 @@ def prose_of(page):
 
 def anchors_of(page):
     """Return the anchors that GitHub makes of a page's headings."""
-    found = []
-    for title in re.findall(r"^#+ (.+)$", prose_of(page), re.M):
-        kept = re.sub(r"[^\w\- ]", "", title.replace("`", "").lower())
-        found.append(kept.replace(" ", "-"))
-    return found
+    titles = re.findall(r"^#+ (.+)$", prose_of(page), re.M)
+    return [re.sub(r"[^\w\- ]", "", t.replace("`", "").lower()).replace(" ", "-") for t in titles]
 
 
 @lru_cache(maxsize=None)
-def help_of(tool, command=None):
+def help_of(tool, *command):
     """Return what ``python tool [command] --help`` prints."""
-    out, argv = io.StringIO(), sys.argv
-    sys.argv = [str(ROOT / tool), *([command] if command else []), "--help"]
-    try:
-        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        sys.argv = argv
-    assert not end.value.code, f"{tool} {command or ''} --help ends with {end.value.code}"
-    return out.getvalue()
+    code, out, _ = run_tool(tool.rpartition("/")[2], *command, "--help")
+    assert not code, f"{tool} {command} --help ends with {code}"
+    return out
 
 
 def has_flag(help_text, flag):
@@ -87,10 +69,7 @@ def has_flag(help_text, flag):
 
 def commands_of(page):
     """Return ``(tool, [words])`` of every command line shown, in blocks and in the text."""
-    found = []
-    for tool, rest in COMMAND.findall(text_of(page)):
-        found.append((tool, shlex.split(rest.replace("\\\n", " "))))
-    return found
+    return [(tool, shlex.split(rest.replace("\\\n", " "))) for tool, rest in COMMAND.findall(page)]
 
 
 def problems_of(tool, words):
@@ -100,9 +79,8 @@ def problems_of(tool, words):
     help_text = help_of(tool)
     choices = re.search(r"\{([\w,]+)\}", help_text.split("\n\n")[0])
     commands = choices.group(1).split(",") if choices else []
-    if tool.endswith("prepare_data.py"):
-        commands = PREPARE_COMMANDS
-    if words and words[0] in commands:
+    prepares = tool.endswith("prepare_data.py") and re.match(r"\w", "".join(words[:1]))
+    if words and words[0] in commands or prepares:
         help_text = help_of(tool, words[0])
     flags = [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
     found = [f"{tool} has no {flag}" for flag in flags if not has_flag(help_text, flag)]
@@ -131,8 +109,6 @@ def resolve(dotted):
 
 
 # -- what is asked of every page: functions that return what is wrong with one --------------------
-
-
 def places_to_be_filled_in(page):
     return re.findall(r"^[A-Z]{4,}$|\b(?:TODO|TBD|FIXME|XXX)\b", prose_of(page), re.M)
 
@@ -150,7 +126,7 @@ def broken_relative_links(page):
 
 
 def commands_with_unknown_scripts_or_flags(page):
-    return [p for tool, words in commands_of(page) for p in problems_of(tool, words)]
+    return [p for tool, words in commands_of(text_of(page)) for p in problems_of(tool, words)]
 
 
 def unknown_inline_flags_of_tools(page):
@@ -195,7 +171,10 @@ def test_no_page_has(search):
     (places_to_be_filled_in, "a\nTODO: b\n"), (broken_relative_links, "[a](none.md)"),
     (broken_relative_links, "# A\n[a](#b)"),
     (unknown_inline_flags_of_tools, "`tools/train.py --x`"),
-    (commands_with_unknown_scripts_or_flags, "python tools/train.py --x"),
+    *((commands_with_unknown_scripts_or_flags, f"python tools/{command}") for command in (
+        "none.py", "train.py --x", "predict.py --heat", "prepare_data.py list --srn",
+        "train_wider.py --save-dir x gama=1", "train.py --save-dir x --recipe none_such",
+    )),
     (unknown_names_and_paths, "`gluon_attn.none`"), (unknown_names_and_paths, "`docs/none.md`"),
     (unknown_make_targets, "`make none`"),
 ])  # fmt: skip
@@ -204,20 +183,7 @@ def test_the_search_can_find(search, text, tmp_path):
     assert len(search(tmp_path / "page.md")) == 1
 
 
-def test_commands_are_checked_for_real():
-    """The check itself: it must find a wrong script, flag, sub-command flag, recipe and key."""
-    assert problems_of("tools/nothing.py", []) == ["tools/nothing.py does not exist"]
-    assert problems_of("tools/predict.py", ["--heat"]) == ["tools/predict.py has no --heat"]
-    assert problems_of("tools/prepare_data.py", ["list", "--srn"])
-    assert not problems_of("tools/prepare_data.py", ["wider", "--srn", "-j", "2"])
-    assert "gama" in problems_of("tools/train_wider.py", ["--save-dir", "x", "gama=1"])[0]
-    assert problems_of("tools/train.py", ["--save-dir", "x", "--recipe", "none_such"])
-    assert len(commands_of(ROOT / "docs" / "data.md")) > 10
-
-
 # -- the fidelity ledger -------------------------------------------------------------------------
-
-
 def tables_of(text, first):
     """Yield the rows, lists of cells, of the Markdown tables whose head begins with ``first``."""
     rows, inside = [], False
@@ -373,8 +339,6 @@ def test_switch_check_finds_wrong_entries():
 
 
 # -- numbers and versions ------------------------------------------------------------------------
-
-
 def test_parameter_counts_are_those_of_the_nets():
     rows = tables_of(text_of(ROOT / "docs" / "vaa.md"), ("Net", "Parameters", "of which modules"))
     assert len(rows) == 4

@@ -24,19 +24,11 @@ def build():
 
 def test_every_public_module_has_a_page(build):
     names = build.modules()
-    assert {
-        "gluon_attn",
-        "gluon_attn.papers.vaa.method",
-        "gluon_attn.papers.autola",
-        "model_zoo",
-    } <= set(names)
+    some = {"gluon_attn", "gluon_attn.papers.vaa.method", "gluon_attn.papers.autola", "model_zoo"}
+    assert some <= set(names)
     assert not [name for name in names if "._" in name]
     # A folder without __init__.py would leave its modules out of every table of contents.
     assert not [name for name in names if "." in name and name.rpartition(".")[0] not in names]
-
-
-def test_a_package_lists_its_modules_and_repeats_none_of_their_members(build):
-    names = build.modules()
     page = build.api_page("gluon_attn.data", names["gluon_attn.data"], list(names))
     assert ":members: detection_order, detect_kind, open_dataset\n" in page
     assert "   peta <gluon_attn.data.peta>\n" in page and "autola" not in page
@@ -46,27 +38,22 @@ def test_a_package_lists_its_modules_and_repeats_none_of_their_members(build):
 
 def test_links_lead_to_pages_of_the_site(build):
     assembly = build.Assembly()
-    page = ROOT / "docs" / "vaa.md"
-    text = (
-        "[a](../gluon_attn/papers/vaa/method.py) [b](../gluon_attn/recipes/vaa_wider.py) "
-        "[c](data.md#digits) [d](https://x.org/a.py) `gluon_attn.core.batch.Batch`\n"
-        "```python\n`gluon_attn.core.batch` [e](../setup.py)\n```\n"
-    )
-    made = assembly.relink(text, page)
-    assert "[a](../api/gluon_attn.papers.vaa.method.rst)" in made
-    assert "[b](../files/gluon_attn/recipes/vaa_wider.py.rst)" in made
-    assert "[c](data.md#digits) [d](https://x.org/a.py)" in made
-    assert "{py:obj}`gluon_attn.core.batch.Batch`" in made
-    assert "`gluon_attn.core.batch` [e](../setup.py)" in made  # code stays as it is
+    for source, text, expected in (
+        ("docs/vaa.md", "[a](../gluon_attn/papers/vaa/method.py)",
+         "[a](../api/gluon_attn.papers.vaa.method.rst)"),
+        ("docs/vaa.md", "[b](../gluon_attn/recipes/vaa_wider.py)",
+         "[b](../files/gluon_attn/recipes/vaa_wider.py.rst)"),
+        ("docs/vaa.md", "[c](data.md#digits) [d](https://x.org/a.py)", None),
+        ("docs/vaa.md", "`gluon_attn.core.batch.Batch`", "{py:obj}`gluon_attn.core.batch.Batch`"),
+        ("docs/vaa.md", "```python\n`gluon_attn.core.batch` [e](../setup.py)\n```\n", None),  # code
+        ("README.md", "[f](gluon_attn/papers/vaa/method.py)",
+         "[f](api/gluon_attn.papers.vaa.method.rst)"),
+        ("docs/data.md", "[a](../README.md#b) [c](vaa.md)", "[a](../index.md#b) [c](vaa.md)"),
+    ):  # fmt: skip
+        assert assembly.relink(text, ROOT / source) == (expected or text)
     assert [path.name for path in assembly.linked] == ["vaa_wider.py"]
-    top = assembly.relink("[f](gluon_attn/papers/vaa/method.py)", ROOT / "README.md")
-    assert top == "[f](api/gluon_attn.papers.vaa.method.rst)"
-
-
-def test_every_page_is_in_the_side_bar(build):
-    text = build.Assembly().contents()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"\ndocs/{page.stem}\n" in text
+    contents = assembly.contents()
+    assert all(f"\ndocs/{page.stem}\n" in contents for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_cards_of_weights_are_pages_below_that_of_the_weights(build, tmp_path, monkeypatch):
@@ -81,12 +68,6 @@ def test_cards_of_weights_are_pages_below_that_of_the_weights(build, tmp_path, m
         assert f"\n/model_zoo/cards/{card.stem}\n" in weights
         assert (tmp_path / card.relative_to(ROOT)).read_text(encoding="utf-8").startswith("# ")
     assert not [path for path in assembly.linked if path.suffix == ".md"]
-
-
-def test_readme_is_the_start_page(build):
-    text = "[a](../README.md#b) [c](vaa.md)"
-    made = build.Assembly().relink(text, ROOT / "docs" / "data.md")
-    assert made == "[a](../index.md#b) [c](vaa.md)"
 
 
 @pytest.mark.parametrize(

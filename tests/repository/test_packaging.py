@@ -62,41 +62,18 @@ def pins(name, python):
 
 
 # -- metadata ------------------------------------------------------------------------------------
-
-
 def test_every_file_of_the_packages_is_installed():
     left_out = []
-    for package in SETUPTOOLS["package-data"]:
+    for package, patterns in SETUPTOOLS["package-data"].items():
         for path in (ROOT / package).rglob("*"):
             inside = path.relative_to(ROOT / package).as_posix()
             if path.is_dir() or "__pycache__" in inside or "/." in f"/{inside}":
                 continue
             module = path.suffix == ".py" and (path.parent / "__init__.py").exists()
-            patterns = SETUPTOOLS["package-data"][package]
             if not module and not any(fnmatch.fnmatch(inside, pattern) for pattern in patterns):
                 left_out.append(str(path))
     assert not left_out
     assert SETUPTOOLS["packages"]["find"]["include"] == ["gluon_attn*", "model_zoo*"]
-
-
-def test_version_is_the_packages():
-    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "gluon_attn.__version__"}
-    # setuptools reads it without an import, which would ask for MXNet.
-    assert f'\n__version__ = "{gluon_attn.__version__}"\n' in Path(gluon_attn.__file__).read_text()
-
-
-def test_the_command_is_there():
-    module, _, name = PROJECT["scripts"]["gluon-attn"].partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
-
-
-def test_extras():
-    extras = PROJECT["optional-dependencies"]
-    wanted = {"cpu", "cu112", "onnx", "bench", "test", "pretrained", "tensorboard", "coco"}
-    assert set(extras) == {*wanted, "downstream"}
-    for extra, name in EXTRAS.items():
-        assert extras[extra] == lines_of(name)
-    assert extras["downstream"] == extras["coco"]
 
 
 def test_the_two_backends_exclude_each_other():
@@ -126,8 +103,6 @@ def test_pins_are_exact_and_lie_within_the_ranges(python):
 
 
 # -- imports -------------------------------------------------------------------------------------
-
-
 def imports(path):
     """Return the top-level modules that a file imports, in order."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -148,29 +123,27 @@ def in_standard_library(name):
 def test_every_import_is_required():
     known = {"gluon_attn", "model_zoo", "tools", "formats", "mxnet", *OPTIONAL}
     known |= {item.name for item in CORE}
-    for top in ("gluon_attn", "model_zoo", "tools"):
-        for path in (ROOT / top).rglob("*.py"):
-            beside = {other.stem for other in path.parent.glob("*.py")}
-            for module in set(imports(path)) - beside:
-                name = DISTRIBUTION.get(module, module)
-                assert name in known or in_standard_library(name), f"{path} imports {module}"
-
-
-def test_scripts_import_gluon_attn_before_mxnet():
-    """The environment can be prepared only before MXNet is imported."""
-    for path in (ROOT / "tools").glob("*.py"):
-        ours = [name for name in imports(path) if name in ("mxnet", "gluon_attn", "model_zoo")]
-        assert ours[:1] != ["mxnet"], f"{path} imports mxnet first"
+    wrong = []
+    for path in (path for top in ("gluon_attn", "model_zoo", "tools")
+                 for path in (ROOT / top).rglob("*.py")):  # fmt: skip
+        beside = {other.stem for other in path.parent.glob("*.py")}
+        for module in set(imports(path)) - beside:
+            if DISTRIBUTION.get(module, module) not in known and not in_standard_library(module):
+                wrong.append(f"{path} imports {module}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_scripts_only_call_the_package():
-    long = [p.name for p in (ROOT / "tools").glob("*.py") if len(p.read_text().splitlines()) > 15]
-    assert not long, "what they do belongs to gluon_attn.cli, tools.bench, …"
+    """What they do belongs to gluon_attn.cli, tools.bench, …; MXNet comes behind gluon_attn."""
+    wrong = []
+    for path in (ROOT / "tools").glob("*.py"):
+        ours = [name for name in imports(path) if name in ("mxnet", "gluon_attn", "model_zoo")]
+        wrong += [f"{path} imports mxnet first"] if ours[:1] == ["mxnet"] else []
+        wrong += [f"{path} is long"] if len(path.read_text().splitlines()) > 15 else []
+    assert not wrong, "\n".join(wrong)
 
 
 # -- the wheel -----------------------------------------------------------------------------------
-
-
 @pytest.mark.nightly
 def test_an_installed_wheel_does_the_main_job(tmp_path):
     """Training, evaluation, export and prediction from an empty folder, without the checkout."""
@@ -237,7 +210,6 @@ def test_an_installed_wheel_does_the_main_job(tmp_path):
 
 
 # -- setting up a checkout -----------------------------------------------------------------------
-
 # Stands in for Python: what the script asks of it, without installing anything.
 FAKE_PYTHON = """#!/bin/sh
 echo "$*" | head -n 1 >> "$FAKE_LOG"
@@ -301,36 +273,22 @@ def checkout(tmp_path):
     return Checkout(tmp_path)
 
 
-def test_no_suitable_python_is_one_line_that_says_what_to_install(checkout):
-    code, errors = checkout.set_up()
-    assert code == 2 and len(errors.splitlines()) == 1
-    assert "install CPython 3.8-3.12" in errors and "PYTHON=" in errors
-
-
 def test_what_does_not_fit_is_refused(checkout):
-    code, errors = checkout.set_up("cu99")
-    assert code == 2 and "valid are cpu and cu112" in errors
+    def refused(*arguments, **environ):
+        code, errors = checkout.set_up(*arguments, **environ)
+        assert code == 2 and len(errors.splitlines()) == 1
+        return errors
+
+    errors = refused()
+    assert "install CPython 3.8-3.12" in errors and "PYTHON=" in errors
+    assert "valid are cpu and cu112" in refused("cu99")
     python = checkout.add_python()
-    code, errors = checkout.set_up(FAKE_ANSWER="none 11")
-    assert code == 2 and len(errors.splitlines()) == 1
-    assert "apt-get install python3.11-venv" in errors
-    code, errors = checkout.set_up(PYTHON=python, FAKE_ANSWER="unfit 3.7.1")
-    assert code == 2 and len(errors.splitlines()) == 1 and python in errors
+    assert "apt-get install python3.11-venv" in refused(FAKE_ANSWER="none 11")
+    assert python in refused(PYTHON=python, FAKE_ANSWER="unfit 3.7.1")
     assert not checkout.ready.exists()
 
 
 def test_second_call_reuses_the_environment(checkout):
-    checkout.add_python()
-    assert checkout.set_up()[0] == 0
-    assert checkout.installations() == 1
-    command = checkout.root / ".venv" / "bin" / "gluon-attn"
-    assert os.access(str(command), os.X_OK)
-    assert f'"{command.parent}/python" "$0"' in command.read_text()
-    assert checkout.set_up() == (0, "")
-    assert checkout.log.read_text() == ""
-
-
-def test_failed_installation_reads_well_and_is_done_again(checkout):
     checkout.add_python()
     code, errors = checkout.set_up(FAKE_PIP="1")
     assert code == 1 and "ERROR: no index" in errors and "PIP_INDEX_URL" in errors
@@ -338,6 +296,12 @@ def test_failed_installation_reads_well_and_is_done_again(checkout):
     (checkout.root / ".venv" / "half").write_text("")
     assert checkout.set_up()[0] == 0
     assert checkout.ready.exists() and not (checkout.root / ".venv" / "half").exists()
+    assert checkout.installations() == 1
+    command = checkout.root / ".venv" / "bin" / "gluon-attn"
+    assert os.access(str(command), os.X_OK)
+    assert f'"{command.parent}/python" "$0"' in command.read_text()
+    assert checkout.set_up() == (0, "")
+    assert checkout.log.read_text() == ""
 
 
 def test_changed_requirements_are_installed_on_top(checkout):
@@ -388,3 +352,16 @@ def test_the_matrix_names_what_failed_and_what_is_missing(checkout):
 def test_ci_runs_the_tests():
     assert os.access(str(ROOT / ".ci" / "run"), os.X_OK)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_description_of_the_project():
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "gluon_attn.__version__"}
+    # setuptools reads it without an import, which would ask for MXNet.
+    assert f'\n__version__ = "{gluon_attn.__version__}"\n' in Path(gluon_attn.__file__).read_text()
+    module, _, name = PROJECT["scripts"]["gluon-attn"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    extras = PROJECT["optional-dependencies"]
+    wanted = {"cpu", "cu112", "onnx", "bench", "test", "pretrained", "tensorboard", "coco"}
+    assert set(extras) == {*wanted, "downstream"} and extras["downstream"] == extras["coco"]
+    for extra, name in EXTRAS.items():
+        assert extras[extra] == lines_of(name)

@@ -7,7 +7,6 @@ all the same, and the numbers must be those of float32.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 
 import mxnet as mx
@@ -18,7 +17,6 @@ from training_helpers import (
     random_batch,
     recipe,
     resumes_to_the_bit,
-    run,
     same,
     start_method,
     values,
@@ -80,31 +78,27 @@ def dtypes(symbols, shape, kind="bfloat16"):
 
 
 @pytest.mark.parametrize(
-    "channels, filters, kernel, size, options, low",
+    "channels, filters, kernel, size, groups, low",
     [
-        (16, 16, 3, (8, 8), {}, True),
-        (48, 32, 1, (8, 8), {}, True),
-        (64, 64, 7, (9, 9), {}, True),
-        (3, 64, 7, (8, 8), {}, False),  # the first layer of a net
-        (24, 32, 3, (8, 8), {}, False),
-        (32, 40, 3, (8, 8), {}, False),
-        (16, 8, 3, (8, 8), {}, False),
-        (64, 64, 3, (8, 8), {"num_group": 4}, True),
-        (64, 64, 3, (8, 8), {"num_group": 8}, False),  # 8 channels a group
-        (64, 64, 3, (8, 8), {"num_group": 64}, False),  # depth-wise
-        (32, 32, 3, (5, 5), {}, True),  # a map of 3 x 3
-        (32, 32, 3, (4, 5), {}, False),
-        (32, 32, 8, (8, 8), {}, False),  # a kernel as large as the map
-        (32, 32, 1, (1, 1), {}, False),  # behind a global pooling
-        (32, 32, 3, (40, 3), {}, False),  # of width 1
+        (16, 16, 3, (8, 8), 1, True), (48, 32, 1, (8, 8), 1, True), (64, 64, 7, (9, 9), 1, True),
+        (3, 64, 7, (8, 8), 1, False),  # the first layer of a net
+        (24, 32, 3, (8, 8), 1, False), (32, 40, 3, (8, 8), 1, False), (16, 8, 3, (8, 8), 1, False),
+        (64, 64, 3, (8, 8), 4, True),
+        (64, 64, 3, (8, 8), 8, False),  # 8 channels a group
+        (64, 64, 3, (8, 8), 64, False),  # depth-wise
+        (32, 32, 3, (5, 5), 1, True),  # a map of 3 x 3
+        (32, 32, 3, (4, 5), 1, False),
+        (32, 32, 8, (8, 8), 1, False),  # a kernel as large as the map
+        (32, 32, 1, (1, 1), 1, False),  # behind a global pooling
+        (32, 32, 3, (40, 3), 1, False),  # of width 1
     ],
-)
+)  # fmt: skip
 def test_convolutions_in_bfloat16_fill_their_kernels_blocks(
-    channels, filters, kernel, size, options, low
+    channels, filters, kernel, size, groups, low
 ):
     layer = mx.sym.Convolution(
         mx.sym.var("data", dtype="float32"), mx.sym.var("weight", dtype="float32"),
-        num_filter=filters, kernel=(kernel, kernel), no_bias=True, name="layer", **options,
+        num_filter=filters, kernel=(kernel, kernel), no_bias=True, name="layer", num_group=groups,
     )  # fmt: skip
     shape = (2, channels, max(size[0], kernel), max(size[1], kernel))
     assert dtypes([layer], shape) == {"layer": BFLOAT16 if low else np.dtype(np.float32)}
@@ -153,10 +147,8 @@ def test_what_follows_a_low_layer(kind, dtype):
 
 
 def casts_of(name, size, **options):
-    net = get_model(name, **options)
-    out = net(mx.sym.var("data", dtype="float32"))
-    out = list(out) if isinstance(out, (list, tuple)) else [out]
-    graph, _ = graph_of(out, (4, 3, size, size))
+    out = get_model(name, **options)(mx.sym.var("data", dtype="float32"))
+    graph, _ = graph_of([out], (4, 3, size, size))
     return sum(node.op == "amp_cast" for node in graph.nodes)
 
 
@@ -209,16 +201,16 @@ def small_net(name="resnet18_w16_synthetic", classes=4, **options):
     return net
 
 
-def batch_of(seed=0):
-    return random_batch(seed, 8, share=0.3)
-
-
-def method_of(net, kind, method="baseline", ctx=1, optimizer="sgd", accumulate=1, **options):
+def start(net, kind, method="baseline", ctx=1, optimizer="sgd", accumulate=1, **options):
     return start_method(
         method, net, "abcd", samples=8, schema=Schema.binary("abcd"), optimizer=optimizer,
         lr=0.05, ctx=[mx.cpu(number) for number in range(ctx)], accumulate=accumulate, amp=kind,
         options=options,
     )  # fmt: skip
+
+
+def batch_of(seed=0):
+    return random_batch(seed, 8, share=0.3)
 
 
 def learnt(net):
@@ -229,7 +221,7 @@ def learnt(net):
 
 def test_outside_of_a_step_the_net_is_float32(bfloat16):
     net, plain, image = small_net(), small_net(), batch_of().image
-    method = method_of(net, "bfloat16")
+    method = start(net, "bfloat16")
     np.testing.assert_array_equal(net(image).asnumpy(), plain(image).asnumpy())
     with method.precision:
         low = net(image).asnumpy()
@@ -241,7 +233,7 @@ def test_outside_of_a_step_the_net_is_float32(bfloat16):
 
 
 def test_an_error_in_a_step_leaves_float32_behind(bfloat16):
-    method = method_of(small_net(), "bfloat16")
+    method = start(small_net(), "bfloat16")
     with pytest.raises(ValueError, match="cannot be split"):
         method.train_step(Batch(*(a[:0] for a in batch_of())))
     assert not method.precision.active
@@ -249,7 +241,7 @@ def test_an_error_in_a_step_leaves_float32_behind(bfloat16):
 
 def test_a_net_that_is_hybridized_again_is_lowered_again(bfloat16):
     net, image = small_net(), batch_of().image
-    method = method_of(net, "bfloat16")
+    method = start(net, "bfloat16")
     with method.precision:
         before, first = net(image).asnumpy(), net._call_cached_op._lowered
         use_static_graph(net)
@@ -260,7 +252,7 @@ def test_a_net_that_is_hybridized_again_is_lowered_again(bfloat16):
 def test_graphs_belong_to_the_shapes_of_the_inputs(bfloat16):
     """Each set of low layers has its own graph; shapes with the same layers share one."""
     net, rng = small_net(), np.random.default_rng(0)
-    method = method_of(net, "bfloat16")
+    method = start(net, "bfloat16")
     graphs = []
     for shape in ((2, 3, 64, 64), (3, 3, 64, 64), (2, 3, 112, 112), (2, 3, 32, 16), (2, 3, 64, 64)):
         image = mx.nd.array(rng.normal(size=shape))
@@ -281,7 +273,7 @@ def test_gradients_are_as_near_as_those_of_rounded_weights(bfloat16):
         for parameter in net.collect_params().values():
             value = parameter.data().asnumpy()
             parameter.set_data(mx.nd.array(value * (1 + noise * rng.uniform(-1, 1, value.shape))))
-        method = method_of(net, kind)
+        method = start(net, kind)
         method.trainer.set_learning_rate(0)
         method.train_step(batch)
         mx.nd.waitall()
@@ -304,7 +296,7 @@ def test_scaled_steps_are_those_without_a_scale(monkeypatch, optimizer, ctx, acc
     results = []
     for scaled in (False, True):
         net = small_net(width=8)
-        method = method_of(net, "float16", ctx=ctx, optimizer=optimizer, accumulate=accumulate)
+        method = start(net, "float16", ctx=ctx, optimizer=optimizer, accumulate=accumulate)
         if not scaled:
             method.precision.scaler = None
         losses = [method.train_step(batch_of(seed=k))["loss"].asscalar() for k in range(3)]
@@ -319,7 +311,7 @@ def test_scaled_steps_are_those_without_a_scale(monkeypatch, optimizer, ctx, acc
 def test_steps_that_overflow_are_left_out_and_halve_the_scale(monkeypatch, ctx, accumulate):
     cast_to_float32(monkeypatch)
     net, other = small_net(width=8), small_net(width=8)
-    method = method_of(net, "float16", ctx=ctx, accumulate=accumulate)
+    method = start(net, "float16", ctx=ctx, accumulate=accumulate)
     method.precision.scaler.scale = 2.0**127
     weights, skipped = learnt(net), 0
     while method.precision.scaler.scale > 2.0**100:
@@ -332,7 +324,7 @@ def test_steps_that_overflow_are_left_out_and_halve_the_scale(monkeypatch, ctx, 
         same(learnt(net), weights)
         skipped += 1
     assert 1 < skipped < 20 and method.trainer.optimizer.num_update == 1
-    plain = method_of(other, "float16", ctx=ctx, accumulate=accumulate)
+    plain = start(other, "float16", ctx=ctx, accumulate=accumulate)
     plain.precision.scaler = None
     plain.train_step(batch_of())
     same(learnt(net), learnt(other), rtol=1e-5, atol=1e-6)
@@ -385,14 +377,14 @@ def test_gradients_that_always_overflow_end_the_run():
 
 def test_the_scale_is_saved_and_comes_back(monkeypatch, tmp_path):
     cast_to_float32(monkeypatch)
-    method = method_of(small_net(width=8), "float16")
+    method = start(small_net(width=8), "float16")
     method.train_step(batch_of())
     method.precision.scaler.scale = 512.0
     save_checkpoint(str(tmp_path / "a.ckpt"), method, {"epoch": 0})
-    other = method_of(small_net(width=8), "float16")
+    other = start(small_net(width=8), "float16")
     restore(other, *load_checkpoint(str(tmp_path / "a.ckpt")))
     assert other.precision.scaler.state().tolist() == [512.0, 1]
-    plain = method_of(small_net(width=8), "none")
+    plain = start(small_net(width=8), "none")
     restore(plain, *load_checkpoint(str(tmp_path / "a.ckpt")))
     assert plain.precision.scaler is None
 
@@ -406,11 +398,10 @@ def test_the_scale_is_saved_and_comes_back(monkeypatch, tmp_path):
         ("bfloat16", "cpu", {"avx2"}, "amp=bfloat16 on cpu: .*AVX-512"),
         ("bfloat16", "cpu", set(), "AVX-512"),  # no /proc/cpuinfo
         ("half", "cpu", _cpu.AVX512, "unknown amp 'half'; .*valid: bfloat16, float16, none"),
-        ("bfloat16", "cpu", _cpu.AVX512, None),
-        ("float16", "gpu", set(), None),
+        ("bfloat16", "cpu", _cpu.AVX512, None), ("float16", "gpu", set(), None),
         ("none", "gpu", set(), None),
     ],
-)
+)  # fmt: skip
 def test_what_runs_where(monkeypatch, kind, device, flags, message):
     monkeypatch.setattr(_cpu, "read_flags", lambda path: set(flags))
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
@@ -419,6 +410,16 @@ def test_what_runs_where(monkeypatch, kind, device, flags, message):
         return amp.require(kind, ctx)
     with pytest.raises(ValueError, match=message):
         MixedPrecision(kind, ctx)
+
+
+def test_nets_and_methods_without_mixed_precision_say_so(bfloat16):
+    net = get_model("resnet8_w8_digits", width=2)
+    net.initialize()
+    with pytest.raises(ValueError, match="amp=bfloat16 works on the net's graph; use hybridize"):
+        MixedPrecision("bfloat16", [mx.cpu()]).install(net)
+    for name in ("autola", "dreal", "dreal_reid", "icasc"):
+        with pytest.raises(ValueError, match="trains in float32 only, because .*; use amp=none"):
+            METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"))
 
 
 @pytest.mark.parametrize(
@@ -439,19 +440,6 @@ def test_emulated_bfloat16_is_warned_of(monkeypatch, caplog, flags, ceiling, war
     assert ("no bfloat16 instructions" in caplog.text) == warned
 
 
-def test_a_net_without_a_graph_is_refused(bfloat16):
-    net = get_model("resnet8_w8_digits", width=2)
-    net.initialize()
-    with pytest.raises(ValueError, match="amp=bfloat16 works on the net's graph; use hybridize"):
-        MixedPrecision("bfloat16", [mx.cpu()]).install(net)
-
-
-@pytest.mark.parametrize("name", ["autola", "dreal", "dreal_reid", "icasc"])
-def test_methods_in_float32_only_say_so(name):
-    with pytest.raises(ValueError, match="trains in float32 only, because .*; use amp=none"):
-        METHODS.get(name)(None, [mx.cpu()], None, Optimization(amp="bfloat16"))
-
-
 # -- methods and whole runs ------------------------------------------------------------------------
 def train_two_steps(kind, make):
     """Return the losses of two steps by name, and the parameters before and after."""
@@ -460,18 +448,31 @@ def train_two_steps(kind, make):
     method.set_learning_rate(1e-4)
     before, losses = learnt(method.net), []
     for _ in range(2):
-        held_out = batch if method.held_out_size else None
-        losses.append(
-            {n: float(v.asscalar()) for n, v in method.train_step(batch, held_out).items()}
-        )
+        found = method.train_step(batch, batch if method.held_out_size else None)
+        losses.append({name: float(value.asscalar()) for name, value in found.items()})
     return losses, before, learnt(method.net)
 
 
 def classifier(method, model="resnet18_w16_synthetic", phase=0, **options):
     def make(kind):
-        made = method_of(small_net(model), kind, method, **options)
+        made = start(small_net(model), kind, method, **options)
         made.begin_epoch(phase)
         return made, batch_of()
+
+    return make
+
+
+def coco(name, **options):
+    """As :func:`classifier`, for a method of ``gluon_attn.coco``."""
+
+    def make(kind):
+        pytest.importorskip("gluoncv")
+        helpers = importlib.import_module("coco_helpers")
+        net = helpers.tiny_net(name, width=16)
+        use_static_graph(net)
+        names = [f"class{k}" for k in range(net.classes)]
+        made = start_method(name, net, names, samples=4, amp=kind, options=options)
+        return made, helpers.batch_of() if name == "ssd" else helpers.heatmap_batch(net)
 
     return make
 
@@ -484,29 +485,6 @@ def reid(kind):
     return method, batch_of()._replace(label=label)
 
 
-def coco_helpers(name):
-    pytest.importorskip("gluoncv")
-    return importlib.import_module(name)
-
-
-def coco(name, kind, net, **options):
-    use_static_graph(net)
-    names = [f"class{k}" for k in range(net.classes)]
-    return start_method(name, net, names, samples=4, amp=kind, options=options)
-
-
-def ssd(kind):
-    helpers = coco_helpers("detection_helpers")
-    net = helpers.tiny_net("ssd", width=16)
-    return coco("ssd", kind, net, warmup_epochs=0.0), helpers.batch_of()
-
-
-def keypoints(kind):
-    helpers = coco_helpers("keypoints_helpers")
-    net = helpers.tiny_net(width=16)
-    return coco("simple_pose", kind, net), helpers.random_batch(net)
-
-
 VAA, VAA_OPTIONS = "vaa_resnet18_w16_synthetic", {"phase0_epochs": 1, "phase1_epochs": 1}
 CASES = {
     "baseline": classifier("baseline"),
@@ -517,8 +495,8 @@ CASES = {
     "awmt, learning norms": classifier("awmt", window=1, freeze_batch_norm=False),
     "vaa_awmt": classifier("vaa_awmt", VAA, phase1_epochs=0),
     "reid": reid,
-    "ssd": ssd,
-    "simple_pose": keypoints,
+    "ssd": coco("ssd", warmup_epochs=0.0),
+    "simple_pose": coco("simple_pose"),
 }
 
 
@@ -538,29 +516,13 @@ def test_methods_train_as_in_float32(bfloat16, case):
 
 
 def test_a_run_resumes_to_the_bit_and_its_weights_are_a_float32_net(bfloat16, tmp_path):
-    from gluon_attn.export import export_model, load_exported
     from gluon_attn.train.trained import from_run
 
     data = write_data(tmp_path / "data", train=24, val=8, test=8)
-    resumes_to_the_bit(
-        recipe(amp="bfloat16", model_options={"width": 16}, epochs=3), data, tmp_path, cut=2
-    )
+    chosen = recipe(amp="bfloat16", model_options={"width": 16}, epochs=3)
+    resumes_to_the_bit(chosen, data, tmp_path, cut=2)
     trained = from_run(str(tmp_path / "whole"), [mx.cpu()])
-    best = json.loads((tmp_path / "whole" / "best.json").read_text())
-    assert best["recipe"]["amp"] == "bfloat16"
-    assert {np.dtype(p.dtype) for p in trained.net.collect_params().values()} == {
-        np.dtype("float32")
-    }
-    images = batch_of().image
-    logits = trained.net(images)[0].asnumpy()
-    directory = str(tmp_path / "export")
-    export_model(
-        trained.net, directory, "net", trained.classes, 32, trained.export_preprocess, check=False
-    )
-    np.testing.assert_allclose(load_exported(directory)[0](images).asnumpy(), logits, atol=1e-5)
-
-
-def test_runs_are_refused_before_the_data_are_read(tmp_path):
-    with pytest.raises(ValueError, match="amp=float16 on cpu"):
-        run(recipe(amp="float16"), "no such folder", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert trained.extra["recipe"]["amp"] == "bfloat16"
+    dtypes = {np.dtype(p.dtype) for p in trained.net.collect_params().values()}
+    assert dtypes == {np.dtype("float32")}
+    assert "amp_cast" not in trained.net(mx.sym.var("data"))[0].tojson()  # what exports see

@@ -18,12 +18,10 @@ import mxnet as mx
 import numpy as np
 import pytest
 from process_helpers import finish, start
-from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
+from training_helpers import checkpoint_arrays, recipe, run, same, write_data, write_recipe
 
-from gluon_attn.core.recipe import Recipe
 from gluon_attn.train import load_checkpoint, read_json_lines
 from gluon_attn.train import trained as load
-from gluon_attn.train.run import Settings, train
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds", "samples_per_second")  # what no two runs have in common
@@ -67,13 +65,7 @@ elif place == "between weights and record":
     at(fit, "write_json", nothing)
 elif place == "behind the checkpoint":
     save = fit.save_checkpoint
-    calls = [0]
-    def save_and_die(*args):
-        save(*args)
-        calls[0] += 1
-        if calls[0] == count:
-            die()
-    fit.save_checkpoint = save_and_die
+    at(fit, "save_checkpoint", save)
 elif place == "at any moment":
     # In the processor time of this process, so that it does not matter how busy the machine is:
     # after `count` epochs SIGPROF ends it as SIGKILL would, between any two instructions.
@@ -106,33 +98,21 @@ class Runner:
         self.cut, self.whole = folder / "cut", data.parent / f"whole{epochs}"
         self.recipe = write_recipe(folder / "tiny.json", epochs=epochs)
 
-    def arguments(self):
-        return ["--recipe", self.recipe, "--data-dir", self.data, "--save-dir", self.cut, "-j", "1",
-                "--resume", "--no-test"]  # fmt: skip
-
     def start(self, *command):
         """Start a process of the tool."""
-        command = [sys.executable, *command, *self.arguments()]
+        command = [sys.executable, *command, "--recipe", self.recipe, "--data-dir", self.data,
+                   "--save-dir", self.cut, "-j", "1", "--resume", "--no-test"]  # fmt: skip
         return start(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
-
-    def run_undisturbed(self):
-        """Make the run to compare with, once per number of epochs."""
-        if not self.whole.exists():
-            self.run_here(self.whole)
-
-    def run_here(self, folder):
-        """Run, or resume, in this process."""
-        settings = Settings(
-            str(self.data), str(folder), resume=folder == self.cut, workers=1, console=False,
-            test=False,
-        )  # fmt: skip
-        train(Recipe.from_dict(recipe(epochs=self.epochs)), settings)
 
     def start_driver(self, place, count):
         """Start a process that will kill itself in a certain place."""
         driver = self.folder / "driver.py"
         driver.write_text(DRIVER)
         return self.start(driver, ROOT / "tools" / "train.py", place, count)
+
+    def run_here(self, folder, **options):
+        """Run, or resume, in this process."""
+        run(recipe(epochs=self.epochs), self.data, folder, workers=1, **options)
 
 
 def saved_epochs(folder):
@@ -158,26 +138,23 @@ def assert_all_files_are_whole(folder):
 
 
 def assert_same_end(runner):
-    """Compare the run that was killed with the one that was not."""
-    first = checkpoint_arrays(runner.whole / "last.ckpt")
-    second = checkpoint_arrays(runner.cut / "last.ckpt")
-    assert first.keys() == second.keys()
+    """Compare the run that was killed with one that was not, made once per number of epochs."""
+    if not runner.whole.exists():
+        runner.run_here(runner.whole)
+    folders = (runner.whole, runner.cut)
+    first, second = (checkpoint_arrays(folder / "last.ckpt") for folder in folders)
+    same(second, first)
     for kind in ("net/", "trainer/joint/", "trainer/attention/", "method/history"):
         assert any(name.startswith(kind) for name in first), kind
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-    weights = [mx.nd.load(str(f / "best.params")) for f in (runner.whole, runner.cut)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, array in weights[0].items():
-        np.testing.assert_array_equal(array.asnumpy(), weights[1][name].asnumpy(), err_msg=name)
-    bests = [json.loads((f / "best.json").read_text()) for f in (runner.whole, runner.cut)]
+    weights = [mx.nd.load(str(folder / "best.params")) for folder in folders]
+    one, other = ({n: a.asnumpy() for n, a in arrays.items()} for arrays in weights)
+    same(other, one)
+    bests = [json.loads((folder / "best.json").read_text()) for folder in folders]
     assert bests[0] == bests[1]
-    records = [saved_epochs(folder) for folder in (runner.whole, runner.cut)]
+    records = [saved_epochs(folder) for folder in folders]
     assert [r["epoch"] for r in records[1]] == list(range(runner.epochs))  # each epoch once
-    for one, other in zip(*records):
-        assert {k: v for k, v in one.items() if k not in TIMES} == {
-            k: v for k, v in other.items() if k not in TIMES
-        }
+    one, other = ([{k: r[k] for k in r if k not in TIMES} for r in log] for log in records)
+    assert one == other
     assert not [path.name for path in runner.cut.iterdir() if path.name.startswith(".")]
     assert load.from_run(str(runner.cut), [mx.cpu()]).extra["epoch"] == bests[0]["epoch"]
 
@@ -193,7 +170,6 @@ def test_killed_at_any_moment(data, tmp_path):
     assert len(saved_epochs(runner.cut)) < 24
     code, _, err = finish(runner.start(ROOT / "tools" / "train.py"))
     assert code == 0, err
-    runner.run_undisturbed()
     assert_same_end(runner)
 
 
@@ -209,10 +185,7 @@ PLACES = {
 def dying(data, tmp_path_factory):
     """Processes that end themselves in each of the places, started together to save time."""
     runners = {place: Runner(data, tmp_path_factory.mktemp("run"), epochs=3) for place in PLACES}
-    return {
-        place: (runner, runner.start_driver(place, PLACES[place]))
-        for place, runner in runners.items()
-    }
+    return {p: (runner, runner.start_driver(p, PLACES[p])) for p, runner in runners.items()}
 
 
 @pytest.mark.parametrize("place", sorted(PLACES))
@@ -228,6 +201,5 @@ def test_killed_while_saving(dying, place):
         # The previous checkpoint, or the one just finished, is there.
         meta = load_checkpoint(str(runner.cut / "last.ckpt"))[1]
         assert meta["epoch"] == (0 if place == "inside the checkpoint" else 1)
-    runner.run_here(runner.cut)
-    runner.run_undisturbed()
+    runner.run_here(runner.cut, resume=True)
     assert_same_end(runner)

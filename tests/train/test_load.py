@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from process_helpers import run_tool
 
 from gluon_attn.core.files import save_parameters
 from gluon_attn.tasks import attributes
@@ -49,19 +48,15 @@ def weights_of(folder, name, **options):
 
 
 # ------------------------------------------------------------------------------ zoo models
-
-
-@pytest.mark.parametrize("form", ["as shipped", "under another name"])
-def test_a_published_file_is_fed_as_in_its_run_wherever_it_lies(tmp_path, published, form):
+@pytest.mark.parametrize("name", [None, "mine.params"])
+def test_a_published_file_is_fed_as_in_its_run_wherever_it_lies(tmp_path, published, name):
     path = store.get_model_file(NAME)
-    if form != "as shipped":
-        path = shutil.copy(path, tmp_path / "mine.params")
-    found = load.from_zoo(NAME, str(path), CPU)
-    assert found.preprocess == published.preprocess and found.preprocess["resize"] == 32
-    assert found.classes == published.classes and found.activation == "softmax"
-    assert found.extra == dict(published.extra, params=str(path))
-    same = load.from_zoo(NAME, str(path), CPU, classes=list(published.classes))
-    assert same.preprocess == published.preprocess
+    path = str(shutil.copy(path, tmp_path / name) if name else path)
+    for classes in (None, list(published.classes)):
+        found = load.from_zoo(NAME, path, CPU, classes)
+        assert found.preprocess == published.preprocess and found.preprocess["resize"] == 32
+        assert found.classes == published.classes and found.activation == "softmax"
+        assert found.extra == dict(published.extra, params=path)
 
 
 def test_a_file_or_published_weights_not_both():
@@ -71,12 +66,13 @@ def test_a_file_or_published_weights_not_both():
         load.from_zoo("resnet8_w8_digitz", None, CPU, pretrained=True)
 
 
-@pytest.mark.parametrize("names", [("a", "b"), tuple("abcdefghij")])
-def test_names_are_those_of_the_weights(names):
+def test_names_are_those_of_the_weights():
+    names = ("a", "b")
+    for path in (None, store.get_model_file(NAME)):
+        with pytest.raises(ValueError, match="were made for class=zero, .* given are a, b"):
+            load.from_zoo(NAME, path, CPU, names, pretrained=path is None)
     with pytest.raises(ValueError, match="were made for class=zero, .* given are a, b"):
-        load.from_zoo(NAME, None, CPU, names, pretrained=True)
-    with pytest.raises(ValueError, match="were made for class=zero, .* given are a, b"):
-        load.from_zoo(NAME, store.get_model_file(NAME), CPU, names)
+        load.from_zoo(NAME, None, CPU, tuple("abcdefghij"), pretrained=True)
 
 
 def test_there_are_as_many_names_as_logits(monkeypatch):
@@ -119,19 +115,12 @@ def test_names_by_default_are_as_many_as_the_net_has_classes(tmp_path, monkeypat
         ("--model NAME --pretrained --params F", "not allowed with argument --pretrained"),
     ],
 )
-def test_evaluate_refuses_flags_that_it_would_ignore(
-    repository, monkeypatch, capsys, flags, message
-):
-    script = str(repository / "tools" / "evaluate.py")
-    monkeypatch.setattr(sys, "argv", [script, *flags.split(), "--data-dir", "DATA"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(script, run_name="__main__")
-    assert caught.value.code == 2 and message in capsys.readouterr().err
+def test_evaluate_refuses_flags_that_it_would_ignore(flags, message):
+    code, _, err = run_tool("evaluate.py", *flags.split(), "--data-dir", "DATA")
+    assert code == 2 and message in err
 
 
 # ------------------------------------------------------------------------------ predictors
-
-
 @pytest.fixture
 def exports(monkeypatch):
     """Exports without the check in another process, which takes seconds; the folders made."""

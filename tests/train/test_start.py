@@ -9,7 +9,7 @@ import shutil
 import mxnet as mx
 import numpy as np
 import pytest
-from training_helpers import NAMES, recipe, write_data, write_recipe
+from training_helpers import NAMES, recipe, same, values, write_data, write_recipe
 
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import train_from_flags, training_flags
@@ -42,10 +42,6 @@ def settings(data, folder, **changes):
     return Settings(str(data), str(folder), workers=0, console=False, test=False, **changes)
 
 
-def parameters(net):
-    return {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-
-
 class Started(Exception):
     """Raised in the place of the first epoch."""
 
@@ -72,14 +68,13 @@ def begin(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "best.params", "last.ckpt"])
 def test_all_weights_are_those_of_the_run_to_the_bit(run, begin, tmp_path, name):
-    started = begin(run / name if name else run)
+    source = str(run / name if name else run)
+    started = begin(source)
     expected = {n: a.asnumpy() for n, a in mx.nd.load(str(run / "best.params")).items()}
-    found = parameters(started.method.net)
-    assert set(found) == set(expected) and any(n.startswith("heads.") for n in found)
-    for key, array in expected.items():
-        np.testing.assert_array_equal(found[key], array, err_msg=key)
+    same(values(started.method.net), expected)
+    assert any(n.startswith("heads.") for n in expected)
     note = json.loads((tmp_path / "new" / "recipe.json").read_text())["init_from"]
-    assert note["source"] == str(run / name if name else run) and len(note["sha256"]) == 64
+    assert note["source"] == source and len(note["sha256"]) == 64
     assert note["epoch"] == (None if name == "best.params" else 0)
 
 
@@ -90,14 +85,9 @@ def test_nothing_else_of_the_run_is_taken(run, begin):
     history = [n for n in arrays if n.startswith("method/history")]
     fresh = begin(run / "last.ckpt")
     assert history and not fresh.method.trainers and fresh.schedule.lr(0) == 1e-4
-    untouched = begin_state(fresh.method)
+    state = fresh.method.state()
     for name in history:
-        key = name[len("method/") :]
-        assert not np.array_equal(arrays[name], untouched.get(key)), name
-
-
-def begin_state(method):
-    return {name: np.asarray(value) for name, value in method.state().items()}
+        assert not np.array_equal(arrays[name], state.get(name[len("method/") :])), name
 
 
 def test_where_a_run_started_stays_known(run, data, tmp_path):
@@ -111,18 +101,13 @@ def test_where_a_run_started_stays_known(run, data, tmp_path):
     assert load_checkpoint(folder / "last.ckpt")[1]["record"]["init_from"].items() >= note.items()
 
 
-def test_published_weights_have_a_name(monkeypatch):
+def test_published_weights_have_a_name():
     path, entry = store.find("resnet8_w8_digits")
     net = get_model("resnet8_w8_digits")
     net.initialize()
     note = take_weights(net, "resnet8_w8_digits", entry.classes)
     assert note["init_from"]["file"] == str(path)
-    expected = read_arrays(str(path))
-    for name, array in parameters(net).items():
-        np.testing.assert_array_equal(array, expected[name].asnumpy())
-
-
-def test_no_source_no_note():
+    same(values(net), {n: array.asnumpy() for n, array in read_arrays(str(path)).items()})
     assert take_weights(None, None, ()) == {}
 
 
@@ -144,15 +129,14 @@ def test_other_classes_are_refused_by_name(run, name):
 def test_another_net_is_refused_and_left_alone(run):
     chosen = Recipe.from_dict(recipe(**VALUES, model_options={"width": 16}))
     net = build.initialize_net(chosen, build.build_net(chosen, 3), [mx.cpu()])
-    before = parameters(net)
+    before = values(net)
     for source, text in (
         (run, "does not fit VAA; nothing was loaded"),
         (run / "last.ckpt", r"checkpoint .*last.ckpt is of another net: "),
     ):
         with pytest.raises(ValueError, match=text):
             take_weights(net, str(source), NAMES)
-    for name, array in parameters(net).items():
-        np.testing.assert_array_equal(array, before[name])
+    same(values(net), before)
 
 
 def test_what_is_not_there_or_damaged_is_named(run, tmp_path):
@@ -195,23 +179,18 @@ def test_a_checkpoint_in_the_place_of_weights_says_what_to_give(run, data, tmp_p
 def test_a_search_starts_from_the_weights_of_a_search(begin, tmp_path):
     options = {
         "method": "autola", "model": "autola_search_resnet20", "options": {}, "keep": "last",
-        "schedule": "cosine", "model_options": {"depth": 8, "width": 8},
-        "batch_size": 4,
+        "schedule": "cosine", "model_options": {"depth": 8, "width": 8}, "batch_size": 4,
     }  # fmt: skip
     first = begin("", way=search.search, **options).method.net
     first.alpha.set_data(mx.nd.random.normal(shape=first.alpha.shape))
     mx.nd.waitall()
     save_parameters(first, str(tmp_path / "super.params"))
-    expected = parameters(first)
-    for name, array in parameters(
-        begin(tmp_path / "super.params", way=search.search, **options).method.net
-    ).items():
-        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    expected = values(first)
+    found = begin(tmp_path / "super.params", way=search.search, **options).method.net
+    same(values(found), expected)
 
 
 # ------------------------------------------------------------- the way back
-
-
 @pytest.fixture
 def main(repository, monkeypatch, capsys):
     """A function that runs a training tool with these words; returns status and both outputs."""

@@ -8,13 +8,14 @@ import logging
 import math
 import re
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
-from detection_helpers import write_data as write_coco
-from training_helpers import checkpoint_arrays, recipe, write_data, write_recipe
+from coco_helpers import write_data as write_coco
+from training_helpers import checkpoint_arrays, recipe, same, write_data, write_recipe
 
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.cli import common as cli
@@ -45,17 +46,9 @@ from gluon_attn.train.run import Settings, check_validation, train, validator
 PLAIN = {"method": "baseline", "model": "resnet18_w16_synthetic", "options": {}, "epochs": 1}
 
 
-def strict(text):
-    """Read JSON as other programs do: they refuse the tokens NaN and Infinity."""
-
-    def refuse(token):
-        raise AssertionError(f"{token} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def assert_json_everywhere(folder):
-    """Read every JSON file of a run, and the record in its checkpoint."""
+    """Read every JSON file of a run, and the record in its checkpoint, as other programs do."""
+    strict = partial(json.loads, parse_constant=pytest.fail)  # they refuse NaN and Infinity
     files = [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]
     for path in files:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -67,114 +60,84 @@ def assert_json_everywhere(folder):
 
 
 # ------------------------------------------------------------- what the labels allow
-
-
 class Labels(AttributeDataset):
     """Raw labels without images: 1 positive, -1 negative, 0 unspecified."""
 
-    def __init__(self, raw, names=None, schema=None):
+    def __init__(self, raw):
         raw = np.asarray(raw)
-        names = names or [f"a{k}" for k in range(raw.shape[1])]
-        ids = [f"{k}.png" for k in range(len(raw))]
-        super().__init__(names, "val", raw, ids, policy=LabelPolicy(), schema=schema)
+        names = [f"a{k}" for k in range(raw.shape[1])]
+        super().__init__(names, "val", raw, [f"{k}.png" for k in range(len(raw))],
+                         policy=LabelPolicy())  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_what_is_refused_is_what_every_net_scores_alike(seed):
+def test_what_is_refused_is_what_every_net_scores_alike():
     """The best possible and the worst possible predictions have the same score, or none."""
-    rng = np.random.default_rng(seed)
-    raw = rng.choice([-1, 0, 1], p=rng.dirichlet(np.full(3, 0.3)), size=(3, 4))
-    data = Labels(raw)
-    for score in ("mAP", "mA"):
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        raw = rng.choice([-1, 0, 1], p=rng.dirichlet(np.full(3, 0.3)), size=(3, 4))
+        data = Labels(raw)
         best, worst = (
             evaluate_multilabel(probs, data.label, data.mask, data.names)
             for probs in (data.label, 1 - data.label)
         )
-        alike = [r["overall"][score] for r in (best, worst)]
-        problem, left_out = judge(score, data)
-        assert bool(problem) == (math.isnan(alike[0]) or alike[0] == alike[1]), (score, raw)
-        undefined = best["undefined"].get({"mAP": "ap", "mA": "ma"}[score], [])
-        assert [name for name in data.names if name in left_out] == (
-            [] if problem else list(undefined)
-        )
+        for score, own in (("mAP", "ap"), ("mA", "ma")):
+            alike = [r["overall"][score] for r in (best, worst)]
+            problem, left_out = judge(score, data)
+            assert bool(problem) == (math.isnan(alike[0]) or alike[0] == alike[1]), (score, raw)
+            undefined = [] if problem else list(best["undefined"].get(own, []))
+            assert [name for name in data.names if name in left_out] == undefined
 
 
 def test_accuracy_needs_both_answers_of_one_attribute():
     assert "no positive label of a0, a1" in judge("accuracy", Labels([[-1, -1], [-1, 0]]))[0]
-    assert judge("accuracy", Labels([[-1, 0], [1, 0]])) == ("", "a1 (no known label)")
     data = Labels([[-1, 0], [1, 0]])
+    assert judge("accuracy", data) == ("", "a1 (no known label)")
     found = evaluate_attributes(data.label, data.label, data.mask, data.schema)
     assert found["undefined"] == ["a1"]
-
-
-def test_many_names_are_counted():
-    problem, _ = judge("mAP", Labels(-np.ones((2, 40))))
-    assert problem.endswith("a10, a11 and 28 more")
+    assert judge("mAP", Labels(-np.ones((2, 40))))[0].endswith("a10, a11 and 28 more")
 
 
 def test_one_class_alone_is_no_validation():
-    ids = ["0.png", "1.png"]
-    one = ClassificationDataset(("cat", "dog", "ant"), "val", [1, 1], ids)
-    two = ClassificationDataset(("cat", "dog", "ant"), "val", [1, 0], ids)
+    one, two = (ClassificationDataset(("cat", "dog", "ant"), "val", classes, ["0.png", "1.png"])
+                for classes in ([1, 1], [1, 0]))  # fmt: skip
     for score in ("top1", "accuracy", "mAP"):
         assert "class=dog" in judge(score, one)[0]
-        assert judge(score, two)[0] == ""
-    assert judge("top1", two)[1] == ""
-    assert judge("mAP", two)[1] == "class=ant (no positive label)"
+        assert judge(score, two) == ("", "class=ant (no positive label)" if score == "mAP" else "")
 
 
 def test_queries_without_their_person_in_another_camera_are_no_validation():
-    def people(query, gallery, identities, cameras):
-        return SimpleNamespace(
-            query=np.array(query), gallery=np.array(gallery), identities=np.array(identities),
-            cameras=np.array(cameras),
-        )  # fmt: skip
+    def found(*arrays):
+        fields = dict(zip(("query", "gallery", "identities", "cameras"), map(np.array, arrays)))
+        return TASKS.get("reid").judge("mAP", SimpleNamespace(**fields))
 
-    assert TASKS.get("reid").judge("mAP", people([], [0], [1], [1]))[0] == "it has no queries"
-    alone = people([0, 1], [2, 3, 4], [1, 2, 1, 3, -1], [1, 1, 1, 2, 2])
-    problem, _ = TASKS.get("reid").judge("mAP", alone)
-    assert problem == "all of its 2 queries have no image of their person in another camera"
-    problem, left_out = TASKS.get("reid").judge(
-        "mAP", people([0, 1], [2, 3], [1, 2, 1, 3], [1, 1, 2, 2])
+    assert found([], [0], [1], [1])[0] == "it has no queries"
+    assert found([0, 1], [2, 3, 4], [1, 2, 1, 3, -1], [1, 1, 1, 2, 2])[0] == (
+        "all of its 2 queries have no image of their person in another camera"
     )
+    problem, left_out = found([0, 1], [2, 3], [1, 2, 1, 3], [1, 1, 2, 2])
     assert problem == "" and left_out.startswith("1 of its 2 queries")
 
 
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    return write_coco(tmp_path_factory.mktemp("coco") / "data")
-
-
 @pytest.mark.parametrize("change", [lambda a: [], lambda a: [dict(x, iscrowd=1) for x in a]])
-def test_coco_without_a_box_that_counts_is_no_validation(coco, tmp_path, change):
-    from detection_helpers import recipe as coco_recipe
+def test_coco_without_a_box_that_counts_is_no_validation(tmp_path, change):
+    from coco_helpers import recipe as coco_recipe
 
-    chosen = Recipe.from_dict(coco_recipe())
-    dataset = data_of.open_split(chosen, str(coco), "val2017")
-    assert judge("mAP", dataset)[0] == ""
+    root = write_coco(tmp_path / "data")
+    asked = Recipe.from_dict(coco_recipe(keep="best"))
+    dataset = data_of.open_split(asked, str(root), "val2017")
+    other = Recipe.from_dict(coco_recipe(score="accuracy"))
+    with pytest.raises(ValueError, match="score=accuracy: of these data there are mAP, AP50, AP75"):
+        check_validation(other, dataset, str(root))
     shown = {dataset.coco.cats[a["category_id"]]["name"]
              for a in dataset.coco.anns.values() if not a.get("iscrowd")}  # fmt: skip
-    missing = [name for name in dataset.names if name not in shown]
-    assert all(name in judge("mAP", dataset)[1] for name in missing)
-    annotations = change(list(dataset.coco.anns.values()))
-    dataset.coco.anns = {a["id"]: a for a in annotations}
-    asked = Recipe.from_dict(coco_recipe(keep="best"))
+    problem, left_out = judge("mAP", dataset)
+    assert problem == "" and all(n in left_out for n in dataset.names if n not in shown)
+    dataset.coco.anns = {a["id"]: a for a in change(list(dataset.coco.anns.values()))}
     with pytest.raises(ValueError, match=r"instances_val2017.json, split 'val2017'.*no box that"):
-        check_validation(asked, dataset, str(coco))
-
-
-def test_scores_that_the_data_do_not_have_are_refused_before_training(coco):
-    from detection_helpers import recipe as coco_recipe
-
-    asked = Recipe.from_dict(coco_recipe(score="accuracy"))
-    dataset = data_of.open_split(asked, str(coco), "val2017")
-    with pytest.raises(ValueError, match="score=accuracy: of these data there are mAP, AP50, AP75"):
-        check_validation(asked, dataset, str(coco))
+        check_validation(asked, dataset, str(root))
 
 
 # ------------------------------------------------------------- refused before training
-
-
 def relabel(root, split, change):
     """Rewrite the labels of a split of the tiny data."""
     path = root / f"{split}.txt"
@@ -205,12 +168,15 @@ def test_labels_that_give_no_score_are_refused_before_training(
     relabel(data, "val", change)
     monkeypatch.setattr(training, "build_net", lambda *_: pytest.fail("a net was built"))
     method = {"method": "autola", "options": {}} if start is search.search else {}
-    chosen = Recipe.from_dict(recipe(**method))
     with pytest.raises(ValueError) as caught:
-        start(chosen, Settings(str(data), str(tmp_path / "run"), workers=0, console=False))
+        start(Recipe.from_dict(recipe(**method)), settings(data, tmp_path / "run"))
     text = str(caught.value)
     assert f"{data}, split 'val': {why}, so validation mAP cannot" in text and "keep=last" in text
     assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def settings(data, folder, **changes):
+    return Settings(str(data), str(folder), workers=0, console=False, **changes)
 
 
 def test_a_run_that_needs_no_score_is_told(data, caplog):
@@ -234,46 +200,28 @@ def test_attributes_that_a_score_leaves_out_are_named_once(data, caplog):
 
 
 # ------------------------------------------------------------- undefined while training
+def _nothing(*_):
+    pass
 
 
-class Steps:
+class Steps(SimpleNamespace):
     """A method that adds one to its only weight in every step, and says how many it made."""
 
     def __init__(self):
-        self.net = mx.gluon.nn.Dense(1, in_units=1, use_bias=False)
-        self.net.initialize(mx.init.Zero())
-        self.ctx, self.trainers, self.phase, self.steps, self.spoil = [mx.cpu()], {}, None, 0, None
-        self.precision = MixedPrecision("none", self.ctx)
-
-    def begin_epoch(self, epoch):
-        self.phase = "joint"
-
-    begin_phase = begin_epoch
-
-    def set_learning_rate(self, lr):
-        self.lr = lr
+        net, ctx = mx.gluon.nn.Dense(1, in_units=1, use_bias=False), [mx.cpu()]
+        net.initialize(mx.init.Zero())
+        super().__init__(
+            net=net, ctx=ctx, trainers={}, phase="joint", steps=0, spoil=None, state=dict,
+            precision=MixedPrecision("none", ctx), report=lambda: {"steps": self.steps},
+            begin_epoch=_nothing, begin_phase=_nothing, set_learning_rate=_nothing,
+            load_state=_nothing, end_epoch=dict,
+        )  # fmt: skip
 
     def train_step(self, batch):
         self.steps += 1
         added = self.spoil if self.steps == 2 and self.spoil else 1
         self.net.weight.set_data(self.net.weight.data() + added)
         return {"loss": mx.nd.array([1.0])}
-
-    def end_epoch(self):
-        pass
-
-    def report(self):
-        return {"steps": self.steps}
-
-    def state(self):
-        return {}
-
-    def load_state(self, state):
-        pass
-
-    @property
-    def weight(self):
-        return float(self.net.weight.data().asscalar())
 
 
 class Batches(list):
@@ -283,14 +231,20 @@ class Batches(list):
 
 def run_of(folder, validate, epochs, **changes):
     batch = Batch(mx.nd.zeros((1, 1)), mx.nd.zeros((1, 1)), mx.nd.ones((1, 1)), np.zeros(1, int))
-    schedule = SCHEDULES.get("plateau")(
-        Recipe("m", "n", lr=0.1, epochs=epochs, lr_patience=0, lr_min=0)
-    )
-    run = Run(
-        method=Steps(), loader=Batches([batch]), validate=validate, schedule=schedule,
-        epochs=epochs, folder=str(folder),
+    chosen = Recipe("m", "n", lr=0.1, epochs=epochs, lr_patience=0, lr_min=0)
+    return Run(
+        method=Steps(), loader=Batches([batch]), validate=validate,
+        schedule=SCHEDULES.get("plateau")(chosen), epochs=epochs, folder=str(folder), **changes,
     )  # fmt: skip
-    return run._replace(**changes)
+
+
+def validation(data, chosen=PLAIN):
+    """Return what a run of these values validates with."""
+    chosen = Recipe.from_dict(recipe(**chosen))
+    dataset = data_of.open_split(chosen, str(data), "val")
+    return validator(
+        training.Prepared(chosen, settings(data, ""), [mx.cpu()], {"val": dataset}, None, {})
+    )
 
 
 def by_epoch(values):
@@ -311,12 +265,6 @@ nan = math.nan
 
 def judge(score, dataset):
     return task_of(dataset).judge(score, dataset)
-
-
-def prepared(chosen, dataset, data):
-    """Return as much of a run as its validation asks for."""
-    settings = Settings(str(data), "", workers=0)
-    return training.Prepared(chosen, settings, [mx.cpu()], {"val": dataset}, None, {})
 
 
 def best_weight(folder):
@@ -356,33 +304,27 @@ def test_an_undefined_score_survives_a_resumed_run(tmp_path):
 
 
 # ------------------------------------------------------------- validations that fail
-
-
 @pytest.mark.parametrize("when", [0, 1])
 def test_what_was_trained_survives_a_validation_that_fails(tmp_path, when):
-    whole = run_of(tmp_path / "whole", by_epoch([0.1, 0.3, 0.2]), 3)
-    expected = fit(whole)
-    found = [0.1, 0.3, 0.2]
-    broken = run_of(tmp_path / "cut", by_epoch([*found[:when], KeyError("iscrowd")]), 3)
+    found, folders = [0.1, 0.3, 0.2], (tmp_path / "whole", tmp_path / "cut")
+    expected = fit(run_of(folders[0], by_epoch(found), 3))
+    broken = run_of(folders[1], by_epoch([*found[:when], KeyError("iscrowd")]), 3)
     with pytest.raises(ValueError) as caught:
         fit(broken)
     text = str(caught.value)
     assert text.startswith(f"validation of epoch {when} failed: KeyError: 'iscrowd'; ")
-    assert f"{tmp_path / 'cut' / 'last.ckpt'}: --resume validates it" in text
-    resumed = run_of(tmp_path / "cut", by_epoch(found[when:]), 3)
+    assert f"{folders[1] / 'last.ckpt'}: --resume validates it" in text
+    assert load_checkpoint(folders[1] / "last.ckpt")[1]["format"] == 2  # older releases refuse it
+    resumed = run_of(folders[1], by_epoch(found[when:]), 3)
     assert fit(resumed, resume=True) == expected
     assert resumed.method.steps == 2 - when  # the epoch that was trained is not trained again
-    first, second = (checkpoint_arrays(tmp_path / f / "last.ckpt") for f in ("whole", "cut"))
-    assert set(first) == set(second)
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-    logs = [read_json_lines(str(tmp_path / f / "log.jsonl")) for f in ("whole", "cut")]
+    same(*(checkpoint_arrays(folder / "last.ckpt") for folder in reversed(folders)))
+    logs = [read_json_lines(str(folder / "log.jsonl")) for folder in folders]
     for one, other in zip(*logs):
         assert list(one) == list(other)
-        assert (one["epoch"], one["val_mAP"], one["lr"]) == (
-            other["epoch"], other["val_mAP"], other["lr"],
-        )  # fmt: skip
-    assert "pending" not in load_checkpoint(tmp_path / "cut" / "last.ckpt")[1]
+        assert all(one[key] == other[key] for key in ("epoch", "val_mAP", "lr"))
+    meta = load_checkpoint(folders[1] / "last.ckpt")[1]
+    assert "pending" not in meta and meta["format"] == 1
 
 
 def test_ctrl_c_in_a_validation_costs_no_epoch(tmp_path, caplog):
@@ -411,14 +353,6 @@ def test_a_score_that_the_validation_does_not_give_costs_no_epoch(tmp_path):
     assert fit(run_of(tmp_path, by_epoch([0.1]), 1), resume=True)["mAP"] == 0.1
 
 
-def test_older_releases_refuse_a_checkpoint_that_waits_for_its_validation(tmp_path):
-    with pytest.raises(ValueError):
-        fit(run_of(tmp_path, by_epoch([KeyError("x")]), 1))
-    assert load_checkpoint(tmp_path / "last.ckpt")[1]["format"] == 2
-    fit(run_of(tmp_path, by_epoch([0.1]), 1), resume=True)
-    assert load_checkpoint(tmp_path / "last.ckpt")[1]["format"] == 1
-
-
 @pytest.mark.parametrize("spoilt", [nan, math.inf])
 def test_spoilt_weights_do_not_replace_good_ones(tmp_path, spoilt):
     """The loss of the last batch is still finite: only the weights tell."""
@@ -434,13 +368,8 @@ def test_spoilt_weights_do_not_replace_good_ones(tmp_path, spoilt):
 
 
 # ------------------------------------------------------------- whole runs
-
-
 def test_a_net_whose_output_is_not_finite_has_no_score(data, caplog):
-    chosen = Recipe.from_dict(recipe(**PLAIN))
-    dataset = data_of.open_split(chosen, str(data), "val")
-    validate = validator(prepared(chosen, dataset, data))
-    found = validate(lambda images: mx.nd.full((len(images), 3), nan))
+    found = validation(data)(lambda images: mx.nd.full((len(images), 3), nan))
     assert math.isnan(found["mAP"]) and "Validation is undefined: " in caplog.text
     assert f"{data}, split 'val'" in caplog.text
 
@@ -465,10 +394,15 @@ def test_an_exception_of_a_library_names_the_data(data):
     def net(images):
         raise KeyError("iscrowd")
 
-    chosen = Recipe.from_dict(recipe(**PLAIN))
-    dataset = data_of.open_split(chosen, str(data), "val")
     with pytest.raises(ValueError, match=r"data, split 'val': KeyError: 'iscrowd'"):
-        validator(prepared(chosen, dataset, data))(net)
+        validation(data)(net)
+
+
+def flags(tmp_path, data, **changes):
+    """Return the arguments of a run of these values, as the command reads them."""
+    file = write_recipe(tmp_path / "tiny.json", **{**PLAIN, **changes})
+    words = ["--recipe", file, "--data-dir", data, "--save-dir", tmp_path / "run", "-j", 0]
+    return cli.parse(training_flags(""), list(map(str, words)))
 
 
 def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
@@ -476,10 +410,7 @@ def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
 ):
     relabel(data, "test", lambda labels: ["0", "0", "0"])  # allowed: its tables show "-"
     monkeypatch.setattr(Attributes, "scores_of", lambda *_: {"mAP": nan, "mA": nan})
-    file = write_recipe(tmp_path / "tiny.json", **PLAIN)
-    words = ["--recipe", file, "--data-dir", data, "--save-dir", tmp_path / "run", "-j", 0]
-    args = cli.parse(training_flags(""), list(map(str, words)))
-    assert train_from_flags(args) == 1
+    assert train_from_flags(flags(tmp_path, data)) == 1
     text = capsys.readouterr().out
     assert "No epoch has a defined validation mAP" in text and "epoch 0, are kept" in text
     names = assert_json_everywhere(tmp_path / "run")
@@ -487,15 +418,10 @@ def test_a_run_without_any_score_ends_with_status_1_and_whole_files(
     table = (tmp_path / "run" / "test.md").read_text(encoding="utf-8")
     assert re.search(r"\| +- ", table) and not re.search(r"\bnan\b", table)
     assert "Test mAP -;" in text
-
-
-def test_a_run_that_keeps_the_last_epoch_needs_no_score_for_status_0(monkeypatch, tmp_path):
-    file = write_recipe(tmp_path / "tiny.json", **dict(PLAIN, keep="last"))
-    words = ["--recipe", file, "--data-dir", tmp_path, "--save-dir", tmp_path / "run"]
-    args = cli.parse(training_flags(""), list(map(str, words)))
+    # One that keeps the last epoch needs none.
     found = {"best": {"epoch": 0, "mAP": nan}, "test": None}
     monkeypatch.setattr(training, "train", lambda *_: found)
-    assert train_from_flags(args) == 0
+    assert train_from_flags(flags(tmp_path, data, keep="last")) == 0
 
 
 def test_what_fails_behind_the_training_costs_neither_weights_nor_words(
@@ -503,8 +429,7 @@ def test_what_fails_behind_the_training_costs_neither_weights_nor_words(
 ):
     (data / "images" / "test3.png").unlink()
     monkeypatch.setattr(training, "training_curves", lambda *_: 1 // 0)
-    chosen = Recipe.from_dict(recipe(**PLAIN))
-    asked = Settings(str(data), str(tmp_path / "run"), workers=0, console=False)
+    chosen, asked = Recipe.from_dict(recipe(**PLAIN)), settings(data, tmp_path / "run")
     with pytest.raises(ValueError) as caught:
         train(chosen, asked)
     text = str(caught.value)

@@ -18,19 +18,13 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.cli.analysis_features import Settings, analyse_critic
-from gluon_attn.cli.analysis_maps import (
-    class_maps,
-    open_samples,
-    score_pass,
-    varied_samples,
-)
+from gluon_attn.cli.analysis_maps import open_samples, varied_samples
 from gluon_attn.core.files import write_bytes, write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.figures.bars import attribute_bars
 from gluon_attn.figures.curves import pr_curves, training_curves
 from gluon_attn.figures.heatmaps import heatmap_overlay
 from gluon_attn.metrics.tables import percent
-from gluon_attn.nets import name_outputs
 from gluon_attn.task import Asked, task_of
 from gluon_attn.task import is_one_class as is_classification
 from gluon_attn.tasks import data as evaluation
@@ -189,7 +183,7 @@ def _own_curves(title: str, folder: str, files: Files) -> dict[str, str]:
     stem = f"critic_{files.stem(title)}"
     settings = Settings(files.out, stem, mx.cpu(), batch_size=1, workers=0, runs={title: folder})
     try:
-        _, made, _ = analyse_critic({}, None, settings)
+        made = analyse_critic({}, None, settings).files
     except ValueError:  # the method has no critic
         return drawn
     files.add(made)
@@ -208,7 +202,8 @@ def _looks(
     images = [Image(name, f"maps/{n}.jpg", truth[n], []) for n, name in enumerate(ids)]
     for number, (title, trained) in enumerate(models.items()):
         seen = open_samples(trained, dataset, positions, ctx)
-        kind, maps, logits = _maps(trained, seen.image, len(dataset.names))
+        kind, maps = _maps(seen.look, len(dataset.names))
+        logits = seen.look.run.logits
         probabilities = logits.softmax() if is_classification(dataset.schema) else logits.sigmoid()
         probabilities = probabilities.asnumpy()
         for n, (image, view) in enumerate(zip(images, seen.views)):
@@ -221,19 +216,16 @@ def _looks(
     return images
 
 
-def _maps(trained: Any, image: Any, classes: int) -> tuple[str, np.ndarray, Any]:
-    """Return kind, maps ``(N, A, h, w)`` and logits of a net on images.
+def _maps(look: Any, classes: int) -> tuple[str, np.ndarray]:
+    """Return kind and maps ``(N, A, h, w)`` of a net on images.
 
     A net with attention modules shows those of its last one; any other net the gradients of each
     class's score.
     """
-    names = getattr(trained.net, "attention_outputs", ())
-    if names:
-        outputs = name_outputs(trained.net, trained.net(image))
-        return OWN_MAP, outputs[names[-1]].asnumpy(), outputs["logits"]
-    run = score_pass(trained, image)
-    maps = [class_maps(run, np.full(len(image), k), "grad_cam") for k in range(classes)]
-    return CLASS_MAP, np.stack(maps, axis=1), run.logits
+    if look.attention:
+        return OWN_MAP, list(look.attention.values())[-1]
+    columns = [np.full(len(look.image), k) for k in range(classes)]
+    return CLASS_MAP, np.stack([look.maps("grad_cam", column) for column in columns], axis=1)
 
 
 def _write(path: str, image: np.ndarray) -> None:

@@ -2,42 +2,38 @@
 
 The pixels are the 1,797 digits of ``sklearn.datasets.load_digits`` (8x8, 17 grey levels). They
 are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-1998), written by 13 people who wrote none of its training part; that training part is not bundled,
-and neither are the writers' names. The samples come in blocks by writer, so the splits take
-*contiguous* runs of samples: the first 60 % for train, the next 15 % for val, the last 25 % for
-test. No sample is in two splits, and at most the writers at the two cuts are.
+1998). The samples come in blocks by writer, so the splits take *contiguous* runs: the first 60 %
+for train, the next 15 % for val, the last 25 % for test. No sample is in two splits, and at most
+the writers at the two cuts are.
 
 Class frequencies are long-tailed: digit ``k`` (the order is shuffled by ``seed``) is drawn with
 odds ``RATIO ** (-rank / 9)``, the exponential law usual for long-tailed versions of balanced sets
-(Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019); the commonest
-is ``RATIO`` times as likely as the rarest.
+(Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019).
 
 ``write_digits`` writes several digits a scene as a generic list, ``write_digits_single`` exactly
 one handwritten digit, of a class chosen evenly, among two to five distractors (wavy lines,
 hatching, crossed strokes, printed letters) as one folder per class: ``train/three/00012.jpg``, with
-``classes.txt`` (zero to nine). Where the digit is, is not said; a classifier has to find it.
+``classes.txt`` (zero to nine).
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from gluon_attn.core.files import write_bytes, write_json
+from gluon_attn.core.files import write_bytes
 from gluon_attn.data.synthetic.drawing import (
     SPLITS,
     Canvas,
     check_images,
-    claim_folder,
     draw_all,
     ellipse,
+    generated,
     random_colour,
     rect,
-    release_folder,
     stripes,
     write_image,
 )
@@ -61,11 +57,9 @@ def write_digits(
     progress: bool = True,
     unspecified: float = 0.0,
 ) -> dict[str, Any]:
-    """Draw the data set and write it in the generic list format; lists are written last.
+    """Draw the data set and write it in the format of :mod:`gluon_attn.data.lists`, lists last.
 
-    Files: ``images/<split>_<number>.jpg`` (128x128), ``train.txt``, ``val.txt``, ``test.txt`` with
-    lines ``images/x.jpg<TAB>0,1,0,...`` (path relative to the list's folder; one value per digit: 1
-    positive, 0 negative, -1 unspecified), ``names.txt`` with one name per line, and ``DIGITS.json``
+    Beside ``images/<split>_<number>.jpg`` (128x128) and the lists there is ``DIGITS.json``
     (generator, version, seed, numbers of images, class odds).
 
     Args:
@@ -76,30 +70,23 @@ def write_digits(
     Returns a report: ``expected`` images per split, ``positive_rate`` per name, ``seconds``.
     FileExistsError: ``root`` holds something that may not be replaced.
     """
-    images, started = check_images(images or IMAGES["digits"], seed), time.perf_counter()
+    images = check_images(images or IMAGES["digits"], seed)
     if not 0.0 <= unspecified < 1.0:
         raise ValueError(f"unspecified={unspecified!r}: a share in [0, 1) is needed")
     load_samples()
-    root = Path(root)
-    outputs = ["images", "names.txt", "DIGITS.json"] + [f"{s}.txt" for s in SPLITS]
-    claim_folder(root, "digits", outputs, "DIGITS.json", overwrite=overwrite)
+    outputs = ["images", "names.txt"] + [f"{s}.txt" for s in SPLITS]
     jobs = [(str(root), seed, s, n, unspecified) for s in SPLITS for n in range(images[s])]
-    records = list(draw_all(_write_scene, jobs, workers, progress, title="composing digits"))
-    write_bytes(root / "names.txt", ("\n".join(NAMES) + "\n").encode())
-    for split in SPLITS:
-        lines = [line for name, line, _ in records if name == split]
-        write_bytes(root / f"{split}.txt", "".join(lines).encode())
+    with generated(root, "digits", outputs, "DIGITS.json", overwrite=overwrite) as summary:
+        records = list(draw_all(_write_scene, jobs, workers, progress, title="composing digits"))
+        write_bytes(Path(root) / "names.txt", ("\n".join(NAMES) + "\n").encode())
+        for split in SPLITS:
+            lines = [line for name, line, _ in records if name == split]
+            write_bytes(Path(root) / f"{split}.txt", "".join(lines).encode())
+        expected = {split: {"images": images[split]} for split in SPLITS}
+        odds = dict(zip(NAMES, class_odds(seed).round(5).tolist()))
+        summary.update(version=VERSION, seed=seed, expected=expected, odds=odds)
     labels = np.array([row for _, _, row in records])
-    odds = class_odds(seed)
-    summary = {
-        "generator": "digits", "version": VERSION, "seed": seed,
-        "expected": {split: {"images": images[split]} for split in SPLITS},
-        "odds": dict(zip(NAMES, odds.round(5).tolist())),
-    }  # fmt: skip
-    write_json(root / "DIGITS.json", summary, indent=2)
-    release_folder(root)
-    rates = dict(zip(NAMES, (labels == 1).mean(0).tolist()))
-    return dict(summary, root=str(root), positive_rate=rates, seconds=time.perf_counter() - started)
+    return dict(summary, positive_rate=dict(zip(NAMES, (labels == 1).mean(0).tolist())))
 
 
 def class_odds(seed: int) -> np.ndarray:
@@ -144,11 +131,7 @@ def _write_scene(job: Any) -> Any:
 def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
     """Return a scene, ``(128, 128, 3)`` uint8 RGB, and which digits it shows, ``(10,)`` bool."""
     digits, targets = load_samples()
-    paper = random_colour(rng, 165, 250, 0.5)
-    canvas = Canvas(SIDE, SIDE)
-    draw_paper(canvas, rng, paper)
-    for _ in range(rng.integers(1, 5)):
-        draw_scribble(canvas, rng, random_ink(rng))
+    canvas = _page(rng, 1, 4)
     present = np.zeros(10, bool)
     taken: list[Any] = []
     for _ in range(rng.integers(1, 6)):
@@ -162,6 +145,15 @@ def draw_scene(rng: np.random.Generator, samples: np.ndarray, odds: Any) -> Any:
         write_digit(canvas, rng, digits[sample], place, size=size, ink=random_ink(rng))
         present[digit] = True
     return scan(canvas.image(), rng), present
+
+
+def _page(rng: np.random.Generator, fewest: int, most: int) -> Canvas:
+    """Return a page with ``fewest`` to ``most`` scribbles, and no digit yet."""
+    canvas, paper = Canvas(SIDE, SIDE), random_colour(rng, 165, 250, 0.5)
+    draw_paper(canvas, rng, paper)
+    for _ in range(rng.integers(fewest, most + 1)):
+        draw_scribble(canvas, rng, random_ink(rng))
+    return canvas
 
 
 def random_ink(rng: np.random.Generator) -> np.ndarray:
@@ -266,25 +258,19 @@ def write_digits_single(
     ``side`` is that of the images, 16 to 128 pixels. Below 64 the digit fills half to two thirds of
     the page, so that 32 pixels still show it. Otherwise as :func:`write_digits`.
     """
-    started = time.perf_counter()
     images = check_images(dict(IMAGES["digits_single"], **(images or {})), seed)
     if not isinstance(side, int) or not 16 <= side <= SIDE:
         raise ValueError(f"side={side!r}: a whole number from 16 to {SIDE} is needed")
     load_samples()
-    root = Path(root)
-    outputs = (*SPLITS, "classes.txt", "SYNTHETIC.json")
-    claim_folder(root, "digits_single", outputs, "SYNTHETIC.json", overwrite=overwrite)
     jobs = [(str(root), seed, s, n, side) for s in SPLITS for n in range(images[s])]
-    for _ in draw_all(_write_single, jobs, workers, progress, title="composing digits"):
-        pass
-    write_bytes(root / "classes.txt", ("\n".join(NAMES) + "\n").encode())
-    summary = {
-        "generator": "digits_single", "version": VERSION, "seed": seed, "side": side,
-        "expected": {split: {"images": images[split]} for split in SPLITS},
-    }  # fmt: skip
-    write_json(root / "SYNTHETIC.json", summary, indent=2)
-    release_folder(root)
-    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+    outputs, note = (*SPLITS, "classes.txt"), "SYNTHETIC.json"
+    with generated(root, "digits_single", outputs, note, overwrite=overwrite) as summary:
+        for _ in draw_all(_write_single, jobs, workers, progress, title="composing digits"):
+            pass
+        write_bytes(Path(root) / "classes.txt", ("\n".join(NAMES) + "\n").encode())
+        expected = {split: {"images": images[split]} for split in SPLITS}
+        summary.update(version=VERSION, seed=seed, side=side, expected=expected)
+    return summary
 
 
 def _write_single(job: Any) -> None:
@@ -301,11 +287,7 @@ def _write_single(job: Any) -> None:
 def draw_single(rng: np.random.Generator, samples: np.ndarray, digit: int, side: Any = SIDE) -> Any:
     """Return a scene, ``(side, side, 3)`` uint8 RGB, and the digit's centre and size, in pixels."""
     digits, targets = load_samples()
-    paper = random_colour(rng, 165, 250, 0.5)
-    canvas = Canvas(SIDE, SIDE)
-    draw_paper(canvas, rng, paper)
-    for _ in range(rng.integers(DISTRACTORS[0], DISTRACTORS[1] + 1)):
-        draw_scribble(canvas, rng, random_ink(rng))
+    canvas = _page(rng, *DISTRACTORS)
     size = rng.uniform(*(SIZES if side >= SIDE // 2 else SMALL_SIZES))
     place = rng.uniform(size * 0.5, SIDE - size * 0.5, 2)
     sample = rng.choice(samples[targets[samples] == digit])

@@ -5,12 +5,14 @@ All colours are RGB in 0..255, all coordinates are pixels ``(x, y)``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
 import shutil
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -55,22 +57,24 @@ def check_images(images: Any, seed: int) -> dict[str, int]:
     return {split: int(images[split]) for split in SPLITS}
 
 
-def claim_folder(
-    root: Any, generator: str, outputs: Sequence[str], summary: str, *, overwrite: bool
-) -> None:
+@contextlib.contextmanager
+def generated(
+    root: Any, generator: str, outputs: Sequence[str], note: str, *, overwrite: bool
+) -> Iterator[dict[str, Any]]:
     """Make ``root`` ready for a run of ``generator``, refusing to harm what it did not make.
 
-    An interrupted run leaves ``GENERATING.json`` and no annotations; the next call starts it over.
-    ``outputs`` are names inside ``root`` that the generator writes; ``summary`` is the one of them
-    that marks a finished data set, which ``overwrite`` allows to be replaced (FileExistsError
-    otherwise).
+    The body writes the data set and fills the summary, ``{'generator': ...}``, which is written to
+    the file ``note`` last; then it gets ``root`` and ``seconds``. An interrupted run leaves
+    ``GENERATING.json`` and no annotations; the next call starts it over. ``outputs`` are the other
+    names inside ``root`` that the generator writes. ``overwrite`` allows a finished data set to be
+    replaced (FileExistsError otherwise).
     """
-    root = Path(root)
+    root, started = Path(root), time.perf_counter()
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; give the folder the data set is to be written to")
-    present = [name for name in outputs if (root / name).exists()]
+    present = [name for name in (*outputs, note) if (root / name).exists()]
     interrupted = _owner(root / MARKER) == generator
-    mine = interrupted or _owner(root / summary) == generator
+    mine = interrupted or _owner(root / note) == generator
     if present and not mine:
         raise FileExistsError(
             f"{root} holds {', '.join(present)} that the {generator} generator did not write; "
@@ -86,11 +90,11 @@ def claim_folder(
     for name in present:
         target = root / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
-
-
-def release_folder(root: Any) -> None:
-    """Declare the run finished."""
-    (Path(root) / MARKER).unlink()
+    summary: dict[str, Any] = {"generator": generator}
+    yield summary
+    write_json(root / note, summary, indent=2)
+    (root / MARKER).unlink()
+    summary.update(root=str(root), seconds=time.perf_counter() - started)
 
 
 def _owner(path: Any) -> Any:
@@ -201,14 +205,10 @@ def capsule(a: Any, b: Any, ra: float, rb: float, *, flat_end: bool = False) -> 
     return np.concatenate([tail, end])
 
 
-def _spline_basis(steps: int) -> np.ndarray:
-    t = np.arange(steps, dtype=np.float32)[:, None] / steps
-    return 0.5 * np.hstack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-    )
-
-
-_BASIS = _spline_basis(6)
+_T = np.arange(6, dtype=np.float32)[:, None] / 6
+_BASIS = 0.5 * np.hstack([
+    -_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, -(_T**2) + _T**3
+])  # fmt: skip
 
 
 def spline(points: Any) -> np.ndarray:
@@ -377,6 +377,12 @@ def stripes(
         return np.where(phase - np.floor(phase) < duty, other, fill)
 
     return texture
+
+
+def patch(plane: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the part of ``plane`` ``(H, W)`` on a texture's grids ``x`` and ``y``."""
+    y0, x0 = int(y[0, 0]), int(x[0, 0])
+    return plane[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
 
 
 def random_colour(

@@ -16,6 +16,7 @@ from gluon_attn.data.synthetic.drawing import (
     capsule,
     ellipse,
     emblem,
+    patch,
     rect,
     spline,
     stripes,
@@ -140,12 +141,10 @@ class Figure:
         rng = np.random.default_rng(self.look.grain)
         shape = self.canvas.alpha.shape
         noise = rng.normal(0, 16, (shape[0], shape[1] // 3 + 1)).astype(np.float32).repeat(3, 1)
-        fade = [(self._joints(i)[0] + self._joints(i)[1]) / 2 for i in (0, 1)]
-        spots = [self.at(p) for p in fade]
+        spots = [self.at((hip + knee) / 2) for hip, knee, _ in map(self._joints, (0, 1))]
 
         def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
-            y0, x0 = int(y[0, 0]), int(x[0, 0])
-            light = noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
+            light = patch(noise, x, y)
             for sx, sy in spots:
                 far = ((x - sx) / 0.03) ** 2 + ((y - sy) / 0.1) ** 2
                 light = light + 40 * np.exp(-far / self.scale**2)
@@ -159,12 +158,7 @@ class Figure:
         height, width = self.canvas.alpha.shape
         noise = rng.normal(1, 0.1, (height // 3 + 1, width // 3 + 1)).astype(np.float32)
         noise = noise.repeat(3, 0).repeat(3, 1)
-
-        def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
-            y0, x0 = int(y[0, 0]), int(x[0, 0])
-            return fill * noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
-
-        return texture
+        return lambda x, y, fill: fill * patch(noise, x, y)
 
     def _skirt(self, lower: str) -> None:
         suit = self.outfit.top == "suit" and self.look.suit_skirt
@@ -202,8 +196,7 @@ class Figure:
         texture = self._print()
         if o.top in ("tank", "gown"):
             w = self.shoulder
-            sides = (-w, w)
-            straps = [capsule((s * 0.5, 0.2), (s * 0.55, 0.28), 0.014, 0.02) for s in sides]
+            straps = [capsule((s * 0.5, 0.2), (s * 0.55, 0.28), 0.014, 0.02) for s in (-w, w)]
             half = [(0, 0.275), (w * 0.75, 0.26), (w * 0.86, 0.29), (self.waist, 0.4)]
             body = half + [(self.hip, 0.48), (self.hip * 0.9, 0.5), (0, 0.5)]
             self.fill(_symmetric(body, smooth=False), *straps, colour=self.top, texture=texture)

@@ -16,7 +16,6 @@ is wrong in the training and validation splits. The test split keeps its true la
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -79,11 +78,10 @@ def write_synthetic(
 ) -> dict[str, Any]:
     """Draw the data set and write it as WIDER-Attribute is published.
 
-    Files: ``Anno/wider_attribute_trainval.json``, ``Anno/wider_attribute_test.json``,
-    ``Image/<split>/<number>--<scene>/*.jpg`` and ``SYNTHETIC.json`` (generator, version, seed and
-    the expected numbers of images and boxes). Annotations are written last: a run that was
-    interrupted leaves none, and the next call starts it over. Every image has its own random
-    stream, so the files do not depend on ``workers``.
+    Beside its files there is ``SYNTHETIC.json`` (generator, version, seed and the expected numbers
+    of images and boxes). Annotations are written last: a run that was interrupted leaves none, and
+    the next call starts it over. Every image has its own random stream, so the files do not depend
+    on ``workers``.
 
     Args:
         images: Scenes per split, ``{"train": n, "val": n, "test": n}``; about three persons each.
@@ -95,41 +93,31 @@ def write_synthetic(
     ``unspecified_rate`` (per attribute, over all boxes), ``seconds``.
     """
     images = drawing.check_images(IMAGES["synthetic"] if images is None else images, seed)
-    root, started = Path(root), time.perf_counter()
-    drawing.claim_folder(root, "synthetic", OUTPUTS, "SYNTHETIC.json", overwrite=overwrite)
+    root = Path(root)
     jobs = [(str(root), seed, split, n) for split in drawing.SPLITS for n in range(images[split])]
-    title = "drawing pedestrians"
-    records = list(drawing.draw_all(_write_scene, jobs, workers, progress, title=title))
-    names = {s: f"{s}/" for s in drawing.SPLITS}
-    by_split = {s: [r for r in records if r["file_name"].startswith(n)] for s, n in names.items()}
-    boxes = {s: sum(len(i["targets"]) for i in r) for s, r in by_split.items()}
-    expected = {s: {"images": len(r), "boxes": boxes[s]} for s, r in by_split.items()}
-    (root / "Anno").mkdir()
-    _write_annotation(root, "trainval", by_split["train"] + by_split["val"])
-    _write_annotation(root, "test", by_split["test"])
-    summary = {"generator": "synthetic", "version": VERSION, "seed": seed, "expected": expected}
-    write_json(root / "SYNTHETIC.json", summary, indent=2)
-    drawing.release_folder(root)
-    report = dict(summary, root=str(root), seconds=time.perf_counter() - started)
-    report.update(_rates(records))
-    logger.info("%s: %s in %.0f s", root, expected, report["seconds"])
-    return report
-
-
-def _write_annotation(root: Any, part: str, records: list) -> None:
-    document = {
-        "images": records,
-        "attribute_id_map": {str(i): name for i, name in enumerate(ATTRIBUTES)},
-        "scene_id_map": {str(i): name for i, name in SCENES.items()},
-    }
-    write_json(root / "Anno" / f"wider_attribute_{part}.json", document, indent=None)
-
-
-def _rates(records: list) -> dict[str, Any]:
+    with drawing.generated(
+        root, "synthetic", OUTPUTS[:2], OUTPUTS[2], overwrite=overwrite
+    ) as summary:
+        title = "drawing pedestrians"
+        records = list(drawing.draw_all(_write_scene, jobs, workers, progress, title=title))
+        parts = {s: [r for r in records if r["file_name"].startswith(f"{s}/")] for s in images}
+        boxes = {s: sum(len(r["targets"]) for r in part) for s, part in parts.items()}
+        expected = {s: {"images": len(part), "boxes": boxes[s]} for s, part in parts.items()}
+        for name, found in ("trainval", parts["train"] + parts["val"]), ("test", parts["test"]):
+            document = {
+                "images": found,
+                "attribute_id_map": {str(i): name for i, name in enumerate(ATTRIBUTES)},
+                "scene_id_map": {str(i): name for i, name in SCENES.items()},
+            }
+            path = root / "Anno" / f"wider_attribute_{name}.json"
+            write_json(path, document, indent=None)
+        summary.update(version=VERSION, seed=seed, expected=expected)
     labels = np.array([t["attribute"] for r in records for t in r["targets"]])
     labels = labels.reshape(-1, len(ATTRIBUTES))
-    codes = {"positive_rate": 1, "unspecified_rate": 0}
-    return {k: dict(zip(ATTRIBUTES, (labels == v).mean(0).tolist())) for k, v in codes.items()}
+    for key, value in (("positive_rate", 1), ("unspecified_rate", 0)):
+        summary[key] = dict(zip(ATTRIBUTES, (labels == value).mean(0).tolist()))
+    logger.info("%s: %s in %.0f s", root, expected, summary["seconds"])
+    return summary
 
 
 def _write_scene(job: Any) -> Any:
@@ -197,17 +185,14 @@ class _Scene:
         rgb, alpha, regions = draw_person(outfit, sample_look(rng, back), tall)
         rgb = rgb * rng.uniform(0.7, 1.1)
         left, top = int(round(x - tall * 0.6)), int(round(feet - tall * 1.34))
-        self._shadow(x, feet, tall)
+        shade = drawing.ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
+        self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
         spot, part = _overlap(self.owner.shape, alpha.shape, left, top)
         under = self.canvas.rgb[(slice(None), spot[0], spot[1])]
         under *= 1.0 - alpha[part]
         under += rgb[part].transpose(2, 0, 1)
         self.owner[spot][alpha[part] > 0.5] = len(self.people)
         self.people.append((outfit, back, alpha > 0.5, (left, top), regions, tall))
-
-    def _shadow(self, x: float, feet: float, tall: float) -> None:
-        shade = drawing.ellipse(x + tall * 0.03, feet, tall * 0.2, tall * 0.03)
-        self.canvas.paint([shade], (25, 25, 30), opacity=0.35)
 
     def obstruct(self) -> None:
         """Perhaps put an object in front of one of the people."""
@@ -329,22 +314,18 @@ def write_tasks(
     The scenes stay in ``root/scenes``, with all attributes and true labels. Arguments, report and
     errors are those of :func:`write_synthetic`; missing splits take ``IMAGES["tasks"]``.
     """
-    root, started = Path(root), time.perf_counter()
-    outputs = ["scenes", "SYNTHETIC.json"]
-    outputs += [f"{split}.{end}" for split in drawing.SPLITS for end in ("rec", "idx", "json")]
-    drawing.claim_folder(root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite)
-    scenes = root / "scenes"
+    outputs = [f"{split}.{end}" for split in drawing.SPLITS for end in ("rec", "idx", "json")]
+    outputs, scenes = ["scenes", *outputs], Path(root) / "scenes"
     images = dict(IMAGES["tasks"], **(images or {}))
-    expected = write_synthetic(scenes, images, seed, workers, progress=progress)["expected"]
-    for split in drawing.SPLITS:
-        pack_split(scenes, split, root, seed, progress=progress)
-    summary = {
-        "generator": "tasks", "version": VERSION, "seed": seed, "flipped": TASKS, "size": TASK_SIZE,
-        "expected": expected,
-    }  # fmt: skip
-    write_json(root / "SYNTHETIC.json", summary, indent=2)
-    drawing.release_folder(root)
-    return dict(summary, root=str(root), seconds=time.perf_counter() - started)
+    with drawing.generated(
+        root, "tasks", outputs, "SYNTHETIC.json", overwrite=overwrite
+    ) as summary:
+        report = write_synthetic(scenes, images, seed, workers, progress=progress)
+        for split in drawing.SPLITS:
+            pack_split(scenes, split, root, seed, progress=progress)
+        summary.update(version=VERSION, seed=seed, flipped=TASKS, size=TASK_SIZE)
+        summary["expected"] = report["expected"]
+    return summary
 
 
 def pack_split(scenes: Any, split: str, root: Any, seed: int = 0, *, progress: bool = True) -> None:

@@ -19,6 +19,7 @@ from gluon_attn.data.synthetic.drawing import (
     capsule,
     ellipse,
     emblem,
+    patch,
     random_colour,
     rect,
     stripes,
@@ -57,12 +58,7 @@ def _dirt(rng: np.random.Generator, height: int, width: int) -> Callable[..., np
     coarse = rng.normal(0, 9, (max(2, height // 24), max(2, width // 24))).astype(np.float32)
     noise: Any = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     noise += rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(1, 6))
-
-    def texture(x: Any, y: Any, fill: Any) -> np.ndarray:
-        y0, x0 = int(y[0, 0]), int(x[0, 0])
-        return fill + noise[y0 : y0 + y.shape[0], x0 : x0 + x.shape[1]]
-
-    return texture
+    return lambda x, y, fill: fill + patch(noise, x, y)
 
 
 def _street(canvas: Canvas, rng: np.random.Generator, horizon: float) -> None:
