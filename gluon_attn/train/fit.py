@@ -44,7 +44,8 @@ class Run(NamedTuple):
         writers: Further objects with ``write(record)``.
         held_out: Loader like ``loader``, at least as long, of the validation images that the method
             sees in every step; None for methods that want none.
-        keep: ``best`` keeps the epoch of the best validation score, ``last`` always the last one.
+        keep: ``best`` keeps the epoch of the best validation score in the last phase, ``last``
+            always the last one.
     """
 
     method: Method
@@ -134,6 +135,9 @@ def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, A
     if best is None or run.keep == "last":
         return True
     score, before = scores[run.score_name], or_nan(best[run.score_name])
+    phase_of = run.method.phase_of
+    if phase_of(epoch) != phase_of(best["epoch"]) and not math.isnan(score):
+        return True  # parts of the net were not trained in the phase before
     if math.isnan(score) and not math.isnan(before):
         logger.warning(
             "[Epoch %d] validation %s is undefined: epoch %d with %.4f stays the best", epoch,
