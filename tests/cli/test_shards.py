@@ -22,7 +22,7 @@ from gluon_attn.tasks import predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 20
-KILLS = 12
+KILLS = 4
 
 
 def write_images(folder, count, bad=()):
@@ -118,7 +118,7 @@ def test_shards_are_killed_at_any_moment(kind, net, tmp_path):
     """``kill -9`` when so many bytes are there, again and again until the shard is done."""
     seed = int(os.environ.get("GLUON_ATTN_SEED", random.randrange(10**6)))
     print("seed", seed)
-    rng, images = random.Random(seed), write_images(tmp_path / "images", 4000)
+    rng, images = random.Random(seed), write_images(tmp_path / "images", 2000)
     whole, apart = tmp_path / "whole", tmp_path / "apart"
     assert finish(start(program(jobs(kind, net, images, whole))))[0] == 0
     total = sum(path.stat().st_size for path in whole.iterdir())
@@ -133,7 +133,7 @@ def test_shards_are_killed_at_any_moment(kind, net, tmp_path):
             killed += finish(process)[0] == -signal.SIGKILL
         code, _, err = finish(start(command))
         assert code == 0, err
-    assert killed >= 4 and run_tool("merge.py", apart)[0] == 0
+    assert killed >= 2 and run_tool("merge.py", apart)[0] == 0
     assert contents(apart) == contents(whole)
 
 
