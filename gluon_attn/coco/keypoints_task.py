@@ -108,8 +108,7 @@ class Keypoints(CocoTask):
                 on_bad_image=options.on_bad_image, batch_size=options.batch_size, some=some,
             )  # fmt: skip
 
-        given = boxes and [list(zip(*pair)) for pair in zip(boxes, scores)] if scores else boxes
-        return [image.path for image in found], given, find
+        return [image.path for image in found], boxes and list(zip(boxes, scores or boxes)), find
 
     def table(self, head: Record, records: Sequence[Record]) -> str:
         rows, shown, threshold = [], files.short_names(records), head["threshold"]
