@@ -33,6 +33,7 @@ def flags() -> argparse.ArgumentParser:
     forms.add_argument("--int8", action="store_true", help="8-bit integers; needs --calib")
     forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
     forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
+    forms.add_argument("--fp16", action="store_true", help="with --onnx: a float16 file for GPUs")
     forms.add_argument("--web", action="store_true", help="a page for browsers; needs --onnx")
     forms.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist folder, for --web")
     forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")

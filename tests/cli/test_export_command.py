@@ -166,6 +166,7 @@ def other(folder, tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="onnx is not installed")
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no onnxruntime")
 def test_onnx_is_added(copy, succeed):
-    out = succeed("export.py", "--export", copy, "--onnx")
-    assert f"{STEM}.onnx" in out and "onnx: opset 13" in out and "int8: mAP" in out
-    assert set(read_sidecar(copy)["files"]) >= {"onnx", "int8_symbol", "int8_params"}
+    out = succeed("export.py", "--export", copy, "--onnx", "--fp16")
+    assert f"{STEM}.onnx" in out and f"{STEM}-fp16.onnx" in out and "int8: mAP" in out
+    assert "onnx: opset 13" in out and "; in float16 " in out
+    assert set(read_sidecar(copy)["files"]) >= {"onnx", "onnx_fp16", "int8_symbol", "int8_params"}
