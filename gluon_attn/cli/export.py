@@ -5,9 +5,9 @@
     python tools/export.py --export exports/vaa --int8 --calib WIDER
 
 The export is reloaded in a separate process without this package and its numbers are compared.
---int8, --bf16 and --onnx add further forms of the graph, to a new export or to one that is there
-(--export). int8 is calibrated on --calib-split of the data and scored on --score-split; if it loses
-more than --max-drop points of mAP there, nothing is written.
+--int8, --bf16 and --onnx (with --fp16 in half precision too) add further forms of the graph, to a
+new export or to one that is there (--export). int8 is calibrated on --calib-split of the data and
+scored on --score-split; if it loses more than --max-drop points of mAP there, nothing is written.
 """
 
 from __future__ import annotations

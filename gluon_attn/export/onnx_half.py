@@ -91,8 +91,8 @@ def halve(onnx: Any, model: Any) -> None:
 def observable(onnx: Any, model: Any) -> Any:
     """Return a copy of a halved model whose activations are rounded on a CPU too, unoptimized.
 
-    ONNX Runtime has few float16 kernels for a CPU: it computes in float32 and leaves out casts there
-    and back, so that nothing would be rounded and no number too large. It has an Identity.
+    ONNX Runtime has few float16 kernels for CPUs. It computes in float32 and leaves out the casts
+    between, so that nothing is rounded and no number is too large; but it has an Identity.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -132,6 +132,7 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
     ("words", "text"),
     [
         ("--export EXPORT --int8", "--int8 needs --calib DATA"),
+        ("--export EXPORT --fp16", "--fp16 needs --onnx: it is the ONNX file in half"),
         ("--export EXPORT", "Give --int8, --bf16, --onnx or --web"),
         ("--export EXPORT --int8 --calib DATA --calib-num 24 --score-split train",
          "'train' and 'train' share 24"),
