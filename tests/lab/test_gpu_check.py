@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import types
 from pathlib import Path
 
@@ -178,15 +179,16 @@ def test_without_time_nothing_is_begun(folder, capsys):
     left_out = json.loads((folder / "o.json").read_text())["left_out"]
     assert set(left_out.values()) == {"no time was left; give --minutes"}
     settings = Settings(str(folder), "cpu", (1, 3), 0, deadline=0)
-    found = gpu_check.measure(Item(MODEL, "mxnet"), settings, 0)
+    found = {}
+    gpu_check.measure(Item(MODEL, "mxnet"), settings, 0, found)
     assert found["speeds"] == [] and found["error"] == "no time from batch 1 on"
 
 
 def test_an_engine_that_ends_its_process_costs_nobody_else(folder, monkeypatch):
-    def measure(item, settings, before):
+    def measure(item, settings, before, found):
+        found.update(difference=0.0, speeds=[{"batch": 1}])
         if item.model == "bad":
-            raise SystemError("Segmentation fault\nmore")
-        return {"difference": 0.0, "speeds": []}
+            raise SystemError("out of memory\nmore")
 
     def dying(items, *arguments):
         call, facts = open_worker(items, *arguments)
@@ -204,8 +206,19 @@ def test_an_engine_that_ends_its_process_costs_nobody_else(folder, monkeypatch):
     items = [Item(name, "mxnet") for name in ("dead", "bad", "good")]
     found = list(gpu_check.measure_all(items, Settings(str(folder), "cpu", (1,), 0, 1e12)))
     assert [entry["model"] for entry in found] == ["dead", "bad", "good"]
-    assert "has died" in found[0]["error"] and found[1]["error"] == "Segmentation fault"
+    assert "has died" in found[0]["error"] and found[1]["error"] == "out of memory"
+    assert found[1]["speeds"] == [{"batch": 1}]  # what was measured before is kept
     assert "error" not in found[2]
+
+
+def test_outputs_of_an_older_export_are_made_again(folder):
+    assert gpu_check.is_prepared(MODEL, str(folder))
+    assert not gpu_check.is_prepared("other", str(folder))
+    outputs = folder / f"{MODEL}.npz"
+    times = outputs.stat()
+    os.utime(outputs, (times.st_atime, times.st_mtime - 1e4))
+    assert not gpu_check.is_prepared(MODEL, str(folder))
+    os.utime(outputs, (times.st_atime, times.st_mtime))
 
 
 def test_models_that_cannot_be_prepared(tmp_path, capsys):
@@ -265,7 +278,8 @@ def test_tensorrt_builds_for_all_batch_sizes_first(folder, monkeypatch):
 
     monkeypatch.setattr(gpu_check, "open_item", lambda *_: Engine())
     settings = Settings(str(folder), "cpu", (1, 4, 2), 0, 1e12)
-    found = gpu_check.measure(Item(MODEL, "tensorrt"), settings, 0)
+    found = {}
+    gpu_check.measure(Item(MODEL, "tensorrt"), settings, 0, found)
     assert sizes[:3] == [4, 1, gpu_check.IMAGES] and found["difference"] == 0
 
 

@@ -105,7 +105,7 @@ def plan(models: Sequence[str]) -> list[Item]:
 
 
 def prepare(model: str, folder: str, size: int | None) -> tuple[None, str]:
-    """Make what is missing of an export, of the CPU's outputs and of PyTorch's weights."""
+    """Make an export if there is none, its outputs on the CPU and PyTorch's weights."""
     from gluon_attn.export.backends import BACKENDS
     from gluon_attn.export.onnx import OnnxVariant
     from gluon_attn.export.sidecar import read_sidecar
@@ -129,6 +129,14 @@ def prepare(model: str, folder: str, size: int | None) -> tuple[None, str]:
     return None, ""
 
 
+def is_prepared(model: str, folder: str) -> bool:
+    """Return whether the outputs are there, and of no older export."""
+    outputs, export = Path(folder, f"{model}.npz"), Path(folder, model)
+    if not outputs.exists() or not export.exists():
+        return False
+    return outputs.stat().st_mtime >= max(path.stat().st_mtime for path in export.iterdir())
+
+
 # -- the other processes --------------------------------------------------------------------------
 
 
@@ -146,7 +154,10 @@ class TorchEngine:
         torch = engines.import_library("torch")
         path = Path(folder, f"{model}.pt")
         if not path.exists():
-            raise ValueError(f"{model} is not written for PyTorch, or it was not there to prepare")
+            raise ValueError(
+                f"{path} is missing: a net that is not written for PyTorch, or this was not "
+                f"installed when {path.stem}.npz was made: delete that"
+            )
         on_gpu = ctx.startswith("gpu")
         self._device = ctx.replace("gpu", "cuda")
         self._wait = torch.cuda.synchronize if on_gpu else lambda: None
@@ -192,7 +203,7 @@ def open_worker(items: Sequence[Item], settings: Settings, results: str) -> tupl
             return
         found: dict[str, Any] = {"model": item.model, "engine": item.engine}
         try:
-            found.update(measure(item, settings, before))
+            measure(item, settings, before, found)
         # Whatever an engine raises, the others go on; the reason is shown.
         except Exception as error:
             found["error"] = first_line(error)
@@ -205,8 +216,8 @@ def open_worker(items: Sequence[Item], settings: Settings, results: str) -> tupl
     return call, None
 
 
-def measure(item: Item, settings: Settings, before: float) -> dict[str, Any]:
-    """Compare and time one item; return ``difference`` and ``speeds``, a row per batch size.
+def measure(item: Item, settings: Settings, before: float, found: dict[str, Any]) -> None:
+    """Compare and time one item; enter ``difference`` and ``speeds``, a row per batch size.
 
     ``memory_mb`` is what the process holds of the device after that batch, the libraries' own
     share included; both kinds of engine keep what they took, so it is the peak of all so far.
@@ -227,7 +238,7 @@ def measure(item: Item, settings: Settings, before: float) -> dict[str, Any]:
         np.abs(ours - right) / np.maximum(1, np.abs(right))
         for ours, right in zip(run(images), expected)
     ]
-    found = {"difference": float(np.max([values.max() for values in scaled])), "speeds": []}
+    found.update(difference=float(np.max([values.max() for values in scaled])), speeds=[])
     for count in settings.batches:
         if time.time() > settings.deadline:
             found["error"] = f"no time from batch {count} on"
@@ -238,7 +249,6 @@ def measure(item: Item, settings: Settings, before: float) -> dict[str, Any]:
         row["images_per_s"] = rate(engine.compute, count, settings.seconds)
         row["memory_mb"] = memory_mb(settings.ctx) - before
         found["speeds"].append(row)
-    return found
 
 
 def rate(call: Callable[[], Any], count: int, seconds: float) -> float:
@@ -305,15 +315,20 @@ def measure_all(items: Sequence[Item], settings: Settings) -> Iterator[dict]:
             yield {**item._asdict(), "error": "no time was left; give --minutes"}
 
 
+def is_right(entry: dict[str, Any]) -> bool:
+    """Return whether the outputs of :func:`measure` are the CPU's, as far as it got to know."""
+    item = Item(entry["model"], entry["engine"])
+    return entry.get("difference", 0.0) <= LIMITS[item.precision]  # NaN is not
+
+
 def rows_of(found: Sequence[dict]) -> list[dict]:
     """Return a row per net, engine and batch size, with its ratio to compiled PyTorch."""
     rows = []
     for entry in found:
         item = Item(entry["model"], entry["engine"])
-        right = entry.get("difference", np.nan) <= LIMITS[item.precision]
         for speed in entry.get("speeds", ()):
             rows.append({**item._asdict(), "precision": item.precision, **speed})
-            rows[-1].update(difference=entry["difference"], right=right)
+            rows[-1].update(difference=entry["difference"], right=is_right(entry))
     for row in rows:
         rival = f"torch-compile-{row['precision']}"
         place = (row["model"], rival, row["batch"])
@@ -351,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         unusable = {}
         for model in args.models:
-            if Path(folder, f"{model}.npz").exists():
+            if is_prepared(model, folder):
                 continue
             report(f"preparing {model}")
             with turns.Process(turns.Job(model, "", prepare, (model, folder, args.size))) as made:
@@ -373,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left_out = {**unusable, **{f"{e['model']} {e['engine']}": e["error"]
                                for e in found if "error" in e}}  # fmt: skip
     result = {"device": device, "seconds": seconds, "rows": rows, "left_out": left_out}
-    wrong = sorted({e["engine"] for e in rows if not e["right"]})
+    wrong = sorted({e["engine"] for e in found if not is_right(e)})
     try:
         if args.json:
             write_json(args.json, dict(result, machine=turns.machine()))
