@@ -20,7 +20,7 @@ name                  precision  file of the export    needs
 
 ``mxnet-fused`` joins convolution, batch-norm, addition and activation in one operator: faster than
 ``mxnet``, on the CPU only, and equal to it up to rounding. ``onnxruntime-fp16`` runs on a CPU too,
-to be checked there: slower than float32.
+where it has weights of half precision and computes in float32.
 
 ``NAME-speed.json`` in the export directory remembers what was measured, one record per processor,
 threads, batch size, device and versions. It is a note, not a part of the export: no checksum covers
