@@ -118,7 +118,7 @@ def mutate(target, count, seed):
     mutants, total = chosen(sources, count, seed)
     out = ROOT / "build" / "mutation" / f"{target.replace('/', '-')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    known = read_json(out) if out.exists() else {}
+    known, found = read_json(out) if out.exists() else {}, {}
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for name in ("gluon_attn", "model_zoo", "tests", "tools", "pyproject.toml"):
@@ -131,8 +131,8 @@ def mutate(target, count, seed):
         for number, (file, operator, occurrence) in enumerate(mutants, 1):
             inside, text = file.relative_to(ROOT), read_text(file)
             mutant = mutate_code(text, get_operator(operator)(), occurrence)
-            if mutant is None or ast.dump(ast.parse(mutant)) == ast.dump(ast.parse(text)):
-                continue  # 1e30 and 1e+30 are one number
+            if not _differs(text, mutant):
+                continue
             lines = difflib.unified_diff(text.splitlines(), mutant.splitlines(), lineterm="", n=0)
             key = f"{inside}\n" + "\n".join(list(lines)[2:])
             if key not in known:
@@ -140,9 +140,17 @@ def mutate(target, count, seed):
                 known[key] = not run(tree, tests)
                 (tree / inside).write_text(text, encoding="utf-8")
                 write_json(out, known)
+            found[key] = known[key]
             print(f"{number}/{len(mutants)} {'killed' if known[key] else 'SURVIVED'} {key}\n")
-    killed = sum(known.values())
-    print(f"{target}: {killed} of {len(known)} killed; {total} sites")
+    print(f"{target}: {sum(found.values())} of {len(found)} killed; {total} sites")
+
+
+def _differs(text, mutant):
+    """Tell whether a mutant is another program: 1e+30 is 1e30, and what cannot be read is none."""
+    try:
+        return mutant is not None and ast.dump(ast.parse(mutant)) != ast.dump(ast.parse(text))
+    except SyntaxError:
+        return False
 
 
 def main():
