@@ -131,7 +131,12 @@ def _check_trial(found: Sequence[Check]) -> Check:
     if done.returncode == 0:
         return Check("Trial run", OK, f"a training step ran on MXNet {last[0]}")
     detail = f"a training step failed (exit status {done.returncode}): {last[0]}"
-    return Check("Trial run", FAIL, detail, f"try {_cpu.OPT_OUT}=0; pip install --force-reinstall {_environment.CPU}")
+    return Check(
+        "Trial run",
+        FAIL,
+        detail,
+        f"try {_cpu.OPT_OUT}=0; pip install --force-reinstall {_environment.CPU}",
+    )
 
 
 def table(found: Sequence[Check]) -> str:

@@ -38,6 +38,8 @@ PORT = {
     "flower.jpg": (985, 0.22),
     "rocket.jpg": (657, 0.25),
 }
+
+
 @pytest.fixture(scope="module")
 def photographs():
     """Paths, and the middle square of each as ``[x, y, w, h]``."""
