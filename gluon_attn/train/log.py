@@ -14,13 +14,17 @@ from gluon_attn.core.files import json_text, write_text
 logger = logging.getLogger("gluon_attn")
 
 
-def log_to(folder: str, console: bool = True) -> Callable[[], None]:
-    """Send log messages to ``folder/train.log`` and the console; return a function to undo it."""
+def log_to(folder: str, console: bool = True, *, silent: bool = False) -> Callable[[], None]:
+    """Send log messages to ``folder/train.log`` and the console, or nowhere if ``silent``.
+
+    Return a function to undo it.
+    """
     os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "train.log")
     handlers: list[logging.Handler] = [
-        QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")
+        logging.NullHandler() if silent else QuietFileHandler(path, encoding="utf-8")
     ]
-    if console:
+    if console and not silent:
         handlers.append(TqdmHandler())
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
