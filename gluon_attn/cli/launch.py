@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _flags() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
-    parser.usage = f"{cli.called('launch')} [-n N] [-s N] [--hosts FILE] -- train ..."
+    parser.usage = f"{parser.prog} [-n N] [-s N] [--hosts FILE] -- train ..."
     parser.add_argument(
         "-n", "--workers", type=int, default=2, metavar="N",
         help="workers, each with its share of every batch (default: %(default)s)",

@@ -69,8 +69,8 @@ def training_flags(
     )
     flags.add_argument(
         "--kvstore", choices=KVSTORES, metavar="KIND",
-        help="train as one of several workers (gluon-attn launch): dist_sync, dist_device_sync, "
-        "or horovod",
+        help=f"train as one of several workers ({cli.called('launch')}): dist_sync, "
+        "dist_device_sync, or horovod",
     )  # fmt: skip
     for flag, key in RECIPE_FLAGS.items():
         flags.add_argument(f"--{flag}", metavar="VALUE", help=f"same as {key}=VALUE")

@@ -195,6 +195,7 @@ def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
         "versions": runtime.versions(),
         **origin,
     }
+    os.makedirs(settings.save_dir, exist_ok=True)
     return Prepared(recipe, settings, ctx, data, method=method, record=record)
 
 

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from gluon_attn.cli.launch import launch
 from gluon_attn.core.files import write_json
-from gluon_attn.core.text import read_json
+from gluon_attn.core.text import read_json, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = Path("/proc/net/dev")
@@ -97,7 +97,7 @@ def work(out: str, model: str, size: int, batch_size: int, steps: int, compress:
 
 def _traffic() -> int:
     """Return the bytes that went over the loopback since the machine's start; 0 if not known."""
-    for line in NETWORK.read_text().splitlines() if NETWORK.exists() else ():
+    for line in read_text(NETWORK).splitlines() if NETWORK.exists() else ():
         name, _, counts = line.partition(":")
         if name.strip() == "lo":
             return int(counts.split()[8])
