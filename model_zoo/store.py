@@ -48,7 +48,9 @@ PIP_WEIGHTS = {
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-# ImageNet's evaluation: the shorter side, then the centre at the net's input size.
+# ImageNet's evaluation: the shorter side, then the centre at the net's input size. EfficientNet's
+# authors (TPU repository, ``efficientnet/preprocessing.py``) take that centre of an image whose
+# shorter side is 32 pixels (CROP_PADDING) longer than it, bicubic.
 SHORTER = {"keep_aspect": True}
 BICUBIC = {"keep_aspect": True, "interpolation": "bicubic"}
 LITE_RESIZE = {"efficientnet_lite0": 256, "efficientnet_lite1": 272, "efficientnet_lite2": 292}

@@ -18,7 +18,7 @@ from gluon_attn.env import environment as _environment
 from gluon_attn.env import gpu as _gpu
 from gluon_attn.env.environment import FAIL, OK, WARN, Check
 
-# Import name to distribution; all of them are in requirements.txt.
+# Import name to distribution; gluon_attn itself requires all of them.
 _REQUIRED = {
     **{"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow"},
     **{name: name for name in ("scipy", "matplotlib", "tqdm", "tabulate", "requests", "filelock")},
@@ -87,7 +87,7 @@ def _check_amx() -> Check:
 
 
 def _check_required(module: str, distribution: str) -> Check:
-    remedy = f"pip install {distribution} (or -r requirements.txt)"
+    remedy = f"pip install {distribution} (or {_environment.CPU})"
     if importlib.util.find_spec(module) is None:
         return Check(distribution, FAIL, "not installed", remedy)
     if module == "cv2":
@@ -131,7 +131,12 @@ def _check_trial(found: Sequence[Check]) -> Check:
     if done.returncode == 0:
         return Check("Trial run", OK, f"a training step ran on MXNet {last[0]}")
     detail = f"a training step failed (exit status {done.returncode}): {last[0]}"
-    return Check("Trial run", FAIL, detail, f"try {_cpu.OPT_OUT}=0; reinstall requirements.txt")
+    return Check(
+        "Trial run",
+        FAIL,
+        detail,
+        f"try {_cpu.OPT_OUT}=0; pip install --force-reinstall {_environment.CPU}",
+    )
 
 
 def table(found: Sequence[Check]) -> str:

@@ -23,11 +23,21 @@ from gluon_attn.env import libraries as _libraries
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MXNET_VERSION = "1.9.1"
 CPU_WHEEL = f"mxnet=={MXNET_VERSION}"
-INSTALL_BACKEND = "pip install -r requirements.txt (CPU) or -r requirements-cu112.txt (NVIDIA GPU)"
+
+
+def what_to_install(extra: str, root: str = os.path.dirname(PACKAGE)) -> str:
+    """Return pip's arguments for all of ``cpu`` or ``cu112``: a wheel has extras, no such files."""
+    file = f"requirements{'' if extra == 'cpu' else f'-{extra}'}.txt"
+    return f"-r {file}" if os.path.isfile(os.path.join(root, file)) else f'"gluon_attn[{extra}]"'
+
+
+CPU, GPU = what_to_install("cpu"), what_to_install("cu112")
+INSTALL_BACKEND = f"pip install {CPU} (CPU) or {GPU} (NVIDIA GPU)"
 SWAP_TO_CPU = f"pip uninstall -y mxnet-cu112; pip install {CPU_WHEEL}"
-SWAP_TO_GPU = "pip uninstall -y mxnet; pip install -r requirements-cu112.txt"
+SWAP_TO_GPU = f"pip uninstall -y mxnet; pip install {GPU}"
 USE_PYTHON = "use CPython 3.8 to 3.12"
 DOCTOR_MODULE = "gluon_attn.runtime"
 DOCTOR = f"python -m {DOCTOR_MODULE}"
@@ -170,7 +180,7 @@ def check_cuda_libraries() -> Check:
     missing = _libraries.missing_cuda_libraries()
     if not missing:
         return Check("CUDA libraries", OK, f"all {len(_libraries.CUDA_LIBRARIES)} found")
-    remedy = "pip install -r requirements-cu112.txt (they come from PyPI packages)"
+    remedy = f"pip install {GPU} (they come from PyPI packages)"
     return Check("CUDA libraries", FAIL, f"missing: {', '.join(missing)}", remedy)
 
 

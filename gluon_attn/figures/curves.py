@@ -15,6 +15,7 @@ from sklearn.metrics import precision_recall_curve
 
 from gluon_attn.core.text import read_json_lines
 from gluon_attn.figures.canvas import (
+    COLOURS,
     LARGE,
     MEDIUM,
     NEUTRAL,
@@ -435,7 +436,8 @@ def iou_curves(
     lines = []
     for k, values in enumerate(curves.values()):
         grey = len(curves) - k <= 2
-        ink, style = (NEUTRAL, ("--", ":")[k % 2]) if grey else (colour(k), "-")
+        solid = ("-", "-.")[k // len(COLOURS) % 2]  # colours repeat
+        ink, style = (NEUTRAL, ("--", ":")[k % 2]) if grey else (colour(k), solid)
         lines += axes.plot(thresholds, values, color=ink, ls=style, lw=1.6)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("threshold, share of the map's range", fontsize=MEDIUM)

@@ -2,7 +2,7 @@
 
 Command    gluon-attn train --recipe NAME --data-dir DATA --save-dir RUN
                --base-params resnet50_v1-0aee57f9.params
-Hardware   paper: one TITAN X; here: not run (the data and ImageNet weights are not available)
+Hardware   paper: one TITAN X; here: not run (no images, no ImageNet weights of ResNets)
 Ours       not run
 Deviates   ImageNet mean and std, which Gluon's weights were trained with, instead of a mean image;
            images come in shuffled passes instead of being sampled with replacement; the best epoch

@@ -2,7 +2,7 @@
 
 Command    gluon-attn train --recipe NAME --data-dir MARKET --save-dir RUN
                --base-params RESNET50_V1B.params (dreal: SE_RESNET50.params)
-Hardware   not run: the data and ImageNet weights are not available here
+Hardware   not run: no images, no ImageNet weights of ResNets
 Hours      not run
 Paper      DREAL (ECCV 2020) evaluates on re-identification data; its numbers are not known to us
 Ours       not run

@@ -2,7 +2,7 @@
 
 Command    gluon-attn train --recipe vaa_peta_resnet101 --data-dir PETA --save-dir RUN
                --base-params resnet101_v1-d988c13d.params
-Hardware   paper: one GTX 1080 Ti; here: not run (the data and ImageNet weights are not available)
+Hardware   paper: one GTX 1080 Ti; here: not run (no images, no ImageNet weights of ResNets)
 Hours      not measured
 Paper      84.59 mA, 78.56 accuracy, 86.79 precision, 86.12 recall, 86.46 F1 (as quoted by later
            papers)

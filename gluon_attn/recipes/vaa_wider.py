@@ -2,7 +2,7 @@
 
 Command    gluon-attn train --recipe NAME --data-dir WIDER --save-dir RUN
                --base-params resnet101_v1-d988c13d.params
-Hardware   paper: one GTX 1080 Ti; here: not run (the data and ImageNet weights are not available)
+Hardware   paper: one GTX 1080 Ti; here: not run (no images, no ImageNet weights of ResNets)
 Hours      not measured
 """
 

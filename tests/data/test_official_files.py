@@ -1,7 +1,7 @@
 """Readers against the official annotation files, read a second time with NumPy and scipy.
 
-Runs only where the files are: in the folder that GLUON_ATTN_OFFICIAL names, or in
-../shared/data/official beside the checkout. It holds
+Runs only where the files are: in ``official/`` of the folder that GLUON_ATTN_DATA names, or of
+../shared/data beside the checkout. It holds
 
     peta/PETA.mat                      PETA's processed file
     pa100k/annotation.mat              github xh-liu/HydraPlus-Net
@@ -23,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from formats.tiny import write_tiny
+from formats.tiny_mats import PETA_FOLDERS
 from scipy.io import loadmat
 
 from gluon_attn.data import Peta, open_dataset
 from gluon_attn.data.peta import ATTRIBUTES, RATES
 from gluon_attn.metrics.attributes import evaluate_attributes
 
-BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data" / "official"
-OFFICIAL = Path(os.environ.get("GLUON_ATTN_OFFICIAL") or BESIDE)
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+OFFICIAL = Path(os.environ.get("GLUON_ATTN_DATA") or BESIDE) / "official"
 pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs the official annotation files"),
@@ -105,13 +106,11 @@ def archive(peta, tmp_path_factory):
     """The authors' folders made again from the rows of PETA.mat, with empty files for images."""
     _, table, names, _ = peta
     base = tmp_path_factory.mktemp("archive") / "PETA dataset"
-    kinds = "3DPeS bmp 0,CAVIAR4REID jpg 4,CUHK png 4,GRID jpeg 4,i-LID jpg 3,MIT jpg 3,PRID png 4,"
-    kinds += "SARC3D bmp 4,TownCentre jpg 0,VIPeR bmp 3"
-    for number, (subset, ending, width) in enumerate(map(str.split, kinds.split(",")), 1):
+    for number, (subset, (ending, digits)) in enumerate(PETA_FOLDERS.items(), 1):
         folder, lines, count = base / subset / "archive", {}, 0
         folder.mkdir(parents=True)
         for row in table[table[:, 2] == number]:
-            person, count = str(row[3]).zfill(int(width)), count + 1
+            person, count = str(row[3]).zfill(digits), count + 1
             name = person if subset == "CUHK" else f"{person}_{count:04d}"
             (folder / f"{name}.{ending}").touch()
             words = [names[k] for k in np.flatnonzero(row[4:])]

@@ -136,6 +136,13 @@ def test_nothing_installed_names_numpy_and_the_backend(stack):
     assert "requirements-cu112.txt" in message
 
 
+def test_a_wheel_names_its_extras_and_a_checkout_its_files(tmp_path):
+    assert _environment.what_to_install("cpu", str(tmp_path)) == '"gluon_attn[cpu]"'
+    (tmp_path / "requirements-cu112.txt").touch()
+    assert _environment.what_to_install("cu112", str(tmp_path)) == "-r requirements-cu112.txt"
+    assert _environment.CPU == "-r requirements.txt", "here is a checkout"
+
+
 @pytest.mark.parametrize(
     "found, folder, status, text",
     [

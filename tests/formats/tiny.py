@@ -89,13 +89,13 @@ def image(rng, labels, width, height):
 
 
 def write_photo(path, rgb):
-    """Write a PNG or, whatever else its name ends in, a JPEG of quality 95."""
+    """Write a PNG, a BMP or, whatever else its name ends in, a JPEG of quality 95."""
     path = Path(path)
-    if path.suffix != ".png":
+    if path.suffix not in (".png", ".bmp"):
         write_image(path, rgb, 95)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imencode(".png", rgb[..., ::-1])[1].tofile(str(path))
+    cv2.imencode(path.suffix, rgb[..., ::-1])[1].tofile(str(path))
 
 
 def write_lines(path, lines):

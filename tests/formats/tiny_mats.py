@@ -41,24 +41,32 @@ def write_peta(root, images, rng, version="mat"):
     labels = random_labels(rng, total, 105)
     if version == "folders":
         return _write_peta_folders(root, labels[:, :named], rng)
-    values = np.where(labels == 1, 1, 0).astype(np.float64)
     for k in range(total):
         rgb = image(rng, labels[k, :named], 36, 72)
         write_photo(root / "images" / f"{k + 1:05d}.png", rgb)
-    values[(labels == -1) & (rng.random(labels.shape) < 0.02)] = 2  # uncertain, read as negative
-    number = np.arange(total)
+    # As published: numbers without a sign, whose -1 would be 65535; a misspelt name; no label 2.
+    values, number = (labels == 1).astype(np.uint16), np.arange(total, dtype=np.uint16)
     ids = np.stack([number + 1, number // 2 + 1, number % 10 + 1, number // 2], 1)
     names = peta.ATTRIBUTES + tuple(f"unused{k}" for k in range(named + 1, 106))
     save(root / "PETA.mat", {"peta": {
-        "attribute_data": np.hstack([ids, values]),
-        "attribute_name": cell(names),
-        "unused": cell(names),
-        "partition": cell([
-            dict(zip(("train", "val", "test"), (part[:, None] for part in cut(rng, counts))))
+        "data": np.hstack([ids, values]),
+        "attribute": cell(names),
+        "selected_attribute": np.arange(1, named + 1, dtype=np.uint8)[None],
+        "partion_attribute": cell([
+            dict(zip(("train", "val", "test"),
+                     (part[:, None].astype(np.uint16) for part in cut(rng, counts))))
             for _ in range(5)
         ]),
     }})  # fmt: skip
     return sizes(images)
+
+
+# Of the authors' folders: ending of the images, digits of a person's number (0: as many as needed).
+PETA_FOLDERS = {
+    **{"3DPeS": ("bmp", 0), "CAVIAR4REID": ("jpg", 4), "CUHK": ("png", 4), "GRID": ("jpeg", 4)},
+    **{"i-LID": ("jpg", 3), "MIT": ("jpg", 3), "PRID": ("png", 4), "SARC3D": ("bmp", 4)},
+    **{"TownCentre": ("jpg", 0), "VIPeR": ("bmp", 3)},
+}
 
 
 def _write_peta_folders(root, labels, rng):
@@ -67,8 +75,9 @@ def _write_peta_folders(root, labels, rng):
     for k, subset in enumerate(np.resize(list(found), len(labels))):
         number = len(found[subset])
         row = labels[k] if subset == "CUHK" or number % 2 == 0 else found[subset][-1][1]
-        person = f"{number + 1:04d}" if subset == "CUHK" else f"{number // 2 + 1:03d}"
-        name = f"{person}.png" if subset == "CUHK" else f"{person}_{number % 2 + 1}.jpg"
+        ending, digits = PETA_FOLDERS[subset]
+        person = str(number + 1 if subset == "CUHK" else number // 2 + 1).zfill(digits)
+        name = f"{person}{'' if subset == 'CUHK' else f'_{number % 2 + 1}'}.{ending}"
         found[subset].append((name, row))
         folder = root / "PETA dataset" / subset / "archive"
         write_photo(folder / name, image(rng, row, 36, 72))
@@ -178,6 +187,7 @@ def write_reid(layout, pattern, root, images, rng):
         content[part]["image_index"] = cell(people, row=True)
     n = expected["test"]["identities"]
     expected["query"] = {"images": n, "identities": n}
+    content = {part: content[part] for part in ("test", "train")}  # as there
     save(root / f"{layout.variable}.mat", {layout.variable: content})
     return expected
 

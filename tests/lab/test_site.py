@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import re
 import shutil
 
@@ -11,6 +12,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from clothing_helpers import write_parsing
 from process_helpers import run_tool
 
 from gluon_attn.core.recipe import Recipe
@@ -107,6 +109,46 @@ def test_what_is_something_else_is_refused_and_everything_stays(out, folder, fil
         with pytest.raises(FileExistsError, match=f"{folder} was not made by .*another --out"):
             action(str(out), PLAIN, VAA)
     assert tree(out) == before
+
+
+def not_found(name):
+    raise FileNotFoundError(name)
+
+
+@pytest.mark.parametrize(
+    "installed, models",
+    [(True, ["efficientnet_lite0", "vaa_efficientnet_lite0"]), (False, [PLAIN.model, VAA.model])],
+)
+def test_photographs_are_learnt_from_the_best_start_that_is_here(monkeypatch, installed, models):
+    monkeypatch.setattr(demo.store, "find", (lambda name: name) if installed else not_found)
+    said = []
+    plain, vaa = demo.recipes(["seed=3"], photographs=True, say=said.append)
+    assert [plain.model, vaa.model] == models and plain.method == "baseline"
+    assert len(said) == (not installed), "it says what to install"
+    same = ("dataset", "epochs", "input_size", "resize", "eval_crop", "lr", "batch_size", "seed",
+            "backbone", "mean", "schedule")  # fmt: skip
+    assert all(getattr(plain, key) == getattr(vaa, key) for key in same)
+    assert plain.dataset == "clothing_co_parsing" and plain.eval_crop == plain.resize
+    assert sum(vaa.options.values()) < vaa.epochs, "the joint phase has its share"
+
+
+@pytest.mark.nightly
+def test_the_demo_on_photographs(tmp_path, monkeypatch):
+    """From a miniature to the page, from scratch."""
+    write_parsing(tmp_path / "data")
+    monkeypatch.setattr(demo.store, "find", not_found)
+    small = "epochs=8 batch_size=12 input_size=32 resize=32 crop_min=28 crop_max=32 eval_crop=32"
+    out, said = str(tmp_path / "out"), []
+    pair = demo.recipes(small.split(), photographs=True, say=said.append)
+    page = demo.run_demo(out, *pair, photographs=str(tmp_path / "data"), say=said.append)
+    found = Page(tmp_path / "out")
+    assert page == os.path.join(out, "index.html") and "street photographs" in found.text
+    figures = [os.path.join("localisation", f"test_localisation{end}.png") for end in ("", "_maps")]
+    assert {*figures, "ap.png", "attention.png", "prediction2.png"} < set(found.sources)
+    assert all((tmp_path / "out" / source).is_file() for source in found.sources)
+    text = "\n".join(said)
+    for words in ("data: ", "training: VAA", "localisation: maps against", "export: ", "predict: "):
+        assert words in text
 
 
 # --------------------------------------------------------------------------------- the gallery

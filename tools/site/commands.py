@@ -14,6 +14,7 @@ predicts from the export, draws figures and writes a summary page.
 
     python tools/demo.py                 into runs/demo
     python tools/demo.py --fresh         from the beginning again
+    python tools/demo.py --data-dir CCP  on photographs: Clothing Co-Parsing, with localisation
 """
 
 GALLERY = """Show trained nets side by side: a static page with scores, attention maps and curves.
@@ -40,22 +41,22 @@ FILE takes any.
 def demo():
     """Run the demo."""
     parser = cli.parser(DEMO)
-    parser.add_argument("--out", default=os.path.join("runs", "demo"), help="default: %(default)s")
+    parser.add_argument("--data-dir", metavar="DIR", help="Clothing Co-Parsing, as published: its "
+                        "photographs instead of synthetic people")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR",
+                        help="default: runs/demo, or runs/demo_photographs")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--fresh", action="store_true", help="remove an earlier demo first")
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="recipe overrides for both models, such as epochs=2")  # fmt: skip
     args = cli.parse(parser)
-    from gluon_attn.train.build import load_recipe
     from tools.site import demo
 
-    plain, vaa = (
-        load_recipe(f"{name}_synthetic_resnet18", [f"seed={args.seed}", *args.overrides])
-        for name in ("baseline", "vaa")
-    )  # fmt: skip
+    out = args.out or os.path.join("runs", "demo_photographs" if args.data_dir else "demo")
+    plain, vaa = demo.recipes([f"seed={args.seed}", *args.overrides], bool(args.data_dir))
     if args.fresh:  # only now: a wrong override must not cost the earlier demo
-        demo.forget(args.out, plain, vaa)
-    demo.run_demo(args.out, plain, vaa, args.seed)
+        demo.forget(out, plain, vaa)
+    demo.run_demo(out, plain, vaa, args.seed, photographs=args.data_dir)
 
 
 def gallery_flags():

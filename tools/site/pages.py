@@ -90,9 +90,10 @@ def _table_of(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
 
 def write_summary(
     path: str,
+    about: tuple[str, str],
     results: dict[str, dict],
-    figures: dict[str, str],
     *,
+    figures: dict[str, str],
     predicted: Sequence[str],
     seconds: dict[str, float],
     name: str,
@@ -101,6 +102,7 @@ def write_summary(
     """Write the demo's page and return ``path``.
 
     Args:
+        about: Title, and what was done on which data.
         results: ``{title: what evaluate_multilabel returned}`` of two models on the same data.
         figures: ``{caption: path}``.
         predicted: Paths of scenes predicted from the export.
@@ -112,11 +114,9 @@ def write_summary(
     first = next(iter(results.values()))
     spent = ", ".join(f"{html.escape(t)} {s:.0f} s" for t, s in seconds.items())
     parts = [
-        "<h1>Visual attention aggregation on synthetic pedestrians</h1>",
-        f"<p>{first['samples']} test people, 14 attributes. Both models were trained from scratch "
-        "on the same images for the same number of epochs: a plain backbone with cross-entropy, "
-        "and VAA on the same backbone. Synthetic people are not photographs: these figures say "
-        "that the code works, not how well the method does on real data.</p>",
+        f"<h1>{html.escape(about[0])}</h1>",
+        f"<p>{first['samples']} test people, {len(first['attributes'])} attributes. "
+        f"{html.escape(about[1])}</p>",
         "<h2>Average precision on the test split, %</h2>",
         _precisions(results),
         "<p class='small'>AP interpolated (VOC area); unspecified labels are left out; decisions "
