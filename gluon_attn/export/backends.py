@@ -39,7 +39,7 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.core.errors import first_line
+from gluon_attn.core.errors import first_line, naming
 from gluon_attn.core.files import sha256_of_bytes, write_json
 from gluon_attn.core.outputs import as_list
 from gluon_attn.core.text import PathLike, read_json
@@ -129,7 +129,8 @@ class OnnxRuntimeBackend(Engine):
     def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
         super().__init__("onnxruntime", directory, ctx)
         raw = read_verified(directory, self.sidecar["files"]["onnx"])
-        self._session = open_onnx_session(raw, threads, *parse_device(ctx))
+        with naming(directory):
+            self._session = open_onnx_session(raw, threads, *parse_device(ctx))
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         # A session may be shared: every run has its own buffers.
