@@ -29,7 +29,7 @@ from gluon_attn.data import open_dataset, pack  # noqa: E402
 from gluon_attn.export.sidecar import read_sidecar, read_verified  # noqa: E402
 from gluon_attn.train import load_checkpoint, read_json_lines  # noqa: E402
 from gluon_attn.train.run import Settings  # noqa: E402
-from model_zoo import outside, store, transfer  # noqa: E402
+from model_zoo import get_model, outside, store, transfer  # noqa: E402
 from model_zoo.adapters.convert import convert  # noqa: E402
 
 NET = "vaa_resnet18_w16_synthetic"
@@ -180,22 +180,21 @@ class Export(Job):
 
 
 class Convert(Job):
-    """Weights of PyTorch as ours, with their record."""
+    """Weights converted, with their record."""
+
+    model = "cifar_resnet20_cifar10"
 
     def begin(self, folder):
-        from adapters_helpers import Stored, filled, values, write_zip
-
-        from model_zoo import get_model
-
-        net = filled(get_model("cifar_resnet20_v1", classes=10))
-        helpers.mx.nd.waitall()
-        saved = {n: Stored(a) for n, a in values(net).items()}
-        write_zip(folder / "in.pth", saved)
+        net = get_model(self.model)
+        helpers.mx.random.seed(0)
+        net.initialize(helpers.mx.init.Xavier())
+        net(helpers.mx.nd.zeros((1, 3, 32, 32)))
+        net.save_parameters(str(folder / "in.params"))
 
     def work(self, folder):
         (folder / "out").mkdir(exist_ok=True)
         convert(
-            str(folder / "in.pth"), str(folder / "out" / "net.params"), "cifar_resnet20_v1",
+            str(folder / "in.params"), str(folder / "out" / "net.params"), self.model,
             pixels={"mean": (120.0,) * 3, "std": (60.0,) * 3, "resize": 32},
         )  # fmt: skip
 
