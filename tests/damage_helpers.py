@@ -30,8 +30,39 @@ SECONDS = 5.0
 NUMBERS = (0, 1, 3, 255, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1)
 GOOD = ("equal", "other", "refused")
 # What text and JSON files hold in the place of what belongs there.
-WORDS = ("", "-1", "0", "nan", "1e999", "9" * 400, "../x", "\ufeff", "é", "#", '"', "1,", "x y", "()")
-VALUES = (None, True, -1, 0, 1 << 70, 0.5, 1e300, "", "..", "x" * 99, [], {}, [[]], {"a": 1}, [None])
+WORDS = (
+    "",
+    "-1",
+    "0",
+    "nan",
+    "1e999",
+    "9" * 400,
+    "../x",
+    "\ufeff",
+    "é",
+    "#",
+    '"',
+    "1,",
+    "x y",
+    "()",
+)
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1 << 70,
+    0.5,
+    1e300,
+    "",
+    "..",
+    "x" * 99,
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    [None],
+)
 
 
 def damage(whole, seed):
@@ -227,17 +258,17 @@ def run_child(kind, first, count, folder, kinds="damage_kinds"):
 
 
 def table(results):
-    """Return Markdown of ``{kind: {number: outcome}}``."""
-    rows, total = [], collections.Counter()
-    for kind, found in sorted(results.items()):
-        counts = collections.Counter(word if word in GOOD else "wrong" for word in found.values())
-        rows.append((kind, counts))
-        total.update(counts)
-    heads = ("kind", "cases", "refused", "equal", "other", "crashes")
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * 5 + "|"]
-    for kind, counts in [*rows, ("**all**", total)]:
-        columns = (sum(counts.values()), *(counts[w] for w in ("refused", "equal", "other", "wrong")))
-        lines.append(f"| {kind} | " + " | ".join(f"{n:,}" for n in columns) + " |")
+    """Return Markdown of ``{kind: {number: outcome}}``; ``data_voc`` counts among ``data``."""
+    counts = collections.defaultdict(collections.Counter)
+    for kind, found in results.items():
+        words = [word if word in GOOD else "wrong" for word in found.values()]
+        for row in (kind.partition("_")[0], "all"):
+            counts[row].update(words)
+    lines = ["| kind | cases | refused | equal | other | crashes |", "|---" + "|---:" * 5 + "|"]
+    for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):
+        found = counts[kind]
+        columns = (sum(found.values()), *(found[word] for word in ("refused", "equal", "other")))
+        lines.append(f"| {kind} | {' | '.join(f'{n:,}' for n in (*columns, found['wrong']))} |")
     return "\n".join(lines)
 
 

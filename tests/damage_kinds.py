@@ -9,7 +9,6 @@ the file in a folder of the kind's own. ``OF_DATA`` are the annotations of every
 from __future__ import annotations
 
 import functools
-import json
 import pickle
 import shutil
 import struct
@@ -22,7 +21,7 @@ import kinds_helpers
 import numpy as np
 from PIL import Image
 
-from gluon_attn.core.files import sha256_of, save_arrays, write_json
+from gluon_attn.core.files import save_arrays, sha256_of, write_json
 from gluon_attn.core.reading import load_params, read_npz
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
@@ -165,7 +164,10 @@ EDITION = Path(__file__).resolve().parent / "fixtures" / "first_edition"
 def write_export(path):
     """Put an export with its ONNX form there; ``path`` is its sidecar."""
     shutil.copytree(EDITION / "export", path.parent, dirs_exist_ok=True)
-    return [path, *(path.parent / f"people{end}" for end in ("-symbol.json", "-0000.params", ".onnx"))]
+    return [
+        path,
+        *(path.parent / f"people{end}" for end in ("-symbol.json", "-0000.params", ".onnx")),
+    ]
 
 
 def read_export(path):
@@ -315,7 +317,9 @@ def read_zipped(path):
 
 
 def write_recipe(path):
-    text = (Path(__file__).resolve().parent.parent / "gluon_attn/recipes/hoga_search.py").read_text()
+    text = (
+        Path(__file__).resolve().parent.parent / "gluon_attn/recipes/hoga_search.py"
+    ).read_text()
     path.write_text(text.split("class ", 1)[0])
     if path.suffix == ".json":
         write_json(path, Recipe.load("vaa_synthetic_resnet18").to_dict())
@@ -331,6 +335,10 @@ def write_genotype(path):
     from gluon_attn.papers.autola.genotype import find_genotype, save_genotype
 
     save_genotype(path, find_genotype("autola_cifar10"), {"seed": 1})
+
+
+def write_log(path):
+    shutil.copy(EDITION / "run" / "log.jsonl", path)
 
 
 def read_log(path):
@@ -384,6 +392,8 @@ def read_tree(kind, path):
     for split, dataset in kinds_helpers.opened(kind, Path(path).parent).items():
         found[split] = np.array(dataset.fingerprint())
         found[f"{split}/first"] = dataset[0][0]
+        masks = [dataset.regions(i).ravel() for i in dataset.with_regions]
+        found[f"{split}/masks"] = np.concatenate(masks) if masks else np.zeros(0)
     return found
 
 
@@ -432,8 +442,7 @@ write_mat_7_3, read_mat, None, ".mat",
     "mirror_zip": (write_zipped, read_zipped, True, "net.zip"),
     "json": (lambda path: write_json(path, {"a": [1, 2.5, None], "b": {"c": "é"}}),
              lambda path: as_text(read_json(path)), False, ".json"),
-    "log": (lambda path: path.write_bytes((EDITION / "run/log.jsonl").read_bytes()) and None, read_log, False,
-            ".jsonl"),
+    "log": (write_log, read_log, False, ".jsonl"),
     "recipe": (write_recipe, lambda path: as_text(Recipe.load(path)), False, ".py"),
     "recipe_json": (write_recipe, lambda path: as_text(Recipe.load(path)), False, ".json"),
     "genotype": (write_genotype, read_genotype, False, ".json"),

@@ -17,11 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import gluon_attn  # noqa: E402, F401 (before MXNet)
 import training_helpers as helpers  # noqa: E402
 from export_helpers import export, make_net  # noqa: E402
 from process_helpers import ROOT as TREE  # noqa: E402
 
+import gluon_attn  # noqa: E402, F401 (before MXNet)
 from gluon_attn.core.files import sha256_of  # noqa: E402
 from gluon_attn.core.recipe import Recipe  # noqa: E402
 from gluon_attn.core.text import read_json  # noqa: E402
@@ -105,7 +105,9 @@ class Train(Job):
 
     def result(self, folder):
         out = folder / "out"
-        log = [{k: r[k] for k in r if k not in TIMES} for r in read_json_lines(str(out / "log.jsonl"))]
+        log = [
+            {k: r[k] for k in r if k not in TIMES} for r in read_json_lines(str(out / "log.jsonl"))
+        ]
         arrays = helpers.checkpoint_arrays(out / "last.ckpt")
         best = helpers.mx.nd.load(str(out / "best.params"))
         return {

@@ -1,4 +1,4 @@
-"""What a file promises is not believed: images that fill the memory, archives that lead elsewhere."""
+"""What a file promises is not believed: images that fill the memory, paths that lead elsewhere."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="timers of proce
 @contextlib.contextmanager
 def mirror(folder):
     """Serve a folder on this machine; yield its address."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
@@ -90,6 +91,8 @@ def test_killed_at_any_moment(name, tmp_path):
     print(f"{name}: {killed} of {KILLS[name]} killed (KILL_SEED={seed})")
     job.check(cut)
     assert job.result(cut) == job.result(whole), f"KILL_SEED={seed}"
-    left = [p for p in cut.rglob("*") if hidden(p, cut) and not p.name.endswith((".lock", ".owner"))]
+    left = [
+        p for p in cut.rglob("*") if hidden(p, cut) and not p.name.endswith((".lock", ".owner"))
+    ]
     assert not left, f"KILL_SEED={seed}: {left}"
     assert killed

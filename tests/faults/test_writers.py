@@ -1,4 +1,4 @@
-"""A full disk and a read-only folder, for each writer: one error that names it, the old file as it was."""
+"""A full disk and a read-only folder, for each writer: one error, and the old file as it was."""
 
 from __future__ import annotations
 
