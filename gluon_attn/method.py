@@ -16,6 +16,7 @@ from gluon_attn.amp import MixedPrecision
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import Registry, unknown_name
 from gluon_attn.core.schema import Schema
+from gluon_attn.workers import SharedTrainer, current
 
 METHODS = Registry("method")
 
@@ -62,6 +63,8 @@ class Method:
     their defaults.
 
     Attributes:
+        workers: The group that trains together; each has its share of every batch, gradients add
+            up, and what one alone has seen it must tell the others by the end of an epoch.
         precision: :class:`gluon_attn.amp.MixedPrecision` of the steps. Blocks that a step calls
             and that are no part of the net, such as views of it, must be installed there, too.
     """
@@ -83,6 +86,7 @@ class Method:
             )
         self.precision = MixedPrecision(optimization.amp, self.ctx)
         self.precision.install(net)
+        self.workers = current()
         self.trainers: dict[str, gluon.Trainer] = {}
         self.epoch = 0
         self.phase: Any = None  # name of the phase; None before the first epoch
@@ -116,10 +120,13 @@ class Method:
         """Update the method's own state from one device's share of a finished batch."""
 
     def end_epoch(self) -> None:
-        """Update the method's own state at the end of an epoch."""
+        """Update the method's own state at the end of an epoch; merge that of all workers."""
 
     def report(self) -> dict[str, Any]:
-        """Return what the log record of the epoch says beyond losses and scores, JSON-able."""
+        """Return what the log record of the epoch says beyond losses and scores, JSON-able.
+
+        All workers call it once an epoch, behind :meth:`end_epoch`.
+        """
         return {}
 
     def task_history(self) -> dict[str, Any] | None:
@@ -129,7 +136,7 @@ class Method:
         return None
 
     def state(self) -> State:
-        """Return the method's own state as NumPy arrays."""
+        """Return the method's own state as NumPy arrays, the same on all workers."""
         return {}
 
     def load_state(self, state: State) -> None:
@@ -184,7 +191,7 @@ class Method:
         finished = []
         for step in range(micro):
             finished += self.differentiate(parts[step::micro])
-        (scaler.step if scaler else gluon.Trainer.step)(self.trainer, len(batch.index))
+        (scaler.step if scaler else gluon.Trainer.step)(self.trainer, self.rows(batch))
         with autograd.pause():
             totals: dict[str, list[mx.nd.NDArray]] = {}
             for outputs, losses, part in finished:
@@ -192,6 +199,10 @@ class Method:
                 for name, value in losses.items():
                     totals.setdefault(name, []).append(value.sum().as_in_context(self.ctx[0]))
             return {name: sum_of(values) for name, values in totals.items()}
+
+    def rows(self, batch: Batch) -> int:
+        """Return the rows of the whole batch of which ``batch`` is this worker's share."""
+        return len(batch.index) * self.workers.size
 
     def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
         """Make the gradients of one part per device; return outputs and losses, ``loss`` too."""
@@ -222,7 +233,9 @@ class Method:
     def new_trainer(
         self, parameters: gluon.ParameterDict, optimizer: str, settings: Mapping[str, Any]
     ) -> gluon.Trainer:
-        """Return a trainer that adds gradients up over the devices, if there are several."""
+        """Return a trainer that adds gradients up over all devices and workers."""
+        if self.workers.size > 1:
+            return SharedTrainer(parameters, optimizer, dict(settings))
         several = {"kvstore": "device", "update_on_kvstore": False} if len(self.ctx) > 1 else {}
         return gluon.Trainer(parameters, optimizer, dict(settings), **{"kvstore": None, **several})
 

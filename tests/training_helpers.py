@@ -112,10 +112,10 @@ def same(found, wanted, **tolerance):
         compare(found[name], array, err_msg=name, **tolerance)
 
 
-def run(values, data, folder, *, resume=False, test=False, workers=0):
+def run(values, data, folder, *, resume=False, test=False, workers=0, **more):
     """Train a recipe of :func:`recipe`; return what the run found."""
     settings = Settings(
-        str(data), str(folder), resume=resume, workers=workers, console=False, test=test
+        str(data), str(folder), resume=resume, workers=workers, console=False, test=test, **more
     )
     return train(Recipe.from_dict(values), settings)
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "write a net as files for plain MXNet, ONNX, int8 and bfloat16",
     "predict": "predict from an export",
     "serve": "show an export's page in a browser of this machine",
+    "launch": "train with several workers, here or on other hosts",
     "search": "search an attention block (AutoLA)",
     "prepare": "check, pack and generate data sets",
     "convert": "convert weight files",

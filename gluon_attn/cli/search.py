@@ -69,4 +69,5 @@ def main(arguments: Sequence[str] | None = None, comparison: str = "") -> None:
     from gluon_attn.train.search import search
 
     found = run_training(search, make_search([]), args)
-    print(f"\ngenotype: {found['genotype']}\nfile:     {found['file']}")
+    if "genotype" in found:  # in the first of several workers
+        print(f"\ngenotype: {found['genotype']}\nfile:     {found['file']}")

@@ -20,6 +20,7 @@ RECIPE_FLAGS = {
     "momentum": "momentum", "wd": "wd", "seed": "seed", "log-interval": "log_interval",
     "amp": "amp",
 }  # fmt: skip
+KVSTORES = ("dist_sync", "dist_device_sync", "horovod")  # those of gluon_attn.workers
 
 
 def main(
@@ -66,6 +67,11 @@ def training_flags(
     flags.add_argument(
         "--no-test", action="store_true", help="do not evaluate the best epoch on the test split"
     )
+    flags.add_argument(
+        "--kvstore", choices=KVSTORES, metavar="KIND",
+        help=f"train as one of several workers ({cli.called('launch')}): dist_sync, "
+        "dist_device_sync, or horovod",
+    )  # fmt: skip
     for flag, key in RECIPE_FLAGS.items():
         flags.add_argument(f"--{flag}", metavar="VALUE", help=f"same as {key}=VALUE")
     flags.add_argument("overrides", nargs="*", metavar="key=value", help="recipe overrides")
@@ -91,9 +97,12 @@ def train_from_flags(args: argparse.Namespace) -> int:
     """
     from gluon_attn.train.build import load_recipe
     from gluon_attn.train.run import train
+    from gluon_attn.workers import current
 
     recipe = load_recipe(args.recipe, overrides_of(args))
     result = run_training(train, recipe, args)
+    if not current().is_first:
+        return 0
     if result["test"]:
         print(result["test"].text)
     print(f"\nweights: {os.path.join(args.save_dir, 'best.params')}")
@@ -112,7 +121,7 @@ def run_training(train: Callable, recipe: Any, args: argparse.Namespace) -> dict
     settings = Settings(
         args.data_dir, args.save_dir, cli.device_of(args), args.base_params, args.resume,
         args.num_workers, args.cache, args.on_bad_image, args.tensorboard, not args.no_test,
-        init_from=args.init_from,
+        init_from=args.init_from, kvstore=args.kvstore,
     )  # fmt: skip
     try:
         return train(recipe, settings)

@@ -289,12 +289,12 @@ class DetectionLoader(Loader):
         for i in indices.tolist():
             random = float(draws[i, 0]) if draws.shape[1] else None
             framed.append(self.transform(*self.dataset[i][:3], random))
-        most = max(len(sample.boxes) for sample in framed)
+        most = max((len(sample.boxes) for sample in framed), default=0)
         rows = 1 + max(ROWS, -(-most // ROWS) * ROWS)
-        images = np.zeros((self.batch_size, *framed[0].image.shape), np.float32)
-        label = np.full((self.batch_size, rows, 5), -1, np.float32)
-        mask = np.zeros((self.batch_size, rows), np.float32)
-        index = np.full(self.batch_size, PADDING, np.int64)
+        images = np.zeros((self.rows, *framed[0].image.shape), np.float32)
+        label = np.full((self.rows, rows, 5), -1, np.float32)
+        mask = np.zeros((self.rows, rows), np.float32)
+        index = np.full(self.rows, PADDING, np.int64)
         index[: len(indices)] = indices
         for k, sample in enumerate(framed):
             images[k] = sample.image

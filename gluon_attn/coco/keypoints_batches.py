@@ -193,7 +193,10 @@ class PoseLoader(Loader):
         self, dataset: CocoKeypoints, transform: PoseTrainTransform, batch_size: int, **others: Any
     ) -> None:
         super().__init__(dataset, transform, batch_size, **others)
-        shape = (self.batch_size, len(dataset.keypoint_names)) + transform.target_size
+
+    def set_share(self, number: int, count: int) -> None:
+        super().set_share(number, count)
+        shape = (self.rows, len(self.dataset.keypoint_names)) + self.transform.target_size
         self._targets = BufferPool(shape)
 
     def _make(self, indices: Array, draws: Array) -> Batch:
@@ -205,7 +208,7 @@ class PoseLoader(Loader):
             box, written = without_last_pixel(box), {"out": images[row], "target": targets[row]}
             _, _, masks[row] = self.transform.sample(image, box, keypoints, random, **written)
         arrays = self._buffers.wrap(images), self._targets.wrap(targets), mx.nd.from_numpy(masks)
-        return Batch(*arrays, index=_padded(indices, self.batch_size))
+        return Batch(*arrays, index=_padded(indices, self.rows))
 
 
 class People:
@@ -251,7 +254,7 @@ class PeopleLoader(Loader):
     """Evaluation batches of :class:`People` in order; ``mask`` ``(B, 1)`` is 0 if not readable."""
 
     def _make(self, indices: Array, draws: Array) -> Batch:
-        images, masks = self._buffers.take(), np.zeros((self.batch_size, 1), np.float32)
+        images, masks = self._buffers.take(), np.zeros((self.rows, 1), np.float32)
         images[len(indices) :] = 0
         people: Any = self.dataset
         for row, i in enumerate(indices.tolist()):
@@ -265,7 +268,7 @@ class PeopleLoader(Loader):
                 continue
             self.transform(image, people.boxes[i], images[row])
             masks[row] = 1
-        marks, index = mx.nd.from_numpy(masks), _padded(indices, self.batch_size)
+        marks, index = mx.nd.from_numpy(masks), _padded(indices, self.rows)
         return Batch(self._buffers.wrap(images), marks, marks, index)
 
 

@@ -84,9 +84,20 @@ class Loader:
         self.epoch, self.start = 0, 0
         # A packed image has the transform's size, so that only the crop needs decoding.
         self._windows = hasattr(self.dataset, "get_window") and dataset.size == transform.resize
-        size = transform.size
+        self.set_share(0, 1)
+
+    def set_share(self, number: int, count: int) -> None:
+        """Make only the rows of every batch that are share ``number`` of ``count``, from 0.
+
+        Orders and random numbers stay those of the whole batch, whatever ``count`` is.
+        """
+        first, end = (self.batch_size * k // count for k in (number, number + 1))
+        if not 0 <= first < end:
+            raise ValueError(f"a batch of {self.batch_size} has no share {number} of {count}")
+        self.share, self.rows = slice(first, end), end - first
+        size = self.transform.size
         sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        self._buffers = BufferPool((self.batch_size, 3, *sides))
+        self._buffers = BufferPool((self.rows, 3, *sides))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose which epoch the next iteration is, and with which of its batches it begins."""
@@ -116,7 +127,7 @@ class Loader:
             yield order[k * self.batch_size : (k + 1) * self.batch_size], draws
 
     def __iter__(self) -> Iterator[Batch]:
-        jobs = self.jobs(self.epoch)
+        jobs = ((rows[self.share], draws) for rows, draws in self.jobs(self.epoch))
         for batch in self._ahead(jobs) if self.workers else (self._make(*job) for job in jobs):
             if self.ctx != mx.cpu():
                 batch = Batch._make([*(a.as_in_context(self.ctx) for a in batch[:3]), batch.index])
@@ -143,8 +154,8 @@ class Loader:
         """Return the Batch of some samples, on the CPU."""
         count, attributes = len(positions), self.dataset.label.shape[1]
         images = self._buffers.take()
-        labels, masks = (np.zeros((self.batch_size, attributes), np.float32) for _ in range(2))
-        index = np.full(self.batch_size, PADDING, np.int64)
+        labels, masks = (np.zeros((self.rows, attributes), np.float32) for _ in range(2))
+        index = np.full(self.rows, PADDING, np.int64)
         index[:count] = positions
         images[count:] = 0
         # Python numbers and few steps per image: this part holds the lock that threads share.
@@ -276,7 +287,7 @@ class IdentityLoader(Loader):
     def jobs(self, epoch: int) -> Iterator[Job]:
         order, draws, size = self.order(epoch), self.draws(epoch), self.batch_size
         for k in range(self.start * size, len(self) * size, size):
-            yield order[k : k + size], _Rows(draws[k : k + size])
+            yield order[k : k + size], _Rows(draws[k : k + size][self.share])
 
 
 class _Rows:

@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from gluon_attn.core.files import json_text, sha256_of, write_bytes, write_text
 from gluon_attn.core.schema import MULTICLASS, Schema
-from gluon_attn.core.text import PathLike
+from gluon_attn.core.text import PathLike, read_text
 from gluon_attn.export.graph import INPUT
 from gluon_attn.export.onnx import require_packages
 from gluon_attn.export.onnx_graph import open_onnx_session
@@ -193,7 +193,7 @@ def _fill(sidecar: Sidecar, schema: Schema, samples: Sequence[str], about: Seque
         "ROWS": _rows(schema),
         "ABOUT": "".join(f"<p>{html.escape(text)}</p>" for text in about),
     }
-    page = (SOURCE / "index.html").read_text(encoding="utf-8")
+    page = read_text(SOURCE / "index.html")
     return re.sub(r"{{(\w+)}}", lambda match: parts[match[1]], page)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from gluon_attn import workers as groups
 from gluon_attn.core.batch import PADDING, Batch, LabelPolicy
 from gluon_attn.core.errors import naming
 from gluon_attn.core.recipe import Recipe
@@ -177,6 +178,10 @@ class Stream:
         """Choose which epoch the next iteration is."""
         self.epoch = int(epoch)
 
+    def set_share(self, number: int, count: int) -> None:
+        """Choose the rows of every batch; see :meth:`Loader.set_share`."""
+        self.loader.set_share(number, count)
+
     def __len__(self) -> int:
         return self.batches
 
@@ -241,6 +246,14 @@ def bar(loader: Any, title: str, progress: bool = True, unit: str = "batch") -> 
     return tqdm(loader, total=len(loader), desc=title, unit=unit, leave=False, disable=quiet)
 
 
+def share_out(loader: Any) -> groups.Workers:
+    """Give every worker of the current group its rows of each batch; return the group."""
+    group = groups.current()
+    if group.size > 1:
+        loader.set_share(group.rank, group.size)
+    return group
+
+
 class Predictions(NamedTuple):
     """Predictions of a whole data set, in the data set's order, each ``(N, A)``.
 
@@ -258,15 +271,17 @@ def predict(
 ) -> Predictions:  # fmt: skip
     """Return the probabilities that the first output stands for, for every sample of ``loader``.
 
-    ``activation`` is ``sigmoid``, or ``softmax`` over all columns. Padding rows are left out.
+    ``activation`` is ``sigmoid``, or ``softmax`` over all columns. Padding rows are left out. Of
+    several workers each runs its rows of every batch, and all return the same.
     """
     probabilities = {"sigmoid": mx.nd.sigmoid, "softmax": mx.nd.softmax}[activation]
+    group = share_out(loader)
 
     def run(batch: Batch) -> Any:
         outputs = net(batch.image.as_in_context(ctx))
         return probabilities(outputs[0] if isinstance(outputs, (list, tuple)) else outputs)
 
-    found = None
+    found, seen = None, np.zeros(num_samples, np.float32)
     for probs, batch in one_behind(loader, run, "evaluating", progress):
         if found is None:
             shape = (num_samples, probs.shape[1])
@@ -275,9 +290,10 @@ def predict(
         rows = batch.index != PADDING
         for target, values in zip(found, (probs, batch.label, batch.mask)):
             target[batch.index[rows]] = values.asnumpy()[rows]
+        seen[batch.index[rows]] = 1
     if found is None:
         raise ValueError("nothing to evaluate: the data set is empty")
-    return found
+    return Predictions(*group.merge("predictions", found, seen))
 
 
 def predict_dataset(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 import model_zoo
+from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic import digits, people
 from gluon_attn.export.onnx import OnnxVariant, require_packages
 from gluon_attn.export.sidecar import ExportError
@@ -47,7 +48,7 @@ def about(extra: dict[str, Any]) -> list[str]:
     recipe = extra.get("recipe") or {}
     card = Path(model_zoo.__file__).parent / "cards" / f"{recipe.get('model')}.md"
     if extra.get("params") == "pretrained" and card.is_file():
-        use = card.read_text(encoding="utf-8").partition("## Intended use, limits\n")[2]
+        use = read_text(card).partition("## Intended use, limits\n")[2]
         text = re.sub(r"\*\*|`", "", use)
         paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
         return [f"Trained on images made with {_made_with(extra)}.", *paragraphs]

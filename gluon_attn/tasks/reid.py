@@ -23,7 +23,7 @@ from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieva
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import TASKS, Asked, Result, Task
 from gluon_attn.tasks.classification import Classification
-from gluon_attn.tasks.data import Array, in_epochs, one_behind
+from gluon_attn.tasks.data import Array, in_epochs, one_behind, share_out
 
 logger = logging.getLogger("gluon_attn.reid")
 
@@ -143,7 +143,9 @@ def embed(
             found = found + name_outputs(net, net(mx.nd.flip(image, axis=3)))["embedding"]
         return found
 
+    group = share_out(loader)
     features: Array | None = None
+    mine = np.zeros(count, np.float32)
     seen = np.zeros(count, bool)
     for found, batch in one_behind(loader, run, "embedding", progress):
         if features is None:
@@ -151,9 +153,11 @@ def embed(
         rows = batch.index != PADDING
         features[batch.index[rows]] = found.asnumpy()[rows]
         seen[batch.index[rows]] = batch.mask.asnumpy()[rows].any(axis=1)
+        mine[batch.index[rows]] = 1
     if features is None:
         raise ValueError("nothing to compare: the data set is empty")
-    return features, seen
+    features, seen = group.merge("embedding", (features, seen), mine)
+    return features, seen.astype(bool)
 
 
 def retrieve(

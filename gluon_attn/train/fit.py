@@ -44,7 +44,8 @@ class Run(NamedTuple):
         writers: Further objects with ``write(record)``.
         held_out: Loader like ``loader``, at least as long, of the validation images that the method
             sees in every step; None for methods that want none.
-        keep: ``best`` keeps the epoch of the best validation score, ``last`` always the last one.
+        keep: ``best`` keeps the epoch of the best validation score in the last phase, ``last``
+            always the last one.
     """
 
     method: Method
@@ -68,6 +69,9 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
     After every epoch ``last.ckpt`` replaces its predecessor atomically. Every epoch starts from its
     own seed, so a run that was killed at any moment and resumed repeats the interrupted epoch
     exactly and ends, on a CPU, with the same bits.
+
+    Of several workers (:mod:`gluon_attn.workers`) all call this, and the first writes. Batches come
+    from the same orders whatever their number, so that a run may be resumed with another one.
 
     An epoch whose validation score is undefined (nan) does not replace one that has a score. As
     long as there is none with a score, the last epoch is kept. An epoch whose validation fails is
@@ -93,7 +97,11 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
         best, pending = meta["best"], meta.get("pending")
         start = meta["epoch"] + (pending is None)
         logger.info("Resumed from %s after epoch %d", last, meta["epoch"])
-    writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start), *run.writers)
+    group = run.method.workers
+    group.check_equal(start, f"the epoch to begin with, by {last},")
+    writers: tuple[Any, ...] = ()
+    if group.is_first:
+        writers = (JsonLines(os.path.join(run.folder, "log.jsonl"), start), *run.writers)
     for epoch in range(start, run.epochs):
         try:
             pending = _train_epoch(run, epoch) if pending is None else pending
@@ -112,10 +120,14 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
         run.schedule.record(scores[run.score_name])
         if _is_better(run, epoch, scores, best):
             best = {"epoch": epoch, **scores}
-            _save_best(run, best)
+            if group.is_first:
+                _save_best(run, best)
         for writer in writers:  # first: a resumed run drops the lines of epochs that it repeats
             writer.write(record)
-        save_checkpoint(last, run.method, dict(meta, schedule=run.schedule.state(), best=best))
+        if group.is_first:
+            meta = dict(meta, schedule=run.schedule.state(), best=best)
+            save_checkpoint(last, run.method, meta)
+    group.wait()  # so that all may read what the first has written
     return {name: or_nan(value) for name, value in (best or {}).items()}
 
 
@@ -123,6 +135,9 @@ def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, A
     if best is None or run.keep == "last":
         return True
     score, before = scores[run.score_name], or_nan(best[run.score_name])
+    phase_of = run.method.phase_of
+    if phase_of(epoch) != phase_of(best["epoch"]) and not math.isnan(score):
+        return True  # parts of the net were not trained in the phase before
     if math.isnan(score) and not math.isnan(before):
         logger.warning(
             "[Epoch %d] validation %s is undefined: epoch %d with %.4f stays the best", epoch,
@@ -133,6 +148,8 @@ def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, A
 
 def _keep_trained(run: Run, path: str, meta: dict[str, Any], error: BaseException) -> None:
     """Save what was trained, as its validation has failed; raise an error that says so."""
+    if not run.method.workers.is_first:
+        return
     try:
         save_checkpoint(path, run.method, meta)
     except Exception as second:
@@ -157,7 +174,8 @@ def _way_back(run: Run, best: dict[str, Any] | None) -> str:
 
 def _train_epoch(run: Run, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train one epoch; return the parts of its log record before and behind the scores."""
-    seed_everything((run.seed * 1_000_003 + epoch) % 2**31)
+    group = run.method.workers
+    seed_everything((run.seed * 1_000_003 + group.rank * 15_485_863 + epoch) % 2**31)
     phase = run.method.phase
     run.method.begin_epoch(epoch)
     if phase is not None and phase != run.method.phase:
@@ -168,6 +186,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
     started = time.time()
     losses, samples = _train_batches(run, epoch, lr)
     run.method.end_epoch()
+    group.make_equal(run.method.net)
     seconds = time.time() - started
     text = "\t".join(f"{n}={v:f}" for n, v in losses.items())
     logger.info("[Epoch %d] training: %s", epoch, text)
@@ -200,6 +219,7 @@ def _train_batches(run: Run, epoch: int, lr: float) -> tuple[dict[str, float], i
         loader.set_epoch(epoch)
     totals: dict[str, Any] = {}
     queue: collections.deque[Any] = collections.deque()
+    group = run.method.workers
     samples, since, since_samples = 0, time.time(), 0
     shown = bar(run.loader, f"epoch {epoch}")
     for number, batches in enumerate(zip(shown, *loaders[1:])):
@@ -210,13 +230,14 @@ def _train_batches(run: Run, epoch: int, lr: float) -> tuple[dict[str, float], i
         sums = run.method.train_step(*batches)
         for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value
-        samples += len(batch.index)
+        samples += run.method.rows(batch)
         # Bound how far Python runs ahead of the devices; this waits for an older batch only.
         queue.append(sums["loss"])
         if len(queue) > MAX_AHEAD:
             queue.popleft().wait_to_read()
         if (number + 1) % run.log_interval == 0:
-            loss = _finite(totals["loss"].asscalar() / samples, epoch, number)
+            loss = group.total("loss", totals["loss"].asnumpy())[0] / samples
+            _finite(loss, epoch, number)
             speed = (samples - since_samples) / (time.time() - since)
             logger.info(
                 "Epoch[%d] Batch [%d]\tSpeed: %f samples/sec\tloss=%f\tlr=%f",
@@ -226,16 +247,16 @@ def _train_batches(run: Run, epoch: int, lr: float) -> tuple[dict[str, float], i
     if not samples:
         raise ValueError("the training set is smaller than one batch; lower batch_size")
     means = {
-        n if n == "loss" else f"loss_{n}": float(t.asscalar()) / samples for n, t in totals.items()
+        n if n == "loss" else f"loss_{n}": float(group.total("loss", t.asnumpy())[0]) / samples
+        for n, t in totals.items()
     }
     _finite(means["loss"], epoch, number)
     return means, samples
 
 
-def _finite(loss: float, epoch: int, batch: int) -> float:
+def _finite(loss: float, epoch: int, batch: int) -> None:
     if not math.isfinite(loss):
         raise DivergedError(f"the loss is {loss} in epoch {epoch}, by batch {batch + 1}")
-    return loss
 
 
 def _save_best(run: Run, best: dict[str, Any]) -> None:

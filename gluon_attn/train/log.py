@@ -14,13 +14,16 @@ from gluon_attn.core.files import json_text, write_text
 logger = logging.getLogger("gluon_attn")
 
 
-def log_to(folder: str, console: bool = True) -> Callable[[], None]:
-    """Send log messages to ``folder/train.log`` and the console; return a function to undo it."""
-    os.makedirs(folder, exist_ok=True)
+def log_to(folder: str, console: bool = True, *, silent: bool = False) -> Callable[[], None]:
+    """Send log messages to ``folder/train.log`` and the console, or nowhere if ``silent``.
+
+    Return a function to undo it.
+    """
+    path = os.path.join(folder, "train.log")
     handlers: list[logging.Handler] = [
-        QuietFileHandler(os.path.join(folder, "train.log"), encoding="utf-8")
+        logging.NullHandler() if silent else QuietFileHandler(path, encoding="utf-8", delay=True)
     ]
-    if console:
+    if console and not silent:
         handlers.append(TqdmHandler())
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -51,7 +54,14 @@ class TqdmHandler(logging.Handler):
 
 
 class QuietFileHandler(logging.FileHandler):
-    """A log file that a full disk does not turn into a stream of tracebacks."""
+    """A log file that a full disk does not turn into a stream of tracebacks.
+
+    Its folder is made with the first line: a run that is refused before leaves nothing behind.
+    """
+
+    def _open(self) -> Any:
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Say nothing: what matters is written elsewhere, with its own error."""

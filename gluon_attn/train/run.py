@@ -7,9 +7,10 @@ import contextlib
 import logging
 import math
 import os
+import tempfile
 from typing import Any, Callable, NamedTuple
 
-from gluon_attn import amp, runtime
+from gluon_attn import amp, runtime, workers
 from gluon_attn.core.errors import NotFiniteError, describe, naming
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
         test: Whether to evaluate the best epoch on the test split at the end.
         init_from: Where all weights, heads included, are taken from; see
             :func:`gluon_attn.train.trained.take_weights`.
+        kvstore: How several workers train together, see :mod:`gluon_attn.workers`; None: alone.
     """
 
     data_dir: str
@@ -57,6 +59,7 @@ class Settings(NamedTuple):
     test: bool = True
     console: bool = True
     init_from: str | None = None
+    kvstore: str | None = None
 
 
 class Prepared(NamedTuple):
@@ -76,7 +79,10 @@ class Prepared(NamedTuple):
 
     def fit(self, loader: Any, held_out: Any, keep: str) -> dict[str, Any]:
         """Train, describe the run, and return the scores of the epoch that is kept."""
-        recipe, settings = self.recipe, self.settings
+        recipe, settings, group = self.recipe, self.settings, self.method.workers
+        for found in (loader, held_out):
+            if found is not None and group.size > 1:
+                found.set_share(group.rank, group.size)
         run = Run(
             method=self.method,
             loader=loader,
@@ -88,12 +94,15 @@ class Prepared(NamedTuple):
             record=self.record,
             score_name=recipe.score,
             log_interval=recipe.log_interval,
-            writers=(TensorBoard(settings.save_dir),) if settings.tensorboard else (),
+            writers=(TensorBoard(settings.save_dir),)
+            if settings.tensorboard and group.is_first
+            else (),
             held_out=held_out,
             keep=keep,
         )
         best = fit(run, settings.resume)
-        describe_run(os.path.join(settings.save_dir, "recipe.json"), self.record)
+        if group.is_first:
+            describe_run(os.path.join(settings.save_dir, "recipe.json"), self.record)
         return best
 
 
@@ -109,20 +118,21 @@ def train(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """
     with logged(recipe, settings) as ctx:
         ready = prepare(recipe, settings, ctx)
-        described = os.path.join(settings.save_dir, "recipe.json")
-        if not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
+        described, group = os.path.join(settings.save_dir, "recipe.json"), ready.method.workers
+        if group.is_first and not os.path.exists(os.path.join(settings.save_dir, "last.ckpt")):
             write_json(described, ready.record)  # a run that is there is not touched yet
         _log_start(ready)
         loader = ready.task.train_loader(
             recipe, ready.data["train"], ready.method, settings.workers, cache=settings.cache,
-            parts=recipe.accumulate * len(ctx),
+            parts=recipe.accumulate * len(ctx) * group.size,
         )  # fmt: skip
         held_out = ready.task.held_out_loader(
             recipe, ready.data["val"], ready.method, len(loader), workers=settings.workers,
             cache=settings.cache,
         )  # fmt: skip
         best = ready.fit(loader, held_out, recipe.keep)
-        _draw(ready.method, settings.save_dir)
+        if group.is_first:
+            _draw(ready.method, settings.save_dir)
         _list_skipped(ready.data)
         _tell_best(recipe, best)
         if not settings.test:
@@ -139,11 +149,12 @@ def train(recipe: Recipe, settings: Settings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def logged(recipe: Recipe, settings: Settings) -> Any:
-    """Claim the folder of a run, log into it, and yield the devices."""
+    """Join the workers, claim the folder of a run, log into it, and yield the devices."""
+    group = workers.join(settings.kvstore)
     claim(settings)
     ctx = runtime.contexts(settings.devices)
     amp.require(recipe.amp, ctx)  # before the data are read, which may take long
-    stop = log_to(settings.save_dir, settings.console)
+    stop = log_to(settings.save_dir, settings.console, silent=not group.is_first)
     try:
         yield ctx
     finally:
@@ -175,6 +186,7 @@ def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
     initialize_net(recipe, net, ctx, settings.base_params)
     origin = take_weights(net, settings.init_from, classes)
     method = build_method(recipe, net, ctx, data["train"])
+    _check_shares(recipe, method)
     record = {
         "recipe": recipe.to_dict(),
         "classes": list(classes),
@@ -183,7 +195,17 @@ def prepare(recipe: Recipe, settings: Settings, ctx: list[Any]) -> Prepared:
         "versions": runtime.versions(),
         **origin,
     }
+    os.makedirs(settings.save_dir, exist_ok=True)
     return Prepared(recipe, settings, ctx, data, method=method, record=record)
+
+
+def _check_shares(recipe: Recipe, method: Method) -> None:
+    """Refuse batches that cannot be divided evenly among the workers."""
+    count = method.workers.size
+    sizes = {"batch_size": recipe.batch_size, "val_batch_size": method.held_out_size}
+    for name, size in sizes.items():
+        if size % count:
+            raise ValueError(f"{name}={size}: must be a multiple of the {count} workers")
 
 
 def _open_data(recipe: Recipe, settings: Settings) -> dict[str, Any]:
@@ -306,16 +328,21 @@ def describe_run(path: str, record: dict[str, Any]) -> None:
 
 def _test(ready: Prepared) -> Result | None:
     recipe, settings, net = ready.recipe, ready.settings, ready.method.net
+    first = ready.method.workers.is_first
     stem = os.path.join(settings.save_dir, "test")
     if os.path.exists(stem + ".json"):
         logger.info("The test split has been evaluated already: %s.json", stem)
         return None
     dataset = open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
     data = {**ready.record["data"], recipe.splits[2]: dataset.fingerprint()}
-    describe_run(os.path.join(settings.save_dir, "recipe.json"), dict(ready.record, data=data))
+    if first:
+        path = os.path.join(settings.save_dir, "recipe.json")
+        describe_run(path, dict(ready.record, data=data))
     load_into(net, os.path.join(settings.save_dir, "best.params"))
-    asked = Asked(settings.save_dir, "test", ready.ctx[0], workers=settings.workers)
-    return task_of(dataset).final_scores(recipe, net, dataset, asked)
+    with tempfile.TemporaryDirectory() as unwanted:  # the tables of all workers but the first
+        out = settings.save_dir if first else unwanted
+        asked = Asked(out, "test", ready.ctx[0], workers=settings.workers)
+        return task_of(dataset).final_scores(recipe, net, dataset, asked)
 
 
 # -- runs of an experiment: trained once, never taken for those of other settings or data ------

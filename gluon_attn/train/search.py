@@ -34,7 +34,8 @@ def search(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     The recipe is of method ``autola``, with a super-network as model. Writes into ``save_dir``:
     ``genotype.json`` and ``.png``, ``search.png`` (entropy and strength of the edges),
     ``curves.png``, ``recipe.json``, ``train.log``, ``log.jsonl``, ``last.ckpt`` and the
-    super-network's ``best.params``. Errors are those of :func:`gluon_attn.train.run.train`.
+    super-network's ``best.params``. Only the first of several workers writes, and returns a
+    genotype. Errors are those of :func:`gluon_attn.train.run.train`.
     """
     claim(settings)
     if recipe.method != "autola":
@@ -47,6 +48,8 @@ def search(recipe: Recipe, settings: Settings) -> dict[str, Any]:
             len(architecture.dataset), len(ready.data["val"]), settings.save_dir,
         )  # fmt: skip
         best = ready.fit(weights, architecture, "last")
+        if not ready.method.workers.is_first:
+            return {"best": best}
         return dict(write_result(recipe, settings.save_dir), best=best)
 
 

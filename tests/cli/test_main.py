@@ -24,6 +24,7 @@ TRAINING = (
 FLAGS = {
     "train": TRAINING,
     "train_wider": TRAINING + " vaa_wider_resnet101",
+    "launch": "-n --workers -s --servers --hosts --port -- train",
     "search": TRAINING + " hoga_search_cifar10",
     "evaluate": "--run --export --model --params --pretrained --names --data-dir --split --out "
     "--threshold --unspecified --batch-size --no-figures --gpus --device --analyse --compare",

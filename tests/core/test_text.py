@@ -258,6 +258,7 @@ OWN_LISTINGS = {
     "gluon_attn/data/scan.py", "gluon_attn/core/files.py", "gluon_attn/core/recipe.py",
     "gluon_attn/env/environment.py", "gluon_attn/env/libraries.py", "gluon_attn/export/sidecar.py",
     "gluon_attn/export/parity.py", "model_zoo/store.py", "model_zoo/adapters/read.py",
+    "tools/site/gallery.py",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.losses.classification import MaskedBCELoss, SoftmaxCELoss, objective
 from gluon_attn.method import Optimization, Task
-from gluon_attn.papers.baselines.plain import Baseline
+from gluon_attn.papers.baselines import Baseline
 
 SINGLE = Schema([Attribute("class", MULTICLASS, ("a", "b", "c", "d"))])
 

@@ -90,7 +90,8 @@ class TestAgainstReferences:
     def test_per_attribute(self, seed, threshold):
         probs, labels, mask = random_case(seed)
         threshold = np.linspace(0.2, 0.8, 7) if threshold == "per attribute" else threshold
-        found = per_attribute(probs, labels, mask, threshold)
+        given = () if isinstance(threshold, float) else (threshold,)  # 0.5 is the default
+        found = per_attribute(probs, labels, mask, *given)
         for a, t in enumerate(np.broadcast_to(threshold, 7)):
             counts = tp, fp, fn, tn = reference.counts(probs[:, a], labels[:, a], mask[:, a], t)
             expected = {
@@ -225,6 +226,7 @@ class TestEvaluate:
     def test_means_leave_out_what_is_undefined_and_say_so(self):
         probs, labels, mask = random_case(4)
         result = evaluate_multilabel(probs, labels, mask, list("abcdefg"))
+        assert result["samples"] == len(probs) != 7 and result["threshold"] == 0.5
         defined = [
             reference.interpolated_ap(probs[:, a], labels[:, a], mask[:, a]) for a in range(7)
         ]

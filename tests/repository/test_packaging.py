@@ -30,7 +30,7 @@ EXTRAS = {"cpu": STACKS[0], "cu112": STACKS[1], "test": "requirements-test.txt"}
 # Modules whose distribution has another name, and modules that only an extra brings.
 DISTRIBUTION = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow"}
 OPTIONAL = {"onnx", "onnxruntime", "gluoncv", "tensorboardX", "openvino", "torch", "torchvision",
-            "pycocotools", "cosmic_ray"}  # fmt: skip
+            "pycocotools", "cosmic_ray", "horovod"}  # fmt: skip
 
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, SETUPTOOLS = CONFIG["project"], CONFIG["tool"]["setuptools"]

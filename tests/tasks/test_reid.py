@@ -21,8 +21,8 @@ from gluon_attn.export import Predictor, export_model
 from gluon_attn.export.images import Preprocess
 from gluon_attn.export.sidecar import input_entry
 from gluon_attn.method import Optimization, Task
-from gluon_attn.papers.baselines.reid import IdentityLosses, ReidBaseline
-from gluon_attn.papers.combined.dreal_reid import DrealReid
+from gluon_attn.papers.baselines import IdentityLosses, ReidBaseline
+from gluon_attn.papers.combined import DrealReid
 from gluon_attn.task import TASKS, Asked, Trained
 from gluon_attn.tasks import data as data_of
 from gluon_attn.tasks import reid

@@ -15,6 +15,7 @@ from training_helpers import checkpoint_arrays, recipe, same, write_data
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.train import read_json_lines, save_checkpoint
+from gluon_attn.train.fit import _is_better
 from gluon_attn.train.log import JsonLines
 from gluon_attn.train.run import Settings, train
 
@@ -77,15 +78,29 @@ def test_bits_depend_on_the_seed_and_on_the_graph_by_rounding_alone(data, short,
 
 def test_the_best_epoch_and_the_one_look_at_the_test_split(data, whole):
     folder, found = whole
-    scores = [r["val_mAP"] for r in read_json_lines(str(folder / "log.jsonl"))]
+    records = read_json_lines(str(folder / "log.jsonl"))
+    scores = {r["epoch"]: r["val_mAP"] for r in records if r["phase"] == records[-1]["phase"]}
     best, saved = found["best"], json.loads((folder / "best.json").read_text())
-    assert best["epoch"] == int(np.argmax(scores)) and best["mAP"] == max(scores)
+    assert best["epoch"] == max(scores, key=scores.get) and best["mAP"] == max(scores.values())
     assert saved["epoch"] == best["epoch"] and saved["classes"] == ["square", "disc", "stripe"]
     assert saved["recipe"]["seed"] == 3 and saved["versions"]["numpy"] == np.__version__
     assert 0 <= found["test"].values["overall"]["mAP"] <= 1
     stamp = (folder / "test.json").stat().st_mtime_ns
     assert run(data, folder, test=True, resume=True)["test"] is None
     assert (folder / "test.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("scores, kept", [
+    ([0.9, 0.8, 0.1, 0.3, 0.2], 3),  # heads that the second phase trains are untrained before
+    ([0.9, 0.8, np.nan, 0.1, np.nan], 3), ([0.5, 0.9, np.nan, np.nan, np.nan], 1),
+])  # fmt: skip
+def test_the_best_epoch_is_one_of_the_last_phase_that_has_a_score(scores, kept):
+    method = SimpleNamespace(phase_of=lambda epoch: "first" if epoch < 2 else "second")
+    run, best = SimpleNamespace(method=method, keep="best", score_name="mAP"), None
+    for epoch, score in enumerate(scores):
+        if _is_better(run, epoch, {"mAP": score}, best):
+            best = {"epoch": epoch, "mAP": score}
+    assert best["epoch"] == kept
 
 
 def test_log_lines_have_gluons_form(short):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from gluon_attn import workers
 from gluon_attn.method import Method
 from gluon_attn.tasks.data import predict
 from gluon_attn.train import checkpoint, load_checkpoint
@@ -79,7 +80,9 @@ class NoBatches(list):
 
 
 def test_no_batches_to_train_on_or_to_evaluate():
-    run = SimpleNamespace(loader=NoBatches(), held_out=None)
+    run = SimpleNamespace(
+        loader=NoBatches(), held_out=None, method=SimpleNamespace(workers=workers.current())
+    )
     with pytest.raises(ValueError, match="smaller than one batch; lower batch_size"):
         fitting._train_batches(run, 0, 0.1)
     with pytest.raises(ValueError, match="the data set is empty"):

@@ -17,6 +17,7 @@ import pytest
 from coco_helpers import write_data as write_coco
 from training_helpers import checkpoint_arrays, recipe, same, write_data, write_recipe
 
+from gluon_attn import workers
 from gluon_attn.amp import MixedPrecision
 from gluon_attn.cli import common as cli
 from gluon_attn.cli.train import train_from_flags, training_flags
@@ -214,7 +215,8 @@ class Steps(SimpleNamespace):
             net=net, ctx=ctx, trainers={}, phase="joint", steps=0, spoil=None, state=dict,
             precision=MixedPrecision("none", ctx), report=lambda: {"steps": self.steps},
             begin_epoch=_nothing, begin_phase=_nothing, set_learning_rate=_nothing,
-            load_state=_nothing, end_epoch=dict,
+            load_state=_nothing, end_epoch=dict, phase_of=_nothing, workers=workers.current(),
+            rows=lambda batch: len(batch.index),
         )  # fmt: skip
 
     def train_step(self, batch):

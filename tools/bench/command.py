@@ -4,6 +4,7 @@ python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXN
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
 python tools/benchmark.py train           VAA training step; awmt, icasc, dreal, search: theirs
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
+python tools/benchmark.py distributed      one and two workers; more of them as a projection
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def flags():
     data.add_argument("--split", default="train", help="default: train")
     data.add_argument("-j", "--num-workers", type=int, default=2, help="threads; default: 2")
     data.add_argument("--rounds", type=int, default=5, help="default: 5")
+    several = commands.add_parser("distributed", help="training with several workers")
+    several.add_argument("--model", default="resnet50_v1", help="default: %(default)s")
+    several.add_argument("--size", type=int, default=224, help="pixels; default: %(default)s")
+    several.add_argument("--batch-size", type=int, default=8, help="per worker; default: 8")
+    several.add_argument("--rounds", type=int, default=10, help="steps of each; default: 10")
     for command in commands.choices.values():
         command.add_argument("--json", metavar="FILE", help="also write all figures here")
     return parser
@@ -99,6 +105,12 @@ def main():
         result = steps.measure(args.command, args.model, args.size, args.batch_size, **common)
         name_left_out(result["left_out"])
         text = steps.table(args.command, result)
+    elif args.command == "distributed":
+        from tools.bench import distributed
+
+        common = {"steps": args.rounds, "report": report}
+        result = distributed.measure(args.model, args.size, args.batch_size, **common)
+        text = distributed.table(result)
     else:
         from gluon_attn.data import open_dataset
         from tools.bench.loading import data_table, loader_rate

@@ -288,7 +288,7 @@ def _open_mxnet(
     from gluon_attn.papers.vaa import VAA
     from tools.bench import steps
 
-    importlib.import_module("gluon_attn.papers.baselines.plain")  # registers its method
+    importlib.import_module("gluon_attn.papers.baselines")  # registers its method
     net = steps.new_net(spec["model"], **spec["options"])
     rng, side = np.random.default_rng(0), spec["arguments"]["input_size"]
     data = steps.random_batch(rng, net.classes, side, batch, single=False)

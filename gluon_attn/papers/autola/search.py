@@ -34,6 +34,7 @@ from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Array, Method, Outputs, split_batch
 from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, Genotype, of_operations
 from gluon_attn.papers.autola.supernet import SuperNet
+from gluon_attn.workers import current
 
 STEP = 0.01  # eps times |v|; DARTS
 ARCHITECTURE = "architecture"  # name under which the trainer of alpha is saved
@@ -135,6 +136,7 @@ class Architect:
         second_order: bool = False,
     ) -> None:  # fmt: skip
         self.net, self.loss, self.second_order = net, loss, second_order
+        self.workers = current()
         self.name = net.alpha.name
         self.view, parameters = shared_view(net, [self.name])
         self.alpha = parameters[self.name]
@@ -159,14 +161,22 @@ class Architect:
             )
         else:
             losses = self._backward(self.view, held_out)
-        self.trainer.step(len(held_out.index))  # gradients are sums over the batch
+        self.trainer.step(self._rows(held_out))  # gradients are sums over the batch
         return losses
 
+    def _rows(self, batch: Batch) -> int:
+        return len(batch.index) * self.workers.size
+
     def _backward(self, view: gluon.SymbolBlock, batch: Batch) -> mx.nd.NDArray:
-        """Return the losses of a batch; gradients of their sum are in the view's parameters."""
+        """Return the losses of a batch; gradients of their sum, over all workers' shares, are in
+        the view's parameters.
+        """
         with autograd.record():
             losses = self.loss(view(batch.image), batch.label, batch.mask)
         losses.backward()
+        for name, parameter in view.collect_params().items():
+            if parameter.grad_req != "null":
+                self.workers.add_up(f"architect {name}", parameter.list_grad())
         return losses
 
     def _unrolled(
@@ -178,12 +188,12 @@ class Architect:
         gradients = {n: p.list_grad()[0] for n, p in self._weights.items()}
         self._backward(self._both, batch)
         for name, array in weights.items():
-            change = lr * (gradients[name] / len(batch.index) + wd * array)
+            change = lr * (gradients[name] / self._rows(batch) + wd * array)
             if name in velocity:
                 change = change - momentum * velocity[name]
             array -= change
         losses = self._backward(self._both, held_out)
-        direction = {n: g / len(held_out.index) for n, g in gradients.items()}
+        direction = {n: g / self._rows(held_out) for n, g in gradients.items()}
         direct = self._both_alpha.list_grad()[0].copy()
         size = STEP / (global_norm(direction.values()) + 1e-12)
         sides = []
@@ -192,13 +202,13 @@ class Architect:
                 step = (sign * size).reshape((1,) * array.ndim)
                 array[:] = before[name] + mx.nd.broadcast_mul(direction[name], step)
             self._backward(self.view, batch)
-            sides.append(self.alpha.list_grad()[0] / len(batch.index))
+            sides.append(self.alpha.list_grad()[0] / self._rows(batch))
         for name, parameter in self.net.collect_params().items():
             if name != self.name:
                 parameter.list_data()[0][:] = before[name]
         slope = mx.nd.broadcast_div(sides[0] - sides[1], (2 * size).reshape((1, 1)))
         # The trainer divides by the batch: all gradients here are sums over it.
-        self.alpha.list_grad()[0][:] = direct - lr * len(held_out.index) * slope
+        self.alpha.list_grad()[0][:] = direct - lr * self._rows(held_out) * slope
         return losses
 
 
@@ -266,10 +276,11 @@ class AutoLA(Method):
         with autograd.record():
             losses = self._loss(self.net(part.image), part.label, part.mask)
         losses.backward()
-        size = len(batch.index)
+        size = self.rows(batch)
+        self.trainer.allreduce_grads()
         parameters = [p for p in self.trainer._params if p.grad_req != "null"]
         clip_gradients([p.list_grad()[0] for p in parameters], size * self.options["clip"])
-        self.trainer.step(size)
+        self.trainer.update(size)
         total = losses.sum()
         return {"ce": total, "ce_architecture": judged.sum(), "loss": total}
 

@@ -36,7 +36,8 @@ logger = logging.getLogger("gluon_attn.awmt")
 class TaskWeights:
     """The weights during training: measures validation losses, holds lambda on every device.
 
-    Losses stay on the devices; they are read once per window, in the iteration that needs them.
+    Losses stay on the devices; they are read once per window, in the iteration that needs them,
+    and added up over the workers, so that all have the same weights.
     ``error`` is the function ``(F, logits, label) -> (B, A)`` whose trend is followed;
     ``no_class``, ``'ignore'`` or ``'negative'``, is what a multi-class attribute of which no class
     is positive ("no colour") does in training and in the validation loss.
@@ -92,7 +93,7 @@ class TaskWeights:
             sums = mx.nd.stack(error.sum(axis=0), mask.sum(axis=0))
             total = mx.nd.dot(sums, members, transpose_b=True).as_in_context(self.ctx[0]) + total
         self._pending.append(total)
-        self._images = sum(len(part.index) for part in parts)
+        self._images = sum(map(self._method.rows, parts))
         if (self.trend.count + len(self._pending)) % self.trend.window == 0:
             self.read()
             self._place()
@@ -101,7 +102,8 @@ class TaskWeights:
         """Take the losses that are still on the device over into the trend; this waits."""
         if not self._pending:
             return
-        found = mx.nd.stack(*self._pending).asnumpy().astype(np.float64)
+        found = mx.nd.stack(*self._pending).asnumpy()
+        found = self._method.workers.total("held out", found).astype(np.float64)
         self._pending = []
         for sums, known in found:
             # The sum over the images, averaged over an attribute's outputs; where labels are

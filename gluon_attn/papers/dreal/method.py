@@ -200,7 +200,7 @@ class DREAL(Method):
         self.steps += 1
         self._experience = []
         totals = super().train_step(batch)
-        totals["regression"] = self._train_critic(len(batch.index))
+        totals["regression"] = self._train_critic(self.rows(batch))
         return totals
 
     def sampled(self, step: int) -> list[Group]:
@@ -248,7 +248,7 @@ class DREAL(Method):
         sums = np.zeros((len(MEANS) + 1, len(self.names)))
         for modules, found in self._sums.items():
             sums[:, list(modules)] += found.asnumpy()
-        *rows, images = sums.tolist()
+        *rows, images = self.workers.total("critic", sums).tolist()
         return {
             key: {n: s / k if k else None for n, s, k in zip(self.names, row, images)}
             for key, row in zip(MEANS, rows)

@@ -21,6 +21,7 @@ import mxnet as mx
 import numpy as np
 
 from gluon_attn.method import Array, State
+from gluon_attn.workers import Workers
 
 Index = Union[Sequence[int], Array, Any]  # or an NDArray
 
@@ -46,6 +47,7 @@ class PredictionHistory:
         self.ctx = ctx or mx.cpu()
         self._rows = mx.nd.zeros((length * num_samples, num_attributes), ctx=self.ctx)
         self._count = np.zeros(num_samples, dtype=np.int32)  # predictions seen, ever, per sample
+        self._shared = self._count.copy()  # of them, those that all workers know
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +97,21 @@ class PredictionHistory:
         var = (mx.nd.square(p - mean.expand_dims(0)) * known).sum(axis=0) / n
         return mx.nd.sqrt(var + mx.nd.square(var) / mx.nd.maximum(n - 1, 1))
 
+    def share(self, workers: Workers) -> None:
+        """Take over what the other workers have stored since the last call, and tell them.
+
+        The worker that sees a sample in an epoch owns its row. One that several have seen, as in an
+        epoch longer than a pass, counts once, with the mean.
+        """
+        if workers.size > 1:
+            mine = (self._count > self._shared).astype(np.float32)
+            rows = self._rows.asnumpy().reshape(self.length, self.num_samples, -1)
+            parts = (np.moveaxis(rows, 1, 0), self._count)
+            merged, count = workers.merge("history", parts, mine)
+            self._rows[:] = mx.nd.array(np.moveaxis(merged, 0, 1).reshape(self._rows.shape))
+            self._count[:] = count
+        self._shared = self._count.copy()
+
     def state(self) -> State:
         return {"rows": self._rows.asnumpy(), "count": self._count.copy()}
 
@@ -106,6 +123,7 @@ class PredictionHistory:
             )
         self._rows[:] = mx.nd.array(state["rows"], ctx=self.ctx)
         self._count[:] = state["count"]
+        self._shared = self._count.copy()
 
     def _checked(self, index: Index) -> Array:
         if isinstance(index, mx.nd.NDArray):

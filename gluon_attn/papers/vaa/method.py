@@ -112,6 +112,10 @@ class VAATraining(Method):
         if self._history_epoch() >= self.options["history_start"]:
             self.history.update(batch.index, outputs["logits"].sigmoid())
 
+    def end_epoch(self) -> None:
+        """Give all workers what each has predicted of its shard."""
+        self.history.share(self.workers)
+
     def state(self) -> State:
         return {f"history_{name}": array for name, array in self.history.state().items()}
 

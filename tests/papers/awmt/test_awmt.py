@@ -139,6 +139,7 @@ NO_LOSSES = "iteration 1: needs 3 finite losses"
     (lambda: ValidationLossTrend(3).step([1.0, 2.0]), NO_LOSSES),
     (lambda: ValidationLossTrend(3).step([1.0, 2.0, np.inf]), NO_LOSSES),
     (lambda: ValidationLossTrend(3).step([1.0, -1.0, 2.0]), NO_LOSSES),
+    (lambda: ValidationLossTrend(3).step([1.0, 1.0, 2.0, 3.0]), NO_LOSSES),
     (lambda: ValidationLossTrend(3).step(3.0), NO_LOSSES),
     (lambda: ValidationLossTrend(0), "must be positive"),
     (lambda: ValidationLossTrend(3, 0), "must be positive"),
@@ -389,7 +390,7 @@ def test_the_basic_model_has_no_validation_images_and_keeps_weight_one():
 
 def test_the_classifier_bias_learns_faster_and_does_not_decay():
     moves = {}
-    for factor in (1.0, 2.0):
+    for factor in (0.0, 1.0, 2.0):  # 0 leaves it as it is
         net = net_of()
         net.output.bias.set_data(mx.nd.ones(COLUMNS))
         method = method_of(net, fc_bias_lr=factor, wd=0.5)

@@ -1,7 +1,4 @@
-"""VAA with AWMT's weights: a combination of two papers, in neither of them.
-
-To train VAA's net with AWMT's own loss, use method ``awmt`` with a VAA model and ``heads=each``.
-"""
+"""Two methods in one run: VAA with AWMT's weights, DREAL on a re-identification baseline."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ from gluon_attn.core.batch import Batch
 from gluon_attn.losses.classification import binary_cross_entropy
 from gluon_attn.method import METHODS, Outputs
 from gluon_attn.papers.awmt.method import TaskWeights, WeightedMethod
+from gluon_attn.papers.baselines import IDENTITY_OPTIONS, IdentityLosses
+from gluon_attn.papers.dreal.method import DREAL
 from gluon_attn.papers.vaa.method import VAATraining
 
 
@@ -20,7 +19,8 @@ from gluon_attn.papers.vaa.method import VAATraining
 class WeightedVAA(WeightedMethod, VAATraining):
     """VAA's losses, each attribute weighted by the trend of its validation cross-entropy.
 
-    The weights start to move in phase ``joint``.
+    In neither paper. The weights start to move in phase ``joint``. To train VAA's net with AWMT's
+    own loss, use method ``awmt`` with a VAA model and ``heads=each``.
     """
 
     OPTIONS = dict(VAATraining.OPTIONS, window=200, val_batch_size=10, adaptive=True)
@@ -38,3 +38,23 @@ class WeightedVAA(WeightedMethod, VAATraining):
         weight = self.tasks.weight(batch.mask.context).expand_dims(0)
         mask = mx.nd.broadcast_mul(batch.mask, weight)
         return super().losses(outputs, batch._replace(mask=mask))
+
+
+@METHODS.register("dreal_reid")
+class DrealReid(DREAL):
+    """DREAL with the losses of identities in place of L_c; options are those of both.
+
+    The reward stays what an attention module adds to the probability of the right identity. How the
+    paper combines them is unknown to us (assumption).
+    """
+
+    OPTIONS = dict(DREAL.OPTIONS, **IDENTITY_OPTIONS)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._identity = IdentityLosses(self.options, self.net, self.task.schema)
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
+        losses = super().losses(outputs, batch)
+        losses.pop("classification")
+        return dict(self._identity(outputs, batch), **losses)

@@ -1,1 +1,0 @@
-"""Training without a paper's method: attributes and classes, re-identification."""

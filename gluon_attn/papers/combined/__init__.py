@@ -1,1 +1,0 @@
-"""Two methods in one run: VAA with AWMT, DREAL with re-identification."""
