@@ -27,14 +27,14 @@ def write_data(root, train=48, val=24, test=24, seed=0):
         for number in range(count):
             values = (rng.random(3) < 0.5).astype(int)
             path = f"images/{split}{number}.png"
-            cv2.imwrite(str(root / path), picture(rng, values))
+            cv2.imwrite(str(root / path), make_image(rng, values))
             values[rng.random(3) < 0.1] = -1  # unspecified
             lines.append(f"{path}\t{','.join(map(str, values))}")
         (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
     return root
 
 
-def picture(rng, values):
+def make_image(rng, values):
     """Draw one image, uint8 BGR."""
     image = rng.integers(60, 120, (SIDE, SIDE, 3)).astype(np.uint8)
     if values[2]:

@@ -108,7 +108,7 @@ class CocoTask(Task):
         boxes = boxes if self.boxes_given else ""
         values = {"stats": finite(found.stats), "images": found.images}
         values[self.counted] = found.records
-        heading = f"# {self.heading} on {dataset.split}, {found.images} pictures"
+        heading = f"# {self.heading} on {dataset.split}, {found.images} images"
         lines = [f"{heading}, {boxes}" if boxes else heading, ""]
         lines += [line for note in found.notes for line in (note, "")]
         lines += _table("number", "value", found.stats)
@@ -123,7 +123,7 @@ class CocoTask(Task):
         write_text(paths[1], "\n".join(lines) + "\n")
         write_json(paths[2], records, indent=None)
         logging.getLogger(f"gluon_attn.{self.name}").info(
-            "%s: AP %s, AP50 %s over %d pictures%s; tables in %s.{md,json}", dataset.split,
+            "%s: AP %s, AP50 %s over %d images%s; tables in %s.{md,json}", dataset.split,
             *(decimal(found.stats[name]) for name in ("AP", "AP50")), found.images,
             f" ({boxes})" if boxes else "", stem,
         )  # fmt: skip

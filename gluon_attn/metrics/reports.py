@@ -297,13 +297,13 @@ def _retrieval_tables(result: Result) -> list[Table]:
 
 def _retrieval_notes(result: Result) -> list[str]:
     lines = [
-        f"{result['queries']} single queries, {result['gallery']} gallery pictures, "
+        f"{result['queries']} single queries, {result['gallery']} gallery images, "
         f"{result['metric']} distance.",
-        "Gallery pictures of the query's identity in its own camera and junk (identity -1) are "
+        "Gallery images of the query's identity in its own camera and junk (identity -1) are "
         "passed over; distractors count as wrong.",
         '"mAP" is the area under the precision-recall curve by the trapezoid rule, as in the '
         'released evaluation code of Market-1501; "mAP_rectangle" is the mean of the precisions at '
-        "the right pictures, as in most later code.",
+        "the right images, as in most later code.",
     ]
     if result["unanswerable"]:
         lines.append(

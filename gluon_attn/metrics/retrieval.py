@@ -36,7 +36,7 @@ AP_RULES = ("trapezoid", "rectangle")
 RANKS = (1, 5, 10, 20)
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """Images: ``(N, D)`` features, ``(N,)`` integer identities (-1 is junk) and cameras."""
 
     features: Array
@@ -45,8 +45,8 @@ class Pictures(NamedTuple):
 
 
 def evaluate_retrieval(
-    query: Pictures,
-    gallery: Pictures,
+    query: Images,
+    gallery: Images,
     metric: str = "euclidean",
     ranks: Sequence[int] = RANKS,
     *,
@@ -103,7 +103,7 @@ def rank_of_matches(
     return np.flatnonzero(same[kept][order])
 
 
-def answerable(query: Pictures, gallery: Pictures) -> Array:
+def answerable(query: Images, gallery: Images) -> Array:
     """Return which queries have a good image, ``(Q,)`` bool; features are not looked at."""
     cameras: collections.defaultdict[int, set[int]] = collections.defaultdict(set)
     for identity, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist()):
@@ -136,9 +136,9 @@ def average_precision(hits: Arrays, rule: str = "trapezoid") -> float:
     return float((precision + before).mean() / 2)
 
 
-def _checked(pictures: Pictures, what: str) -> Pictures:
-    features = np.asarray(pictures.features, np.float32)
-    identities, cameras = np.asarray(pictures.identities), np.asarray(pictures.cameras)
+def _checked(images: Images, what: str) -> Images:
+    features = np.asarray(images.features, np.float32)
+    identities, cameras = np.asarray(images.identities), np.asarray(images.cameras)
     if features.ndim != 2 or not len(features):
         raise ValueError(f"{what}: features need the shape (N, D), got {features.shape}")
     for name, values in (("identities", identities), ("cameras", cameras)):
@@ -150,14 +150,14 @@ def _checked(pictures: Pictures, what: str) -> Pictures:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise NotFiniteError(
-            f"{what}: the features of {len(bad)} pictures are not finite, the first is number "
+            f"{what}: the features of {len(bad)} images are not finite, the first is number "
             f"{bad[0]}: the net has diverged"
         )
-    return Pictures(features, identities, cameras)
+    return Images(features, identities, cameras)
 
 
 def _check_pair(
-    query: Pictures, gallery: Pictures, metric: str, ranks: Sequence[int], *, chunk: int
+    query: Images, gallery: Images, metric: str, ranks: Sequence[int], *, chunk: int
 ) -> None:
     if metric not in METRICS:
         raise ValueError(unknown_name("metric", metric, METRICS))
@@ -206,7 +206,7 @@ def _summary(
     answered = first > 0
     if not answered.any():
         raise ValueError(
-            "no query has a picture of its identity in another camera: identities or cameras of "
+            "no query has an image of its identity in another camera: identities or cameras of "
             "query and gallery do not belong together"
         )
     ranks_found = first[answered]

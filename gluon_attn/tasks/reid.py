@@ -19,7 +19,7 @@ from gluon_attn.data.loader import IdentityLoader, Loader
 from gluon_attn.data.reid import JUNK
 from gluon_attn.data.transforms import ReidEvalTransform, ReidTrainTransform
 from gluon_attn.metrics.reports import RETRIEVAL
-from gluon_attn.metrics.retrieval import Pictures, answerable, evaluate_retrieval
+from gluon_attn.metrics.retrieval import Images, answerable, evaluate_retrieval
 from gluon_attn.nets import name_outputs
 from gluon_attn.task import TASKS, Asked, Result, Task
 from gluon_attn.tasks.classification import Classification
@@ -74,7 +74,7 @@ class Reid(Classification):
         if dataset.query is None or not len(dataset.query):
             return "it has no queries", ""
         query, gallery = (
-            Pictures(np.empty(0), dataset.identities[rows], dataset.cameras[rows])
+            Images(np.empty(0), dataset.identities[rows], dataset.cameras[rows])
             for rows in (dataset.query, dataset.gallery)
         )
         without = int((~answerable(query, gallery)).sum())
@@ -176,7 +176,7 @@ def retrieve(
     identities = np.where(seen, dataset.identities, JUNK)
     query = dataset.query[seen[dataset.query]]
     asking, answering = (
-        Pictures(features[rows], identities[rows], dataset.cameras[rows])
+        Images(features[rows], identities[rows], dataset.cameras[rows])
         for rows in (query, dataset.gallery)
     )
     result = evaluate_retrieval(asking, answering, metric=metric, progress=progress)

@@ -112,7 +112,7 @@ def test_warm_up_rises_linearly_then_ends():
 
 
 def suppress(scores, boxes, overlap, threshold, per_class, most):
-    """Suppression within each class, as the papers do it; one picture."""
+    """Suppression within each class, as the papers do it; one image."""
     found = []
     for k in range(scores.shape[1]):
         own = boxes if boxes.ndim == 2 else boxes[:, k]

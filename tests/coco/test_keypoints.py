@@ -71,7 +71,7 @@ def test_a_turned_person_stands_upright():
     assert x == pytest.approx(96) and y < 128
 
 
-def test_picture_and_keypoints_go_the_same_way():
+def test_image_and_keypoints_go_the_same_way():
     """White squares at the keypoints are found again at the peaks of the heat-maps."""
     points = np.array([(40, 60), (75, 50), (52, 120), (80, 110)], float)
     image = np.zeros((160, 130, 3), np.uint8)
@@ -84,12 +84,12 @@ def test_picture_and_keypoints_go_the_same_way():
     rng, mirrored, seen = np.random.default_rng(2), 0, 0
     for _ in range(12):
         random = rng.random(cut.draws)
-        picture, maps, weights = cut.sample(image, (20, 30, 100, 140), keypoints, random)
+        part, maps, weights = cut.sample(image, (20, 30, 100, 140), keypoints, random)
         places, _ = decode(maps[None], "dark", blur=0)
         mirrored += cut.draw(random)[2]
         for k, (x, y) in enumerate(places[0] * STRIDE):
             if weights[k] and 8 < x < 184 and 8 < y < 248:
-                assert picture[0, int(round(y)), int(round(x))] > 200
+                assert part[0, int(round(y)), int(round(x))] > 200
                 seen += 1
     assert 2 < mirrored < 10 and seen > 20
 

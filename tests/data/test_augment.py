@@ -22,7 +22,7 @@ def image():
     return np.random.default_rng(0).integers(1, 256, (32, 32, 3), np.uint8)
 
 
-def test_pad_crop_is_a_piece_of_the_padded_picture(image):
+def test_pad_crop_is_a_piece_of_the_padded_image(image):
     transform = PadCropTransform(**PLAIN)
     padded = np.zeros((40, 40, 3), np.float32)
     padded[4:36, 4:36] = image
@@ -49,7 +49,7 @@ def test_padding_is_black_before_the_mean_is_subtracted(image):
     PadCropTransform(**PLAIN), ResizedCropTransform(32, 24, **PLAIN),
     TrainTransform(32, (16, 28), 24), EvalTransform(32, 28, 24), EvalTransform(32, None, 24),
 ])  # fmt: skip
-def test_a_window_of_a_packed_picture_gives_the_same(image, transform):
+def test_a_window_of_a_packed_image_gives_the_same(image, transform):
     rng = np.random.default_rng(2)
     for random in rng.random((50, transform.draws)):
         left, top, right, bottom = transform.window(random)

@@ -92,7 +92,7 @@ def test_fingerprint_depends_on_everything_and_on_nothing_else():
     assert dataset.fingerprint(np.arange(6)) == others[2].fingerprint()
 
 
-def test_many_pictures_of_a_thousand_classes_take_little_memory():
+def test_many_images_of_a_thousand_classes_take_little_memory():
     count = 100_000
     targets = np.arange(count) % 1000
     ids = ["x"] * count
@@ -172,7 +172,7 @@ def test_official_splits():
     refuses("holdout=1", "val", {"trainval": training, "test": test}, targets, 1, by=official_split)
 
 
-def test_small_classes_keep_a_training_picture():
+def test_small_classes_keep_a_training_image():
     targets = np.array([0, 1, 1, 2, 2, 2])
     val = official_split("val", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)
     train = official_split("train", {"trainval": np.arange(6), "test": []}, targets, holdout=0.9)

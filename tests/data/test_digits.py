@@ -34,7 +34,7 @@ def _rows(path):
     return [name for name, _ in rows], np.array([[int(v) for v in r.split(",")] for _, r in rows])
 
 
-def test_lists_name_existing_pictures_and_ten_values(made):
+def test_lists_name_existing_images_and_ten_values(made):
     root, report = made
     assert (root / "names.txt").read_text().split() == list(NAMES)
     listed, labels = [], []
@@ -93,7 +93,7 @@ def test_labels_are_the_digits_written(digit):
         assert present.tolist() == (only == 1).tolist()
 
 
-def test_handwriting_is_in_the_picture(monkeypatch):
+def test_handwriting_is_in_the_image(monkeypatch):
     """With blank samples and all else equal the image differs where the digits were."""
     from gluon_attn.data.synthetic import digits
 

@@ -75,7 +75,7 @@ def test_empty_and_missing_files(folder):
     refuses("names.txt is missing", folder, "train", error=FileNotFoundError, kind="list")
 
 
-def test_missing_picture_is_named_with_its_sample(folder):
+def test_missing_image_is_named_with_its_sample(folder):
     (folder / "img" / "1 é.png").unlink()
     train = open_dataset(folder, "train")
     assert train[0][3] == 0

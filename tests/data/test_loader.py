@@ -28,7 +28,7 @@ EVAL = EvalTransform(32, 28, 24)
 
 
 class Numbers(AttributeDataset):
-    """Picture ``i`` is noise seeded by ``i``; some cannot be read."""
+    """Image ``i`` is noise seeded by ``i``; some cannot be read."""
 
     def __init__(self, count=23, bad=(), **options):
         raw = np.random.default_rng(0).integers(-1, 2, (count, 4))
@@ -134,7 +134,7 @@ def test_discard_and_impossible_arguments():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_surfaces_with_its_name(workers):
+def test_an_unreadable_image_surfaces_with_its_name(workers):
     loader = Loader(Numbers(bad={9}), EVAL, 4, workers=workers)
     seen = []
     with pytest.raises(BadImageError, match="9.jpg: is bad .sample 's9'"):
@@ -145,7 +145,7 @@ def test_an_unreadable_picture_surfaces_with_its_name(workers):
     assert len(list(loader)) == 6, "the loader can be used again"
 
 
-def test_skipped_pictures_have_mask_zero():
+def test_skipped_images_have_mask_zero():
     dataset = Numbers(bad={9}, on_bad_image="skip")
     mask = np.concatenate([b[2] for b in epoch(Loader(dataset, EVAL, 4, workers=2, cache=True))])
     assert not mask[9].any() and mask[8].all()
@@ -167,7 +167,7 @@ def test_leaving_early_ends_the_threads_and_bounds_the_reading():
     assert not loader_threads()
 
 
-def test_cache_reads_every_picture_once(caplog):
+def test_cache_reads_every_image_once(caplog):
     dataset = Numbers()
     with caplog.at_level("INFO"):
         loader = Loader(dataset, TRAIN, 4, cache=True)

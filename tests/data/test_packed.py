@@ -192,7 +192,7 @@ def test_parts_of_something_else_are_refused(tmp_path):
         pack(Memory(split="val"), tmp_path / "val", **SIZES)
 
 
-def test_bad_pictures_are_left_out_and_listed(tmp_path):
+def test_bad_images_are_left_out_and_listed(tmp_path):
     source = Memory(bad={2: BadImageError, 5: NoOverlapError})
     refuses("é2.jpg", source, tmp_path / "train", by=pack, error=BadImageError, **SIZES)
     info = pack(source, tmp_path / "train", on_bad_image="skip", **SIZES)
@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path):
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (64, 64), (100, 70), (250, 250), (256, 256)])
-def test_a_window_is_a_part_of_the_whole_picture(height, width):
+def test_a_window_is_a_part_of_the_whole_image(height, width):
     random = np.random.default_rng(height)
     coarse = random.integers(0, 256, (9, 9, 3), np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -340,12 +340,12 @@ def test_a_window_is_a_part_of_the_whole_picture(height, width):
     assert images.window(b"short", (1, 1, 2, 2)) == (b"short", (0, 0))
 
 
-def test_a_picture_with_too_many_tiles_is_left_whole():
+def test_a_image_with_too_many_tiles_is_left_whole():
     jpeg = images.encode_tiles(np.zeros((2048, 2048, 3), np.uint8), 90)
     assert images.window(jpeg, (500, 500, 600, 600)) == (jpeg, (0, 0))
 
 
-def test_windows_of_packed_pictures(tmp_path):
+def test_windows_of_packed_images(tmp_path):
     pack(Memory(), tmp_path / "train", **SIZES)
     packed = open_dataset(tmp_path, "train")
     box = (40, 20, 60, 30)

@@ -60,7 +60,7 @@ def tree(tmp_path):
     return write(tmp_path)
 
 
-def test_labels_pictures_and_splits(tree):
+def test_labels_images_and_splits(tree):
     assert detect_kind(tree) == "peta"
     train = open_dataset(tree, "train")
     assert train.names == ATTRIBUTES and len(ATTRIBUTES) == 35 and train.schema.is_binary

@@ -39,7 +39,7 @@ def test_wider(tool, tree, tmp_path):  # noqa: F811
     assert code == 0 and "trainval" not in text and not (tmp_path / "one" / "train.rec").exists()
 
 
-def test_bad_pictures(tool, tree, tmp_path):  # noqa: F811
+def test_bad_images(tool, tree, tmp_path):  # noqa: F811
     path = tree / "Image" / "train/0--Parade/b.jpg"
     path.write_bytes(path.read_bytes()[:-200])
     out = tmp_path / "packed"

@@ -79,7 +79,7 @@ def test_version_1(rap):
     assert open_dataset(rap, "trainval", uncertain="unspecified").raw[1, 50] == 0
 
 
-def test_version_1_holds_out_validation_pictures(rap):
+def test_version_1_holds_out_validation_images(rap):
     train, val = open_dataset(rap, "train"), open_dataset(rap, "val")
     both = open_dataset(rap, "trainval").sample_ids
     assert len(val) == 1 and sorted(train.sample_ids + val.sample_ids) == sorted(both)

@@ -117,7 +117,7 @@ def test_files_do_not_depend_on_the_number_of_workers(made, tmp_path):
     assert _files(tmp_path / "two") == _files(made[0])
 
 
-def test_another_seed_gives_another_picture():
+def test_another_seed_gives_another_image():
     first, second, again = (draw_scene(np.random.default_rng([s, 0, 0]))[0] for s in (0, 1, 0))
     assert np.array_equal(first, again)
     assert first.shape != second.shape or not np.array_equal(first, second)

@@ -39,7 +39,7 @@ def test_normalize_refuses_nonsense():
     refuses("three numbers", by=Normalize, mean=(1, 2))
 
 
-def test_crops_are_uniform_squares_within_the_picture():
+def test_crops_are_uniform_squares_within_the_image():
     transform, rng = TrainTransform(), np.random.default_rng(0)
     crops = np.array([transform.draw(u) for u in rng.random((40000, transform.draws))])
     x, y, side, mirrored = crops.T
@@ -72,7 +72,7 @@ def test_train_transform_cuts_mirrors_and_resizes(image):
     np.testing.assert_array_equal(plain(image, random), result)
 
 
-def test_pictures_of_other_sizes_are_resized_first(image):
+def test_images_of_other_sizes_are_resized_first(image):
     transform, random = TrainTransform(64, (32, 56), 48), np.array([0.3, 0.6, 0.1, 0.8])
     small = cv2.resize(image[:, :200], (64, 64), interpolation=cv2.INTER_AREA)
     result = transform(image[:, :200], random)

@@ -30,7 +30,7 @@ def write(root, ids=IDS, split="train"):
     return root
 
 
-def test_labels_and_pictures(tmp_path):
+def test_labels_and_images(tmp_path):
     root = write(tmp_path)
     assert "2008_000008  1\n" in (sets(root) / "boat_train.txt").read_text()
     assert detect_kind(tmp_path) == "voc"

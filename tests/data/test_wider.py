@@ -172,7 +172,7 @@ def test_boxes_beyond_the_border_are_clipped_and_those_outside_left_out(tree):
     assert "train/0--Parade/a.jpg#3" in train.report.text()
 
 
-def test_a_missing_picture_is_an_error_or_skipped(tree):
+def test_a_missing_image_is_an_error_or_skipped(tree):
     (tree / "Image" / "train/0--Parade/b.jpg").unlink()
     refuses("b.jpg: does not exist .*'train/0--Parade/b.jpg#0'", tree, "train", error=BadImageError)
     train = open_dataset(tree, "train", on_bad_image="skip")
@@ -200,7 +200,7 @@ def test_counts_are_compared_with_the_published_ones(tree):
     np.testing.assert_allclose(rates, stated, atol=0.07)
 
 
-def test_pictures_without_boxes_count_as_pictures(tree):
+def test_images_without_boxes_count_as_images(tree):
     annotate(tree, {"train/0--Parade/a.jpg": [target([0, 0, 9, 9])], "train/x.jpg": []})
     count = open_dataset(tree, "train").report.counts[0]
     assert (count.images, count.boxes) == (2, 1)

@@ -134,14 +134,14 @@ def pixels(count):
 
 def test_all_backends_agree_from_several_threads_at_once(made):
     """One predictor per engine, each used by three threads, all at the same time."""
-    pictures = pixels(7)
-    wanted = Predictor(made[1], batch_size=4)(pictures)
+    images = pixels(7)
+    wanted = Predictor(made[1], batch_size=4)(images)
     assert np.ptp(wanted) > 1e-2
     predictors = [Predictor(made[1], batch_size=4, backend=name) for name in ENGINES]
     jobs = [(p, slice(k, 5 + k)) for p in predictors for k in range(3)]
 
     def work(predictor, part):
-        return [predictor(pictures[part]) for _ in range(5)]
+        return [predictor(images[part]) for _ in range(5)]
 
     for predictor, name in zip(predictors, ENGINES):
         assert (predictor.backend, predictor.precision) == (name, BACKENDS[name].precision)

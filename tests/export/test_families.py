@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from int8_helpers import CALLS, operators, static
-from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, pictures, small
+from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, make_images, small
 
 from gluon_attn.core.outputs import as_list
 from gluon_attn.export import graph as graphs
@@ -28,7 +28,7 @@ class Family:
         self.name, self.net = name, small(name)
         self.outputs = ("logits", *self.net.attention_outputs)
         self.symbol, self.arrays = graphs.trace(self.net, self.outputs)
-        self.batches = {count: pictures(count, seed=9) for count in set(CALLS)}
+        self.batches = {count: make_images(count, seed=9) for count in set(CALLS)}
         self.expected = {n: as_list(self.net(b))[0].asnumpy() for n, b in self.batches.items()}
 
     def check(self, graph, correlation=None):
@@ -65,7 +65,7 @@ def check_int8(family):
     HOGA has 0.987 where all its layers are int8: its separable convolutions lose more. Which of
     them stay float32 is for the search to find.
     """
-    made = Quantizer(family.symbol, family.arrays, pictures(8, seed=3).asnumpy())
+    made = Quantizer(family.symbol, family.arrays, make_images(8, seed=3).asnumpy())
     graph = made.build("naive")
     nodes = graphs.nodes_of(graph[0])
     assert not any("elemwise_mul" in node["op"] for node in nodes)

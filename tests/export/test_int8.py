@@ -12,7 +12,7 @@ from export_helpers import PREPROCESS
 from int8_helpers import built, conv_net, noise, operators, quantizer, static
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
-from training_helpers import NAMES, picture
+from training_helpers import NAMES, make_image
 
 from gluon_attn.export import ExportError, export_model, int8, load_exported, parity, precision
 from gluon_attn.export import graph as graphs
@@ -32,16 +32,16 @@ def small_files(directory):
 
 
 def draw(count, seed):
-    """Return pictures of squares, discs and stripes ``(N, 3, 32, 32)`` and their labels."""
+    """Return images of squares, discs and stripes ``(N, 3, 32, 32)`` and their labels."""
     rng = np.random.default_rng(seed)
     label = (rng.random((count, 3)) < 0.5).astype(int)
-    images = np.stack([picture(rng, values)[4:36, 4:36] for values in label])
+    images = np.stack([make_image(rng, values)[4:36, 4:36] for values in label])
     images = (images.transpose(0, 3, 1, 2).astype(np.float32) - 90) / 50
     return images, label.astype(np.float32)
 
 
 def score(run, seed=1):
-    """mAP in points on pictures that neither training nor calibration saw."""
+    """mAP in points on images that neither training nor calibration saw."""
     images, label = draw(256, seed)
     logits = np.concatenate([run(images[k : k + 64]) for k in range(0, 256, 64)])
     return 100 * evaluate_multilabel(1 / (1 + np.exp(-logits)), label)["overall"]["mAP"]

@@ -1,4 +1,4 @@
-"""Predictor: the evaluation's numbers from pictures, however they are given."""
+"""Predictor: the evaluation's numbers from images, however they are given."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ def predictor(made):
     return Predictor(made[1], batch_size=4)
 
 
-def picture(number, height=40, width=30):
+def make_image(number, height=40, width=30):
     image = np.random.RandomState(number).randint(0, 256, (height, width, 3)).astype(np.uint8)
     return cv2.blur(image, (3, 3))
 
 
-def pictures():
-    return [picture(number, 40 + number, 30 + 2 * number) for number in range(10)]
+def make_images():
+    return [make_image(number, 40 + number, 30 + 2 * number) for number in range(10)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Ten PNG files of different sizes, and half a JPEG."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, image in enumerate(pictures()):
+    folder = tmp_path_factory.mktemp("images")
+    for number, image in enumerate(make_images()):
         cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
-    data = cv2.imencode(".jpg", picture(0, 200, 200))[1].tobytes()
+    data = cv2.imencode(".jpg", make_image(0, 200, 200))[1].tobytes()
     (folder / "half.jpg").write_bytes(data[: len(data) // 2])
     return folder
 
@@ -107,16 +107,16 @@ def reference(net, images):
 @pytest.mark.parametrize("shape", [(97, 41), (12, 90), (32, 32), (9, 5)])
 def test_pixels_equal_the_evaluation_transform_to_the_bit(resize, crop, size, shape):
     given = {"mean": MEAN, "std": STD, "resize": resize, "crop": crop}
-    ours = Preprocess(sidecar.input_entry(size, given))(picture(5, *shape))
+    ours = Preprocess(sidecar.input_entry(size, given))(make_image(5, *shape))
     theirs = EvalTransform(resize=resize, crop=crop, size=size, mean=MEAN, std=STD)(
-        picture(5, *shape)
+        make_image(5, *shape)
     )
     assert ours.dtype == theirs.dtype == np.float32
     np.testing.assert_array_equal(ours, theirs)
 
 
 def test_visible_part_is_what_the_centre_crop_leaves():
-    image = picture(0, 320, 160)
+    image = make_image(0, 320, 160)
     entry = sidecar.input_entry(24, {"mean": MEAN, "std": STD, "resize": 32, "crop": 16})
     np.testing.assert_array_equal(Preprocess(entry).visible(image), image[80:240, 40:120])
     entry = sidecar.input_entry(24, {"mean": MEAN, "std": STD})
@@ -127,8 +127,8 @@ def test_visible_part_is_what_the_centre_crop_leaves():
 
 
 def test_files_give_the_evaluations_probabilities(made, predictor, paths):
-    expected, attention = reference(made[0], pictures())
-    assert expected.std(axis=0).min() > 1e-3  # the pictures do make a difference
+    expected, attention = reference(made[0], make_images())
+    assert expected.std(axis=0).min() > 1e-3  # the images do make a difference
     probabilities = predictor(paths)
     assert probabilities.shape == (10, 3) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
@@ -147,7 +147,7 @@ def test_every_way_of_giving_images(predictor, paths):
     np.testing.assert_array_equal(predictor(prepared), expected)
     np.testing.assert_array_equal(predictor(mx.nd.array(prepared)), expected)
     np.testing.assert_allclose(predictor(paths[3]), expected[3:4], rtol=0, atol=1e-6)
-    same = np.stack([picture(n) for n in range(3)])
+    same = np.stack([make_image(n) for n in range(3)])
     np.testing.assert_array_equal(predictor(same), predictor(list(same)))
     assert predictor([]).shape == (0, 3)
     assert predictor.attention([])["attention_stem"].shape == (0, 3, 12, 12)
@@ -178,7 +178,7 @@ def test_warm_up_runs_the_shapes_that_will_come(made, monkeypatch, warmup, rows)
     monkeypatch.setattr(MXNetBackend, "run", spy)
     predictor = Predictor(made[1], batch_size=4, warmup=warmup)
     assert seen == [(count, 0.0) for count in rows]
-    assert predictor([picture(1)]).shape == (1, 3)
+    assert predictor([make_image(1)]).shape == (1, 3)
 
 
 class WatchedLock:
@@ -253,12 +253,12 @@ def test_positives_follow_the_thresholds(made, paths):
 
 
 @pytest.mark.parametrize("name, error", [("half.jpg", ValueError), ("no.jpg", FileNotFoundError)])
-def test_bad_picture_is_an_error_that_names_it(predictor, paths, folder, name, error):
+def test_bad_image_is_an_error_that_names_it(predictor, paths, folder, name, error):
     with pytest.raises(error, match=name):
         predictor([*paths[:2], folder / name, *paths[2:]])
 
 
-def test_skipped_pictures_keep_their_row(predictor, paths, folder, caplog):
+def test_skipped_images_keep_their_row(predictor, paths, folder, caplog):
     mixed = [paths[0], folder / "half.jpg", paths[1], folder / "no.jpg"]
     with caplog.at_level(logging.WARNING):
         probabilities = predictor(mixed, on_bad_image="skip")
@@ -319,7 +319,7 @@ def test_boxes_in_fractions_are_doubted_once(predictor, paths, caplog):
         ([np.zeros((24, 24, 3), int)], r"0: int64 array .*image.astype\('uint8'\)"),
         ([np.zeros((0, 24, 3), np.uint8)], r"0: uint8 array \(0, 24, 3\): .*is empty"),
         ([np.zeros((0, 24, 3), np.float32)], r"float32 input of shape \(0, 24, 3\)"),
-        ([picture(1), np.zeros(5, np.uint8)], r"image 1: uint8 array \(5,\)"),
+        ([make_image(1), np.zeros(5, np.uint8)], r"image 1: uint8 array \(5,\)"),
         (np.array(None), r"0: object array \(\)"),
     ],
 )  # fmt: skip
@@ -331,10 +331,10 @@ def test_wrong_arrays(predictor, images, message):
 @pytest.mark.parametrize(
     "images, message",
     [
-        ([picture(1), None], "image 1: None is no image: give a path, the bytes of a file"),
+        ([make_image(1), None], "image 1: None is no image: give a path, the bytes of a file"),
         (None, "images are None: give a list of paths, bytes, PIL images or uint8 RGB arrays"),
         (5, "images are of type int: give a list"),
-        ([5], "image 0: int is no image"), ([[picture(1)]], "image 0: list is no image"),
+        ([5], "image 0: int is no image"), ([[make_image(1)]], "image 0: list is no image"),
         ([b"GIF89a" + bytes(20)], "image 0: is a GIF"),
         (io.BytesIO(b"x"), r"image 0: is an open file: .*file.read\(\)"),
         (["no.jpg"], "no.jpg: does not exist in "),

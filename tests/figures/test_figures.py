@@ -49,7 +49,7 @@ def texts(figure):
 
 
 def size(path):
-    """Return width and height of a picture, which must decode."""
+    """Return width and height of an image, which must decode."""
     height, width, _ = cv2.imread(str(path)).shape
     return width, height
 
@@ -298,7 +298,7 @@ class TestGrid:
 class TestScene:
     IMAGE = np.full((120, 200, 3), 127, np.uint8)
 
-    def test_texts_stay_in_the_picture_and_apart(self, drawn, tmp_path):
+    def test_texts_stay_in_the_image_and_apart(self, drawn, tmp_path):
         boxes = [[10, 5, 40, 100], [60, 5, 40, 100], [150, -5, 90, 140]]
         lines = [["Male", "Hat"], "jeans", ["longHair", "skirt", "logo"]]
         path = heatmaps.scene_overview(self.IMAGE, boxes, lines, tmp_path / "scene.png")

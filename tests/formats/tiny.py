@@ -88,7 +88,7 @@ def image(rng, labels, width, height):
     return np.clip(chequer[..., None] + tint, 0, 255).astype(np.uint8)
 
 
-def write_picture(path, rgb):
+def write_photo(path, rgb):
     """Write a PNG or, whatever else its name ends in, a JPEG of quality 95."""
     path = Path(path)
     if path.suffix != ".png":

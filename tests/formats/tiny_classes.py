@@ -13,12 +13,12 @@ from functools import partial
 
 import numpy as np
 
-from formats.tiny import TINY, sizes, write_lines, write_picture
+from formats.tiny import TINY, sizes, write_lines, write_photo
 from formats.tiny_mats import save
 from gluon_attn.data import caltech256, cifar, cub200
 
 
-def class_picture(rng, k, classes, side):
+def class_image(rng, k, classes, side):
     """Return the uint8 ``(side, side, 3)`` image of class ``k``: bars that spell its number.
 
     The bars lie, so that a mirrored image is still of its class.
@@ -68,7 +68,7 @@ def write_cifar(forms, count, root, images, rng, version="python"):
     parts = np.array_split(rng.permutation(np.arange(training) % count), len(form.training))
     parts.append(rng.permutation(np.arange(test) % count))
     for name, targets in zip((*form.training, form.test), parts):
-        pixels = np.stack([class_picture(rng, k, count, 32) for k in targets])
+        pixels = np.stack([class_image(rng, k, count, 32) for k in targets])
         pixels = pixels.transpose(0, 3, 1, 2).reshape(len(targets), -1)  # red, green, blue
         (folder / name).write_bytes(_cifar_file(form, name, pixels, targets.tolist()))
     more = {"coarse_label_names": [f"super_{k:02d}" for k in range(20)]} if count == 100 else {}
@@ -111,8 +111,8 @@ def write_cub200(root, images, rng, classes=6):
     for number, at in enumerate(order, 1):
         k = int(targets[at])
         paths.append(f"{folders[k]}/Tiny_Bird_{number:04d}_{number + 7}.jpg")
-        rgb = class_picture(rng, k, classes, 64)[: 48 + number % 5]
-        write_picture(folder / "images" / paths[-1], rgb)
+        rgb = class_image(rng, k, classes, 64)[: 48 + number % 5]
+        write_photo(folder / "images" / paths[-1], rgb)
     numbers = range(1, total + 1)
     write_lines(folder / cub200.LISTS[0], [f"{n} {p}" for n, p in zip(numbers, paths)])
     write_lines(folder / cub200.LISTS[1], [f"{n} {targets[a] + 1}" for n, a in zip(numbers, order)])
@@ -135,12 +135,12 @@ def write_caltech256(root, images, rng, classes=4):
     ]
     for k, name in enumerate([*names, caltech256.CLUTTER]):
         for number in range(1, 61 + k % 3):
-            rgb = class_picture(rng, k, classes + 1, 40)[: 30 + number % 7]
+            rgb = class_image(rng, k, classes + 1, 40)[: 30 + number % 7]
             if k == 0 and number == 1:
                 rgb = np.repeat(rgb.mean(2, keepdims=True), 3, 2).astype(np.uint8)
-            write_picture(folder / name / f"{name[:3]}_{number:04d}.jpg", rgb)
+            write_photo(folder / name / f"{name[:3]}_{number:04d}.jpg", rgb)
     write_lines(folder / names[-1] / "RENAME2", ["#!/bin/sh"])
-    write_picture(folder / names[0] / "copies" / "001_0001.jpg", np.zeros((8, 8, 3), np.uint8))
+    write_photo(folder / names[0] / "copies" / "001_0001.jpg", np.zeros((8, 8, 3), np.uint8))
     return sizes({"trainval": 30 * classes, "test": 25 * classes})
 
 
@@ -150,14 +150,14 @@ def write_imagenet(root, images, rng, classes=5):
     words = ["tench, Tinca tinca", "goldfish", "crane", "crane", "hen"][:classes]
     for number in range(images["train"]):
         k = number % classes
-        rgb = class_picture(rng, k, classes, 72)[: 60 + number % 9]
+        rgb = class_image(rng, k, classes, 72)[: 60 + number % 9]
         name = f"{synsets[k]}_{1000 + number}.JPEG"
-        write_picture(root / "train" / synsets[k] / name, rgb)
+        write_photo(root / "train" / synsets[k] / name, rgb)
     ids = rng.permutation(np.arange(1, classes + 1))  # the kit numbers its classes its own way
     targets = rng.permutation(np.arange(images["val"]) % classes)
     for number, k in enumerate(targets, 1):
-        write_picture(root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG",
-                   class_picture(rng, k, classes, 72))  # fmt: skip
+        write_photo(root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG",
+                   class_image(rng, k, classes, 72))  # fmt: skip
     kit = root / "ILSVRC2012_devkit_t12" / "data"
     write_lines(kit / "ILSVRC2012_validation_ground_truth.txt", [ids[k] for k in targets])
     rows = [(int(ids[k]), synsets[k], words[k], 0) for k in range(classes)]

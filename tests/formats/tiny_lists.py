@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_picture
+from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_photo
 from gluon_attn.data import voc
 
 CELEBA_NAMES = [f"Attribute_{number}" for number in range(1, 41)]
@@ -19,7 +19,7 @@ def write_celeba(root, images, rng):
     names = [f"{k:06d}.jpg" for k in range(1, len(splits) + 1)]
     for name, row in zip(names, labels):
         rgb = image(rng, row, 89, 109)
-        write_picture(root / "Img" / "img_align_celeba" / name, rgb)
+        write_photo(root / "Img" / "img_align_celeba" / name, rgb)
     rows = [f"{name} {' '.join(f'{v:2d}' for v in row)}" for name, row in zip(names, labels)]
     heading = [str(len(names)), " ".join(CELEBA_NAMES) + " "]
     write_lines(root / "Anno" / "list_attr_celeba.txt", heading + rows)
@@ -37,7 +37,7 @@ def write_voc(year, pattern, splits, root, images, rng):
     labels[rng.random(labels.shape) < 0.03] = 0
     ids = [pattern.format(k) for k in sorted(rng.choice(9999, total, replace=False))]
     for name, row in zip(ids, labels):
-        write_picture(folder / "JPEGImages" / f"{name}.jpg", image(rng, row, 100, 75))
+        write_photo(folder / "JPEGImages" / f"{name}.jpg", image(rng, row, 100, 75))
     where = np.repeat(list(images), list(images.values()))
     for split, wanted in {**{s: [s] for s in images}, "trainval": ["train", "val"]}.items():
         chosen = np.flatnonzero(np.isin(where, wanted))

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from scipy.io import savemat
 
-from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_picture
+from formats.tiny import TINY, image, random_labels, sizes, write_lines, write_photo
 from gluon_attn.data import peta
 from gluon_attn.data.reid import DUKE, MARKET
 
@@ -44,7 +44,7 @@ def write_peta(root, images, rng, version="mat"):
     values = np.where(labels == 1, 1, 0).astype(np.float64)
     for k in range(total):
         rgb = image(rng, labels[k, :named], 36, 72)
-        write_picture(root / "images" / f"{k + 1:05d}.png", rgb)
+        write_photo(root / "images" / f"{k + 1:05d}.png", rgb)
     values[(labels == -1) & (rng.random(labels.shape) < 0.02)] = 2  # uncertain, read as negative
     number = np.arange(total)
     ids = np.stack([number + 1, number // 2 + 1, number % 10 + 1, number // 2], 1)
@@ -71,7 +71,7 @@ def _write_peta_folders(root, labels, rng):
         name = f"{person}.png" if subset == "CUHK" else f"{person}_{number % 2 + 1}.jpg"
         found[subset].append((name, row))
         folder = root / "PETA dataset" / subset / "archive"
-        write_picture(folder / name, image(rng, row, 36, 72))
+        write_photo(folder / name, image(rng, row, 36, 72))
     for subset, samples in found.items():
         lines = {}
         for name, row in samples:
@@ -96,7 +96,7 @@ def write_rap(root, images, rng, version="1"):
     labels = random_labels(rng, len(names), width)
     columns = np.arange(51) if version == "1" else np.sort(rng.permutation(width)[:54])
     for name, row in zip(names, labels):
-        write_picture(root / "RAP_dataset" / name, image(rng, row[columns], 40, 80))
+        write_photo(root / "RAP_dataset" / name, image(rng, row[columns], 40, 80))
     titles = numbered(width)
     tables = _rap1 if version == "1" else _rap2
     content = tables(rng, names, (labels == 1).astype(np.float64), titles, counts, columns)
@@ -147,7 +147,7 @@ def write_pa100k(root, images, rng):
         names = [f"{number + k:06d}.jpg" for k in range(1, len(labels) + 1)]
         number += len(names)
         for name, row in zip(names, labels):
-            write_picture(root / "data" / name, image(rng, row, 36, 72))
+            write_photo(root / "data" / name, image(rng, row, 36, 72))
         content[f"{split}_images_name"] = cell(names)
         content[f"{split}_label"] = (labels == 1).astype(np.uint8)
     save(root / "annotation.mat", content)
@@ -170,7 +170,7 @@ def write_reid(layout, pattern, root, images, rng):
             for k, person in enumerate(owners):
                 rgb = image(rng, shown.get(person, shown[people[0]]), 32, 64)
                 name = pattern.format(person, k % 6 + 1, 100 * number + k)
-                write_picture(root / folder / name, rgb)
+                write_photo(root / folder / name, rgb)
         key = "trainval" if part == "train" else part
         expected[key] = {"images": count, "identities": len(people)}
         order = list(fields) if part == "train" else list(fields)[::-1]  # as in the official files

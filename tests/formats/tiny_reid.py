@@ -15,7 +15,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from formats.tiny import TINY, write_picture
+from formats.tiny import TINY, write_photo
 from gluon_attn.data.synthetic.pedestrian import Population, draw_person, sample_look
 from gluon_attn.data.synthetic.scenery import paint_background
 
@@ -112,7 +112,7 @@ def write_reid(layout, root, images, rng, *, cameras=CAMERAS, each=EACH):
                         identity=f"{identity:04d}", camera=camera + 1, frame=frame, box=box
                     )
                     rgb = studio[camera].take(person.outfit, person.appearance(rng), rng)
-                    write_picture(root / folder / name, rgb)
+                    write_photo(root / folder / name, rgb)
                     counts[folder] += 1
         if part == "train":
             expected["trainval"] = {"images": counts["bounding_box_train"], "identities": people}
@@ -136,7 +136,7 @@ def _write_others(names, root, count, population, studio, rng):
             if identity == "-1":
                 rgb = cv2.resize(rgb[: SIZE[0] // 3], SIZE[::-1])
             name = names.format(identity=identity, camera=camera + 1, frame=number + 1, box=1)
-            write_picture(root / "bounding_box_test" / name, rgb)
+            write_photo(root / "bounding_box_test" / name, rgb)
     return 2 * count
 
 

@@ -56,7 +56,7 @@ def test_gradient_is_probability_minus_label_and_nothing_of_masked_rows():
     rng = np.random.default_rng(2)
     logits = mx.nd.array(rng.normal(size=(4, 5)))
     label, mask = rows([0, 4, 2, 1], 5), np.ones((4, 5))
-    mask[2] = 0  # padding or an unreadable picture
+    mask[2] = 0  # padding or an unreadable image
     logits.attach_grad()
     loss = SoftmaxCELoss()
     with autograd.record():

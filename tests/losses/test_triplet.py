@@ -95,7 +95,7 @@ def test_well_separated_identities_have_no_loss_and_no_gradient():
 
 
 @pytest.mark.parametrize("loss", (BatchHardTripletLoss(), SoftTripletLoss()))
-def test_pictures_at_one_point_are_safe(loss):
+def test_images_at_one_point_are_safe(loss):
     values, gradient = run(loss, np.ones((8, 6)), np.repeat([0, 1], 4))
     expected = 0.3 if isinstance(loss, BatchHardTripletLoss) else np.log(2)
     np.testing.assert_allclose(values, expected, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_pictures_at_one_point_are_safe(loss):
 
 
 def test_a_duplicate_is_safe():
-    """The same picture twice, as when an identity has fewer pictures than K."""
+    """The same image twice, as when an identity has fewer images than K."""
     x = np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [5.0, 0.0]])
     values, gradient = run(BatchHardTripletLoss(0.3), x, (0, 0, 1, 1))
     assert np.isfinite(gradient).all()
@@ -124,7 +124,7 @@ def test_small_distances_keep_their_digits():
 def test_anchors_without_a_triplet_do_not_count():
     x = np.random.default_rng(3).normal(size=(5, 3))
     values, gradient = run(SoftTripletLoss(), x, (0, 0, 0, 1, 2))
-    assert (values[:3] > 0).all() and not values[3:].any(), "1 and 2 have one picture each"
+    assert (values[:3] > 0).all() and not values[3:].any(), "1 and 2 have one image each"
     values, gradient = run(SoftTripletLoss(), x, (0, 0, 0, 0, 0))
     assert not values.any() and not gradient.any(), "nobody else is there"
 

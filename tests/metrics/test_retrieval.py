@@ -11,7 +11,7 @@ import pytest
 
 from gluon_attn.metrics.reports import RETRIEVAL
 from gluon_attn.metrics.retrieval import (
-    Pictures,
+    Images,
     average_precision,
     evaluate_retrieval,
     rank_of_matches,
@@ -20,7 +20,7 @@ from gluon_attn.metrics.retrieval import (
 
 def on_a_line(positions, identities, cameras):
     features = np.array(positions, np.float64)[:, None]
-    return Pictures(features, np.array(identities), np.array(cameras))
+    return Images(features, np.array(identities), np.array(cameras))
 
 
 def official(query, gallery):
@@ -102,12 +102,12 @@ def test_the_ranking_of_equal_distances_is_that_of_the_gallery():
 def test_agrees_with_the_protocol_as_loops(metric):
     rng = np.random.default_rng(3)
 
-    def pictures(count, lowest):
+    def make_images(count, lowest):
         identities = rng.integers(lowest, 9, count)
         features = rng.normal(size=(count, 5)) + 0.5 * np.sin(identities[:, None] * np.arange(1, 6))
-        return Pictures(features.astype(np.float32), identities, rng.integers(1, 4, count))
+        return Images(features.astype(np.float32), identities, rng.integers(1, 4, count))
 
-    query, gallery = pictures(40, 1), pictures(150, -1)
+    query, gallery = make_images(40, 1), make_images(150, -1)
     result = evaluate_retrieval(query, gallery, metric, chunk=7)
     if metric == "cosine":
         query, gallery = (
@@ -128,8 +128,8 @@ def test_agrees_with_the_protocol_as_loops(metric):
 def test_a_perfect_and_a_reversed_ranking():
     identities, cameras = np.repeat(np.arange(1, 6), 2), np.tile([1, 2], 5)
     features = np.eye(5)[identities - 1]
-    query = Pictures(features[::2], identities[::2], cameras[::2])
-    gallery = Pictures(features[1::2], identities[1::2], cameras[1::2])
+    query = Images(features[::2], identities[::2], cameras[::2])
+    gallery = Images(features[1::2], identities[1::2], cameras[1::2])
     best = evaluate_retrieval(query, gallery)
     assert best["mAP"] == best["mAP_rectangle"] == best["rank1"] == 1
     worst = evaluate_retrieval(query._replace(features=-query.features), gallery, ranks=(4, 5))
@@ -138,8 +138,8 @@ def test_a_perfect_and_a_reversed_ranking():
 
 def test_chunks_do_not_change_the_result_and_bound_the_memory():
     rng = np.random.default_rng(0)
-    query = Pictures(rng.normal(size=(300, 4)), np.ones(300, int), np.ones(300, int))
-    gallery = Pictures(rng.normal(size=(2000, 4)), rng.integers(0, 3, 2000), np.full(2000, 2))
+    query = Images(rng.normal(size=(300, 4)), np.ones(300, int), np.ones(300, int))
+    gallery = Images(rng.normal(size=(2000, 4)), rng.integers(0, 3, 2000), np.full(2000, 2))
     whole = evaluate_retrieval(query, gallery, chunk=300)
     tracemalloc.start()
     parts = evaluate_retrieval(query, gallery, chunk=8)
@@ -156,13 +156,13 @@ def test_queries_without_a_match_are_left_out_and_counted():
     assert (result["queries"], result["unanswerable"]) == (1, 2)
     assert result["first"].tolist() == [1, 0, 0] and np.isnan(result["ap"][1:]).all()
     assert result["mAP"] == result["rank1"] == 1
-    with pytest.raises(ValueError, match="no query has a picture"):
+    with pytest.raises(ValueError, match="no query has an image"):
         evaluate_retrieval(query, gallery._replace(identities=np.array([8, 9, 0])))
 
 
 def test_scale_matters_to_euclidean_and_not_to_cosine():
-    gallery = Pictures(np.array([[10.0, 1.0], [1.0, 1.0]]), np.array([1, 2]), np.array([2, 2]))
-    query = Pictures(np.array([[1.0, 0.0]]), np.array([1]), np.array([1]))
+    gallery = Images(np.array([[10.0, 1.0], [1.0, 1.0]]), np.array([1, 2]), np.array([2, 2]))
+    query = Images(np.array([[1.0, 0.0]]), np.array([1]), np.array([1]))
     assert evaluate_retrieval(query, gallery)["rank1"] == 0
     assert evaluate_retrieval(query, gallery, "cosine")["rank1"] == 1
     far = query._replace(features=1e4 * query.features)
@@ -171,15 +171,15 @@ def test_scale_matters_to_euclidean_and_not_to_cosine():
 
 def test_features_far_from_zero_keep_their_order():
     features = np.float32([[0.0], [1.0], [2.0], [3.0]]) + np.float32(3e5)
-    gallery = Pictures(features, np.array([2, 1, 2, 2]), np.full(4, 2))
-    query = Pictures(features[1:2], np.array([1]), np.array([1]))
+    gallery = Images(features, np.array([2, 1, 2, 2]), np.full(4, 2))
+    query = Images(features[1:2], np.array([1]), np.array([1]))
     assert evaluate_retrieval(query, gallery)["rank1"] == 1
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"features": np.full((2, 3), np.nan)}, "2 pictures are not finite"),
+        ({"features": np.full((2, 3), np.nan)}, "2 images are not finite"),
         ({"features": np.zeros(2)}, "shape"),
         ({"features": np.zeros((2, 4))}, "queries have 4 features"),
         ({"identities": np.array([1])}, "identities must be 2 integers"),
@@ -188,13 +188,13 @@ def test_features_far_from_zero_keep_their_order():
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
-    good = Pictures(np.ones((2, 3)), np.array([1, 2]), np.array([1, 2]))
+    good = Images(np.ones((2, 3)), np.array([1, 2]), np.array([1, 2]))
     with pytest.raises(ValueError, match=message):
         evaluate_retrieval(good._replace(**change), good)
 
 
 def test_bad_settings_are_refused():
-    good = Pictures(np.ones((2, 3)), np.array([1, 2]), np.array([1, 2]))
+    good = Images(np.ones((2, 3)), np.array([1, 2]), np.array([1, 2]))
     with pytest.raises(ValueError, match="did you mean 'cosine'"):
         evaluate_retrieval(good, good, "cosin")
     with pytest.raises(ValueError, match="chunk"):
@@ -212,7 +212,7 @@ def test_tables(tmp_path):
     text = RETRIEVAL.text(result)
     cells = dict(line.split() for line in text.split("\n\n")[0].splitlines())
     assert (cells["mAP"], cells["mAP_rectangle"], cells["rank1"]) == ("62.50", "75.00", "50.00")
-    assert "2 single queries, 3 gallery pictures, euclidean" in text
+    assert "2 single queries, 3 gallery images, euclidean" in text
     assert "1 queries without a match" in text
     paths = RETRIEVAL.write({**result, "names": ["a", "b", "c"]}, tmp_path, "test")
     rows = list(csv.reader(paths["csv"].open()))

@@ -65,7 +65,7 @@ def small(name, **options):
     return net
 
 
-def pictures(count, seed=1):
+def make_images(count, seed=1):
     return mx.nd.array(np.random.default_rng(seed).normal(size=(count, 3, SIZE, SIZE)))
 
 
@@ -185,7 +185,7 @@ def test_every_head_takes_attention_blocks(name, block):
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_static_graph_equals_imperative_and_takes_any_batch(name):
     net = small(name)
-    images = pictures(3)
+    images = make_images(3)
     expected = run(net, images)
     assert expected["logits"].shape == (3, net.classes)
     assert np.ptp(expected["logits"]) > 1e-2  # nothing saturated or dead
@@ -199,7 +199,7 @@ def test_static_graph_equals_imperative_and_takes_any_batch(name):
 
 @pytest.mark.parametrize("name", sorted(n for n in SMALL if n.startswith("vaa")))
 def test_attention_maps_are_distributions_and_logits_the_mean(name):
-    found = run(small(name), pictures(2))
+    found = run(small(name), make_images(2))
     maps = [v for n, v in found.items() if n.startswith("attention_")]
     assert len(maps) == (3 if "released" in name else 2)
     for values in maps:

@@ -28,7 +28,7 @@ from gluon_attn.data import AttributeDataset, ClassificationDataset
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.metrics.classification import top_accuracies
 from gluon_attn.metrics.multilabel import evaluate_multilabel
-from gluon_attn.metrics.retrieval import Pictures, evaluate_retrieval
+from gluon_attn.metrics.retrieval import Images, evaluate_retrieval
 from gluon_attn.task import TASKS, task_of
 from gluon_attn.tasks import data as data_of
 from gluon_attn.tasks.attributes import Attributes
@@ -381,8 +381,8 @@ def test_a_net_whose_output_is_not_finite_has_no_score(data, caplog):
     [
         lambda: top_accuracies(np.array([[nan, 1]]), np.array([[1, 0]])),
         lambda: evaluate_retrieval(
-            Pictures(np.full((1, 2), nan), np.ones(1, int), np.ones(1, int)),
-            Pictures(np.ones((1, 2)), np.ones(1, int), np.ones(1, int) + 1),
+            Images(np.full((1, 2), nan), np.ones(1, int), np.ones(1, int)),
+            Images(np.ones((1, 2)), np.ones(1, int), np.ones(1, int) + 1),
         ),
         lambda: evaluate_multilabel(np.array([[nan]]), np.array([[1]])),
     ],

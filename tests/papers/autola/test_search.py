@@ -354,7 +354,7 @@ def test_halves_are_disjoint_and_follow_the_seed():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of tiny pictures whose class is their brightest colour."""
+    """A folder of tiny images whose class is their brightest colour."""
     import cv2
 
     root, rng = tmp_path_factory.mktemp("classes"), np.random.default_rng(0)
