@@ -5,9 +5,9 @@
     python tools/export.py --export exports/vaa --int8 --calib WIDER
 
 The export is reloaded in a separate process without this package and its numbers are compared.
---int8, --bf16 and --onnx add further forms of the graph, to a new export or to one that is there
-(--export). int8 is calibrated on --calib-split of the data and scored on --score-split; if it loses
-more than --max-drop points of mAP there, nothing is written.
+--int8, --bf16 and --onnx (with --fp16 in half precision too) add further forms of the graph, to a
+new export or to one that is there (--export). int8 is calibrated on --calib-split of the data and
+scored on --score-split; if it loses more than --max-drop points of mAP there, nothing is written.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def flags() -> argparse.ArgumentParser:
     forms.add_argument("--int8", action="store_true", help="8-bit integers; needs --calib")
     forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
     forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
+    forms.add_argument("--fp16", action="store_true", help="with --onnx: a float16 file for GPUs")
     forms.add_argument("--web", action="store_true", help="a page for browsers; needs --onnx")
     forms.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist folder, for --web")
     forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")

@@ -40,7 +40,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="mxnet",
         metavar="NAME",
         help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, mxnet-fp16, onnxruntime, "
-        "openvino; fastest: measure once and remember; auto: what is remembered",
+        "onnxruntime-fp16, tensorrt, tensorrt-fp16, openvino; "
+        "fastest: measure once and remember; auto: what is remembered",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
     parser.add_argument(

@@ -3,20 +3,24 @@
 A backend is safe to be called from several threads, and gives NumPy arrays in the order of the
 sidecar's ``outputs``. Files are compared with the sidecar's checksums before an engine sees them.
 
-===============  =========  ===========================  ==============
-name             precision  file of the export           needs
-===============  =========  ===========================  ==============
-``mxnet``        float32    the graph itself             nothing
-``mxnet-fused``  float32    the graph itself             nothing
-``mxnet-int8``   int8       int8 form                    nothing
-``mxnet-bf16``   bfloat16   bf16 form                    AVX-512
-``mxnet-fp16``   float16    the graph itself             a GPU
-``onnxruntime``  float32    ONNX form                    onnxruntime
-``openvino``     float32    ONNX form                    openvino
-===============  =========  ===========================  ==============
+====================  =========  ====================  ===============================
+name                  precision  file of the export    needs
+====================  =========  ====================  ===============================
+``mxnet``             float32    the graph itself      nothing
+``mxnet-fused``       float32    the graph itself      nothing
+``mxnet-int8``        int8       int8 form             nothing
+``mxnet-bf16``        bfloat16   bf16 form             AVX-512
+``mxnet-fp16``        float16    the graph itself      a GPU
+``onnxruntime``       float32    ONNX form             onnxruntime
+``onnxruntime-fp16``  float16    ONNX form in float16  onnxruntime
+``tensorrt``          float32    ONNX form             a GPU, onnxruntime-gpu, TensorRT
+``tensorrt-fp16``     float16    ONNX form in float16  a GPU, onnxruntime-gpu, TensorRT
+``openvino``          float32    ONNX form             openvino
+====================  =========  ====================  ===============================
 
 ``mxnet-fused`` joins convolution, batch-norm, addition and activation in one operator: faster than
-``mxnet``, on the CPU only, and equal to it up to rounding.
+``mxnet``, on the CPU only, and equal to it up to rounding. ``onnxruntime-fp16`` runs on a CPU too,
+where it has weights of half precision and computes in float32.
 
 ``NAME-speed.json`` in the export directory remembers what was measured, one record per processor,
 threads, batch size, device and versions. It is a note, not a part of the export: no checksum covers
@@ -46,7 +50,12 @@ from gluon_attn.core.text import PathLike, read_json
 from gluon_attn.env.cpu import has_avx512, has_vnni
 from gluon_attn.env.environment import installed_version
 from gluon_attn.export.graph import INPUT, static
-from gluon_attn.export.onnx_graph import default_threads, open_onnx_session
+from gluon_attn.export.onnx_session import (
+    default_threads,
+    import_onnxruntime,
+    open_onnx_session,
+    require_provider,
+)
 from gluon_attn.export.precision import PRECISIONS, load_exported
 from gluon_attn.export.sidecar import ExportError, Sidecar, read_sidecar, read_verified
 from gluon_attn.runtime import contexts, versions
@@ -57,6 +66,7 @@ AUTO, FASTEST, DEFAULT = "auto", "fastest", "mxnet"
 FORMAT = "gluon_attn speeds"
 KEPT = 100  # records in a file
 SECONDS = 2.0  # of runs per backend, at least
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # ONNX Runtime's names
 ENOUGH = 10.0  # seconds after which less than three runs will do
 
 logger = logging.getLogger(__name__)
@@ -86,7 +96,24 @@ class Engine:
         return self._run(np.ascontiguousarray(batch))
 
 
-class MXNetBackend(Engine):
+class StagedEngine(Engine):
+    """One that keeps images and outputs on its device, for one caller at a time.
+
+    ``put``, ``compute`` and ``fetch`` are a run in three steps, each finished when it returns.
+    """
+
+    put: Callable[[np.ndarray], None]
+    compute: Callable[[], None]
+    fetch: Callable[[], list[np.ndarray]]
+
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        with self._lock:
+            self.put(batch)
+            self.compute()
+            return self.fetch()
+
+
+class MXNetBackend(StagedEngine):
     """Runs an export on MXNet, on a context or its name (``'cpu'``, ``'gpu:0'``).
 
     Its compute threads belong to the process, not to this object; None leaves them. Raises
@@ -112,29 +139,69 @@ class MXNetBackend(Engine):
         self.ctx = parse_context(ctx)
         self._block = static(load_exported(directory, self.ctx, precision, fused)[0])
 
-    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        # A static graph has one set of buffers: one caller at a time, and outputs are copied out.
-        with self._lock:
-            outputs = as_list(self._block(mx.nd.array(batch, ctx=self.ctx)))
-            return [out.asnumpy() for out in outputs]
+    def put(self, batch: np.ndarray) -> None:
+        self._input = mx.nd.array(batch, ctx=self.ctx)
+        self._input.wait_to_read()
+
+    def compute(self) -> None:
+        self._outputs = as_list(self._block(self._input))
+        for out in self._outputs:
+            out.wait_to_read()
+
+    def fetch(self) -> list[np.ndarray]:
+        return [out.asnumpy() for out in self._outputs]
 
 
-class OnnxRuntimeBackend(Engine):
-    """Runs an export's ONNX file on ONNX Runtime, in float32.
+class OnnxRuntimeBackend(StagedEngine):
+    """Runs an export's ONNX file on ONNX Runtime, as ``'onnxruntime'`` or ``'tensorrt'``.
 
-    A GPU needs the package onnxruntime-gpu, not MXNet's. Threads are those of this object; None
-    takes as many as MXNet uses. An ImportError if the package is not installed; else as above.
+    A GPU needs the package onnxruntime-gpu, not MXNet's; what it cannot run there it refuses,
+    rather than run it on the CPU. Threads are those of this object; None takes as many as MXNet
+    uses. An ImportError if the package is not installed; else as above.
     """
 
-    def __init__(self, directory: PathLike, ctx: Any = None, threads: int | None = None) -> None:
-        super().__init__("onnxruntime", directory, ctx)
-        raw = read_verified(directory, self.sidecar["files"]["onnx"])
+    def __init__(
+        self,
+        directory: PathLike,
+        ctx: Any = None,
+        threads: int | None = None,
+        precision: str = "fp32",
+        *,
+        kind: str = "onnxruntime",
+    ) -> None:
+        name = kind if precision == "fp32" else f"{kind}-{precision}"
+        super().__init__(name, directory, ctx)
+        raw = read_verified(directory, self.sidecar["files"][BACKENDS[name].variant])
+        device, number = parse_device(ctx)
+        provider = "cpu" if device == "cpu" else "cuda" if kind == "onnxruntime" else kind
+        half = precision == "fp16"
         with naming(directory):
-            self._session = open_onnx_session(raw, threads, *parse_device(ctx))
+            self._session = open_onnx_session(raw, threads, provider, number, half=half)
+        self._place = (DEVICES[device], number)
+        self._input: Any = None
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        # A session may be shared: every run has its own buffers.
+        if self._place[0] != "cpu":
+            return super()._run(batch)
+        # There is nothing to copy, and a session may be shared: every run has its own buffers.
         return list(self._session.run(self._names, {INPUT: batch}))
+
+    def put(self, batch: np.ndarray) -> None:
+        if self._input is not None and tuple(self._input.shape()) == batch.shape:
+            self._input.update_inplace(batch)
+            return
+        package = import_onnxruntime()
+        self._input = package.OrtValue.ortvalue_from_numpy(batch, *self._place)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input(INPUT, self._input)
+        for name in self._names:
+            self._binding.bind_output(name, *self._place)
+
+    def compute(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def fetch(self) -> list[np.ndarray]:
+        return list(self._binding.copy_outputs_to_cpu())
 
 
 class OpenVINOBackend(Engine):
@@ -181,9 +248,19 @@ BACKENDS = {
     "mxnet-int8": Backend(partial(MXNetBackend, precision="int8"), "int8", "int8"),
     "mxnet-bf16": Backend(partial(MXNetBackend, precision="bf16"), "bf16", "bf16"),
     "mxnet-fp16": Backend(partial(MXNetBackend, precision="fp16"), "fp16", gpu=True, cpu=False),
-    "onnxruntime": Backend(
-        OnnxRuntimeBackend, "fp32", "onnx", "onnxruntime", install="gluon_attn[onnx]", gpu=True
-    ),
+    **{
+        name if precision == "fp32" else f"{name}-{precision}": Backend(
+            partial(OnnxRuntimeBackend, precision=precision, kind=name),
+            precision,
+            variant,
+            "onnxruntime",
+            install="gluon_attn[onnx]",
+            gpu=True,
+            cpu=name == "onnxruntime",
+        )
+        for name in ("onnxruntime", "tensorrt")
+        for precision, variant in (("fp32", "onnx"), ("fp16", "onnx_fp16"))
+    },
     "openvino": Backend(OpenVINOBackend, "fp32", "onnx", "openvino", install="openvino"),
 }
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")  # distributions
@@ -193,11 +270,12 @@ CHOICES = (*BACKENDS, AUTO, FASTEST)
 def obstacle(name: str, sidecar: Sidecar, ctx: Any = None) -> Exception | None:
     """Return what keeps a backend from running an export here, or None; nothing is loaded."""
     needs = BACKENDS[name]
-    keys = [key for key in sidecar["files"] if key.split("_")[0] == needs.variant]
+    keys = [key for key in sidecar["files"] if f"{key}_".startswith(f"{needs.variant}_")]
     if needs.variant and not keys:
+        parts = needs.variant.split("_")
         return ValueError(
-            f"backend '{name}': export '{sidecar['name']}' has no {needs.variant} variant; add it "
-            f"with tools/export.py --export … --{needs.variant}, or use backend 'mxnet'"
+            f"backend '{name}': export '{sidecar['name']}' has no {' '.join(parts)} variant; add "
+            f"it with tools/export.py --export … --{' --'.join(parts)}, or use backend 'mxnet'"
         )
     if needs.package and importlib.util.find_spec(needs.package) is None:
         return ImportError(
@@ -205,7 +283,10 @@ def obstacle(name: str, sidecar: Sidecar, ctx: Any = None) -> Exception | None:
             "backend 'mxnet'"
         )
     try:
-        kind = parse_context(ctx).device_type if name != "onnxruntime" else parse_device(ctx)[0]
+        onnx = needs.package == "onnxruntime"
+        kind = parse_device(ctx)[0] if onnx else parse_context(ctx).device_type
+        if onnx and kind == "gpu":
+            require_provider("tensorrt" if "tensorrt" in name else "cuda", str(ctx))
     except ValueError as error:
         return error
     if kind == "gpu" and not needs.gpu:

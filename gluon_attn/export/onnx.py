@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import mxnet as mx
 import numpy as np
@@ -23,12 +23,16 @@ from gluon_attn.core.errors import first_line
 from gluon_attn.core.files import write_bytes
 from gluon_attn.export import parity
 from gluon_attn.export.graph import INPUT, Arrays, Symbol, make_block, nodes_of, read_graph
-from gluon_attn.export.onnx_graph import BATCH, import_onnxruntime, open_onnx_session, refill
+from gluon_attn.export.onnx_graph import BATCH, refill
+from gluon_attn.export.onnx_half import halve, observable
 from gluon_attn.export.onnx_passes import make_plain
+from gluon_attn.export.onnx_session import import_onnxruntime, open_onnx_session
+from gluon_attn.export.parity import Parts, Results
 from gluon_attn.export.sidecar import ExportError, Sidecar
 from gluon_attn.export.writer import Variant
 
 TOLERANCE = parity.TOLERANCE
+HALF_TOLERANCE = 0.01  # of float16 against float32; small nets of all families: up to 0.002
 OPSETS = (12, 13)  # what MXNet's exporter writes
 IR_VERSION = 7  # the file format that came with opset 12, read by every later engine
 LARGEST = 2**31 - 1  # bytes in one protobuf message
@@ -39,23 +43,25 @@ _exporter_lock = threading.Lock()
 class OnnxVariant(Variant):
     """Writes ``NAME.onnx``: one file, weights inside, free batch size, outputs as in the sidecar.
 
-    ``opset`` is 12 or 13; a ValueError for those that MXNet does not write.
+    ``opset`` is 12 or 13; a ValueError for those that MXNet does not write. With ``half`` also
+    ``NAME-fp16.onnx``, which computes in float16 (:mod:`gluon_attn.export.onnx_half`).
     """
 
     name = "onnx"
 
-    def __init__(self, opset: int = 13) -> None:
+    def __init__(self, opset: int = 13, half: bool = False) -> None:
         if opset not in OPSETS:
             raise ValueError(f"opset {opset!r}: MXNet's exporter writes {OPSETS[0]} and 13")
-        self.opset = opset
+        self.opset, self.half = opset, half
 
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
         """Convert, check with onnx, compare in ONNX Runtime, then write the file.
 
         The entry holds ``opset`` and ``ir_version``; of the comparison ``max_abs_diff`` and
         ``tolerance``, relative to the larger of 1 and the output's magnitude, and the ``batch``
-        sizes; and versions. An ExportError if onnx or onnxruntime is not installed, the graph has
-        an operator that the exporter lacks, or the numbers differ; nothing is written then.
+        sizes; the same of float16 against float32 as ``fp16``; and versions. An ExportError if onnx
+        or onnxruntime is not installed, the graph has an operator that the exporter lacks, or the
+        numbers differ; nothing is written then.
         """
         onnx, onnxruntime = require_packages()
         symbol, arrays = read_graph(directory, sidecar)
@@ -63,19 +69,38 @@ class OnnxVariant(Variant):
         if size > LARGEST:  # before the conversion, whose own steps fail on more
             raise ExportError(f"{sidecar['name']}: {size} bytes of weights; ONNX takes up to 2 GB")
         model = convert(symbol, arrays, sidecar, self.opset)
-        raw = model.SerializeToString(deterministic=True)
         parts = parity.parts_of(parity.random_batch(sidecar["input"]))
-        names, session = [out["name"] for out in sidecar["outputs"]], open_onnx_session(raw)
-        found = {key: session.run(names, {INPUT: batch}) for key, batch in parts.items()}
+        names = [out["name"] for out in sidecar["outputs"]]
+        raw, found = _run(model, names, parts)
         expected = parity.outputs_of(make_block(symbol, arrays), parts)
         what = f"{sidecar['name']}: ONNX Runtime differs from MXNet"
-        entry = {"opset": self.opset, "ir_version": IR_VERSION}
+        entry: dict[str, Any] = {"opset": self.opset, "ir_version": IR_VERSION}
         entry.update(parity.compare(found, expected, parity.BATCHES, what, tolerance=TOLERANCE))
         entry.update(onnxruntime=onnxruntime.__version__)
         entry.update(mxnet=mx.__version__, onnx=onnx.__version__)
-        file = f"{sidecar['name']}.onnx"
-        write_bytes(directory / file, raw)
-        return {"onnx": file}, entry
+        forms = {"onnx": (f"{sidecar['name']}.onnx", raw)}
+        if self.half:
+            halve(onnx, model)
+            onnx.checker.check_model(model, full_check=True)
+            raw = model.SerializeToString(deterministic=True)
+            _, halved = _run(observable(onnx, model), names, parts, optimize=False)
+            what = f"{sidecar['name']}: float16 differs from float32"
+            entry["fp16"] = parity.compare(
+                halved, found, parity.BATCHES, what, tolerance=HALF_TOLERANCE
+            )
+            forms["onnx_fp16"] = (f"{sidecar['name']}-fp16.onnx", raw)
+        for file, data in forms.values():
+            write_bytes(directory / file, data)
+        return {key: file for key, (file, _) in forms.items()}, entry
+
+
+def _run(
+    model: Any, names: Sequence[str], parts: Parts, *, optimize: bool = True
+) -> tuple[bytes, Results]:
+    """Return a model's bytes, and its outputs for named batches in ONNX Runtime."""
+    raw = model.SerializeToString(deterministic=True)
+    session = open_onnx_session(raw, optimize=optimize)
+    return raw, {key: session.run(names, {INPUT: batch}) for key, batch in parts.items()}
 
 
 def supported_operators(opset: int = 13) -> set[str]:

@@ -9,14 +9,12 @@ becomes a constant where the node that reads it takes one for all batch sizes.
 from __future__ import annotations
 
 import collections
-import os
 from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 
 import numpy as np
 
-from gluon_attn.core.errors import first_line
 from gluon_attn.export.graph import INPUT, unique
-from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.onnx_session import open_onnx_session
 
 BATCH = "batch"  # name of the free dimension
 
@@ -182,6 +180,12 @@ def refill(message: Any, **fields: Iterable[Any]) -> None:
         getattr(message, name).extend(values)
 
 
+def has_loops(onnx: Any, model: Any) -> bool:
+    """Return whether a node has a graph of its own, which may read any tensor by its name."""
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    return any(a.type in kinds for node in model.graph.node for a in node.attribute)
+
+
 def infer(onnx: Any, model: Any, **options: Any) -> Any:
     """Return a model without weights in which onnx has entered types and shapes of the tensors."""
     graph, make_info = model.graph, onnx.helper.make_tensor_value_info
@@ -318,61 +322,3 @@ def _fill(
         rows = graph.node("Add", [zeros.output[0], constant], shape)
         graph.nodes[at:at] = [zeros, rows]
         node.input[position] = rows.output[0]
-
-
-def import_onnxruntime() -> Any:
-    """Return the onnxruntime package; an ImportError says how to get it."""
-    try:
-        import onnxruntime
-    except Exception as error:  # beside ImportError what an unsuited NumPy makes it raise
-        hint = 'pip install "gluon_attn[onnx]"'
-        message = f"onnxruntime cannot be imported ({first_line(error)}): {hint}"
-        raise ImportError(message) from error
-    return onnxruntime
-
-
-def open_onnx_session(
-    raw: bytes,
-    threads: int | None = None,
-    kind: str = "cpu",
-    number: int = 0,
-    *,
-    optimize: bool = True,
-) -> Any:
-    """Return an ONNX Runtime session of a model's bytes.
-
-    It takes as many threads as MXNet by default. ``kind`` is cpu or gpu, the ``number`` that of the
-    GPU. Some graphs cannot be optimized. Raises ImportError without onnxruntime; ExportError: it
-    does not take the model; ValueError: it has no such GPU.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors; its warnings are about graphs it repairs itself
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if kind == "gpu":
-        # Without TF32, whose ten bits would not give the numbers that were checked at export.
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}))
-        valid = onnxruntime.get_available_providers()
-        if "CUDAExecutionProvider" not in valid:
-            raise ValueError(
-                f"gpu:{number}: this onnxruntime has only {', '.join(valid)}; pip install "
-                "onnxruntime-gpu instead of onnxruntime, or use ctx 'cpu'"
-            )
-    try:
-        session = onnxruntime.InferenceSession(raw, options, providers=providers)
-    except Exception as error:  # its own exceptions have no common base
-        raise ExportError(f"ONNX Runtime refuses the model: {first_line(error)}") from error
-    if kind == "gpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-        # It falls back to the CPU with a line on standard error only.
-        raise ValueError(f"gpu:{number}: ONNX Runtime could not start CUDA there; use ctx 'cpu'")
-    return session
-
-
-def default_threads() -> int:
-    """Return the number of compute threads that MXNet starts with."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else os.cpu_count() or 1

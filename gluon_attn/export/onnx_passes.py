@@ -20,7 +20,17 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from gluon_attn.export.onnx_graph import BATCH, END, Graph, Result, Shape, fold, infer, refill
+from gluon_attn.export.onnx_graph import (
+    BATCH,
+    END,
+    Graph,
+    Result,
+    Shape,
+    fold,
+    has_loops,
+    infer,
+    refill,
+)
 
 ROUNDING = 1e-6  # of a factor
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"}  # of two, broadcast
@@ -36,9 +46,8 @@ def make_plain(onnx: Any, model: Any, weights: Iterable[str]) -> None:
     ``weights`` names the initializers that are parameters of the net. An ExportError if ONNX
     Runtime does not take the model.
     """
-    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    if any(a.type in kinds for node in model.graph.node for a in node.attribute):
-        return  # the body of a loop may read any tensor by its name
+    if has_loops(onnx, model):
+        return
     graph = Graph(onnx, model, weights)
     fold(graph)
     graph.prune()

@@ -65,7 +65,8 @@ class Predictor:
         threads: Compute threads; None as many as MXNet starts with. Those of MXNet belong to the
             process, those of other engines to this object.
         backend: ``'mxnet'``, ``'mxnet-fused'``, ``'mxnet-int8'``, ``'mxnet-bf16'``,
-            ``'mxnet-fp16'``, ``'onnxruntime'``, ``'openvino'``; or ``'fastest'``, of all that the
+            ``'mxnet-fp16'``, ``'onnxruntime'``, ``'onnxruntime-fp16'``, ``'tensorrt'``,
+            ``'tensorrt-fp16'``, ``'openvino'``; or ``'fastest'``, of all that the
             export and the machine allow, whatever its precision (but float16, which must be asked
             for), measured once and remembered in the directory; or ``'auto'``, the one remembered,
             else ``'mxnet'``. The choice is in ``backend`` and ``precision``.

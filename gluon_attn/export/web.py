@@ -22,7 +22,8 @@ from gluon_attn.core.schema import MULTICLASS, Schema
 from gluon_attn.core.text import PathLike, read_text
 from gluon_attn.export.graph import INPUT
 from gluon_attn.export.onnx import require_packages
-from gluon_attn.export.onnx_graph import open_onnx_session
+from gluon_attn.export.onnx_half import halve_weights
+from gluon_attn.export.onnx_session import open_onnx_session
 from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import (
     ExportError,
@@ -145,23 +146,10 @@ def _dist() -> Path:
 
 
 def _halve(raw: bytes, sidecar: Sidecar) -> tuple[bytes, float]:
-    """Return a model with large weights in float16, and how far its probabilities are off.
-
-    The engine turns them back when it loads the model, and computes in float32.
-    """
+    """Return a model with large weights in float16, and how far its probabilities are off."""
     onnx, _ = require_packages()
     model = onnx.load_from_string(raw)
-    graph, casts = model.graph, []
-    for weight in graph.initializer:
-        values = onnx.numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.size <= SMALL:
-            continue
-        name, small = weight.name, np.clip(values, -65504, 65504).astype(np.float16)
-        weight.CopyFrom(onnx.numpy_helper.from_array(small, f"{name}_float16"))
-        casts.append(onnx.helper.make_node("Cast", [weight.name], [name], f"{name}_cast", to=1))
-    nodes = [*casts, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
+    halve_weights(onnx, model, SMALL)
     found = model.SerializeToString(deterministic=True)
     batch = {INPUT: random_batch(sidecar["input"])}
     outputs = [open_onnx_session(data).run(["logits"], batch)[0] for data in (raw, found)]

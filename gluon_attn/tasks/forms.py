@@ -33,7 +33,8 @@ class Forms(NamedTuple):
 
     ``calib`` is a data set for int8, and to score bf16; for its splits and number see
     :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose. ``runtime`` is
-    where the engine of the page ``web`` is.
+    where the engine of the page ``web`` is. ``fp16`` is a second ONNX file, beside that of
+    ``onnx``.
     """
 
     int8: bool = False
@@ -46,17 +47,20 @@ class Forms(NamedTuple):
     score_split: str | None = None
     calib_num: int = 256
     max_drop: float = 0.5
+    fp16: bool = False
 
     @property
     def wanted(self) -> bool:
         """Whether anything is."""
-        return self.int8 or self.bf16 or self.onnx or self.web
+        return self.int8 or self.bf16 or self.onnx or self.web or self.fp16
 
 
 def check_forms(forms: Forms) -> None:
     """Raise what would keep the forms from being made, before any work is done."""
     if forms.int8 and not forms.calib:
         raise ValueError("--int8 needs --calib DATA: the data set to calibrate and to score with")
+    if forms.fp16 and not forms.onnx:
+        raise ValueError("--fp16 needs --onnx: it is the ONNX file in half precision")
     if forms.bf16:
         require_cpu("bf16")
     if forms.onnx:
@@ -95,7 +99,7 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
     if forms.onnx:
         from gluon_attn.export.onnx import OnnxVariant
 
-        variants.append(OnnxVariant())
+        variants.append(OnnxVariant(half=forms.fp16))
     if forms.web:
         there = isinstance(source, Exported) and "onnx" in source.sidecar["files"]
         if not forms.onnx and not there:
@@ -134,6 +138,7 @@ def summary(directory: str | Path) -> list[str]:
         lines.append(
             f"onnx: opset {entry['opset']}, ONNX Runtime's largest difference "
             f"{entry['max_abs_diff']:.2e}"
+            + (f"; in float16 {entry['fp16']['max_abs_diff']:.2e}" if "fp16" in entry else "")
         )
     if "web" in sidecar:
         entry = sidecar["web"]

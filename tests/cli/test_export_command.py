@@ -132,6 +132,7 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
     ("words", "text"),
     [
         ("--export EXPORT --int8", "--int8 needs --calib DATA"),
+        ("--export EXPORT --fp16", "--fp16 needs --onnx: it is the ONNX file in half"),
         ("--export EXPORT", "Give --int8, --bf16, --onnx or --web"),
         ("--export EXPORT --int8 --calib DATA --calib-num 24 --score-split train",
          "'train' and 'train' share 24"),
@@ -166,6 +167,7 @@ def other(folder, tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="onnx is not installed")
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="no onnxruntime")
 def test_onnx_is_added(copy, succeed):
-    out = succeed("export.py", "--export", copy, "--onnx")
-    assert f"{STEM}.onnx" in out and "onnx: opset 13" in out and "int8: mAP" in out
-    assert set(read_sidecar(copy)["files"]) >= {"onnx", "int8_symbol", "int8_params"}
+    out = succeed("export.py", "--export", copy, "--onnx", "--fp16")
+    assert f"{STEM}.onnx" in out and f"{STEM}-fp16.onnx" in out and "int8: mAP" in out
+    assert "onnx: opset 13" in out and "; in float16 " in out
+    assert set(read_sidecar(copy)["files"]) >= {"onnx", "onnx_fp16", "int8_symbol", "int8_params"}

@@ -20,7 +20,6 @@ from gluon_attn.export import (
     Predictor,
     backends,
     int8,
-    onnx_graph,
     parity,
     precision,
     sidecar,
@@ -202,21 +201,6 @@ def test_openvino_gets_float32_threads_and_a_batch_of_the_right_shape(made, copi
     fake.refuse = True
     with pytest.raises(ExportError, match="OpenVINO: Unsupported operation$"):
         OpenVINOBackend(copied)
-
-
-@needs_onnx
-def test_onnx_runtime_that_falls_back_to_the_cpu(copied, monkeypatch):
-    add_variants(copied, [OnnxVariant()])
-    (path,) = copied.glob("*.onnx")
-    package = onnx_graph.import_onnxruntime()
-    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    fake = SimpleNamespace(
-        SessionOptions=package.SessionOptions, InferenceSession=lambda *_, **__: session,
-        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    )  # fmt: skip
-    monkeypatch.setattr(onnx_graph, "import_onnxruntime", lambda: fake)
-    with pytest.raises(ValueError, match="gpu:1: ONNX Runtime could not start CUDA there"):
-        open_onnx_session(path.read_bytes(), kind="gpu", number=1)
 
 
 def test_devices_that_an_engine_does_not_have(made, monkeypatch):

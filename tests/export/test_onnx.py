@@ -82,10 +82,11 @@ def check_export(net, directory, size, with_maps=False):
     classes = [str(k) for k in range(net.classes)]
     export_model(
         net, directory, "m", classes, size, PREPROCESS, with_maps=with_maps, check=False,
-        variants=[OnnxVariant()],
+        variants=[OnnxVariant(half=True)],
     )  # fmt: skip
     model, raw, contents = load(directory)
     check_form(model, contents)
+    assert 0 < contents["onnx"]["fp16"]["max_abs_diff"] <= onnx_model.HALF_TOLERANCE
     names = [value.name for value in model.graph.output]
     embeddings = getattr(net, "embedding_outputs", ())
     assert names == ["logits", *embeddings, *(net.attention_outputs if with_maps else ())]

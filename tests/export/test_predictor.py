@@ -391,7 +391,7 @@ def test_softmax_and_an_export_without_maps(tmp_path, paths):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"backend": "tensorrt"}, "backend 'tensorrt': valid are mxnet, .*openvino, auto, fastest"),
+        ({"backend": "coreml"}, "backend 'coreml': valid are mxnet, .*openvino, auto, fastest"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"threads": -1}, "threads -1"),
         ({"threads": 1.5}, "threads 1.5: valid are whole numbers from 1"),

@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from gluon_attn.export.onnx import OnnxVariant  # noqa: E402
-from gluon_attn.export.onnx_graph import open_onnx_session  # noqa: E402
+from gluon_attn.export.onnx_session import open_onnx_session  # noqa: E402
 
 SCHEMA = Schema([Attribute("hat <b>", group="head & hair"), Attribute("bag"),
                  Attribute("legs", "multiclass", ("skirt", "logo"))])  # fmt: skip
