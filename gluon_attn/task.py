@@ -9,7 +9,7 @@ meant, and the schema says which: one class per image (``classification``), or a
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.registry import Registry
@@ -145,13 +145,21 @@ class Asked(NamedTuple):
     final: bool = False
 
 
-class Predicted(NamedTuple):
-    """Predictions, and how they look: functions that return text, made when they are wanted."""
+class Predicting(NamedTuple):
+    """How image files are predicted, some of them at a time.
 
-    records: list[dict[str, Any]]
-    table: Callable[[], str]
-    json: Callable[[], str]
-    csv: Callable[[], str]
+    Attributes:
+        images: Their paths.
+        boxes: A list of boxes for each, or None.
+        find: Called with the positions of some images and the number of records before theirs;
+            yields records, plain JSON values with at least ``image`` (path) and ``error`` or None.
+        head: What stands before the records in JSON.
+    """
+
+    images: Sequence[str]
+    boxes: Sequence[Any] | None
+    find: Callable[[range, int], Iterable[dict[str, Any]]]
+    head: dict[str, Any]
 
 
 class Task:
@@ -168,6 +176,7 @@ class Task:
         forms: Those of ``FORMS`` that its exports may have.
         parity: What the other process of an export repeats, for the summary.
         explained: Whether ``--analyse`` can look at its nets.
+        listed: Key of the records in the JSON of a prediction.
     """
 
     name = ""
@@ -180,6 +189,7 @@ class Task:
     forms: tuple[str, ...] = ()
     parity = "plain MXNet"
     explained = False
+    listed = "people"
 
     def label(self, column: str) -> str:
         """Return the name of a column for a figure."""
@@ -280,11 +290,21 @@ class Task:
             raise ValueError(f"{flags}: this net is exported in float32{also}, without maps, only")
 
     # -- prediction ----------------------------------------------------------------------------
-    def predict(self, source: Exported, options: Any) -> Predicted:
-        """Predict for image files; ``options`` has the flags of the command as attributes.
+    def predict(self, source: Exported, options: Any) -> Predicting:
+        """Return how image files are predicted; ``options`` are the flags of the command.
 
         Raises a ValueError for a flag that says nothing about such predictions.
         """
+        raise NotImplementedError
+
+    def table(self, head: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
+        """Return what the console shows of records; ``head`` is that of the prediction."""
+        raise NotImplementedError
+
+    def csv(
+        self, head: dict[str, Any], records: Iterable[dict[str, Any]]
+    ) -> Iterable[Sequence[Any]]:
+        """Yield the rows of a CSV file, the names of its columns first."""
         raise NotImplementedError
 
 

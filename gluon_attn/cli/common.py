@@ -12,6 +12,7 @@ from typing import Any, Callable, Match, Sequence
 from gluon_attn.core import errors
 from gluon_attn.core.errors import describe
 from gluon_attn.core.images import RESAMPLING
+from gluon_attn.core.shards import Shard
 
 EXPECTED = (ValueError, OSError, ImportError)
 TRACEBACK = "GLUON_ATTN_TRACEBACK"
@@ -27,6 +28,7 @@ COMMANDS = {
     "launch": "train with several workers, here or on other hosts",
     "search": "search an attention block (AutoLA)",
     "prepare": "check, pack and generate data sets",
+    "merge": "join what `prepare` and `predict` made in shards",
     "convert": "convert weight files",
     "models": "list the models of the zoo",
     "recipes": "list the recipes",
@@ -102,6 +104,21 @@ def add_data_flags(flags: argparse.ArgumentParser) -> None:
         "--on-bad-image", choices=("error", "skip"), default="error",
         help="what to do with a missing or broken image (default: error)",
     )  # fmt: skip
+
+
+def add_shard_flag(flags: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--shard``; ``text`` says what one does."""
+    flags.add_argument(
+        "--shard", type=_shard, metavar="i/n",
+        help=f"{text}, 1/n to n/n, each a command of its own; {called('merge')} joins them",
+    )  # fmt: skip
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_device_flags(flags: argparse.ArgumentParser) -> None:

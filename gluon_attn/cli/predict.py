@@ -4,8 +4,10 @@
   python tools/predict.py runs/demo/export images/ --json result.json --heatmaps maps/
   python tools/predict.py EXPORT WIDER/Image --boxes wider_attribute_test.json --csv -
   python tools/predict.py EXPORT images/ --backend fastest --threads 4
+  python tools/predict.py EXPORT images/ --csv result.csv --shard 2/4
 
-Without --boxes every image should show one person. Errors end with code 2.
+Without --boxes every image should show one person. Errors end with code 2. What is interrupted
+continues when the same command with --json or --csv FILE is given again.
 """
 
 from __future__ import annotations
@@ -45,27 +47,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
     parser.add_argument(
-        "--on-bad-image", choices=("error", "skip"), default="error", help="default: error"
+        "--on-bad-image",
+        choices=("error", "skip"),
+        help="stop, or go on with a row that names the error (default: error; with --shard skip)",
     )
+    cli.add_shard_flag(parser, "predict the i-th of n parts of the images")
+    parser.add_argument("--overwrite", action="store_true", help="predict a shard again")
     options = cli.parse(parser, arguments)
     if options.json == "-" and options.csv == "-":
         parser.error("only one of --json and --csv can go to standard output")
+    options.on_bad_image = options.on_bad_image or ("skip" if options.shard else "error")
     return options
 
 
-def run(options: argparse.Namespace) -> None:
-    """Predict and write what was asked for."""
-    from gluon_attn.task import Exported
-    from gluon_attn.tasks.images import write_results
-
-    source = Exported.open(options.export)
-    found = source.task.predict(source, options)
-    write_results([(options.json, found.json), (options.csv, found.csv)], found.table)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Predict and write what was asked for."""
     options = parse(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("gluon_attn.export.backends").setLevel(logging.INFO)
-    run(options)
+    for name in ("gluon_attn.export.backends", "gluon_attn.tasks.predictions"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    from gluon_attn.task import Exported
+    from gluon_attn.tasks import predictions
+
+    predictions.run(Exported.open(options.export), options)

@@ -83,6 +83,7 @@ def packing_options(command: argparse.ArgumentParser) -> None:
         help="largest crop you will train with; --size must exceed it (default: 224)")  # fmt: skip
     add("--quality", type=int, default=95, help="JPEG quality (default: 95)")
     add("-j", "--workers", type=int, metavar="N", help="threads (default: all cores)")
+    cli.add_shard_flag(command, "pack the i-th of n parts of each split")
     add("--overwrite", action="store_true", help="pack again what is packed already")
     add("--on-bad-image", choices=("error", "skip"), default="error",
         help="a missing or truncated image stops the command, or is left out and listed "

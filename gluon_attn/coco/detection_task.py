@@ -8,12 +8,11 @@ for SSD the candidates before it.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import mxnet as mx
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from gluon_attn.coco.detection_batches import (
     DetectionLoader,
@@ -145,30 +144,37 @@ class Detection(CocoTask):
     def measure(self, dataset: Any, records: Sequence[Record]) -> CocoResult:
         return evaluate_detections(dataset.coco, records, dataset.image_ids)
 
-    def find_in_files(self, finder: Any, options: Any, threshold: float) -> list[Record]:
+    def find_in_files(
+        self, finder: Any, options: Any, threshold: float
+    ) -> tuple[list[str], Any, Callable[[range], Iterable[Record]]]:
         images = files.find_images(options.images)
-        return detect_files(finder, images, threshold, options.on_bad_image, draw=options.draw)
 
-    def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
+        def find(some: range) -> Iterator[Record]:
+            return detect_files(
+                finder, images, threshold, options.on_bad_image, draw=options.draw, some=some
+            )
+
+        return [image.path for image in images], None, find
+
+    def table(self, head: Record, records: Sequence[Record]) -> str:
         shown = files.short_names(records)
         rows = [
             [shown[record["image"]], found["class"], f"{found['score']:.3f}",
              *(f"{v:.0f}" for v in found["box"])]
             for record in records for found in record["detections"]
         ]  # fmt: skip
-        head = ["image", "class", "score", "x", "y", "w", "h"]
-        table = tabulate(rows, head, "simple", disable_numparse=True)
+        columns = ["image", "class", "score", *files.BOX_COLUMNS[1:]]
+        table = tabulate(rows, columns, "simple", disable_numparse=True)
         return "\n".join([table, *files.skipped_lines(records)])
 
-    def csv(self, records: Sequence[Record], names: Sequence[str]) -> str:
-        rows: list[list[Any]] = []
+    def csv(self, head: Record, records: Iterable[Record]) -> Iterator[Sequence[Any]]:
+        yield ["image", "class", "score", *files.BOX_COLUMNS[1:], "error"]
         for record in records:
             for found in record["detections"]:
                 box = [f"{v:.2f}" for v in found["box"]]
-                rows.append([record["image"], found["class"], f"{found['score']:.6f}", *box, ""])
+                yield [record["image"], found["class"], f"{found['score']:.6f}", *box, ""]
             if record["error"]:
-                rows.append([record["image"], *[""] * 6, record["error"]])
-        return files.csv_text(["image", "class", "score", "x", "y", "w", "h", "error"], rows)
+                yield [record["image"], *[""] * 6, record["error"]]
 
 
 TASKS.register("detection")(Detection())
@@ -182,22 +188,23 @@ def xywh(box: np.ndarray) -> list[float]:
 
 def detect_files(
     detector: Detector, images: Sequence[files.ImageFile], threshold: float = 0.5,
-    on_bad_image: str = "error", *, draw: str | None = None,
-) -> list[Record]:  # fmt: skip
-    """Return one record per image: ``image``, ``detections``, ``error``.
+    on_bad_image: str = "error", *, draw: str | None = None, some: range | None = None,
+) -> Iterator[Record]:  # fmt: skip
+    """Yield one record per image, or of ``some``: ``image``, ``detections``, ``error``.
 
     A detection of at least the score ``threshold`` is ``{"class", "score", "box": [x, y, w, h]}``
     in pixels. An image that cannot be read is an OSError, or with ``on_bad_image`` 'skip' a record
     with its ``error``. ``draw``: folder for images with boxes, or None.
     """
-    records: list[Record] = []
-    for number, file in enumerate(tqdm(images, unit="img", disable=None)):
+    for number in range(len(images)) if some is None else some:
+        file = images[number]
         image, fault = files.open_image(file, on_bad_image)
-        records.append({"image": file.path, "detections": [], "error": fault})
+        record: Record = {"image": file.path, "detections": [], "error": fault}
         if image is None:
+            yield record
             continue
         labels, scores, boxes = detector.in_image(image, threshold)
-        records[-1]["detections"] = [
+        record["detections"] = [
             {"class": detector.names[k], "score": round(float(s), 6),
              "box": [round(value, 3) for value in xywh(b)]}
             for k, s, b in zip(labels, scores, boxes)
@@ -205,4 +212,4 @@ def detect_files(
         if draw:
             drawn = draw_boxes(image, boxes, labels, scores, class_names=detector.names)
             files.write_png(draw, number, file.path, drawn)
-    return records
+        yield record

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import collections
 import logging
-from typing import Any, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import cv2
 import mxnet as mx
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from gluon_attn.coco.keypoints import SimplePoseMethod, decode, flip_back, person_scores
 from gluon_attn.coco.keypoints_batches import (
@@ -96,35 +95,41 @@ class Keypoints(CocoTask):
     def measure(self, dataset: Any, records: Sequence[Record]) -> CocoResult:
         return evaluate_keypoints(dataset.coco, records)
 
-    def find_in_files(self, finder: Any, options: Any, threshold: float) -> list[Record]:
+    def find_in_files(
+        self, finder: Any, options: Any, threshold: float
+    ) -> tuple[list[str], Any, Callable[[range], Iterable[Record]]]:
         found, boxes, scores = files.find_images(options.images), None, None
         if options.boxes:
             found, boxes, scores = boxes_of_images(found, options.boxes)
-        return find_in_files(
-            finder, found, boxes, scores, threshold=threshold, draw=options.draw,
-            on_bad_image=options.on_bad_image, batch_size=options.batch_size,
-        )  # fmt: skip
 
-    def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
-        rows, shown = [], files.short_names(records)
+        def find(some: range) -> Iterator[Record]:
+            return find_in_files(
+                finder, found, boxes, scores, threshold=threshold, draw=options.draw,
+                on_bad_image=options.on_bad_image, batch_size=options.batch_size, some=some,
+            )  # fmt: skip
+
+        return [image.path for image in found], boxes and list(zip(boxes, scores or boxes)), find
+
+    def table(self, head: Record, records: Sequence[Record]) -> str:
+        rows, shown, threshold = [], files.short_names(records), head["threshold"]
         for record in (r for r in records if not r["error"]):
             box = "" if record["box"] is None else ",".join(f"{v:g}" for v in record["box"])
             clear = sum(height > threshold for _, _, height in record["keypoints"])
-            count = f"{clear} of {len(names)}"
+            count = f"{clear} of {len(head[self.columns])}"
             rows.append([shown[record["image"]], box, f"{record['score']:.3f}", count])
-        head = ["image", "box", "score", f"keypoints above {threshold:g}"]
-        table = [tabulate(rows, head, "simple", disable_numparse=True)] if rows else []
+        columns = ["image", "box", "score", f"keypoints above {threshold:g}"]
+        table = [tabulate(rows, columns, "simple", disable_numparse=True)] if rows else []
         return "\n".join([*table, *files.skipped_lines(records)])
 
-    def csv(self, records: Sequence[Record], names: Sequence[str]) -> str:
+    def csv(self, head: Record, records: Iterable[Record]) -> Iterator[Sequence[Any]]:
+        names = head[self.columns]
         columns = [f"{name}_{what}" for name in names for what in ("x", "y", "height")]
-        rows = []
+        yield ["image", *files.BOX_COLUMNS[1:], "score", *columns, "error"]
         for record in records:
             values = [f"{v:.3f}" for row in record["keypoints"] for v in row] or [""] * len(columns)
             score = "" if record["error"] else f"{record['score']:.6f}"
             start = [record["image"], *files.box_cells(record), score]
-            rows.append([*start, *values, record["error"] or ""])
-        return files.csv_text(["image", "x", "y", "w", "h", "score", *columns, "error"], rows)
+            yield [*start, *values, record["error"] or ""]
 
 
 TASKS.register("keypoints")(Keypoints())
@@ -209,8 +214,9 @@ def find_in_files(
     finder: PoseFinder, images: Sequence[files.ImageFile], boxes: Sequence[Any] | None = None,
     scores: Sequence[Any] | None = None, *, threshold: float = THRESHOLD,
     on_bad_image: str = "error", draw: str | None = None, batch_size: int = 32,
-) -> list[Record]:  # fmt: skip
-    """Return one record per person.
+    some: range | None = None,
+) -> Iterator[Record]:  # fmt: skip
+    """Yield one record per person.
 
     Args:
         boxes: For each image a list of ``[x, y, w, h]`` in pixels of the upright image; None: the
@@ -219,26 +225,28 @@ def find_in_files(
         on_bad_image: 'error' (OSError; ValueError for a box that shows nothing of its image), or
             'skip', which keeps the record of such an image or box with its ``error``.
         draw: Folder for images with keypoints, and boxes if given, drawn in; or None.
+        some: Positions of the images that are meant; None: all.
 
-    Returns dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list of
-    ``[x, y, height]`` in pixels of the image.
+    Records are dicts: ``image``, ``box`` or None, ``score``, ``error``, and ``keypoints``, a list
+    of ``[x, y, height]`` in pixels of the image.
     """
-    records: list[Record] = []
+    some = range(len(images)) if some is None else some
     pairs = ((box, file.path) for file, given in zip(images, boxes or ()) for box in given)
     doubt = next(filter(None, (unit_doubt(*pair) for pair in pairs)), None)
-    if doubt:
+    if doubt and not some.start:  # said once
         logger.warning("%s", doubt)
-    for number, file in enumerate(tqdm(images, unit="img", disable=None)):
+    for number in some:
+        file = images[number]
         image, fault = files.open_image(file, on_bad_image)
         if image is None:
-            records.append(_record(file.path, error=fault))
+            yield _record(file.path, error=fault)
             continue
         given: Sequence[Any] = [None] if boxes is None else boxes[number]
         weights = [1.0] * len(given) if scores is None else scores[number]
         faults = [None if box is None else _fault(box, image, file.path) for box in given]
         if any(faults) and on_bad_image == "error":
             raise ValueError(next(filter(None, faults)))
-        records += [_record(file.path, box, error=why) for box, why in zip(given, faults) if why]
+        yield from (_record(file.path, box, error=why) for box, why in zip(given, faults) if why)
         good = [(box, w) for box, w, why in zip(given, weights, faults) if not why]
         if not good:
             continue
@@ -251,7 +259,7 @@ def find_in_files(
         tables = np.concatenate([places, heights[..., None]], -1)
         for (box, _), total, table in zip(good, totals, tables):
             points = [[round(float(v), 3) for v in row] for row in table]
-            records.append(_record(file.path, box, round(float(total), 6), points))
+            yield _record(file.path, box, round(float(total), 6), points)
         if draw:
             if boxes is not None:
                 image = draw_boxes(
@@ -259,7 +267,6 @@ def find_in_files(
                 )
             drawn = draw_keypoints(image, tables, threshold=threshold)
             files.write_png(draw, number, file.path, drawn)
-    return records
 
 
 def _record(

@@ -6,15 +6,14 @@ exported is described in the same way. Export and net therefore go through the s
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, Iterable, Sequence
 
 import mxnet as mx
 
 from gluon_attn.coco.metrics import CocoResult
-from gluon_attn.core.files import finite, json_text, write_json, write_text
+from gluon_attn.core.files import finite, write_json, write_text
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.export import load_exported, writer
 from gluon_attn.export import sidecar as sidecar_file
@@ -22,7 +21,7 @@ from gluon_attn.export.graph import trace
 from gluon_attn.export.parity import ROWS, random_batch
 from gluon_attn.export.sidecar import ExportError
 from gluon_attn.metrics.tables import decimal
-from gluon_attn.task import Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.task import Asked, Exported, Predicting, Result, Task, Trained
 
 Record = Dict[str, Any]  # plain JSON values
 Sidecar = Dict[str, Any]
@@ -41,7 +40,6 @@ class CocoTask(Task):
             batch says nothing about that of another, whose convolutions may differ in the last bit.
         output, fixed: What the outputs are, and whether their shapes are known before a run.
         refused: Flags of a prediction that its exports do not take, and why.
-        listed: Key of the records in the JSON of a prediction.
     """
 
     measured: dict[str, str] = {}
@@ -49,7 +47,6 @@ class CocoTask(Task):
     threshold = 0.5
     rows, output, fixed = ROWS, "", True
     refused: dict[str, str] = {}
-    listed = ""
 
     def finder(self, net: Any, sidecar: Sidecar, ctx: Any) -> Any:
         """Return what finds records with a net that a sidecar describes."""
@@ -62,14 +59,10 @@ class CocoTask(Task):
     def measure(self, dataset: Any, records: Sequence[Record]) -> CocoResult:
         raise NotImplementedError
 
-    def find_in_files(self, finder: Any, options: Any, threshold: float) -> list[Record]:
-        """Return what was found in the image files of a prediction."""
-        raise NotImplementedError
-
-    def table(self, records: Sequence[Record], names: Sequence[str], threshold: float) -> str:
-        raise NotImplementedError
-
-    def csv(self, records: Sequence[Record], names: Sequence[str]) -> str:
+    def find_in_files(
+        self, finder: Any, options: Any, threshold: float
+    ) -> tuple[list[str], Any, Callable[[range], Iterable[Record]]]:
+        """Return image files, their boxes or None, and what finds the records of some of them."""
         raise NotImplementedError
 
     def input_of(self, net: Any) -> dict[str, Any]:
@@ -184,7 +177,7 @@ class CocoTask(Task):
         )  # fmt: skip
 
     # -- prediction ----------------------------------------------------------------------------
-    def predict(self, source: Exported, options: Any) -> Predicted:
+    def predict(self, source: Exported, options: Any) -> Predicting:
         for flag, why in self.refused.items():
             if getattr(options, flag):
                 raise ValueError(f"--{flag}: this export {why}")
@@ -193,13 +186,10 @@ class CocoTask(Task):
         kind, _, number = options.ctx.partition(":")
         finder = self.open(source, mx.Context(kind, int(number or 0)))
         threshold = self.threshold if options.threshold is None else options.threshold
-        records, names = self.find_in_files(finder, options, threshold), source.classes
-        contents = {"export": source.sidecar["name"], self.columns: list(names)}
-        contents.update({"threshold": threshold, self.listed: records})
-        return Predicted(
-            records, functools.partial(self.table, records, names, threshold),
-            functools.partial(json_text, contents), functools.partial(self.csv, records, names),
-        )  # fmt: skip
+        paths, boxes, find = self.find_in_files(finder, options, threshold)
+        head = {"export": source.sidecar["name"], self.columns: list(source.classes)}
+        head["threshold"] = threshold
+        return Predicting(paths, boxes, lambda some, _: find(some), head)
 
 
 def _table(left: str, right: str, values: dict[str, Any]) -> list[str]:

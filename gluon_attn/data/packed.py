@@ -14,25 +14,31 @@ have the class number as their only label, in the header, as ``im2rec`` writes i
 The JSON adds names, schema (absent in older packs: binary attributes), sample ids, raw labels
 (``raw``, or class numbers in ``targets``), the samples left out and the fingerprint. It is written
 last: without it a packed split is unfinished.
+
+A split may lie in shards, ``<split>-00002-of-00004.rec``, ``.idx`` and ``.json``: packs of a part
+of the samples, whose JSON says which (``shard``). All together they are read as one.
 """
 
 from __future__ import annotations
 
+import bisect
 import os
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
 from gluon_attn.core.batch import LabelPolicy
 from gluon_attn.core.errors import naming
 from gluon_attn.core.schema import Schema
+from gluon_attn.core.shards import Shard, all_shards, stem_of, stems
 from gluon_attn.core.text import read_json, read_lines
 from gluon_attn.data.base import DATASETS, AttributeDataset, OneHot
 from gluon_attn.data.images import BadImageError, decode_own, window
-from gluon_attn.data.layout import Part, PathLike, file_part
+from gluon_attn.data.layout import Part, PathLike
 from gluon_attn.data.published_sizes import CountReport, SplitCount
 from gluon_attn.data.scan import files, subfolders
 
@@ -41,13 +47,25 @@ KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there
 _MAGIC = 0xCED7230A
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")  # as mx.recordio.IRHeader: flag, label, id, id2
+_UNFINISHED = ".rec.parts"  # what packing keeps until it ends
+# What differs between the shards of a split.
+_OWN = ("shard", "count", "rec_bytes", "skipped", "fingerprint", "sample_ids", "raw", "targets")
+
+
+class _Piece(NamedTuple):
+    """One record file: its descriptor, where its records begin and end, its first sample."""
+
+    path: Path
+    file: BinaryIO
+    offsets: list[int]
+    first: int
 
 
 @DATASETS.register("packed")
 class PackedDataset(AttributeDataset):
     """A split packed by :func:`gluon_attn.data.packing.pack`.
 
-    Reading is thread-safe: records are fetched by ``os.pread`` from one descriptor, because an
+    Reading is thread-safe: records are fetched by ``os.pread`` from one descriptor per file, as an
     ``MXRecordIO`` handle has one position and one buffer for all threads. Their compressed bytes
     stay in memory (0.5 GB for WIDER-Attribute's training split at 256 pixels) if the file is
     smaller than a tenth of the machine's memory: each read lets go of Python's lock and waits for
@@ -58,7 +76,7 @@ class PackedDataset(AttributeDataset):
     files do not fit together.
     """
 
-    looks_for = "<split>.rec, <split>.idx and <split>.json"
+    looks_for = "<split>.rec, <split>.idx and <split>.json, or all shards of them"
     detection = 0
 
     def __init__(
@@ -69,10 +87,10 @@ class PackedDataset(AttributeDataset):
         on_bad_image: str = "error",
     ) -> None:
         self.root = self.home(root, split)
-        self.info = load_info(self.root, split)
+        self.info, shards = load_pack(self.root, split)
         path = self.root / f"{split}.json"
         with naming(path, "{path}: malformed: {why}"):
-            schema, rows = _read_table(self.info, path)
+            schema, rows = read_table(self.info, path)
             super().__init__(
                 self.info["names"],
                 split,
@@ -85,23 +103,32 @@ class PackedDataset(AttributeDataset):
             self.size = self.info["size"]
             self.left_out = [(item["id"], item["reason"]) for item in self.info["skipped"]]
             missing = {item["index"] for item in self.info["skipped"]}
+        if len(shards) > 1:
+            self.info["fingerprint"] = self.fingerprint()
+        start = span_of(self.info).start if "shard" in self.info else 0
         total = len(self) + len(missing)
-        self._source = [k for k in range(total) if k not in missing]
-        self._rec = self.root / f"{split}.rec"
-        self._offsets = self._read_index(self.root / f"{split}.idx")
-        self._file = open(self._rec, "rb")  # noqa: SIM115 (open as long as the data set lives)
+        self._source = [k for k in range(start, start + total) if k not in missing]
+        self._pieces: list[_Piece] = []
+        first = 0
+        for prefix, info in shards:
+            offsets, rec = read_index(prefix, info), Path(f"{prefix}.rec")
+            # Open as long as the data set lives.
+            self._pieces.append(_Piece(rec, open(rec, "rb"), offsets, first))  # noqa: SIM115
+            first += len(offsets) - 1
+        self._firsts = [piece.first for piece in self._pieces]
         self._keeps = self.info["rec_bytes"] <= KEPT_SHARE * physical_memory()
         self._kept: list[Any] = [None] * len(self)
         self.report = CountReport([SplitCount(split, len(self))])
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
-        names = (f"{split}.{kind}" for kind in ("rec", "idx"))
-        return (*(Part(name, (name,), _is_ours) for name in names), file_part(f"{split}.json"))
+        names = (f"{split}.{kind}" for kind in ("rec", "idx", "json"))
+        fits = (_is_ours, _is_ours, Path.is_file)
+        return tuple(Part(n, (n,), partial(_or_shards, fit)) for n, fit in zip(names, fits))
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
-        unfinished = (name.endswith(".rec.parts") for name in subfolders(folder))
+        unfinished = (name.endswith(_UNFINISHED) for name in subfolders(folder))
         return any(unfinished) or any(map(_is_ours, files(folder, ".rec")))
 
     @classmethod
@@ -109,7 +136,7 @@ class PackedDataset(AttributeDataset):
         return cls.is_home(cls.home(root) if depth else Path(root))
 
     def read(self, i: int) -> np.ndarray:
-        return decode_own(self.record(i)[0], self._rec, self.sample_ids[i])
+        return decode_own(self.record(i)[0], self._place(i)[0].path, self.sample_ids[i])
 
     def get_window(self, i: int, box: tuple[int, int, int, int]) -> tuple[Any, ...]:
         """Return ``(image, label, mask, corner)`` of sample ``i``, like ``dataset[i]``, but of the
@@ -118,7 +145,7 @@ class PackedDataset(AttributeDataset):
         """
         try:
             jpeg, corner = window(self.record(i)[0], box)
-            image = decode_own(jpeg, self._rec, self.sample_ids[i])
+            image = decode_own(jpeg, self._place(i)[0].path, self.sample_ids[i])
             return image, self.label[i], self.mask[i], corner
         except BadImageError as error:
             return (*self._replace(i, error)[:3], None)
@@ -150,28 +177,10 @@ class PackedDataset(AttributeDataset):
                 raise self._bad(i, "has other labels than the JSON")
             self.read(i)
 
-    def _read_index(self, path: Path) -> list[int]:
-        """Return the N + 1 offsets between which the records lie."""
-        size = self._rec.stat().st_size
-        try:
-            offsets = [int(line.split()[1]) for _, line in read_lines(path)]
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{path}: malformed: {error}") from error
-        if len(offsets) != len(self):
-            raise ValueError(f"{path}: {len(offsets)} records, {len(self)} in the JSON")
-        wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
-        if wrong:
-            where = f"{path}: malformed: record {wrong[0]}"
-            raise ValueError(f"{where} begins before the one before it")
-        expected, sizes = self.info["rec_bytes"], f"{self._rec}: {size:,} bytes"
-        if size != expected:
-            broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
-            lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
-            raise ValueError(f"{sizes}, expected {expected:,}{lost}; copy or pack it again")
-        if offsets[-1] >= size:
-            where = f"{path}: malformed: the last record"
-            raise ValueError(f"{where} begins behind the end of the file")
-        return [*offsets, size]
+    def _place(self, i: int) -> tuple[_Piece, int]:
+        """Return the record file of sample ``i``, and which of its records it is."""
+        piece = self._pieces[bisect.bisect_right(self._firsts, i) - 1]
+        return piece, i - piece.first
 
     def _payload(self, i: int) -> memoryview:
         """Return the bytes of record ``i``.
@@ -179,8 +188,9 @@ class PackedDataset(AttributeDataset):
         RecordIO: magic word, then 3 bits "which part" and 29 bits length, then the bytes, padded to
         four. Where the bytes contain the magic word the writer splits the record in its place.
         """
-        start, end = self._offsets[i], self._offsets[i + 1]
-        block = memoryview(os.pread(self._file.fileno(), end - start, start))
+        piece, record = self._place(i)
+        start, end = piece.offsets[record : record + 2]
+        block = memoryview(os.pread(piece.file.fileno(), end - start, start))
         parts: list[memoryview] = []
         at = 0
         while at + 8 <= len(block):
@@ -196,14 +206,43 @@ class PackedDataset(AttributeDataset):
         raise self._bad(i, f"is truncated or damaged at byte {start + at:,}")
 
     def _bad(self, i: int, reason: str) -> BadImageError:
-        return BadImageError(self._rec, self.sample_ids[i], f"record {i} {reason}")
+        piece, record = self._place(i)
+        return BadImageError(piece.path, self.sample_ids[i], f"record {record} {reason}")
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        for piece in getattr(self, "_pieces", ()):
+            piece.file.close()
 
 
-def _read_table(info: dict[str, Any], path: Path) -> tuple[Schema | None, Any]:
+def read_index(prefix: PathLike, info: dict[str, Any]) -> list[int]:
+    """Return where the records of ``<prefix>.rec`` begin and, last, its size.
+
+    ValueError: index, records and JSON (``info``) do not fit together.
+    """
+    path, rec, count = Path(f"{prefix}.idx"), Path(f"{prefix}.rec"), len(info["sample_ids"])
+    size = rec.stat().st_size
+    try:
+        offsets = [int(line.split()[1]) for _, line in read_lines(path)]
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path}: malformed: {error}") from error
+    if len(offsets) != count:
+        raise ValueError(f"{path}: {len(offsets)} records, {count} in the JSON")
+    wrong = [k for k, (a, b) in enumerate(zip([-1, *offsets], offsets)) if not a < b]
+    if wrong:
+        where = f"{path}: malformed: record {wrong[0]}"
+        raise ValueError(f"{where} begins before the one before it")
+    expected, sizes = info["rec_bytes"], f"{rec}: {size:,} bytes"
+    if size != expected:
+        broken = sum(offset + 8 <= size for offset in offsets) - 1 if size < expected else None
+        lost = "" if broken is None else f"; it breaks off in or after record {max(broken, 0)}"
+        raise ValueError(f"{sizes}, expected {expected:,}{lost}; copy or pack it again")
+    if offsets and offsets[-1] >= size:
+        where = f"{path}: malformed: the last record"
+        raise ValueError(f"{where} begins behind the end of the file")
+    return [*offsets, size]
+
+
+def read_table(info: dict[str, Any], path: Path) -> tuple[Schema | None, Any]:
     """Return schema (None where the JSON has none) and raw labels of a packed split."""
     schema, rows, field = None, info.get("raw"), "schema"
     try:
@@ -233,6 +272,62 @@ def record_labels(raw: Any) -> np.ndarray:
     return np.concatenate([raw == 1, raw != 0]).astype(np.float32)
 
 
+Pieces = List[Tuple[Path, Dict[str, Any]]]  # paths without suffix, and their JSON
+
+
+def load_pack(root: PathLike, split: str) -> tuple[dict[str, Any], Pieces]:
+    """Return the JSON of a split and what it lies in: one piece, or all of its shards.
+
+    Of shards, the JSON is that of the whole. Errors as of :func:`load_info`.
+    """
+    if not Path(root, f"{split}.json").is_file() and split in stems(root, ".json"):
+        return load_shards(root, split)
+    info = load_info(root, split)
+    return info, [(Path(root, split), info)]
+
+
+def load_shards(root: PathLike, split: str) -> tuple[dict[str, Any], Pieces]:
+    """Return what :func:`load_pack` does, from the shards of a split.
+
+    The fingerprint is not that of the whole. ValueError names the shard that is none of them.
+    """
+    pieces: Pieces = []
+    for shard in all_shards(root, split, ".json", _UNFINISHED):
+        name = shard.named(split)
+        path, info = Path(root, f"{name}.json"), load_info(root, name)
+        with naming(path, "{path}: malformed: {why}"):
+            own = Shard(info["shard"]["number"], info["shard"]["of"])
+            span = span_of(info)
+        if own != shard:
+            raise ValueError(
+                f"{path} holds shard {own}: renamed, or a copy of {own.named(split)}.json; pack "
+                f"--shard {shard} again"
+            )
+        if len(info["sample_ids"]) + len(info["skipped"]) != len(span):
+            raise ValueError(f"{path}: not the {len(span)} samples of shard {own}")
+        pieces.append((Path(root, name), info))
+        whole = pieces[0][1]
+        same = [*(key for key in {**whole, **info} if key not in _OWN)]
+        other = [key for key in same if whole.get(key) != info.get(key)]
+        other += ["samples"] if whole["shard"]["samples"] != info["shard"]["samples"] else []
+        if other:
+            raise ValueError(
+                f"{path} and {pieces[0][0].name}.json differ in {', '.join(other)}: not of one job"
+            )
+    first, *others = (info for _, info in pieces)
+    info = {key: value for key, value in first.items() if key != "shard"}
+    for key in set(info) & {*_OWN} - {"fingerprint"}:
+        for other_info in others:
+            info[key] = info[key] + other_info[key]
+    return info, pieces
+
+
+def span_of(info: dict[str, Any]) -> range:
+    """Return which samples the shard with this JSON has."""
+    shard = info["shard"]
+    return Shard(shard["number"], shard["of"]).span(shard["samples"])
+
+
 def load_info(root: PathLike, split: str) -> dict[str, Any]:
     """Return the contents of ``<split>.json`` of a packed folder.
 
@@ -241,7 +336,8 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
     path = Path(root) / f"{split}.json"
     if not path.is_file():
         missing, records = f"{path} is missing", path.with_suffix(".rec")
-        if Path(f"{path.with_suffix('')}.rec.parts").exists():
+        begun = Path(root, split + _UNFINISHED).exists() or split in stems(root, _UNFINISHED)
+        if begun:
             raise FileNotFoundError(
                 f"{missing}: packing of split '{split}' is unfinished; run the command that packs "
                 "it again, it continues where it stopped"
@@ -250,8 +346,8 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
             raise FileNotFoundError(f"{missing}: copy it, too, or pack the images again")
         if records.exists():
             raise FileNotFoundError(explain_records(records))
-        found = [p.stem for p in files(root, ".rec") if p.with_suffix(".json").exists()]
-        listed = ", ".join(found) or "(none)"
+        found = [stem_of(p.stem) for p in files(root, ".rec") if p.with_suffix(".json").exists()]
+        listed = ", ".join(dict.fromkeys(found)) or "(none)"
         raise FileNotFoundError(f"{missing}; packed splits in this folder: {listed}")
     info = read_json(path)
     known = isinstance(info, dict) and info.get("format") == FORMAT
@@ -278,6 +374,10 @@ def explain_records(path: Path) -> str:
 def records_of_others(root: Path) -> Path | None:
     """Return a record file or list of im2rec's in a folder, or None."""
     return next(iter([*files(root, ".rec"), *files(root, ".lst")]), None)
+
+
+def _or_shards(fits: Callable[[Path], bool], path: Path) -> bool:
+    return fits(path) or path.stem in stems(path.parent, ".json")
 
 
 def _is_ours(path: Path) -> bool:

@@ -4,7 +4,8 @@ The samples are cut into fixed chunks. Each is written to ``<prefix>.rec.parts/`
 counts once its own small JSON is there; a second call makes only the missing ones. When all exist
 they are joined into ``<prefix>.rec`` and ``.idx``, and ``<prefix>.json`` is put beside them last.
 Chunks do not depend on the number of workers or on interruptions, hence neither does the result:
-it is equal to the byte.
+it is equal to the byte. A shard is a pack of a part of the samples, made in the same way;
+:func:`merge` joins all of them to the bytes of the whole.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from tqdm import tqdm
 
 from gluon_attn.core.errors import first_line
 from gluon_attn.core.files import atomic_path, json_text, write_text
+from gluon_attn.core.shards import Shard
 from gluon_attn.core.text import read_json
 from gluon_attn.data.base import AttributeDataset, OneHot
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, encode_tiles, resize
 from gluon_attn.data.layout import PathLike
-from gluon_attn.data.packed import FORMAT, record_labels
+from gluon_attn.data.packed import FORMAT, load_shards, read_index, read_table, record_labels
 
 CHUNK = 128
 
@@ -44,6 +46,7 @@ def pack(
     on_bad_image: str | None = None,
     progress: bool = True,
     train_size: int = 224,
+    shard: Shard | None = None,
 ) -> dict[str, Any]:
     """Write ``<out_prefix>.rec``, ``.idx`` and ``.json`` and return the contents of the JSON.
 
@@ -57,6 +60,7 @@ def pack(
         on_bad_image: 'error' or 'skip'; 'skip' leaves unreadable samples out and lists them. None
             means the data set's own choice. Boxes that show nothing are always left out.
         train_size: Largest crop that training will make; ``size`` must exceed it.
+        shard: Pack this part of the samples only; its number is added to the names of the files.
 
     After an error, whichever it is, finished chunks are kept for the next call.
     """
@@ -69,20 +73,49 @@ def pack(
         )
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: valid are 1 to 100")
-    prefix = Path(out_prefix)
+    prefix = Path(shard.named(out_prefix) if shard else out_prefix)
     parts = Path(f"{prefix}.rec.parts")
-    plan = make_plan(dataset, size, quality)
+    plan = make_plan(dataset, size, quality, shard)
     _claim(prefix, parts, plan, overwrite)
-    spans = [range(k, min(k + CHUNK, len(dataset))) for k in range(0, len(dataset), CHUNK)]
+    samples = shard.span(len(dataset)) if shard else range(len(dataset))
+    spans = [samples[k : k + CHUNK] for k in range(0, len(samples), CHUNK)]
     chunks = _Chunks(dataset, parts, plan, on_bad_image)
     _run(chunks, spans, workers or os.cpu_count() or 1, progress)
-    info = _finish(dataset, prefix, chunks, len(spans))
+    info = _finish(prefix, chunks, samples, len(spans))
     shutil.rmtree(parts)
     return info
 
 
-def make_plan(dataset: AttributeDataset, size: int, quality: int) -> dict[str, Any]:
+def merge(
+    root: PathLike, split: str, out: PathLike | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Join the shards of a split in ``root`` to the pack that one process would have written.
+
+    It goes into ``out``, by default beside them; they stay. Returns the contents of its JSON.
+    ValueError or FileNotFoundError names the shard that is missing, damaged or of something else.
+    """
+    prefix = Path(root if out is None else out, split)
+    info, pieces = load_shards(root, split)
+    note = Path(f"{prefix}.json")
+    if note.exists() and not overwrite:
+        raise FileExistsError(f"{note} exists; overwrite it explicitly or choose another folder")
+    if not info["count"]:
+        raise ValueError(f"{root}: not one of {len(info['skipped'])} samples could be read")
+    schema, rows = read_table(info, pieces[0][0])
+    names, ids = info["names"], info["sample_ids"]
+    table = AttributeDataset(names, info["split"], rows, ids, schema=schema)
+    info["fingerprint"] = table.fingerprint()
+    if not info["skipped"] and info["fingerprint"] != info["source_fingerprint"]:
+        raise ValueError(f"{root}: the shards of '{split}' are not the samples that were packed")
+    _join(prefix, info, [(f"{path}.rec", read_index(path, its)) for path, its in pieces])
+    return info
+
+
+def make_plan(
+    dataset: AttributeDataset, size: int, quality: int, shard: Shard | None = None
+) -> dict[str, Any]:
     """Return what decides about the bytes of a packed split, a dict of plain values."""
+    part = {"shard": {**shard._asdict(), "samples": len(dataset)}} if shard else {}
     return {
         "format": FORMAT,
         "source_fingerprint": dataset.fingerprint(),
@@ -90,6 +123,7 @@ def make_plan(dataset: AttributeDataset, size: int, quality: int) -> dict[str, A
         "quality": int(quality),
         "orientation": "upright",  # absent where EXIF orientations were once overlooked
         "encoder": f"OpenCV {cv2.__version__}",
+        **part,
     }
 
 
@@ -99,8 +133,8 @@ def _claim(prefix: Path, parts: Path, plan: dict[str, Any], overwrite: bool) -> 
     finished = Path(f"{prefix}.json") in existing
     if existing and not overwrite and (finished or not parts.exists()):
         raise FileExistsError(f"{existing[0]} exists; overwrite it explicitly or choose another")
-    note = parts / "plan.json"
-    if parts.exists():
+    note = parts / "plan.json"  # written first: without it there is nothing yet
+    if note.exists():
         try:
             same = read_json(note) == plan
         except (OSError, ValueError):
@@ -207,28 +241,19 @@ def write_records(path: PathLike, records: Iterable[bytes]) -> list[int]:
     return offsets
 
 
-def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int) -> dict[str, Any]:
-    """Join the chunks, put the three files in place (the JSON last) and return its contents."""
+def _finish(prefix: Path, chunks: _Chunks, samples: range, count: int) -> dict[str, Any]:
+    """Join the chunks and return the contents of the JSON."""
+    dataset = chunks.dataset
     notes = [read_json(chunks.path(k, "json")) for k in range(count)]
     skipped = [item for note in notes for item in note["skipped"]]
     absent = {item["index"] for item in skipped}
-    kept = [i for i in range(len(dataset)) if i not in absent]
-    if not kept:
-        raise ValueError(f"{prefix}: not one of {len(dataset)} samples could be read")
-    final = {kind: Path(f"{prefix}.{kind}") for kind in ("rec", "idx", "json")}
-    lines, start = [], 0
-    with atomic_path(final["idx"]) as idx, atomic_path(final["rec"]) as rec:
-        with open(rec, "wb") as joined:
-            for k, note in enumerate(notes):
-                with open(chunks.path(k, "rec"), "rb") as chunk:
-                    shutil.copyfileobj(chunk, joined, 1 << 20)
-                lines += [start + offset for offset in note["offsets"]]
-                start += note["bytes"]
-        with open(idx, "w", encoding="ascii") as file:
-            file.writelines(f"{k}\t{offset}\n" for k, offset in enumerate(lines))
-        if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
-            final["json"].unlink()
-    info = dict(chunks.plan, split=dataset.split, count=len(kept), rec_bytes=start)
+    kept = [i for i in samples if i not in absent]
+    if not kept and not chunks.plan.get("shard"):
+        raise ValueError(f"{prefix}: not one of {len(samples)} samples could be read")
+    pieces = [(chunks.path(k, "rec"), [*note["offsets"], note["bytes"]])
+              for k, note in enumerate(notes)]  # fmt: skip
+    info = dict(chunks.plan, split=dataset.split, count=len(kept))
+    info["rec_bytes"] = sum(note["bytes"] for note in notes)
     info["names"] = list(dataset.names)
     info["schema"] = dataset.schema.to_json()
     info["skipped"] = [{k: item[k] for k in ("index", "id", "reason")} for item in skipped]
@@ -238,5 +263,26 @@ def _finish(dataset: AttributeDataset, prefix: Path, chunks: _Chunks, count: int
     if isinstance(rows, OneHot):
         rows, key = rows.targets, "targets"
     info[key] = rows[kept].tolist()
-    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))
+    _join(prefix, info, pieces)
     return info
+
+
+def _join(prefix: Path, info: dict[str, Any], pieces: Sequence[tuple[PathLike, list[int]]]) -> None:
+    """Write the three files of a pack from pieces of its records, the JSON last.
+
+    A piece is a RecordIO file with the places where its records begin and, last, its size.
+    """
+    final = {kind: Path(f"{prefix}.{kind}") for kind in ("rec", "idx", "json")}
+    lines, start = [], 0
+    with atomic_path(final["idx"]) as idx, atomic_path(final["rec"]) as rec:
+        with open(rec, "wb") as joined:
+            for path, offsets in pieces:
+                with open(path, "rb") as piece:
+                    shutil.copyfileobj(piece, joined, 1 << 20)
+                lines += [start + offset for offset in offsets[:-1]]
+                start += offsets[-1]
+        with open(idx, "w", encoding="ascii") as file:
+            file.writelines(f"{k}\t{offset}\n" for k, offset in enumerate(lines))
+        if final["json"].exists():  # while .rec and .idx change, the split counts as unfinished
+            final["json"].unlink()
+    write_text(final["json"], json_text(info, None, separators=(",", ":"), ensure_ascii=True))

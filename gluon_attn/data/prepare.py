@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from gluon_attn.core.errors import naming
+from gluon_attn.core.shards import Shard
 from gluon_attn.data import DATASETS, LATER
 from gluon_attn.data.base import AttributeDataset
 from gluon_attn.data.cifar import convert_png
@@ -109,7 +110,7 @@ def run(
     absent = [s for s in reader.expected_splits(root) if not options.splits and s not in existing]
     if absent:
         say(f"not there, so not packed: {', '.join(absent)}")
-    names = ("size", "quality", "workers", "overwrite", "train_size")
+    names = ("size", "quality", "workers", "overwrite", "train_size", "shard")
     for text in pack_splits(datasets, options.out, **{n: getattr(options, n) for n in names}):
         say(text)
     return 0
@@ -172,22 +173,28 @@ def pack_splits(
     quality: int = 95,
     *,
     overwrite: bool = False,
+    shard: Shard | None = None,
     **options: Any,
 ) -> Iterator[str]:
-    """Pack data sets into ``out/<split>.rec`` and yield one line of text per split when it is done.
+    """Pack data sets into ``out/<split>.rec``; yield one line of text per split when it is done.
 
-    A split that is packed already from the same samples with the same settings is kept, so that an
-    interrupted command can be repeated as it was; of others FileExistsError.
+    With ``shard`` it is that part of each. A split that is packed already from the same samples
+    with the same settings is kept, so that an interrupted command can be repeated as it was; of
+    others FileExistsError.
     """
     out = Path(out)
-    plans = {split: make_plan(dataset, size, quality) for split, dataset in datasets.items()}
-    kept = [] if overwrite else [s for s in datasets if _is_packed(out, s, plans[s])]
+    names = {split: shard.named(split) if shard else split for split in datasets}
+    plans = {split: make_plan(data, size, quality, shard) for split, data in datasets.items()}
+    kept = [] if overwrite else [s for s in datasets if _is_packed(out, names[s], plans[s])]
     for split, dataset in datasets.items():
+        path = out / f"{names[split]}.rec"
         if split in kept:
-            yield f"{out / split}.rec: packed already, kept (--overwrite packs it again)"
+            yield f"{path}: packed already, kept (--overwrite packs it again)"
             continue
-        info = pack(dataset, out / split, size, quality, overwrite=overwrite, **options)
-        lines = [f"{out / split}.rec: {info['count']:,} samples, {info['rec_bytes'] / 1e6:,.1f} MB"]
+        info = pack(
+            dataset, out / split, size, quality, overwrite=overwrite, shard=shard, **options
+        )
+        lines = [f"{path}: {info['count']:,} samples, {info['rec_bytes'] / 1e6:,.1f} MB"]
         if info["skipped"]:
             lines.append(f"  {len(info['skipped'])} left out:")
             reasons = [f"{item['id']}: {item['reason']}" for item in info["skipped"]]
@@ -200,7 +207,8 @@ def _is_packed(out: Path, split: str, plan: Mapping[str, Any]) -> bool:
     if not (out / f"{split}.json").exists():
         return False
     info = load_info(out, split)
-    other = [key for key, value in plan.items() if key != "encoder" and info.get(key) != value]
+    wanted = {"shard": None, **plan}
+    other = [key for key, value in wanted.items() if key != "encoder" and info.get(key) != value]
     if other:
         raise FileExistsError(
             f"{out / split}.json exists and differs in {', '.join(other)}; use --overwrite to "

@@ -111,6 +111,7 @@ class Predictor:
         )
         self.precision = BACKENDS[self.backend].precision
         self._backend = BACKENDS[self.backend].make(directory, ctx=ctx, threads=threads)
+        self._doubted = False
         self._readers = min(8, os.cpu_count() or 1)
         for count in warmup:  # run as for so many images
             size = min(_padded(int(count)), self.batch_size)
@@ -221,13 +222,13 @@ class Predictor:
             raise ValueError(f"on_bad_image {on_bad_image!r}: valid are {valid}")
         items = as_list(images)
         todo = zip(range(len(items)), items, boxes_per_image(items, boxes))
-        doubt = None
         with ThreadPoolExecutor(self._readers) as pool:
             for people in _ahead(pool, self._prepare, todo, 2 * self.batch_size):
                 for person in people:
-                    if person.box is not None and person.error is None and doubt is None:
+                    if person.box is not None and person.error is None and not self._doubted:
                         doubt = unit_doubt(person.box, person.image)
                         if doubt is not None:  # said once: there may be thousands
+                            self._doubted = True
                             logger.warning("%s", doubt)
                     if person.error is not None:
                         if on_bad_image == "error":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.reports import ACCURACY, MULTILABEL
 from gluon_attn.metrics.tables import decimal
 from gluon_attn.nets import name_outputs
-from gluon_attn.task import FORMS, TASKS, Asked, Exported, Predicted, Result, Task, Trained
+from gluon_attn.task import FORMS, TASKS, Asked, Exported, Predicting, Result, Task, Trained
 from gluon_attn.tasks import images
 from gluon_attn.tasks.data import (
     Array,
@@ -145,7 +144,7 @@ class LabelTask(Task):
             schema=trained.extra.get("schema"), variants=variants,
         )  # fmt: skip
 
-    def predict(self, source: Exported, options: Any) -> Predicted:
+    def predict(self, source: Exported, options: Any) -> Predicting:
         if options.draw:
             raise ValueError(
                 "--draw: this export finds no boxes; its maps are drawn by --heatmaps DIR"
@@ -163,15 +162,22 @@ class LabelTask(Task):
             found, boxes = images.match_boxes(
                 found, images.read_boxes(options.boxes), options.boxes
             )
-        records = images.predict_people(
-            predictor, found, boxes, options.on_bad_image, heatmaps=options.heatmaps
-        )
-        return Predicted(
-            records,
-            functools.partial(images.format_table, records, predictor.classes),
-            functools.partial(images.to_json, predictor, records),
-            functools.partial(images.to_csv, records, predictor.classes),
-        )
+        paths = [image.path for image in found]
+
+        def find(some: range, before: int) -> Iterator[images.Record]:
+            part = slice(some.start, some.stop)
+            return images.predict_people(
+                predictor, paths[part], boxes[part] if boxes else None, options.on_bad_image,
+                heatmaps=options.heatmaps, before=before,
+            )  # fmt: skip
+
+        return Predicting(paths, boxes, find, images.head_of(predictor))
+
+    def table(self, head: images.Record, records: Sequence[images.Record]) -> str:
+        return images.format_table(records, head["classes"])
+
+    def csv(self, head: images.Record, records: Iterable[images.Record]) -> Iterator[Sequence[Any]]:
+        return images.csv_rows(records, head["classes"])
 
 
 class Attributes(LabelTask):

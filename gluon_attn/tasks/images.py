@@ -12,15 +12,12 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Union
 
 import cv2
 from numpy.typing import NDArray
 from tabulate import tabulate
-from tqdm import tqdm
 
-from gluon_attn.core import errors
-from gluon_attn.core.files import json_text, write_text
 from gluon_attn.core.text import json_of, read_text
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
@@ -178,28 +175,21 @@ def _box(value: Any, where: str) -> list[float]:
 
 # -- predictions -------------------------------------------------------------------------------
 def predict_people(
-    predictor: Predictor, images: Sequence[ImageFile], boxes: Sequence[Any] | None = None,
-    on_bad_image: str = "error", *, heatmaps: PathLike | None = None,
-) -> list[Record]:  # fmt: skip
-    """Predict with a progress bar; return records without maps.
+    predictor: Predictor, paths: Sequence[str], boxes: Sequence[Any] | None = None,
+    on_bad_image: str = "error", *, heatmaps: PathLike | None = None, before: int = 0,
+) -> Iterator[Record]:  # fmt: skip
+    """Yield the records of image files, without maps.
 
-    ``boxes`` are one list per image, or None for whole images; ``heatmaps`` is a folder or None.
+    ``boxes`` are one list per image, or None for whole images. ``heatmaps`` is a folder or None;
+    names in it count from ``before``.
     """
-    paths = [image.path for image in images]
     people = predictor.stream(paths, boxes, on_bad_image, with_maps=heatmaps is not None)
-    records: list[Record] = []
-    seen = set()
-    with tqdm(total=len(paths), unit="img", disable=None) as progress:
-        for record in people:
-            maps = record.pop("attention", None)
-            if maps is not None and heatmaps is not None and not record["error"]:
-                name = f"{len(records):05d}_{Path(record['image']).stem}.png"
-                _draw(predictor, record, maps, Path(heatmaps) / name)
-            records.append(record)
-            if record["image"] not in seen:
-                seen.add(record["image"])
-                progress.update()
-    return records
+    for number, record in enumerate(people, before):
+        maps = record.pop("attention", None)
+        if maps is not None and heatmaps is not None and not record["error"]:
+            name = f"{number:05d}_{Path(record['image']).stem}.png"
+            _draw(predictor, record, maps, Path(heatmaps) / name)
+        yield record
 
 
 def _draw(predictor: Predictor, record: Record, maps: dict[str, Array], path: Path) -> None:
@@ -230,33 +220,6 @@ def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
 
 
 # -- texts -------------------------------------------------------------------------------------
-def write_results(
-    texts: Sequence[tuple[str | None, Callable[[], str]]], make_table: Callable[[], str]
-) -> None:
-    """Write files, then print: what ``-`` stands for, else the table.
-
-    ``texts`` are destinations (a path, ``-`` for standard output, or None: not wanted) and
-    functions that return the text.
-    """
-    for path, make in texts:
-        if path and path != "-":
-            write_text(path, make())
-    printed = [make for path, make in texts if path == "-"]
-    for make in printed:
-        errors.print_data(make())
-    if not printed:
-        print(make_table())
-
-
-def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return CSV text."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def format_table(records: Sequence[Record], classes: Sequence[str], columns: int = 5) -> str:
     """Return the probabilities as text: a row per attribute, a column per person, * if positive."""
     blocks, shown = [], short_names(records)
@@ -276,24 +239,22 @@ def skipped_lines(records: Sequence[Record]) -> list[str]:
     return [f"skipped: {r['error']}" for r in records if r["error"]]
 
 
-def to_json(predictor: Predictor, records: Sequence[Record]) -> str:
-    """Return the records as JSON text, with classes in order, backend and thresholds used."""
+def head_of(predictor: Predictor) -> Record:
+    """Return what stands before the records: classes in order, backend and thresholds used."""
     thresholds = [round(float(t), 6) for t in predictor.thresholds]
     contents: Record = {"export": predictor.name, "classes": list(predictor.classes)}
     # int8 and bf16 give slightly other numbers: readers can see where they come from.
     contents.update(backend=predictor.backend, precision=predictor.precision)
-    contents.update(thresholds=thresholds, people=records)
-    return json_text(contents)
+    return {**contents, "thresholds": thresholds}
 
 
-def to_csv(records: Sequence[Record], classes: Sequence[str]) -> str:
-    """Return the records as CSV text: image, x, y, w, h, one column per class, error."""
-    rows = []
+def csv_rows(records: Iterable[Record], classes: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Yield the rows of a CSV file: image, x, y, w, h, one column per class, error."""
+    yield ["image", *BOX_COLUMNS[1:], *classes, "error"]
     for record in records:
         values = [record["probabilities"].get(name) for name in classes]
-        texts = ["" if value is None or value != value else f"{value:.6f}" for value in values]
-        rows.append([record["image"], *box_cells(record), *texts, record["error"] or ""])
-    return csv_text(["image", "x", "y", "w", "h", *classes, "error"], rows)
+        texts = ["" if value is None else f"{value:.6f}" for value in values]
+        yield [record["image"], *box_cells(record), *texts, record["error"] or ""]
 
 
 def box_cells(record: Record) -> list[Any]:
@@ -302,9 +263,9 @@ def box_cells(record: Record) -> list[Any]:
 
 
 def _cell(record: Record, name: str) -> str:
-    value = record["probabilities"].get(name, math.nan)
+    value = record["probabilities"].get(name)
     mark = " *" if name in record["positives"] else ""
-    return "-" if math.isnan(value) else f"{value:.3f}{mark}"
+    return "-" if value is None else f"{value:.3f}{mark}"
 
 
 def short_names(records: Sequence[Record], length: int = 22) -> dict[str, str]:

@@ -32,9 +32,10 @@ FLAGS = {
     "--overwrite --int8 --bf16 --onnx --web --runtime --calib",
     "serve": "EXPORT --port",
     "predict": "EXPORT IMG|DIR --boxes --json --csv --heatmaps --draw --threshold --batch-size "
-    "--on-bad-image --backend --threads",
+    "--on-bad-image --backend --threads --shard --overwrite",
     "prepare": "wider list synthetic digits",
-    "prepare wider": "--root --out --on-bad-image --overwrite --srn",
+    "prepare wider": "--root --out --on-bad-image --overwrite --srn --shard",
+    "merge": "DIR|NAME --out --overwrite",
     "convert": "--out --model --scheme --key --to key=value",
     "models": "--pretrained", "recipes": "NAME|FILE", "doctor": "--json --quick",
     "benchmark": "train data",

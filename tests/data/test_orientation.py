@@ -190,7 +190,8 @@ def test_evaluation_and_prediction_cut_the_same_boxes(trees, tmp_path, net):
     images = workflow.find_images([root / "Image"])
     file = root / "Annotations" / "wider_attribute_trainval.json"
     images, boxes = workflow.match_boxes(images, workflow.read_boxes(file), file)
-    records = workflow.predict_people(Predictor(net[1]), images, boxes)
+    paths = [image.path for image in images]
+    records = workflow.predict_people(Predictor(net[1]), paths, boxes)
     predicted = [list(record["probabilities"].values()) for record in records]
     evaluated = Predictor(net[1])([data.read(i) for i in range(8)])
     np.testing.assert_allclose(predicted, evaluated, rtol=0, atol=1e-6)
@@ -220,10 +221,11 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
 
     (tmp_path / "x.png").write_bytes(encoded(stored(image, 6), "PNG", 6))
     images = workflow.find_images([tmp_path / "x.png"])
-    find_in_files(finder, images)
+    list(find_in_files(finder, images))
     # The first and the third box show nothing of the upright image, but would of the stored one.
     boxes = [[[2, 30, 5, 5], [2, 3, 5, 6], [0, 24, 9, 9], [0.1, 0.2, 0.5, 0.5]]]
-    records = find_in_files(finder, images, boxes, [[1.0, 0.5, 1.0, 0.25]], on_bad_image="skip")
+    scores = [[1.0, 0.5, 1.0, 0.25]]
+    records = list(find_in_files(finder, images, boxes, scores, on_bad_image="skip"))
     for found, _, _ in seen:
         np.testing.assert_array_equal(found, image)
     assert seen[0][1] == [[0, 0, 40, 24]]
@@ -233,6 +235,6 @@ def test_keypoints_are_looked_for_in_the_upright_image(tmp_path, caplog):
     assert "lies outside the image of 40x24 pixels" in errors[2, 30, 5, 5]
     assert errors[2, 3, 5, 6] is None and len(errors) == 4
     assert caplog.text.count("not fractions of the image") == 1
-    refuses("x.png: box .* lies outside", finder, images, boxes, by=find_in_files)
-    nothing = find_in_files(finder, images, [[[50, 0, 5, 5]]], on_bad_image="skip")
+    refuses("x.png: box .* lies outside", by=lambda: list(find_in_files(finder, images, boxes)))
+    nothing = list(find_in_files(finder, images, [[[50, 0, 5, 5]]], on_bad_image="skip"))
     assert len(nothing) == 1 and nothing[0]["error"] and len(seen) == 2
