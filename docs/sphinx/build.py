@@ -29,7 +29,7 @@ CARDS = ROOT / "model_zoo" / "cards"
 NEEDED = ("sphinx", "myst_parser", "furo", "sphinx-mathjax-offline")
 GUIDES = (
     ("Methods", "vaa awmt icasc dreal autola blocks reid detection keypoints"),
-    ("Using it", "data deployment scale analysis weights responsible_use"),
+    ("Using it", "data deployment scale analysis weights reliability responsible_use"),
     ("Evidence", "results published"),
     ("Building on it", "architecture"),
 )

@@ -38,7 +38,7 @@ from gluon_attn.core.text import PathLike
 
 Data = Union[bytes, memoryview]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # whose headers Pillow may read
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "JPEG2000")  # whose headers Pillow may read
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 RAW_PROFILE = "Raw profile type exif"  # EXIF of a PNG as a text
 MAX_BYTES = 1 << 31  # of a file; the largest image that is decoded needs less
@@ -69,6 +69,7 @@ _MAGIC = (
     (257, b"ustar", _ARCHIVE),
     (0, b"\x93NUMPY", "is a NumPy file: give the array in it (numpy.load), or save it as PNG"),
 )  # fmt: skip
+_JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TEXTS = (
     ("version https://git-lfs", "is a Git LFS pointer, the file itself is missing: git lfs pull"),
     ("<svg", "is an SVG drawing: export it as PNG"),
@@ -319,11 +320,13 @@ def decode(data: Data, upright: bool = True) -> NDArray[Any]:
     if header is None:
         head = bytes(data[:HEAD])
         known = what_is(head)
-        if known:
-            raise ImageError(known)
+        if known or head.startswith(_JPEG2000):
+            raise ImageError(known or f"is truncated or damaged ({len(data):,} bytes)")
         fault = which_text(head) or "is truncated or no image"
         return _decode(data, _RGB if upright else _STORED, fault)
     _check_mode(header.mode)
+    if header.kind == "JPEG2000":  # OpenCV ends the process at some damaged ones
+        return from_pil(header.image)
     if header.kind == "TIFF":
         # OpenCV multiplies colours by transparency here; both libraries turn whatever they read.
         pixels = from_pil(header.image) if header.mode == "RGBA" else _decode(data, _STORED)
@@ -457,7 +460,10 @@ def _decode(data: Data, flags: int, otherwise: str = "is truncated or damaged") 
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if "validateInputImageSize" in str(error):
-            raise ImageError("has more pixels than OpenCV reads: reduce it") from error
+            raise ImageError(
+                "has more pixels than OpenCV reads: reduce it, or set OPENCV_IO_MAX_IMAGE_PIXELS "
+                "before the start if there is memory for it"
+            ) from error
         raise ImageError(f"cannot be decoded by OpenCV: {error.err}") from error
     if image is None:
         raise ImageError(f"{otherwise} ({len(data):,} bytes)")

@@ -17,10 +17,12 @@ import os
 from pathlib import Path
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
+from gluon_attn.core.errors import naming
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import json_of, read_text
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+LONGEST = 1 << 16  # characters: Python 3.8 and 3.9 end at longer chains of operators
 AUGMENT = ("crop", "pad", "inception")
 INIT = ("xavier", "msra")
 KEEP = ("best", "last")
@@ -194,7 +196,8 @@ class Recipe:
         for key in ("method", "model"):
             if key not in values:
                 raise ValueError(f"{source}: '{key}' is missing")
-        return cls(**values)
+        with naming(source):
+            return cls(**values)
 
     @classmethod
     def load(cls, name: str) -> Recipe:
@@ -271,10 +274,15 @@ def read_entries(path: str) -> dict[str, Entry]:
 
     A class without a ``base`` of its own starts from the values that stand outside of classes.
     """
+    text = read_text(path)
+    if len(text) > LONGEST:
+        raise ValueError(f"{path}: {len(text)} characters; a recipe file has at most {LONGEST}")
     try:
-        tree = ast.parse(read_text(path), path)
+        tree = ast.parse(text, path)
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: {error.msg}") from None
+    except (MemoryError, RecursionError) as error:
+        raise ValueError(f"{path}: nested too deeply for a recipe") from error
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     common = _literals([node for node in tree.body if node not in classes], path)
     if not classes:
@@ -299,7 +307,7 @@ def _literals(body: Sequence[Any], path: str) -> dict[str, Any]:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 raise ValueError
             values[node.targets[0].id] = ast.literal_eval(node.value)
-        except ValueError:
+        except (MemoryError, RecursionError, TypeError, ValueError):
             raise ValueError(
                 f"{path}:{node.lineno}: a recipe holds only assignments of plain values"
             ) from None

@@ -262,6 +262,8 @@ def prepare() -> None:
     # From 8 summands on MXNet adds gradients up in place, which in static graphs gives wrong sums
     # (measured, 1.9.1: an activation or a parameter that is used in eight places).
     os.environ.setdefault("MXNET_EXEC_INPLACE_GRAD_SUM_CAP", "1000000")
+    # As Pillow has it, which sees most headers first; read when OpenCV is first imported.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "178956970")
     if _cpu.amx_state() is None:
         _cpu.enable_amx()
 

@@ -43,7 +43,7 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from gluon_attn.core.errors import first_line
+from gluon_attn.core.errors import first_line, naming
 from gluon_attn.core.files import sha256_of_bytes, write_json
 from gluon_attn.core.outputs import as_list
 from gluon_attn.core.text import PathLike, read_json
@@ -175,7 +175,8 @@ class OnnxRuntimeBackend(StagedEngine):
         device, number = parse_device(ctx)
         provider = "cpu" if device == "cpu" else "cuda" if kind == "onnxruntime" else kind
         half = precision == "fp16"
-        self._session = open_onnx_session(raw, threads, provider, number, half=half)
+        with naming(directory):
+            self._session = open_onnx_session(raw, threads, provider, number, half=half)
         self._place = (DEVICES[device], number)
         self._input: Any = None
 

@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 from scipy.special import expit, softmax
 
+from gluon_attn.core.errors import naming
 from gluon_attn.core.images import unit_doubt
 from gluon_attn.core.text import PathLike
 from gluon_attn.export.backends import BACKENDS, choose
@@ -98,8 +99,9 @@ class Predictor:
                 "own: tools/predict.py finds it; docs/detection.md and docs/keypoints.md name it"
             )
         self.name, self.classes = self.sidecar["name"], tuple(self.sidecar["classes"])
-        self.schema = check_schema(self.sidecar.get("schema"), self.classes)
-        self.thresholds = np.array(self.sidecar["thresholds"], np.float32)
+        with naming(directory):
+            self.schema = check_schema(self.sidecar.get("schema"), self.classes)
+            self.set_thresholds(self.sidecar["thresholds"])
         self.preprocess = Preprocess(self.sidecar["input"])
         self.output_names = tuple(out["name"] for out in self.sidecar["outputs"])
         self.attention_names = self._named("attention")

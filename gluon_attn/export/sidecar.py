@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Sequence
 
 from gluon_attn.core import files
+from gluon_attn.core.errors import describe
 from gluon_attn.core.images import RESAMPLING
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.schema import Schema
@@ -35,6 +36,7 @@ ACTIVATIONS = ("sigmoid", "softmax", "none")
 PREPROCESS_KEYS = ("mean", "std", "resize", "crop", "keep_aspect", "interpolation")
 AUTO = "area if both sides shrink, else bilinear"
 REQUIRED = ("name", "classes", "thresholds", "activation", "input", "outputs", "files")
+MAX_SIDE = 8192  # pixels of an input: what a file says must not fill the memory
 
 
 class ExportError(ValueError):
@@ -114,6 +116,10 @@ def read_sidecar(directory: PathLike) -> Sidecar:
             f"{path}: checksum mismatch: sha256 expected {expected}, actual {actual}; the sidecar "
             "was edited (change it with gluon_attn.export.sidecar.write_sidecar)"
         )
+    try:  # its author may have written anything
+        _check_contents(sidecar)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ExportError(f"{path}: malformed: {describe(error)}; export again") from error
     return sidecar
 
 
@@ -217,8 +223,9 @@ def input_entry(input_size: Any, preprocess: dict[str, Any]) -> dict[str, Any]:
     height, width = (input_size, input_size) if square else input_size
     sides = {"resize": preprocess.get("resize"), "crop": preprocess.get("crop")}
     for key, side in dict(sides, height=height, width=width).items():
-        if side is not None and (side != int(side) or side < 1):
-            raise ValueError(f"preprocess {key} {side!r}: valid are whole pixels from 1")
+        if side is not None and (side != int(side) or not 1 <= side <= MAX_SIDE):
+            valid = f"valid are whole pixels from 1 to {MAX_SIDE}"
+            raise ValueError(f"preprocess {key} {side!r}: {valid}")
     entry: dict[str, Any] = {"name": "data", "shape": ["batch", 3, int(height), int(width)]}
     entry.update(dtype="float32", layout="NCHW", color="RGB", mean=mean, std=std)
     method = preprocess.get("interpolation", "auto")
@@ -258,6 +265,25 @@ def _find_sidecars(directory: Path) -> dict[Path, Sidecar | None]:
         if isinstance(contents, dict) and contents.get("format") == FORMAT:
             found[path] = contents
     return found
+
+
+def _check_contents(sidecar: Sidecar) -> None:
+    """Raise an error of any of the kinds that wrong types give, if readers cannot rely on it."""
+    check_classes(sidecar["classes"])
+    entry, outputs = sidecar["input"], sidecar["outputs"]
+    shapes = [entry["shape"], *(output["shape"] for output in outputs)]
+    for side in (side for shape in shapes for side in shape[1:]):
+        if type(side) is not int or side < 1:
+            raise ValueError(f"a shape with the side {side!r}")
+    known = {key: entry[key] for key in PREPROCESS_KEYS if key in entry}
+    input_entry(entry["shape"][2:], {**known, "interpolation": "auto"})
+    texts = [sidecar["name"], *(output[key] for output in outputs for key in ("name", "kind"))]
+    for file in sidecar["files"].values():
+        texts += [file["file"], file["sha256"]]
+        if os.path.basename(file["file"]) != file["file"] or type(file["bytes"]) is not int:
+            raise ValueError(f"the file {file['file']!r} is none of this directory")
+    if not all(isinstance(text, str) for text in texts) or sidecar["activation"] not in ACTIVATIONS:
+        raise ValueError(f"a name that is no text, or the activation {sidecar['activation']!r}")
 
 
 def _digest(body: Sidecar) -> str:

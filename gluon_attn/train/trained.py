@@ -11,6 +11,7 @@ from gluon_attn.core.errors import naming
 from gluon_attn.core.files import finite, sha256_of
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
+from gluon_attn.export.sidecar import check_classes, check_schema
 from gluon_attn.task import Trained
 from gluon_attn.tasks.attributes import some
 from gluon_attn.train.build import build_net
@@ -43,11 +44,13 @@ def from_flags(args: argparse.Namespace, ctx: list[Any]) -> Trained | None:
 def from_run(folder: str, ctx: list[Any]) -> Trained:
     """Load the best epoch of a training run; errors as :func:`weights_of_run`."""
     path, best = weights_of_run(folder)
-    recipe = Recipe.from_dict(best["recipe"], os.path.join(folder, "best.json"))
-    net = build_net(recipe, len(best["classes"]))
-    # best.json of older releases may hold nan, which an export cannot keep
-    extra = finite({key: best[key] for key in _KEPT if key in best})
-    empty = Trained(recipe.model, net, tuple(best["classes"]), {}, extra)
+    with naming(os.path.join(folder, "best.json")):
+        recipe = Recipe.from_dict(best["recipe"])
+        net = build_net(recipe, len(best["classes"]))
+        # best.json of older releases may hold nan, which an export cannot keep
+        extra = finite({key: best[key] for key in _KEPT if key in best})
+        empty = Trained(recipe.model, net, tuple(check_classes(best["classes"])), {}, extra)
+        check_schema(extra.get("schema"), empty.classes)
     return with_weights(empty, recipe, path, ctx)
 
 

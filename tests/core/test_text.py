@@ -19,7 +19,7 @@ from gluon_attn.data.lists import read_names
 from gluon_attn.data.published_sizes import expected_counts
 from gluon_attn.export.backends import FORMAT as SPEEDS
 from gluon_attn.export.backends import _read_speeds as read_speeds
-from gluon_attn.export.sidecar import FORMAT, REQUIRED, read_sidecar, write_sidecar
+from gluon_attn.export.sidecar import read_sidecar, write_sidecar
 from gluon_attn.figures.curves import _read as read_curves
 from gluon_attn.papers.autola.genotype import find_genotype
 from gluon_attn.tasks.images import ImageFile, read_boxes
@@ -229,8 +229,8 @@ def test_files_of_another_encoding_are_named(name, tmp_path):
 
 def test_a_sidecar_and_the_record_of_a_run_with_a_mark(tmp_path):
     (tmp_path / "out").mkdir()
-    about = {"name": "net", "format": FORMAT, "format_version": 1}
-    path = write_sidecar(tmp_path / "out", {**dict.fromkeys(REQUIRED, []), **about})
+    source = ROOT / "tests" / "fixtures" / "first_edition" / "export"
+    path = write_sidecar(tmp_path / "out", read_sidecar(source))
     plain = read_sidecar(tmp_path / "out")
     for style in STYLES:
         path.write_bytes(style(path.read_bytes()))

@@ -1,4 +1,6 @@
-"""kill -9 at any moment: no file is ever half-written, and a resumed run ends with the same bits.
+"""kill -9 while saving: no file is ever half-written, and a resumed run ends with the same bits.
+
+The random moments are in tests/faults/test_kills.py.
 
 The runs that are killed are processes of ``tools/train.py``, as a user starts them; they end
 themselves, so that it does not matter how busy the machine is. The run that is not killed takes
@@ -9,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sys
 from pathlib import Path
@@ -66,18 +67,6 @@ elif place == "between weights and record":
 elif place == "behind the checkpoint":
     save = fit.save_checkpoint
     at(fit, "save_checkpoint", save)
-elif place == "at any moment":
-    # In the processor time of this process, so that it does not matter how busy the machine is:
-    # after `count` epochs SIGPROF ends it as SIGKILL would, between any two instructions.
-    import time
-    seed, times = fit.seed_everything, []  # called at the start of each epoch
-    def seed_and_set_timer(*args):
-        times.append(time.process_time())
-        if len(times) == int(count) + 1:
-            epoch = times[-1] - times[-2] if len(times) > 1 else 0.3
-            signal.setitimer(signal.ITIMER_PROF, (count - int(count)) * epoch + 1e-4)
-        seed(*args)
-    fit.seed_everything = seed_and_set_timer
 else:
     raise SystemExit("where?")
 sys.argv = [tool, *sys.argv[4:]]
@@ -157,20 +146,6 @@ def assert_same_end(runner):
     assert one == other
     assert not [path.name for path in runner.cut.iterdir() if path.name.startswith(".")]
     assert load.from_run(str(runner.cut), [mx.cpu()]).extra["epoch"] == bests[0]["epoch"]
-
-
-@pytest.mark.nightly
-def test_killed_at_any_moment(data, tmp_path):
-    runner, draw = Runner(data, tmp_path, epochs=24), random.Random()
-    for _ in range(10):
-        moment = draw.uniform(0, 1.8)  # in epochs from the start; not seeded: others every time
-        code, _, err = finish(runner.start_driver("at any moment", moment))
-        assert code == -signal.SIGPROF, f"{moment}: {err}"
-        assert_all_files_are_whole(runner.cut)
-    assert len(saved_epochs(runner.cut)) < 24
-    code, _, err = finish(runner.start(ROOT / "tools" / "train.py"))
-    assert code == 0, err
-    assert_same_end(runner)
 
 
 PLACES = {
