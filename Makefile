@@ -13,7 +13,7 @@ PARALLEL := -n auto --dist loadfile
 
 .PHONY: help
 help:
-	@echo 'make demo      synthetic data, training, evaluation, export, figures in runs/demo'
+	@echo "make demo      synthetic data, training, evaluation, export, figures in runs/demo; on photographs: ARGS='--data-dir DIR'"
 	@echo 'make test      the default tests; make test-all adds the nightly and the parity ones'
 	@echo 'make test-matrix   the default tests on every CPython 3.8 to 3.12 that is found'
 	@echo 'make coverage  the default tests, and which lines of the library they do not run'
