@@ -258,7 +258,7 @@ OWN_LISTINGS = {
     "gluon_attn/data/scan.py", "gluon_attn/core/files.py", "gluon_attn/core/recipe.py",
     "gluon_attn/env/environment.py", "gluon_attn/env/libraries.py", "gluon_attn/export/sidecar.py",
     "gluon_attn/export/parity.py", "model_zoo/store.py", "model_zoo/adapters/read.py",
-    "tools/site/gallery.py",
+    "tools/site/gallery.py", "gluon_attn/core/shards.py", "tools/bench/gpu_check.py",
 }  # fmt: skip
 
 
@@ -268,6 +268,7 @@ OWN_JSON = {
     "gluon_attn/export/parity.py", "gluon_attn/export/sidecar.py", "gluon_attn/export/writer.py",
     "gluon_attn/core/files.py", "gluon_attn/nets/graph.py", "gluon_attn/core/recipe.py",
     "gluon_attn/runtime.py", "model_zoo/adapters/safetensors.py",
+    "gluon_attn/tasks/predictions.py",
 }  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def reads_text(source):
     for name, call in calls(source):
         last = name.rpartition(".")[2]
         modes = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)]
-        modes += [k.value.value for k in call.keywords if k.arg == "mode"]
+        modes += [getattr(k.value, "value", "?") for k in call.keywords if k.arg == "mode"]
         text = name == "open" and len(call.args) < 2 and not modes or modes[:1] == ["r"]
         if last == "read_text" and not call.args or name == "json.load" or name == "open" and text:
             found.append(call.lineno)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,9 @@ import numpy as np
 
 from gluon_attn.cli import common as cli
 from gluon_attn.core.errors import first_line
-from gluon_attn.core.files import write_json
+from gluon_attn.core.files import json_text, write_json
+from gluon_attn.core.text import read_json
+from gluon_attn.train.log import read_json_lines
 from tools.bench import engines, turns
 
 # One net of every family; the first is also compared with PyTorch.
@@ -164,7 +165,7 @@ class TorchEngine:
         self._torch, torch.backends.cudnn.benchmark = torch, True
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         self._form = {"dtype": dtype, "memory_format": torch.channels_last}
-        net = torch_nets.build(**json.loads(Path(folder, f"{model}-torch.json").read_text()))
+        net = torch_nets.build(**read_json(Path(folder, f"{model}-torch.json")))
         net.load_state_dict(torch.load(str(path), weights_only=True))
         net = net.eval().to(self._device).to(**self._form)
         mode = "reduce-overhead" if on_gpu else "default"
@@ -211,7 +212,7 @@ def open_worker(items: Sequence[Item], settings: Settings, results: str) -> tupl
         if item.library == "torch" and settings.ctx != "cpu":
             sys.modules["torch"].cuda.empty_cache()
         with open(results, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json_text(found, None))
 
     return call, None
 
@@ -304,11 +305,11 @@ def measure_all(items: Sequence[Item], settings: Settings) -> Iterator[dict]:
                 with turns.Process(job) as process:
                     while todo and process.failure is None and time.time() < settings.deadline:
                         process.turn(TINY)
-                        lines = results.read_text(encoding="utf-8").splitlines()
-                        for line in lines[seen:]:
+                        records = read_json_lines(str(results))
+                        for record in records[seen:]:
                             todo.pop(0)
-                            yield json.loads(line)
-                        seen = len(lines)
+                            yield record
+                        seen = len(records)
                     if process.failure is not None and todo:
                         yield {**todo.pop(0)._asdict(), "error": process.failure}
         for item in todo:
