@@ -18,13 +18,18 @@ import pytest
 from mxnet import autograd
 
 from gluon_attn.blocks import AttentionBlock
+from gluon_attn.core import recipe as recipes
 from gluon_attn.core.batch import Batch
+from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
-from gluon_attn.method import Method, Optimization, Task
+from gluon_attn.data import DATASETS
+from gluon_attn.method import METHODS, Method, Optimization, Task
 from gluon_attn.papers.icasc.tangents import missing_rules
 from gluon_attn.task import FORMS, TASKS
 from gluon_attn.task import Task as TaskContract
 from gluon_attn.train import load_checkpoint, restore, save_checkpoint
+from gluon_attn.train.build import load_recipe
+from model_zoo import list_models
 
 STATIC = {"static_alloc": True, "static_shape": True}
 KINDS = {"channel": lambda b, c, h, w: (b, c, 1, 1), "spatial": lambda b, c, h, w: (b, 1, h, w)}
@@ -379,6 +384,24 @@ def check_task(name):
     for form in refused:
         with pytest.raises(ValueError, match=f"--{form.replace('_', '-')}: this net is exported"):
             task.check_forms(SimpleNamespace(**{form: True}))
+
+
+# ---------------------------------------------------------------------------------- recipes
+
+
+HEADER = ("Command", "Hardware", "Hours", "Paper", "Ours", "Deviates")
+
+
+def check_recipe(name):
+    """Raise AssertionError where a recipe, by name or file, breaks the contract."""
+    found, text = load_recipe(name), recipes.find(name).text
+    assert found.model in list_models(), f"unknown model {found.model}"
+    assert found.dataset == "auto" or found.dataset in DATASETS.names(), f"no data {found.dataset}"
+    unknown = set(found.options) - set(METHODS.get(found.method).OPTIONS)
+    assert not unknown, f"method {found.method} has no {', '.join(sorted(unknown))}"
+    assert Recipe.from_dict(found.to_dict()) == found
+    lacking = [word for word in HEADER if f"\n{word} " not in text]
+    assert not lacking, f"its text does not say {', '.join(lacking)}"
 
 
 # ----------------------------------------------------------------------------------- models

@@ -15,6 +15,7 @@ import gluon_attn.metrics
 import gluon_attn.papers
 from contracts import suites
 from gluon_attn.blocks import BLOCKS
+from gluon_attn.core import recipe as recipes
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.data import DATASETS
 from gluon_attn.export import export_model
@@ -35,6 +36,14 @@ def modules_of(package):
 def test_blocks(name):
     for channels in (16, 48):
         suites.check_block(BLOCKS.get(name), channels)
+
+
+# ---------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes(name):
+    suites.check_recipe(name)
 
 
 # ----------------------------------------------------------------------------------- losses

@@ -377,3 +377,36 @@ def test_backends(toy, match):
 
     fails(suites.check_backend, toy(), (3, 4, 4), expected, match=match)
     suites.check_backend(Doubling(), (3, 4, 4), expected)
+
+
+# --------------------------------------------------------------------------------- recipes
+
+
+GOOD = """'''A recipe.
+
+Command    gluon-attn train --recipe good.py
+Hardware   2 CPU cores
+Hours      0.1
+Paper      none
+Ours       not run
+Deviates   in nothing
+'''
+
+method = "vaa"
+model = "vaa_resnet18_w16_synthetic"
+"""
+
+
+@pytest.mark.parametrize("old, new, match", [
+    ("resnet18_w16", "resnet19", "unknown model vaa_resnet19_synthetic"),
+    ("Hours      0.1\n", "", "its text does not say Hours"),
+    ("Ours ", "Result ", "its text does not say Ours"),
+    ('method = "vaa"', 'method = "vaa"\ndataset = "wide"', "no data wide"),
+    ('method = "vaa"', 'method = "vaa"\noptions = {"gama": 1.0}', "method vaa has no gama"),
+])  # fmt: skip
+def test_recipes(tmp_path, old, new, match):
+    path = tmp_path / "good.py"
+    path.write_text(GOOD)
+    suites.check_recipe(str(path))
+    path.write_text(GOOD.replace(old, new))
+    fails(suites.check_recipe, str(path), match=match)
