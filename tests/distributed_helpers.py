@@ -62,20 +62,18 @@ def build(name, ctx):
 
 
 def coco(name):
-    import detection_helpers
-    import keypoints_helpers
+    import coco_helpers
 
+    net = coco_helpers.tiny_net(name)
     if name == "simple_pose":
-        net = keypoints_helpers.tiny_net()
-        return net, lambda seed: keypoints_helpers.random_batch(net, ROWS, seed), None, {}
-    net = detection_helpers.tiny_net(name)
-    batches = detection_helpers.batch_of(ROWS)
+        return net, lambda seed: coco_helpers.heatmap_batch(net, ROWS, seed), None, {}
+    batches = coco_helpers.batch_of(ROWS)
 
     def batch(seed):
         noise = np.random.default_rng(seed).normal(0, 0.1, batches.image.shape)
         return batches._replace(image=batches.image + mx.nd.array(noise))
 
-    return net, batch, None, detection_helpers.OPTIONS[name]
+    return net, batch, None, coco_helpers.recipe(name)["options"]
 
 
 def share(batch, index):

@@ -285,5 +285,5 @@ class DetectorMethod(Method):
 
     def train_step(self, batch: Batch, held_out: Batch | None = None) -> dict:
         done = self.trainer.optimizer.num_update
-        self.trainer.set_learning_rate(self._rate * self.warm_up(done, len(batch.index)))
+        self.trainer.set_learning_rate(self._rate * self.warm_up(done, self.rows(batch)))
         return super().train_step(batch, held_out)
