@@ -195,6 +195,8 @@ FORMULAS = {
     + F.Pooling(y, kernel=(1, 1), global_pool=True, pool_type="avg"),
     "average": F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg"),
     "adaptive": F.contrib.AdaptiveAvgPooling2D(x * y, output_size=2),
+    "constants": F.broadcast_add(F.var("c"), F.square(x)) * F.broadcast_sub(F.var("c"), y)
+    + F.broadcast_sub(x, F.var("c")),
     "only y": F.square(y) + F.ones_like(x),
 }  # fmt: skip
 
@@ -216,6 +218,7 @@ def test_every_rule_against_differences(formula):
     rng = np.random.RandomState(0)
     arrays = {name: rng.normal(size=(2, 4, 5, 4)) for name in ("x", "y", "dx", "dy")}
     weights = {"w": rng.normal(size=(3, 80)) / 10, "k": rng.normal(size=(4, 1, 3, 3))}
+    weights["c"] = rng.normal(size=(2, 1, 5, 4))
     found = evaluate(graph.symbols(tangents[entry])[0], {**arrays, **weights})
     step, ends = 1e-6, []
     for sign in (1, -1):
