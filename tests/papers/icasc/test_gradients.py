@@ -167,7 +167,7 @@ def test_directional_derivatives_are_products_with_the_gradients(name):
 
 
 F = mx.sym
-x, y = F.var("x"), F.var("y")
+x, y, c = F.var("x"), F.var("y"), F.var("c")
 FORMULAS = {
     "linear": F.mean(F.transpose(F.Reshape(2 * x - 3, shape=(0, 0, -1)), axes=(0, 2, 1)), axis=1),
     "sum": F.broadcast_add(x, F.mean(y, axis=(2, 3), keepdims=True)) - (1 - y) + F.add_n(x, y, x),
@@ -195,8 +195,7 @@ FORMULAS = {
     + F.Pooling(y, kernel=(1, 1), global_pool=True, pool_type="avg"),
     "average": F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg"),
     "adaptive": F.contrib.AdaptiveAvgPooling2D(x * y, output_size=2),
-    "constants": F.broadcast_add(F.var("c"), F.square(x)) * F.broadcast_sub(F.var("c"), y)
-    + F.broadcast_sub(x, F.var("c")),
+    "constants": F.broadcast_add(c, F.square(x)) * F.broadcast_sub(c, y) + F.broadcast_sub(x, c),
     "only y": F.square(y) + F.ones_like(x),
 }  # fmt: skip
 
