@@ -26,11 +26,13 @@ from gluon_attn.export.onnx_half import halve_weights
 from gluon_attn.export.onnx_session import open_onnx_session
 from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import (
+    AUTO,
     ExportError,
     Sidecar,
     check_schema,
     describe_file,
     read_verified,
+    version_of,
 )
 from gluon_attn.export.writer import Variant
 
@@ -57,6 +59,7 @@ POLICY = (
     "img-src 'self' blob: data:; connect-src 'self'; worker-src 'self'; base-uri 'none'; "
     "form-action 'none'"
 )
+PIXELS = 1  # format version whose preparation of images pixels.js repeats
 TOLERANCE = 1e-3  # of a probability, between the page's net and float32
 SMALL = 1024  # values of a tensor up to which it stays in float32
 
@@ -82,11 +85,17 @@ class WebVariant(Variant):
 
         The entry holds the model's ``file``, ``bytes`` and ``sha256``, ``weights``,
         ``max_abs_diff`` of probabilities, and the engine's version as ``runtime``, or None.
-        ExportError: there is no ONNX file, or half precision changes a probability by more than
-        1e-3; FileNotFoundError, ValueError: see :func:`check_runtime`.
+        ExportError: there is no ONNX file, the page cannot prepare images as this net wants them,
+        or half precision changes a probability by more than 1e-3; FileNotFoundError, ValueError:
+        see :func:`check_runtime`.
         """
         if "onnx" not in sidecar["files"]:
             raise ExportError(f"{sidecar['name']}: the page needs the ONNX form: give --onnx too")
+        if not prepares(sidecar["input"]):
+            raise ExportError(
+                f"{sidecar['name']}: the page knows neither a letterbox nor another interpolation "
+                f"than '{AUTO}', so it would show other numbers; leave --web out"
+            )
         folder = directory / FOLDER
         folder.mkdir()
         raw, difference = _halve(read_verified(directory, sidecar["files"]["onnx"]), sidecar)
@@ -113,6 +122,11 @@ class WebVariant(Variant):
         own.update({"schema": schema.to_json(), FOLDER: entry})
         write_text(folder / "export.json", json_text(own))
         return {}, entry
+
+
+def prepares(entry: dict[str, Any]) -> bool:
+    """Return whether the page prepares images as the ``input`` entry of a sidecar says."""
+    return version_of(entry) <= PIXELS
 
 
 def check_runtime(folder: PathLike) -> list[Path]:

@@ -13,8 +13,8 @@ import model_zoo
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic import digits, people
 from gluon_attn.export.onnx import OnnxVariant, require_packages
-from gluon_attn.export.sidecar import ExportError
-from gluon_attn.export.web import WebVariant, find_runtime
+from gluon_attn.export.sidecar import ExportError, input_entry
+from gluon_attn.export.web import WebVariant, find_runtime, prepares
 from gluon_attn.export.writer import Variant
 from gluon_attn.task import Exported, Trained
 
@@ -33,14 +33,22 @@ def web_variant(source: Trained | Exported, runtime: str | None) -> WebVariant:
     return WebVariant(runtime, samples(_made_with(source.extra)), about(source.extra))
 
 
-def offered(source: Trained) -> list[Variant]:
-    """Return the forms of a page that runs, if npm installed its engine here and ONNX is there."""
+def offered(source: Trained | Exported) -> list[Variant]:
+    """Return the forms of a page that runs: npm installed its engine here, ONNX is there, and the
+    page prepares images as the net wants them; else none.
+    """
     runtime = find_runtime()
     try:
         require_packages()
     except ExportError:
         runtime = None
-    return [] if runtime is None else [OnnxVariant(), web_variant(source, str(runtime))]
+    if isinstance(source, Exported):
+        entry = source.sidecar["input"]
+    else:
+        entry = input_entry(source.input_size, source.export_preprocess)
+    if runtime is None or not prepares(entry):
+        return []
+    return [OnnxVariant(), web_variant(source, str(runtime))]
 
 
 def about(extra: dict[str, Any]) -> list[str]:
@@ -63,10 +71,10 @@ def samples(made_with: str) -> dict[str, bytes]:
     for number in range(1, SAMPLES + 1):
         rng = np.random.default_rng(number)
         if "digits" in made_with:
-            drawn = digits.draw_scene(rng, digits.split_samples("test"), digits.class_odds(0))
+            scene = digits.draw_scene(rng, digits.split_samples("test"), digits.class_odds(0))
         else:
-            drawn = people.draw_scene(rng)
-        ok, data = cv2.imencode(".jpg", drawn[0][..., ::-1])
+            scene = people.draw_scene(rng)
+        ok, data = cv2.imencode(".jpg", scene[0][..., ::-1])
         found[f"sample{number}.jpg"] = data.tobytes() if ok else b""
     return found
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -121,6 +122,25 @@ def test_page_needs_onnx(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("pixels", [
+    {"resize": 40, "crop": None, "keep_aspect": True}, {"interpolation": "bicubic"},
+])  # fmt: skip
+def test_pixels_that_the_page_does_not_repeat_are_refused(pixels, runtime, tmp_path, monkeypatch):
+    preprocess, net = {**PREPROCESS, **pixels}, make_net()
+    with pytest.raises(ExportError, match="neither a letterbox nor another interpolation"):
+        export_model(
+            net, tmp_path / "x", "tiny", SCHEMA.columns, SIZE, preprocess, check=False,
+            variants=[OnnxVariant(), web.WebVariant(None, {}, [])],
+        )  # fmt: skip
+    assert not (tmp_path / "x").exists()
+    monkeypatch.setattr(page, "find_runtime", lambda: runtime)
+    trained = [
+        SimpleNamespace(input_size=SIZE, export_preprocess=p, extra={})
+        for p in (PREPROCESS, preprocess)
+    ]
+    assert [len(page.offered(one)) for one in trained] == [2, 0]
+
+
 def test_engine_is_copied_and_stays_when_other_forms_come(directory, runtime, tmp_path):
     copy = shutil.copytree(directory, tmp_path / "x")
     add_variants(copy, [web.WebVariant(runtime, {}, [])])
@@ -155,7 +175,7 @@ def test_engine_without_a_page_is_refused(runtime):
 
 def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = Exported("x", {"extra": {}})
+    source = Exported("x", {"extra": {}, "input": sidecar.input_entry(SIZE, PREPROCESS)})
     assert web.find_runtime() is None and page.offered(source) == []
     shutil.copytree(runtime, tmp_path / "node_modules" / "onnxruntime-web" / "dist")
     assert [variant.name for variant in page.offered(source)] == ["onnx", "web"]
