@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     from gluon_attn.tasks import predictions
 
     kinds: tuple[tuple[str, str, Callable[..., Any]], ...] = (
-        (".json", ".rec.parts", packing.merge),
+        (".json", packing.UNFINISHED, packing.merge),
         (predictions.SUFFIX, predictions.SUFFIX + predictions.UNFINISHED, predictions.merge),
     )
     for path in options.paths:

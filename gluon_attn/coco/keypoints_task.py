@@ -231,10 +231,11 @@ def find_in_files(
     of ``[x, y, height]`` in pixels of the image.
     """
     some = range(len(images)) if some is None else some
-    pairs = ((box, file.path) for file, given in zip(images, boxes or ()) for box in given)
-    doubt = next(filter(None, (unit_doubt(*pair) for pair in pairs)), None)
-    if doubt and not some.start:  # said once
-        logger.warning("%s", doubt)
+    if not some.start:  # said once
+        pairs = ((box, file.path) for file, given in zip(images, boxes or ()) for box in given)
+        doubt = next(filter(None, (unit_doubt(*pair) for pair in pairs)), None)
+        if doubt:
+            logger.warning("%s", doubt)
     for number in some:
         file = images[number]
         image, fault = files.open_image(file, on_bad_image)

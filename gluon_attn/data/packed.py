@@ -22,6 +22,7 @@ of the samples, whose JSON says which (``shard``). All together they are read as
 from __future__ import annotations
 
 import bisect
+import itertools
 import os
 import struct
 import zlib
@@ -47,7 +48,7 @@ KEPT_SHARE = 0.1  # of physical memory: how large a file may be to be kept there
 _MAGIC = 0xCED7230A
 _FRAME = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")  # as mx.recordio.IRHeader: flag, label, id, id2
-_UNFINISHED = ".rec.parts"  # what packing keeps until it ends
+UNFINISHED = ".rec.parts"  # what packing keeps until it ends
 # What differs between the shards of a split.
 _OWN = ("shard", "count", "rec_bytes", "skipped", "fingerprint", "sample_ids", "raw", "targets")
 
@@ -128,7 +129,7 @@ class PackedDataset(AttributeDataset):
 
     @classmethod
     def is_home(cls, folder: Path, *others: str) -> bool:
-        unfinished = (name.endswith(_UNFINISHED) for name in subfolders(folder))
+        unfinished = (name.endswith(UNFINISHED) for name in subfolders(folder))
         return any(unfinished) or any(map(_is_ours, files(folder, ".rec")))
 
     @classmethod
@@ -292,7 +293,7 @@ def load_shards(root: PathLike, split: str) -> tuple[dict[str, Any], Pieces]:
     The fingerprint is not that of the whole. ValueError names the shard that is none of them.
     """
     pieces: Pieces = []
-    for shard in all_shards(root, split, ".json", _UNFINISHED):
+    for shard in all_shards(root, split, ".json", UNFINISHED):
         name = shard.named(split)
         path, info = Path(root, f"{name}.json"), load_info(root, name)
         with naming(path, "{path}: malformed: {why}"):
@@ -314,11 +315,11 @@ def load_shards(root: PathLike, split: str) -> tuple[dict[str, Any], Pieces]:
             raise ValueError(
                 f"{path} and {pieces[0][0].name}.json differ in {', '.join(other)}: not of one job"
             )
-    first, *others = (info for _, info in pieces)
-    info = {key: value for key, value in first.items() if key != "shard"}
+    infos = [info for _, info in pieces]
+    info = {key: value for key, value in infos[0].items() if key != "shard"}
     for key in set(info) & {*_OWN} - {"fingerprint"}:
-        for other_info in others:
-            info[key] = info[key] + other_info[key]
+        parts = [own[key] for own in infos]
+        info[key] = [*itertools.chain(*parts)] if isinstance(parts[0], list) else sum(parts)
     return info, pieces
 
 
@@ -336,7 +337,7 @@ def load_info(root: PathLike, split: str) -> dict[str, Any]:
     path = Path(root) / f"{split}.json"
     if not path.is_file():
         missing, records = f"{path} is missing", path.with_suffix(".rec")
-        begun = Path(root, split + _UNFINISHED).exists() or split in stems(root, _UNFINISHED)
+        begun = Path(root, split + UNFINISHED).exists() or split in stems(root, UNFINISHED)
         if begun:
             raise FileNotFoundError(
                 f"{missing}: packing of split '{split}' is unfinished; run the command that packs "

@@ -30,7 +30,14 @@ from gluon_attn.core.text import read_json
 from gluon_attn.data.base import AttributeDataset, OneHot
 from gluon_attn.data.images import BadImageError, NoOverlapError, check_policy, encode_tiles, resize
 from gluon_attn.data.layout import PathLike
-from gluon_attn.data.packed import FORMAT, load_shards, read_index, read_table, record_labels
+from gluon_attn.data.packed import (
+    FORMAT,
+    UNFINISHED,
+    load_shards,
+    read_index,
+    read_table,
+    record_labels,
+)
 
 CHUNK = 128
 
@@ -74,7 +81,7 @@ def pack(
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: valid are 1 to 100")
     prefix = Path(shard.named(out_prefix) if shard else out_prefix)
-    parts = Path(f"{prefix}.rec.parts")
+    parts = Path(f"{prefix}{UNFINISHED}")
     plan = make_plan(dataset, size, quality, shard)
     _claim(prefix, parts, plan, overwrite)
     samples = shard.span(len(dataset)) if shard else range(len(dataset))
