@@ -201,8 +201,8 @@ class Method:
             return {name: sum_of(values) for name, values in totals.items()}
 
     def rows(self, batch: Batch) -> int:
-        """Return the rows of the whole batch of which ``batch`` is this worker's share."""
-        return len(batch.index) * self.workers.size
+        """Return :meth:`gluon_attn.workers.Workers.rows` of this method's group."""
+        return self.workers.rows(batch)
 
     def differentiate(self, parts: list[Batch]) -> list[tuple[Outputs, Outputs, Batch]]:
         """Make the gradients of one part per device; return outputs and losses, ``loss`` too."""

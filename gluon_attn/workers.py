@@ -16,6 +16,7 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
+from gluon_attn.core.batch import Batch
 from gluon_attn.core.registry import unknown_name
 
 KINDS = ("dist_sync", "dist_device_sync", "horovod")
@@ -35,6 +36,10 @@ class Workers:
     def is_first(self) -> bool:
         """Whether this is the worker that writes."""
         return self.rank == 0
+
+    def rows(self, batch: Batch) -> int:
+        """Return the rows of the whole batch of which ``batch`` is this worker's share."""
+        return len(batch.index) * self.size
 
     def add_up(self, name: str, arrays: Sequence[mx.nd.NDArray], priority: int = 0) -> None:
         """Replace the arrays, one per device, by their sum over devices and workers.

@@ -123,14 +123,22 @@ def _read(path: str) -> dict[str, Any]:
     return contents if isinstance(contents, dict) else {}
 
 
-def known_pixels(entry: WeightEntry | None, task: Task, net: Any) -> Pixels:
-    """Return how weights say that their net is fed, {} if they don't."""
-    if entry is None or entry.recipe is None:
-        return dict(entry.pixels or {}) if entry else {}
-    try:  # what it leaves out has its default
-        fed = task.preprocess(Recipe.from_dict(entry.recipe, "recipe"), net)
+def recipe_of(entry: WeightEntry | None) -> Recipe | None:
+    """Return the recipe that weights were trained by, None if they don't say it."""
+    if entry is None or not entry.recipe:
+        return None
+    try:
+        return Recipe.from_dict(entry.recipe, "recipe")
     except ValueError as error:
         raise ValueError(f"{entry.where}: {error}") from error
+
+
+def known_pixels(entry: WeightEntry | None, task: Task, net: Any) -> Pixels:
+    """Return how weights say that their net is fed, {} if they don't."""
+    recipe = recipe_of(entry)
+    if recipe is None:
+        return dict(entry.pixels or {}) if entry else {}
+    fed = task.preprocess(recipe, net)  # what the recipe leaves out has its default
     return {key: value for key, value in fed.items() if key != "size"}
 
 

@@ -51,13 +51,8 @@ def from_zoo(
     if entry is not None and entry.options and entry.name != name:
         entry = dataclasses.replace(entry, name=name, options={})  # it may fit as well
     schema = _schema_of(name, classes, entry)
-    if (
-        schema
-        and schema.is_binary
-        and entry
-        and entry.pixels
-        and entry == store.builtin(entry.name)
-    ):
+    imagenet = entry is not None and entry.pixels and entry == store.builtin(entry.name)
+    if imagenet and schema and schema.is_binary:
         raise ValueError(f"{name}: every image of ImageNet is of one class: add --single-label")
     net = _net(name, path, entry, schema)
     schema = schema or _default_schema(name, net, entry)
@@ -71,11 +66,8 @@ def from_zoo(
     if len(schema.columns) != net.classes:
         raise ValueError(f"{len(schema.columns)} names for the {net.classes} logits of {name}")
     extra: dict[str, Any] = {"params": params or "pretrained"}
-    if entry is not None and entry.recipe:
-        try:
-            recipe = Recipe.from_dict(entry.recipe, "recipe")
-        except ValueError as error:
-            raise ValueError(f"{entry.where}: {error}") from error
+    recipe = outside.recipe_of(entry)
+    if entry is not None and recipe is not None:
         extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
     if not schema.is_binary or entry is not None and entry.schema:
         extra["schema"] = schema.to_json()

@@ -21,11 +21,10 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
 from gluon_attn.cli import common as cli
-from gluon_attn.core.text import read_text
+from gluon_attn.core.text import read_lines
 
 LOCAL = "127.0.0.1"
 PATIENCE = 60.0  # seconds until the scheduler must listen
@@ -85,8 +84,7 @@ def _flags() -> argparse.ArgumentParser:
 
 def read_hosts(path: str) -> list[str]:
     """Return the hosts that a file names; empty lines and what follows # are left out."""
-    lines = [line.partition("#")[0].strip() for line in read_text(Path(path)).splitlines()]
-    hosts = [line for line in lines if line]
+    hosts = [host for _, line in read_lines(path) if (host := line.partition("#")[0].strip())]
     for host in hosts:
         if host.startswith("-") or len(host.split()) > 1:
             raise ValueError(f"{path}: {host!r} is no host name; give one per line")

@@ -112,7 +112,7 @@ def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> Re
 def draw_maps(models: Models, dataset: Any, settings: Settings) -> list[str]:
     """Draw every kind of map of some images, each for its rarest attribute, the mask outlined."""
     chosen = settings.samples or varied_samples(dataset, SHOWN, among=dataset.with_regions)
-    total = np.asarray(dataset.label).sum(0)
+    total = dataset.counts()[:, 0]
     inputs: list[np.ndarray] = []
     labels: list[str] = []
     groups: dict[str, dict[str, list[np.ndarray]]] = {}

@@ -172,14 +172,14 @@ class EvalTransform(_Normalizing):
         """Return the part that a net sees, ``(size, size)`` or more axes; a mask goes alike."""
         left, top, right, bottom = self.window()
         method = self.interpolation
-        if corner is None and self.keep_aspect and self.crop is None:
-            image = letterbox(image, self.mean if image.ndim == 3 else (0.0,))  # 0: no mask
         if corner is None and self.keep_aspect and self.crop is not None:
             image = resize_shorter(image, self.resize, method)
             rows, columns = image.shape[:2]  # move the window to the image's own centre
             side = right - left
             corner = left - (columns - side) // 2, top - (rows - side) // 2
         elif corner is None:
+            if self.keep_aspect:
+                image = letterbox(image, self.mean if image.ndim == 3 else (0.0,))  # 0: no mask
             image, corner = resize_image(image, self.resize, self.resize, method=method), (0, 0)
         x, y = corner
         image = image[top - y : bottom - y, left - x : right - x]

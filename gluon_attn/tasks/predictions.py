@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 class Records:
-    """The records of files, one behind the other, read anew at every iteration."""
+    """The records of files, one behind the other, read again at every iteration."""
 
     def __init__(self, paths: Sequence[PathLike]) -> None:
         self.paths = paths

@@ -15,7 +15,9 @@ import pytest
 from process_helpers import ROOT, start, wait_for
 from training_helpers import checkpoint_arrays, run, same, write_data, write_recipe
 
+from gluon_attn import workers
 from gluon_attn.cli import launch
+from gluon_attn.cli.train import KVSTORES
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.train import read_json_lines
 
@@ -185,3 +187,7 @@ def test_workers_need_a_launcher_and_even_shares(tmp_path):
     with pytest.raises(ValueError, match="needs a scheduler.*gluon-attn launch -n 2 -- train"):
         run(values, data, tmp_path / "run", kvstore="dist_sync")
     assert Recipe.from_dict(values).batch_size == 8
+
+
+def test_the_flag_knows_the_kinds_of_the_workers():
+    assert KVSTORES == workers.KINDS  # a copy: the parser loads no MXNet

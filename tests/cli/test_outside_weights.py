@@ -221,7 +221,7 @@ def test_a_record_belongs_to_its_file(folder):
         assert str(record) in line and words in line
     record.write_text(text[:99])
     assert str(record) in refused(load)
-    record.write_text('{"anything": 1}')  # somebody's own file is left alone
+    record.write_text('{"anything": 1}')  # a user's own file is left alone
     assert "what the 10 outputs" in refused(load)
     line = refused(converted, folder, *PIXELS, *labels(folder))
     assert "no record of weights" in line and record.read_text() == '{"anything": 1}'

@@ -35,7 +35,7 @@ def mirror(folder):
             pass
 
         def copyfile(self, source, outputfile):
-            with contextlib.suppress(OSError):  # whoever asked was killed
+            with contextlib.suppress(OSError):  # the process that asked was killed
                 super().copyfile(source, outputfile)
 
     handler = functools.partial(Quiet, directory=str(folder))

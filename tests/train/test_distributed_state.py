@@ -151,7 +151,8 @@ def test_awmt_measures_the_validation_images_of_all_workers():
             told.append(sums)
             return sums + told_before
 
-        method.workers = types.SimpleNamespace(size=size, total=total)
+        method.workers = Workers()
+        method.workers.size, method.workers.total = size, total
         rows = slice(4 * rank // size, 4 * (rank + 1) // size)
         with autograd.pause(train_mode=True):
             method.tasks.observe([Batch(*(array[rows] for array in batches[0]))])

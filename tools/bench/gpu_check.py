@@ -265,7 +265,7 @@ def rate(call: Callable[[], Any], count: int, seconds: float) -> float:
 
 
 def memory_mb(ctx: str) -> float:
-    """Return the used memory of a GPU, whoever uses it, or the peak of this process, in MB."""
+    """Return the used memory of a GPU, by all processes, or the peak of this process, in MB."""
     if ctx == "cpu":
         return turns.peak_memory_mb()
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]

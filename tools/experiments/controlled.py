@@ -92,13 +92,16 @@ def run_preset(
         data = data_dir
     else:
         raise ValueError("this experiment is on data of yours: --data-dir DIR")
-    arms, trials = _tuned(preset, make_recipe, Run(out, None, data, workers), say)
+
+    def run_of(name: str, *overrides: str) -> Run:
+        return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
+
+    arms, trials = _tuned(preset, run_of, say)
 
     def arm(title: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
-            recipe = make_recipe([*arms[title], f"seed={seed}"])
-            folder = os.path.join(out, f"{_slug(title)}-{seed}")
-            return _measured(preset, Run(folder, recipe, data, workers))
+            own = run_of(f"{_slug(title)}-{seed}", *arms[title], f"seed={seed}")
+            return _measured(preset, own)
 
         return run
 
@@ -124,7 +127,7 @@ def _slug(title: str) -> str:
 
 
 def _tuned(
-    preset: Preset, make_recipe: Make, run: Run, say: Say
+    preset: Preset, run_of: Callable[..., Run], say: Say
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
     """Return all overrides of the arms, and ``{arm: {learning rate: validation score}}``.
 
@@ -137,9 +140,9 @@ def _tuned(
             continue
         trials[title] = {}
         for rate in preset.rates:
-            recipe = make_recipe([*arms[title], f"lr={rate}", f"seed={TRIAL_SEED}"])
-            folder = os.path.join(run.folder, "tune", f"{_slug(title)}-{rate}")
-            trials[title][rate] = _trial(Run(folder, recipe, run.data, run.workers))
+            name = os.path.join("tune", f"{_slug(title)}-{rate}")
+            run = run_of(name, *arms[title], f"lr={rate}", f"seed={TRIAL_SEED}")
+            trials[title][rate] = _trial(run)
             say(f"{title}, lr={rate}: validation {preset.score} {trials[title][rate]:.4f}")
     for title, found in arms.items():
         scores = trials.get(preset.rate_of.get(title, title))

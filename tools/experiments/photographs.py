@@ -11,8 +11,9 @@ from tools.experiments.controlled import BASELINE, Preset
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0")
+_PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
-    *("model=cifar_resnet20_cifar10", "splits=train,val,test", "data_options.holdout=0.2"),
+    *("splits=train,val,test", "data_options.holdout=0.2"),
     *("mean=125.3,123.0,113.9", "std=63.0,62.1,66.7", "keep=best", "batch_size=64"),
     *("epochs=30", "schedule=cosine", "warmup_epochs=1"),
 )
@@ -20,35 +21,29 @@ _RATES = ("0.025", "0.05", "0.1")
 
 
 def _dreal(block: str) -> Preset:
-    shared = (*_CIFAR[1:], f"model={block}_resnet20_cifar10")
+    shared = (*_CIFAR, f"model={block}_resnet20_cifar10")
     arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",)}
     return Preset(
         "icasc_cifar100_resnet110", "", arms, "top1", ("diversity",), shared=shared, rates=_RATES
     )
 
 
+ABLATIONS = {
+    "VAA without history": ("history_weights=15",),
+    "VAA without focal loss": ("gamma=0", "weighting=none"),
+    "VAA, tap at 1/16 alone": ("model_options.taps=stage5_activation2",),
+    "VAA, last map alone": ("model_options.taps=stage8_activation0",),
+}
+
 PHOTOGRAPHS = {
     "vaa-clothing": Preset(
         "vaa_clothing_efficientnet_lite0",
         "",
-        {
-            BASELINE: _PLAIN,
-            FOCAL: (*_PLAIN, "focal=true"),
-            VAA: (),
-            "VAA without history": ("history_weights=15",),
-            "VAA without focal loss": ("gamma=0", "weighting=none"),
-            "VAA, tap at 1/16 alone": ("model_options.taps=stage5_activation2",),
-            "VAA, last map alone": ("model_options.taps=stage8_activation0",),
-        },
+        {BASELINE: _PLAIN, FOCAL: (*_PLAIN, "focal=true"), VAA: (), **ABLATIONS},
         "mAP",
         also=("mA",),
         rates=("2e-4", "5e-4", "1e-3"),
-        rate_of={
-            "VAA without history": VAA,
-            "VAA without focal loss": VAA,
-            "VAA, tap at 1/16 alone": VAA,
-            "VAA, last map alone": VAA,
-        },
+        rate_of=dict.fromkeys(ABLATIONS, VAA),
     ),
     "icasc-cifar10": Preset(
         "icasc_cifar100_resnet110",
@@ -60,7 +55,7 @@ PHOTOGRAPHS = {
         },
         "top1",
         ("overlap",),
-        shared=_CIFAR,
+        shared=(*_CIFAR, _PLAIN_CIFAR),
         rates=_RATES,
     ),
     "dreal-cifar10-se": _dreal("se"),

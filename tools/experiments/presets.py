@@ -190,9 +190,8 @@ def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
     return _outcome(scores, done.text, "top1 %", request)
 
 
-HEADLINE = {
-    name: "VAA" if "vaa" in name else "all stages" if "dreal" in name else MAIN for name in PRESETS
-}
+_HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
+HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
 _LITE0 = "EfficientNet-Lite0 from ImageNet weights, 192 px"
 _CIFAR10 = "CIFAR-10, 4,000 training images; {} of width 16"
 _ON_CIFAR = {"icasc-cifar10": "ResNet-20"}

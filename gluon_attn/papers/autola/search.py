@@ -161,11 +161,8 @@ class Architect:
             )
         else:
             losses = self._backward(self.view, held_out)
-        self.trainer.step(self._rows(held_out))  # gradients are sums over the batch
+        self.trainer.step(self.workers.rows(held_out))  # gradients are sums over the batch
         return losses
-
-    def _rows(self, batch: Batch) -> int:
-        return len(batch.index) * self.workers.size
 
     def _backward(self, view: gluon.SymbolBlock, batch: Batch) -> mx.nd.NDArray:
         """Return the losses of a batch; gradients of their sum, over all workers' shares, are in
@@ -188,12 +185,12 @@ class Architect:
         gradients = {n: p.list_grad()[0] for n, p in self._weights.items()}
         self._backward(self._both, batch)
         for name, array in weights.items():
-            change = lr * (gradients[name] / self._rows(batch) + wd * array)
+            change = lr * (gradients[name] / self.workers.rows(batch) + wd * array)
             if name in velocity:
                 change = change - momentum * velocity[name]
             array -= change
         losses = self._backward(self._both, held_out)
-        direction = {n: g / self._rows(held_out) for n, g in gradients.items()}
+        direction = {n: g / self.workers.rows(held_out) for n, g in gradients.items()}
         direct = self._both_alpha.list_grad()[0].copy()
         size = STEP / (global_norm(direction.values()) + 1e-12)
         sides = []
@@ -202,13 +199,13 @@ class Architect:
                 step = (sign * size).reshape((1,) * array.ndim)
                 array[:] = before[name] + mx.nd.broadcast_mul(direction[name], step)
             self._backward(self.view, batch)
-            sides.append(self.alpha.list_grad()[0] / self._rows(batch))
+            sides.append(self.alpha.list_grad()[0] / self.workers.rows(batch))
         for name, parameter in self.net.collect_params().items():
             if name != self.name:
                 parameter.list_data()[0][:] = before[name]
         slope = mx.nd.broadcast_div(sides[0] - sides[1], (2 * size).reshape((1, 1)))
         # The trainer divides by the batch: all gradients here are sums over it.
-        self.alpha.list_grad()[0][:] = direct - lr * self._rows(held_out) * slope
+        self.alpha.list_grad()[0][:] = direct - lr * self.workers.rows(held_out) * slope
         return losses
 
 
