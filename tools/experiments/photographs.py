@@ -29,7 +29,7 @@ def _dreal(block: str) -> Preset:
 
 
 ABLATIONS = {
-    "VAA without history": ("history_weights=15",),
+    "VAA without history": ("history_weights=12",),
     "VAA without focal loss": ("gamma=0", "weighting=none"),
     "VAA, tap at 1/16 alone": ("model_options.taps=stage5_activation2",),
     "VAA, last map alone": ("model_options.taps=stage8_activation0",),

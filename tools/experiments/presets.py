@@ -192,7 +192,7 @@ def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
 
 _HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
 HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
-_LITE0 = "EfficientNet-Lite0 from ImageNet weights, 192 px"
+_LITE0 = "EfficientNet-Lite0 from ImageNet weights, 160 px"
 _CIFAR10 = "CIFAR-10, 4,000 training images; {} of width 16"
 _ON_CIFAR = {"icasc-cifar10": "ResNet-20"}
 _ON_CIFAR.update({f"dreal-cifar10-{b}": f"{b.upper()}-ResNet-20" for b in ("se", "cbam", "srm")})
