@@ -5,10 +5,11 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from mxnet.gluon import nn
+from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import BottleneckV1
 from training_helpers import start_method, values
 
+from gluon_attn.blocks.base import AttentionBlock, Slot
 from gluon_attn.core.batch import Batch
 from gluon_attn.core.schema import Attribute, Schema
 from gluon_attn.nets.attention import attention_blocks
@@ -23,12 +24,54 @@ LITE = Variant(width=0.25, depth=0.5, input_size=64, dropout=0)
 MIXED = {"stage1": "cbam", "stage2": "se", "stage3": "srm", "stage4": "eca"}
 
 
+class Plain(AttentionBlock):
+    """A gate of operators that are cheap, so that variants are not joined in front of them."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        with self.name_scope():
+            self.add_gate("channel", nn.HybridLambda(
+                lambda F, x: F.sigmoid(4 * F.mean(x, axis=(2, 3), keepdims=True))
+            ))  # fmt: skip
+
+
+class Branches(HybridBlock):
+    """Joins a map that passed three modules with a convolution of what the first two gave.
+
+    The third module is recorded before that convolution, so three variants of one entry meet two
+    that travel together already. A dense layer is followed by a batch-norm.
+    """
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.stem = nn.Conv2D(16, 3, 2, 1)
+            self.modules = nn.HybridSequential()
+            self.side = nn.Conv2D(16, 3, padding=1)
+            self.hidden = nn.Dense(12)
+            self.norm = nn.BatchNorm()
+            self.output = nn.Dense(CLASSES)
+            for unit in range(3):
+                self.modules.add(Plain(16))
+                self.modules[unit].slot = Slot("branches", 1, unit)
+
+    def hybrid_forward(self, F, x):
+        shared = self.modules[1](self.modules[0](F.relu(self.stem(x))))
+        late = self.modules[2](shared)
+        joined = F.relu(late + self.side(shared))
+        pooled = F.mean(joined * late, axis=(2, 3))
+        return self.output(F.relu(self.norm(self.hidden(pooled))))
+
+
 def net_of(attention="se", name="resnet18_v1b", width=8, size=64, seed=0, **options):
     """Return an initialised net in which no gate is a constant and no statistic is fresh."""
     mx.random.seed(seed)
     np.random.seed(seed)
     options = dict(options, attention=attention) if attention else options
-    if name in SHORT:
+    if name == "branches":
+        net = Branches()
+        net.infer_shape(mx.nd.zeros((1, 3, size, size)))
+    elif name in SHORT:
         channels = [width, 4 * width, 8 * width, 16 * width, 32 * width]
         net = ResNet(SHORT[name], [1, 2, 1, 2], channels, classes=CLASSES, **options)
         net.infer_shape(mx.nd.zeros((1, 3, size, size)))

@@ -35,6 +35,7 @@ NETS = {
     "dropout": {"attention": {"stage4": "se"}, "dropout": 0.5},
     "frozen": {"attention": {"stage3": "se"}},  # batch-norm on its running statistics
     "relu6": {"attention": {"stage6": "cbam", "stage7": "se"}, "name": "lite"},
+    "branches": {"attention": None, "name": "branches", "size": 32},
     "vaa": {"attention": {"stage3": "se", "stage4": "cbam"}, "name": "vaa_resnet18"},
 }
 

@@ -115,16 +115,30 @@ def test_gradients_of_scores_are_those_of_automatic_differentiation(name, train)
             assert relative(gradient, wanted) <= 1e-5
 
 
-def test_closed_form_is_what_the_head_differentiates_to_with_dropout():
-    tail = Tail(net_of("awmt_resnet50"), [mx.cpu()])
-    run = ScorePass(tail, image_of("awmt_resnet50"))
-    (mask,) = run.masks.values()
-    assert set(np.unique(mask.asnumpy())) == {0.0, 2.0} and mask.size == 3 * 256
+def closed_and_differentiated(tail, image):
+    """Return gradients of scores in closed form and by differentiating the head, in pairs."""
+    run = ScorePass(tail, image)
     found = [run.gradients(vector) for vector in vectors().values()]
+    assert tail.closed_form
     tail.closed_form = None
     for vector, own in zip(vectors().values(), found):
-        for layer, gradient in run.gradients(vector).items():
-            assert relative(own[layer], gradient) <= 1e-5
+        yield from ((own[layer], one) for layer, one in run.gradients(vector).items())
+
+
+def test_closed_form_is_what_the_head_differentiates_to_with_dropout():
+    tail = Tail(net_of("awmt_resnet50"), [mx.cpu()])
+    (mask,) = ScorePass(tail, image_of("awmt_resnet50")).masks.values()
+    assert set(np.unique(mask.asnumpy())) == {0.0, 2.0} and mask.size == 3 * 256
+    for own, wanted in closed_and_differentiated(tail, image_of("awmt_resnet50")):
+        assert relative(own, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("axes", [(), (1,)])
+def test_closed_form_of_a_map_that_is_no_square_and_of_dropout_before_flattening(axes):
+    layers = stage(conv()), stage(conv()), nn.GlobalAvgPool2D(), nn.Dropout(0.5, axes)
+    tail = Tail(Chain(*layers, nn.Flatten(), nn.Dense(CLASSES, in_units=3)), [mx.cpu()])
+    for own, wanted in closed_and_differentiated(tail, mx.nd.random.normal(shape=(3, 3, 2, 5))):
+        assert relative(own, wanted) <= 1e-5
 
 
 def directions_of(run, rng=None):
