@@ -23,6 +23,7 @@ from process_helpers import ROOT, finish, start
 
 from gluon_attn.cli import serve
 from gluon_attn.core.files import json_text
+from gluon_attn.core.images import RESAMPLING
 from gluon_attn.data.synthetic.people import draw_scene
 from gluon_attn.export import Predictor, web
 from gluon_attn.export.images import Preprocess
@@ -81,8 +82,10 @@ console.log(JSON.stringify(found));
 """
 SIZES = ((64, 48), (37, 53), (40, 40), (20, 20), (17, 90), (91, 16), (9, 7), (60, 20), (33, 41))
 WAYS = (
-    {"resize": None, "crop": None}, {"resize": 20, "crop": 16}, {"resize": 24, "crop": 18},
-    {"resize": 23, "crop": 17, "keep_aspect": True},
+    {"resize": None}, {"resize": 20, "crop": 16}, {"resize": 24, "crop": 18},
+    {"resize": 23, "crop": 17, "keep_aspect": True}, {"resize": 26, "keep_aspect": True},
+    *({"resize": 24, "crop": 17, "interpolation": method} for method in RESAMPLING[1:]),
+    {"resize": 19, "keep_aspect": True, "interpolation": "bicubic"},
 )  # fmt: skip
 
 
@@ -93,7 +96,8 @@ def test_input_is_predictors_to_the_bit():
         image = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
         rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).ravel().tolist()
         for way in WAYS:
-            entry = input_entry((20, 15), dict(way, mean=(124, 117, 104), std=(58.4, 57.1, 57.4)))
+            colours = {"mean": (124, 117, 104), "std": (58.4, 57.1, 57.4)}
+            entry = input_entry((20, 15), {"crop": None, **way, **colours})
             jobs.append({"rgba": rgba, "width": width, "height": height, "input": entry})
             expected.append((Preprocess(entry)(image), Preprocess(entry).visible(image).shape))
     script = PREPARE % (web.SOURCE / "pixels.js")
@@ -136,7 +140,7 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "export"
     net = trained.from_zoo(NAME, None, contexts("cpu"), pretrained=True)
     runtime = str(MODULES / "onnxruntime-web" / "dist")
-    wanted = forms.Forms(onnx=True, web=True, runtime=runtime)
+    wanted = forms.Forms(onnx=True, web="fp16", runtime=runtime)
     variants = forms.make_variants(wanted, net)
     net.task.export(net, str(folder), NAME, with_maps=True, variants=variants)
     return folder
@@ -156,7 +160,8 @@ def visit(directory, **job):
             server.shutdown()
             thread.join()
     assert not seen.get("failed"), seen
-    assert all(url.startswith((job["url"], "data:", "blob:")) for url in seen["requests"])
+    asked = seen["requests"][: seen.get("before")]
+    assert all(url.startswith((job["url"], "data:", "blob:")) for url in asked)
     return seen
 
 
@@ -167,8 +172,13 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     broken = tmp_path / "notes.jpg"
     broken.write_text("no image")
     paths = [str(path) for path in files.values()]
-    seen = visit(directory, files=[*paths, str(broken)], use=True, downloads=str(tmp_path))
-    assert not seen["problems"] and not seen["error"] and "WASM with SIMD" in seen["engine"]
+    given, shots = str(files["tiny.png"]), os.environ.get("GLUON_ATTN_SHOTS")
+    seen = visit(
+        directory, files=[*paths, str(broken)], use=True, given=given, downloads=str(tmp_path),
+        shots=shots,
+    )  # fmt: skip
+    assert not seen["problems"][: seen["fine"]] and not seen["error"]
+    assert "WASM with SIMD" in seen["engine"]
     predictor = Predictor(directory)
     right = dict(zip(paths, predictor(paths)))
     off = {}
@@ -194,9 +204,44 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     assert row.startswith("plain.jpg,,,,,0.")
     saved = cv2.imread(str(tmp_path / "plain_attributes.png"))
     assert saved.shape[1] == 800 and saved.std() > 10
-    assert seen["camera"]["image"] == "camera"
+    assert seen["camera"]["image"] == "camera" and not seen["filming"]
+    # A file that is dropped, an image that is pasted.
+    for record, name in ((seen["dropped"], "tiny.png"), (seen["pasted"], "image.png")):
+        assert record["image"] == name
+        values = list(record["probabilities"].values())
+        np.testing.assert_allclose(values, right[given], atol=1e-3)
+    # The keyboard alone: a sample, a box, a map, a threshold, a record.
+    (record,) = predictor.predict(
+        [str(directory / "web" / "sample1.jpg")], [[seen["typed"]["box"]]]
+    )
+    assert seen["typed"]["image"] == "sample1.jpg" and seen["typed"]["box"][:2] == [20, 0]
+    values = list(seen["typed"]["probabilities"].values())
+    np.testing.assert_allclose(values, list(record["probabilities"].values()), atol=1e-3)
+    assert predictor.classes[1] in seen["typed"]["positives"]
+    assert seen["keyLabel"].endswith(f" of {predictor.classes[1]}")
+    # Nothing is kept, and the policy holds.
+    assert seen["stored"] == [0] * 5 and seen["ran"] == 0
+    assert seen["blocked"] == ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
     assert seen["axe"] == [] and (seen["scroll1600"], seen["scroll360"]) == (1600, 360)
     assert "Must not be used for surveillance" in seen["about"]
+
+
+@pytest.mark.parametrize("way", [
+    {"resize": 128, "crop": None, "keep_aspect": True},
+    {"resize": 128, "crop": 112, "interpolation": "bicubic"},
+])  # fmt: skip
+def test_other_ways_to_prepare(directory, tmp_path, way):
+    copy = Path(shutil.copytree(str(directory), str(tmp_path / "x")))
+    for path in (copy / f"{NAME}.json", copy / "web" / "export.json"):
+        told = json.loads(path.read_text())
+        told["input"].update(way)
+        path.write_text(json_text(told))
+    path = tmp_path / "plain.jpg"
+    path.write_bytes(photographs()["plain.jpg"])
+    seen = visit(copy, files=[str(path)])
+    values = list(seen["records"][str(path)]["probabilities"].values())
+    np.testing.assert_allclose(values, Predictor(copy)([str(path)])[0], atol=1e-3)
+    assert np.abs(values - Predictor(directory)([str(path)])[0]).max() > 1e-3
 
 
 def test_webgpu_in_software(directory, tmp_path):
