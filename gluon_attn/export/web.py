@@ -186,6 +186,7 @@ def _fill(sidecar: Sidecar, schema: Schema, samples: Sequence[str], about: Seque
     parts = {
         "CSP": POLICY,
         "NAME": html.escape(sidecar["name"]),
+        "TITLE": html.escape(sidecar["name"]).replace("_", "_<wbr>"),  # where a line may end
         "MAPS": "" if taps else "none",
         "TAPS": "".join(options),
         "SAMPLES": "".join(images),

@@ -27,10 +27,11 @@ from gluon_attn.core.images import RESAMPLING
 from gluon_attn.data.synthetic.people import draw_scene
 from gluon_attn.export import Predictor, web
 from gluon_attn.export.images import Preprocess
-from gluon_attn.export.sidecar import input_entry
+from gluon_attn.export.sidecar import input_entry, read_sidecar, write_sidecar
 from gluon_attn.runtime import contexts
 from gluon_attn.tasks import forms
 from gluon_attn.train import trained
+from tools.bench import web as bench
 
 MODULES = Path(os.environ.get("GLUON_ATTN_NODE_MODULES", ROOT / "node_modules"))
 NAME = "vaa_resnet18_w16_synthetic"
@@ -219,9 +220,10 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     np.testing.assert_allclose(values, list(record["probabilities"].values()), atol=1e-3)
     assert predictor.classes[1] in seen["typed"]["positives"]
     assert seen["keyLabel"].endswith(f" of {predictor.classes[1]}")
-    # Nothing is kept, and the policy holds.
+    # Nothing is kept, and the policy holds: the page's and, once more, the server's.
     assert seen["stored"] == [0] * 5 and seen["ran"] == 0
-    assert seen["blocked"] == ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
+    kinds = ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
+    assert seen["blocked"] == sorted(2 * kinds)
     assert seen["axe"] == [] and (seen["scroll1600"], seen["scroll360"]) == (1600, 360)
     assert "Must not be used for surveillance" in seen["about"]
 
@@ -232,16 +234,35 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
 ])  # fmt: skip
 def test_other_ways_to_prepare(directory, tmp_path, way):
     copy = Path(shutil.copytree(str(directory), str(tmp_path / "x")))
-    for path in (copy / f"{NAME}.json", copy / "web" / "export.json"):
-        told = json.loads(path.read_text())
-        told["input"].update(way)
-        path.write_text(json_text(told))
+    told = json.loads((copy / "web" / "export.json").read_text())
+    told["input"].update(way)
+    (copy / "web" / "export.json").write_text(json_text(told))
+    write_sidecar(copy, {**read_sidecar(copy), "input": told["input"]})
     path = tmp_path / "plain.jpg"
     path.write_bytes(photographs()["plain.jpg"])
     seen = visit(copy, files=[str(path)])
     values = list(seen["records"][str(path)]["probabilities"].values())
     np.testing.assert_allclose(values, Predictor(copy)([str(path)])[0], atol=1e-3)
     assert np.abs(values - Predictor(directory)([str(path)])[0]).max() > 1e-3
+
+
+def test_int8_weights(directory, tmp_path):
+    copy = Path(shutil.copytree(str(directory), str(tmp_path / "x")))
+    runtime = str(MODULES / "onnxruntime-web" / "dist")
+    forms.extend(str(copy), forms.Forms(web="int8", runtime=runtime))
+    path = tmp_path / "plain.jpg"
+    path.write_bytes(photographs()["plain.jpg"])
+    seen = visit(copy, files=[str(path)])
+    values = list(seen["records"][str(path)]["probabilities"].values())
+    off = np.abs(values - Predictor(copy)([str(path)])[0]).max()
+    assert 0 < off <= web.TOLERANCE["int8"] and "weights: int8, 1.9 MB" in seen["engine"]
+
+
+def test_benchmark_runs_the_page(directory):
+    (row,) = bench.measure([str(directory)], str(MODULES), threads=[1], rounds=2)
+    assert "WASM with SIMD, threads: 1" in row["engine"] and len(row["page"]) == 2
+    assert row["ratio"]["lowest"] <= row["ratio"]["median"] <= row["ratio"]["highest"]
+    assert f"| `{NAME}` | 1 | 3.7 | " in bench.table([row])
 
 
 def test_webgpu_in_software(directory, tmp_path):
@@ -277,6 +298,8 @@ def no_net(folder):
     (swap_model, f"{NAME}.onnx is damaged or of another export: export again with --web."),
     (no_net, f"{NAME}.onnx cannot be run by onnxruntime-web: "),
     (lambda folder: shutil.rmtree(folder / "runtime"), "runtime/ort.wasm.min.mjs is missing: "),
+    (lambda folder: (folder / "runtime" / "ort-wasm-simd-threaded.wasm").unlink(),
+     "runtime/ort-wasm-simd-threaded.wasm is missing: export again with --onnx --web --runtime"),
     (lambda folder: (folder / "export.json").write_text("{"), "export.json is damaged: "),
     (lambda folder: (folder / "export.json").unlink(), "export.json is missing: "),
 ])  # fmt: skip
