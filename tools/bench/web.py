@@ -25,18 +25,19 @@ from gluon_attn.export.sidecar import read_sidecar, read_verified
 from tools.bench.turns import ratio_by_turns, spread_text
 
 LIMIT = 1e-2  # of a logit: half-precision weights differ by less, another net by more
-# A document of the server that runs nothing, in which the page's modules can be imported.
+# The server's answer that there is no such file is a document in which the page's modules can run.
 DRIVER = """
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 const [modules, chromium, url, threads] = process.argv.slice(1);
 const browser = await createRequire(`${modules}/`)("puppeteer-core").launch(
-  { executablePath: chromium, headless: true, args: ["--no-sandbox"], protocolTimeout: 300000 });
+  { executablePath: chromium, headless: true, protocolTimeout: 300000,
+    args: ["--no-sandbox"] });
 const page = await browser.newPage();
 await page.evaluateOnNewDocument((count) => {
   Object.defineProperty(navigator, "hardwareConcurrency", { value: count });
 }, Number(threads));
-await page.goto(`${url}export.json`);
+await page.goto(`${url}none`);
 for await (const line of createInterface({ input: process.stdin })) {
   console.log(JSON.stringify(await page.evaluate(async (numbers) => {
     const { openNet, readSidecar } = await import("./net.js");
@@ -96,9 +97,7 @@ def _compare(export: str, command: list[Any], threads: int, rounds: int) -> dict
     times: dict[str, list[float]] = {"page": [], "onnxruntime": []}
     with subprocess.Popen(command, **pipes) as browser:
         for turn in range(rounds + 1):
-            browser.stdin.write(json.dumps([] if turn else image.ravel().tolist()) + "\n")
-            browser.stdin.flush()
-            seen = json.loads(browser.stdout.readline() or '{"logits": [], "engine": "no engine"}')
+            seen = _ask(browser, [] if turn else image.ravel().tolist())
             started = time.perf_counter()
             (logits,) = session.run(["logits"], {"data": image})
             seconds = time.perf_counter() - started
@@ -112,6 +111,16 @@ def _compare(export: str, command: list[Any], threads: int, rounds: int) -> dict
     size = sidecar["web"]["model"]["bytes"] / 1e6
     row = {"export": sidecar["name"], "threads": threads, "engine": seen["engine"]}
     return {**row, "model_mb": size, **times, "ratio": ratio}
+
+
+def _ask(browser: Any, numbers: Sequence[float]) -> dict:
+    """Return what one run in the page gave; the first one is given its input."""
+    try:
+        browser.stdin.write(json.dumps(numbers) + "\n")
+        browser.stdin.flush()
+        return json.loads(browser.stdout.readline())
+    except (BrokenPipeError, ValueError) as error:
+        raise OSError("the page does not run in Chromium, for the reason above") from error
 
 
 def table(rows: Sequence[dict]) -> str:
