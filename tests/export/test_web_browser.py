@@ -123,7 +123,7 @@ def photographs():
     return {
         "plain.jpg": encoded(scenes[0], "JPEG", quality=90),
         "exif6.jpg": encoded(upright[6], "JPEG", 6, quality=95),
-        "exif3.jpg": encoded(upright[3], "JPEG", 3),
+        "exif3.jpg": encoded(cv2.resize(upright[3], (4032, 3024)), "JPEG", 3),  # a phone's size
         "exif8.png": encoded(upright[8], "PNG", 8),
         "grey.jpg": encoded(grey, "JPEG"),
         "grey.png": encoded(grey[:-1, :-3], "PNG"),
