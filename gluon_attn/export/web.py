@@ -106,7 +106,11 @@ class WebVariant(Variant):
             for path in check_runtime(self.runtime):
                 shutil.copyfile(path, folder / "runtime" / path.name)
         exact = difference <= TOLERANCE["fp16"]
-        note = "" if exact else f", a probability changes by up to {difference:.3f}"
+        note = (
+            ""
+            if exact
+            else f", which changed random images' probabilities by up to {difference:.3f}"
+        )
         entry = {
             "model": describe_file(model),
             "weights": f"{NAMES[self.weights]}, {len(raw) / 1e6:.1f} MB{note}",
