@@ -105,12 +105,9 @@ class WebVariant(Variant):
             (folder / "runtime").mkdir()
             for path in check_runtime(self.runtime):
                 shutil.copyfile(path, folder / "runtime" / path.name)
-        exact = difference <= TOLERANCE["fp16"]
-        note = (
-            ""
-            if exact
-            else f", which changed random images' probabilities by up to {difference:.3f}"
-        )
+        note = ""
+        if difference > TOLERANCE["fp16"]:
+            note = f", which changed random images' probabilities by up to {difference:.3f}"
         entry = {
             "model": describe_file(model),
             "weights": f"{NAMES[self.weights]}, {len(raw) / 1e6:.1f} MB{note}",
