@@ -34,7 +34,10 @@ def flags() -> argparse.ArgumentParser:
     forms.add_argument("--bf16", action="store_true", help="bfloat16; needs AVX-512 here")
     forms.add_argument("--onnx", action="store_true", help='ONNX; pip install "gluon_attn[onnx]"')
     forms.add_argument("--fp16", action="store_true", help="with --onnx: a float16 file for GPUs")
-    forms.add_argument("--web", action="store_true", help="a page for browsers; needs --onnx")
+    forms.add_argument(
+        "--web", nargs="?", const="fp16", choices=("fp16", "int8"), metavar="WEIGHTS",
+        help="a page for browsers, weights in fp16 (default) or int8; needs --onnx",
+    )  # fmt: skip
     forms.add_argument("--runtime", metavar="DIR", help="onnxruntime-web's dist folder, for --web")
     forms.add_argument("--calib", metavar="DATA", help="data set to calibrate and to score with")
     forms.add_argument("--calib-split", metavar="SPLIT", help="default: the run's for training")

@@ -9,6 +9,7 @@ It serves the folder web of the export and nothing else, on 127.0.0.1 only; Ctrl
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +50,11 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
         return super().send_head()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Send a file, to a browser that may have left by now."""
+        with contextlib.suppress(ConnectionError):
+            super().copyfile(source, outputfile)
 
     def list_directory(self, path: Any) -> None:
         """Show no list."""

@@ -22,17 +22,15 @@ from gluon_attn.core.schema import MULTICLASS, Schema
 from gluon_attn.core.text import PathLike, read_text
 from gluon_attn.export.graph import INPUT
 from gluon_attn.export.onnx import require_packages
-from gluon_attn.export.onnx_half import halve_weights
+from gluon_attn.export.onnx_half import halve_weights, quarter_weights
 from gluon_attn.export.onnx_session import open_onnx_session
 from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import (
-    AUTO,
     ExportError,
     Sidecar,
     check_schema,
     describe_file,
     read_verified,
-    version_of,
 )
 from gluon_attn.export.writer import Variant
 
@@ -59,55 +57,60 @@ POLICY = (
     "img-src 'self' blob: data:; connect-src 'self'; worker-src 'self'; base-uri 'none'; "
     "form-action 'none'"
 )
-PIXELS = 1  # format version whose preparation of images pixels.js repeats
-TOLERANCE = 1e-3  # of a probability, between the page's net and float32
+# How far a probability of the page's net may be from float32's, on random images. With int8 the
+# numbers are no longer Predictor's, and the page says so; the limit is an assumption.
+TOLERANCE = {"fp16": 1e-3, "int8": 5e-2}
+NAMES = {"fp16": "half precision", "int8": "int8"}
 SMALL = 1024  # values of a tensor up to which it stays in float32
 
 
 class WebVariant(Variant):
-    """Writes ``web/``: page, ONNX model with half-precision weights, engine, samples.
+    """Writes ``web/``: page, ONNX model with smaller weights, engine, samples.
 
     Args:
         runtime: The ``dist`` folder of onnxruntime-web; None: the page says that it is missing.
         samples: Images by file name.
         about: Paragraphs on what the net was trained on and must not be used for.
+        weights: How they are stored: ``'fp16'``, or ``'int8'``, half as large and less exact.
     """
 
     name = FOLDER
 
     def __init__(
-        self, runtime: PathLike | None, samples: Mapping[str, bytes], about: Sequence[str]
+        self,
+        runtime: PathLike | None,
+        samples: Mapping[str, bytes],
+        about: Sequence[str],
+        weights: str = "fp16",
     ) -> None:
-        self.runtime, self.samples, self.about = runtime, samples, about
+        self.runtime, self.samples, self.about, self.weights = runtime, samples, about, weights
 
     def write(self, directory: Path, sidecar: Sidecar) -> tuple[dict[str, str], dict[str, Any]]:
         """Write the folder; needs the ONNX form.
 
         The entry holds the model's ``file``, ``bytes`` and ``sha256``, ``weights``,
         ``max_abs_diff`` of probabilities, and the engine's version as ``runtime``, or None.
-        ExportError: there is no ONNX file, the page cannot prepare images as this net wants them,
-        or half precision changes a probability by more than 1e-3; FileNotFoundError, ValueError:
-        see :func:`check_runtime`.
+        ExportError: there is no ONNX file, or the weights' precision changes a probability by more
+        than :data:`TOLERANCE`; FileNotFoundError, ValueError: see :func:`check_runtime`.
         """
         if "onnx" not in sidecar["files"]:
             raise ExportError(f"{sidecar['name']}: the page needs the ONNX form: give --onnx too")
-        if not prepares(sidecar["input"]):
-            raise ExportError(
-                f"{sidecar['name']}: the page knows neither a letterbox nor another interpolation "
-                f"than '{AUTO}', so it would show other numbers; leave --web out"
-            )
         folder = directory / FOLDER
         folder.mkdir()
-        raw, difference = _halve(read_verified(directory, sidecar["files"]["onnx"]), sidecar)
+        raw = read_verified(directory, sidecar["files"]["onnx"])
+        raw, difference = _shrink(raw, sidecar, self.weights)
         model = folder / f"{sidecar['name']}.onnx"
         write_bytes(model, raw)
         if self.runtime is not None:
             (folder / "runtime").mkdir()
             for path in check_runtime(self.runtime):
                 shutil.copyfile(path, folder / "runtime" / path.name)
+        note = ""
+        if difference > TOLERANCE["fp16"]:
+            note = f", which changed random images' probabilities by up to {difference:.3f}"
         entry = {
             "model": describe_file(model),
-            "weights": f"half precision, {len(raw) / 1e6:.1f} MB",
+            "weights": f"{NAMES[self.weights]}, {len(raw) / 1e6:.1f} MB{note}",
             "max_abs_diff": difference,
             "runtime": None if self.runtime is None else VERSION,
         }
@@ -122,11 +125,6 @@ class WebVariant(Variant):
         own.update({"schema": schema.to_json(), FOLDER: entry})
         write_text(folder / "export.json", json_text(own))
         return {}, entry
-
-
-def prepares(entry: dict[str, Any]) -> bool:
-    """Return whether the page prepares images as the ``input`` entry of a sidecar says."""
-    return version_of(entry) <= PIXELS
 
 
 def check_runtime(folder: PathLike) -> list[Path]:
@@ -159,21 +157,21 @@ def _dist() -> Path:
     return Path("node_modules") / "onnxruntime-web" / "dist"
 
 
-def _halve(raw: bytes, sidecar: Sidecar) -> tuple[bytes, float]:
-    """Return a model with large weights in float16, and how far its probabilities are off."""
+def _shrink(raw: bytes, sidecar: Sidecar, weights: str) -> tuple[bytes, float]:
+    """Return a model with smaller weights, and how far its probabilities are off."""
     onnx, _ = require_packages()
     model = onnx.load_from_string(raw)
-    halve_weights(onnx, model, SMALL)
+    {"fp16": halve_weights, "int8": quarter_weights}[weights](onnx, model, SMALL)
     found = model.SerializeToString(deterministic=True)
     batch = {INPUT: random_batch(sidecar["input"])}
     outputs = [open_onnx_session(data).run(["logits"], batch)[0] for data in (raw, found)]
     if sidecar["activation"] != "none":  # softmax is no steeper than the sigmoid
         outputs = [expit(values) for values in outputs]
     difference = float(np.abs(outputs[0] - outputs[1]).max())
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCE[weights]:
         raise ExportError(
-            f"{sidecar['name']}: with half-precision weights a probability changes by "
-            f"{difference:.1e}; up to {TOLERANCE:g} is allowed, so there is no page"
+            f"{sidecar['name']}: with weights in {NAMES[weights]} a probability changes by "
+            f"{difference:.1e}; up to {TOLERANCE[weights]:g} is allowed, so there is no page"
         )
     return found, difference
 
@@ -189,6 +187,7 @@ def _fill(sidecar: Sidecar, schema: Schema, samples: Sequence[str], about: Seque
     parts = {
         "CSP": POLICY,
         "NAME": html.escape(sidecar["name"]),
+        "TITLE": html.escape(sidecar["name"]).replace("_", "_<wbr>"),  # where a line may end
         "MAPS": "" if taps else "none",
         "TAPS": "".join(options),
         "SAMPLES": "".join(images),

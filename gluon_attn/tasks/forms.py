@@ -32,15 +32,15 @@ class Forms(NamedTuple):
     """Which further forms of a graph are wanted, and what they are made from.
 
     ``calib`` is a data set for int8, and to score bf16; for its splits and number see
-    :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose. ``runtime`` is
-    where the engine of the page ``web`` is. ``fp16`` is a second ONNX file, beside that of
-    ``onnx``.
+    :func:`calibration_data`. ``max_drop`` are points of mAP that int8 may lose. ``web`` is how
+    the page stores its weights, 'fp16' or 'int8', and ``runtime`` where its engine is. ``fp16`` is
+    a second ONNX file, beside that of ``onnx``.
     """
 
     int8: bool = False
     bf16: bool = False
     onnx: bool = False
-    web: bool = False
+    web: str | None = None
     runtime: str | None = None
     calib: str | None = None
     calib_split: str | None = None
@@ -52,7 +52,7 @@ class Forms(NamedTuple):
     @property
     def wanted(self) -> bool:
         """Whether anything is."""
-        return self.int8 or self.bf16 or self.onnx or self.web or self.fp16
+        return self.int8 or self.bf16 or self.onnx or self.fp16 or self.web is not None
 
 
 def check_forms(forms: Forms) -> None:
@@ -106,7 +106,7 @@ def make_variants(forms: Forms, source: Trained | Exported) -> list[Any]:
             raise ValueError("--web needs --onnx: the page runs the ONNX model")
         from gluon_attn.tasks.page import web_variant
 
-        variants.append(web_variant(source, forms.runtime))
+        variants.append(web_variant(source, forms.runtime, forms.web))
     return variants
 
 

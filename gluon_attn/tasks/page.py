@@ -13,8 +13,8 @@ import model_zoo
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic import digits, people
 from gluon_attn.export.onnx import OnnxVariant, require_packages
-from gluon_attn.export.sidecar import ExportError, input_entry
-from gluon_attn.export.web import WebVariant, find_runtime, prepares
+from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.web import WebVariant, find_runtime
 from gluon_attn.export.writer import Variant
 from gluon_attn.task import Exported, Trained
 
@@ -28,25 +28,21 @@ MUST_NOT = (
 )
 
 
-def web_variant(source: Trained | Exported, runtime: str | None) -> WebVariant:
+def web_variant(
+    source: Trained | Exported, runtime: str | None, weights: str = "fp16"
+) -> WebVariant:
     """Return the page of a net, with synthetic samples; ``runtime``: onnxruntime-web's folder."""
-    return WebVariant(runtime, samples(_made_with(source.extra)), about(source.extra))
+    return WebVariant(runtime, samples(_made_with(source.extra)), about(source.extra), weights)
 
 
 def offered(source: Trained | Exported) -> list[Variant]:
-    """Return the forms of a page that runs: npm installed its engine here, ONNX is there, and the
-    page prepares images as the net wants them; else none.
-    """
+    """Return the forms of a page that runs: npm installed its engine here, ONNX is there."""
     runtime = find_runtime()
     try:
         require_packages()
     except ExportError:
         runtime = None
-    if isinstance(source, Exported):
-        entry = source.sidecar["input"]
-    else:
-        entry = input_entry(source.input_size, source.export_preprocess)
-    if runtime is None or not prepares(entry):
+    if runtime is None:
         return []
     return [OnnxVariant(), web_variant(source, str(runtime))]
 

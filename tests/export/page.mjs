@@ -1,6 +1,6 @@
 // Drives the page of an export in headless Chromium: node page.mjs MODULES CHROMIUM < job.json
-// The job: url, files (paths), use (whether to do everything), gpu (software for
-// it), downloads and shots (folders).
+// The job: url, files (paths), use (whether to do everything), given (a PNG to drop and to paste),
+// gpu (software for it), downloads and shots (folders).
 // Prints what was seen as JSON.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -17,10 +17,10 @@ const browser = await need("puppeteer-core").launch({
 const seen = { requests: [], problems: [], records: {}, statuses: {} };
 try {
   const context = browser.defaultBrowserContext();
-  await context.overridePermissions(new URL(job.url).origin, ["camera"]);
+  await context.overridePermissions(new URL(job.url).origin, 
+    ["camera", "clipboard-read", "clipboard-write", "clipboard-sanitized-write"]);
   const page = await browser.newPage();
-  await page.evaluateOnNewDocument((software) => { // headless, it refuses the real one
-    navigator.clipboard.writeText = async (words) => { globalThis.copied = words; };
+  await page.evaluateOnNewDocument((software) => {
     // Software in the place of a GPU, which the page leaves alone otherwise.
     if (globalThis.GPUAdapterInfo && software) {
       Object.defineProperty(GPUAdapterInfo.prototype, "isFallbackAdapter", { value: false });
@@ -34,20 +34,37 @@ try {
   });
   await page.setViewport({ width: 1600, height: 1000 });
   const text = (id) => page.$eval(`#${id}`, (node) => node.textContent);
+  const clear = () => page.$eval("#status", (node) => { node.textContent = ""; });
   const said = (words) => page.waitForFunction((wanted) => {
     const shown = document.getElementById("error");
     return document.getElementById("status").textContent.includes(wanted) || !shown.hidden;
   }, {}, words);
+  const copied = async () => {
+    await said("Copied.");
+    return page.evaluate(() => navigator.clipboard.readText());
+  };
   const record = async () => {
     await page.click("#json");
-    await said("Copied.");
-    return JSON.parse(await page.evaluate(() => globalThis.copied))[0];
+    return JSON.parse(await copied())[0];
   };
   const open = async (path) => {
-    await page.$eval("#status", (node) => { node.textContent = ""; });
+    await clear();
     await page.$eval("#error", (node) => { node.hidden = true; });
     await (await page.$("#file")).uploadFile(path);
     await said("prepared in");
+  };
+  const given = async (how) => {
+    await clear();
+    await how();
+    await said("prepared in");
+    return record();
+  };
+  const tabTo = async (wanted) => {
+    for (let k = 0; k < 100; k++) {
+      await page.keyboard.press("Tab");
+      if (await page.evaluate((css) => document.activeElement.matches(css), wanted)) return;
+    }
+    throw new Error(`the keyboard does not reach ${wanted}`);
   };
   const corner = () => page.$eval("#canvas", (c) =>
     [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data].slice(0, 400000));
@@ -88,8 +105,7 @@ try {
     });
     seen.lowered = await record();
     await page.click("#csv");
-    await said("Copied.");
-    seen.csv = await page.evaluate(() => globalThis.copied);
+    seen.csv = await copied();
     await page.click("#reset");
     const client = await page.createCDPSession();
     await client.send("Browser.setDownloadBehavior",
@@ -115,6 +131,61 @@ try {
     await said("camera, ");
     await said("prepared in");
     seen.camera = await record();
+    seen.filming = await page.$eval("#video", (node) => Boolean(node.srcObject));
+    seen.dropped = await given(async () => {
+      const client = await page.createCDPSession();
+      for (const type of ["dragEnter", "dragOver", "drop"]) {
+        const data = { items: [], files: [job.given], dragOperationsMask: 1 };
+        await client.send("Input.dispatchDragEvent", { type, x: 100, y: 300, data });
+      }
+    });
+    seen.pasted = await given(async () => {
+      await page.evaluate((text) => {
+        const data = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        const blob = new Blob([data], { type: "image/png" });
+        return navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+      }, readFileSync(job.given).toString("base64"));
+      await page.keyboard.down("Control");
+      await page.keyboard.press("v", { commands: ["Paste"] });
+      await page.keyboard.up("Control");
+    });
+    // The keyboard alone.
+    await page.reload();
+    await said("Ready.");
+    await tabTo("#samples button");
+    await page.keyboard.press("Enter");
+    await said("prepared in");
+    await tabTo("#x");
+    await page.keyboard.type("20");
+    await clear();
+    await page.keyboard.press("Tab");
+    await said("prepared in");
+    await tabTo("li[data-column='1'] button");
+    seen.keyLabel = await page.$eval("#canvas", (node) => node.ariaLabel);
+    await tabTo("li[data-column='1'] input");
+    await page.keyboard.press("Home");
+    await tabTo("#json");
+    await page.keyboard.press("Enter");
+    seen.typed = JSON.parse(await copied())[0];
+    seen.stored = await page.evaluate(async () => [localStorage.length, sessionStorage.length,
+      document.cookie.length, (await indexedDB.databases()).length, (await caches.keys()).length]);
+    // What the policy must keep from happening.
+    [seen.before, seen.fine] = [seen.requests.length, seen.problems.length];
+    seen.blocked = await page.evaluate(async () => {
+      const found = [];
+      document.addEventListener("securitypolicyviolation",
+        (event) => found.push(event.effectiveDirective));
+      await fetch("http://localhost:1/").catch(() => {});
+      document.createElement("img").src = "http://localhost:1/image.png";
+      for (const [name, text] of [["script", "globalThis.ran = 1"], ["style", "p { color: red }"]]) {
+        const node = document.createElement(name);
+        node.textContent = text;
+        document.head.append(node);
+      }
+      await new Promise((done) => setTimeout(done, 300));
+      return found.sort();
+    });
+    seen.ran = await page.evaluate(() => globalThis.ran ?? 0);
   }
 } catch (error) {
   seen.failed = String(error);

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import threading
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -27,6 +26,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from gluon_attn.export.onnx import OnnxVariant  # noqa: E402
+from gluon_attn.export.onnx_half import quarter_weights  # noqa: E402
 from gluon_attn.export.onnx_session import open_onnx_session  # noqa: E402
 
 SCHEMA = Schema([Attribute("hat <b>", group="head & hair"), Attribute("bag"),
@@ -96,49 +96,56 @@ def test_script_is_short():
     assert max(len(line) for lines in scripts for line in lines) <= 100
 
 
-def test_model_has_half_the_size_and_the_same_probabilities(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights, end, most", [
+    ("fp16", "_float16", 1e-2), ("int8", "_int8", 0.2)
+])  # fmt: skip
+def test_model_is_small_and_has_nearly_the_same_probabilities(
+    weights, end, most, tmp_path, monkeypatch
+):
     monkeypatch.setattr(web, "SMALL", 100)
-    export(make_net(), tmp_path / "x", variants=[OnnxVariant(), web.WebVariant(None, {}, [])])
+    variant = web.WebVariant(None, {}, [], weights)
+    export(make_net(), tmp_path / "x", variants=[OnnxVariant(), variant])
     raw = (tmp_path / "x" / "tiny.onnx").read_bytes()
-    half = (tmp_path / "x" / "web" / "tiny.onnx").read_bytes()
-    model = onnx.load_from_string(half)
+    small = (tmp_path / "x" / "web" / "tiny.onnx").read_bytes()
+    model = onnx.load_from_string(small)
     onnx.checker.check_model(model, full_check=True)
     kinds = {w.name: w.data_type for w in model.graph.initializer}
-    assert {name for name in kinds if name.endswith("_float16")} and len(set(kinds.values())) > 1
+    assert {name for name in kinds if name.endswith(end)} and len(set(kinds.values())) > 1
     data = {"data": np.random.RandomState(0).normal(size=(2, 3, SIZE, SIZE)).astype("float32")}
-    full, small = (open_onnx_session(m).run(["logits"], data)[0] for m in (raw, half))
-    assert 0 < np.abs(full - small).max() < 1e-2
+    full, found = (open_onnx_session(m).run(["logits"], data)[0] for m in (raw, small))
+    assert 0 < np.abs(full - found).max() < most
     told = sidecar.read_sidecar(tmp_path / "x")["web"]
-    assert 0 < told["max_abs_diff"] <= web.TOLERANCE
-    monkeypatch.setattr(web, "TOLERANCE", told["max_abs_diff"] / 2)
-    with pytest.raises(ExportError, match="half-precision weights a probability changes by"):
-        add_variants(tmp_path / "x", [web.WebVariant(None, {}, [])])
+    assert 0 < told["max_abs_diff"] <= web.TOLERANCE[weights]
+    assert told["weights"].startswith(web.NAMES[weights])
+    monkeypatch.setitem(web.TOLERANCE, weights, told["max_abs_diff"] / 2)
+    with pytest.raises(ExportError, match=f"in {web.NAMES[weights]} a probability changes by"):
+        add_variants(tmp_path / "x", [variant])
     assert sidecar.read_sidecar(tmp_path / "x")["web"] == told
+
+
+def test_int8_weights_are_within_half_a_step_of_each_channel():
+    helper, values = onnx.numpy_helper, np.random.RandomState(1).normal(size=(6, 30))
+    values[2] *= 1000
+    values[4] = 0
+    weight = helper.from_array(values.astype("float32"), "w")
+    node = onnx.helper.make_node("Identity", ["w"], ["logits"])
+    output = onnx.helper.make_tensor_value_info("logits", 1, values.shape)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [], [output], [weight]),
+        opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8,
+    )  # fmt: skip
+    quarter_weights(onnx, model, 100)
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = open_onnx_session(model.SerializeToString()).run(None, {})
+    step = np.abs(values).max(1) / 127
+    assert (np.abs(found - values).max(1) <= step * 0.5001).all()
+    assert np.abs(found[5]).max() == pytest.approx(np.abs(values[5]).max()) and not found[4].any()
 
 
 def test_page_needs_onnx(tmp_path):
     with pytest.raises(ExportError, match="needs the ONNX form: give --onnx too"):
         export(make_net(), tmp_path / "x", variants=[web.WebVariant(None, {}, [])])
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize("pixels", [
-    {"resize": 40, "crop": None, "keep_aspect": True}, {"interpolation": "bicubic"},
-])  # fmt: skip
-def test_pixels_that_the_page_does_not_repeat_are_refused(pixels, runtime, tmp_path, monkeypatch):
-    preprocess, net = {**PREPROCESS, **pixels}, make_net()
-    with pytest.raises(ExportError, match="neither a letterbox nor another interpolation"):
-        export_model(
-            net, tmp_path / "x", "tiny", SCHEMA.columns, SIZE, preprocess, check=False,
-            variants=[OnnxVariant(), web.WebVariant(None, {}, [])],
-        )  # fmt: skip
-    assert not (tmp_path / "x").exists()
-    monkeypatch.setattr(page, "find_runtime", lambda: runtime)
-    trained = [
-        SimpleNamespace(input_size=SIZE, export_preprocess=p, extra={})
-        for p in (PREPROCESS, preprocess)
-    ]
-    assert [len(page.offered(one)) for one in trained] == [2, 0]
 
 
 def test_engine_is_copied_and_stays_when_other_forms_come(directory, runtime, tmp_path):
@@ -156,16 +163,16 @@ def test_engine_is_copied_and_stays_when_other_forms_come(directory, runtime, tm
     (lambda path: path.write_text("x"), ValueError, "checksum mismatch: damaged or not onnx"),
 ])  # fmt: skip
 def test_other_engines_are_refused(runtime, damage, error, words):
-    check_forms(Forms(web=True, runtime=str(runtime)))
+    check_forms(Forms(web="fp16", runtime=str(runtime)))
     damage(runtime / "ort.wasm.min.mjs")
     with pytest.raises(error, match=f"ort.wasm.min.mjs: {words}"):
-        check_forms(Forms(web=True, runtime=str(runtime)))
+        check_forms(Forms(web="fp16", runtime=str(runtime)))
 
 
 def test_page_without_onnx_is_refused_before_the_export():
     source = Exported("x", {"files": {}, "extra": {}})
     with pytest.raises(ValueError, match="--web needs --onnx: the page runs the ONNX model"):
-        make_variants(Forms(web=True), source)
+        make_variants(Forms(web="fp16"), source)
 
 
 def test_engine_without_a_page_is_refused(runtime):
@@ -175,7 +182,7 @@ def test_engine_without_a_page_is_refused(runtime):
 
 def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = Exported("x", {"extra": {}, "input": sidecar.input_entry(SIZE, PREPROCESS)})
+    source = Exported("x", {"extra": {}})
     assert web.find_runtime() is None and page.offered(source) == []
     shutil.copytree(runtime, tmp_path / "node_modules" / "onnxruntime-web" / "dist")
     assert [variant.name for variant in page.offered(source)] == ["onnx", "web"]

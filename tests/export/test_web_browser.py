@@ -23,13 +23,15 @@ from process_helpers import ROOT, finish, start
 
 from gluon_attn.cli import serve
 from gluon_attn.core.files import json_text
+from gluon_attn.core.images import RESAMPLING
 from gluon_attn.data.synthetic.people import draw_scene
 from gluon_attn.export import Predictor, web
 from gluon_attn.export.images import Preprocess
-from gluon_attn.export.sidecar import input_entry
+from gluon_attn.export.sidecar import input_entry, read_sidecar, write_sidecar
 from gluon_attn.runtime import contexts
 from gluon_attn.tasks import forms
 from gluon_attn.train import trained
+from tools.bench import web as bench
 
 MODULES = Path(os.environ.get("GLUON_ATTN_NODE_MODULES", ROOT / "node_modules"))
 NAME = "vaa_resnet18_w16_synthetic"
@@ -81,8 +83,10 @@ console.log(JSON.stringify(found));
 """
 SIZES = ((64, 48), (37, 53), (40, 40), (20, 20), (17, 90), (91, 16), (9, 7), (60, 20), (33, 41))
 WAYS = (
-    {"resize": None, "crop": None}, {"resize": 20, "crop": 16}, {"resize": 24, "crop": 18},
-    {"resize": 23, "crop": 17, "keep_aspect": True},
+    {"resize": None}, {"resize": 20, "crop": 16}, {"resize": 24, "crop": 18},
+    {"resize": 23, "crop": 17, "keep_aspect": True}, {"resize": 26, "keep_aspect": True},
+    *({"resize": 24, "crop": 17, "interpolation": method} for method in RESAMPLING[1:]),
+    {"resize": 19, "keep_aspect": True, "interpolation": "bicubic"},
 )  # fmt: skip
 
 
@@ -93,7 +97,8 @@ def test_input_is_predictors_to_the_bit():
         image = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
         rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).ravel().tolist()
         for way in WAYS:
-            entry = input_entry((20, 15), dict(way, mean=(124, 117, 104), std=(58.4, 57.1, 57.4)))
+            colours = {"mean": (124, 117, 104), "std": (58.4, 57.1, 57.4)}
+            entry = input_entry((20, 15), {"crop": None, **way, **colours})
             jobs.append({"rgba": rgba, "width": width, "height": height, "input": entry})
             expected.append((Preprocess(entry)(image), Preprocess(entry).visible(image).shape))
     script = PREPARE % (web.SOURCE / "pixels.js")
@@ -118,7 +123,7 @@ def photographs():
     return {
         "plain.jpg": encoded(scenes[0], "JPEG", quality=90),
         "exif6.jpg": encoded(upright[6], "JPEG", 6, quality=95),
-        "exif3.jpg": encoded(upright[3], "JPEG", 3),
+        "exif3.jpg": encoded(cv2.resize(upright[3], (4032, 3024)), "JPEG", 3),  # a phone's size
         "exif8.png": encoded(upright[8], "PNG", 8),
         "grey.jpg": encoded(grey, "JPEG"),
         "grey.png": encoded(grey[:-1, :-3], "PNG"),
@@ -136,7 +141,7 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "export"
     net = trained.from_zoo(NAME, None, contexts("cpu"), pretrained=True)
     runtime = str(MODULES / "onnxruntime-web" / "dist")
-    wanted = forms.Forms(onnx=True, web=True, runtime=runtime)
+    wanted = forms.Forms(onnx=True, web="fp16", runtime=runtime)
     variants = forms.make_variants(wanted, net)
     net.task.export(net, str(folder), NAME, with_maps=True, variants=variants)
     return folder
@@ -156,7 +161,8 @@ def visit(directory, **job):
             server.shutdown()
             thread.join()
     assert not seen.get("failed"), seen
-    assert all(url.startswith((job["url"], "data:", "blob:")) for url in seen["requests"])
+    asked = seen["requests"][: seen.get("before")]
+    assert all(url.startswith((job["url"], "data:", "blob:")) for url in asked)
     return seen
 
 
@@ -167,8 +173,13 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     broken = tmp_path / "notes.jpg"
     broken.write_text("no image")
     paths = [str(path) for path in files.values()]
-    seen = visit(directory, files=[*paths, str(broken)], use=True, downloads=str(tmp_path))
-    assert not seen["problems"] and not seen["error"] and "WASM with SIMD" in seen["engine"]
+    given, shots = str(files["tiny.png"]), os.environ.get("GLUON_ATTN_SHOTS")
+    seen = visit(
+        directory, files=[*paths, str(broken)], use=True, given=given, downloads=str(tmp_path),
+        shots=shots,
+    )  # fmt: skip
+    assert not seen["problems"][: seen["fine"]] and not seen["error"]
+    assert "WASM with SIMD" in seen["engine"]
     predictor = Predictor(directory)
     right = dict(zip(paths, predictor(paths)))
     off = {}
@@ -194,9 +205,64 @@ def test_numbers_and_everything_that_one_can_do(directory, tmp_path):
     assert row.startswith("plain.jpg,,,,,0.")
     saved = cv2.imread(str(tmp_path / "plain_attributes.png"))
     assert saved.shape[1] == 800 and saved.std() > 10
-    assert seen["camera"]["image"] == "camera"
+    assert seen["camera"]["image"] == "camera" and not seen["filming"]
+    # A file that is dropped, an image that is pasted.
+    for record, name in ((seen["dropped"], "tiny.png"), (seen["pasted"], "image.png")):
+        assert record["image"] == name
+        values = list(record["probabilities"].values())
+        np.testing.assert_allclose(values, right[given], atol=1e-3)
+    # The keyboard alone: a sample, a box, a map, a threshold, a record.
+    (record,) = predictor.predict(
+        [str(directory / "web" / "sample1.jpg")], [[seen["typed"]["box"]]]
+    )
+    assert seen["typed"]["image"] == "sample1.jpg" and seen["typed"]["box"][:2] == [20, 0]
+    values = list(seen["typed"]["probabilities"].values())
+    np.testing.assert_allclose(values, list(record["probabilities"].values()), atol=1e-3)
+    assert predictor.classes[1] in seen["typed"]["positives"]
+    assert seen["keyLabel"].endswith(f" of {predictor.classes[1]}")
+    # Nothing is kept, and the policy holds: the page's and, once more, the server's.
+    assert seen["stored"] == [0] * 5 and seen["ran"] == 0
+    kinds = ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
+    assert seen["blocked"] == sorted(2 * kinds)
     assert seen["axe"] == [] and (seen["scroll1600"], seen["scroll360"]) == (1600, 360)
     assert "Must not be used for surveillance" in seen["about"]
+
+
+@pytest.mark.parametrize("way", [
+    {"resize": 128, "crop": None, "keep_aspect": True},
+    {"resize": 128, "crop": 112, "interpolation": "bicubic"},
+])  # fmt: skip
+def test_other_ways_to_prepare(directory, tmp_path, way):
+    copy = Path(shutil.copytree(str(directory), str(tmp_path / "x")))
+    told = json.loads((copy / "web" / "export.json").read_text())
+    told["input"].update(way)
+    (copy / "web" / "export.json").write_text(json_text(told))
+    write_sidecar(copy, {**read_sidecar(copy), "input": told["input"]})
+    path = tmp_path / "plain.jpg"
+    path.write_bytes(photographs()["plain.jpg"])
+    seen = visit(copy, files=[str(path)])
+    values = list(seen["records"][str(path)]["probabilities"].values())
+    np.testing.assert_allclose(values, Predictor(copy)([str(path)])[0], atol=1e-3)
+    assert np.abs(values - Predictor(directory)([str(path)])[0]).max() > 1e-3
+
+
+def test_int8_weights(directory, tmp_path):
+    copy = Path(shutil.copytree(str(directory), str(tmp_path / "x")))
+    runtime = str(MODULES / "onnxruntime-web" / "dist")
+    forms.extend(str(copy), forms.Forms(web="int8", runtime=runtime))
+    path = tmp_path / "plain.jpg"
+    path.write_bytes(photographs()["plain.jpg"])
+    seen = visit(copy, files=[str(path)])
+    values = list(seen["records"][str(path)]["probabilities"].values())
+    off = np.abs(values - Predictor(copy)([str(path)])[0]).max()
+    assert 0 < off <= web.TOLERANCE["int8"] and "weights: int8, 1.9 MB" in seen["engine"]
+
+
+def test_benchmark_runs_the_page(directory):
+    (row,) = bench.measure([str(directory)], str(MODULES), threads=[1], rounds=2)
+    assert "WASM with SIMD, threads: 1" in row["engine"] and len(row["page"]) == 2
+    assert row["ratio"]["lowest"] <= row["ratio"]["median"] <= row["ratio"]["highest"]
+    assert f"| `{NAME}` | 1 | 3.7 | " in bench.table([row])
 
 
 def test_webgpu_in_software(directory, tmp_path):
@@ -232,6 +298,8 @@ def no_net(folder):
     (swap_model, f"{NAME}.onnx is damaged or of another export: export again with --web."),
     (no_net, f"{NAME}.onnx cannot be run by onnxruntime-web: "),
     (lambda folder: shutil.rmtree(folder / "runtime"), "runtime/ort.wasm.min.mjs is missing: "),
+    (lambda folder: (folder / "runtime" / "ort-wasm-simd-threaded.wasm").unlink(),
+     "runtime/ort-wasm-simd-threaded.wasm is missing: export again with --onnx --web --runtime"),
     (lambda folder: (folder / "export.json").write_text("{"), "export.json is damaged: "),
     (lambda folder: (folder / "export.json").unlink(), "export.json is missing: "),
 ])  # fmt: skip

@@ -4,6 +4,7 @@ python tools/benchmark.py infer --model vaa_resnet101_wider --batch-size 8   MXN
 python tools/benchmark.py step --model vaa_resnet101_wider    training step, against PyTorch
 python tools/benchmark.py train           VAA training step; awmt, icasc, dreal, search: theirs
 python tools/benchmark.py data --data-dir PACKED              the loader against OpenCV alone
+python tools/benchmark.py web EXPORT       the page of an export against ONNX Runtime
 python tools/benchmark.py distributed      one and two workers; more of them as a projection
 """
 
@@ -58,6 +59,11 @@ def flags():
     several.add_argument("--size", type=int, default=224, help="pixels; default: %(default)s")
     several.add_argument("--batch-size", type=int, default=8, help="per worker; default: 8")
     several.add_argument("--rounds", type=int, default=10, help="steps of each; default: 10")
+    page = commands.add_parser("web", help="an image in the page of an export, in Chromium")
+    page.add_argument("exports", nargs="+", metavar="EXPORT", help="with --onnx --web --runtime")
+    page.add_argument("--modules", default="node_modules", help="with puppeteer-core of npm")
+    page.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    page.add_argument("--rounds", type=int, default=7, help="images of each; default: 7")
     for command in commands.choices.values():
         command.add_argument("--json", metavar="FILE", help="also write all figures here")
     return parser
@@ -105,6 +111,12 @@ def main():
         result = steps.measure(args.command, args.model, args.size, args.batch_size, **common)
         name_left_out(result["left_out"])
         text = steps.table(args.command, result)
+    elif args.command == "web":
+        from tools.bench import web
+
+        common = {"threads": args.threads, "rounds": args.rounds, "report": report}
+        result = web.measure(args.exports, args.modules, **common)
+        text = web.table(result)
     elif args.command == "distributed":
         from tools.bench import distributed
 

@@ -1,18 +1,19 @@
 /** The page: an image comes in, attributes and attention maps come out, nothing leaves. */
-import {
-  PageError, csvOf, decide, openNet, probabilitiesOf, readSidecar, recordOf, siblingsOf,
-} from "./net.js";
+import { PageError, load, openNet, readSidecar } from "./net.js";
+import { csvOf, decide, probabilitiesOf, recordOf, siblingsOf } from "./net.js";
 import { cut, decode, prepare, visible } from "./pixels.js";
 
 /** @typedef {import("./pixels.js").Window} Window */
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
-const [SHORT, LONG] = [800, 1600]; // limits of the canvas's longer side
+const SHORT = 800, LONG = 1600, PARTS = ["button", "i", "b", "output", "input"];
 const MOST = 12; // classes of an attribute that are listed, the most probable ones
 const COLOURS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
-/** @type {NodeListOf<HTMLElement>} */
-const items = document.querySelectorAll("li[data-column]");
+const items = /** @type {any[]} */ ([...document.querySelectorAll("li[data-column]")]);
 const canvas = $("canvas");
+
+/** @param {Window} box @returns {[number, number, number, number]} */
+const corners = ({ x, y, width, height }) => [x, y, width, height];
 
 /** @param {Error} error */
 function fail(error) {
@@ -29,10 +30,8 @@ async function begin(sidecar) {
   let thresholds = [...sidecar.thresholds], shown = -1, ticket = 0;
   /** @type {{name: string, pixels: import("./pixels.js").Pixels, bitmap: ImageBitmap}} */
   let image;
-  /** @type {?Window} */
-  let box = null;
-  /** @type {?{values: number[], outputs: Record<string, import("./net.js").Values>}} */
-  let result = null;
+  let box = /** @type {?Window} */ (null), corner = /** @type {?number[]} */ (null);
+  let result = /** @type {?import("./net.js").Result} */ (null);
   $("engine").textContent = `It runs the net with ${net.engine}; weights: ${web.weights}.`;
   $("status").textContent = "Ready.";
 
@@ -40,9 +39,7 @@ async function begin(sidecar) {
   async function open(source, name) {
     const mine = ++ticket, found = await decode(source).catch(() => null);
     if (mine !== ticket) return;
-    if (!found) {
-      return fail(new PageError(`${name} is no image for this browser: give a JPEG or a PNG.`));
-    }
+    if (!found) throw new PageError(`${name} is no image for this browser: give a JPEG or a PNG.`);
     image = { name, ...found };
     [$("error").hidden, $("box").disabled] = [true, false];
     await choose(null);
@@ -52,8 +49,8 @@ async function begin(sidecar) {
   async function choose(window) {
     const { name, pixels } = image, { width, height } = pixels, mine = ++ticket;
     [box, result] = [window, null];
-    const numbers = Object.entries(box ?? { x: 0, y: 0, width, height });
-    for (const [id, value] of numbers) $(id).value = value;
+    const area = box ?? { x: 0, y: 0, width, height };
+    for (const [id, value] of Object.entries(area)) $(id).value = value;
     update();
     $("status").textContent = `${name}: running …`;
     await new Promise((done) => setTimeout(done, 20)); // lets the browser paint
@@ -73,8 +70,7 @@ async function begin(sidecar) {
     const values = result?.values ?? [], positive = decide(values, thresholds, siblings);
     for (const item of result ? items : []) {
       const c = Number(item.dataset.column), value = values[c];
-      const [button, fill, line, number, slider] = /** @type {any[]} */ (
-        ["button", "i", "b", "output", "input"].map((name) => item.querySelector(name)));
+      const [button, fill, line, number, slider] = PARTS.map((name) => item.querySelector(name));
       const rank = siblings[c].filter((other) => values[other] > value).length;
       if (siblings[c].length > MOST) [item.style.order, item.hidden] = [`${rank}`, rank >= MOST];
       item.classList.toggle("positive", positive[c]);
@@ -96,13 +92,16 @@ async function begin(sidecar) {
     const tap = $("tap").value, map = shown < 0 ? undefined : result?.outputs[tap];
     canvas.ariaLabel = image.name + (map ? `, ${tap} of ${sidecar.classes[shown]}` : "");
     if (map) {
-      const seen = visible(box ?? { x: 0, y: 0, width, height }, input);
+      const area = box ?? { x: 0, y: 0, width, height }, seen = visible(area, input);
+      pen.save();
+      pen.rect(...corners(area));
+      pen.clip(); // outside are the bars of a letterbox
       pen.globalAlpha = Number($("opacity").value);
-      pen.drawImage(heat(map, shown), seen.x, seen.y, seen.width, seen.height);
-      pen.globalAlpha = 1;
+      pen.drawImage(heat(map, shown), ...corners(seen));
+      pen.restore();
     }
     [pen.strokeStyle, pen.lineWidth] = ["#ffb000", 4 / scale];
-    if (box) pen.strokeRect(box.x, box.y, box.width, box.height);
+    if (box) pen.strokeRect(...corners(box));
   }
 
   /** The box between two points of the image. @param {number[]} one @param {number[]} other */
@@ -113,13 +112,9 @@ async function begin(sidecar) {
     return right > x && low > y ? { x, y, width: right - x, height: low - y } : null;
   }
 
-  /** @type {?number[]} */
-  let corner = null;
   /** @param {MouseEvent} event */
-  const place = ({ offsetX, offsetY }) => [
-    (offsetX / canvas.clientWidth) * image.pixels.width,
-    (offsetY / canvas.clientHeight) * image.pixels.height,
-  ];
+  const place = ({ offsetX, offsetY }) =>
+    [offsetX, offsetY].map((value) => (value / canvas.clientWidth) * image.pixels.width);
   canvas.onpointerdown = (/** @type {PointerEvent} */ event) => {
     corner = place(event);
     canvas.setPointerCapture(event.pointerId);
@@ -145,17 +140,14 @@ async function begin(sidecar) {
     for (const event of ["pointerenter", "focusin", "click"]) {
       item.addEventListener(event, () => { shown = column; update(); });
     }
-    item.oninput = (event) => {
-      thresholds[column] = Number(/** @type {HTMLInputElement} */ (event.target).value);
-      update();
-    };
+    const slider = item.querySelector("input");
+    if (slider) slider.oninput = () => { thresholds[column] = Number(slider.value); update(); };
   }
 
   /** @param {(record: ReturnType<typeof recordOf>) => string} text */
   const copy = (text) => async () => {
     const values = result?.values ?? [], positive = decide(values, thresholds, siblings);
-    const area = box && Object.values(box);
-    const record = recordOf(image.name, area, values, positive, sidecar.classes);
+    const record = recordOf(image.name, box && corners(box), values, positive, sidecar.classes);
     $("status").textContent = await navigator.clipboard.writeText(text(record))
       .then(() => "Copied.", () => "The browser does not let this page copy.");
   };
@@ -175,26 +167,26 @@ async function begin(sidecar) {
   document.ondrop = (event) => { event.preventDefault(); take(event.dataTransfer?.files); };
   for (const button of $("samples").children) {
     const file = button.firstElementChild.getAttribute("src");
-    button.onclick = async () => open(await (await fetch(file)).blob(), file).catch(fail);
+    button.onclick = () => load(file).then((found) => found.blob())
+      .then((found) => open(found, file)).catch(fail);
   }
-  $("camera").onclick = async () => {
-    const stream = await navigator.mediaDevices?.getUserMedia({ video: true }).catch(() => null);
-    if (!stream) return fail(new PageError("The browser gives this page no camera."));
-    [$("video").srcObject, $("video").hidden] = [stream, false];
-    $("shoot").onclick = async () => {
-      await open($("video"), "camera").catch(fail);
-      for (const track of stream.getTracks()) track.stop();
-      $("video").hidden = $("shoot").hidden = true;
-    };
-    await $("video").play();
-    $("shoot").hidden = false;
+  $("camera").onclick = async () => { // and once more to close it
+    const opens = !$("video").srcObject, media = opens && navigator.mediaDevices;
+    const stream = media ? await media.getUserMedia({ video: true }).catch(() => null) : null;
+    if (opens && !stream) fail(new PageError("The browser gives this page no camera."));
+    for (const track of $("video").srcObject?.getTracks() ?? []) track.stop();
+    $("video").srcObject = stream;
+    $("video").hidden = !stream;
+    if (stream) await $("video").play();
+    $("shoot").hidden = !stream;
   };
+  $("shoot").onclick = () => open($("video"), "camera").catch(fail).then($("camera").onclick);
 }
 
 /** @param {import("./net.js").Values} map @param {number} c */
 function heat({ data, dims: [, count, height, width] }, c) {
-  const size = height * width, start = Math.min(c, count - 1) * size;
-  const part = data.subarray(start, start + size);
+  const size = height * width, which = Math.min(c, count - 1);
+  const part = data.subarray(which * size, (which + 1) * size);
   const low = Math.min(...part), range = Math.max(...part) - low || 1;
   const colours = new ImageData(width, height), made = new OffscreenCanvas(width, height);
   part.forEach((value, k) => {

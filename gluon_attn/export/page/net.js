@@ -5,14 +5,15 @@
  *   schema: {kind: string, classes: string[]}[], input: import("./pixels.js").Input,
  *   web: {model: File, weights: string, runtime: ?string}}} Sidecar
  * @typedef {{data: Float32Array, dims: number[]}} Values
+ * @typedef {{values: number[], outputs: Record<string, Values>}} Result
  */
 
 export class PageError extends Error {}
 
-/** @param {string} file */
-async function load(file) {
-  const found = await fetch(file).catch(() => null);
-  if (!found?.ok) throw new PageError(`${file} is missing: copy the whole folder again.`);
+/** @param {string} file @param {string} [remedy] @param {string} [method] */
+export async function load(file, remedy = "copy the whole folder again", method = "GET") {
+  const found = await fetch(file, { method }).catch(() => null);
+  if (!found?.ok) throw new PageError(`${file} is missing: ${remedy}.`);
   return found;
 }
 
@@ -35,10 +36,11 @@ async function readModel({ file, bytes, sha256 }) {
 
 /** @param {string} kind "webgpu" or "wasm" @param {Uint8Array} model @param {?string} version */
 async function start(kind, model, version) {
-  const file = `runtime/ort.${kind}.min.mjs`;
-  const ort = await import(`./${file}`).catch(() => {
-    throw new PageError(`${file} is missing: export again with --onnx --web --runtime DIR.`);
-  });
+  const main = `ort.${kind}.min.mjs`, more = kind === "wasm" ? "" : ".asyncify";
+  for (const name of [main, ...["mjs", "wasm"].map((e) => `ort-wasm-simd-threaded${more}.${e}`)]) {
+    await load(`runtime/${name}`, "export again with --onnx --web --runtime DIR", "HEAD");
+  }
+  const ort = await import(`./runtime/${main}`);
   ort.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
   const threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   ort.env.wasm.numThreads = threads;

@@ -1,41 +1,34 @@
 /**
  * From an image file to the net's input: the steps of gluon_attn.export.images, to the bit.
- * Shrinking and enlarging round as OpenCV's INTER_AREA and INTER_LINEAR do for 8 bits.
- *
- * @typedef {{data: Uint8Array | Uint8ClampedArray, width: number, height: number}} Pixels RGBA;
- *   what is in A does not matter
+ * Roundings are those of OpenCV's INTER_AREA and INTER_LINEAR and of Pillow's filters for 8 bits.
+ * @typedef {{data: Uint8Array | Uint8ClampedArray, width: number, height: number}} Pixels RGBx
  * @typedef {{x: number, y: number, width: number, height: number}} Window
  * @typedef {{shape: [string, number, number, number], mean: number[], std: number[],
- *   resize: ?number, crop: ?number, keep_aspect?: boolean}} Input
+ *   resize: ?number, crop: ?number, keep_aspect?: boolean, interpolation: string}} Input
  */
 
-const { abs, ceil, floor, fround, max, min, round } = Math;
+const { abs, ceil, cos, floor, fround, max, min, round, sin, trunc, PI } = Math;
+const Bytes = Uint8ClampedArray;
 
-/** Round half to even, as Python's round() and OpenCV's cvRound(). @param {number} value */
-function roundEven(value) {
-  const low = floor(value), rest = value - low;
-  return rest < 0.5 || (rest === 0.5 && low % 2 === 0) ? low : low + 1;
-}
+/** Half to even, as Python's round() and OpenCV's cvRound(). @param {number} value */
+const roundEven = (value) => round(value) - Number(value % 1 === 0.5 && round(value) % 2);
 
-/**
- * Return the upright pixels of a file or a video frame; transparency is dropped, not blended.
- * @param {Blob | HTMLVideoElement} source
- * @returns {Promise<{pixels: Pixels, bitmap: ImageBitmap}>}
- */
+/** Return the upright pixels of a file or a video frame; transparency is dropped, not blended.
+ * @param {Blob | HTMLVideoElement} source */
 export async function decode(source) {
   const bitmap = await createImageBitmap(source, {
     imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none",
   });
-  const { width, height } = bitmap;
-  return { bitmap, pixels: { width, height, data: readUnblended(bitmap) ?? readCanvas(bitmap) } };
+  const { width, height } = bitmap, data = readUnblended(bitmap) ?? readCanvas(bitmap);
+  return { bitmap, pixels: { width, height, data } };
 }
 
-/** Exact where nothing is transparent. @param {ImageBitmap} bitmap */
+/** Exact where nothing is transparent. @param {ImageBitmap} bitmap @returns {Uint8ClampedArray} */
 function readCanvas(bitmap) {
-  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
-  if (!context) throw new Error("the browser has no canvas");
-  context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+  const { width, height } = bitmap;
+  const pen = /** @type {any} */ (new OffscreenCanvas(width, height).getContext("2d"));
+  pen.drawImage(bitmap, 0, 0);
+  return pen.getImageData(0, 0, width, height).data;
 }
 
 /** Colours under transparency, which a 2D canvas loses. @param {ImageBitmap} bitmap */
@@ -53,118 +46,133 @@ function readUnblended(bitmap) {
   return gl.getError() ? null : data;
 }
 
-/** @param {Pixels} image @param {Window} window @returns {Pixels} */
-export function cut(image, { x, y, width, height }) {
-  const data = new Uint8Array(4 * width * height);
-  for (let row = 0; row < height; row++) {
-    const start = 4 * ((y + row) * image.width + x);
-    data.set(image.data.subarray(start, start + 4 * width), 4 * row * width);
+/** Cut out a window, coloured where it exceeds the image. @param {Pixels} image
+ * @param {Window} window @param {number[]} [colour] @returns {Pixels} */
+export function cut(image, { x, y, width, height }, colour = []) {
+  const data = new Bytes(4 * width * height), wide = 4 * min(width, image.width);
+  if (data.length > image.data.length) data.forEach((_, i) => { data[i] = colour[i % 4]; });
+  for (let row = max(0, -y); row < min(height, image.height - y); row++) {
+    const start = 4 * ((y + row) * image.width + max(x, 0));
+    data.set(image.data.subarray(start, start + wide), 4 * (row * width + max(0, -x)));
   }
   return { data, width, height };
 }
 
-/** @param {Pixels} from @param {number} width @param {number} height @returns {Pixels} */
-export function resize(from, width, height) {
-  if (from.width === width && from.height === height) return from;
-  const to = { data: new Uint8ClampedArray(4 * width * height), width, height };
-  const across = 1 / (width / from.width), down = 1 / (height / from.height);
-  const off = max(abs(across - round(across)), abs(down - round(down)));
-  if (width > from.width || height > from.height) enlarge(from, to);
-  else if (off < Number.EPSILON) averageBlocks(from, to, round(across), round(down));
-  else averageAreas(from, to);
-  return to;
-}
+const sinc = (/** @type {number} */ x) => (x === 0 ? 1 : sin(x * PI) / (x * PI));
+/** Pillow's filters: their reach, and the weight of a source at a distance.
+ * @type {Record<string, [number, (x: number) => number]>} */
+const FILTERS = {
+  nearest: [0, () => 1],
+  box: [0.5, (x) => Number(x > -0.5 && x <= 0.5)],
+  bilinear: [1, (x) => max(0, 1 - abs(x))],
+  hamming: [1, (x) => (abs(x) < 1 ? sinc(x) * (fround(0.54) + fround(0.46) * cos(x * PI)) : 0)],
+  bicubic: [2, (x) => ((x = abs(x)) < 1 ? (1.5 * x - 2.5) * x * x + 1
+    : x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0)],
+  lanczos: [3, (x) => (abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0)],
+};
+/** @template T @param {number} count @param {(k: number) => T} make */
+const times = (count, make) => Array.from({ length: count }, (_, k) => make(k));
+/** @typedef {(from: number, to: number) => [number, number][][]} Parts for each target its sources
+ * and their weights */
 
-/** @param {Pixels} from @param {Pixels} to @param {number} columns @param {number} rows */
-function averageBlocks(from, to, columns, rows) {
-  const part = fround(1 / (columns * rows)), quarter = columns === 2 && rows === 2;
-  for (let out = 0; out < to.data.length; out++) {
-    const c = out % 4, x = (out >> 2) % to.width, y = floor((out >> 2) / to.width);
-    let sum = 0;
-    for (let row = y * rows; row < (y + 1) * rows; row++) {
-      const start = 4 * (row * from.width + x * columns) + c;
-      for (let k = 0; k < columns; k++) sum += from.data[start + 4 * k];
-    }
-    to.data[out] = quarter ? (sum + 2) >> 2 : fround(sum * part);
-  }
-}
-
-/** How much each source adds to each target. @param {number} from @param {number} to */
-function areas(from, to) {
-  const scale = 1 / (to / from), parts = [{ target: -1, source: 0, weight: 0 }].slice(1);
-  for (let target = 0; target < to; target++) {
-    const start = target * scale, end = start + scale, cell = min(scale, from - start);
-    const last = min(floor(end), from - 1), first = min(ceil(start), last);
-    /** @param {number} source @param {number} covered */
-    const add = (source, covered) =>
-      parts.push({ target, source, weight: fround(covered / cell) });
-    if (first - start > 1e-3) add(first - 1, first - start);
-    for (let s = first; s < last; s++) add(s, 1);
-    if (end - last > 1e-3) add(last, min(end - last, 1, cell));
-  }
-  return parts;
-}
-
-/** @param {Pixels} from @param {Pixels} to */
-function averageAreas(from, to) {
-  const across = areas(from.width, to.width), down = areas(from.height, to.height);
-  const row = new Float32Array(4 * to.width), sum = new Float32Array(4 * to.width);
-  down.forEach(({ target: y, source, weight }, k) => {
-    row.fill(0);
-    for (const part of across) {
-      const t = 4 * part.target, s = 4 * (source * from.width + part.source);
-      for (let c = 0; c < 3; c++) row[t + c] += fround(from.data[s + c] * part.weight);
-    }
-    if (y !== down[k - 1]?.target) sum.fill(0);
-    row.forEach((value, i) => { sum[i] += fround(value * weight); });
-    if (y !== down[k + 1]?.target) to.data.set(sum, y * sum.length); // rounds half to even
+/** In 2^22nds. @param {string} method @returns {Parts} */
+const filtered = (method) => (from, to) => {
+  const [reach, curve] = FILTERS[method], scale = from / to, wide = max(scale, 1);
+  let place = scale / 2; // summed up, as Pillow does for its nearest
+  return times(to, (t) => {
+    const centre = (t + 0.5) * scale, low = max(0, floor(centre - reach * wide + 0.5));
+    if (!reach) return [[floor(t ? (place += scale) : place), 2 ** 22]];
+    const weights = times(min(from, floor(centre + reach * wide + 0.5)) - low,
+      (k) => curve((k + low - centre + 0.5) * (1 / wide)));
+    const sum = weights.reduce((a, b) => a + b);
+    return weights.map((w, k) => [low + k, trunc((w / sum) * 2 ** 22 + (w < 0 ? -0.5 : 0.5))]);
   });
-}
+};
+/** Whole sources, as many for each target. @type {Parts} */
+const blocks = (from, to) =>
+  times(to, (t) => times(round(from / to), (k) => [t * round(from / to) + k, 1]));
+/** What each target covers of each source. @type {Parts} */
+const areas = (from, to) => times(to, (t) => {
+  const scale = 1 / (to / from), start = t * scale, end = start + scale;
+  const last = min(floor(end), from - 1), first = min(ceil(start), last);
+  return times(last - first + 2, (k) => first - 1 + k).map((s) => /** @type {[number, number]} */ (
+    [s, s < first ? first - start : s < last ? 1 : min(end - last, 1)]))
+    .filter(([, part]) => part > 1e-3)
+    .map(([s, part]) => [s, fround(part / min(scale, from - start))]);
+});
+/** Two neighbours, with weights in 2048ths. @type {Parts} */
+const neighbours = (from, to) => times(to, (t) => {
+  const place = fround((t + 0.5) * (1 / (to / from)) - 0.5), low = floor(place);
+  const rest = fround(place - low);
+  return [[max(low, 0), roundEven(fround(1 - rest) * 2048)],
+    [min(low + 1, from - 1), roundEven(rest * 2048)]];
+});
 
-/** Two neighbours and their weights in 2048ths. @param {number} from @param {number} to */
-function neighbours(from, to) {
-  const scale = 1 / (to / from);
-  return Array.from({ length: to }, (_, t) => {
-    const place = fround((t + 0.5) * scale - 0.5), low = floor(place), rest = fround(place - low);
-    return { low, first: roundEven(fround(1 - rest) * 2048), second: roundEven(rest * 2048) };
-  });
-}
-
-/** @param {Pixels} from @param {Pixels} to */
-function enlarge({ data, width, height }, to) {
-  const across = neighbours(width, to.width).map((found) => {
-    const low = min(max(found.low, 0), width - 1); // at the borders one neighbour, with all weight
-    return low === found.low && low < width - 1 ? found : { low, first: 2048, second: 0 };
-  });
-  neighbours(height, to.height).forEach(({ low, first, second }, y) => {
-    const upper = 4 * width * max(low, 0), lower = 4 * width * min(low + 1, height - 1);
-    across.forEach((next, x) => {
-      const left = 4 * next.low, right = min(left + 4, 4 * (width - 1));
-      for (let c = 0; c < 3; c++) {
-        const [a, b] = [upper, lower].map((row) =>
-          data[row + left + c] * next.first + data[row + right + c] * next.second);
-        const sum = (((a >> 4) * first) >> 16) + (((b >> 4) * second) >> 16);
-        to.data[4 * (y * to.width + x) + c] = (sum + 2) >> 2;
+/** Resize the middle one of three dimensions, of which the last one is `step` long.
+ * @param {any} data @param {number} step @param {number} from @param {ReturnType<Parts>} parts
+ * @param {any} kind of array @param {any} add @param {any} end */
+function along(data, step, from, parts, kind, add, end) {
+  const outer = data.length / (from * step), found = new kind(outer * parts.length * step);
+  const columns = parts.map((part) => [part.map(([s]) => s * step), part.map(([, w]) => w)]);
+  for (let o = 0, to = 0; o < outer; o++) {
+    for (const [places, weights] of columns) {
+      for (let i = o * from * step; i < (o * from + 1) * step; i++) {
+        let sum = 0;
+        for (let k = 0; k < places.length; k++) sum = add(sum, weights[k], data[i + places[k]]);
+        found[to++] = end ? end(sum) : sum; // a clamped array rounds half to even
       }
-    });
-  });
+    }
+  }
+  return found;
 }
 
-/** Size before the crop, and crop. @param {Pixels | Window} image @param {Input} input */
-function plan({ width, height }, { resize: side, crop, keep_aspect: keeps }) {
-  if (side && keeps) {
-    const scale = side / min(width, height);
-    [width, height] = [max(side, roundEven(width * scale)), max(side, roundEven(height * scale))];
-  } else if (side) [width, height] = [side, side];
-  const wide = min(crop ?? width, width), tall = min(crop ?? height, height);
-  const x = floor((width - wide) / 2), y = floor((height - tall) / 2);
-  return { width, height, window: { x, y, width: wide, height: tall } };
+/** Parts, kind of the rows, additions and ends of both directions.
+ * @param {number} across @param {number} down @param {string} [method] @returns {any[]} */
+function wayOf(across, down, method = "") {
+  const [wide, tall] = [round(across), round(down)], part = fround(1 / (wide * tall));
+  /** @type {((sum: number, weight: number, value: number) => number)[]} */
+  const [plus, plusFloat, plusShifted, end, endLines, endBlocks] = [
+    (sum, weight, value) => sum + weight * value,
+    (sum, weight, value) => fround(sum + fround(weight * value)),
+    (sum, weight, value) => sum + (((value >> 4) * weight) >> 16),
+    (sum) => floor((sum + 2 ** 21) / 2 ** 22), (sum) => (sum + 2) >> 2, (sum) => fround(sum * part),
+  ];
+  if (method in FILTERS) return [filtered(method), Bytes, plus, end, plus, end];
+  if (min(across, down) < 1) return [neighbours, Int32Array, plus, , plusShifted, endLines];
+  const whole = max(abs(across - wide), abs(down - tall)) < Number.EPSILON;
+  if (!whole) return [areas, Float32Array, plusFloat, , plusFloat];
+  return [blocks, Int32Array, plus, , plus, wide === 2 && tall === 2 ? endLines : endBlocks];
+}
+
+/** @param {Pixels} image @param {number} wide @param {number} tall @param {string} [method]
+ * @returns {Pixels} */
+export function resize({ data, width, height }, wide, tall, method) {
+  if (width === wide && height === tall) return { data, width, height };
+  const [parts, kind, add, end, ...down] = wayOf(1 / (wide / width), 1 / (tall / height), method);
+  const rows = along(data, 4, width, parts(width, wide), kind, add, end);
+  data = along(rows, 4 * wide, height, parts(height, tall), Bytes, down[0], down[1]);
+  return { data, width: wide, height: tall };
+}
+
+/** The frame of an image, a square for a letterbox; its size before the crop; the crop in that.
+ * @param {Pixels | Window} image @param {Input} input */
+function plan({ width: w, height: h }, { resize: side, crop, keep_aspect: keeps }) {
+  const most = max(w, h), frame = { x: 0, y: 0, width: w, height: h };
+  if (keeps && !crop) {
+    Object.assign(frame, { x: -((most - w) >> 1), y: -((most - h) >> 1) });
+    frame.width = frame.height = w = h = most;
+  }
+  const scale = (side ?? 0) / min(w, h);
+  if (side) [w, h] = [w, h].map((v) => (keeps ? max(side, roundEven(v * scale)) : side));
+  const width = min(crop ?? w, w), height = min(crop ?? h, h);
+  return { frame, w, h, window: { x: (w - width) >> 1, y: (h - height) >> 1, width, height } };
 }
 
 /** Return the input ``(3, H, W)`` of an image. @param {Pixels} image @param {Input} input */
 export function prepare(image, input) {
-  const { width, height, window } = plan(image, input), [, , tall, wide] = input.shape;
-  const seen = resize(cut(resize(image, width, height), window), wide, tall).data;
+  const { frame, w, h, window } = plan(image, input), [, , tall, wide] = input.shape;
+  const whole = resize(cut(image, frame, input.mean), w, h, input.interpolation);
+  const seen = resize(cut(whole, window), wide, tall, input.interpolation).data;
   const area = tall * wide, planes = new Float32Array(3 * area);
   input.std.forEach((std, c) => {
     const scale = fround(1 / std), shift = fround(-input.mean[c] / std);
@@ -173,12 +181,10 @@ export function prepare(image, input) {
   return planes;
 }
 
-/** Return the part of a window that the net sees. @param {Window} box @param {Input} input */
+/** What a map covers of a box and of bars around it. @param {Window} box @param {Input} input */
 export function visible(box, input) {
-  const { width, height, window } = plan(box, input);
-  const across = box.width / width, down = box.height / height;
-  return {
-    x: box.x + window.x * across, y: box.y + window.y * down,
-    width: window.width * across, height: window.height * down,
-  };
+  const { frame, w, h, window } = plan(box, input);
+  const across = frame.width / w, down = frame.height / h;
+  const x = box.x + frame.x + window.x * across, y = box.y + frame.y + window.y * down;
+  return { x, y, width: window.width * across, height: window.height * down };
 }
