@@ -93,10 +93,8 @@ def run_preset(
     else:
         raise ValueError("this experiment is on data of yours: --data-dir DIR")
 
-    def run_of(name: str, *overrides: str) -> Run:
-        return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
-
-    arms, trials = _tuned(preset, run_of, say)
+    run_of = functools.partial(run_at, out, make_recipe, data, workers)
+    arms, trials = tuned(preset, run_of, say)
 
     def arm(title: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
@@ -126,7 +124,12 @@ def _slug(title: str) -> str:
     return title.replace(",", "").replace("/", "-").replace(" ", "-")
 
 
-def _tuned(
+def run_at(out: str, make_recipe: Make, data: str, workers: int, name: str, *overrides: str) -> Run:
+    """Return a run of an experiment, in the folder ``out/name``."""
+    return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
+
+
+def tuned(
     preset: Preset, run_of: Callable[..., Run], say: Say
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
     """Return all overrides of the arms, and ``{arm: {learning rate: validation score}}``.

@@ -8,6 +8,7 @@ learning rate.
 from __future__ import annotations
 
 from tools.experiments.controlled import BASELINE, Preset
+from tools.experiments.multitask import ARMS, BASIC, SEPARATE, NoiseCurve
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0")
@@ -62,3 +63,34 @@ PHOTOGRAPHS = {
     "dreal-cifar10-cbam": _dreal("cbam"),
     "dreal-cifar10-srm": _dreal("srm"),
 }
+
+
+def _awmt(
+    dataset: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str
+) -> NoiseCurve:
+    shared = (
+        *("method=awmt", "model=awmt_efficientnet_lite0", f"dataset={dataset}", "score=accuracy"),
+        *("window=16", "val_batch_size=32", *shared),
+    )
+    preset = Preset(
+        "vaa_clothing_efficientnet_lite0", "", ARMS, "accuracy", shared=shared,
+        rates=("2e-4", "5e-4", "1e-3"), rate_of={SEPARATE: BASIC},
+    )  # fmt: skip
+    return NoiseCurve(preset, noisy, levels)
+
+
+# Eight attributes from the commonest to the rarest; every second of them gets wrong labels.
+_EIGHT = "bag,pants,skirt,dress,hat,jeans,scarf,shorts"
+CURVES = {
+    "awmt-clothing": _awmt(
+        "clothing_co_parsing", ("pants", "dress", "jeans", "shorts"), (0.1, 0.2, 0.4),
+        f"attributes={_EIGHT.split(',')}", "epochs=8", "input_size=128", "resize=144",
+        "crop_min=112", "crop_max=144", "eval_crop=144",
+    ),
+    "awmt-garments": _awmt(
+        "clothing_dataset", ("class",), (0.2, 0.4),
+        "epochs=5", "input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128",
+    ),
+}  # fmt: skip
+
+NAMES = (*PHOTOGRAPHS, *CURVES)

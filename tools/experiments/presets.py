@@ -14,8 +14,8 @@ from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import BASELINE, Preset, run_preset
 from tools.experiments.data import make_data
-from tools.experiments.multitask import run_multitask
-from tools.experiments.photographs import PHOTOGRAPHS
+from tools.experiments.multitask import AWMT, BASIC, SEPARATE, run_multitask, run_noise_curve
+from tools.experiments.photographs import CURVES, PHOTOGRAPHS
 from tools.experiments.runner import (
     Experiment,
     Make,
@@ -167,9 +167,30 @@ def _awmt(request: Request) -> Outcome:
         images=FEW_PEOPLE if request.quick else None,
         say=request.say,
     )
+    return _multitask_outcome(done, request)
+
+
+def _noise_curve(name: str, request: Request) -> Outcome:
+    curve = CURVES[name]
+    if request.quick:
+        preset = curve.preset._replace(rates=(), rate_of={})
+        curve = curve._replace(preset=preset, levels=curve.levels[-1:])
+    done = run_noise_curve(
+        curve,
+        _maker(curve.preset.recipe, request),
+        request.seeds,
+        request.out,
+        data_dir=request.data_dir,
+        workers=request.workers,
+        say=request.say,
+    )
+    return _multitask_outcome(done, request)
+
+
+def _multitask_outcome(done: Any, request: Request) -> Outcome:
+    order = dict.fromkeys((BASIC, SEPARATE, AWMT, *done.results))
     scores = {
-        arm: [100 * result["overall"]["accuracy"] for result in done.results[arm]]
-        for arm in ("basic model", "separate models", "AWMT")
+        arm: [100 * result["overall"]["accuracy"] for result in done.results[arm]] for arm in order
     }
     return _outcome(scores, done.text, "mean accuracy %", request)
 
@@ -226,6 +247,18 @@ EXPERIMENTS = {
         "mean test accuracy %", ("basic model", "AWMT"),
         Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"), _awmt,
     ),
+    **{
+        name: Experiment(
+            "AWMT", f"{data}; EfficientNet-Lite0 from ImageNet weights, {side} px",
+            "mean test accuracy %", (BASIC, AWMT),
+            Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"),
+            functools.partial(_noise_curve, name),
+        )
+        for name, data, side in (
+            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", 128),
+            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", 112),
+        )
+    },
     "dreal-digit": Experiment(
         "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
         (BASELINE, HEADLINE["dreal-digit"]),
