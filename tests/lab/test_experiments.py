@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from clothing_helpers import write_parsing
 from process_helpers import at_once
 from scipy import stats
 
@@ -19,12 +20,13 @@ from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.reports import MULTILABEL
 from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
+from gluon_attn.nets.count import count
 from gluon_attn.train import run as train
-from gluon_attn.train.build import load_recipe
+from gluon_attn.train.build import build_net, load_recipe
 from gluon_attn.train.run import train_once
-from tools.experiments import runner
+from tools.experiments import controlled, runner
 from tools.experiments.controlled import BASELINE, describe, run_preset
-from tools.experiments.photographs import CURVES, NAMES
+from tools.experiments.photographs import AUTOLA, CURVES, NAMES
 from tools.experiments.presets import EXPERIMENTS, PRESETS
 from tools.experiments.reproduce import reproduce, summary
 from tools.experiments.results_page import add_scores, read_scores, replace_block
@@ -83,6 +85,18 @@ def test_every_arm_of_a_curve_is_a_valid_recipe_with_the_same_budget(name):
     assert len({(r.epochs, r.batch_size, r.model) for r in recipes.values()}) == 1
 
 
+def test_autola_is_compared_with_a_plain_net_of_its_size():
+    make = maker(AUTOLA)
+    recipes = {arm: make([*AUTOLA.shared, *own]) for arm, own in AUTOLA.arms.items()}
+    sizes = {arm: count(build_net(recipes[arm], 10), (32, 32)).parameters
+             for arm in ("none", "none, wider", "published")}  # fmt: skip
+    assert sizes["none"] < 0.8 * sizes["published"]
+    assert abs(sizes["none, wider"] / sizes["published"] - 1) < 0.02
+    longer = recipes.pop("none, as long").epochs
+    assert {recipe.epochs for recipe in recipes.values()} == {longer // 4}
+    assert set(AUTOLA.rate_of) < set(recipes) | {"none, as long"}
+
+
 def test_tables_by_hand():
     base, other = ({"score": {"top1 %": s, "seconds": t}} for s, t in ((50.0, 1.0), (54.0, 3.0)))
     ours = [{"score": {"top1 %": s, "seconds": 2.0}} for s in (53.0, 55.0)]
@@ -133,6 +147,46 @@ def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path):
     assert [found["critic error, first epoch"], found["critic error, last"]] == errors
     for row in (rows[BASELINE][0], rows["all stages"][0]):
         assert 0 <= row["diversity"]["diversity over channels"] <= 0.5
+
+
+SMALL_FILES = (".json", ".jsonl")  # what is committed of a run
+
+
+def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp_path, monkeypatch):
+    write_parsing(tmp_path / "data")
+    fields = ("model=cifar_resnet20_cifar10", "model_options={'depth': 8}", "backbone=")
+    preset = PRESETS["vaa-clothing"]
+    assert preset.measures == ("localisation",)
+    preset = preset._replace(
+        arms={BASELINE: ("method=baseline", *fields, *FAST)}, rates=("1e-3",), rate_of={}
+    )
+
+    def go(measures):
+        chosen = preset._replace(measures=measures)
+        make, data = maker(preset), str(tmp_path / "data")
+        return run_preset(chosen, make, [0], str(tmp_path / "out"), data_dir=data, say=len)
+
+    go(())
+    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(controlled, "train", None)
+    text, rows = go(("localisation",))
+    found = rows[BASELINE][0]["localisation"]
+    headings = ("pointing game", "energy inside", "area under IoU curve")
+    assert list(found) == [f"{kind}, {heading}" for heading in headings for kind in
+                           ("Grad-CAM", "A_ch", "centre Gaussian", "uniform")]  # fmt: skip
+    assert all(0 <= value <= 100 or np.isnan(value) for value in found.values())
+    # the tag covers the middle third of the rows and the middle half of the columns
+    assert found["uniform, energy inside"] == pytest.approx(100 / 6, abs=3)
+    assert (
+        f"| uniform, energy inside                | {found['uniform, energy inside']:.1f} " in text
+    )
+
+    for path in [p for p in (tmp_path / "out").rglob("*") if p.is_file()]:
+        if path.suffix not in SMALL_FILES:
+            path.unlink()
+    assert go(("localisation",)) == (text, rows)
+    with pytest.raises(FileNotFoundError, match="To measure overlap the run needs its weights"):
+        go(("overlap", "localisation"))
 
 
 # --------------------------------------------------------------------------- recipes compared

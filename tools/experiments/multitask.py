@@ -30,7 +30,7 @@ from gluon_attn.tasks.data import open_split
 from gluon_attn.train.run import train_once
 from tools.experiments.controlled import Preset, run_at, tuned
 from tools.experiments.data import make_data
-from tools.experiments.runner import Make, Rows, Say, run_arms
+from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms
 
 SEPARATE, BASIC, AWMT = "separate models", "basic model", "AWMT"
 ARMS: dict[str, Sequence[str]] = {
@@ -80,7 +80,7 @@ def run_noise_curve(
         The results of all arms; ``'AWMT, 20 %'`` is AWMT with a fifth of some labels wrong.
     """
     if not data_dir:
-        raise ValueError("this experiment is on data of yours: --data-dir DIR")
+        raise ValueError(NO_DATA)
     arms, _ = tuned(curve.preset, functools.partial(run_at, out, make_recipe, data_dir, workers),
                     say)  # fmt: skip
     results: Results = {}

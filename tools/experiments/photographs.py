@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tools.experiments.controlled import BASELINE, Preset
 from tools.experiments.multitask import ARMS, BASIC, SEPARATE, NoiseCurve
+from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0")
@@ -42,6 +43,7 @@ PHOTOGRAPHS = {
         "",
         {BASELINE: _PLAIN, FOCAL: (*_PLAIN, "focal=true"), VAA: (), **ABLATIONS},
         "mAP",
+        ("localisation",),
         also=("mA",),
         rates=("2e-4", "5e-4", "1e-3"),
         rate_of=dict.fromkeys(ABLATIONS, VAA),
@@ -93,4 +95,25 @@ CURVES = {
     ),
 }  # fmt: skip
 
-NAMES = (*PHOTOGRAPHS, *CURVES)
+
+# AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
+_W8 = (*_CIFAR, "model_options.width=8")
+WIDER, LONGER = "none, wider", "none, as long"
+_PUBLISHED = {way: "published" for way in ("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM)}
+AUTOLA = Preset(
+    "hoga_cifar10_resnet20",
+    "",
+    {
+        **{way: (f"model_options.attention={s}",) if s else () for way, s in FIXED.items()},
+        WIDER: ("model_options.width=9",),
+        LONGER: ("epochs=120",),
+        **{way: () for way in (SEARCHED, RANDOM)},
+    },
+    "top1",
+    shared=(*_W8, _PLAIN_CIFAR),
+    rates=_RATES,
+    rate_of={**_PUBLISHED, WIDER: NONE, LONGER: NONE},
+)
+AUTOLA_SEARCH = (*_W8, "model_options.depth=8")  # of the recipe hoga_search_cifar10
+
+NAMES = (*PHOTOGRAPHS, *CURVES, "autola-cifar10")

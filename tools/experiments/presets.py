@@ -12,11 +12,12 @@ from typing import Any, Callable, Sequence
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
-from tools.experiments.controlled import BASELINE, Preset, run_preset
+from tools.experiments.controlled import BASELINE, Preset, run_at, run_preset, tuned
 from tools.experiments.data import make_data
 from tools.experiments.multitask import AWMT, BASIC, SEPARATE, run_multitask, run_noise_curve
-from tools.experiments.photographs import CURVES, PHOTOGRAPHS
+from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, PHOTOGRAPHS
 from tools.experiments.runner import (
+    NO_DATA,
     Experiment,
     Make,
     Outcome,
@@ -26,7 +27,7 @@ from tools.experiments.runner import (
     Scores,
     run_experiment,
 )
-from tools.experiments.search_compare import RANDOM, SEARCHED, compare
+from tools.experiments.search_compare import NONE, RANDOM, SEARCHED, compare
 
 FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
@@ -206,8 +207,33 @@ def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
         workers=request.workers,
         say=request.say,
     )
+    return _search_outcome(done, RANDOM, request)
+
+
+def _autola_photographs(request: Request) -> Outcome:
+    if not request.data_dir:
+        raise ValueError(NO_DATA)
+    preset = AUTOLA._replace(rates=(), rate_of={}) if request.quick else AUTOLA
+    make = _maker(preset.recipe, request)
+    run_of = functools.partial(run_at, request.out, make, request.data_dir, request.workers)
+    settings, _ = tuned(preset, run_of, request.say)
+    done = compare(
+        _maker("hoga_search_cifar10", request, AUTOLA_SEARCH),
+        make,
+        request.data_dir,
+        request.seeds,
+        out=request.out,
+        ways=[way for way in settings if way not in (SEARCHED, RANDOM)],
+        settings=settings,
+        workers=request.workers,
+        say=request.say,
+    )
+    return _search_outcome(done, NONE, request)
+
+
+def _search_outcome(done: Any, first: str, request: Request) -> Outcome:
     scores = {way: [100 * row["score"] for row in rows] for way, rows in done.rows.items()}
-    scores = {RANDOM: scores.pop(RANDOM), **scores}
+    scores = {first: scores.pop(first), **scores}
     return _outcome(scores, done.text, "top1 %", request)
 
 
@@ -281,6 +307,11 @@ EXPERIMENTS = {
         "random genotypes against searched ones", "test top-1 %", (RANDOM, SEARCHED),
         Published("none: no people in the paper", "-", "-"),
         functools.partial(_autola, "garments", ("none",)),
+    ),
+    "autola-cifar10": Experiment(
+        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8; none against the published "
+        "genotype", "test top-1 %", (NONE, "published"), Published("CIFAR-10, ResNet-20/32/56"),
+        _autola_photographs,
     ),
     "vaa-clothing": Experiment(
         "VAA", f"Clothing Co-Parsing, 22 attributes; {_LITE0}", "test mAP %", (BASELINE, "VAA"),
