@@ -30,6 +30,36 @@ def _dreal(block: str) -> Preset:
     )
 
 
+_GARMENTS = (
+    *("dataset=clothing_dataset", "data_options.single_label=true", "score=top1", "keep=best"),
+    *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128"),
+)
+# The kind of net: recipe, overrides, learning rates. One from scratch, one from ImageNet weights.
+_SMALL = ("icasc_synthetic_resnet18", ("epochs=20",), ("1e-3", "2e-3", "4e-3"))
+_LITE0 = (
+    "vaa_clothing_efficientnet_lite0",
+    ("model=efficientnet_lite0", "epochs=6"),
+    ("2e-4", "5e-4", "1e-3"),
+)
+
+
+def _on_garments(method: str, kind: tuple, start: int = 0, *more: str) -> Preset:
+    """Return the comparison of ICASC, from an epoch on, or of DREAL on SE nets, on garments."""
+    recipe, own, rates = kind
+    own_method = f"method={method}"
+    arms: dict[str, tuple[str, ...]] = {BASELINE: ("method=baseline",)}
+    if method == "icasc":
+        arms[MAIN] = (own_method, f"start_epoch={start}")
+        arms[GRAD_CAM] = (*arms[MAIN], "attention=grad_cam")
+    else:
+        arms["all stages"] = (own_method,)
+        more = ("model_options.attention=se", *more)
+    measure = {"icasc": "overlap", "dreal": "diversity"}[method]
+    return Preset(
+        recipe, "", arms, "top1", (measure,), shared=(*_GARMENTS, *own, *more), rates=rates
+    )
+
+
 ABLATIONS = {
     "VAA without history": ("history_weights=12",),
     "VAA without focal loss": ("gamma=0", "weighting=none"),
@@ -64,6 +94,13 @@ PHOTOGRAPHS = {
     "dreal-cifar10-se": _dreal("se"),
     "dreal-cifar10-cbam": _dreal("cbam"),
     "dreal-cifar10-srm": _dreal("srm"),
+    "icasc-garments": _on_garments("icasc", _SMALL, 10),
+    "icasc-garments-lite0": _on_garments("icasc", _LITE0, 3),
+    "icasc-garments-few": _on_garments(
+        "icasc", _LITE0, 10, "data_options.images_per_class=30", "epochs=20"
+    ),
+    "dreal-garments": _on_garments("dreal", _SMALL),
+    "dreal-garments-lite0": _on_garments("dreal", _LITE0),
 }
 
 

@@ -240,9 +240,19 @@ def _search_outcome(done: Any, first: str, request: Request) -> Outcome:
 _HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
 HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
 _LITE0 = "EfficientNet-Lite0 from ImageNet weights, 160 px"
-_CIFAR10 = "CIFAR-10, 4,000 training images; {} of width 16"
-_ON_CIFAR = {"icasc-cifar10": "ResNet-20"}
-_ON_CIFAR.update({f"dreal-cifar10-{b}": f"{b.upper()}-ResNet-20" for b in ("se", "cbam", "srm")})
+_CIFAR10 = "CIFAR-10, 4,000 training images; {}ResNet-20 of width 16"
+_GARMENTS = "clothing dataset, 14 classes{}; {}"
+_WIDTH16 = "ResNet-18, width 16, 112 px"
+_PLAIN0 = "EfficientNet-Lite0 from ImageNet weights, 112 px"
+_SINGLE_LABEL = {
+    "icasc-cifar10": _CIFAR10.format(""),
+    **{f"dreal-cifar10-{b}": _CIFAR10.format(f"{b.upper()}-") for b in ("se", "cbam", "srm")},
+    "icasc-garments": _GARMENTS.format("", _WIDTH16),
+    "icasc-garments-lite0": _GARMENTS.format("", _PLAIN0),
+    "icasc-garments-few": _GARMENTS.format(", 30 images each", _PLAIN0),
+    "dreal-garments": _GARMENTS.format("", f"SE-{_WIDTH16}"),
+    "dreal-garments-lite0": _GARMENTS.format("", f"SE-{_PLAIN0}"),
+}
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {
@@ -309,8 +319,8 @@ EXPERIMENTS = {
         functools.partial(_autola, "garments", ("none",)),
     ),
     "autola-cifar10": Experiment(
-        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8; none against the published "
-        "genotype", "test top-1 %", (NONE, "published"), Published("CIFAR-10, ResNet-20/32/56"),
+        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, without attention and with "
+        "the published genotype", "test top-1 %", (NONE, "published"), Published("CIFAR-10, ResNet-20/32/56"),
         _autola_photographs,
     ),
     "vaa-clothing": Experiment(
@@ -320,12 +330,12 @@ EXPERIMENTS = {
     ),
     **{
         name: Experiment(
-            name.partition("-")[0].upper(), _CIFAR10.format(net), "test top-1 %",
+            name.partition("-")[0].upper(), data, "test top-1 %",
             (BASELINE, HEADLINE[name]),
             Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
             else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
             functools.partial(_preset, name),
         )
-        for name, net in _ON_CIFAR.items()
+        for name, data in _SINGLE_LABEL.items()
     },
 }  # fmt: skip
