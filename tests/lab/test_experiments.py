@@ -158,7 +158,10 @@ def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp
     preset = PRESETS["vaa-clothing"]
     assert preset.measures == ("localisation",)
     preset = preset._replace(
-        arms={BASELINE: ("method=baseline", *fields, *FAST)}, rates=("1e-3",), rate_of={}
+        arms={BASELINE: ("method=baseline", *fields, *FAST)},
+        rates=("1e-3",),
+        rate_of={},
+        probe=False,
     )
 
     def go(measures):

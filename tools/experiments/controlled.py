@@ -33,6 +33,8 @@ from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import train, train_once
 from tools.experiments.data import make_data
+from tools.experiments.probe import describe as describe_probe
+from tools.experiments.probe import probe
 from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
 BASELINE = "baseline"
@@ -53,6 +55,8 @@ class Preset(NamedTuple):
         shared: Overrides of all arms.
         rates: Learning rates that are tried for each arm; none: the recipe's.
         rate_of: ``{ablation: arm}``: whose rate it takes.
+        probe: Whether a probe of the recipe's backbone is shown beside the arms; see
+            :mod:`tools.experiments.probe`.
     """
 
     recipe: str
@@ -64,6 +68,7 @@ class Preset(NamedTuple):
     shared: tuple[str, ...] = ()
     rates: tuple[str, ...] = ()
     rate_of: dict[str, str] = {}
+    probe: bool = False
 
 
 def run_preset(
@@ -96,6 +101,12 @@ def run_preset(
     else:
         raise ValueError(NO_DATA)
 
+    beside = ""
+    if preset.probe:
+        recipe = make_recipe([])
+        found = probe(recipe, data, os.path.join(out, "probe.json"))
+        beside = "\n" + describe_probe(found, recipe.backbone)
+        say(beside.strip())
     run_of = functools.partial(run_at, out, make_recipe, data, workers)
     arms, trials = tuned(preset, run_of, say)
 
@@ -111,7 +122,7 @@ def run_preset(
         seeds,
         out,
         line=lambda row: ", ".join(f"{k} {decimal(v)}" for k, v in row["score"].items()),
-        describe=lambda rows: describe(preset, rows),
+        describe=lambda rows: describe(preset, rows) + beside,
         record=lambda rows: {
             "rows": rows,
             "recipe": make_recipe([]).to_dict(),

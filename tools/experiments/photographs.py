@@ -77,6 +77,7 @@ PHOTOGRAPHS = {
         also=("mA",),
         rates=("2e-4", "5e-4", "1e-3"),
         rate_of=dict.fromkeys(ABLATIONS, VAA),
+        probe=True,
     ),
     "icasc-cifar10": Preset(
         "icasc_cifar100_resnet110",

@@ -319,8 +319,9 @@ EXPERIMENTS = {
         functools.partial(_autola, "garments", ("none",)),
     ),
     "autola-cifar10": Experiment(
-        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, without attention and with "
-        "the published genotype", "test top-1 %", (NONE, "published"), Published("CIFAR-10, ResNet-20/32/56"),
+        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, plain and with the "
+        "published genotype", "test top-1 %", (NONE, "published"),
+        Published("CIFAR-10, ResNet-20/32/56"),
         _autola_photographs,
     ),
     "vaa-clothing": Experiment(
