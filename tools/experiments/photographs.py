@@ -35,7 +35,7 @@ _GARMENTS = (
     *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128"),
 )
 # The kind of net: recipe, overrides, learning rates. One from scratch, one from ImageNet weights.
-_SMALL = ("icasc_synthetic_resnet18", ("epochs=20",), ("1e-3", "2e-3", "4e-3"))
+_SMALL = ("icasc_synthetic_resnet18", ("epochs=40",), ("1e-3", "2e-3", "4e-3"))
 _LITE0 = (
     "vaa_clothing_efficientnet_lite0",
     ("model=efficientnet_lite0", "epochs=6"),
@@ -95,7 +95,7 @@ PHOTOGRAPHS = {
     "dreal-cifar10-se": _dreal("se"),
     "dreal-cifar10-cbam": _dreal("cbam"),
     "dreal-cifar10-srm": _dreal("srm"),
-    "icasc-garments": _on_garments("icasc", _SMALL, 10),
+    "icasc-garments": _on_garments("icasc", _SMALL, 20),
     "icasc-garments-lite0": _on_garments("icasc", _LITE0, 3),
     "icasc-garments-few": _on_garments(
         "icasc", _LITE0, 10, "data_options.images_per_class=30", "epochs=20"
