@@ -164,7 +164,7 @@ def test_a_curve_over_wrong_labels_tunes_once_and_continues_from_its_small_files
 
     done = go(lines.append)
     assert list(done.results) == [
-        "basic model, 50 %", "AWMT, 50 %", "separate models", "basic model", "AWMT"
+        "basic model", "AWMT", "basic model, 50 %", "AWMT, 50 %", "separate models"
     ]  # fmt: skip
     assert sum("validation accuracy" in line for line in lines) == 2  # separate models take basic's
     recipes = {p.parent.relative_to(out): json.loads(p.read_text())["recipe"]

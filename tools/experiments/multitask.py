@@ -87,11 +87,12 @@ def run_noise_curve(
     seconds: dict[str, list[float]] = {}
     parts: dict[float, Results] = {}
     text = ""
-    for level in (*curve.levels, 0.0):
+    pair = [BASIC, AWMT]
+    plan = [*((level, pair) for level in (0.0, *curve.levels)), (0.0, [SEPARATE, *pair])]
+    for level, chosen in plan:
         share = f"{100 * level:g} %"
         noise = dict.fromkeys(curve.noisy, level)
         changes = [f"data_options.label_noise={noise}"] if level else []
-        chosen = [SEPARATE] * (not level) + [BASIC, AWMT]
         say(f"labels of {', '.join(curve.noisy)}: {share} wrong")
         done = run_multitask(
             make_recipe, seeds, os.path.join(out, f"noise-{100 * level:g}"), data=data_dir,
