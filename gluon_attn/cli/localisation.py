@@ -7,7 +7,7 @@ resizing and cropping, so both are what the net sees.
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Any, Collection, Iterator
 
 import cv2
 import numpy as np
@@ -49,10 +49,13 @@ def title_of(kind: str) -> str:
     return TITLES.get(kind, kind.replace("_", " "))
 
 
-def localise(models: Models, dataset: Any, settings: Settings) -> Localised:
+def localise(
+    models: Models, dataset: Any, settings: Settings, without: Collection[str] = ()
+) -> Localised:
     """Measure all kinds of map of all nets on every image with masks, each once per net.
 
-    The baselines are measured on the masks as the last net sees them.
+    The baselines are measured on the masks as the last net sees them. ``without`` names kinds of
+    map that are left out.
     """
     positions = np.asarray(dataset.with_regions)
     found = Localised(len(positions), [shown_name(dataset, a) for a in range(len(dataset.names))])
@@ -76,7 +79,7 @@ def localise(models: Models, dataset: Any, settings: Settings) -> Localised:
                 now = [(k, *pairs[turn]) for k, pairs in enumerate(todo) if turn < len(pairs)]
                 for k, a, _ in now:
                     columns[k] = a
-                for kind in explained.kinds:
+                for kind in (k for k in explained.kinds if k not in without):
                     maps = look.maps(kind, columns)
                     for k, a, mask in now:
                         found.update(prefix + title_of(kind), index[k], a, maps[k], mask)

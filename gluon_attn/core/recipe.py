@@ -40,7 +40,8 @@ class Recipe:
         backbone: Zoo name of the published weights from which the backbone starts, such as
             ``efficientnet_lite0``; '' for a random start. ``--base-params FILE`` goes before it.
         dataset: ``auto``, or the kind (:data:`gluon_attn.data.DATASETS`); ``data_options`` are
-            settings of its reader, such as ``per_class`` of Caltech-256.
+            settings of its reader, such as ``per_class`` of Caltech-256, or of any data set
+            ``images_per_class`` and ``label_noise`` (:func:`gluon_attn.data.views.altered`).
         splits: For training, for validation and for the one evaluation at the end. Papers that
             train on all of ``trainval`` and watch ``test`` need ``keep='last'``, so that nothing is
             chosen on the test split.

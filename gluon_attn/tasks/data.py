@@ -30,13 +30,14 @@ from gluon_attn.data import (
     open_dataset,
 )
 from gluon_attn.data.transforms import PadCropTransform, ResizedCropTransform
-from gluon_attn.data.views import ChosenAttributes
+from gluon_attn.data.views import ChosenAttributes, altered
 from gluon_attn.export import Predictor
 from gluon_attn.task import Asked, Exported, Trained
 
 logger = logging.getLogger("gluon_attn.evaluate")
 
 Array = NDArray[Any]
+ALTERED = ("images_per_class", "label_noise")  # data options of any data set
 READING = ("dataset", "data_options", "attributes", "splits")  # of a recipe: how data are read
 
 
@@ -65,16 +66,21 @@ def open_split(
     """
     with naming(data_dir), _own_kind(recipe, data_dir):
         kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
+        ours = {key: recipe.data_options[key] for key in ALTERED if key in recipe.data_options}
         # What was packed is what these settings chose when it was packed.
         options = {} if kind == "packed" else recipe.data_options
+        options = {key: value for key, value in options.items() if key not in ours}
         valid = list(inspect.signature(DATASETS.get(kind)).parameters)[4:]
         for name in options:
             if name not in valid:
-                raise ValueError(unknown_name(f"data option of dataset={kind}", name, valid))
+                known = [*valid, *ALTERED]
+                raise ValueError(unknown_name(f"data option of dataset={kind}", name, known))
         policy = LabelPolicy(train=unspecified or recipe.unspecified)
         if unspecified:
             policy = LabelPolicy(train=unspecified, evaluate=unspecified)
         dataset = open_dataset(data_dir, split, policy, on_bad_image, kind=kind, **options)
+        if ours:
+            dataset = altered(dataset, **ours, seed=recipe.data_options.get("seed", 0))
         return ChosenAttributes(dataset, recipe.attributes) if recipe.attributes else dataset
 
 

@@ -13,6 +13,7 @@ from gluon_attn import method
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.method import METHODS, Method, Optimization
+from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.nets.init import xavier
 from gluon_attn.runtime import seed_everything
 from gluon_attn.train.fit import use_static_graph
@@ -54,7 +55,13 @@ def initialize_net(recipe: Recipe, net: Any, ctx: list[Any], base_params: Any = 
     if recipe.backbone and not base_params:
         base_params = store.get_model_file(recipe.backbone)
     if base_params:
-        skipped = load_backbone(getattr(net, "backbone", net), base_params)
+        backbone = getattr(net, "backbone", net)
+        blocks = [block for _, block in attention_blocks(backbone)]
+        added = {id(p) for block in blocks for p in block.collect_params().values()}
+        named = backbone._collect_params_with_prefix().items()
+        # Weights of the plain net will do: its attention blocks start as initialised.
+        new = [name for name, parameter in named if id(parameter) in added]
+        skipped = load_backbone(backbone, base_params, allow_missing=new)
         logger.info("Backbone from %s%s", base_params, f"; not taken: {skipped}" if skipped else "")
     if recipe.hybridize:
         use_static_graph(net)

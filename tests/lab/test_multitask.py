@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from clothing_helpers import write_parsing
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
@@ -16,6 +17,7 @@ from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe
 from tools.experiments import multitask
 from tools.experiments.data import make_data
+from tools.experiments.photographs import CURVES
 
 IMAGES = {"train": 8, "val": 6, "test": 6}
 QUICK = ["epochs=1", "iterations_per_epoch=3", "window=1", "batch_size=4", "val_batch_size=3",
@@ -68,7 +70,7 @@ def test_data_have_noise_in_train_and_val_and_none_in_test(experiment):
 
 def test_all_methods_are_trained_with_every_seed(experiment):
     folder, done, lines = experiment
-    assert list(done.results) == list(multitask.METHODS)
+    assert list(done.results) == list(multitask.ARMS)
     assert all(len(runs) == 1 for runs in done.results.values()) and len(lines) == 3
     order = [row["name"] for row in done.results["AWMT"][0]["attributes"]]
     for runs in done.results.values():
@@ -112,9 +114,9 @@ def test_several_seeds_give_spread_and_paired_differences():
     results = {
         method: [evaluate_attributes(rng.random((40, 3)), labels, None, Schema.binary("abc"))
                  for _ in range(2)]
-        for method in multitask.METHODS
+        for method in multitask.ARMS
     }  # fmt: skip
-    text = multitask.describe(results, {method: [1.0, 2.0] for method in multitask.METHODS})
+    text = multitask.describe(results, {method: [1.0, 2.0] for method in multitask.ARMS})
     means = {m: [r["overall"]["accuracy"] for r in runs] for m, runs in results.items()}
     pairs = 100 * (np.array(means["AWMT"]) - means["basic model"])
     expected = f"accuracy: mean over tasks {pairs.mean():+.1f} ± {pairs.std(ddof=1):.1f} ["
@@ -135,3 +137,64 @@ def test_joined_results_are_those_of_all_tasks_at_once():
     joined = multitask.join_results([scored([k], "abc"[k]) for k in range(3)])
     assert joined["attributes"] == whole["attributes"] and joined["worst"] == whole["worst"]
     assert joined["overall"] == pytest.approx(whole["overall"])
+
+
+TINY = (
+    *("model=cifar_resnet20_cifar10", "model_options={'depth': 8, 'width': 4}", "backbone="),
+    *("input_size=32", "resize=36", "crop_min=32", "crop_max=36", "eval_crop=34", "batch_size=8"),
+    *("epochs=1", "warmup_epochs=0", "val_batch_size=3", "window=1"),
+    "attributes=['pants', 'skirt']",
+)
+
+
+def test_a_curve_over_wrong_labels_tunes_once_and_continues_from_its_small_files(
+    tmp_path, monkeypatch
+):
+    write_parsing(tmp_path / "data")
+    curve = CURVES["awmt-clothing"]
+    preset = curve.preset._replace(shared=(*curve.preset.shared, *TINY), rates=("1e-3",))
+    curve = curve._replace(preset=preset, noisy=("skirt",), levels=(0.5,))
+    out, lines = tmp_path / "out", []
+
+    def go(say):
+        return multitask.run_noise_curve(
+            curve, lambda changes: load_recipe(preset.recipe, changes), [1], str(out),
+            data_dir=str(tmp_path / "data"), workers=1, say=say,
+        )  # fmt: skip
+
+    done = go(lines.append)
+    assert list(done.results) == [
+        "basic model", "AWMT", "basic model, 50 %", "AWMT, 50 %", "separate models"
+    ]  # fmt: skip
+    assert sum("validation accuracy" in line for line in lines) == 2  # separate models take basic's
+    recipes = {p.parent.relative_to(out): json.loads(p.read_text())["recipe"]
+               for p in out.rglob("recipe.json")}  # fmt: skip
+    assert len(recipes) == 2 + 2 + 4 and {r["lr"] for r in recipes.values()} == {1e-3}
+    for folder, recipe in recipes.items():
+        wanted = {"label_noise": {"skirt": 0.5}} if "noise-50" in str(folder) else {}
+        assert recipe["data_options"] == wanted
+    assert "| 0 % " in done.text and "| 50 % " in done.text and "noisy tasks" in done.text
+    for path in [p for p in out.rglob("*") if p.suffix in (".params", ".ckpt", ".png")]:
+        path.unlink()
+    monkeypatch.setattr(run, "train", None)
+    assert go(len).text == done.text
+    with pytest.raises(ValueError, match="--data-dir"):
+        multitask.run_noise_curve(curve, None, [1], str(out), data_dir=None)
+
+
+def test_tasks_are_told_apart_by_how_unbalanced_they_are():
+    labels = np.zeros((40, 3))
+    labels[:20, 0] = labels[:8, 1] = labels[:2, 2] = 1
+    schema = Schema.binary("abc")
+    wrong = np.where(labels == 1, 0.9, 0.1)
+    wrong[:2, 2] = 0.1  # the rare one is never found
+    results = {"AWMT": [evaluate_attributes(labels, labels, None, schema)],
+               "basic model": [evaluate_attributes(wrong, labels, None, schema)]}  # fmt: skip
+    text = multitask.describe(results, {m: [1.0] for m in results}, {})
+    assert "commonest class has 50.0 to 50.0 % of the images (a): +0.0" in text
+    assert "commonest class has 95.0 to 95.0 % of the images (c): +50.0" in text
+    assert "Labels flipped in train and val: none." in text
+    curve = multitask.describe_curve({0.0: results, 0.4: results}, ["c"])
+    # mean (0 + 0 + 5) / 3 points of accuracy; 5 of the noisy task, 0 of the others
+    cells = [c.strip() for c in curve.splitlines()[-1].split("|")[1:-1]]
+    assert cells[0] == "40 %" and cells[3:] == ["+1.7", "+5.0", "+5.0", "+0.0", "+16.7"]

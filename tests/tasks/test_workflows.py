@@ -123,6 +123,22 @@ def test_base_params_fill_the_backbone_and_nothing_else(tmp_path):
         np.testing.assert_array_equal(array, expected, err_msg=name)
 
 
+def test_weights_of_the_plain_net_will_do_for_one_with_attention(tmp_path):
+    source = get_model("cifar_resnet20_cifar10", depth=8, width=8)
+    source.initialize(mx.init.Normal(0.7))
+    save_parameters(source, str(tmp_path / "plain.params"))
+    options = {"model": "se_resnet20_cifar10", "model_options": {"depth": 8, "width": 8}}
+    chosen = Recipe.from_dict(recipe(method="baseline", options={}, **options))
+    source = values(source)
+    given, without = initial(chosen, str(tmp_path / "plain.params")), initial(chosen)
+    new = {name for name in given if name not in source}
+    assert new and all("channel" in name for name in new)
+    for name in new:
+        np.testing.assert_array_equal(given[name], without[name], err_msg=name)
+    for name in source.keys() - {"output.weight", "output.bias"}:  # of 10 classes, here 3
+        np.testing.assert_array_equal(given[name], source[name], err_msg=name)
+
+
 def test_optimizers_get_the_arguments_they_take(data):
     dataset = data_of.open_split(Recipe.from_dict(recipe()), data, "train")
     for optimizer, momentum in (("sgd", 0.9), ("nag", 0.9), ("adam", None)):

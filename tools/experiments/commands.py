@@ -81,7 +81,7 @@ def reproduce():
     """Run the experiments and print the summary."""
     parser = reproduce_flags()
     args = parser.parse_args()
-    from tools.experiments.photographs import PHOTOGRAPHS
+    from tools.experiments.photographs import NAMES
     from tools.experiments.presets import EXPERIMENTS
     from tools.experiments.reproduce import QUICK_SEEDS, SEEDS, reproduce
     from tools.experiments.runner import Request
@@ -92,7 +92,7 @@ def reproduce():
         return
     if not args.out:
         parser.error("--out DIR is needed")
-    synthetic = [name for name in EXPERIMENTS if name not in PHOTOGRAPHS]
+    synthetic = [name for name in EXPERIMENTS if name not in NAMES]
     lists = [synthetic if name in ("all", "synthetic") else [name] for name in args.experiments]
     names = list(dict.fromkeys(name for names in lists for name in names))
     seeds = tuple(args.seeds or (QUICK_SEEDS if args.quick else SEEDS))

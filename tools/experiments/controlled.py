@@ -22,15 +22,20 @@ from tabulate import tabulate
 from gluon_attn import runtime
 from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
+from gluon_attn.cli.localisation import localise, title_of
+from gluon_attn.cli.maps import GUIDED
 from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
+from gluon_attn.metrics.localisation import HEADINGS, MEAN
 from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import train, train_once
 from tools.experiments.data import make_data
-from tools.experiments.runner import Make, Rows, Say, run_arms
+from tools.experiments.probe import describe as describe_probe
+from tools.experiments.probe import probe
+from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
 BASELINE = "baseline"
 TRIAL, TRIAL_SEED = "trial.json", 100
@@ -50,6 +55,8 @@ class Preset(NamedTuple):
         shared: Overrides of all arms.
         rates: Learning rates that are tried for each arm; none: the recipe's.
         rate_of: ``{ablation: arm}``: whose rate it takes.
+        probe: Whether a probe of the recipe's backbone is shown beside the arms; see
+            :mod:`tools.experiments.probe`.
     """
 
     recipe: str
@@ -61,6 +68,7 @@ class Preset(NamedTuple):
     shared: tuple[str, ...] = ()
     rates: tuple[str, ...] = ()
     rate_of: dict[str, str] = {}
+    probe: bool = False
 
 
 def run_preset(
@@ -91,16 +99,20 @@ def run_preset(
     elif data_dir:
         data = data_dir
     else:
-        raise ValueError("this experiment is on data of yours: --data-dir DIR")
+        raise ValueError(NO_DATA)
 
-    def run_of(name: str, *overrides: str) -> Run:
-        return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
-
-    arms, trials = _tuned(preset, run_of, say)
+    beside = ""
+    if preset.probe:
+        recipe = make_recipe([])
+        found = probe(recipe, data, os.path.join(out, "probe.json"))
+        beside = "\n" + describe_probe(found, recipe.backbone)
+        say(beside.strip())
+    run_of = functools.partial(run_at, out, make_recipe, data, workers)
+    arms, trials = tuned(preset, run_of, say)
 
     def arm(title: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
-            own = run_of(f"{_slug(title)}-{seed}", *arms[title], f"seed={seed}")
+            own = run_of(f"{slug(title)}-{seed}", *arms[title], f"seed={seed}")
             return _measured(preset, own)
 
         return run
@@ -110,7 +122,7 @@ def run_preset(
         seeds,
         out,
         line=lambda row: ", ".join(f"{k} {decimal(v)}" for k, v in row["score"].items()),
-        describe=lambda rows: describe(preset, rows),
+        describe=lambda rows: describe(preset, rows) + beside,
         record=lambda rows: {
             "rows": rows,
             "recipe": make_recipe([]).to_dict(),
@@ -122,11 +134,12 @@ def run_preset(
     return text, rows
 
 
-def _slug(title: str) -> str:
-    return title.replace(",", "").replace("/", "-").replace(" ", "-")
+def run_at(out: str, make_recipe: Make, data: str, workers: int, name: str, *overrides: str) -> Run:
+    """Return a run of an experiment, in the folder ``out/name``."""
+    return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
 
 
-def _tuned(
+def tuned(
     preset: Preset, run_of: Callable[..., Run], say: Say
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
     """Return all overrides of the arms, and ``{arm: {learning rate: validation score}}``.
@@ -140,7 +153,7 @@ def _tuned(
             continue
         trials[title] = {}
         for rate in preset.rates:
-            name = os.path.join("tune", f"{_slug(title)}-{rate}")
+            name = os.path.join("tune", f"{slug(title)}-{rate}")
             run = run_of(name, *arms[title], f"lr={rate}", f"seed={TRIAL_SEED}")
             trials[title][rate] = _trial(run)
             say(f"{title}, lr={rate}: validation {preset.score} {trials[title][rate]:.4f}")
@@ -202,7 +215,14 @@ def _measured(preset: Preset, run: Run) -> dict:
         found = {"score": {**scores, "seconds": seconds}}
     missing = [name for name in preset.measures if name not in found]
     if missing or not os.path.exists(path):
-        found.update({name: MEASURES[name](run) for name in missing})
+        for name in missing:
+            try:
+                found[name] = MEASURES[name](run)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}. To measure {name} the run needs its weights: bring them back into "
+                    f"{run.folder}, or remove that folder to train it again"
+                ) from error
         write_json(path, found)
     return found
 
@@ -251,7 +271,25 @@ def diversity(run: Run) -> dict:
     }
 
 
-MEASURES = {"overlap": overlap, "critic": critic, "diversity": diversity}
+def localisation(run: Run) -> dict:
+    """Return where the maps look, in percent, on the test images with masks.
+
+    The net's own attention maps, Grad-CAM and A_ch, and the baselines that know nothing of the
+    image; means over the attributes.
+    """
+    trained, dataset, settings = run.open()
+    found = localise({trained.name: trained}, dataset, settings, without=(GUIDED,)).result()
+    titles = {title_of(kind): short for kind, short in MAP_TITLES.items()}
+    return {
+        f"{titles.get(kind, kind)}, {heading}": 100 * values["measures"][key][MEAN]["mean"]
+        for key, heading in HEADINGS.items()
+        for kind, values in found["maps"].items()
+    }
+
+
+MEASURES = {
+    "overlap": overlap, "critic": critic, "diversity": diversity, "localisation": localisation
+}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- tables
@@ -276,7 +314,7 @@ def _table(rows: Rows, group: str, minus: str | None = None) -> str:
     if minus is not None:
         base = values.pop(minus)
         names = [n for n in names if n in base[0] and n != "seconds"]
-    if not names:
+    if not names or not values:
         return ""
     columns = []
     for n in names:
@@ -284,8 +322,10 @@ def _table(rows: Rows, group: str, minus: str | None = None) -> str:
         if minus is not None:
             lists = [paired_differences(own, [or_nan(v[n]) for v in base]) for own in lists]
         columns.append(_column(lists, signed=minus is not None))
-    table = list(zip(values, *columns))
-    return tabulate(table, ["arm", *names], tablefmt="github", disable_numparse=True)
+    table, heads = list(zip(values, *columns)), ["arm", *names]
+    if len(names) > 2 * len(values):  # rather long than wide
+        table, heads = list(zip(names, *zip(*columns))), ["", *values]
+    return tabulate(table, heads, tablefmt="github", disable_numparse=True)
 
 
 def _column(lists: Sequence[Sequence[float]], signed: bool) -> list[str]:

@@ -1,28 +1,43 @@
-"""A controlled multi-task experiment: adaptive weights, equal weights, and separate models.
+"""Multi-task experiments: adaptive weights, equal weights, and separate models.
 
-The data are those of :mod:`gluon_attn.data.synthetic.people`: synthetic people with
-tasks of clearly different difficulty.
+The data are the user's photographs, or :mod:`gluon_attn.data.synthetic.people`: synthetic people
+with tasks of clearly different difficulty. On photographs the labels of some tasks are made wrong,
+more and more of them.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
+from tabulate import tabulate
 
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic.people import TASKS
 from gluon_attn.metrics.attributes import MEASURES
 from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
-from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, percent
+from gluon_attn.metrics.tables import (
+    decimal,
+    difference_text,
+    paired_differences,
+    percent,
+    spread_text,
+)
+from gluon_attn.tasks.data import open_split
 from gluon_attn.train.run import train_once
+from tools.experiments.controlled import Preset, run_at, tuned
 from tools.experiments.data import make_data
-from tools.experiments.runner import Make, Rows, Say, run_arms
+from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms
 
-METHODS = ("separate models", "basic model", "AWMT")
+SEPARATE, BASIC, AWMT = "separate models", "basic model", "AWMT"
+ARMS: dict[str, Sequence[str]] = {
+    SEPARATE: ("adaptive=false",), BASIC: ("adaptive=false",), AWMT: ()
+}  # fmt: skip
 SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of both classes)"}
+Results = Dict[str, List[Dict[str, Any]]]  # {method: accuracy result of each seed}
 
 
 class Outcome(NamedTuple):
@@ -34,9 +49,61 @@ class Outcome(NamedTuple):
         text: The tables as Markdown.
     """
 
-    results: dict[str, list[dict]]
+    results: Results
     seconds: dict[str, list[float]]
     text: str
+
+
+class NoiseCurve(NamedTuple):
+    """AWMT on photographs, over the share of wrong labels.
+
+    Attributes:
+        preset: Its recipe, learning rates and overrides; its arms are those of ``ARMS``.
+        noisy: Tasks that get wrong labels in training and validation.
+        levels: Shares of their labels, beside 0.
+    """
+
+    preset: Preset
+    noisy: tuple[str, ...]
+    levels: tuple[float, ...]
+
+
+def run_noise_curve(
+    curve: NoiseCurve, make_recipe: Make, seeds: Sequence[int], out: str, *, data_dir: str | None,
+    workers: int = 2, say: Say = print,
+) -> Outcome:  # fmt: skip
+    """Choose the learning rates with true labels; train basic model and AWMT at every level.
+
+    Separate models are trained last, with true labels only: there are as many nets as tasks.
+
+    Returns:
+        The results of all arms; ``'AWMT, 20 %'`` is AWMT with a fifth of some labels wrong.
+    """
+    if not data_dir:
+        raise ValueError(NO_DATA)
+    arms, _ = tuned(curve.preset, functools.partial(run_at, out, make_recipe, data_dir, workers),
+                    say)  # fmt: skip
+    results: Results = {}
+    seconds: dict[str, list[float]] = {}
+    parts: dict[float, Results] = {}
+    text = ""
+    pair = [BASIC, AWMT]
+    plan = [*((level, pair) for level in (0.0, *curve.levels)), (0.0, [SEPARATE, *pair])]
+    for level, chosen in plan:
+        share = f"{100 * level:g} %"
+        noise = dict.fromkeys(curve.noisy, level)
+        changes = [f"data_options.label_noise={noise}"] if level else []
+        say(f"labels of {', '.join(curve.noisy)}: {share} wrong")
+        done = run_multitask(
+            make_recipe, seeds, os.path.join(out, f"noise-{100 * level:g}"), data=data_dir,
+            arms={title: [*arms[title], *changes] for title in chosen}, noise=noise,
+            workers=workers, say=say,
+        )  # fmt: skip
+        suffix = f", {share}" if level else ""
+        results.update({f"{title}{suffix}": found for title, found in done.results.items()})
+        seconds.update({f"{title}{suffix}": found for title, found in done.seconds.items()})
+        parts[level], text = done.results, done.text
+    return Outcome(results, seconds, f"{describe_curve(parts, curve.noisy)}\n\n{text}")
 
 
 def run_multitask(
@@ -44,21 +111,27 @@ def run_multitask(
     seeds: Sequence[int],
     out: str,
     *,
+    data: str | None = None,
+    arms: Mapping[str, Sequence[str]] = ARMS,
+    noise: Mapping[str, float] = TASKS,
     workers: int = 2,
     images: dict[str, int] | None = None,
     say: Say = print,
 ) -> Outcome:
-    """Train all three methods with every seed; see :func:`tools.experiments.runner.run_arms`.
+    """Train the methods with every seed; see :func:`tools.experiments.runner.run_arms`.
 
     The methods share net, data, budget of iterations and training images per step (AWMT sees its
     validation images on top); every run chooses its epoch by validation accuracy.
 
     Args:
         make_recipe: Of an ``awmt`` recipe.
-        out: Folder; data go to ``out/data``, runs to ``out/<method>-<seed>``.
+        out: Folder; runs go to ``out/<method>-<seed>``.
+        data: The data set; None: synthetic people, made in ``out/data``.
+        arms: Those of ``ARMS`` that are trained, with their overrides.
+        noise: ``{task: share of wrong labels}``, for the text.
         images: Scenes per split.
     """
-    data = make_data("tasks", os.path.join(out, "data"), images, workers)
+    data = data or make_data("tasks", os.path.join(out, "data"), images, workers)
 
     def train(fixed: Sequence[str], folder: str) -> dict:
         name = "test_accuracy.json"
@@ -68,10 +141,11 @@ def run_multitask(
     def arm(method: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
             folder = os.path.join(out, f"{method.replace(' ', '-')}-{seed}")
-            fixed = [f"seed={seed}", *([] if method == "AWMT" else ["adaptive=false"])]
-            if method != "separate models":
+            fixed = [*arms[method], f"seed={seed}"]
+            if method != SEPARATE:
                 return train(fixed, folder)
-            parts = [train([*fixed, f"attributes={t}"], os.path.join(folder, t)) for t in TASKS]
+            tasks = open_split(make_recipe(fixed), data, "test").schema.names
+            parts = [train([*fixed, f"attributes={t}"], os.path.join(folder, t)) for t in tasks]
             joined = join_results([part["result"] for part in parts])
             return {"result": joined, "seconds": sum(part["seconds"] for part in parts)}
 
@@ -85,15 +159,16 @@ def run_multitask(
         )
 
     rows, text = run_arms(
-        {method: arm(method) for method in METHODS},
+        {method: arm(method) for method in arms},
         seeds,
         out,
         line=line,
-        describe=lambda rows: describe(_of(rows, "result"), _of(rows, "seconds")),
+        describe=lambda rows: describe(_of(rows, "result"), _of(rows, "seconds"), noise),
         record=lambda rows: {
             "seconds": _of(rows, "seconds"),
             "results": _of(rows, "result"),
-            "tasks": TASKS,
+            "tasks": dict(noise),
+            "arms": {method: list(changes) for method, changes in arms.items()},
             "recipe": make_recipe([]).to_dict(),
         },
         say=say,
@@ -117,33 +192,86 @@ def join_results(results: Sequence[dict]) -> dict:
     return dict(results[0], attributes=rows, overall=overall, worst=worst, undefined=undefined)
 
 
-def describe(results: dict[str, list[dict]], seconds: dict[str, list[float]]) -> str:
+def describe(
+    results: Results, seconds: dict[str, list[float]], noise: Mapping[str, float] = TASKS
+) -> str:
     """Return tables and paired differences as Markdown."""
-    parts, ours = [], results["AWMT"]
+    parts, ours = [], results[AWMT]
     for measure, title in SHOWN.items():
-        seeds = len(seconds["AWMT"])
-        parts.append(f"{title}, test, mean ± standard deviation over {seeds} seed(s):")
+        parts.append(f"{title}, test, mean ± standard deviation over {len(ours)} seed(s):")
         parts.append(compare_accuracy(results, "markdown", measure))
     lines = []
-    for other in METHODS[:2]:
-        for measure in SHOWN:
-            theirs = results[other]
-            mean = _difference([[r["overall"][measure] for r in own] for own in (ours, theirs)])
-            worst = _difference([[lowest(r, measure) for r in own] for own in (ours, theirs)])
+    for other in results:
+        for measure in SHOWN if other != AWMT else ():
+            mean, worst = _gains(results, measure, other)
             lines.append(
                 f"* AWMT minus {other}, seed by seed [95 %], {measure}: mean over tasks {mean}, "
                 f"worst task {worst}"
             )
+    lines += _by_imbalance(results)
     parts.append("\n".join(lines))
     rows = ours[0]["attributes"]
     guess = ", ".join(f"{row['name']} {percent(row['majority'])}" for row in rows)
     parts.append(f"Accuracy of always predicting the commoner class: {guess}.")
-    noise = ", ".join(f"{name} {100 * share:.0f} %" for name, share in TASKS.items() if share)
+    wrong = ", ".join(f"{name} {100 * share:.0f} %" for name, share in noise.items() if share)
     spent = ", ".join(f"{name} {np.mean(s):.0f}" for name, s in seconds.items())
-    parts.append(
-        f"Labels flipped in train and val: {noise}. Seconds of training per seed: {spent}."
-    )
+    wrong = f"Labels flipped in train and val: {wrong or 'none'}."
+    parts.append(f"{wrong} Seconds of training per seed: {spent}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _by_imbalance(results: Results) -> list[str]:
+    """Return a line for each third of the tasks, from the most to the least balanced; none for <3.
+
+    How unbalanced a task is, is the accuracy of always predicting its commonest class.
+    """
+    rows = results[AWMT][0]["attributes"]
+    order = sorted((row["majority"], row["name"]) for row in rows if row["known"])
+    lines = []
+    for part in np.array_split(np.arange(len(order)), 3) if len(order) > 2 else ():
+        names = [order[k][1] for k in part]
+        span = f"{percent(order[part[0]][0])} to {percent(order[part[-1]][0])} %"
+        gain = _difference([_means(results[m], "balanced", names) for m in (AWMT, BASIC)])
+        lines.append(
+            f"* AWMT minus basic model, balanced, tasks whose commonest class has {span} of the "
+            f"images ({', '.join(names)}): {gain}"
+        )
+    return lines
+
+
+def describe_curve(levels: Mapping[float, Results], noisy: Sequence[str]) -> str:
+    """Return a table of mean and worst accuracy over the share of wrong labels, as Markdown."""
+    names = [row["name"] for row in next(iter(levels.values()))[AWMT][0]["attributes"]]
+    groups = {"noisy tasks": list(noisy), "others": [n for n in names if n not in noisy]}
+    table = []
+    for level, results in sorted(levels.items()):
+        cells = [spread_text([100 * r["overall"]["accuracy"] for r in results[m]])
+                 for m in (BASIC, AWMT)]  # fmt: skip
+        gains = [*_gains(results, "accuracy", BASIC)]
+        gains += [_difference([_means(results[m], "accuracy", own) for m in (AWMT, BASIC)])
+                  for own in groups.values()]  # fmt: skip
+        table.append([f"{100 * level:g} %", *cells, *gains, _gains(results, "balanced", BASIC)[0]])
+    heads = ["wrong labels", f"{BASIC}, mean accuracy %", f"{AWMT}, mean accuracy %"]
+    heads += ["AWMT minus basic, mean [95 %]", "worst task", *groups, "balanced, mean"]
+    title = f"Share of wrong training and validation labels of {', '.join(noisy)}, {AWMT} minus "
+    return f"{title}{BASIC} seed by seed:\n\n" + tabulate(
+        table, heads, tablefmt="github", disable_numparse=True
+    )
+
+
+def _gains(results: Results, measure: str, other: str) -> tuple[str, str]:
+    """Return AWMT's gain over another method as text: mean over tasks, and worst task."""
+    pair = results[AWMT], results[other]
+    mean = _difference([[r["overall"][measure] for r in own] for own in pair])
+    return mean, _difference([[lowest(r, measure) for r in own] for own in pair])
+
+
+def _means(results: Sequence[dict], measure: str, names: Sequence[str]) -> list[float]:
+    """Return the mean over some tasks of each seed."""
+    return [
+        float(np.mean([row[measure] for row in r["attributes"] if row["name"] in names]))
+        for r in results
+    ]
 
 
 def _difference(pair: Sequence[Sequence[float]]) -> str:

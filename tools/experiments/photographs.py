@@ -8,6 +8,8 @@ learning rate.
 from __future__ import annotations
 
 from tools.experiments.controlled import BASELINE, Preset
+from tools.experiments.multitask import ARMS, BASIC, SEPARATE, NoiseCurve
+from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0")
@@ -28,6 +30,36 @@ def _dreal(block: str) -> Preset:
     )
 
 
+_GARMENTS = (
+    *("dataset=clothing_dataset", "data_options.single_label=true", "score=top1", "keep=best"),
+    *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128"),
+)
+# The kind of net: recipe, overrides, learning rates. One from scratch, one from ImageNet weights.
+_SMALL = ("icasc_synthetic_resnet18", ("epochs=40",), ("1e-3", "2e-3", "4e-3"))
+_LITE0 = (
+    "vaa_clothing_efficientnet_lite0",
+    ("model=efficientnet_lite0", "epochs=6"),
+    ("2e-4", "5e-4", "1e-3"),
+)
+
+
+def _on_garments(method: str, kind: tuple, start: int = 0, *more: str) -> Preset:
+    """Return the comparison of ICASC, from an epoch on, or of DREAL on SE nets, on garments."""
+    recipe, own, rates = kind
+    own_method = f"method={method}"
+    arms: dict[str, tuple[str, ...]] = {BASELINE: ("method=baseline",)}
+    if method == "icasc":
+        arms[MAIN] = (own_method, f"start_epoch={start}")
+        arms[GRAD_CAM] = (*arms[MAIN], "attention=grad_cam")
+    else:
+        arms["all stages"] = (own_method,)
+        more = ("model_options.attention=se", *more)
+    measure = {"icasc": "overlap", "dreal": "diversity"}[method]
+    return Preset(
+        recipe, "", arms, "top1", (measure,), shared=(*_GARMENTS, *own, *more), rates=rates
+    )
+
+
 ABLATIONS = {
     "VAA without history": ("history_weights=12",),
     "VAA without focal loss": ("gamma=0", "weighting=none"),
@@ -41,9 +73,11 @@ PHOTOGRAPHS = {
         "",
         {BASELINE: _PLAIN, FOCAL: (*_PLAIN, "focal=true"), VAA: (), **ABLATIONS},
         "mAP",
+        ("localisation",),
         also=("mA",),
         rates=("2e-4", "5e-4", "1e-3"),
         rate_of=dict.fromkeys(ABLATIONS, VAA),
+        probe=True,
     ),
     "icasc-cifar10": Preset(
         "icasc_cifar100_resnet110",
@@ -61,4 +95,63 @@ PHOTOGRAPHS = {
     "dreal-cifar10-se": _dreal("se"),
     "dreal-cifar10-cbam": _dreal("cbam"),
     "dreal-cifar10-srm": _dreal("srm"),
+    "icasc-garments": _on_garments("icasc", _SMALL, 20),
+    "icasc-garments-lite0": _on_garments("icasc", _LITE0, 3),
+    "icasc-garments-few": _on_garments(
+        "icasc", _LITE0, 10, "data_options.images_per_class=30", "epochs=20"
+    ),
+    "dreal-garments": _on_garments("dreal", _SMALL),
+    "dreal-garments-lite0": _on_garments("dreal", _LITE0),
 }
+
+
+def _awmt(
+    dataset: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str
+) -> NoiseCurve:
+    shared = (
+        *("method=awmt", "model=awmt_efficientnet_lite0", f"dataset={dataset}", "score=accuracy"),
+        *("window=16", "val_batch_size=32", *shared),
+    )
+    preset = Preset(
+        "vaa_clothing_efficientnet_lite0", "", ARMS, "accuracy", shared=shared,
+        rates=("2e-4", "5e-4", "1e-3"), rate_of={SEPARATE: BASIC},
+    )  # fmt: skip
+    return NoiseCurve(preset, noisy, levels)
+
+
+# Eight attributes from the commonest to the rarest; every second of them gets wrong labels.
+_EIGHT = "bag,pants,skirt,dress,hat,jeans,scarf,shorts"
+CURVES = {
+    "awmt-clothing": _awmt(
+        "clothing_co_parsing", ("pants", "dress", "jeans", "shorts"), (0.1, 0.2, 0.4),
+        f"attributes={_EIGHT.split(',')}", "epochs=8", "input_size=128", "resize=144",
+        "crop_min=112", "crop_max=144", "eval_crop=144",
+    ),
+    "awmt-garments": _awmt(
+        "clothing_dataset", ("class",), (0.2, 0.4),
+        "epochs=5", "input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128",
+    ),
+}  # fmt: skip
+
+
+# AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
+_W8 = (*_CIFAR, "model_options.width=8")
+WIDER, LONGER = "none, wider", "none, as long"
+_PUBLISHED = {way: "published" for way in ("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM)}
+AUTOLA = Preset(
+    "hoga_cifar10_resnet20",
+    "",
+    {
+        **{way: (f"model_options.attention={s}",) if s else () for way, s in FIXED.items()},
+        WIDER: ("model_options.width=9",),
+        LONGER: ("epochs=120",),
+        **{way: () for way in (SEARCHED, RANDOM)},
+    },
+    "top1",
+    shared=(*_W8, _PLAIN_CIFAR),
+    rates=_RATES,
+    rate_of={**_PUBLISHED, WIDER: NONE, LONGER: NONE},
+)
+AUTOLA_SEARCH = (*_W8, "model_options.depth=8")  # of the recipe hoga_search_cifar10
+
+NAMES = (*PHOTOGRAPHS, *CURVES, "autola-cifar10")

@@ -12,11 +12,12 @@ from typing import Any, Callable, Sequence
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
-from tools.experiments.controlled import BASELINE, Preset, run_preset
+from tools.experiments.controlled import BASELINE, Preset, run_at, run_preset, tuned
 from tools.experiments.data import make_data
-from tools.experiments.multitask import run_multitask
-from tools.experiments.photographs import PHOTOGRAPHS
+from tools.experiments.multitask import AWMT, BASIC, SEPARATE, run_multitask, run_noise_curve
+from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, PHOTOGRAPHS
 from tools.experiments.runner import (
+    NO_DATA,
     Experiment,
     Make,
     Outcome,
@@ -26,7 +27,7 @@ from tools.experiments.runner import (
     Scores,
     run_experiment,
 )
-from tools.experiments.search_compare import RANDOM, SEARCHED, compare
+from tools.experiments.search_compare import NONE, RANDOM, SEARCHED, compare
 
 FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
@@ -167,9 +168,30 @@ def _awmt(request: Request) -> Outcome:
         images=FEW_PEOPLE if request.quick else None,
         say=request.say,
     )
+    return _multitask_outcome(done, request)
+
+
+def _noise_curve(name: str, request: Request) -> Outcome:
+    curve = CURVES[name]
+    if request.quick:
+        preset = curve.preset._replace(rates=(), rate_of={})
+        curve = curve._replace(preset=preset, levels=curve.levels[-1:])
+    done = run_noise_curve(
+        curve,
+        _maker(curve.preset.recipe, request),
+        request.seeds,
+        request.out,
+        data_dir=request.data_dir,
+        workers=request.workers,
+        say=request.say,
+    )
+    return _multitask_outcome(done, request)
+
+
+def _multitask_outcome(done: Any, request: Request) -> Outcome:
+    order = dict.fromkeys((BASIC, SEPARATE, AWMT, *done.results))
     scores = {
-        arm: [100 * result["overall"]["accuracy"] for result in done.results[arm]]
-        for arm in ("basic model", "separate models", "AWMT")
+        arm: [100 * result["overall"]["accuracy"] for result in done.results[arm]] for arm in order
     }
     return _outcome(scores, done.text, "mean accuracy %", request)
 
@@ -185,17 +207,52 @@ def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
         workers=request.workers,
         say=request.say,
     )
+    return _search_outcome(done, RANDOM, request)
+
+
+def _autola_photographs(request: Request) -> Outcome:
+    if not request.data_dir:
+        raise ValueError(NO_DATA)
+    preset = AUTOLA._replace(rates=(), rate_of={}) if request.quick else AUTOLA
+    make = _maker(preset.recipe, request)
+    run_of = functools.partial(run_at, request.out, make, request.data_dir, request.workers)
+    settings, _ = tuned(preset, run_of, request.say)
+    done = compare(
+        _maker("hoga_search_cifar10", request, AUTOLA_SEARCH),
+        make,
+        request.data_dir,
+        request.seeds,
+        out=request.out,
+        ways=[way for way in settings if way not in (SEARCHED, RANDOM)],
+        settings=settings,
+        workers=request.workers,
+        say=request.say,
+    )
+    return _search_outcome(done, NONE, request)
+
+
+def _search_outcome(done: Any, first: str, request: Request) -> Outcome:
     scores = {way: [100 * row["score"] for row in rows] for way, rows in done.rows.items()}
-    scores = {RANDOM: scores.pop(RANDOM), **scores}
+    scores = {first: scores.pop(first), **scores}
     return _outcome(scores, done.text, "top1 %", request)
 
 
 _HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
 HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
 _LITE0 = "EfficientNet-Lite0 from ImageNet weights, 160 px"
-_CIFAR10 = "CIFAR-10, 4,000 training images; {} of width 16"
-_ON_CIFAR = {"icasc-cifar10": "ResNet-20"}
-_ON_CIFAR.update({f"dreal-cifar10-{b}": f"{b.upper()}-ResNet-20" for b in ("se", "cbam", "srm")})
+_CIFAR10 = "CIFAR-10, 4,000 training images; {}ResNet-20 of width 16"
+_GARMENTS = "clothing dataset, 14 classes{}; {}"
+_WIDTH16 = "ResNet-18, width 16, 112 px"
+_PLAIN0 = "EfficientNet-Lite0 from ImageNet weights, 112 px"
+_SINGLE_LABEL = {
+    "icasc-cifar10": _CIFAR10.format(""),
+    **{f"dreal-cifar10-{b}": _CIFAR10.format(f"{b.upper()}-") for b in ("se", "cbam", "srm")},
+    "icasc-garments": _GARMENTS.format("", _WIDTH16),
+    "icasc-garments-lite0": _GARMENTS.format("", _PLAIN0),
+    "icasc-garments-few": _GARMENTS.format(", 30 images each", _PLAIN0),
+    "dreal-garments": _GARMENTS.format("", f"SE-{_WIDTH16}"),
+    "dreal-garments-lite0": _GARMENTS.format("", f"SE-{_PLAIN0}"),
+}
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {
@@ -226,6 +283,18 @@ EXPERIMENTS = {
         "mean test accuracy %", ("basic model", "AWMT"),
         Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"), _awmt,
     ),
+    **{
+        name: Experiment(
+            "AWMT", f"{data}; EfficientNet-Lite0 from ImageNet weights, {side} px",
+            "mean test accuracy %", (BASIC, AWMT),
+            Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"),
+            functools.partial(_noise_curve, name),
+        )
+        for name, data, side in (
+            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", 128),
+            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", 112),
+        )
+    },
     "dreal-digit": Experiment(
         "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
         (BASELINE, HEADLINE["dreal-digit"]),
@@ -249,6 +318,12 @@ EXPERIMENTS = {
         Published("none: no people in the paper", "-", "-"),
         functools.partial(_autola, "garments", ("none",)),
     ),
+    "autola-cifar10": Experiment(
+        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, plain and with the "
+        "published genotype", "test top-1 %", (NONE, "published"),
+        Published("CIFAR-10, ResNet-20/32/56"),
+        _autola_photographs,
+    ),
     "vaa-clothing": Experiment(
         "VAA", f"Clothing Co-Parsing, 22 attributes; {_LITE0}", "test mAP %", (BASELINE, "VAA"),
         Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4"),
@@ -256,12 +331,12 @@ EXPERIMENTS = {
     ),
     **{
         name: Experiment(
-            name.partition("-")[0].upper(), _CIFAR10.format(net), "test top-1 %",
+            name.partition("-")[0].upper(), data, "test top-1 %",
             (BASELINE, HEADLINE[name]),
             Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
             else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
             functools.partial(_preset, name),
         )
-        for name, net in _ON_CIFAR.items()
+        for name, data in _SINGLE_LABEL.items()
     },
 }  # fmt: skip

@@ -26,6 +26,7 @@ from gluon_attn.train.run import check_seeds, train_once
 from tools.bench.turns import machine
 
 NOT_KNOWN = "not known to us"
+NO_DATA = "this experiment is on data of yours: --data-dir DIR"
 Say = Callable[[str], Any]
 Make = Callable[[Sequence[str]], Any]  # overrides -> Recipe
 Scores = Dict[str, List[float]]  # {arm: score of each seed}
@@ -98,6 +99,11 @@ class Experiment(NamedTuple):
     arms: tuple[str, str]
     published: Published
     run: Callable[[Request], Outcome]
+
+
+def slug(title: str) -> str:
+    """Return the title of an arm as a part of the names of its folders."""
+    return title.replace(",", "").replace("/", "-").replace(" ", "-")
 
 
 def run_arms(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -17,20 +17,22 @@ from gluon_attn.metrics.tables import (
     percent,
     spread_text,
 )
+from gluon_attn.nets.count import count
 from gluon_attn.papers.autola import random_genotype
 from gluon_attn.papers.autola.genotype import load_genotype
+from gluon_attn.train.build import build_net
 from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
-from tools.experiments.runner import Make, Rows, Say, run_arms
+from tools.experiments.runner import Make, Rows, Say, run_arms, slug
 
-SEARCHED, RANDOM = "searched", "random"
+SEARCHED, RANDOM, NONE = "searched", "random", "none"
 FIXED = {
     "HOG-SE": "hog_se",
     "HOG-CBAM": "hog_cbam",
     "published": "hoga",
     "SE": "se",
     "CBAM": "cbam",
-    "none": None,
+    NONE: None,
 }
 
 
@@ -54,6 +56,7 @@ def compare(
     *,
     out: str,
     ways: Sequence[str] | None = None,
+    settings: Mapping[str, Sequence[str]] | None = None,
     workers: int = 2,
     say: Say = print,
 ) -> Outcome:
@@ -67,12 +70,14 @@ def compare(
         make_training: Of the training; ``model_options.attention`` is overridden.
         out: Folder of all runs and of ``results.md`` and ``.json``.
         ways: Names of ``FIXED`` to train beside searched and random; None: HOG-SE and HOG-CBAM.
+        settings: ``{way: overrides of its training}``; a way that is none of ``FIXED`` is the net
+            without attention under these.
 
     Raises:
         ValueError: An unknown way, or no seed.
     """
-    ways = list(ways if ways is not None else ("HOG-SE", "HOG-CBAM"))
-    unknown = [way for way in ways if way not in FIXED]
+    ways, settings = list(("HOG-SE", "HOG-CBAM") if ways is None else ways), settings or {}
+    unknown = [way for way in ways if way not in FIXED and way not in settings]
     if unknown or not seeds:
         raise ValueError(f"ways {unknown} and seeds {seeds}: valid ways are {', '.join(FIXED)}")
 
@@ -81,7 +86,7 @@ def compare(
         if way == RANDOM:
             return f"hoga:{random_genotype(seed)}", 0.0
         if way != SEARCHED:
-            return FIXED[way], 0.0
+            return FIXED.get(way), 0.0
         folder, recipe = os.path.join(out, f"search-{seed}"), make_search([f"seed={seed}"])
         spent = train_once(recipe, data_dir, folder, workers, result="genotype.json", run=search)
         return f"hoga:{load_genotype(os.path.join(folder, 'genotype.json'))}", spent
@@ -89,14 +94,15 @@ def compare(
     def arm(way: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
             slot, spent = attention(way, seed)
-            folder, recipe = os.path.join(out, f"{way}-{seed}"), make_training([f"seed={seed}"])
+            folder = os.path.join(out, f"{slug(way)}-{seed}")
+            recipe = make_training([*settings.get(way, ()), f"seed={seed}"])
             options = dict(recipe.model_options, attention=slot)
             recipe = type(recipe).from_dict(dict(recipe.to_dict(), model_options=options))
             seconds = train_once(recipe, data_dir, folder, workers)
             overall = read_json(os.path.join(folder, "test.json"))["overall"]
             score = or_nan(overall.get(recipe.score, overall.get("top1")))
             row = {"seed": seed, "genotype": slot, "score": score, "seconds": seconds}
-            return dict(row, seconds_of_search=spent)
+            return dict(row, seconds_of_search=spent, parameters=_parameters(recipe, folder))
 
         return run
 
@@ -110,6 +116,7 @@ def compare(
         record=lambda rows: {
             "rows": rows,
             "training": recipe.to_dict(),
+            "settings": {way: list(own) for way, own in settings.items()},
             "search": make_search([]).to_dict(),
         },
         say=say,
@@ -117,16 +124,28 @@ def compare(
     return Outcome(rows, text)
 
 
+def _parameters(recipe: Any, folder: str) -> int:
+    classes = read_json(os.path.join(folder, "recipe.json"))["classes"]
+    return count(build_net(recipe, len(classes)), (recipe.input_size,) * 2).parameters
+
+
 def describe(rows: Rows, score: str) -> str:
-    """Return table, differences to random genotypes and the genotypes themselves as Markdown."""
-    chance = [100 * row["score"] for row in rows[RANDOM]]
-    table = []
+    """Return table, differences to random genotypes and to none, and the genotypes, as Markdown."""
+    scores = {way: [100 * row["score"] for row in found] for way, found in rows.items()}
+    chance, table = scores[RANDOM], []
+    others = [way for way in (RANDOM, NONE) if way in rows]
     for way, found in rows.items():
-        scores = [100 * row["score"] for row in found]
-        spent = [np.mean([row[key] for row in found]) for key in ("seconds_of_search", "seconds")]
-        gain = "" if way == RANDOM else difference_text(paired_differences(scores, chance))
-        table.append([way, spread_text(scores), gain, *(f"{s:.0f}" for s in spent)])
-    heads = ["attention", f"{score}, % (test)", "minus random, seed by seed [95 %]"]
+        keys = ("parameters", "seconds_of_search", "seconds")
+        means = [np.mean([row[key] for row in found]) for key in keys]
+        gains = [
+            "" if way == other else difference_text(paired_differences(scores[way], scores[other]))
+            for other in others
+        ]
+        cells = [f"{means[0] / 1000:.1f} k", *(f"{s:.0f}" for s in means[1:])]
+        table.append([way, spread_text(scores[way]), *gains, *cells])
+    heads = ["attention", f"{score}, % (test)"]
+    heads += [f"minus {other}, seed by seed [95 %]" for other in others]
+    heads += ["parameters", "search, s", "training, s"]
     mean = sum(chance) / len(chance)
     wins = sum(100 * row["score"] > mean for row in rows[SEARCHED])
     listed = [
@@ -137,7 +156,7 @@ def describe(rows: Rows, score: str) -> str:
     style = {"tablefmt": "github", "disable_numparse": True}
     lines = [
         f"Mean ± standard deviation over {len(chance)} seed(s).",
-        tabulate(table, [*heads, "search, s", "training, s"], **style),
+        tabulate(table, heads, **style),
         f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
         f"({decimal(mean, 1)} %).",
         tabulate(listed, ["", "seed", f"{score}, %", "genotype"], **style),

@@ -426,19 +426,25 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     def searching(overrides):
         return recipe_of(epochs=1).override(overrides)
 
-    def compared(way):
+    def compared(*ways):
         return compare(
-            searching, training, str(data), [3], out=str(tmp_path), ways=[way], workers=0, say=len
-        )
+            searching, training, str(data), [3], out=str(tmp_path), ways=ways, workers=0, say=len,
+            settings={"none, longer": ("epochs=2",)},
+        )  # fmt: skip
 
-    done = compared("HOG-SE")
-    assert set(done.rows) == {"searched", "random", "HOG-SE"}
+    done = compared("HOG-SE", "none", "none, longer")
+    assert set(done.rows) == {"searched", "random", "HOG-SE", "none", "none, longer"}
+    trained = json.loads((tmp_path / "none-longer-3" / "recipe.json").read_text())["recipe"]
+    assert trained["epochs"] == 2 and trained["model_options"]["attention"] is None
+    sizes = {way: rows[0]["parameters"] for way, rows in done.rows.items()}
+    assert sizes["none"] == sizes["none, longer"] < sizes["HOG-SE"]
+    assert "minus random" in done.text and "minus none" in done.text
     assert done.rows["random"][0]["genotype"] == f"hoga:{random_genotype(3)}"
     assert done.rows["HOG-SE"][0]["genotype"] == "hog_se"
     assert done.rows["searched"][0]["seconds_of_search"] > 0
     assert "searched genotypes are above the mean of the random ones" in done.text
     before = (tmp_path / "results.json").stat().st_mtime_ns
-    compared("HOG-SE")  # tables again, no training
+    compared("HOG-SE", "none", "none, longer")  # tables again, no training
     assert (tmp_path / "results.json").stat().st_mtime_ns > before
     with pytest.raises(ValueError, match="valid ways are HOG-SE"):
         compared("SEE")
