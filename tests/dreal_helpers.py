@@ -38,12 +38,14 @@ class Plain(AttentionBlock):
 class Branches(HybridBlock):
     """Joins a map that passed three modules with a convolution of what the first two gave.
 
-    The third module is recorded before that convolution, so three variants of one entry meet two
-    that travel together already. A dense layer is followed by a batch-norm.
+    The third is recorded before that convolution, so three variants of one entry meet two that
+    travel together already. A dense layer is followed by a batch-norm. ``order`` is that of the
+    modules' numbers.
     """
 
-    def __init__(self):
+    def __init__(self, order):
         super().__init__()
+        self.order = order
         with self.name_scope():
             self.stem = nn.Conv2D(16, 3, 2, 1)
             self.modules = nn.HybridSequential()
@@ -56,8 +58,9 @@ class Branches(HybridBlock):
                 self.modules[unit].slot = Slot("branches", 1, unit)
 
     def hybrid_forward(self, F, x):
-        shared = self.modules[1](self.modules[0](F.relu(self.stem(x))))
-        late = self.modules[2](shared)
+        first, second, third = (self.modules[number] for number in self.order)
+        shared = second(first(F.relu(self.stem(x))))
+        late = third(shared)
         joined = F.relu(late + self.side(shared))
         pooled = F.mean(joined * late, axis=(2, 3))
         return self.output(F.relu(self.norm(self.hidden(pooled))))
@@ -69,7 +72,7 @@ def net_of(attention="se", name="resnet18_v1b", width=8, size=64, seed=0, **opti
     np.random.seed(seed)
     options = dict(options, attention=attention) if attention else options
     if name == "branches":
-        net = Branches()
+        net = Branches(options["order"])
         net.infer_shape(mx.nd.zeros((1, 3, size, size)))
     elif name in SHORT:
         channels = [width, 4 * width, 8 * width, 16 * width, 32 * width]

@@ -35,7 +35,8 @@ NETS = {
     "dropout": {"attention": {"stage4": "se"}, "dropout": 0.5},
     "frozen": {"attention": {"stage3": "se"}},  # batch-norm on its running statistics
     "relu6": {"attention": {"stage6": "cbam", "stage7": "se"}, "name": "lite"},
-    "branches": {"attention": None, "name": "branches", "size": 32},
+    "branches": {"attention": None, "name": "branches", "size": 32, "order": (0, 1, 2)},
+    "neighbours apart": {"attention": None, "name": "branches", "size": 32, "order": (0, 2, 1)},
     "vaa": {"attention": {"stage3": "se", "stage4": "cbam"}, "name": "vaa_resnet18"},
 }
 
