@@ -38,6 +38,7 @@ from gluon_attn.export import graph as graphs
 from gluon_attn.export import parity
 from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, make_block
 from gluon_attn.export.sidecar import ExportError, Sidecar, read_sidecar, read_verified
+from gluon_attn.export.widen import widen_convolutions
 from gluon_attn.export.writer import Variant, write_files
 from gluon_attn.runtime import versions
 
@@ -86,7 +87,16 @@ def load_exported(
     graphs.check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         symbol, arrays = to_float16(symbol, arrays)
-    return make_block(graphs.fuse(symbol) if fused else symbol, arrays, ctx), sidecar
+    if fused:
+        symbol, arrays = fuse_for_cpu(symbol, arrays)
+    return make_block(symbol, arrays, ctx), sidecar
+
+
+def fuse_for_cpu(symbol: Symbol, arrays: Arrays) -> Graph:
+    """Return a float32 graph fused, as :func:`gluon_attn.export.graph.fuse`, and as this CPU likes it."""
+    if has_avx512():
+        symbol, arrays = widen_convolutions(symbol, arrays)
+    return graphs.fuse(symbol), arrays
 
 
 def require_cpu(precision: str, entry: Any = None) -> None:
