@@ -210,14 +210,31 @@ def to_bfloat16(symbol: Symbol, arrays: Arrays, sidecar: Sidecar) -> Graph:
     """Return a float32 graph in mixed precision, fused; its own arrays are left alone.
 
     Input and outputs are float32; weights and biases of convolutions and dense layers bfloat16,
-    those of batch-norms float32. Save the graph with ``tojson(remove_amp_cast=False)``.
+    those of batch-norms and of the first convolution, which reads three colours, float32. Save the
+    graph with ``tojson(remove_amp_cast=False)``.
     """
     converted, args, aux = amp.convert_model(
         graphs.flatten_before_dense(symbol), *graphs.split_arrays(arrays),
         target_dtype="bfloat16", cast_optional_params=True,
+        excluded_sym_names=_odd_convolutions(symbol, arrays),
     )  # fmt: skip
     fused = graphs.fuse(_float32_outputs(converted))
     return graphs.rename_outputs(fused, sidecar), graphs.join_arrays(args, aux)
+
+
+def _odd_convolutions(symbol: Symbol, arrays: Arrays) -> list[str]:
+    """Return the convolutions that read an odd number of channels, such as the three colours.
+
+    bfloat16 is multiplied in pairs, and oneDNN has no fast code for these: in float32 they take no
+    longer, and what follows gets its input in the layout that it wants.
+    """
+    nodes = graphs.nodes_of(symbol)
+    weights = {
+        node["name"]: nodes[node["inputs"][1][0]]["name"]
+        for node in nodes
+        if node["op"] == "Convolution" and node["attrs"].get("num_group", "1") == "1"
+    }
+    return [name for name, weight in weights.items() if arrays[f"arg:{weight}"].shape[1] % 2]
 
 
 def _float32_outputs(symbol: Symbol) -> Symbol:
