@@ -64,7 +64,7 @@ def load_exported(
         precision: ``'fp32'``; ``'fp16'``, for a GPU; or ``'int8'`` or ``'bf16'`` if the export has
             it, for the CPU.
         fused: Of ``'fp32'``, the graph as :func:`gluon_attn.export.graph.fuse` makes it: faster,
-            for the CPU.
+            for the CPU. With AVX-512 some parameters get more channels, all of them zero.
 
     Raises FileNotFoundError; ExportError: no export, one of a newer version, a file truncated,
     changed or not fitting the others (found before anything runs), or without such a precision, or
@@ -88,15 +88,10 @@ def load_exported(
     if precision == "fp16":
         symbol, arrays = to_float16(symbol, arrays)
     if fused:
-        symbol, arrays = fuse_for_cpu(symbol, arrays)
+        if has_avx512():
+            symbol, arrays = widen_convolutions(symbol, arrays)
+        symbol = graphs.fuse(symbol)
     return make_block(symbol, arrays, ctx), sidecar
-
-
-def fuse_for_cpu(symbol: Symbol, arrays: Arrays) -> Graph:
-    """Return a float32 graph fused, as :func:`gluon_attn.export.graph.fuse`, and as this CPU likes it."""
-    if has_avx512():
-        symbol, arrays = widen_convolutions(symbol, arrays)
-    return graphs.fuse(symbol), arrays
 
 
 def require_cpu(precision: str, entry: Any = None) -> None:

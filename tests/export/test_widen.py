@@ -10,8 +10,8 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from gluon_attn.env import cpu as _cpu
-from gluon_attn.export import load_exported
 from gluon_attn.export import graph as graphs
+from gluon_attn.export import load_exported
 from gluon_attn.export.widen import widen_convolutions
 
 NARROW, WIDE = 46, 48  # 46 of a block of 48 are in use: worth it
@@ -99,8 +99,8 @@ SEEN = {  # the input has NARROW channels too
 def test_channels_that_others_see_are_left(what):
     symbol = SEEN[what]
     shapes, _, _ = symbol.infer_shape(data=(1, NARROW, SIZE, SIZE))
-    arrays = {f"arg:{name}": mx.nd.ones(shape)
-              for name, shape in zip(symbol.list_arguments(), shapes) if name != "data"}  # fmt: skip
+    given = zip(symbol.list_arguments(), shapes)
+    arrays = {f"arg:{name}": mx.nd.ones(shape) for name, shape in given if name != "data"}
     wide, found = widen_convolutions(symbol, arrays)
     assert graphs.nodes_of(wide) == graphs.nodes_of(symbol)
     assert {name: array.shape for name, array in found.items()} == {
