@@ -224,12 +224,13 @@ def _odd_convolutions(symbol: Symbol, arrays: Arrays) -> list[str]:
     longer, and what follows gets its input in the layout that it wants.
     """
     nodes = graphs.nodes_of(symbol)
-    weights = {
-        node["name"]: nodes[node["inputs"][1][0]]["name"]
+    odd = {name for name, a in arrays.items() if a.ndim > 2 and a.shape[1] % 2}
+    return [
+        node["name"]
         for node in nodes
         if node["op"] == "Convolution" and node["attrs"].get("num_group", "1") == "1"
-    }
-    return [name for name, weight in weights.items() if arrays[f"arg:{weight}"].shape[1] % 2]
+        and f"arg:{nodes[node['inputs'][1][0]]['name']}" in odd
+    ]  # fmt: skip
 
 
 def _float32_outputs(symbol: Symbol) -> Symbol:

@@ -51,9 +51,11 @@ def widen_convolutions(symbol: Symbol, arrays: Arrays) -> Graph:
     full = {name.split(":", 1)[1]: name for name in arrays}
     widened = dict(arrays)
     for channels in _sets_of_channels(graph):
+        if any(readers[k] > 1 or nodes[k]["name"] not in full for k, _ in channels.axes):
+            continue  # shared by layers, or computed by the graph
         names = [full[nodes[number]["name"]] for number, _ in channels.axes]
         sizes = {arrays[name].shape[axis] for name, (_, axis) in zip(names, channels.axes)}
-        if len(sizes) > 1 or any(readers[number] > 1 for number, _ in channels.axes):
+        if len(sizes) > 1:
             continue
         size = sizes.pop()
         wide = -(-size // _BLOCK) * _BLOCK

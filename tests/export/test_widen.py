@@ -91,6 +91,7 @@ SEEN = {  # the input has NARROW channels too
     "a map": mx.sym.FullyConnected(CONVOLVED, num_hidden=5, name="d"),
     "the input": convolve("d", CONVOLVED + DATA, 5),
     "a shared weight": convolve("e", convolve("d", CONVOLVED, weight=SHARED), weight=SHARED),
+    "a computed weight": convolve("d", convolve("e", DATA, weight=2 * SHARED), 5),
     "no 1x1": convolve("d", convolve("e", DATA, kernel=3), 5),
 }
 
