@@ -262,6 +262,11 @@ def prepare() -> None:
     # From 8 summands on MXNet adds gradients up in place, which in static graphs gives wrong sums
     # (measured, 1.9.1: an activation or a parameter that is used in eight places).
     os.environ.setdefault("MXNET_EXEC_INPLACE_GRAD_SUM_CAP", "1000000")
+    # MXNet copies large arrays to and from NumPy with OpenMP, on the thread that asks. That starts
+    # a helper of this thread; libgomp then counts more threads than processors, and lets those that
+    # compute sleep between operators: 30 us at each, a quarter of the time of an image in bfloat16.
+    # So copies of any size take one thread.
+    os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(2**31 - 1))
     # As Pillow has it, which sees most headers first; read when OpenCV is first imported.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "178956970")
     if _cpu.amx_state() is None:

@@ -38,6 +38,7 @@ from gluon_attn.export import graph as graphs
 from gluon_attn.export import parity
 from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, make_block
 from gluon_attn.export.sidecar import ExportError, Sidecar, read_sidecar, read_verified
+from gluon_attn.export.widen import widen_convolutions
 from gluon_attn.export.writer import Variant, write_files
 from gluon_attn.runtime import versions
 
@@ -63,7 +64,7 @@ def load_exported(
         precision: ``'fp32'``; ``'fp16'``, for a GPU; or ``'int8'`` or ``'bf16'`` if the export has
             it, for the CPU.
         fused: Of ``'fp32'``, the graph as :func:`gluon_attn.export.graph.fuse` makes it: faster,
-            for the CPU.
+            for the CPU. With AVX-512 some parameters get more channels, all of them zero.
 
     Raises FileNotFoundError; ExportError: no export, one of a newer version, a file truncated,
     changed or not fitting the others (found before anything runs), or without such a precision, or
@@ -86,7 +87,11 @@ def load_exported(
     graphs.check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         symbol, arrays = to_float16(symbol, arrays)
-    return make_block(graphs.fuse(symbol) if fused else symbol, arrays, ctx), sidecar
+    if fused:
+        if has_avx512():
+            symbol, arrays = widen_convolutions(symbol, arrays)
+        symbol = graphs.fuse(symbol)
+    return make_block(symbol, arrays, ctx), sidecar
 
 
 def require_cpu(precision: str, entry: Any = None) -> None:
@@ -200,14 +205,32 @@ def to_bfloat16(symbol: Symbol, arrays: Arrays, sidecar: Sidecar) -> Graph:
     """Return a float32 graph in mixed precision, fused; its own arrays are left alone.
 
     Input and outputs are float32; weights and biases of convolutions and dense layers bfloat16,
-    those of batch-norms float32. Save the graph with ``tojson(remove_amp_cast=False)``.
+    those of batch-norms and of the first convolution, which reads three colours, float32. Save the
+    graph with ``tojson(remove_amp_cast=False)``.
     """
     converted, args, aux = amp.convert_model(
         graphs.flatten_before_dense(symbol), *graphs.split_arrays(arrays),
         target_dtype="bfloat16", cast_optional_params=True,
+        excluded_sym_names=_odd_convolutions(symbol, arrays),
     )  # fmt: skip
     fused = graphs.fuse(_float32_outputs(converted))
     return graphs.rename_outputs(fused, sidecar), graphs.join_arrays(args, aux)
+
+
+def _odd_convolutions(symbol: Symbol, arrays: Arrays) -> list[str]:
+    """Return the convolutions that read an odd number of channels, such as the three colours.
+
+    bfloat16 is multiplied in pairs, and oneDNN has no fast code for these: in float32 they take no
+    longer, and what follows gets its input in the layout that it wants.
+    """
+    nodes = graphs.nodes_of(symbol)
+    odd = {name for name, a in arrays.items() if a.ndim > 2 and a.shape[1] % 2}
+    return [
+        node["name"]
+        for node in nodes
+        if node["op"] == "Convolution" and node["attrs"].get("num_group", "1") == "1"
+        and f"arg:{nodes[node['inputs'][1][0]]['name']}" in odd
+    ]  # fmt: skip
 
 
 def _float32_outputs(symbol: Symbol) -> Symbol:

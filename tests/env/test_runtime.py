@@ -346,6 +346,18 @@ def test_the_users_choice_and_a_loaded_mxnet_are_left_alone():
     assert _cpu.set_threads(fresh, loaded=False, cores=2) and fresh == {"OMP_NUM_THREADS": "2"}
 
 
+def test_a_large_copy_starts_no_thread():
+    script = (
+        "import os, gluon_attn, mxnet as mx, numpy as np; mx.nd.ones(1).asnumpy();"
+        "count = lambda: len(os.listdir('/proc/self/task')); before = count();"
+        "mx.nd.array(np.zeros(10**6, np.float32)).asnumpy(); print(count() - before)"
+    )
+    environ = dict(os.environ, OMP_NUM_THREADS="2")  # MXNet's own way starts one here
+    environ.pop("MXNET_CPU_PARALLEL_SIZE", None)
+    code, out, err = run_python(script, env=environ)
+    assert code == 0 and int(out) == 0, err
+
+
 def test_importing_the_package_sets_it_before_mxnet():
     script = "import os; print(os.environ['OMP_NUM_THREADS'])"
     environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}

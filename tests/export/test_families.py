@@ -84,16 +84,21 @@ def check_bfloat16(family):
     assert graph.infer_type(data=np.float32)[1] == [np.float32] * len(family.outputs)
     assert graph.list_outputs() == [f"{name}_output" for name in family.outputs]
     assert graph.list_inputs().count("data") == 1 and set(params) == set(family.arrays)
-    # Each convolution and each dense layer multiplies bfloat16 by bfloat16, but for HOGA's two 1x1
-    # convolutions behind a Concat, which MXNet's conversion leaves in float32.
+    # Each convolution and each dense layer multiplies bfloat16 by bfloat16, but for convolutions of
+    # an odd number of channels, and for HOGA's two 1x1 convolutions behind a Concat, which MXNet's
+    # conversion leaves in float32.
     types = dict(zip(graph.list_arguments(), graph.infer_type(data=np.float32)[0]))
     plain = graphs.nodes_of(family.symbol)
     weights = {
-        plain[node["inputs"][1][0]]["name"]
+        plain[node["inputs"][1][0]]["name"]: node["attrs"].get("num_group", "1") == "1"
         for node in plain if node["op"] in ("Convolution", "FullyConnected")
     }  # fmt: skip
-    weights = {key for key in weights if not ("hoga" in family.name and ".project." in key)}
-    assert len(weights) >= 9 and all(types[key] == BFLOAT16 for key in weights)
+    shapes = {key: family.arrays[f"arg:{key}"].shape for key in weights}
+    odd = {key for key, one in weights.items()
+           if one and len(shapes[key]) > 2 and shapes[key][1] % 2}  # fmt: skip
+    assert odd and all(types[key] == np.float32 for key in odd)
+    low = {key for key in weights if not ("hoga" in family.name and ".project." in key)} - odd
+    assert len(low) >= 9 and all(types[key] == BFLOAT16 for key in low)
     assert types["data"] == np.float32
     if has_avx512():  # oneDNN has none without
         family.check((graph, params), 0.998)
