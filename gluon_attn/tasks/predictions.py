@@ -28,6 +28,7 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 from tqdm import tqdm
 
 from gluon_attn.core import errors
+from gluon_attn.core.errors import naming
 from gluon_attn.core.files import atomic_path, json_text, publish, sha256_of_bytes
 from gluon_attn.core.shards import Shard, all_shards
 from gluon_attn.core.text import PathLike
@@ -177,22 +178,23 @@ def merge(
     first: dict[str, Any] = {}
     for shard in all_shards(folder, stem, SUFFIX, SUFFIX + UNFINISHED):
         path = Path(folder, shard.named(stem) + SUFFIX)
-        found = scan(path)
-        paths.append(path)
-        first = first or found.header
-        own = found.header.get("shard") or {}
-        if (own.get("number"), own.get("of")) != shard:
-            held = Shard(own.get("number", 0), own.get("of", 0))
-            raise ValueError(
-                f"{path} holds shard {held}: renamed, or a copy of {held.named(stem)}{SUFFIX}; "
-                f"predict --shard {shard} again"
-            )
-        _same(path, found.header, paths[0].name, first)
-        if found.done != len(_span(found.header)) or found.end != path.stat().st_size:
-            raise ValueError(
-                f"{path}: damaged or cut off behind image {found.done:,} of "
-                f"{len(_span(found.header)):,}; copy it again, or predict --shard {shard} again"
-            )
+        with naming(path, "{path}: damaged ({why}); copy it again, or predict it again"):
+            found = scan(path)
+            paths.append(path)
+            first = first or found.header
+            own = found.header.get("shard") or {}
+            if (own.get("number"), own.get("of")) != shard:
+                held = Shard(own.get("number", 0), own.get("of", 0))
+                raise ValueError(
+                    f"{path} holds shard {held}: renamed, or a copy of {held.named(stem)}{SUFFIX}; "
+                    f"predict --shard {shard} again"
+                )
+            _same(path, found.header, paths[0].name, first)
+            if found.done != len(_span(found.header)) or found.end != path.stat().st_size:
+                raise ValueError(
+                    f"{path}: damaged or cut off behind image {found.done:,} of "
+                    f"{len(_span(found.header)):,}; copy it again, or predict --shard {shard} again"
+                )
     written = {k: Path(folder if out is None else out, n) for k, n in first["outputs"].items()}
     for result in written.values():
         if result.exists() and not overwrite:
