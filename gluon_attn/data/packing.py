@@ -204,7 +204,8 @@ class _Chunks:
 
     def checksum(self, k: int, note: dict[str, Any]) -> int:
         """Return the CRC-32 of a chunk's records and of what is noted about them."""
-        return zlib.crc32(json_text(note, None).encode(), zlib.crc32(self.path(k, "rec").read_bytes()))
+        records = zlib.crc32(self.path(k, "rec").read_bytes())
+        return zlib.crc32(json_text(note, None).encode(), records)
 
     def write(self, k: int, span: range) -> None:
         records, skipped = [], []

@@ -17,6 +17,7 @@ import cv2
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from gluon_attn.core.files import write_bytes
 from gluon_attn.core.text import json_of, read_text, rows_of_csv
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
@@ -215,11 +216,10 @@ def _draw(predictor: Predictor, record: Record, maps: dict[str, Array], path: Pa
 def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
     """Write what was drawn over an image file; the folder is made if it is not there."""
     path = Path(folder) / f"{number:05d}_{Path(source).stem}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not good:
         raise OSError(f"{path}: the image could not be encoded")
-    path.write_bytes(data.tobytes())
+    write_bytes(path, data.tobytes())
 
 
 # -- texts -------------------------------------------------------------------------------------

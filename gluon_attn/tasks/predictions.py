@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from gluon_attn.core import errors
 from gluon_attn.core.errors import naming
-from gluon_attn.core.files import atomic_path, json_text, publish, sha256_of_bytes
+from gluon_attn.core.files import atomic_path, json_text, naming_write, publish, sha256_of_bytes
 from gluon_attn.core.shards import Shard, all_shards
 from gluon_attn.core.text import PathLike
 from gluon_attn.task import TASKS, Exported, Predicting, Task
@@ -102,7 +102,7 @@ def write(
     """Add to a file what it lacks of the records of some images; return what it holds then."""
     chunk = header["chunk"]
     found = scan(path, strict) if os.path.getsize(path) else Found(header, 0)
-    with open(path, "ab") as file:
+    with naming_write(path), open(path, "ab") as file:
         file.truncate(found.end if found.done else 0)
         if not found.done:
             file.write(_line(header))
@@ -319,7 +319,7 @@ def _journal(target: str | None, header: dict[str, Any], options: Any) -> Iterat
         return
     path = target + UNFINISHED
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "a+b") as file:
+    with naming_write(path), open(path, "a+b") as file:
         _lock(file, path)
         file.seek(0)
         first = file.readline()
