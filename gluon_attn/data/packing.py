@@ -205,7 +205,7 @@ class _Chunks:
     def checksum(self, k: int, note: dict[str, Any]) -> int:
         """Return the CRC-32 of a chunk's records and of what is noted about them."""
         records = zlib.crc32(self.path(k, "rec").read_bytes())
-        return zlib.crc32(json_text(note, None).encode(), records)
+        return zlib.crc32(json_text(note, None).encode("utf-8", "backslashreplace"), records)
 
     def write(self, k: int, span: range) -> None:
         records, skipped = [], []

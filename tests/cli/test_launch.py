@@ -71,7 +71,7 @@ def test_when_one_fails_all_end(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_when_the_launcher_is_killed_all_end(tmp_path):
-    """A worker that waits, and one that has finished and waits in MXNet, without Python's threads."""
+    """A worker that waits, and one that has finished and waits in MXNet, where no thread runs."""
     code = "import sys; from gluon_attn.cli.launch import launch; launch(sys.argv[1:], 2)"
     launcher = start([sys.executable, "-c", code, "distributed_waiter", tmp_path, 0])
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3, "two workers, and the end of one")
