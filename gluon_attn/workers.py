@@ -76,8 +76,12 @@ class Workers:
         owners, merged = self.total(f"{name} owners", mine), []
         for number, array in enumerate(arrays):
             rows = (slice(None), *[None] * (array.ndim - 1))
-            own = np.where(mine[rows] > 0, array, 0).astype(np.float32)
-            found = self.total(f"{name} {number}", own) / np.maximum(owners, 1)[rows]
+            own, found = np.where(mine[rows] > 0, array, 0), np.zeros_like(array)
+            for part in range(1 + (array.dtype == np.float64)):  # two float32 hold a float64
+                sent = own.astype(np.float32)
+                found = found + self.total(f"{name} {number} {part}", sent)
+                own = own - sent
+            found = found / np.maximum(owners, 1)[rows]
             merged.append(np.where(owners[rows] > 0, found, array).astype(array.dtype))
         return merged
 

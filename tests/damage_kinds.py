@@ -17,8 +17,10 @@ from pathlib import Path
 
 import adapters_helpers
 import cv2
+import damage_jobs
 import kinds_helpers
 import numpy as np
+from damage_jobs import as_text
 from PIL import Image
 
 from gluon_attn.core.files import save_arrays, sha256_of, write_json
@@ -252,11 +254,6 @@ def read_outside(path):
     return as_text(described(str(Path(path).with_suffix(".params"))))
 
 
-def as_text(value):
-    """Return any plain value as an array, to be compared."""
-    return {} if value is None else {"": np.array(repr(value))}
-
-
 # ------------------------------------------------------------------- the store and its mirror
 
 
@@ -392,7 +389,7 @@ def read_tree(kind, path):
     for split, dataset in kinds_helpers.opened(kind, Path(path).parent).items():
         found[split] = np.array(dataset.fingerprint())
         found[f"{split}/first"] = dataset[0][0]
-        masks = [dataset.regions(i).ravel() for i in dataset.with_regions]
+        masks = [dataset.regions(i).ravel() for i in getattr(dataset, "with_regions", ())]
         found[f"{split}/masks"] = np.concatenate(masks) if masks else np.zeros(0)
     return found
 
@@ -401,7 +398,7 @@ def of_data(kind):
     return functools.partial(write_tree, kind), functools.partial(read_tree, kind), False, "x"
 
 
-OF_DATA = {f"data_{kind}": of_data(kind) for kind in kinds_helpers.KINDS if "coco" not in kind}
+OF_DATA = {f"data_{kind}": of_data(kind) for kind in kinds_helpers.KINDS}
 KINDS = {
     "params": (write_params, read_weights, False, ".params"),
     "params_legacy": (write_legacy, read_weights, False, ".params"),
@@ -448,5 +445,6 @@ write_mat_7_3, read_mat, None, ".mat",
     "genotype": (write_genotype, read_genotype, False, ".json"),
     **{f"image_{end}": (write_image, read_pixels, False, f".{end}")
        for end in ("jpg", "png", "webp", "tif", "bmp", "ppm", "jp2", "hdr", "ras")},
+    **damage_jobs.KINDS,
     **OF_DATA,
 }  # fmt: skip

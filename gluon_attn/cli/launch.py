@@ -10,6 +10,7 @@ folders: this Python, the data, and --save-dir.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import runpy
 import shlex
@@ -218,7 +219,7 @@ def _end(group: list[Member]) -> None:
 # -- in each process of the group ------------------------------------------------------------------
 def member() -> None:
     """Be a scheduler, a server or a worker, as the environment says, until standard input ends."""
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    _end_with_input()
     if os.environ["DMLC_ROLE"] != "worker":
         import mxnet  # noqa: F401  (serves, and exits)
     sys.argv = sys.argv[1:]
@@ -238,10 +239,25 @@ def member() -> None:
     os._exit(status)  # an ordinary end would wait in MXNet for workers that wait for this one
 
 
-def _end_with_launcher() -> None:
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
+def _end_with_input() -> None:
+    """Have this process killed at the end of its standard input, which is its launcher's.
+
+    On Linux the kernel does so: a worker that has finished waits in MXNet for the others when no
+    thread of Python runs any more. The thread sees an end that came before.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        import fcntl
+
+        fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

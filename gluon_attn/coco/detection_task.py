@@ -29,7 +29,7 @@ from gluon_attn.figures.detections import draw_boxes
 from gluon_attn.task import TASKS, Asked
 from gluon_attn.tasks import images as files
 from gluon_attn.tasks.attributes import some
-from gluon_attn.tasks.data import one_behind
+from gluon_attn.tasks.data import one_behind, share_out
 
 DRAWN = "finds boxes itself; draw them with --draw DIR"
 
@@ -51,20 +51,29 @@ class Detector:
             self.transform = FitTransform(*entry["sides"], **pixels)
 
     def __call__(self, dataset: Any, batch_size: int = 32, workers: int = 2) -> list[Record]:
-        """Return official result records of every image of a CocoDetection."""
+        """Return official result records of every image of a CocoDetection.
+
+        Of several workers each runs its rows of every batch, and all return the same.
+        """
         loader = DetectionLoader(dataset, self.transform, batch_size, workers=workers, last="pad")
-        records = []
+        group, seen = share_out(loader), np.zeros(len(dataset), np.float32)
+        whole: list[np.ndarray] = []
         for outputs, batch in one_behind(loader, self._run, "detecting"):
-            arrays = [array.asnumpy() for array in outputs]
-            for row, i in enumerate(batch.index.tolist()):
-                if i != PADDING:
-                    found = self._boxes([array[row] for array in arrays], *dataset.size(i))
-                    records += [
-                        {"image_id": dataset.image_ids[i],
-                         "category_id": dataset.category_ids[int(number)],
-                         "bbox": xywh(box), "score": float(score)}
-                        for number, score, box in zip(*found)
-                    ]  # fmt: skip
+            rows = batch.index != PADDING
+            for k, array in enumerate(out.asnumpy() for out in outputs):
+                if k == len(whole):
+                    whole.append(np.full((len(dataset), *array.shape[1:]), -1, array.dtype))
+                whole[k][batch.index[rows]] = array[rows]
+            seen[batch.index[rows]] = 1
+        records = []
+        for i, arrays in enumerate(zip(*group.merge("detections", whole, seen))):
+            found = self._boxes(arrays, *dataset.size(i))
+            records += [
+                {"image_id": dataset.image_ids[i],
+                 "category_id": dataset.category_ids[int(number)],
+                 "bbox": xywh(box), "score": float(score)}
+                for number, score, box in zip(*found)
+            ]  # fmt: skip
         return records
 
     def in_image(self, image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:

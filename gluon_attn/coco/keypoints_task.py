@@ -39,7 +39,7 @@ from gluon_attn.core.recipe import Recipe
 from gluon_attn.figures.detections import draw_boxes, draw_keypoints
 from gluon_attn.task import TASKS, Asked, Trained
 from gluon_attn.tasks import images as files
-from gluon_attn.tasks.data import in_epochs, one_behind
+from gluon_attn.tasks.data import in_epochs, one_behind, share_out
 
 logger = logging.getLogger("gluon_attn.keypoints")
 
@@ -156,19 +156,23 @@ class PoseFinder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return places ``(N, K, 2)`` in pixels of the images and heights ``(N, K)``.
 
-        Rows of people whose image cannot be read are NaN and 0.
+        Rows of people whose image cannot be read are NaN and 0. Of several workers each runs its
+        rows of every batch, and all return the same.
         """
         count, joints = len(people), len(self.names)
         places, heights = np.full((count, joints, 2), np.nan), np.zeros((count, joints))
         if not count:
             return places, heights
         loader = PeopleLoader(people, self.transform, batch_size, workers=workers)
+        group, seen = share_out(loader), np.zeros(count, np.float32)
         for outputs, batch in one_behind(loader, self._run, "keypoints"):
             rows = (batch.index != PADDING) & (batch.mask.asnumpy()[:, 0] > 0)
             found = self._read(*[out.asnumpy()[rows] for out in outputs])
             for i, place, height in zip(batch.index[rows], *found):
                 matrix = cv2.invertAffineTransform(self.transform.matrix(people.boxes[i]))
                 places[i], heights[i] = transform(place * STRIDE, matrix), height
+            seen[batch.index[rows]] = 1
+        places, heights = group.merge("keypoints", (places, heights), seen)
         return places, heights
 
     def _run(self, batch: Batch) -> list[Any]:

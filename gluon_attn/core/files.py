@@ -170,6 +170,17 @@ def save_parameters(block: Any, path: PathLike) -> None:
             raise OSError(errno.EIO, "what was written does not read back the same")
 
 
+@contextlib.contextmanager
+def naming_write(path: PathLike) -> Iterator[None]:
+    """Let an OSError of the body that is about ``path``, or names no file, name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != os.fspath(path):
+            raise
+        raise describe_os_error(error, path) from error
+
+
 def describe_os_error(error: OSError, path: PathLike) -> OSError:
     """Return an OSError of the same kind that names ``path`` and the remedy, once."""
     reason = error.strerror or first_line(error)

@@ -12,7 +12,7 @@ import csv
 import json
 import os
 import re
-from typing import Any, Sequence, Union
+from typing import Any, Iterable, Iterator, Sequence, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 # Of UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -71,8 +71,9 @@ def read_lines(path: PathLike, hint: str = "") -> list[tuple[int, str]]:
 def read_table(path: PathLike, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return ``(number from 1, row)`` of a CSV file that has these columns and perhaps others."""
     rows = [
-        (number, [word.strip() for word in next(csv.reader([line]))])
-        for number, line in read_lines(path)
+        (number, [word.strip() for word in words])
+        for at, line in read_lines(path)
+        for number, words in rows_of_csv([line], path, at)
     ]
     heading = rows[0][1] if rows else []
     lacking = [name for name in fields if name not in heading]
@@ -85,6 +86,22 @@ def read_table(path: PathLike, fields: Sequence[str]) -> list[tuple[int, dict[st
     if short:
         raise ValueError(f"{path}:{short[0]}: not the {len(heading)} columns of the first line")
     return [(number, dict(zip(heading, words))) for number, words in rows[1:]]
+
+
+def rows_of_csv(
+    lines: Iterable[str], where: object, first: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield ``(number of its last line, fields)`` of the rows in lines of CSV, as they stand there.
+
+    ``first`` is the number of the first line. ValueError: a field is too long for CSV, as of a
+    quotation mark that nothing closes, which makes one field of all that follows.
+    """
+    reader = csv.reader(lines)
+    try:
+        for row in reader:
+            yield first - 1 + reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{where}:{first - 1 + reader.line_num}: not CSV: {error}") from error
 
 
 def read_json(path: PathLike, hint: str = "") -> Any:

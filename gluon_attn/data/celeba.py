@@ -18,14 +18,13 @@ Reference: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", IC
 
 from __future__ import annotations
 
-import csv
 import logging
 from itertools import islice
 from pathlib import Path
 from typing import Iterator
 
 from gluon_attn.core.schema import Schema
-from gluon_attn.core.text import read_lines
+from gluon_attn.core.text import read_lines, rows_of_csv
 from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, file_part, folder_part
 from gluon_attn.data.protocol import SPLITS, parts_of
@@ -81,7 +80,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in read_lines(path):
         words = line.split()
         if "," in line:
-            words = [word.strip() for word in next(csv.reader([line]))]
+            words = [word.strip() for _, row in rows_of_csv([line], path, number) for word in row]
             numbered |= number == 1 and not words[0]  # a table was saved with its index
         yield number, words[1:] if numbered else words
 

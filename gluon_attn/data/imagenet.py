@@ -20,7 +20,6 @@ Reference: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challeng
 
 from __future__ import annotations
 
-import csv
 import functools
 import re
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Callable, Dict, Tuple
 
 import numpy as np
 
-from gluon_attn.core.text import read_lines, read_text
+from gluon_attn.core.text import read_lines, read_text, rows_of_csv
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.folders import empty_classes, images_of_classes
 from gluon_attn.data.layout import Found, Part, file_part, search
@@ -153,7 +152,7 @@ def _flat(find: Finder, names: list[str], synsets: tuple[str, ...], kit: Kit) ->
 def _solution(path: Path) -> dict[str, str]:
     """Return ``{image: synset}`` from Kaggle's table."""
     truth = {}
-    for number, row in enumerate(csv.reader(read_text(path).split("\n")), 1):
+    for number, row in rows_of_csv(read_text(path).split("\n"), path):
         if number == 1 or not row:
             continue
         words = row[1].split() if len(row) == 2 else []

@@ -259,6 +259,15 @@ def read_table(info: dict[str, Any], path: Path) -> tuple[Schema | None, Any]:
     return schema, rows
 
 
+def table_of(info: dict[str, Any], path: Path) -> AttributeDataset:
+    """Return names, labels and sample ids of a packed split; ValueError: they do not fit."""
+    with naming(path, "{path}: malformed: {why}"):
+        schema, rows = read_table(info, path)
+        return AttributeDataset(
+            info["names"], info["split"], rows, info["sample_ids"], schema=schema
+        )
+
+
 def physical_memory() -> int:
     """Return the machine's memory in bytes; 0 where the system does not say."""
     try:
@@ -304,8 +313,11 @@ def load_shards(root: PathLike, split: str) -> tuple[dict[str, Any], Pieces]:
                 f"{path} holds shard {own}: renamed, or a copy of {own.named(split)}.json; pack "
                 f"--shard {shard} again"
             )
-        if len(info["sample_ids"]) + len(info["skipped"]) != len(span):
+        count = len(info["sample_ids"])
+        if count + len(info["skipped"]) != len(span) or info.get("count") != count:
             raise ValueError(f"{path}: not the {len(span)} samples of shard {own}")
+        if count:
+            table_of(info, path)
         pieces.append((Path(root, name), info))
         whole = pieces[0][1]
         same = [*(key for key in {**whole, **info} if key not in _OWN)]

@@ -35,8 +35,8 @@ from gluon_attn.data.packed import (
     UNFINISHED,
     load_shards,
     read_index,
-    read_table,
     record_labels,
+    table_of,
 )
 
 CHUNK = 128
@@ -108,10 +108,7 @@ def merge(
         raise FileExistsError(f"{note} exists; overwrite it explicitly or choose another folder")
     if not info["count"]:
         raise ValueError(f"{root}: not one of {len(info['skipped'])} samples could be read")
-    schema, rows = read_table(info, pieces[0][0])
-    names, ids = info["names"], info["sample_ids"]
-    table = AttributeDataset(names, info["split"], rows, ids, schema=schema)
-    info["fingerprint"] = table.fingerprint()
+    info["fingerprint"] = table_of(info, note).fingerprint()
     if not info["skipped"] and info["fingerprint"] != info["source_fingerprint"]:
         raise ValueError(f"{root}: the shards of '{split}' are not the samples that were packed")
     _join(prefix, info, [(f"{path}.rec", read_index(path, its)) for path, its in pieces])
@@ -193,14 +190,22 @@ class _Chunks:
         return self.parts / f"{k:05d}.{kind}"
 
     def done(self, k: int) -> bool:
-        """Return whether chunk ``k`` is complete under the present policy about bad images."""
+        """Return whether chunk ``k`` is complete under the present policy about bad images.
+
+        One that is damaged is none, and neither is that of a version without checksums.
+        """
         try:
             note = read_json(self.path(k, "json"))
-            whole = self.path(k, "rec").stat().st_size == note["bytes"]
-        except (OSError, ValueError):
+            whole = note.pop("crc32") == self.checksum(k, note)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return False
         lenient = self.on_bad_image == "skip"
         return whole and (lenient or not any(item["bad"] for item in note["skipped"]))
+
+    def checksum(self, k: int, note: dict[str, Any]) -> int:
+        """Return the CRC-32 of a chunk's records and of what is noted about them."""
+        records = zlib.crc32(self.path(k, "rec").read_bytes())
+        return zlib.crc32(json_text(note, None).encode("utf-8", "backslashreplace"), records)
 
     def write(self, k: int, span: range) -> None:
         records, skipped = [], []
@@ -218,6 +223,7 @@ class _Chunks:
         with atomic_path(self.path(k, "rec")) as temporary:
             offsets = write_records(temporary, records)
         note = {"offsets": offsets[:-1], "bytes": offsets[-1], "skipped": skipped}
+        note["crc32"] = self.checksum(k, note)
         write_text(self.path(k, "json"), json_text(note, None))
 
     def encode(self, i: int) -> bytes:

@@ -6,7 +6,6 @@ The predicting itself is ``gluon_attn.export.Predictor``.
 from __future__ import annotations
 
 import collections
-import csv
 import io
 import logging
 import math
@@ -18,7 +17,8 @@ import cv2
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from gluon_attn.core.text import json_of, read_text
+from gluon_attn.core.files import write_bytes
+from gluon_attn.core.text import json_of, read_text, rows_of_csv
 from gluon_attn.data.images import BadImageError, read_image
 from gluon_attn.data.scan import SUFFIXES, Passed, list_images
 from gluon_attn.export import Predictor
@@ -130,7 +130,7 @@ def match_boxes(
 
 def _csv_boxes(path: Path, text: str) -> dict[str, Boxes]:
     boxes: dict[str, Boxes] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
+    for number, row in rows_of_csv(io.StringIO(text), path):
         row = [field.strip() for field in row]
         if not any(row) or (not boxes and [field.lower() for field in row] == BOX_COLUMNS):
             continue
@@ -153,10 +153,14 @@ def _json_boxes(path: Path, contents: Record) -> dict[str, Boxes]:
 
 def _wider_boxes(path: Path, contents: Record) -> dict[str, Boxes]:
     boxes = {}
+    if not isinstance(contents["images"], list):
+        raise ValueError(f"{path}: 'images' is no list of an annotation of WIDER-Attribute")
     for number, image in enumerate(contents["images"]):
         where = f"{path}, image {number}"
         try:
             key, targets = image["file_name"], [target["bbox"] for target in image["targets"]]
+            if not isinstance(key, str):
+                raise TypeError(f"file_name {key!r}")
         except (TypeError, KeyError) as error:
             raise ValueError(f"{where}: needs file_name, targets and bbox ({error})") from error
         boxes[key] = [_box(b, f"{where} '{key}', target {k}") for k, b in enumerate(targets)]
@@ -212,11 +216,10 @@ def _draw(predictor: Predictor, record: Record, maps: dict[str, Array], path: Pa
 def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
     """Write what was drawn over an image file; the folder is made if it is not there."""
     path = Path(folder) / f"{number:05d}_{Path(source).stem}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not good:
         raise OSError(f"{path}: the image could not be encoded")
-    path.write_bytes(data.tobytes())
+    write_bytes(path, data.tobytes())
 
 
 # -- texts -------------------------------------------------------------------------------------

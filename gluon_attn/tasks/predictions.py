@@ -1,10 +1,10 @@
 """Predictions of many image files: written as they come, continued, in shards, merged.
 
 Records go into a file of JSON lines: a header, then records, and behind every chunk of images
-``{"done": images so far, "crc32": of its lines}``. Memory holds one batch. After an interruption
-whole chunks are kept and the rest is predicted again. No batch reaches over the end of a chunk, so
-which images share one depends neither on interruptions nor on shards, and the numbers are equal to
-the last bit.
+``{"done": images so far, "crc32": of its lines}``. Memory holds the images of one batch and the
+records of one chunk. After an interruption whole chunks are kept and the rest is predicted again.
+No batch reaches over the end of a chunk, so which images share one depends neither on interruptions
+nor on shards, and the numbers are equal to the last bit.
 
 Table, JSON and CSV are made from that file at the end. A shard is such a file,
 ``NAME-00002-of-00004.jsonl``; :func:`merge` makes JSON and CSV of all.
@@ -28,7 +28,8 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 from tqdm import tqdm
 
 from gluon_attn.core import errors
-from gluon_attn.core.files import atomic_path, json_text, publish, sha256_of_bytes
+from gluon_attn.core.errors import naming
+from gluon_attn.core.files import atomic_path, json_text, naming_write, publish, sha256_of_bytes
 from gluon_attn.core.shards import Shard, all_shards
 from gluon_attn.core.text import PathLike
 from gluon_attn.task import TASKS, Exported, Predicting, Task
@@ -101,31 +102,26 @@ def write(
     """Add to a file what it lacks of the records of some images; return what it holds then."""
     chunk = header["chunk"]
     found = scan(path, strict) if os.path.getsize(path) else Found(header, 0)
-    with open(path, "ab") as file:
-        file.truncate(found.end if found.done else 0)
-        if not found.done:
-            file.write(_line(header))
-            found = Found(header, file.tell())
-        begun, began = found.done, time.perf_counter()
-        with tqdm(total=len(span), initial=begun, unit="img", disable=None) as progress:
-            for start in range(span.start + begun, span.stop, chunk):
-                some = range(start, min(start + chunk, span.stop))
-                crc = 0 if found.done else zlib.crc32(_line(header))
-                seen, count, bad = None, 0, 0
-                for record in predicting.find(some, found.records):
-                    line = _line(record)
-                    crc, count = zlib.crc32(line, crc), count + 1
-                    bad += record["error"] is not None
-                    file.write(line)
-                    if record["image"] != seen:
-                        seen = record["image"]
-                        progress.update()
-                done = some.stop - span.start
-                file.write(_line({"done": done, "crc32": crc}))
-                file.flush()
-                os.fsync(file.fileno())
-                progress.update(done - progress.n)  # a box file may list an image without boxes
-                found = Found(header, file.tell(), done, found.records + count, found.errors + bad)
+    os.truncate(path, found.end if found.done else 0)
+    if not found.done:
+        found = Found(header, _append(path, [_line(header)]))
+    begun, began = found.done, time.perf_counter()
+    with tqdm(total=len(span), initial=begun, unit="img", disable=None) as progress:
+        for start in range(span.start + begun, span.stop, chunk):
+            some = range(start, min(start + chunk, span.stop))
+            crc = 0 if found.done else zlib.crc32(_line(header))
+            seen, bad, lines = None, 0, []
+            for record in predicting.find(some, found.records):
+                lines.append(_line(record))
+                crc = zlib.crc32(lines[-1], crc)
+                bad += record["error"] is not None
+                if record["image"] != seen:
+                    seen = record["image"]
+                    progress.update()
+            done, count = some.stop - span.start, found.records + len(lines)
+            end = _append(path, [*lines, _line({"done": done, "crc32": crc})])
+            progress.update(done - progress.n)  # a box file may list an image without boxes
+            found = Found(header, end, done, count, found.errors + bad)
     seconds, new = max(time.perf_counter() - began, 1e-9), found.done - begun
     level = logging.INFO if "shard" in header or len(span) > SHOWN else logging.DEBUG
     logger.log(
@@ -177,22 +173,23 @@ def merge(
     first: dict[str, Any] = {}
     for shard in all_shards(folder, stem, SUFFIX, SUFFIX + UNFINISHED):
         path = Path(folder, shard.named(stem) + SUFFIX)
-        found = scan(path)
-        paths.append(path)
-        first = first or found.header
-        own = found.header.get("shard") or {}
-        if (own.get("number"), own.get("of")) != shard:
-            held = Shard(own.get("number", 0), own.get("of", 0))
-            raise ValueError(
-                f"{path} holds shard {held}: renamed, or a copy of {held.named(stem)}{SUFFIX}; "
-                f"predict --shard {shard} again"
-            )
-        _same(path, found.header, paths[0].name, first)
-        if found.done != len(_span(found.header)) or found.end != path.stat().st_size:
-            raise ValueError(
-                f"{path}: damaged or cut off behind image {found.done:,} of "
-                f"{len(_span(found.header)):,}; copy it again, or predict --shard {shard} again"
-            )
+        with naming(path, "{path}: damaged ({why}); copy it again, or predict it again"):
+            found = scan(path)
+            paths.append(path)
+            first = first or found.header
+            own = found.header.get("shard") or {}
+            if (own.get("number"), own.get("of")) != shard:
+                held = Shard(own.get("number", 0), own.get("of", 0))
+                raise ValueError(
+                    f"{path} holds shard {held}: renamed, or a copy of {held.named(stem)}{SUFFIX}; "
+                    f"predict --shard {shard} again"
+                )
+            _same(path, found.header, paths[0].name, first)
+            if found.done != len(_span(found.header)) or found.end != path.stat().st_size:
+                raise ValueError(
+                    f"{path}: damaged or cut off behind image {found.done:,} of "
+                    f"{len(_span(found.header)):,}; copy it again, or predict --shard {shard} again"
+                )
     written = {k: Path(folder if out is None else out, n) for k, n in first["outputs"].items()}
     for result in written.values():
         if result.exists() and not overwrite:
@@ -317,7 +314,9 @@ def _journal(target: str | None, header: dict[str, Any], options: Any) -> Iterat
         return
     path = target + UNFINISHED
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "a+b") as file:
+    with naming_write(path):
+        file = open(path, "a+b")  # noqa: SIM115 (whose body's errors are not about it)
+    with file:
         _lock(file, path)
         file.seek(0)
         first = file.readline()
@@ -343,6 +342,15 @@ def _journal(target: str | None, header: dict[str, Any], options: Any) -> Iterat
             raise
         if os.path.exists(path):
             os.unlink(path)
+
+
+def _append(path: PathLike, lines: Sequence[bytes]) -> int:
+    """Add lines to a file, on disk when this returns; return its size."""
+    with naming_write(path), open(path, "ab") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
 
 
 def _lock(file: Any, path: str) -> None:

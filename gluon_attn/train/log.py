@@ -9,7 +9,7 @@ import os
 from typing import Any, Callable
 
 from gluon_attn.core import text
-from gluon_attn.core.files import json_text, write_text
+from gluon_attn.core.files import json_text, naming_write, write_text
 
 logger = logging.getLogger("gluon_attn")
 
@@ -77,7 +77,7 @@ class JsonLines:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append ``record``; values that JSON does not have (nan) become null."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming_write(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json_text(record, None))
 
 

@@ -71,11 +71,14 @@ def test_when_one_fails_all_end(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_when_the_launcher_is_killed_all_end(tmp_path):
+    """A worker that waits, and one that has finished and waits in MXNet, where no thread runs."""
     code = "import sys; from gluon_attn.cli.launch import launch; launch(sys.argv[1:], 2)"
-    launcher = start([sys.executable, "-c", code, "distributed_waiter", tmp_path])
-    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, "two workers")
+    launcher = start([sys.executable, "-c", code, "distributed_waiter", tmp_path, 0])
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 3, "two workers, and the end of one")
     members = [pid for pid in pids() if state(pid)[1] == str(launcher.pid)]
     assert len(members) == 4
+    last = (tmp_path / "worker1").read_text()  # its handlers at exit have run: it sleeps in MXNet
+    wait_for(lambda: state(last)[0] == "S", "the end of Python in worker 1")
     launcher.kill()
     launcher.communicate()
     wait_for(lambda: all(state(pid)[0] in "ZX" for pid in members), "the end of all")

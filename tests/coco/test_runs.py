@@ -30,7 +30,8 @@ from coco_helpers import (  # noqa: E402
 from formats.tiny_coco import write_tiny_coco  # noqa: E402
 from training_helpers import checkpoint_arrays  # noqa: E402
 
-from gluon_attn.coco.dataset import CocoDetection  # noqa: E402
+from gluon_attn import workers  # noqa: E402
+from gluon_attn.coco.dataset import CocoDetection, CocoKeypoints  # noqa: E402
 from gluon_attn.coco.detection_task import Detector, detect_files  # noqa: E402
 from gluon_attn.coco.keypoints import SimplePoseMethod, heatmap_targets  # noqa: E402
 from gluon_attn.coco.keypoints_batches import People, transform  # noqa: E402
@@ -44,6 +45,7 @@ from gluon_attn.tasks.data import open_for  # noqa: E402
 from gluon_attn.tasks.images import find_images  # noqa: E402
 from gluon_attn.train import trained as load  # noqa: E402
 from gluon_attn.train import use_static_graph  # noqa: E402
+from gluon_attn.workers import Workers  # noqa: E402
 from model_zoo import get_model  # noqa: E402
 
 DETECTION, POSE = TASKS.get("detection"), TASKS.get("keypoints")
@@ -380,6 +382,48 @@ def test_perfect_detections_score_one(data):
     detector.net = oracle
     stats = evaluate_detections(dataset.coco, detector(dataset, 2, 0)).stats
     assert stats["AP"] == pytest.approx(1.0)
+
+
+class OneOfTwo:
+    """A worker that is given, when its rows are there, what the other one has found."""
+
+    size = 2
+
+    def __init__(self, rank, other=None):
+        self.rank, self.other = rank, other
+
+    def merge(self, name, arrays, mine):
+        self.found = [np.where(mine.reshape(-1, *[1] * (a.ndim - 1)), a, 0) for a in arrays], mine
+        if self.other is None:
+            return arrays
+        theirs, seen = self.other.found
+        assert (mine + seen == 1).all() and 0 < mine.sum() < len(mine)
+        return [one + two for one, two in zip(self.found[0], theirs)]
+
+
+@pytest.mark.parametrize("kind", ["detection", "keypoints"])
+def test_workers_divide_an_evaluation(kind, data, pose, monkeypatch):
+    def detections(images):
+        brightest = images.reshape((0, -1)).topk(k=5, ret_typ="value")
+        boxes = mx.nd.broadcast_to(mx.nd.array([[[5, 6, 50, 60]]]), (len(images), 5, 4))
+        return [mx.nd.zeros_like(brightest), brightest, boxes]
+
+    def maps(images):
+        rows = [images[:, k % 3, ::4, k % 4 :: 4] for k in range(len(KEYPOINTS))]
+        return mx.nd.stack(*rows, axis=1)
+
+    if kind == "detection":
+        task, dataset = DETECTION, CocoDetection(data, "train2017")
+        entry = {"shape": ["batch", 3, 96, 96], "fit": "stretch", **PIXELS}
+        finder = Detector(detections, {"input": entry, "classes": dataset.names})
+    else:
+        task, dataset, finder = POSE, CocoKeypoints(data, "train2017"), finder_for(pose[0])
+        finder.net = maps
+    asked, found, first = Asked("", "", mx.cpu(), 3, 0), [], OneOfTwo(0)
+    for group in (Workers(), first, OneOfTwo(1, first)):
+        monkeypatch.setattr(workers, "current", lambda group=group: group)
+        found.append(task.find(finder, dataset, asked)[0])
+    assert found[0] and found[0] == found[2] != found[1]
 
 
 def square_people(count=5):

@@ -324,3 +324,14 @@ def test_these_searches_find_something():
     assert reads_text("open(p, 'wb')\nread_text(p)\nreading.read_text(p)\nX.open(a, b)") == []
     assert writes_json("json.dumps(a)\nx.json(a)\njson.dump(a, f)") == [1, 3]
     assert lists_folders("os.listdir(p)\np.rglob('*')\nast.walk(t)") == [1, 2]
+
+
+def test_a_field_too_long_for_csv_is_named(tmp_path):
+    """A quotation mark that nothing closes makes one field of the rest of the file."""
+    path = tmp_path / "boxes.csv"
+    path.write_text('a.jpg,1,2,3,4\n"b.jpg,1,2,3,4\n' + "c.jpg,1,2,3,4\n" * 10_000)
+    with pytest.raises(ValueError, match=r"boxes\.csv:\d+: not CSV: field larger than"):
+        read_boxes(path)
+    assert list(reading.rows_of_csv(["a,b", '"c', 'd",e'], path, 5)) == [
+        (5, ["a", "b"]), (7, ["cd", "e"])
+    ]  # fmt: skip

@@ -1,9 +1,10 @@
 """Work that is killed: each job can be begun again and again in one folder, until it is done.
 
-    python tests/faults/kill_jobs.py JOB FOLDER SECONDS
+    python tests/faults/kill_jobs.py JOB FOLDER SECONDS [VICTIM]
 
 runs a job and ends the process after so many seconds of its own processor time, between any two
 instructions as SIGKILL would, so that it does not matter how busy the machine is; 0 lets it finish.
+Of a job of two workers, the one with the number VICTIM is ended, counted from when it has joined.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gluon_attn.data import open_dataset, pack  # noqa: E402
 from gluon_attn.export.sidecar import read_sidecar, read_verified  # noqa: E402
 from gluon_attn.train import load_checkpoint, read_json_lines  # noqa: E402
 from gluon_attn.train.run import Settings  # noqa: E402
+from gluon_attn.workers import current, join  # noqa: E402
 from model_zoo import get_model, outside, store, transfer  # noqa: E402
 from model_zoo.adapters.convert import convert  # noqa: E402
 
@@ -40,6 +42,16 @@ class Job:
 
     def begin(self, folder):
         pass
+
+    def run(self, folder, seconds, victim):
+        """Work, for so many seconds if they are not 0, and say how many it took; return 0."""
+        begun = sum(os.times()[:2])
+        if seconds:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        self.work(folder)
+        if current().is_first:
+            print("took", sum(os.times()[:2]) - begun, flush=True)
+        return 0
 
     def work(self, folder):
         raise NotImplementedError
@@ -63,16 +75,19 @@ def hidden(path, folder):
 class Train(Job):
     """A run of a few epochs, resumed."""
 
-    epochs, counted = 5, "started"
+    epochs, counted, kvstore = 5, "started", None
 
     def begin(self, folder):
         helpers.write_data(folder / "data")
 
     def work(self, folder):
         self.count(folder)
+        self.train(folder)
+
+    def train(self, folder):
         helpers.run(
             helpers.recipe(epochs=self.epochs), folder / "data", folder / "out", workers=1,
-            resume=True,
+            resume=True, kvstore=self.kvstore,
         )  # fmt: skip
 
     def count(self, folder):
@@ -130,10 +145,9 @@ class Search(Train):
                     path = folder / "data" / split / name / f"{number}.png"
                     helpers.cv2.imwrite(str(path), image)
 
-    def work(self, folder):
+    def train(self, folder):
         from gluon_attn.train.search import search
 
-        self.count(folder)
         recipe = Recipe(
             method="autola", model="autola_search_resnet20", model_options={"width": 8, "depth": 8},
             input_size=16, resize=16, augment="pad", pad=2, eval_crop=16, batch_size=4,
@@ -146,6 +160,26 @@ class Search(Train):
     def result(self, folder):
         edges = read_json(folder / "out" / "genotype.json")["edges"]
         return {"genotype": edges, **super().result(folder)}
+
+
+class Worker(Train):
+    """One worker of two, each a process of the launcher, which is the process of the job."""
+
+    kvstore = "dist_sync"
+
+    def run(self, folder, seconds, victim):
+        """Start the group, or be a member of it."""
+        if "DMLC_ROLE" not in os.environ:
+            from gluon_attn.cli.launch import launch
+
+            os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+            return launch(["kill_jobs", "worker", str(folder), str(seconds), str(victim)], 2)
+        chosen = join(self.kvstore).rank == victim
+        return super().run(folder, seconds if chosen else 0, victim)
+
+    def count(self, folder):
+        if current().is_first:
+            super().count(folder)
 
 
 class Pack(Job):
@@ -289,17 +323,13 @@ class Publish(Job):
 
 
 JOBS = {kind.__name__.lower(): kind() for kind in
-        (Train, Search, Pack, Export, Convert, Download, Copy, Cache, Publish)}  # fmt: skip
+        (Train, Worker, Search, Pack, Export, Convert, Download, Copy, Cache, Publish)}  # fmt: skip
 
 
-def main(name, folder, seconds):
-    """Run a job of the command line, and print how much processor time it took."""
-    begun = sum(os.times()[:2])
-    if float(seconds):
-        signal.setitimer(signal.ITIMER_PROF, float(seconds))
-    JOBS[name].work(Path(folder))
-    print("took", sum(os.times()[:2]) - begun, flush=True)
+def main(name, folder, seconds, victim="0"):
+    """Run a job of the command line; return the exit status."""
+    return JOBS[name].run(Path(folder), float(seconds), int(victim))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

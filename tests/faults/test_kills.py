@@ -10,6 +10,7 @@ import functools
 import http.server
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kill_jobs import JOBS, hidden  # noqa: E402
 
 KILLS = {name: 5 for name in JOBS}
-KILLS.update(train=9, pack=8, search=6, export=8, download=6)
+KILLS.update(train=9, worker=6, pack=8, search=6, export=8, download=6)
+HALVED = ("train", "worker", "search", "pack")  # which go on where they were
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="timers of processor time")
 
 
@@ -50,10 +52,22 @@ def mirror(folder):
         server.server_close()
 
 
-def start(name, folder, seconds, address):
+def start(name, folder, seconds, address, victim=0):
+    """Run a job; return its status and outputs when no process of it is left."""
     script = Path(__file__).with_name("kill_jobs.py")
-    env = dict(os.environ, OMP_NUM_THREADS="1", MIRROR=address)
-    return run([sys.executable, script, name, folder, seconds], env=env)
+    env = dict(os.environ, OMP_NUM_THREADS="1", MIRROR=address, KILLED=str(folder))
+    found = run([sys.executable, script, name, folder, seconds, victim], env=env)
+    assert not left_behind(f"KILLED={folder}".encode())
+    return found
+
+
+def left_behind(mark):
+    """Return the processes with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            found += [path.parent.name] if mark in path.read_bytes().split(b"\0") else []
+    return found
 
 
 def test_there_are_fifty():
@@ -74,16 +88,18 @@ def test_killed_at_any_moment(name, tmp_path):
     if (whole / "mirror").exists():  # the same random bytes
         for path in (whole / "mirror").iterdir():
             (cut / "mirror" / path.name).write_bytes(path.read_bytes())
-    killed = 0
+    killed, ended = 0, 128 + signal.SIGPROF if name == "worker" else -signal.SIGPROF
     with mirror(whole / "mirror") as address:
         code, out, err = start(name, whole, 0, address)
         assert code == 0, err[-2000:]
         took = float(out.split("took")[1])
-        for _ in range(KILLS[name]):
+        for number in range(KILLS[name]):
             # A job that goes on where it was is shorter each time; what is done is begun again.
-            share = moments.random() / (2 if name in ("train", "search", "pack") else 1)
-            code, _, err = start(name, cut, max(took * share, 1e-3), address)
-            assert code in (0, -signal.SIGPROF), f"KILL_SEED={seed}: {err[-2000:]}"
+            share = moments.random() / (2 if name in HALVED else 1)
+            code, _, err = start(name, cut, max(took * share, 1e-3), address, number % 2)
+            assert code in (0, ended), f"KILL_SEED={seed}: {err[-2000:]}"
+            if code and name == "worker":
+                assert re.search(r"worker \d ended with signal SIGPROF; ending all", err), err
             killed += code != 0
             job.check(cut)
         code, _, err = start(name, cut, 0, address)

@@ -84,6 +84,9 @@ def test_rows_come_from_the_worker_that_has_them():
     found = each(lambda one, a, m: one.merge("x", a, m)[0], arrays, mine)
     np.testing.assert_array_equal(found[0][[0, 1, 3]], [[1.5], [np.nan], [3]])
     assert found[0][2] == 7 and found[1][2] == 8  # that none has seen
+    exact = np.array([[1 / 3], [2 / 3]])
+    found = each(lambda one, m: one.merge("y", [exact], m)[0], [np.array([1, 0]), np.array([0, 1])])
+    np.testing.assert_allclose(found[0], exact, rtol=1e-14)
 
 
 def test_history_follows_a_sample_from_worker_to_worker_exactly():

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mxnet as mx
 import numpy as np
 
 from gluon_attn.core.errors import first_line
-from gluon_attn.core.files import atomic_path, json_text, sha256_of, write_json, write_text
+from gluon_attn.core.files import json_text, sha256_of, write_bytes, write_json, write_text
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.text import read_json
@@ -199,8 +199,7 @@ def _write(folder: str, name: str, known: Known, path: str) -> None:
     contents = read_json(index)
     new = known[name]["file"]
     old = contents["weights"].get(name, known[name])["file"]
-    with atomic_path(os.path.join(weights, new)) as temporary:
-        shutil.copyfile(path, temporary)
+    write_bytes(os.path.join(weights, new), Path(path).read_bytes())
     write_cards(cards, folder)
     write_json(index, dict(contents, weights=known))
     if old != new:

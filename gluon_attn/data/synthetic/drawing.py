@@ -21,7 +21,7 @@ from typing import Any, Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from gluon_attn.core.files import write_json
+from gluon_attn.core.files import naming_write, write_json
 from gluon_attn.core.text import read_json
 
 MARKER = "GENERATING.json"  # present from the first to the last moment of a run
@@ -38,7 +38,8 @@ def write_image(path: Any, rgb: np.ndarray, quality: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:  # no fsync: images count only once the annotations, written last, name them
-        temporary.write_bytes(code.tobytes())
+        with naming_write(path):
+            temporary.write_bytes(code.tobytes())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
