@@ -108,22 +108,33 @@ def _is_calibrated(node: Json) -> bool:
 
 
 def _is_per_channel(node: Json) -> bool:
-    """Tell whether a layer is int8 and scales every channel by itself."""
+    """Tell whether a layer is int8 and scales every channel by itself.
+
+    A convolution in groups of several channels does not: MXNet 1.9.1 hands the scales of channels
+    to groups.
+    """
     attrs = node.get("attrs", {})
     if node["op"] not in LAYERS or attrs.get("quantized") not in _TRUE:
         return False
-    dense = node["op"] == "_sg_mkldnn_fully_connected"
-    return attrs.get("channel_wise_quantize") in _TRUE if dense else _is_calibrated(node)
+    if node["op"] == "_sg_mkldnn_fully_connected":
+        return attrs.get("channel_wise_quantize") in _TRUE
+    conv = _parts(node)["Convolution"]
+    return _is_calibrated(node) and conv.get("num_group", "1") in ("1", conv["num_filter"])
+
+
+def _parts(node: Json) -> dict[str, dict[str, str]]:
+    """Return the attributes of what is fused in a layer, by operator."""
+    return {part["op"]: part.get("attrs", {}) for part in node["subgraphs"][0]["nodes"]}
 
 
 def _factors(node: Json, nodes: Sequence[Json], arrays: Arrays) -> Any:
     """Return what a fused batch-norm multiplies the channels by, ``(O,)`` float32; 1 without."""
     if node.get("attrs", {}).get("with_bn") not in _TRUE:
         return np.float32(1)
-    parts = {part["op"]: part.get("attrs", {}) for part in node["subgraphs"][0]["nodes"]}
+    parts = _parts(node)
     first = 2 if parts["Convolution"].get("no_bias") in _TRUE else 3
     names = [nodes[source]["name"] for source, *_ in node["inputs"][first : first + 4]]
-    gamma, _, _, var = (arrays.get(f"arg:{n}", arrays.get(f"aux:{n}")).asnumpy() for n in names)
+    gamma, var = arrays[f"arg:{names[0]}"].asnumpy(), arrays[f"aux:{names[3]}"].asnumpy()
     norm = parts["BatchNorm"]
     if norm.get("fix_gamma", "True") in _TRUE:
         gamma = np.ones_like(gamma)
@@ -155,7 +166,7 @@ def load_arrays(source: bytes, place: Any = None) -> Any:
 
 
 def unpack(symbol: Symbol) -> tuple[Symbol, list[Weight]]:
-    """Return a packed graph with its float32 weights as variables; no weights of any other graph."""
+    """Return a packed graph with its float32 weights as variables; any other as it is, and []."""
     graph = graphs.json_of(symbol)
     nodes: list[Json] = graph["nodes"]
     weights = []
@@ -200,7 +211,7 @@ class Int8Block(gluon.Block):
         known = {name.split(":", 1)[1]: array for name, array in arrays.items()}
         shapes = [known[weight.codes].shape for weight in self._weights]
         rooms = [-(-4 * math.prod(shape) // _ALIGNED) * _ALIGNED for shape in shapes]
-        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # memory that is shared would not be given back
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would not be given back
         self._memory = mmap.mmap(-1, max(1, sum(rooms)), kind)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)  # 200 page faults in place of 100,000
@@ -213,8 +224,7 @@ class Int8Block(gluon.Block):
         self._inputs = [None if name == INPUT else known[name] for name in names]
         place = names.index(INPUT)
         others = [number for number in range(len(names)) if number != place]
-        flags = {"data_indices": [place], "param_indices": others}
-        flags.update(static_alloc=True, static_shape=True)
+        flags = dict(data_indices=[place], param_indices=others, static_alloc=1, static_shape=1)
         self._run = mx.nd.CachedOp(symbol, list(flags.items()))
         self._fill(arrays)
 
