@@ -66,6 +66,8 @@ def load_exported(
     The block is a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the sidecar lists
     (a bare array if there is one), float32, without gradients. Do hybridize with
     ``static_alloc=True, static_shape=True``: without, oneDNN rearranges every weight in every call.
+    An int8 form with int8 weights is an :class:`gluon_attn.export.int8_weights.Int8Block` instead,
+    static by itself.
 
     Args:
         ctx: Context for the parameters; the CPU by default.
