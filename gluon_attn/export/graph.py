@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -206,12 +206,14 @@ def read_graph(directory: Path, sidecar: Sidecar) -> Graph:
     return load_graph(paths[0].read_bytes(), paths[1].read_bytes(), directory)
 
 
-def load_graph(text: bytes, raw: bytes, where: Any) -> Graph:
+def load_graph(
+    text: bytes, raw: bytes, where: Any, load: Callable[..., Any] = load_params
+) -> Graph:
     """Return ``(symbol, arrays)`` of JSON and parameter file; an ExportError names ``where``."""
     try:
         with naming(where, "{path}: MXNet cannot read it: {why}"):
             symbol = load_symbol(text)
-            arrays = load_params(raw, "its parameters")
+            arrays = load(raw, "its parameters")
             if not isinstance(arrays, dict):
                 raise DamagedError("its parameters have no names")
     except ValueError as error:
@@ -392,8 +394,12 @@ def flatten_before_dense(symbol: Symbol) -> Symbol:
             node["inputs"][0] = [len(nodes) - 1, 0, 0]
         number[old] = len(nodes)
         nodes.append(node)
-    graph["nodes"] = nodes
-    graph["heads"] = [[number[source], *rest] for source, *rest in graph["heads"]]
-    graph["arg_nodes"] = [k for k, node in enumerate(nodes) if node["op"] == "null"]
-    graph.pop("node_row_ptr", None)
-    return symbol_of(graph)
+    return renumbered(graph, nodes, number)
+
+
+def renumbered(graph: Json, nodes: list[Json], number: dict[int, int]) -> Symbol:
+    """Return ``graph`` with other ``nodes``; ``number`` tells where the old ones are now."""
+    heads = [[number[source], *rest] for source, *rest in graph["heads"]]
+    variables = [k for k, node in enumerate(nodes) if node["op"] == "null"]
+    kept = {"attrs": graph["attrs"]} if "attrs" in graph else {}
+    return symbol_of(dict(kept, nodes=nodes, arg_nodes=variables, heads=heads))

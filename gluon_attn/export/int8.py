@@ -12,8 +12,8 @@ calibrating (a mode) makes a range of what was seen.
 
 The modes compete on held-out data. If the best of them loses more than allowed, the most sensitive
 layers are kept in float32, as few as will do. The result is an ordinary symbol and params for plain
-MXNet. Weights get one scale per output channel, which they do in MXNet only as numbers of the run:
-in the files they stay float32.
+MXNet. Weights get one scale per output channel; how they are stored tells
+:mod:`gluon_attn.export.int8_weights`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from tqdm import tqdm
 from gluon_attn.core.files import sha256_of_bytes
 from gluon_attn.env.cpu import has_vnni
 from gluon_attn.export import graph as graphs
+from gluon_attn.export import parity
 from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, logits_of, make_block
+from gluon_attn.export.int8_weights import LAYERS, Int8Block, pack, unpack
 from gluon_attn.export.precision import Score, measure, write_checked
 from gluon_attn.export.sidecar import ExportError, Sidecar
 from gluon_attn.export.writer import Variant
@@ -46,7 +48,6 @@ MODES = ("naive", "entropy", "percentile")
 GRANULARITY = "channel-wise"
 DTYPE = "auto"  # of activations: uint8, twice as fine, where they are never negative, else int8
 PERCENTILE = 99.99
-LAYERS = ("_sg_mkldnn_conv", "_sg_mkldnn_fully_connected")
 _PASS = "MKLDNN_QUANTIZE"
 # Odd, so that one bin is centred on zero. MXNet takes 8001, four times as slow; with half of
 # them, 'entropy' can cut a range to one eighth instead of one sixteenth.
@@ -128,9 +129,14 @@ class Int8Variant(Variant):
         best, tried = self._search(quantizer, float(baseline))
         graph = graphs.rename_outputs(best.graph[0], sidecar), best.graph[1]
         batch = images[np.arange(3) % len(images)]
-        files, figures = write_checked(directory, sidecar, self.name, graph, batch=batch)
+        packed = pack(*graph)
+        block = Int8Block(*unpack(packed[0]), packed[1], lambda: packed[1])
+        stored = _compare(block, graph, batch)
+        files, figures = write_checked(
+            directory, sidecar, self.name, packed, batch=batch, block=block
+        )
         entry: dict[str, Any] = {"mode": best.mode, "granularity": GRANULARITY}
-        entry["dtype"] = DTYPE
+        entry.update(dtype=DTYPE, weights="int8", stored=stored)
         if best.mode == "percentile":
             entry["percentile"] = PERCENTILE
         entry["calibration"] = {
@@ -371,6 +377,22 @@ class Quantizer:
                 f"int8: MXNet quantized {len(done)} of {len(self.layers)} layers, of those to be "
                 f"left out {len(done & excluded)}"
             )
+
+
+def _compare(block: Int8Block, graph: Graph, batch: np.ndarray) -> dict[str, Any]:
+    """Return how far stored weights change the outputs of the graph that was scored.
+
+    That is by nothing, save where a channel is so small beside its bias that the operator takes a
+    coarser scale for it. What is compared is the second call, which has no weights but int8 ones.
+    """
+    parts = parity.parts_of(batch)
+    return parity.compare(
+        parity.outputs_of(lambda images: (block(images), block(images))[1], parts),
+        parity.outputs_of(graphs.static(make_block(*graph)), parts),
+        parity.BATCHES,
+        "int8: stored weights give other numbers,",
+        tolerance=parity.TOLERANCE_OTHER_KERNELS,
+    )
 
 
 def _layers(nodes: Sequence[graphs.Json]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import weakref
 from pathlib import Path
 from typing import Any, Callable
 
@@ -32,12 +33,19 @@ import numpy as np
 from mxnet.contrib import amp
 
 from gluon_attn.core.errors import first_line
+from gluon_attn.core.reading import load_params
 from gluon_attn.core.text import PathLike
 from gluon_attn.env.cpu import has_avx512, has_vnni
 from gluon_attn.export import graph as graphs
-from gluon_attn.export import parity
+from gluon_attn.export import int8_weights, parity
 from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, make_block
-from gluon_attn.export.sidecar import ExportError, Sidecar, read_sidecar, read_verified
+from gluon_attn.export.sidecar import (
+    ExportError,
+    Sidecar,
+    check_bytes,
+    read_sidecar,
+    read_verified,
+)
 from gluon_attn.export.widen import widen_convolutions
 from gluon_attn.export.writer import Variant, write_files
 from gluon_attn.runtime import versions
@@ -58,6 +66,8 @@ def load_exported(
     The block is a SymbolBlock from ``(B, 3, H, W)`` float32 to the outputs that the sidecar lists
     (a bare array if there is one), float32, without gradients. Do hybridize with
     ``static_alloc=True, static_shape=True``: without, oneDNN rearranges every weight in every call.
+    An int8 form with int8 weights is an :class:`gluon_attn.export.int8_weights.Int8Block` instead,
+    static by itself.
 
     Args:
         ctx: Context for the parameters; the CPU by default.
@@ -82,16 +92,35 @@ def load_exported(
         )
     require_cpu(precision, sidecar.get(precision))
     text = read_verified(directory, sidecar["files"][f"{prefix}symbol"])
-    raw = read_verified(directory, sidecar["files"][f"{prefix}params"])
-    symbol, arrays = graphs.load_graph(text, raw, directory)
+    entry = sidecar["files"][f"{prefix}params"]
+    raw = read_verified(directory, entry)
+    packed = precision == "int8" and sidecar["int8"].get("weights") == "int8"
+    load = int8_weights.load_arrays if packed else load_params
+    symbol, arrays = graphs.load_graph(text, raw, directory, load)
     graphs.check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         symbol, arrays = to_float16(symbol, arrays)
+    if packed:
+        return _open_int8(Path(directory), entry, symbol, arrays), sidecar
     if fused:
         if has_avx512():
             symbol, arrays = widen_convolutions(symbol, arrays)
         symbol = graphs.fuse(symbol)
     return make_block(symbol, arrays, ctx), sidecar
+
+
+def _open_int8(directory: Path, entry: dict[str, Any], symbol: Symbol, arrays: Arrays) -> Any:
+    """Return the block, whose file stays open: the directory may be replaced meanwhile."""
+    path = directory / entry["file"]
+    file = open(path, "rb")
+
+    def read() -> Arrays:
+        file.seek(0)
+        return dict(int8_weights.load_arrays(check_bytes(file.read(), entry, path), path))
+
+    block = int8_weights.Int8Block(*int8_weights.unpack(symbol), arrays, read)
+    weakref.finalize(block, file.close)
+    return block
 
 
 def require_cpu(precision: str, entry: Any = None) -> None:
@@ -135,11 +164,18 @@ def measure(score: Score, block: Any, what: str) -> float:
 
 
 def write_checked(
-    directory: Path, sidecar: Sidecar, form: str, graph: Graph, *, batch: np.ndarray
+    directory: Path,
+    sidecar: Sidecar,
+    form: str,
+    graph: Graph,
+    *,
+    batch: np.ndarray,
+    block: Any = None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Write the graph of ``'int8'`` or ``'bf16'``; return its ``files`` and its ``parity``.
 
     It is compared with plain MXNet on a batch of 3; an ExportError if shapes or numbers differ.
+    ``block`` runs the graph here, if not as any other.
     """
     graphs.check_shapes(*graph, sidecar, form)
     files = write_files(directory, f"{sidecar['name']}-{form}", *graph, prefix=f"{form}_")
@@ -148,7 +184,7 @@ def write_checked(
     figures = parity.check_parity(
         [directory / file for file in files.values()],
         parts,
-        parity.outputs_of(graphs.static(make_block(*graph)), parts),
+        parity.outputs_of(block or graphs.static(make_block(*graph)), parts),
         what=f"{', '.join(files.values())} give other numbers in plain MXNet,",
         tolerance=parity.TOLERANCE_OTHER_KERNELS if amx else parity.TOLERANCE,
     )

@@ -58,7 +58,11 @@ def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
     path = Path(directory) / entry["file"]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing from the export; copy the whole directory again")
-    data = path.read_bytes()
+    return check_bytes(path.read_bytes(), entry, path)
+
+
+def check_bytes(data: bytes, entry: dict[str, Any], path: Path) -> bytes:
+    """Return ``data``, read from ``path``, if size and checksum are those of ``entry``."""
     if len(data) != entry["bytes"]:
         what = "truncated" if len(data) < entry["bytes"] else "too long"
         raise ExportError(f"{path}: {what}: {len(data)} bytes, the sidecar says {entry['bytes']}")
