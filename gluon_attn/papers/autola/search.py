@@ -106,7 +106,7 @@ def shared_view(
             shadow._init_grad()
         shadows._params[name] = shadow
     view = gluon.SymbolBlock(symbol, [image], params=shadows)
-    view.hybridize(static_alloc=True, static_shape=True)
+    view.hybridize()  # no static memory: see SuperNet.hybridize
     return view, {name: shadows._params[name] for name in names}
 
 

@@ -19,10 +19,10 @@ from gluon_attn.losses.classification import objective
 from gluon_attn.nets import cifar_resnet, resnet
 from gluon_attn.papers.autola import SearchHOGA, SuperNet, derive, random_genotype
 from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, find_genotype
-from gluon_attn.papers.autola.operations import operation
+from gluon_attn.papers.autola.operations import DepthWise, operation
 from gluon_attn.papers.autola.search import Architect, AutoLA, clip_gradients, entropy, strengths
 from gluon_attn.papers.autola.search import shares as shares_of
-from gluon_attn.papers.autola.supernet import PASSES, DepthWise, EdgePass, PairConv
+from gluon_attn.papers.autola.supernet import PASSES, EdgePass, PairConv
 from gluon_attn.train import read_json_lines
 from gluon_attn.train.run import Settings
 from gluon_attn.train.search import halves, search
