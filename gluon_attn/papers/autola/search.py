@@ -33,7 +33,7 @@ from gluon_attn.core.batch import Batch
 from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Array, Method, Outputs, split_batch
 from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, Genotype, of_operations
-from gluon_attn.papers.autola.supernet import SuperNet
+from gluon_attn.papers.autola.supernet import GRAPH, SuperNet
 from gluon_attn.workers import current
 
 STEP = 0.01  # eps times |v|; DARTS
@@ -106,7 +106,7 @@ def shared_view(
             shadow._init_grad()
         shadows._params[name] = shadow
     view = gluon.SymbolBlock(symbol, [image], params=shadows)
-    view.hybridize(static_alloc=True, static_shape=True)
+    view.hybridize(**GRAPH)
     return view, {name: shadows._params[name] for name in names}
 
 

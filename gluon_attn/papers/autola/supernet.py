@@ -15,6 +15,7 @@ with one alpha (10 edges x 9 operations) for all blocks. Numbers are those of th
   with the input once. Channel gates are added while they are vectors, spatial ones while they are
   single maps.
 * What several operations or edges read is made once: channel pools, means and maxima.
+* Convolutions that oneDNN is slow at are written as plain ones: see ``Stack`` and ``PairConv``.
 
 Legend: B batch, E edges of a pass, c channels of a group, H W map size.
 """
@@ -35,7 +36,7 @@ from gluon_attn.papers.autola.genotype import EDGES, NODES, OPERATIONS
 from gluon_attn.papers.autola.hoga import SEARCH_REDUCTIONS, GroupAttention
 from gluon_attn.papers.autola.operations import (
     REDUCTION,
-    DepthWise,
+    PlainNorm,
     channel_pool,
     norm,
     side_by_side,
@@ -43,23 +44,127 @@ from gluon_attn.papers.autola.operations import (
 
 ALPHA_SCALE = 1e-3  # of the normal distribution that the code draws alpha from
 
+# How graphs of a super-network run. A search has two, one for alpha and one for the weights, that
+# never run at once: static memory would be held for both all the time. Pushing 60 operators at once
+# instead of 15 makes up for half of the time that it saves.
+GRAPH = {
+    "static_alloc": False, "static_shape": False, "forward_bulk_size": 60, "backward_bulk_size": 60,
+}  # fmt: skip
+
+
+def dense_kernel(F: Any, weight: Tensor, edges: int, shape: tuple[int, int, int]) -> Tensor:
+    """Return the kernel ``(E f, E c, k, k)`` of the convolution without groups that equals the one
+    in E groups with ``weight`` ``(E f, c, k, k)``: zeros between the edges. ``shape`` is (f, c, k).
+    """
+    filters, channels, side = shape
+    if edges > 1:
+        flat = F.reshape(weight, shape=(edges, filters, 1, -1))
+        ones = F.ones_like(F.slice_axis(F.reshape(weight, shape=(-1,)), axis=0, begin=0, end=edges))
+        own = F.reshape(F.diag(ones), shape=(edges, 1, edges, 1))
+        weight = F.broadcast_mul(flat, own)
+    return F.reshape(weight, shape=(edges * filters, edges * channels, side, side))
+
+
+def value_of(F: Any, parameter: Any, x: Tensor) -> Tensor:
+    """Return a child's parameter as this block's own would arrive, beside input ``x``."""
+    return parameter.var() if F is mx.sym else parameter.data(x.context)
+
+
+class ChannelConv(nn.Conv2D):
+    """A depth-wise convolution without bias that keeps the map's size; run by those who hold it."""
+
+    def __init__(self, channels: int, kernel: int = 3, dilation: int = 1) -> None:
+        super().__init__(
+            channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels,
+            use_bias=False, in_channels=channels,
+        )  # fmt: skip
+
+
+def plain_norm(channels: int) -> Any:
+    """Return a batch norm that is not affine, for maps in any order."""
+    return norm(channels, affine=False, kind=PlainNorm)
+
+
+class Stack(nn.HybridSequential):
+    """Layers of E edges side by side, ``(B, E c, H, W)`` to ``(B, E f, H, W)``.
+
+    A depth-wise convolution and the 1x1 convolution behind it run as one plain convolution, whose
+    kernel is the product of both and zero between edges. In channels so few oneDNN's kernels for
+    it are several times as fast as those for the parts, above all their gradients, and one map
+    less is kept.
+    """
+
+    def __init__(self, edges: int, *layers: HybridBlock) -> None:
+        super().__init__()
+        self._edges = edges
+        self.add(*layers)
+
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        layers = iter(self._children.values())
+        for layer in layers:
+            merged = isinstance(layer, ChannelConv)
+            x = self._merged(F, x, layer, next(layers)) if merged else layer(x)
+        return x
+
+    def _merged(self, F: Any, x: Tensor, first: nn.Conv2D, second: nn.Conv2D) -> Tensor:
+        e, settings = self._edges, first._kwargs
+        side, c, f = settings["kernel"][0], first._channels // e, second._channels // e
+        each = F.reshape(value_of(F, first.weight, x), shape=(e, 1, c, -1))
+        mix = F.reshape(value_of(F, second.weight, x), shape=(e, f, c, 1))
+        kernel = dense_kernel(F, F.broadcast_mul(mix, each), e, (f, c, side))
+        if e != 3:
+            return F.Convolution(x, kernel, **dict(settings, num_filter=e * f, num_group=1))
+        # Channels of three edges fill no blocks of oneDNN's: a fourth has weights of 0.
+        x = side_by_side(F, [x, F.slice_axis(x, axis=1, begin=0, end=c)])
+        for axis, more in ((0, f), (1, c)):
+            part = F.slice_axis(kernel, axis=axis, begin=0, end=more)
+            kernel = F.concat(kernel, F.zeros_like(part), dim=axis)
+        y = F.Convolution(x, kernel, **dict(settings, num_filter=4 * f, num_group=1))
+        return F.slice_axis(y, axis=1, begin=0, end=3 * f)
+
 
 class PairConv(HybridBlock):
     """For each edge a convolution from its two channels to one: ``(B, 2 E, H, W) -> (B, E, H, W)``.
 
-    Computed as a depth-wise convolution whose outputs are added in pairs.
+    Its kernels are laid over every tile of 4 x 4 outputs, which become 16 channels of a convolution
+    with stride 4: so few channels in so large kernels leave oneDNN little to do at once otherwise.
     """
+
+    TILE = 4
 
     def __init__(self, edges: int, kernel: int, dilation: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._edges = edges
+        self._edges, self._side = edges, kernel
         with self.name_scope():
-            self.each = DepthWise(2 * edges, kernel, dilation)
+            self.each = ChannelConv(2 * edges, kernel, dilation)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        pairs = F.reshape(self.each(x), shape=(-1, 2, -2))
-        first, second = F.split(pairs, num_outputs=2, axis=1)
-        return F.reshape(first + second, shape=(-1, self._edges, -2))
+        weight = F.reshape(value_of(F, self.each.weight, x), shape=(self._edges, 2, 0, 0))
+        return self._tiled(F, x, weight) if self._side > 3 else self._plain(F, x, weight)
+
+    def _plain(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
+        e, settings = self._edges, self.each._kwargs
+        kernel = dense_kernel(F, weight, e, (1, 2, self._side))
+        return F.Convolution(x, kernel, **dict(settings, num_filter=e, num_group=1))
+
+    def _tiled(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
+        e, t, side = self._edges, self.TILE, self._side + self.TILE - 1
+        more = (0,) * 5 + (t - 1, 0, t - 1)
+        flat = F.pad(weight, mode="constant", constant_value=0, pad_width=more)
+        flat = F.reshape(flat, shape=(2 * e, side * side))
+        flat = F.concat(flat, F.zeros_like(F.slice_axis(flat, axis=1, begin=0, end=1)), dim=1)
+        # Repeated and read in rows one shorter than they are, row r is shifted by r; kernels of the
+        # output in row dy and column dx of a tile are those of r = side dy + dx.
+        flat = F.slice_axis(F.tile(flat, reps=(1, t * side)), axis=1, begin=0, end=t * side**3)
+        rows = F.slice_axis(F.reshape(flat, shape=(2 * e, t, side, -1)), axis=2, begin=0, end=t)
+        rows = F.transpose(F.reshape(rows, shape=(e, 2, t * t, -1)), axes=(0, 2, 1, 3))
+        kernel = F.reshape(rows, shape=(e * t * t, 2, side, side))
+        tiles = F.Convolution(
+            x, kernel, kernel=(side, side), stride=(t, t), pad=(self._side // 2 + t,) * 2,
+            num_filter=e * t * t, num_group=e, no_bias=True,
+        )  # fmt: skip
+        whole = F.depth_to_space(F.reshape(tiles, shape=(-1, t * t, -2)), block_size=t)
+        return F.reshape(F.Crop(whole, x, offset=(t, t), num_args=2), shape=(-1, e, -2))
 
 
 def grouped(filters: int, channels: int, edges: int, use_bias: bool = False) -> nn.Conv2D:
@@ -67,12 +172,6 @@ def grouped(filters: int, channels: int, edges: int, use_bias: bool = False) -> 
     return nn.Conv2D(
         filters * edges, 1, groups=edges, use_bias=use_bias, in_channels=channels * edges
     )
-
-
-def sequence(*layers: HybridBlock) -> nn.HybridSequential:
-    block = nn.HybridSequential()
-    block.add(*layers)
-    return block
 
 
 class ChannelGates(HybridBlock):
@@ -108,21 +207,21 @@ class EdgePass(HybridBlock):
         self._channels, self._edges, self._copies = channels, edges, edges if shared else 1
         c, wide = channels, channels * edges
         with self.name_scope():
-            self.sep = sequence(
-                DepthWise(wide), grouped(c, c, edges), norm(wide, affine=False),
-                nn.Activation("relu"), DepthWise(wide), grouped(c, c, edges),
+            self.sep = Stack(
+                edges, ChannelConv(wide), grouped(c, c, edges), plain_norm(wide),
+                nn.Activation("relu"), ChannelConv(wide), grouped(c, c, edges),
             )  # fmt: skip
-            self.dil = sequence(DepthWise(wide, dilation=2), grouped(c, c, edges))
-            self.sep_spatial = sequence(
-                DepthWise(2 * edges), grouped(2, 2, edges), norm(2 * edges, affine=False),
-                nn.Activation("relu"), DepthWise(2 * edges), grouped(1, 2, edges),
+            self.dil = Stack(edges, ChannelConv(wide, dilation=2), grouped(c, c, edges))
+            self.sep_spatial = Stack(
+                edges, ChannelConv(2 * edges), grouped(2, 2, edges), plain_norm(2 * edges),
+                nn.Activation("relu"), ChannelConv(2 * edges), grouped(1, 2, edges),
             )  # fmt: skip
-            self.dil_spatial = sequence(PairConv(edges, 3, dilation=2), grouped(1, 1, edges))
+            self.dil_spatial = Stack(edges, PairConv(edges, 3, dilation=2), grouped(1, 1, edges))
             self.se, self.se_a_m = ChannelGates(c, edges), ChannelGates(c, edges)
             self.cbam = ChannelGates(c, edges, use_bias=True)
-            self.cbam_spatial = sequence(PairConv(edges, 7), norm(edges, affine=False))
-            self.norm = norm(2 * wide, affine=False)
-            self.spatial_norm = norm(2 * edges, affine=False)
+            self.cbam_spatial = Stack(edges, PairConv(edges, 7), plain_norm(edges))
+            self.norm = plain_norm(2 * wide)
+            self.spatial_norm = plain_norm(2 * edges)
 
     def hybrid_forward(self, F: Any, x: Tensor, weight: Tensor) -> Tensor:
         share = dict(zip(OPERATIONS, F.split(weight, num_outputs=len(OPERATIONS), axis=1)))
@@ -143,13 +242,16 @@ class EdgePass(HybridBlock):
         """Return the weighted sum of the two gates that differ in every value."""
         scores = self.norm(side_by_side(F, [self.sep(x), self.dil(x)]))
         gates = F.Activation(scores, act_type="sigmoid")
+        names = ("sep_conv_3x3", "dil_conv_3x3")
+        return self._weighted(F, gates, [share[name] for name in names], self._channels)
+
+    def _weighted(self, F: Any, gates: Tensor, shares: Sequence[Tensor], repeats: int) -> Tensor:
+        """Return the weighted sum of two halves of ``gates``, ``repeats`` channels an edge."""
         # A 1x1 convolution weights and adds in one go; its gradients are matrix products.
-        mix = [
-            F.diag(F.repeat(F.reshape(share[name], shape=(-1,)), repeats=self._channels))
-            for name in ("sep_conv_3x3", "dil_conv_3x3")
-        ]
-        wide = self._edges * self._channels
-        kernel = F.reshape(F.concat(*mix, dim=1), shape=(wide, 2 * wide, 1, 1))
+        flat = (F.repeat(F.reshape(s, shape=(-1,)), repeats=repeats) for s in shares)
+        wide = self._edges * repeats
+        kernel = F.concat(*(F.diag(s) for s in flat), dim=1)
+        kernel = F.reshape(kernel, shape=(wide, 2 * wide, 1, 1))
         return F.Convolution(gates, kernel, kernel=(1, 1), num_filter=wide, no_bias=True)
 
     def _low_rank(
@@ -162,7 +264,6 @@ class EdgePass(HybridBlock):
         channel gates the same everywhere, the spatial gates the same for all channels.
         """
         c, e = self._channels, self._edges
-        weights = {n: F.reshape(s, shape=(1, e, 1, 1)) for n, s in share.items()}
         spread = {
             n: F.reshape(F.repeat(s, repeats=c), shape=(1, e * c, 1, 1)) for n, s in share.items()
         }
@@ -175,18 +276,17 @@ class EdgePass(HybridBlock):
             spread["skip_connect"],
         )
         columns = (F.broadcast_mul(channel, spread["CBAM"]), everywhere, F.ones_like(channel))
-        rows = (spatial, ones, self._spatial(F, pool, weights))
+        rows = (spatial, ones, self._spatial(F, pool, share))
         left = F.concat(*(F.reshape(a, shape=(-1, c, 1)) for a in columns), dim=2)
         right = F.concat(*(F.reshape(a, shape=(-3, 1, -1)) for a in rows), dim=1)
         return F.reshape_like(F.batch_dot(left, right), x)
 
-    def _spatial(self, F: Any, pool: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    def _spatial(self, F: Any, pool: Tensor, share: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of the gates of the spatial operations, ``(B, E, H, W)``."""
         scores = side_by_side(F, [self.sep_spatial(pool), self.dil_spatial(pool)])
         gates = F.Activation(self.spatial_norm(scores), act_type="sigmoid")
-        first, second = F.split(gates, num_outputs=2, axis=1)
-        first = F.broadcast_mul(first, weights["sep_conv_3x3_spatial"])
-        return first + F.broadcast_mul(second, weights["dil_conv_3x3_spatial"])
+        names = ("sep_conv_3x3_spatial", "dil_conv_3x3_spatial")
+        return self._weighted(F, gates, [share[name] for name in names], 1)
 
     def _cbam_spatial(self, F: Any, x: Tensor, channel: Tensor, ones: Tensor) -> Tensor:
         """Return CBAM's spatial gate, made of the input times the channel gate."""
@@ -283,6 +383,10 @@ class SuperNet(HybridBlock):
                     self.units.add(SearchUnit(unit, channels, reductions))
             self.tail.add(*layers[stages[-1] + 1 :])
             self.output = backbone.output
+
+    def hybridize(self, active: bool = True, **kwargs: Any) -> None:
+        """As Gluon's, without memory of its own: as ``GRAPH`` says."""
+        super().hybridize(active, **dict(kwargs, **GRAPH))
 
     def hybrid_forward(self, F: Any, x: Tensor, alpha: Tensor) -> Tensor:
         share = F.softmax(alpha, axis=1)

@@ -19,10 +19,10 @@ from gluon_attn.losses.classification import objective
 from gluon_attn.nets import cifar_resnet, resnet
 from gluon_attn.papers.autola import SearchHOGA, SuperNet, derive, random_genotype
 from gluon_attn.papers.autola.genotype import EDGES, OPERATIONS, find_genotype
-from gluon_attn.papers.autola.operations import operation
+from gluon_attn.papers.autola.operations import DepthWise, operation
 from gluon_attn.papers.autola.search import Architect, AutoLA, clip_gradients, entropy, strengths
 from gluon_attn.papers.autola.search import shares as shares_of
-from gluon_attn.papers.autola.supernet import PASSES, DepthWise, EdgePass, PairConv
+from gluon_attn.papers.autola.supernet import PASSES, EdgePass, PairConv
 from gluon_attn.train import read_json_lines
 from gluon_attn.train.run import Settings
 from gluon_attn.train.search import halves, search
@@ -125,13 +125,24 @@ def test_filling_up_channels_changes_nothing(channels):
     np.testing.assert_allclose(layer(x).asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_pairs_are_convolutions_of_two_channels():
-    layer, x = started(PairConv(3, 3, 2)), normal((2, 6, 7, 7))
-    kernel = layer.each.weight.data().reshape((3, 2, 3, 3))
-    expected = mx.nd.Convolution(
-        x, kernel, kernel=(3, 3), pad=(2, 2), dilate=(2, 2), num_filter=3, num_group=3, no_bias=True
-    )
-    np.testing.assert_allclose(layer(x).asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("size", [(7, 7), (8, 12)])
+@pytest.mark.parametrize("side, dilation", [(3, 2), (7, 1)])
+def test_pairs_are_convolutions_of_two_channels(side, dilation, size):
+    layer, x = started(PairConv(3, side, dilation)), normal((2, 6, *size))
+    weight, pad = layer.each.weight, (dilation * (side // 2),) * 2
+    kernel = weight.data().reshape((3, 2, side, side)).copy()
+    kernel.attach_grad()
+    with autograd.record():
+        found = layer(x)
+        expected = mx.nd.Convolution(
+            x, kernel, kernel=(side, side), pad=pad, dilate=(dilation,) * 2, num_filter=3,
+            num_group=3, no_bias=True,
+        )  # fmt: skip
+    head = normal(expected.shape, 1)
+    autograd.backward([found, expected], [head, head])
+    np.testing.assert_allclose(found.asnumpy(), expected.asnumpy(), rtol=1e-5, atol=1e-5)
+    slope = weight.grad().reshape(kernel.shape).asnumpy()
+    np.testing.assert_allclose(slope, kernel.grad.asnumpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_only_skips_make_the_nodes_sums():
