@@ -18,6 +18,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from gluon_attn.core.files import json_text
 from gluon_attn.cli.serve import make_server
 from gluon_attn.export.onnx_session import open_onnx_session
 from gluon_attn.export.parity import random_batch
@@ -116,7 +117,7 @@ def _compare(export: str, command: list[Any], threads: int, rounds: int) -> dict
 def _ask(browser: Any, numbers: Sequence[float]) -> dict:
     """Return what one run in the page gave; the first one is given its input."""
     try:
-        browser.stdin.write(json.dumps(numbers) + "\n")
+        browser.stdin.write(json_text(numbers, indent=None))
         browser.stdin.flush()
         return json.loads(browser.stdout.readline())
     except (BrokenPipeError, ValueError) as error:
