@@ -18,8 +18,8 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from gluon_attn.core.files import json_text
 from gluon_attn.cli.serve import make_server
+from gluon_attn.core.files import json_text
 from gluon_attn.export.onnx_session import open_onnx_session
 from gluon_attn.export.parity import random_batch
 from gluon_attn.export.sidecar import read_sidecar, read_verified
