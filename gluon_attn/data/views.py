@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import numbers
 import threading
 from pathlib import Path
 from typing import Any, Collection, Mapping, Sequence
@@ -116,14 +117,20 @@ def altered(
             a binary label changes its sign, a class becomes another one. Unspecified ones stay.
 
     Raises:
-        ValueError: An unknown attribute, a share outside 0 to 1, or several attributes where
-            images are counted by class.
+        ValueError: An unknown attribute, a share outside 0 to 1, another kind of value, or several
+            attributes where images are counted by class.
     """
+    if not isinstance(label_noise or {}, Mapping):
+        example = "give a share by attribute, such as \"{'hat': 0.2}\""
+        raise ValueError(f"label_noise={label_noise!r}: {example}")
+    whole = isinstance(images_per_class, numbers.Integral)
+    if not whole or isinstance(images_per_class, bool) or images_per_class < 0:
+        raise ValueError(f"images_per_class={images_per_class!r}: give a whole number; 0: all")
     noise, schema = dict(label_noise or {}), dataset.schema
     for name, share in noise.items():
         if name not in schema.names:
             raise ValueError(f"label_noise: {unknown_name('attribute', name, schema.names)}")
-        if not 0 <= share <= 1:
+        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
             raise ValueError(f"label_noise: {name} {share}: must lie between 0 and 1")
     if images_per_class and (len(schema) > 1 or schema.attributes[0].kind != MULTICLASS):
         raise ValueError(
