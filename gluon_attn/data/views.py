@@ -111,8 +111,8 @@ def altered(
     attributes alone, not on their order; more images contain the fewer, and more noise the less.
 
     Args:
-        images_per_class: So many training images of every class are kept, 0: all; for single-label
-            data.
+        images_per_class: So many training images of every class are kept, and none without a
+            class, 0: all; for single-label data.
         label_noise: ``{attribute: share of its labels that are wrong}`` in training and validation:
             a binary label changes its sign, a class becomes another one. Unspecified ones stay.
 
@@ -152,11 +152,13 @@ def _unbuilt(raw: Any) -> bool:
 
 
 def _few(dataset: AttributeDataset, count: int, seed: int) -> np.ndarray:
-    """Return the positions of so many samples of every class, ascending."""
-    targets = dataset.raw.targets if _unbuilt(dataset.raw) else dataset.raw.argmax(axis=1)
+    """Return the positions of so many samples of every class, ascending; none without a class."""
+    raw = dataset.raw
+    known = None if _unbuilt(raw) else (raw == 1).any(axis=1)
+    targets = raw.targets if known is None else np.where(known, raw.argmax(axis=1), -1)
     place = {name: i for i, name in enumerate(dataset.sample_ids)}
     kept: list[int] = []
-    for k in np.unique(targets):
+    for k in np.unique(targets[targets >= 0]):
         members = [dataset.sample_ids[i] for i in np.flatnonzero(targets == k)]
         kept += [place[name] for name in in_hash_order(members, seed)[:count]]
     return np.sort(kept)

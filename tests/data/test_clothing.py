@@ -164,6 +164,15 @@ def test_few_images_of_a_class_are_kept_in_training_only(garments):
         garment_split(garments, "train", image_per_class=1)
 
 
+def test_images_without_a_class_count_for_none(tmp_path):
+    (tmp_path / "names.txt").write_text("colour=red\ncolour=blue\n")
+    values = ["-1,-1"] * 9 + ["0,0"] * 9 + ["1,0"] * 3 + ["0,1"] * 3
+    lines = [f"{k}.png\t{line}\n" for k, line in enumerate(values)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    few = altered(open_dataset(tmp_path, "train"), images_per_class=2)
+    assert sorted(map(tuple, few.raw)) == [(-1, 1)] * 2 + [(1, -1)] * 2
+
+
 def test_a_share_of_labels_is_wrong_in_training_and_validation(garments):
     noise, options = {"class": 0.5}, {"single_label": False}
     for split in ("train", "val", "test"):
