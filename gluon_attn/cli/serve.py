@@ -67,7 +67,8 @@ class Handler(SimpleHTTPRequestHandler):
 def make_server(directory: str, port: int = 0) -> ThreadingHTTPServer:
     """Return a server of an export's page; port 0: any free one.
 
-    FileNotFoundError or ValueError: there is no such export, or it has no page.
+    FileNotFoundError or ValueError: there is no such export, or it has no page. OSError: the port
+    is in use, or not for this user.
     """
     from gluon_attn.export.sidecar import read_sidecar
     from gluon_attn.export.web import FOLDER, POLICY
@@ -79,7 +80,11 @@ def make_server(directory: str, port: int = 0) -> ThreadingHTTPServer:
             "--onnx --web --runtime DIR adds it"
         )
     handler = functools.partial(Handler, directory=str(folder), policy=POLICY)
-    return ThreadingHTTPServer((HOST, port), handler)
+    try:
+        return ThreadingHTTPServer((HOST, port), handler)
+    except OSError as error:
+        hint = "give another one, or 0 for any that is free"
+        raise OSError(f"--port {port}: {error.strerror}; {hint}") from error
 
 
 def flags() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import numbers
 import threading
 from pathlib import Path
 from typing import Any, Collection, Mapping, Sequence
@@ -110,20 +111,26 @@ def altered(
     attributes alone, not on their order; more images contain the fewer, and more noise the less.
 
     Args:
-        images_per_class: So many training images of every class are kept, 0: all; for single-label
-            data.
+        images_per_class: So many training images of every class are kept, and none without a
+            class, 0: all; for single-label data.
         label_noise: ``{attribute: share of its labels that are wrong}`` in training and validation:
             a binary label changes its sign, a class becomes another one. Unspecified ones stay.
 
     Raises:
-        ValueError: An unknown attribute, a share outside 0 to 1, or several attributes where
-            images are counted by class.
+        ValueError: An unknown attribute, a share outside 0 to 1, another kind of value, or several
+            attributes where images are counted by class.
     """
+    if not isinstance(label_noise or {}, Mapping):
+        example = "give a share by attribute, such as \"{'hat': 0.2}\""
+        raise ValueError(f"label_noise={label_noise!r}: {example}")
+    whole = isinstance(images_per_class, numbers.Integral)
+    if not whole or isinstance(images_per_class, bool) or images_per_class < 0:
+        raise ValueError(f"images_per_class={images_per_class!r}: give a whole number; 0: all")
     noise, schema = dict(label_noise or {}), dataset.schema
     for name, share in noise.items():
         if name not in schema.names:
             raise ValueError(f"label_noise: {unknown_name('attribute', name, schema.names)}")
-        if not 0 <= share <= 1:
+        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
             raise ValueError(f"label_noise: {name} {share}: must lie between 0 and 1")
     if images_per_class and (len(schema) > 1 or schema.attributes[0].kind != MULTICLASS):
         raise ValueError(
@@ -145,11 +152,13 @@ def _unbuilt(raw: Any) -> bool:
 
 
 def _few(dataset: AttributeDataset, count: int, seed: int) -> np.ndarray:
-    """Return the positions of so many samples of every class, ascending."""
-    targets = dataset.raw.targets if _unbuilt(dataset.raw) else dataset.raw.argmax(axis=1)
+    """Return the positions of so many samples of every class, ascending; none without a class."""
+    raw = dataset.raw
+    known = None if _unbuilt(raw) else (raw == 1).any(axis=1)
+    targets = raw.targets if known is None else np.where(known, raw.argmax(axis=1), -1)
     place = {name: i for i, name in enumerate(dataset.sample_ids)}
     kept: list[int] = []
-    for k in np.unique(targets):
+    for k in np.unique(targets[targets >= 0]):
         members = [dataset.sample_ids[i] for i in np.flatnonzero(targets == k)]
         kept += [place[name] for name in in_hash_order(members, seed)[:count]]
     return np.sort(kept)

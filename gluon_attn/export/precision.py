@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import weakref
 from pathlib import Path
 from typing import Any, Callable
@@ -53,6 +54,7 @@ from gluon_attn.runtime import versions
 Score = Callable[[Callable[[np.ndarray], np.ndarray]], float]  # of a function from batch to logits
 
 PRECISIONS = ("fp32", "int8", "bf16", "fp16")
+_PART = 1 << 30  # bytes: Linux reads less than 2 GiB at once
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # MXNet's type for it
 
 logger = logging.getLogger(__name__)
@@ -115,8 +117,11 @@ def _open_int8(directory: Path, entry: dict[str, Any], symbol: Symbol, arrays: A
     file = open(path, "rb")
 
     def read() -> Arrays:
-        file.seek(0)
-        return dict(int8_weights.load_arrays(check_bytes(file.read(), entry, path), path))
+        parts: list[bytes] = []
+        while not parts or parts[-1]:  # from places of our own: forked processes share the file's
+            parts.append(os.pread(file.fileno(), _PART, sum(map(len, parts))))
+        data = check_bytes(b"".join(parts), entry, path)
+        return dict(int8_weights.load_arrays(data, path))
 
     block = int8_weights.Int8Block(*int8_weights.unpack(symbol), arrays, read)
     weakref.finalize(block, file.close)

@@ -71,6 +71,8 @@ def open_split(
         options = {} if kind == "packed" else recipe.data_options
         options = {key: value for key, value in options.items() if key not in ours}
         valid = list(inspect.signature(DATASETS.get(kind)).parameters)[4:]
+        if ours and "seed" not in valid:  # it chooses for ours alone
+            options.pop("seed", None)
         for name in options:
             if name not in valid:
                 known = [*valid, *ALTERED]

@@ -164,6 +164,15 @@ def test_few_images_of_a_class_are_kept_in_training_only(garments):
         garment_split(garments, "train", image_per_class=1)
 
 
+def test_images_without_a_class_count_for_none(tmp_path):
+    (tmp_path / "names.txt").write_text("colour=red\ncolour=blue\n")
+    values = ["-1,-1"] * 9 + ["0,0"] * 9 + ["1,0"] * 3 + ["0,1"] * 3
+    lines = [f"{k}.png\t{line}\n" for k, line in enumerate(values)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    few = altered(open_dataset(tmp_path, "train"), images_per_class=2)
+    assert sorted(map(tuple, few.raw)) == [(-1, 1)] * 2 + [(1, -1)] * 2
+
+
 def test_a_share_of_labels_is_wrong_in_training_and_validation(garments):
     noise, options = {"class": 0.5}, {"single_label": False}
     for split in ("train", "val", "test"):
@@ -183,6 +192,30 @@ def test_a_share_of_labels_is_wrong_in_training_and_validation(garments):
         altered(whole, label_noise={"adult": 0.1})
     with pytest.raises(ValueError, match="kids 2: must lie between 0 and 1"):
         altered(whole, label_noise={"kids": 2})
+    with pytest.raises(ValueError, match="kids None: must lie between 0 and 1"):
+        altered(whole, label_noise={"kids": None})
+    for wrong in (0.2, "{kids: 0.2}", ["kids"]):
+        with pytest.raises(ValueError, match="label_noise=.*: give a share by attribute"):
+            altered(whole, label_noise=wrong)
+    for wrong in (-1, 2.5, "x", True):
+        with pytest.raises(ValueError, match="images_per_class=.*: give a whole number; 0: all"):
+            altered(whole, images_per_class=wrong)
+
+
+def test_the_seed_chooses_in_data_that_have_none_of_their_own(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for k in range(20):
+            (tmp_path / "train" / name / f"{k}.png").touch()
+
+    def chosen(**options):
+        recipe = Recipe("", "", dataset="folders", data_options=options)
+        return open_split(recipe, str(tmp_path), "train").sample_ids
+
+    few = [chosen(images_per_class=5, seed=seed) for seed in (0, 1)]
+    assert len(few[0]) == len(few[1]) == 10 and few[0] != few[1]
+    with pytest.raises(ValueError, match="unknown data option.*'seed'"):
+        chosen(seed=1)
 
 
 def test_the_share_of_wrong_labels_is_as_asked_and_masks_stay_with_their_sample(parsing):

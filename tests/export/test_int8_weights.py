@@ -17,7 +17,7 @@ from int8_helpers import CALLS, built, conv_net, noise, operators, quantizer, st
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from gluon_attn.export import ExportError, export_model, int8, load_exported, sidecar
+from gluon_attn.export import ExportError, export_model, int8, load_exported, precision, sidecar
 from gluon_attn.export import graph as graphs
 from gluon_attn.export.int8 import Int8Variant
 from gluon_attn.export.int8_weights import Int8Block, pack, unpack
@@ -167,6 +167,18 @@ def test_directory_may_be_replaced_and_its_file_not_be_changed(copied):
         file.write(b"\0")
     with pytest.raises(ExportError, match="x-int8-0000.params: checksum mismatch"):
         block(mx.nd.array(noise(2)))
+
+
+def test_reading_leaves_the_place_in_the_file_that_forked_processes_share(export, monkeypatch):
+    files = []
+    record = lambda *args: files.append(open(*args)) or files[-1]  # noqa: E731
+    monkeypatch.setattr(precision, "open", record, raising=False)
+    monkeypatch.setattr(precision, "_PART", 1000)  # it takes several reads
+    block = load_exported(export, precision="int8")[0]
+    block(mx.nd.array(noise(1)))
+    files[0].seek(7)
+    block(mx.nd.array(noise(2)))
+    assert files[0].tell() == 7
 
 
 def test_export_of_the_older_form_loads(copied, export):

@@ -277,6 +277,13 @@ def test_export_without_a_page_is_told_what_to_do(tmp_path):
         serve.main([str(tmp_path / "x"), "--port", "70000"])
 
 
+def test_port_in_use_is_named(directory):
+    with serve.make_server(str(directory)) as server:
+        port = server.server_address[1]
+        with pytest.raises(OSError, match=f"--port {port}: .*in use; give another one, or 0"):
+            serve.make_server(str(directory), port)
+
+
 def test_command_says_where_the_page_is(directory, monkeypatch, capsys):
     monkeypatch.setattr(serve.ThreadingHTTPServer, "serve_forever", lambda server: None)
     serve.main([str(directory), "--port", "0"])
