@@ -96,6 +96,10 @@ class Method:
         """Return the name of the phase that ``epoch`` (from 0) belongs to."""
         return "joint"
 
+    def is_complete(self, epoch: int) -> bool:
+        """Tell whether no loss of the method waits for a later epoch than ``epoch`` (from 0)."""
+        return True
+
     def begin_phase(self, phase: str) -> None:
         """Choose what is trained in ``phase`` and create its trainer if there is none yet."""
         self.train_parameters(phase, self.net.collect_params())

@@ -135,15 +135,18 @@ def _is_better(run: Run, epoch: int, scores: dict[str, float], best: dict[str, A
     if best is None or run.keep == "last":
         return True
     score, before = scores[run.score_name], or_nan(best[run.score_name])
-    phase_of = run.method.phase_of
-    if phase_of(epoch) != phase_of(best["epoch"]) and not math.isnan(score):
-        return True  # parts of the net were not trained in the phase before
+    if _kind(run, epoch) != _kind(run, best["epoch"]) and not math.isnan(score):
+        return True  # parts of the net or of the loss took no part in what was before
     if math.isnan(score) and not math.isnan(before):
         logger.warning(
             "[Epoch %d] validation %s is undefined: epoch %d with %.4f stays the best", epoch,
             run.score_name, best["epoch"], before,
         )  # fmt: skip
     return score > before or math.isnan(before)
+
+
+def _kind(run: Run, epoch: int) -> tuple[str, bool]:
+    return run.method.phase_of(epoch), run.method.is_complete(epoch)
 
 
 def _keep_trained(run: Run, path: str, meta: dict[str, Any], error: BaseException) -> None:

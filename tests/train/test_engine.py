@@ -90,12 +90,17 @@ def test_the_best_epoch_and_the_one_look_at_the_test_split(data, whole):
     assert (folder / "test.json").stat().st_mtime_ns == stamp
 
 
+PHASES = {"phase_of": lambda epoch: str(epoch < 2), "is_complete": lambda epoch: True}
+LATE_LOSS = {"phase_of": lambda epoch: "joint", "is_complete": lambda epoch: epoch >= 2}
+
+
+@pytest.mark.parametrize("kind", [PHASES, LATE_LOSS], ids=["phases", "late loss"])
 @pytest.mark.parametrize("scores, kept", [
     ([0.9, 0.8, 0.1, 0.3, 0.2], 3),  # heads that the second phase trains are untrained before
     ([0.9, 0.8, np.nan, 0.1, np.nan], 3), ([0.5, 0.9, np.nan, np.nan, np.nan], 1),
 ])  # fmt: skip
-def test_the_best_epoch_is_one_of_the_last_phase_that_has_a_score(scores, kept):
-    method = SimpleNamespace(phase_of=lambda epoch: "first" if epoch < 2 else "second")
+def test_the_best_epoch_is_one_of_the_last_phase_that_has_a_score(kind, scores, kept):
+    method = SimpleNamespace(**kind)
     run, best = SimpleNamespace(method=method, keep="best", score_name="mAP"), None
     for epoch, score in enumerate(scores):
         if _is_better(run, epoch, {"mAP": score}, best):

@@ -215,8 +215,8 @@ class Steps(SimpleNamespace):
             net=net, ctx=ctx, trainers={}, phase="joint", steps=0, spoil=None, state=dict,
             precision=MixedPrecision("none", ctx), report=lambda: {"steps": self.steps},
             begin_epoch=_nothing, begin_phase=_nothing, set_learning_rate=_nothing,
-            load_state=_nothing, end_epoch=dict, phase_of=_nothing, workers=workers.current(),
-            rows=lambda batch: len(batch.index),
+            load_state=_nothing, end_epoch=dict, phase_of=_nothing, is_complete=_nothing,
+            workers=workers.current(), rows=lambda batch: len(batch.index),
         )  # fmt: skip
 
     def train_step(self, batch):

@@ -139,7 +139,10 @@ class ICASC(Method):
     @property
     def attends(self) -> bool:
         """Whether attention losses are part of the current epoch's loss."""
-        return self._terms is not None and self.epoch >= self.options["start_epoch"]
+        return self._terms is not None and self.is_complete(self.epoch)
+
+    def is_complete(self, epoch: int) -> bool:
+        return epoch >= self.options["start_epoch"]
 
     def losses(self, outputs: Outputs, batch: Batch) -> Outputs:
         return {self._name: self._classification(outputs["logits"], batch.label, batch.mask)}
