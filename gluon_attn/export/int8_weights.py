@@ -3,7 +3,7 @@
 MXNet 1.9.1's fused int8 operators take float32 weights only, turn them into int8 numbers of their
 own at the first run, and keep both. Here the file holds the int8 numbers and one step per channel,
 and the graph the product of the two, so that plain MXNet gives the numbers of the float32 weights
-from these files alone. It multiplies in every call, though, and the operators then quantize anew.
+from these files alone. It multiplies in every call, though, and the operators then quantize again.
 :class:`Int8Block` leaves the products out of the graph: it makes them for the first run with a
 batch size, and gives the memory back once the operators have their own numbers.
 
@@ -186,7 +186,7 @@ class Int8Block(gluon.Block):
     """Runs a packed graph, as a SymbolBlock does that is hybridized with static memory and shapes.
 
     Between the calls the operators' own numbers are the only weights here. A call with another
-    batch size than the last one reads them again, and the operators quantize anew, as they do in a
+    batch size than the last one reads them again, and the operators quantize again, as they do in a
     SymbolBlock. Calls of several threads come one by one, and none is recorded: operators of
     another state would find no weights.
 

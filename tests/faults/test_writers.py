@@ -120,7 +120,7 @@ WRITERS = {
     ),
     "merged pack": ("train", lambda path: packing.merge(path.parent, "train", overwrite=True)),
     "synthetic": ("people", write_people),
-    "drawn": ("00000_a.png", lambda path: write_png(path.parent, 0, "a.jpg", NOISE)),
+    "rendered": ("00000_a.png", lambda path: write_png(path.parent, 0, "a.jpg", NOISE)),
     "convert": ("", lambda path: JOBS["convert"].work(path.parent)),
 }  # fmt: skip
 LONG = {"train": run("train"), "search": run("search")}
