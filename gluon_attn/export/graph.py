@@ -77,6 +77,7 @@ def trace(net: Any, names: Sequence[str]) -> Graph:
         raise ExportError(f"{kind}: its graph has no parameters; nothing to export")
     _clean_attributes(graph, {**args, **aux})
     _reset_versions(graph)
+    _drop_relu_before_clip(graph)
     return symbol_of(graph), join_arrays(args, aux)
 
 
@@ -198,6 +199,19 @@ def _reset_versions(graph: Json) -> None:
         first[number] = min(version, first.get(number, version))
     for reference in references:
         reference[2] -= first[reference[0]]
+
+
+def _drop_relu_before_clip(graph: Json) -> None:
+    """Take out a ReLU that is clipped from 0 on anyway, as a net writes its ReLU6 for training.
+
+    Alone, the clipping becomes part of the convolution before it, also in int8, and a Clip in ONNX.
+    """
+    nodes = graph["nodes"]
+    for node in nodes:
+        if node["op"] == "clip" and float(node["attrs"]["a_min"]) == 0:
+            before = nodes[node["inputs"][0][0]]
+            if before["op"] == "Activation" and before["attrs"]["act_type"] == "relu":
+                node["inputs"] = before["inputs"]  # MXNet's reader drops what nothing reads
 
 
 def read_graph(directory: Path, sidecar: Sidecar) -> Graph:

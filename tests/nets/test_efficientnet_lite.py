@@ -7,10 +7,12 @@ import importlib.util
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd
 
+from gluon_attn.export import graph as graphs
 from gluon_attn.nets import activation_shapes, efficientnet_lite
 from gluon_attn.nets.count import count
-from gluon_attn.nets.efficientnet_lite import SameConv2D, unit_counts
+from gluon_attn.nets.efficientnet_lite import ReLU6, SameConv2D, unit_counts
 from model_zoo import get_model, store
 from model_zoo.adapters import tables
 from model_zoo.params_io import load_into
@@ -48,6 +50,27 @@ def test_strided_convolutions_are_padded_as_tensorflow_does(size, kernel):
          for c in range(out[1])] for r in range(out[0])
     ]  # fmt: skip
     np.testing.assert_allclose(layer(mx.nd.array(x)).asnumpy()[0, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_relu6_and_its_derivative():
+    x = mx.nd.array([-2, -1e-6, 0, 1e-6, 3, 6 - 1e-6, 7, 1e9])
+    x.attach_grad()
+    with autograd.record():
+        y = ReLU6()(x)
+    y.backward()
+    np.testing.assert_allclose(y.asnumpy(), [0, 0, 0, 1e-6, 3, 6, 6, 6], rtol=1e-6)
+    np.testing.assert_array_equal(x.grad.asnumpy(), [0, 0, 0, 1, 1, 1, 0, 0])
+
+
+def test_an_export_has_one_operator_a_relu6():
+    net = get_model("efficientnet_lite0", input_size=32)
+    net.initialize(mx.init.Xavier())
+    data = mx.nd.random.normal(0, 9, shape=(2, 3, 32, 32))  # some activations are above 6
+    wanted = net(data).asnumpy()
+    symbol, arrays = graphs.trace(net, ("logits",))
+    operators = [node["op"] for node in graphs.nodes_of(symbol)]
+    assert operators.count("clip") == 33 and "Activation" not in operators
+    np.testing.assert_array_equal(graphs.make_block(symbol, arrays)(data).asnumpy(), wanted)
 
 
 def test_attention_goes_behind_the_depth_wise_or_the_last_convolution():
