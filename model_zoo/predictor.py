@@ -1,7 +1,10 @@
 """Models with published weights, ready to be given images.
 
 >>> from model_zoo import load_predictor  # doctest: +SKIP
->>> load_predictor("vaa_resnet18_w16_synthetic").predict(["person.jpg"])  # doctest: +SKIP
+>>> predictor = load_predictor("vaa_resnet18_w16_clothing")  # doctest: +SKIP
+>>> predictor.trained_on  # doctest: +SKIP
+'Clothing Co-Parsing, street photographs of people'
+>>> predictor.predict(["person.jpg"])  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ def load_predictor(
 
     The model is exported once, into ``exports`` beside its weights in the first directory of the
     weight store, and read from there afterwards; where that cannot be written, into a folder of
-    this user's in the temporary directory. A damaged export there is made again.
+    this user's in the temporary directory. A damaged export there is made again. ``trained_on`` of
+    the result says what data the net has learnt from.
 
     Args:
         name: Zoo name, in any case; ``model_zoo.store.pretrained_model_list()`` has those with

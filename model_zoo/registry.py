@@ -19,6 +19,7 @@
 ``vgg19``, ``vgg19_bn``                VGG for 1000 ImageNet classes (11, 13, 16, 19)
 ``reid_resnet50_market``, ``_duke``    ResNet-50 v1b that returns logits and the embedding
 ``…_w16_synthetic``, ``…_digits``      narrow nets that train on a CPU in minutes
+``…_w16_clothing``, ``…_w16_garments``  the same for the photographs of two data sets
 =====================================  ==========================================================
 
 Every block of ``BLOCKS`` is in the table; every ResNet takes one, HOGA in any genotype too:
@@ -433,6 +434,15 @@ def _narrow(blocks: list[str]) -> None:
         register(
             f"{name}resnet18_w16_synthetic", plain_resnet, classes=ATTRIBUTES, **people, **options
         )
+    for name in ("", "icasc_", "se_", "dreal_se_"):  # classes: those of data/clothing.py
+        options = {"attention": "se"} if "se_" in name else {}
+        register(f"{name}resnet18_w16_garments", plain_resnet, classes=14, **people, **options)
+    register("resnet18_w16_clothing", plain_resnet, classes=22, **people)
+    # Maps of 14 x 14 and 7 x 7, as the paper's taps have at 224 pixels.
+    register("vaa_resnet18_w16_clothing", vaa_resnet, classes=22, **people,
+             taps=["stage2_activation1", "stage3_activation1"])  # fmt: skip
+    for name in ("basic_", "awmt_"):
+        register(f"{name}resnet18_w16_clothing", plain_resnet, classes=8, **people)
     people = {**people, "input_size": 48, "classes": TASKS}
     for name in ("basic_", "awmt_"):
         register(f"{name}resnet18_w16_synthetic", plain_resnet, **people)

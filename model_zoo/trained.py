@@ -65,7 +65,7 @@ def from_zoo(
         )
     if len(schema.columns) != net.classes:
         raise ValueError(f"{len(schema.columns)} names for the {net.classes} logits of {name}")
-    extra: dict[str, Any] = {"params": params or "pretrained"}
+    extra: dict[str, Any] = {"params": params or "pretrained", "model": name}
     recipe = outside.recipe_of(entry)
     if entry is not None and recipe is not None:
         extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)

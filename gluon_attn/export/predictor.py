@@ -32,7 +32,7 @@ from gluon_attn.export.images import (
     to_pixels,
     type_hints,
 )
-from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar
+from gluon_attn.export.sidecar import check_schema, check_thresholds, read_sidecar, trained_on
 
 Row = Sequence[np.ndarray]  # every output of the export for one person
 BAD_IMAGE_POLICIES = ("error", "skip")
@@ -73,6 +73,8 @@ class Predictor:
         warmup: Numbers of images, one or several, to run the network for once on zeros, so that the
             first real call is not the slow one.
 
+    ``trained_on`` says in words what data the net has learnt from, as far as the export knows.
+
     Raises FileNotFoundError: the directory or one of its files is missing; ImportError: the
     backend's package is not installed; ValueError: damaged export, unknown backend, a variant that
     the export does not hold, no such context.
@@ -102,6 +104,7 @@ class Predictor:
         with naming(directory):
             self.schema = check_schema(self.sidecar.get("schema"), self.classes)
             self.set_thresholds(self.sidecar["thresholds"])
+        self.trained_on = trained_on(self.sidecar.get("extra") or {})
         self.preprocess = Preprocess(self.sidecar["input"])
         self.output_names = tuple(out["name"] for out in self.sidecar["outputs"])
         self.attention_names = self._named("attention")

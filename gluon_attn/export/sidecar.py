@@ -49,6 +49,13 @@ def describe_file(path: PathLike) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
 
 
+def trained_on(extra: dict[str, Any]) -> str:
+    """Return in words what a net was trained on, by ``extra`` of a sidecar; '' if nothing says."""
+    dataset = (extra.get("recipe") or {}).get("dataset", "auto")
+    read = f"data read as '{dataset}'" if dataset != "auto" else ""
+    return str((extra.get("data") or {}).get("name") or read)
+
+
 def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:
     """Return the contents of one file of an export, once they match its :func:`describe_file`.
 

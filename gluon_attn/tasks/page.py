@@ -13,7 +13,7 @@ import model_zoo
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic import digits, people
 from gluon_attn.export.onnx import OnnxVariant, require_packages
-from gluon_attn.export.sidecar import ExportError
+from gluon_attn.export.sidecar import ExportError, trained_on
 from gluon_attn.export.web import WebVariant, find_runtime
 from gluon_attn.export.writer import Variant
 from gluon_attn.task import Exported, Trained
@@ -50,20 +50,25 @@ def offered(source: Trained | Exported) -> list[Variant]:
 def about(extra: dict[str, Any]) -> list[str]:
     """Return paragraphs on training and use: of the card, where the weights have one."""
     recipe = extra.get("recipe") or {}
-    card = Path(model_zoo.__file__).parent / "cards" / f"{recipe.get('model')}.md"
+    name = extra.get("model", recipe.get("model"))
+    card = Path(model_zoo.__file__).parent / "cards" / f"{name}.md"
     if extra.get("params") == "pretrained" and card.is_file():
         use = read_text(card).partition("## Intended use, limits\n")[2]
         text = re.sub(r"\*\*|`", "", use)
         paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-        return [f"Trained on images made with {_made_with(extra)}.", *paragraphs]
-    data = recipe.get("dataset", "auto")
-    known = f"data read as '{data}'" if data != "auto" else "data that this export does not name"
+        return [f"Trained on {trained_on(extra)}: {_made_with(extra)}.", *paragraphs]
+    known = trained_on(extra) or "data that this export does not name"
     return [f"Trained by {recipe.get('method', 'a method')} on {known}.", MUST_NOT]
 
 
 def samples(made_with: str) -> dict[str, bytes]:
-    """Return synthetic scenes by file name: digits for nets of digits, else people."""
-    found = {}
+    """Return synthetic scenes by file name: digits for nets of digits, else people.
+
+    None for a net of ours that has learnt from photographs, of which none can be shown.
+    """
+    found: dict[str, bytes] = {}
+    if made_with and not re.search("prepare_data.py (synthetic|tasks|digits)", made_with):
+        return found
     for number in range(1, SAMPLES + 1):
         rng = np.random.default_rng(number)
         if "digits" in made_with:

@@ -194,10 +194,11 @@ def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeyp
 
 
 def test_card_says_what_the_net_must_not_be_used_for():
-    extra = {"params": "pretrained", "recipe": {"model": "vaa_resnet18_w16_synthetic"},
-             "data": {"made_with": "prepare_data.py synthetic"}}  # fmt: skip
+    extra = {"params": "pretrained", "model": "vaa_resnet18_w16_synthetic",
+             "recipe": {"model": "resnet101_wider"},
+             "data": {"made_with": "prepare_data.py synthetic", "name": "people"}}  # fmt: skip
     card = page.about(extra)
-    assert card[0] == "Trained on images made with prepare_data.py synthetic."
+    assert card[0] == "Trained on people: prepare_data.py synthetic."
     assert any(text.startswith("Must not be used for surveillance") for text in card)
     assert any(text.startswith("Limits. Trained on generated images") for text in card)
     own = page.about({"recipe": {"model": "vaa_resnet18_w16_synthetic", "method": "vaa",
@@ -211,6 +212,7 @@ def test_samples_are_synthetic_images(made_with):
     found = page.samples(made_with)
     assert len(found) == page.SAMPLES == len(set(found.values()))
     assert all(data.startswith(b"\xff\xd8\xff") and len(data) < 1e5 for data in found.values())
+    assert page.samples("photographs as published") == {}
 
 
 # -- who serves it --------------------------------------------------------------------------------

@@ -121,9 +121,12 @@ def expected_classes(name):
     datasets = {
         "_cifar100": 100, "_cifar10": 10, "_digits": 10, "_wider": len(WIDER_ATTRIBUTES),
         "_synthetic": len(WIDER_ATTRIBUTES), "_market": 751, "_duke": 702,
+        "_garments": 14, "_clothing": 22,
     }  # fmt: skip
     if name.startswith("reid") and name.endswith("_synthetic"):
         return 40
+    if name in ("basic_resnet18_w16_clothing", "awmt_resnet18_w16_clothing"):
+        return 8
     if name in ("basic_resnet18_w16_synthetic", "awmt_resnet18_w16_synthetic"):
         return 5  # tasks of their experiment
     if name in NOT_EXPORTED:

@@ -13,6 +13,7 @@ from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0")
+_PLAIN_NARROW = ("method=baseline", "model=resnet18_w16_clothing")
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
     *("splits=train,val,test", "data_options.holdout=0.2"),
@@ -78,6 +79,15 @@ PHOTOGRAPHS = {
         rates=("2e-4", "5e-4", "1e-3"),
         rate_of=dict.fromkeys(ABLATIONS, VAA),
         probe=True,
+    ),
+    "vaa-clothing-resnet18": Preset(
+        "vaa_clothing_resnet18",
+        "",
+        {BASELINE: _PLAIN_NARROW, FOCAL: (*_PLAIN_NARROW, "focal=true"), VAA: ()},
+        "mAP",
+        ("localisation",),
+        also=("mA",),
+        rates=("5e-4", "1e-3", "2e-3"),
     ),
     "icasc-cifar10": Preset(
         "icasc_cifar100_resnet110",

@@ -324,11 +324,18 @@ EXPERIMENTS = {
         Published("CIFAR-10, ResNet-20/32/56"),
         _autola_photographs,
     ),
-    "vaa-clothing": Experiment(
-        "VAA", f"Clothing Co-Parsing, 22 attributes; {_LITE0}", "test mAP %", (BASELINE, "VAA"),
-        Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4"),
-        functools.partial(_preset, "vaa-clothing"),
-    ),
+    **{
+        name: Experiment(
+            "VAA", f"Clothing Co-Parsing, 22 attributes; {net}", "test mAP %", (BASELINE, "VAA"),
+            Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it",
+                      "83.7", "86.4"),
+            functools.partial(_preset, name),
+        )
+        for name, net in (
+            ("vaa-clothing", _LITE0),
+            ("vaa-clothing-resnet18", f"{_WIDTH16}, from garments"),
+        )
+    },
     **{
         name: Experiment(
             name.partition("-")[0].upper(), data, "test top-1 %",

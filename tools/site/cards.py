@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Any, Dict
+from typing import Any, Dict, NamedTuple
 
 from tabulate import tabulate
 
@@ -15,19 +15,46 @@ MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that the
 METHOD_FIELDS = ("method", "model", "model_options", "options")  # in which arms may differ
 
 # As on docs/responsible_use.md.
-_PEOPLE = """**Intended use.** Research on methods of attribute recognition, and tests of this
+_NO_PEOPLE = """**Must not be used** for surveillance, for identifying or tracking persons, in law
+enforcement or border control, for decisions about employment, education, credit, insurance, housing
+or access, or to infer sex or gender, ethnicity, age, religion, health, orientation or any other
+sensitive trait of real people."""
+_PEOPLE = f"""**Intended use.** Research on methods of attribute recognition, and tests of this
 software.
 
-**Must not be used** for surveillance, for identifying or tracking persons, in law enforcement or
-border control, for decisions about employment, education, credit, insurance, housing or access, or
-to infer sex or gender, ethnicity, age, religion, health, orientation or any other sensitive trait
-of real people.
+{_NO_PEOPLE}
 
 **Limits.** Trained on generated images: scores say nothing about photographs. Labels are those of
 the generator. Rare attributes are recognised badly, probabilities are not calibrated, and
 performance for groups of real people is unknown.
 
 Licence: that of this package, whose generator makes the data."""
+_CLOTHING = f"""**Intended use.** Research on methods of attribute recognition, and tests of this
+software.
+
+{_NO_PEOPLE}
+
+**Limits.** Trained on some hundred street photographs of one source: rare tags are recognised
+badly, other streets, years, cameras and people worse than the score says, by how much is unknown.
+The tags are its annotators'; probabilities are not calibrated. No attribute is a trait of a person.
+
+**Photographs.** No photograph is part of this package. The rights of the photographers and the
+consent of the people are not known: whoever minds should not use these weights. Licence of the
+weights: that of this package."""
+_GARMENTS = f"""**Intended use.** Research on methods of attention, tests of this software, and a
+start for nets that recognise clothing.
+
+{_NO_PEOPLE}
+
+**Limits.** Trained on some thousand photographs of single garments that people sent in for it:
+a street photograph is something else. Probabilities are not calibrated.
+
+Licence of the weights: that of this package; the photographs are CC0."""
+_CIFAR = """For research on methods of attention, and tests of this software: images of 32 pixels.
+CIFAR-10 has no licence, and the set that it was chosen from was withdrawn for its labels of people;
+its own ten classes are animals and vehicles.
+
+Licence of the weights: that of this package, which holds none of the images."""
 _DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
 nothing but scikit-learn's `digits` in synthetic scenes.
 
@@ -47,11 +74,11 @@ net = get_model("{name}", pretrained=True)
 |---|---|
 {rows}
 {beside}
-* **Method** `{method}`, input {input} px, {epochs} epochs from scratch, seed {seed}; {chosen}.
+* **Method** `{method}`, input {input} px, {epochs} epochs from {start}, seed {seed}; {chosen}.
 * **Net** `{net}`{options}; the whole recipe in
   [weights.json](../weights.json).
 * **Made with** `{trained}`; the code when it was published: commit `{commit}`.
-* **Data** `{made}`; sha256 of every split's names and labels in
+* **Data** {data}: {made}; sha256 of every split's names and labels in
   weights.json.{packed}
 * **File** `{file}`, {size:,} bytes{half}, sha256 `{sha256}`.
 * **Classes** {classes}.
@@ -66,29 +93,53 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 
 {use}
 """
-# What a net may be used for, by the command of tools/prepare_data.py that draws its data.
-USES = {"synthetic": _PEOPLE, "tasks": _PEOPLE, "digits": _DIGITS, "digits_single": _DIGITS}
 
 
-def use_of(made_with: str) -> str:
-    """Return the text on intended use and limits of a net.
+class Kind(NamedTuple):
+    """A kind of data that shipped weights may be trained on.
+
+    Attributes:
+        name: What they are, in words: what ``Predictor.trained_on`` says.
+        use: Text on intended use and limits.
+    """
+
+    name: str
+    use: str
+
+
+_SYNTHETIC, _SCENES = Kind("synthetic people", _PEOPLE), Kind("scenes of digits", _DIGITS)
+# By the recipe's data set, or by the command of tools/prepare_data.py that makes the data.
+KINDS = {
+    "synthetic": _SYNTHETIC,
+    "tasks": _SYNTHETIC,
+    "digits": _SCENES,
+    "digits_single": _SCENES,
+    "cifar10_png": Kind("CIFAR-10, images of 32 pixels", _CIFAR),
+    "clothing_dataset": Kind("the clothing dataset, photographs of single garments", _GARMENTS),
+    "clothing_co_parsing": Kind("Clothing Co-Parsing, street photographs of people", _CLOTHING),
+}
+
+
+def kind_of(dataset: str, made_with: str) -> Kind:
+    """Return the kind of a net's data.
 
     Args:
-        made_with: Command that draws its data.
+        dataset: Data set of its recipe.
+        made_with: Command that makes the data, if any.
 
     Raises:
-        ValueError: The data are none of those that this package draws: nothing is known of what a
-            net trained on them is for, nor whether it may be passed on.
+        ValueError: The data are none of those: nothing is known of what a net trained on them is
+            for, nor whether it may be passed on.
     """
     words = shlex.split(made_with)
     tools = [k for k, word in enumerate(words[:-1]) if os.path.basename(word) == "prepare_data.py"]
-    kind = words[tools[0] + 1] if tools else None
-    if kind not in USES:
+    kind = dataset if dataset in KINDS else words[tools[0] + 1] if tools else None
+    if kind not in KINDS:
         raise ValueError(
-            f"data made with '{made_with}': weights are shipped only for data that anybody can "
-            f"make, with tools/prepare_data.py {', '.join(USES)}"
+            f"data set '{dataset}', made with '{made_with}': weights are shipped only for data "
+            f"that anybody can have: {', '.join(KINDS)}"
         )
-    return USES[kind]
+    return KINDS[kind]
 
 
 def headline(entry: Entry) -> str:
@@ -139,13 +190,15 @@ def card(name: str, entry: Entry, known: Known) -> str:
     ``known`` gives the baseline's score.
 
     Raises:
-        ValueError: See :func:`use_of`, :func:`headline` and :func:`minus_baseline`.
+        ValueError: See :func:`kind_of`, :func:`headline` and :func:`minus_baseline`.
     """
     recipe, score, data = entry["recipe"], entry["score"], entry["data"]
     packed = data.get("packed_with")
     packed = packed and (
         f"\n  For training they were packed, `{packed}`; the score is on the images as generated."
     )
+    kind = kind_of(recipe["dataset"], data["made_with"])
+    made, backbone = data["made_with"], recipe.get("backbone")
     chosen = f"of its epochs the best {recipe['score']} on `{recipe['splits'][1]}`"
     return _CARD.format(
         **{key: entry[key] for key in ("summary", "seed", "commit", "file", "size", "sha256")},
@@ -160,12 +213,14 @@ def card(name: str, entry: Entry, known: Known) -> str:
         chosen=chosen if recipe["keep"] == "best" else "the last epoch's weights",
         net=recipe["model"],
         trained=entry["trained_with"],
-        made=data["made_with"],
+        made=f"`{made}`" if "prepare_data.py" in made else made,
+        data=kind.name,
+        start=f"the weights of `{backbone}`" if backbone else "scratch",
         options="".join(f", {key} `{value}`" for key, value in recipe["model_options"].items()),
         packed=packed or "",
         half=", weights in half precision" if entry.get("half") else "",
         classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
-        use=use_of(data["made_with"]),
+        use=kind.use,
     )
 
 

@@ -27,7 +27,7 @@ from model_zoo.params_io import load_into
 from model_zoo.registry import trained_options
 from model_zoo.transfer import SCHEMA_VERSION, WeightEntry, parse_table
 from tools.experiments.results_page import replace_block
-from tools.site.cards import MEASURES, Entry, Known, card, headline, table, use_of
+from tools.site.cards import MEASURES, Entry, Known, card, headline, kind_of, table
 
 LARGEST = 4 << 20  # bytes of a file that is shipped
 TOLERANCE = 1e-4  # between the logits of the run's net and of the published one
@@ -42,8 +42,7 @@ class Source(NamedTuple):
     Attributes:
         run: Folder of the training run.
         data_dir: Data that it is tested on.
-        made_with: Command that makes these data: ``tools/prepare_data.py`` with one of
-            ``tools.site.cards.USES``.
+        made_with: Command that makes these data, or where they are to be had, for the card.
         trained_with: Command that makes the run.
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
@@ -109,6 +108,7 @@ def _entry(name: str, source: Source, trained: Any, path: str, *, split: str | N
     size, digest = os.path.getsize(path), sha256_of(path)
     packed = {"packed_with": source.packed_with} if source.packed_with else {}
     split = dataset.split
+    kind = kind_of(recipe["dataset"], source.made_with)
     hashes = dict(trained.extra["data"], **{split: dataset.fingerprint()})
     return {
         "file": f"{name}-{digest[:8]}.params",
@@ -121,7 +121,7 @@ def _entry(name: str, source: Source, trained: Any, path: str, *, split: str | N
         "commit": None,
         "trained_with": source.trained_with,
         "baseline": source.baseline,
-        "data": {"made_with": source.made_with, **packed, "sha256": hashes},
+        "data": {"name": kind.name, "made_with": source.made_with, **packed, "sha256": hashes},
         "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
         "summary": source.summary,
         **({"half": True} if source.half else {}),
@@ -146,7 +146,6 @@ def measure(trained: Any, dataset: Any, ctx: mx.Context | None = None) -> dict[s
 def _check_named(name: str, source: Source, known: Known) -> None:
     """Refuse, before anything is computed, names and data that there are none of."""
     MODELS.get(name)
-    use_of(source.made_with)
     baseline = source.baseline
     if baseline == name:
         raise ValueError(f"'{name}' cannot be its own baseline")
