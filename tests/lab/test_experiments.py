@@ -364,7 +364,9 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     table = {"x": experiment([81.0, 84.0], calls), "y": experiment([80.0, 82.0], calls)}
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    page.write_text("# Results\n<!-- begin summary -->\n<!-- end summary -->\n", encoding="utf-8")
+    blocks = ("summary", "summary synthetic")
+    marks = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in blocks)
+    page.write_text(f"# Results\n{marks}", encoding="utf-8")
     text = reproduce(table, ["x"], request(out), str(page))
     head, _, *rows = cells_of(text)
     found = dict(zip(head, rows[0]))
@@ -380,6 +382,16 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
     reproduce(table, ["y"], request(out, quick=True))
     assert calls[-1].out == str(out / "quick" / "y")  # never taken for a finished full run
+    both = {**table, "vaa-clothing": experiment([70.0, 72.0], calls)}
+    reproduce(both, ["vaa-clothing"], request(out), str(page))
+    photographs, synthetic = (
+        page.read_text(encoding="utf-8")
+        .split(f"<!-- begin summary{kind} -->")[1]
+        .partition("<!--")[0]
+        for kind in ("", " synthetic")
+    )
+    assert "`vaa-clothing`" in photographs and "`x`" not in photographs
+    assert "`x`" in synthetic and "`vaa-clothing`" not in synthetic
 
 
 def test_what_cannot_be_right_is_said_before_anything_runs(tmp_path):

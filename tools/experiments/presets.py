@@ -256,6 +256,46 @@ _SINGLE_LABEL = {
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
 EXPERIMENTS = {
+    **{
+        name: Experiment(
+            "VAA", f"Clothing Co-Parsing, 22 attributes; {net}", "test mAP %", (BASELINE, "VAA"),
+            Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it",
+                      "83.7", "86.4"),
+            functools.partial(_preset, name),
+        )
+        for name, net in (
+            ("vaa-clothing", _LITE0),
+            ("vaa-clothing-resnet18", f"{_WIDTH16}, from garments"),
+        )
+    },
+    **{
+        name: Experiment(
+            name.partition("-")[0].upper(), data, "test top-1 %",
+            (BASELINE, HEADLINE[name]),
+            Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
+            else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
+            functools.partial(_preset, name),
+        )
+        for name, data in _SINGLE_LABEL.items()
+    },
+    **{
+        name: Experiment(
+            "AWMT", f"{data}; EfficientNet-Lite0 from ImageNet weights, {side} px",
+            "mean test accuracy %", (BASIC, AWMT),
+            Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"),
+            functools.partial(_noise_curve, name),
+        )
+        for name, data, side in (
+            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", 128),
+            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", 112),
+        )
+    },
+    "autola-cifar10": Experiment(
+        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, plain and with the "
+        "published genotype", "test top-1 %", (NONE, "published"),
+        Published("CIFAR-10, ResNet-20/32/56"),
+        _autola_photographs,
+    ),
     "vaa-people": Experiment(
         "VAA", "synthetic people, 14 attributes; ResNet-18, width 16, 112 px", "test mAP %",
         ("plain", "VAA"),
@@ -283,18 +323,6 @@ EXPERIMENTS = {
         "mean test accuracy %", ("basic model", "AWMT"),
         Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"), _awmt,
     ),
-    **{
-        name: Experiment(
-            "AWMT", f"{data}; EfficientNet-Lite0 from ImageNet weights, {side} px",
-            "mean test accuracy %", (BASIC, AWMT),
-            Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"),
-            functools.partial(_noise_curve, name),
-        )
-        for name, data, side in (
-            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", 128),
-            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", 112),
-        )
-    },
     "dreal-digit": Experiment(
         "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
         (BASELINE, HEADLINE["dreal-digit"]),
@@ -318,32 +346,4 @@ EXPERIMENTS = {
         Published("none: no people in the paper", "-", "-"),
         functools.partial(_autola, "garments", ("none",)),
     ),
-    "autola-cifar10": Experiment(
-        "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, plain and with the "
-        "published genotype", "test top-1 %", (NONE, "published"),
-        Published("CIFAR-10, ResNet-20/32/56"),
-        _autola_photographs,
-    ),
-    **{
-        name: Experiment(
-            "VAA", f"Clothing Co-Parsing, 22 attributes; {net}", "test mAP %", (BASELINE, "VAA"),
-            Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it",
-                      "83.7", "86.4"),
-            functools.partial(_preset, name),
-        )
-        for name, net in (
-            ("vaa-clothing", _LITE0),
-            ("vaa-clothing-resnet18", f"{_WIDTH16}, from garments"),
-        )
-    },
-    **{
-        name: Experiment(
-            name.partition("-")[0].upper(), data, "test top-1 %",
-            (BASELINE, HEADLINE[name]),
-            Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
-            else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
-            functools.partial(_preset, name),
-        )
-        for name, data in _SINGLE_LABEL.items()
-    },
 }  # fmt: skip

@@ -7,6 +7,7 @@ summary of all, in which the paper's own numbers have columns of their own.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from typing import Dict, Sequence
@@ -17,6 +18,7 @@ from gluon_attn.core.files import write_text
 from gluon_attn.core.registry import unknown_name
 from gluon_attn.metrics.tables import difference_text, paired_differences, spread_text
 from gluon_attn.train.run import check_seeds
+from tools.experiments.photographs import NAMES
 from tools.experiments.results_page import add_scores, alone_with, read_scores, replace_block
 from tools.experiments.runner import Experiment, Outcome, Request
 
@@ -71,7 +73,9 @@ def reproduce(table: Table, names: Sequence[str], request: Request, page: str | 
         write_text(os.path.join(request.out, "summary.md"), text)
     if page:
         add_scores(_kept(page), found)
-        replace_block(page, "summary", lambda: _summary_of(table, _kept(page)))
+        for block, mine in (("summary", True), ("summary synthetic", False)):
+            part = {name: each for name, each in table.items() if (name in NAMES) == mine}
+            replace_block(page, block, functools.partial(_summary_of, part, _kept(page)))
     return text
 
 
