@@ -32,6 +32,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import numbers
 from typing import Any, Callable
 
 import mxnet as mx
@@ -149,6 +150,9 @@ def get_model(
     for key in kwargs:
         if key not in valid:
             raise ValueError(unknown_name(f"argument of {name}", key, valid))
+    side = kwargs.get("input_size", 1)
+    if isinstance(side, bool) or not isinstance(side, numbers.Integral) or side < 1:
+        raise ValueError(f"input_size={side!r}: one number of pixels, 1 or more")
     factory = MODELS.get(name)
     if not pretrained:
         return factory(**kwargs)

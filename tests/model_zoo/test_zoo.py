@@ -262,6 +262,9 @@ assert not above, above
 
 
 def test_unknown_argument_lists_the_valid_ones():
+    for size in ((32, 32), "32", 0, -3, 2.5, True):
+        with pytest.raises(ValueError, match="input_size=.*: one number of pixels"):
+            get_model("efficientnet_lite0", input_size=size)
     with pytest.raises(ValueError, match="argument of vaa_resnet18 'input_sise'.*'input_size'"):
         get_model("vaa_resnet18", input_sise=64)
 
