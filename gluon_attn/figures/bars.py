@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ TITLES = {
     "recall": ("recall", "CR"), "f1": ("F1", "CF1"),
 }  # fmt: skip
 PER_ROW = 16  # groups of bars in one row of the figure
+Difference = Tuple[Sequence[float], Tuple[float, float]]  # of each seed, and an interval
 PRECISIONS = ("fp32", "bf16", "int8")  # in the order of the palette
 WHISKER = {"fmt": "none", "ecolor": "#222222", "elinewidth": 0.8, "capsize": 1.5}
 
@@ -140,6 +141,29 @@ def arms_by_seed(scores: Mapping[str, Sequence[float]], label: str, path: PathLi
     axes.set_yticks(rows, list(scores), fontsize=MEDIUM)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_xlabel(f"{label} (dot: seed, bar: mean)", fontsize=MEDIUM)
+    return save(figure, path)
+
+
+def differences(found: Mapping[str, Difference], label: str, path: PathLike) -> Path:
+    """Draw one row per comparison: a dot per seed, the mean, its interval, and a line at 0.
+
+    ``found`` are ``{comparison: ([difference of each seed], (low, high))}``; blue where the
+    interval is above 0, red where it is below, grey where it holds 0. ``label`` names the axis.
+    """
+    if not found:
+        raise ValueError("no differences: nothing to draw")
+    figure = new_figure(6.4, 0.75 + 0.3 * len(found), layout="constrained")
+    axes = figure.subplots()
+    quiet(axes, "x")
+    axes.axvline(0, color="#222222", lw=0.8)
+    for row, (values, ends) in enumerate(found.values()):
+        ink = colour(0) if ends[0] > 0 else colour(3) if ends[1] < 0 else "#777777"
+        axes.plot(values, np.full(len(values), row), "o", ms=3.5, color=ink, alpha=0.5, mew=0)
+        axes.plot(ends, [row, row], color=ink, lw=1.6)
+        axes.plot([np.mean(values)] * 2, [row - 0.25, row + 0.25], color=ink, lw=2.4)
+    axes.set_yticks(range(len(found)), list(found), fontsize=MEDIUM)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_xlabel(f"{label} (dot: seed; bar: mean; line: 95 % interval)", fontsize=MEDIUM)
     return save(figure, path)
 
 

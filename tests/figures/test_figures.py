@@ -54,6 +54,20 @@ def size(path):
     return width, height
 
 
+def test_differences_are_coloured_by_what_their_interval_says(drawn, tmp_path):
+    found = {"up": ([1.0, 1.2], (0.9, 1.4)), "down": ([-1.0, -1.2], (-1.4, -0.9)),
+             "unsure": ([-1.0, 1.2], (-2.0, 2.4))}  # fmt: skip
+    assert size(bars.differences(found, "points", tmp_path / "d.png"))[0] > 300
+    (axes,) = drawn[0].axes
+    lines = {line.get_ydata()[0]: line for line in axes.lines if line.get_linewidth() == 1.6}
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(found)
+    assert [tuple(lines[row].get_xdata()) for row in range(3)] == [e for _, e in found.values()]
+    inks = [lines[row].get_color() for row in range(3)]
+    assert inks == [canvas.colour(0), canvas.colour(3), "#777777"]
+    with pytest.raises(ValueError, match="no differences"):
+        bars.differences({}, "points", tmp_path / "bad.png")
+
+
 class TestPrecisionRecall:
     def test_ap_in_the_figure_is_the_metrics_ap(self, case, drawn, tmp_path):
         probs, labels, mask = case

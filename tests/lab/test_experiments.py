@@ -392,6 +392,8 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     )
     assert "`vaa-clothing`" in photographs and "`x`" not in photographs
     assert "`x`" in synthetic and "`vaa-clothing`" not in synthetic
+    assert "images/results-photographs.png" in photographs and "images/" not in synthetic
+    assert (page.parent / "images" / "results-photographs.png").exists()
 
 
 def test_what_cannot_be_right_is_said_before_anything_runs(tmp_path):

@@ -7,7 +7,6 @@ summary of all, in which the paper's own numbers have columns of their own.
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 from typing import Dict, Sequence
@@ -16,7 +15,13 @@ from tabulate import tabulate
 
 from gluon_attn.core.files import write_text
 from gluon_attn.core.registry import unknown_name
-from gluon_attn.metrics.tables import difference_text, paired_differences, spread_text
+from gluon_attn.figures.bars import differences
+from gluon_attn.metrics.tables import (
+    difference_text,
+    mean_interval,
+    paired_differences,
+    spread_text,
+)
 from gluon_attn.train.run import check_seeds
 from tools.experiments.photographs import NAMES
 from tools.experiments.results_page import add_scores, alone_with, read_scores, replace_block
@@ -73,10 +78,33 @@ def reproduce(table: Table, names: Sequence[str], request: Request, page: str | 
         write_text(os.path.join(request.out, "summary.md"), text)
     if page:
         add_scores(_kept(page), found)
-        for block, mine in (("summary", True), ("summary synthetic", False)):
-            part = {name: each for name, each in table.items() if (name in NAMES) == mine}
-            replace_block(page, block, functools.partial(_summary_of, part, _kept(page)))
+        renew(table, page)
     return text
+
+
+def renew(table: Table, page: str) -> None:
+    """Write the summaries of a page, and the figure of the differences on photographs."""
+    photographs = {name: each for name, each in table.items() if name in NAMES}
+    synthetic = {name: each for name, each in table.items() if name not in NAMES}
+    replace_block(
+        page, "summary", lambda: _summary_of(photographs, _kept(page)) + _figure(photographs, page)
+    )
+    replace_block(page, "summary synthetic", lambda: _summary_of(synthetic, _kept(page)))
+
+
+def _figure(table: Table, page: str) -> str:
+    """Draw the differences of all experiments with two seeds or more; return its Markdown."""
+    scores, rows = read_scores(_kept(page)), {}
+    for name, experiment in table.items():
+        if len(scores.get(name, {}).get("seeds", ())) > 1:
+            base, ours = (scores[name]["scores"][arm] for arm in experiment.arms)
+            found = paired_differences(ours, base)
+            rows[f"{experiment.paper}: {name}"] = found, mean_interval(found)
+    if not rows:
+        return ""
+    file = "images/results-photographs.png"
+    differences(rows, "method minus baseline, points", os.path.join(os.path.dirname(page), file))
+    return f"\n![Method minus baseline on photographs, every seed]({file})\n"
 
 
 def _summary_of(table: Table, path: str) -> str:
