@@ -19,7 +19,7 @@
 ``vgg19``, ``vgg19_bn``                VGG for 1000 ImageNet classes (11, 13, 16, 19)
 ``reid_resnet50_market``, ``_duke``    ResNet-50 v1b that returns logits and the embedding
 ``…_w16_synthetic``, ``…_digits``      narrow nets that train on a CPU in minutes
-``…_w16_clothing``, ``…_w16_garments``  the same for the photographs of two data sets
+``…_clothing``, ``…_garments``         the same for the photographs of two data sets
 =====================================  ==========================================================
 
 Every block of ``BLOCKS`` is in the table; every ResNet takes one, HOGA in any genotype too:
@@ -427,7 +427,7 @@ def _cifar(blocks: list[str]) -> None:
 
 
 def _narrow(blocks: list[str]) -> None:
-    """Nets that train on a CPU in minutes; their weights come with the package.
+    """Nets that train on a CPU in minutes; weights of many come with the package.
 
     But for AutoLA's the method leaves no trace in the net: names say how the weights were made.
     """
@@ -447,6 +447,9 @@ def _narrow(blocks: list[str]) -> None:
              taps=["stage2_activation1", "stage3_activation1"])  # fmt: skip
     for name in ("basic_", "awmt_"):
         register(f"{name}resnet18_w16_clothing", plain_resnet, classes=8, **people)
+    lite = {"classes": 22, "input_size": 160}
+    register("efficientnet_lite0_clothing", plain_efficientnet, **lite)
+    register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.1, **lite)
     people = {**people, "input_size": 48, "classes": TASKS}
     for name in ("basic_", "awmt_"):
         register(f"{name}resnet18_w16_synthetic", plain_resnet, **people)

@@ -153,7 +153,8 @@ def _to_mxnet(array: np.ndarray) -> Any:
 def read_params(path: PathLike) -> Params:
     """Return the arrays of a parameter file by name, without ``arg:`` and ``aux:``.
 
-    They are NDArrays on the CPU, in the order of the file. ``mx.nd.load`` is not used: it takes
+    They are NDArrays on the CPU, in the order of the file; int8 numbers ``NAME`` beside steps
+    ``NAME.step`` are float32 again, as in an int8 export. ``mx.nd.load`` is not used: it takes
     memory for whatever a damaged file promises.
     """
     path = os.fspath(path)
@@ -170,7 +171,21 @@ def read_params(path: PathLike) -> Params:
     if len(params) != len(arrays):
         raise ValueError(f"{path}: the same name both as arg: and aux:; export it again")
     check_finite(params, path)
-    return params
+    return _multiplied(params, path)
+
+
+def _multiplied(params: Params, path: str) -> Params:
+    """Return the parameters with int8 numbers multiplied by the step of each channel."""
+    found = {}
+    for name, data in params.items():
+        step = params.get(f"{name}.step")
+        if step is not None and data.dtype == np.int8:
+            if step.shape != (*data.shape[:1], *[1] * (data.ndim - 1)):
+                raise ValueError(f"{path}: {name} {data.shape} has steps {step.shape}; {REMEDY}")
+            data = data.astype("float32") * step
+        if not name.endswith(".step") or name[: -len(".step")] not in params:
+            found[name] = data
+    return found
 
 
 def check_finite(params: Params, path: str) -> None:

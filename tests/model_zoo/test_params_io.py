@@ -152,6 +152,21 @@ def test_non_finite_values_are_named(tmp_path, value, dtype):
 # ------------------------------------------------------------------------------------ fitting
 
 
+def test_int8_numbers_are_multiplied_by_their_steps(tmp_path):
+    codes, step = np.array([[-127, 5], [3, 127]], np.int8), np.array([[0.5], [0.25]], np.float32)
+    path, plain = str(tmp_path / "a.params"), mx.nd.array([7], dtype=np.int8)
+    arrays = {"w": mx.nd.array(codes, dtype=np.int8), "alone": plain, "x.step": mx.nd.ones(1)}
+    mx.nd.save(
+        path, {"arg:w.step": mx.nd.array(step), **{f"arg:{k}": v for k, v in arrays.items()}}
+    )
+    found = read_params(path)
+    assert set(found) == {"w", "alone", "x.step"} and found["alone"].dtype == np.int8
+    np.testing.assert_array_equal(found["w"].asnumpy(), codes * step)
+    mx.nd.save(path, {"w": arrays["w"], "w.step": mx.nd.ones((1, 2))})
+    with pytest.raises(ValueError, match=r"a.params: w \(2, 2\) has steps \(1, 2\)"):
+        read_params(path)
+
+
 @pytest.mark.parametrize("kind", ["saved", "exported"])
 @pytest.mark.parametrize("state", ["initialized", "deferred", "untouched"])
 def test_load_into_restores_every_value(tmp_path, kind, state):

@@ -129,19 +129,25 @@ def test_new_weights_replace_old_ones(run, zoo):
         assert text == cards.card(name, table[name], table)
 
 
-def test_half_precision_is_half_as_large_and_what_is_measured(run, zoo):
+@pytest.mark.parametrize("stored, size, kind", [("half", 0.6, np.float16), ("int8", 0.4, np.int8)])
+def test_smaller_weights_are_what_is_measured(run, zoo, stored, size, kind):
     whole = publish.publish("resnet20_w8_digits", source(run), str(zoo))
-    entry = publish.publish("icasc_resnet20_w8_digits", source(run, half=True), str(zoo))
-    assert entry["size"] < 0.6 * whole["size"]
+    entry = publish.publish("icasc_resnet20_w8_digits", source(run, stored=stored), str(zoo))
+    assert entry["size"] < size * whole["size"]
     kinds = {v.dtype for v in mx.nd.load(str(zoo / "weights" / entry["file"])).values()}
-    assert kinds == {np.float16, np.float32}  # batch-norm's vectors stay as they are
+    assert kinds == {kind, np.float32}  # batch-norm's vectors stay as they are
     trained = load.from_zoo("icasc_resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
-    parameters = trained.net.collect_params().values()
-    assert {np.dtype(p.data().dtype) for p in parameters} == {np.dtype("float32")}
+    parameters = trained.net._collect_params_with_prefix()
+    assert {np.dtype(p.data().dtype) for p in parameters.values()} == {np.dtype("float32")}
+    own = load.from_run(str(run / "run"), [mx.cpu()]).net._collect_params_with_prefix()
+    for name, parameter in parameters.items():
+        found, wanted = parameter.data().asnumpy(), own[name].data().asnumpy()
+        step = np.abs(wanted).max(axis=tuple(range(1, wanted.ndim)), keepdims=True) / 127
+        assert (np.abs(found - wanted) <= 0.501 * step + 1e-9).all(), name
     dataset = open_for(trained, str(run / "data"), "test")
     assert publish.measure(trained, dataset)["top1"] == entry["score"]["top1"]
     text = (zoo / "cards" / "icasc_resnet20_w8_digits.md").read_text(encoding="utf-8")
-    assert "half precision" in text
+    assert cards.STORED[stored] in text
 
 
 def test_what_cannot_be_published_is_refused(run, zoo, monkeypatch):
@@ -195,7 +201,7 @@ def test_the_old_file_goes_last(run, zoo, monkeypatch):
 
     monkeypatch.setattr(publish, "write_json", full)
     with pytest.raises(OSError, match="disk full"):
-        publish.publish("resnet20_w8_digits", source(run, half=True), str(zoo))
+        publish.publish("resnet20_w8_digits", source(run, stored="half"), str(zoo))
     after = contents(zoo)
     assert all(after[path] == old for path, old in before.items() if path.suffix != ".md")
     get_model("resnet20_w8_digits", pretrained=True)

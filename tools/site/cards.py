@@ -12,6 +12,11 @@ Entry = Dict[str, Any]  # of weights.json
 Known = Dict[str, Entry]  # all of them, by name
 
 MEASURES = ("mAP", "mA", "accuracy", "top1")  # of a test result, those that there are
+STORED = {
+    "": "",
+    "half": ", weights in half precision",
+    "int8": ", weights as int8 with a step per channel",
+}
 METHOD_FIELDS = ("method", "model", "model_options", "options")  # in which arms may differ
 
 # As on docs/responsible_use.md.
@@ -80,7 +85,7 @@ net = get_model("{name}", pretrained=True)
 * **Made with** `{trained}`; the code when it was published: commit `{commit}`.
 * **Data** {data}: {made}; sha256 of every split's names and labels in
   weights.json.{packed}
-* **File** `{file}`, {size:,} bytes{half}, sha256 `{sha256}`.
+* **File** `{file}`, {size:,} bytes{stored}, sha256 `{sha256}`.
 * **Classes** {classes}.
 
 ## Check it
@@ -218,7 +223,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
         start=f"the weights of `{backbone}`" if backbone else "scratch",
         options="".join(f", {key} `{value}`" for key, value in recipe["model_options"].items()),
         packed=packed or "",
-        half=", weights in half precision" if entry.get("half") else "",
+        stored=STORED[entry.get("stored", "")],
         classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
         use=kind.use,
     )

@@ -130,7 +130,8 @@ def publish():
     parser.add_argument("--trained-with", required=True, metavar="COMMAND", help="makes the run")
     parser.add_argument("--baseline", metavar="NAME", help="zoo name of the baseline")
     parser.add_argument("--summary", default="", metavar="TEXT", help="one sentence for the card")
-    parser.add_argument("--half", action="store_true", help="store weights in half precision")
+    parser.add_argument("--stored", choices=["half", "int8"], default="",
+        help="precision in which weights are stored; default: as they are")  # fmt: skip
     parser.add_argument("--page", metavar="FILE", help="page whose table of weights is renewed")
     args = parser.parse_args()
     from tools.site.publish import Source, publish, renew

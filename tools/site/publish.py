@@ -46,7 +46,8 @@ class Source(NamedTuple):
         trained_with: Command that makes the run.
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
-        half: Whether weights are stored in half precision; the score is that of the stored ones.
+        stored: ``'half'`` or ``'int8'`` for matrices and kernels in that precision, int8 with a
+            step per output channel; the score is that of the stored ones.
         packed_with: Command that packs the data for training, or '' if they are used as made.
     """
 
@@ -56,7 +57,7 @@ class Source(NamedTuple):
     trained_with: str
     baseline: str | None = None
     summary: str = ""
-    half: bool = False
+    stored: str = ""
     packed_with: str = ""
 
 
@@ -90,8 +91,8 @@ def publish(
     commit, trained = _commit(), load.from_run(source.run, [mx.cpu()])
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(source.run, "best.params")
-        if source.half:
-            path = _halved(path, os.path.join(temporary, "half.params"))
+        if source.stored:
+            path = _smaller(path, os.path.join(temporary, "smaller.params"), source.stored)
             load_into(trained.net, path)
         _check_fits(name, trained, path)
         entry = dict(_entry(name, source, trained, path, split=split), commit=commit)
@@ -124,14 +125,28 @@ def _entry(name: str, source: Source, trained: Any, path: str, *, split: str | N
         "data": {"name": kind.name, "made_with": source.made_with, **packed, "sha256": hashes},
         "score": dict(split=split, samples=len(dataset), **measure(trained, dataset)),
         "summary": source.summary,
-        **({"half": True} if source.half else {}),
+        **({"stored": source.stored} if source.stored else {}),
     }
 
 
-def _halved(path: str, target: str) -> str:
-    """Write a parameter file with its matrices and kernels as float16; return its path."""
-    arrays = load_params(path)
-    mx.nd.save(target, {k: a.astype("float16") if a.ndim > 1 else a for k, a in arrays.items()})
+def _smaller(path: str, target: str, stored: str) -> str:
+    """Write a parameter file with its matrices and kernels in another precision; return its path.
+
+    Of int8, the largest magnitude of an output channel is 127 steps.
+    """
+    found: dict[str, Any] = {}
+    for name, array in load_params(path).items():
+        if array.ndim < 2:
+            found[name] = array
+        elif stored == "half":
+            found[name] = array.astype("float16")
+        else:
+            values = array.asnumpy()
+            step = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / 127
+            codes = np.rint(np.divide(values, step, out=np.zeros_like(values), where=step > 0))
+            found[name] = mx.nd.array(codes, dtype="int8")
+            found[f"{name}.step"] = mx.nd.array(step)
+    mx.nd.save(target, found)
     return target
 
 
