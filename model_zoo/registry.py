@@ -445,11 +445,12 @@ def _narrow(blocks: list[str]) -> None:
     # Maps of 14 x 14 and 7 x 7, as the paper's taps have at 224 pixels.
     register("vaa_resnet18_w16_clothing", vaa_resnet, classes=22, **people,
              taps=["stage2_activation1", "stage3_activation1"])  # fmt: skip
-    for name in ("basic_", "awmt_"):
-        register(f"{name}resnet18_w16_clothing", plain_resnet, classes=8, **people)
     lite = {"classes": 22, "input_size": 160}
     register("efficientnet_lite0_clothing", plain_efficientnet, **lite)
     register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.1, **lite)
+    lite = {"classes": 8, "input_size": 128, "dropout": 0.5}
+    for name in ("basic_", "awmt_"):
+        register(f"{name}efficientnet_lite0_clothing", plain_efficientnet, **lite)
     people = {**people, "input_size": 48, "classes": TASKS}
     for name in ("basic_", "awmt_"):
         register(f"{name}resnet18_w16_synthetic", plain_resnet, **people)
