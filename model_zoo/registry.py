@@ -433,7 +433,7 @@ def _narrow(blocks: list[str]) -> None:
     """
     people = {"depth": 18, "width": 16, "input_size": 112}
     register("vaa_resnet18_w16_synthetic", vaa_resnet, **people)
-    for name in ("", "short_", "icasc_", "se_", "dreal_se_"):
+    for name in ("", "se_", "dreal_se_"):
         options = {"attention": "se"} if "se_" in name else {}
         register(
             f"{name}resnet18_w16_synthetic", plain_resnet, classes=ATTRIBUTES, **people, **options
@@ -445,7 +445,7 @@ def _narrow(blocks: list[str]) -> None:
     # Maps of 14 x 14 and 7 x 7, as the paper's taps have at 224 pixels.
     register("vaa_resnet18_w16_clothing", vaa_resnet, classes=22, **people,
              taps=["stage2_activation1", "stage3_activation1"])  # fmt: skip
-    lite = {"classes": 22, "input_size": 160}
+    lite: dict[str, Any] = {"classes": 22, "input_size": 160}
     register("efficientnet_lite0_clothing", plain_efficientnet, **lite)
     register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.1, **lite)
     lite = {"classes": 8, "input_size": 128, "dropout": 0.5}

@@ -20,15 +20,17 @@ def save_tags(path, tags):
     savemat(path, {"label_list": cell})
 
 
-def write_parsing(root):
-    """Write 20 photographs with masks and 20 with tags; number k shows tag 3 + k of them."""
+def write_parsing(root, masked=20):
+    """Write photographs with masks and as many with tags; number k shows tag 3 + k of them."""
     for folder in ("photos", f"annotations/{ccp.PIXELS}", f"annotations/{ccp.IMAGES}"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     save_tags(root / "label_list.mat", TAGS)
-    for k in range(1, 41):
+    for k in range(1, 2 * masked + 1):
         name, tag = f"{k:04d}", 3 + k % (len(TAGS) - 3)
-        cv2.imwrite(str(root / "photos" / f"{name}.jpg"), np.full((12, 8, 3), 5 * k, np.uint8))
-        if k <= 20:
+        cv2.imwrite(
+            str(root / "photos" / f"{name}.jpg"), np.full((12, 8, 3), 5 * k % 256, np.uint8)
+        )
+        if k <= masked:
             truth = np.zeros((6, 4), np.uint8)
             truth[2:4, 1:3] = tag
             values, kind = {"groundtruth": truth}, ccp.PIXELS
@@ -45,11 +47,11 @@ def write_split(root, seed):
     write_lines(root / ccp.SPLIT_FILE, ["photo,split", *(f"{k},{s}" for k, s in pairs)])
 
 
-def write_garments(root):
-    """Write 30 senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
+def write_garments(root, senders=30):
+    """Write senders; sender s has s % 4 + 1 photographs, of class s modulo 14."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     lines = ["image,sender_id,label,kids"]
-    for sender in range(30):
+    for sender in range(senders):
         for k in range(sender % 4 + 1):
             name = f"{sender}-{k}"
             cv2.imwrite(str(root / "images" / f"{name}.jpg"), np.zeros((6, 6, 3), np.uint8))

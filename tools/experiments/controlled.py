@@ -244,6 +244,12 @@ def overlap(run: Run) -> dict:
     }
 
 
+def margin(run: Run) -> dict:
+    """Return the Kolmogorov-Smirnov distance of right and most probable wrong class (ICASC)."""
+    found = read_json(os.path.join(run.folder, "test.json"))["margin"]
+    return {"KS distance": found["distance"], "at probability": found["at"]}
+
+
 def critic(run: Run) -> dict:
     """Return the critic's squared error, mean over the modules, of every epoch (DREAL)."""
     try:
@@ -288,7 +294,8 @@ def localisation(run: Run) -> dict:
 
 
 MEASURES = {
-    "overlap": overlap, "critic": critic, "diversity": diversity, "localisation": localisation
+    "overlap": overlap, "margin": margin, "critic": critic, "diversity": diversity,
+    "localisation": localisation,
 }  # fmt: skip
 
 

@@ -57,10 +57,8 @@ def _on_garments(method: str, kind: tuple, start: int = 0, *more: str) -> Preset
     else:
         arms["all stages"] = (own_method,)
         more = ("model_options.attention=se", *more)
-    measure = {"icasc": "overlap", "dreal": "diversity"}[method]
-    return Preset(
-        recipe, "", arms, "top1", (measure,), shared=(*_GARMENTS, *own, *more), rates=rates
-    )
+    measures = {"icasc": ("overlap", "margin"), "dreal": ("diversity",)}[method]
+    return Preset(recipe, "", arms, "top1", measures, shared=(*_GARMENTS, *own, *more), rates=rates)
 
 
 ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 14 and 7 x 7
@@ -88,6 +86,19 @@ PHOTOGRAPHS = {
         ablations=ABLATIONS,
         rate_of=dict.fromkeys(ABLATIONS, VAA),
     ),  # fmt: skip
+    "icasc-clothing": Preset(
+        "vaa_clothing_resnet18",
+        "",
+        {
+            BASELINE: _PLAIN_NARROW,
+            MAIN: ("method=icasc", _PLAIN_NARROW[1], "start_epoch=15"),
+            GRAD_CAM: ("method=icasc", _PLAIN_NARROW[1], "start_epoch=15", "attention=grad_cam"),
+        },
+        "mAP",
+        ("overlap", "localisation"),
+        also=("mA",),
+        rates=("5e-4", "1e-3", "2e-3"),
+    ),
     "icasc-cifar10": Preset(
         "icasc_cifar100_resnet110",
         "",
@@ -97,7 +108,7 @@ PHOTOGRAPHS = {
             GRAD_CAM: ("start_epoch=15", "attention=grad_cam"),
         },
         "top1",
-        ("overlap",),
+        ("overlap", "margin"),
         shared=(*_CIFAR, _PLAIN_CIFAR),
         rates=_RATES,
     ),
