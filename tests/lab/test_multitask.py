@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from clothing_helpers import write_parsing
+from clothing_helpers import write_garments, write_parsing
 
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.schema import Schema
@@ -15,6 +15,7 @@ from gluon_attn.data.synthetic.people import TASKS, flip_labels
 from gluon_attn.metrics.attributes import evaluate_attributes
 from gluon_attn.train import read_json_lines, run
 from gluon_attn.train.build import load_recipe
+from gluon_attn.train.run import Settings
 from tools.experiments import multitask
 from tools.experiments.data import make_data
 from tools.experiments.photographs import CURVES
@@ -198,3 +199,27 @@ def test_tasks_are_told_apart_by_how_unbalanced_they_are():
     # mean (0 + 0 + 5) / 3 points of accuracy; 5 of the noisy task, 0 of the others
     cells = [c.strip() for c in curve.splitlines()[-1].split("|")[1:-1]]
     assert cells[0] == "40 %" and cells[3:] == ["+1.7", "+5.0", "+5.0", "+0.0", "+16.7"]
+
+
+def test_a_class_that_is_the_only_task_has_an_accuracy_too(tmp_path, monkeypatch):
+    write_garments(tmp_path / "data", 60)
+    recipe = load_recipe("vaa_clothing_efficientnet_lite0", [
+        "method=awmt", "model=awmt_efficientnet_lite0", "dataset=clothing_dataset",
+        "attributes=class", "score=accuracy", "window=16", "val_batch_size=32",
+    ])  # fmt: skip
+    folder = tmp_path / "run"
+    target = np.array([0, 1, 2, -1])
+    probs = np.full((4, 14), 0.01)
+    probs[[0, 1, 2, 3], [0, 1, 5, 3]] = 0.87  # two right, one wrong, one of unknown class
+
+    def train(recipe, settings):
+        folder.mkdir()
+        np.savez(folder / "test_predictions.npz", probs=probs, target=target)
+
+    monkeypatch.setattr(multitask.training, "train", train)
+    settings = Settings(str(tmp_path / "data"), str(folder), console=False)
+    multitask._train_and_judge(recipe, settings)
+    found = json.loads((folder / "test_accuracy.json").read_text(encoding="utf-8"))
+    (row,) = found["attributes"]
+    assert row["name"] == "class" and row["known"] == 3
+    assert row["accuracy"] == pytest.approx(2 / 3)

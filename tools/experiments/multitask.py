@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from gluon_attn.core.text import read_text
 from gluon_attn.data.synthetic.people import TASKS
-from gluon_attn.metrics.attributes import MEASURES
+from gluon_attn.metrics.attributes import MEASURES, evaluate_attributes
 from gluon_attn.metrics.reports import ACCURACY, compare_accuracy, lowest
 from gluon_attn.metrics.tables import (
     decimal,
@@ -27,6 +27,7 @@ from gluon_attn.metrics.tables import (
     spread_text,
 )
 from gluon_attn.tasks.data import open_split
+from gluon_attn.train import run as training
 from gluon_attn.train.run import train_once
 from tools.experiments.controlled import Preset, run_at, tuned
 from tools.experiments.data import make_data
@@ -135,7 +136,9 @@ def run_multitask(
 
     def train(fixed: Sequence[str], folder: str) -> dict:
         name = "test_accuracy.json"
-        spent = train_once(make_recipe(fixed), data, folder, workers, result=name)
+        spent = train_once(
+            make_recipe(fixed), data, folder, workers, result=name, run=_train_and_judge
+        )
         return {"result": ACCURACY.from_json(read_text(Path(folder) / name)), "seconds": spent}
 
     def arm(method: str) -> Callable[[int], dict]:
@@ -174,6 +177,23 @@ def run_multitask(
         say=say,
     )
     return Outcome(_of(rows, "result"), _of(rows, "seconds"), text)
+
+
+def _train_and_judge(recipe: Any, settings: Any) -> None:
+    """Train, and write the accuracy of an attribute of classes that is the only task, too.
+
+    Such a net is one of classes for the package, which reports other measures of it.
+    """
+    training.train(recipe, settings)
+    stem = "test_accuracy"
+    if not os.path.exists(os.path.join(settings.save_dir, f"{stem}.json")):
+        schema = open_split(recipe, settings.data_dir, "test").schema
+        with np.load(os.path.join(settings.save_dir, "test_predictions.npz")) as found:
+            probs, target = found["probs"], found["target"][:, None]
+        known = np.broadcast_to(target >= 0, probs.shape)
+        labels = target == np.arange(probs.shape[1])
+        accuracy = evaluate_attributes(probs, labels, known, schema)
+        ACCURACY.write(accuracy, settings.save_dir, stem)
 
 
 def _of(rows: Rows, key: str) -> dict[str, list[Any]]:
