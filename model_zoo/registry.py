@@ -445,9 +445,9 @@ def _narrow(blocks: list[str]) -> None:
     # Maps of 14 x 14 and 7 x 7, as the paper's taps have at 224 pixels.
     register("vaa_resnet18_w16_clothing", vaa_resnet, classes=22, **people,
              taps=["stage2_activation1", "stage3_activation1"])  # fmt: skip
-    lite: dict[str, Any] = {"classes": 22, "input_size": 160}
+    lite: dict[str, Any] = {"classes": 22, "input_size": 224}
     register("efficientnet_lite0_clothing", plain_efficientnet, **lite)
-    register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.1, **lite)
+    register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.0625, **lite)
     lite = {"classes": 8, "input_size": 128, "dropout": 0.5}
     for name in ("basic_", "awmt_"):
         register(f"{name}efficientnet_lite0_clothing", plain_efficientnet, **lite)

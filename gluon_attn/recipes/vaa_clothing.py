@@ -24,17 +24,17 @@ class vaa_clothing_efficientnet_lite0:
 
     model = "vaa_efficientnet_lite0"
     backbone = "efficientnet_lite0"
-    input_size = 160
-    resize = 192
-    crop_min = 144
-    crop_max = 192
-    eval_crop = 192
+    input_size = 224
+    resize = 256
+    crop_min = 208
+    crop_max = 256
+    eval_crop = 256
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
-    epochs = 12
-    lr = 5e-4
+    epochs = 8
+    lr = 4e-4
     wd = 1e-4
-    options = {"phase0_epochs": 5, "phase1_epochs": 2}
+    options = {"phase0_epochs": 3, "phase1_epochs": 2}
 
 
 class vaa_clothing_resnet18:

@@ -77,7 +77,7 @@ def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: An
 
 PHOTOGRAPHS = {
     "vaa-clothing": _vaa(
-        "vaa_clothing_efficientnet_lite0", _PLAIN, ("2e-4", "5e-4", "1e-3"), probe=True
+        "vaa_clothing_efficientnet_lite0", _PLAIN, ("2e-4", "4e-4", "8e-4"), probe=True
     ),
     "vaa-clothing-resnet18": _vaa(
         "vaa_clothing_resnet18",

@@ -239,7 +239,7 @@ def _search_outcome(done: Any, first: str, request: Request) -> Outcome:
 
 _HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
 HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
-_LITE0 = "EfficientNet-Lite0 from ImageNet weights, 160 px"
+_LITE0 = "EfficientNet-Lite0 from ImageNet weights, 224 px"
 _CIFAR10 = "CIFAR-10, 4,000 training images; {}ResNet-20 of width 16"
 _GARMENTS = "clothing dataset, 14 classes{}; {}"
 _WIDTH16 = "ResNet-18, width 16, 112 px"
