@@ -320,7 +320,10 @@ def _table(rows: Rows, group: str, minus: str | None = None) -> str:
     names = list(dict.fromkeys(names))
     if minus is not None:
         base = values.pop(minus)
+        own = [v for found in values.values() for v in found]
         names = [n for n in names if n in base[0] and n != "seconds"]
+        # What is the same for all runs, such as a map that knows nothing of the net, is no result.
+        names = [n for n in names if any(v.get(n) != base[0][n] for v in [*own, *base])]
     if not names or not values:
         return ""
     columns = []
