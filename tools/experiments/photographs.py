@@ -14,7 +14,7 @@ from tools.experiments.multitask import ARMS, BASIC, SEPARATE, NoiseCurve
 from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
-_PLAIN = ("method=baseline", "model=efficientnet_lite0")
+_PLAIN = ("method=baseline", "model=efficientnet_lite0", "epochs=8")
 _PLAIN_NARROW = ("method=baseline", "model=resnet18_w16_clothing")
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
