@@ -433,7 +433,7 @@ def _narrow(blocks: list[str]) -> None:
     """
     people = {"depth": 18, "width": 16, "input_size": 112}
     register("vaa_resnet18_w16_synthetic", vaa_resnet, **people)
-    for name in ("", "se_", "dreal_se_"):
+    for name in ("", "se_"):
         options = {"attention": "se"} if "se_" in name else {}
         register(
             f"{name}resnet18_w16_synthetic", plain_resnet, classes=ATTRIBUTES, **people, **options
