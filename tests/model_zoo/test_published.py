@@ -285,10 +285,8 @@ def test_a_shipped_entry(name):
     assert sha256_of(path) == entry["sha256"] and os.path.getsize(path) == entry["size"]
     assert name in list_models()
     assert name.endswith(("_synthetic", "_digits", "_garments", "_clothing", "_cifar10"))
-    assert (
-        cards.kind_of(entry["recipe"]["dataset"], entry["data"]["made_with"]).name
-        == (entry["data"]["name"])
-    )
+    kind = cards.kind_of(entry["recipe"]["dataset"], entry["data"]["made_with"])
+    assert kind.name == entry["data"]["name"]
     assert entry["baseline"] is None or entry["baseline"] in SHIPPED
     assert entry["recipe"]["seed"] == entry["seed"] and "-dirty" not in entry["commit"]
     with open(os.path.join(FOLDER, "cards", f"{name}.md"), encoding="utf-8") as file:

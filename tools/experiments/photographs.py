@@ -85,7 +85,7 @@ PHOTOGRAPHS = {
         ("5e-4", "1e-3", "2e-3"),
         ablations=ABLATIONS,
         rate_of=dict.fromkeys(ABLATIONS, VAA),
-    ),  # fmt: skip
+    ),
     "icasc-clothing": Preset(
         "vaa_clothing_resnet18",
         "",

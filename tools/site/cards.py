@@ -44,7 +44,7 @@ badly, other streets, years, cameras and people worse than the score says, by ho
 The tags are its annotators'; probabilities are not calibrated. No attribute is a trait of a person.
 
 **Photographs.** No photograph is part of this package. The rights of the photographers and the
-consent of the people are not known: whoever minds should not use these weights. Licence of the
+consent of the people are not known: users who mind should not use these weights. Licence of the
 weights: that of this package."""
 _GARMENTS = f"""**Intended use.** Research on methods of attention, tests of this software, and a
 start for nets that recognise clothing.

@@ -159,7 +159,7 @@ def measure(trained: Any, dataset: Any, ctx: mx.Context | None = None) -> dict[s
 
 
 def _check_named(name: str, source: Source, known: Known) -> None:
-    """Refuse, before anything is computed, names and data that there are none of."""
+    """Refuse, before anything is computed, names that there are none of."""
     MODELS.get(name)
     baseline = source.baseline
     if baseline == name:
