@@ -57,6 +57,7 @@ def make_net(seed=0, kind=Net):
     mx.random.seed(seed)
     net.initialize(mx.init.Xavier())
     net(mx.nd.zeros((1, 3, SIZE, SIZE)))
+    mx.nd.waitall()  # convolutions reorder their weights in place as they run
     rng = np.random.RandomState(seed)
     for name, p in net.collect_params().items():  # statistics as after training, not 0 and 1
         if name.endswith(("running_mean", "running_var")):

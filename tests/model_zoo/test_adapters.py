@@ -200,6 +200,7 @@ class Repository:
         self.backbone = SymbolBlock(outputs, data, params=self.resnet.collect_params())
         self.backbone._prefix = "resnetv10_"
         self(mx.nd.zeros((1, 3, side, side)))
+        mx.nd.waitall()  # convolutions reorder their weights in place as they run
         rng = np.random.RandomState(0)
         for net in [self.resnet, *(n for p in self.parts.values() for n in p.values())]:
             for p in net.collect_params().values():

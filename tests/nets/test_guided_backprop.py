@@ -17,6 +17,7 @@ SMALL = {"classes": 4, "input_size": 32, "width": 8}
 def initialized(net, size=32):
     net.initialize(mx.init.Xavier())
     net(mx.nd.zeros((1, 3, size, size)))
+    mx.nd.waitall()  # convolutions reorder their weights in place as they run
     return net
 
 
