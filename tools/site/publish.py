@@ -132,7 +132,8 @@ def _entry(name: str, source: Source, trained: Any, path: str, *, split: str | N
 def _smaller(path: str, target: str, stored: str) -> str:
     """Write a parameter file with its matrices and kernels in another precision; return its path.
 
-    Of int8, the largest magnitude of an output channel is 127 steps.
+    Of int8, the largest magnitude of an output channel is 127 steps: nearer to the weights than the
+    numbers of an int8 export, which are those of MXNet's operators.
     """
     found: dict[str, Any] = {}
     for name, array in load_params(path).items():
