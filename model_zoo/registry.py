@@ -335,7 +335,7 @@ def reid_resnet(
     ``input_size`` is the height of the input in pixels; its width is half of it. ``last_stride`` is
     the stride of the last stage, 2 as published or 1.
     """
-    if not isinstance(input_size, int) or input_size < 2 or input_size % 2:
+    if input_size % 2:
         raise ValueError(f"input_size={input_size!r}: the height must be even, the width is half")
     if last_stride not in (1, 2):
         raise ValueError(f"last_stride={last_stride!r}: valid are 1 and 2")

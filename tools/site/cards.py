@@ -80,7 +80,7 @@ net = get_model("{name}", pretrained=True)
 {rows}
 {beside}
 * **Method** `{method}`, input {input} px, {epochs} epochs from {start}, seed {seed}; {chosen}.
-* **Net** built as `{net}`{options}; the whole recipe in
+* **Net** of the architecture `{net}`{options}; the whole recipe in
   [weights.json](../weights.json).
 * **Made with** `{trained}`; the code when it was published: commit `{commit}`.
 * **Data** {data}: {made}; sha256 of every split's names and labels in
