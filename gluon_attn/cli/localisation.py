@@ -26,6 +26,7 @@ from gluon_attn.task import Result, Trained
 
 SHOWN = 6  # images whose maps are drawn
 OUTLINE = (0, 255, 255)  # not in the colour map
+ANOTHER = " of another attribute"  # behind the title of a kind of map
 
 
 def seen_regions(
@@ -54,14 +55,20 @@ def localise(
 ) -> Localised:
     """Measure all kinds of map of all nets on every image with masks, each once per net.
 
-    The baselines are measured on the masks as the last net sees them. ``without`` names kinds of
-    map that are left out.
+    The baselines are measured on the masks as the last net sees them. A net's own attention is also
+    measured with the map of another attribute of the same image, one after the other from image to
+    image: where that is as good, nothing ties the maps to their attributes. ``without`` names kinds
+    of map that are left out, or :data:`ANOTHER`.
     """
     positions = np.asarray(dataset.with_regions)
-    found = Localised(len(positions), [shown_name(dataset, a) for a in range(len(dataset.names))])
+    total = len(dataset.names)
+    found = Localised(len(positions), [shown_name(dataset, a) for a in range(total)])
     chosen = Subset(dataset, positions)
     for number, (name, trained) in enumerate(models.items(), 1):
         explained, prefix = Explained(trained.net, settings.ctx), f"{name}: " * (len(models) > 1)
+        kinds = [(kind, "") for kind in explained.kinds if kind not in without]
+        if total > 1 and ANOTHER not in without:
+            kinds += [(kind, ANOTHER) for kind in explained.own]
         for batch, rows in batches(trained, chosen, settings, f"{name}: localisation"):
             look = explained.look(batch.image)
             index = batch.index[rows]
@@ -79,10 +86,11 @@ def localise(
                 now = [(k, *pairs[turn]) for k, pairs in enumerate(todo) if turn < len(pairs)]
                 for k, a, _ in now:
                     columns[k] = a
-                for kind in (k for k in explained.kinds if k not in without):
-                    maps = look.maps(kind, columns)
+                another = (columns + 1 + batch.index % max(1, total - 1)) % total
+                for kind, whose in kinds:
+                    maps = look.maps(kind, another if whose else columns)
                     for k, a, mask in now:
-                        found.update(prefix + title_of(kind), index[k], a, maps[k], mask)
+                        found.update(prefix + title_of(kind) + whose, index[k], a, maps[k], mask)
     return found
 
 

@@ -118,6 +118,13 @@ def test_every_image_with_masks_is_measured_once_and_with_its_own_map(marks, tra
                 found.scores[title][n, a], metrics.measure(values, mask)[0], atol=0.05,
                 err_msg=f"{title}, image {i}, attribute {a}",
             )  # fmt: skip
+        for (
+            kind
+        ) in explained.own:  # the attributes after this one, one image the first, one the second
+            (values,) = look.maps(kind, [(a + 1 + n % 2) % 3])
+            title = localisation.title_of(kind) + localisation.ANOTHER
+            wanted = metrics.measure(values, mask)[0]
+            np.testing.assert_allclose(found.scores[title][n, a], wanted, atol=0.05)
     one = localisation.localise({"VAA": trained}, marks, settings(tmp_path, 1))
     for kind, values in found.scores.items():
         np.testing.assert_allclose(values, one.scores[kind], rtol=1e-3, atol=1e-4, err_msg=kind)
@@ -146,6 +153,7 @@ def test_two_nets_and_one_attribute_less(marks, tmp_path):
     models = {"plain": Trained("x", plain, ("a", "c"), PREPROCESS, {}), "VAA": vaa(dataset)}
     done = analysis.analyse(models, dataset, ["localisation"], settings(tmp_path))["localisation"]
     kinds = list(done.values["maps"])
+    assert sum(kind.endswith(localisation.ANOTHER) for kind in kinds) == 2
     own = [f"plain: {title}" for title in maps.TITLES.values()]
     assert kinds[:4] == [*own, "VAA: attention stage3 activation1"]
     assert kinds[-2:] == list(metrics.BASELINES)

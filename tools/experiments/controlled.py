@@ -22,7 +22,7 @@ from tabulate import tabulate
 from gluon_attn import runtime
 from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
-from gluon_attn.cli.localisation import localise, title_of
+from gluon_attn.cli.localisation import ANOTHER, localise, title_of
 from gluon_attn.cli.maps import GUIDED
 from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
@@ -284,7 +284,7 @@ def localisation(run: Run) -> dict:
     image; means over the attributes.
     """
     trained, dataset, settings = run.open()
-    found = localise({trained.name: trained}, dataset, settings, without=(GUIDED,)).result()
+    found = localise({trained.name: trained}, dataset, settings, without=(GUIDED, ANOTHER)).result()
     titles = {title_of(kind): short for kind, short in MAP_TITLES.items()}
     return {
         f"{titles.get(kind, kind)}, {heading}": 100 * values["measures"][key][MEAN]["mean"]

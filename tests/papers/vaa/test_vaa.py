@@ -9,6 +9,7 @@ from parts_helpers import frozen
 from training_helpers import random_batch, same, start_method, values
 
 from gluon_attn.nets import name_outputs
+from gluon_attn.papers.vaa.net import VARIANTS, AttentionModule
 from model_zoo import get_model
 
 
@@ -110,6 +111,25 @@ def test_module_follows_the_supplement_step_by_step():
     np.testing.assert_allclose(attention, expected_attention, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(confidence, expected_confidence, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_map_is_tied_to_its_attribute(variant):
+    """Maps in another order and a first convolution that reads them so: the same logits."""
+    module = AttentionModule(5, (16, 4, 4), variant, 1 / 16)
+    module.initialize(mx.init.Normal(0.5))
+    x = mx.nd.random.normal(shape=(2, 16, 4, 4))
+    logits, attention, _ = (output.asnumpy() for output in module(x))
+    order = mx.nd.array([3, 0, 4, 1, 2])
+    for layer in (module.mask[-1], module.confidence):
+        for parameter in (layer.weight, layer.bias):
+            parameter.set_data(parameter.data().take(order))
+    reader = module.classifier[0].weight
+    reader.set_data(reader.data().take(order, axis=1))
+    moved, maps, _ = (output.asnumpy() for output in module(x))
+    np.testing.assert_array_equal(maps, attention[:, order.asnumpy().astype(int)])
+    assert np.abs(maps - attention).max() > 0.01
+    np.testing.assert_allclose(moved, logits, rtol=1e-4, atol=1e-6)
 
 
 def test_released_variant_has_three_taps_and_wider_heads():
