@@ -152,18 +152,19 @@ def differences(found: Mapping[str, Difference], label: str, path: PathLike) -> 
     """
     if not found:
         raise ValueError("no differences: nothing to draw")
-    figure = new_figure(6.4, 0.75 + 0.3 * len(found), layout="constrained")
+    figure = new_figure(6.4, 0.95 + 0.36 * len(found), layout="constrained")
     axes = figure.subplots()
     quiet(axes, "x")
     axes.axvline(0, color="#222222", lw=0.8)
     for row, (values, ends) in enumerate(found.values()):
         ink = colour(0) if ends[0] > 0 else colour(3) if ends[1] < 0 else "#777777"
-        axes.plot(values, np.full(len(values), row), "o", ms=3.5, color=ink, alpha=0.5, mew=0)
         axes.plot(ends, [row, row], color=ink, lw=1.6)
-        axes.plot([np.mean(values)] * 2, [row - 0.25, row + 0.25], color=ink, lw=2.4)
+        over = np.full(len(values), row - 0.3)
+        axes.plot(values, over, "o", ms=4, mfc="none", mec="#222222", mew=0.8)
+        axes.plot([np.mean(values)] * 2, [row - 0.2, row + 0.2], color=ink, lw=2.4)
     axes.set_yticks(range(len(found)), list(found), fontsize=MEDIUM)
-    axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.set_xlabel(f"{label} (dot: seed; bar: mean; line: 95 % interval)", fontsize=MEDIUM)
+    axes.set_ylim(len(found) - 0.5, -0.7)
+    axes.set_xlabel(f"{label}\n(circle: a seed; bar: mean; line: 95 % interval)", fontsize=MEDIUM)
     return save(figure, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import math
 
 import numpy as np
 import pytest
@@ -111,13 +112,32 @@ def test_tables_by_hand():
     lines = cells_of(describe(PRESETS["dreal-digit"], {BASELINE: [base, other], "A": ours}))
     for line in (
         ["arm", "error"],  # no column for values by epoch
-        [BASELINE, "52.0 ± 2.8", "2.00 ± 1.41"], [BASELINE, "-"],
-        ["A", "54.0 ± 1.4", "2.00 ± 0.00"], ["A", "0.500 ± 0.354"],
-        ["A", "+2.00 ± 1.41 [-10.71, +14.71]"],  # 3 and 1; t of one degree 12.71
-        ["A", "+0.125 ± 0.177 [-1.463, +1.713]"],
+        [BASELINE, "52.0 ± 2.8", "2.0 ± 1.4"], [BASELINE, "-"],
+        ["A", "54.0 ± 1.4", "2.0 ± 0.0"], ["A", "0.500 ± 0.354"],
+        ["A", "+2.0 [-10.7, +14.7]"],  # 3 and 1; t of one degree 12.71
+        ["A", "+0.125 [-1.463, +1.713]"],
     ):  # fmt: skip
         assert line in lines
     assert sum(line == ["arm", "d"] for line in lines) == 2
+
+
+def test_many_numbers_are_parted_by_their_endings():
+    def numbers(x):
+        kinds = [
+            f"{kind}, {end}" for end in ("energy", "area") for kind in ("CAM", "map", "own", "A")
+        ]
+        return {"localisation": dict(zip(kinds, (x, 7.0, 3 * x, x, x + 1, 9.0, x, x)))}
+
+    preset = PRESETS["vaa-clothing"]._replace(measures=("localisation",))
+    rows = {arm: [{"score": {"mAP %": x}, **numbers(x)} for x in (1.0, 2.0)]
+            for arm in (BASELINE, "VAA")}  # fmt: skip
+    trials = {arm: {"2e-4": 0.5, "4e-4": math.nan, "8e-4": 0.25} for arm in rows}
+    text = describe(preset, rows, trials)
+    assert "Of every net: map, energy: 7.0; map, area: 9.0." in text
+    lines = cells_of(text)
+    assert ["energy", "CAM", "own", "A"] in lines and ["area", "CAM", "own", "A"] in lines
+    assert [BASELINE, "1.5 ± 0.7", "4.5 ± 2.1", "1.5 ± 0.7"] in lines
+    assert ["VAA", "50.0", "-", "25.0"] in lines
 
 
 def run_tiny(name, arm, out, seed, *changes, **options):
@@ -161,7 +181,7 @@ def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp
     write_parsing(tmp_path / "data")
     fields = ("model=cifar_resnet20_cifar10", "model_options={'depth': 8}", "backbone=")
     preset = PRESETS["vaa-clothing"]
-    assert preset.measures == ("localisation",)
+    assert preset.measures == ("attributes", "localisation")
     preset = preset._replace(
         arms={BASELINE: ("method=baseline", *fields, *FAST)},
         rates=("1e-3",),
@@ -185,14 +205,16 @@ def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp
     assert all(0 <= value <= 100 or np.isnan(value) for value in found.values())
     # the tag covers the middle third of the rows and the middle half of the columns
     assert found["uniform, energy inside"] == pytest.approx(100 / 6, abs=3)
-    assert (
-        f"| uniform, energy inside                | {found['uniform, energy inside']:.1f} " in text
-    )
+    assert f"| {found['uniform, energy inside']:.1f} " in text
 
     for path in [p for p in (tmp_path / "out").rglob("*") if p.is_file()]:
         if path.suffix not in SMALL_FILES:
             path.unlink()
     assert go(("localisation",)) == (text, rows)
+    _, rows = go(("attributes", "localisation"))  # read from a small file
+    found, test = rows[BASELINE][0]["attributes"], tmp_path / "out" / f"{BASELINE}-0" / "test.json"
+    one = next(row for row in json.loads(test.read_text())["attributes"] if row["positives"])
+    assert found[f"{one['name']} ({one['positives']})"] == pytest.approx(100 * one["ap"])
     with pytest.raises(FileNotFoundError, match="To measure overlap the run needs its weights"):
         go(("overlap", "localisation"))
 

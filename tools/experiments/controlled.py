@@ -3,9 +3,9 @@
 Net, data, schedule and budget of epochs are the same for all arms of an experiment; an arm is the
 experiment's recipe with a few settings changed. Where the experiment has learning rates to choose
 from, each arm gets the one that validates best in a run of its own seed; the test split plays no
-part in that. Beside its score, a finished run may be measured: a
-measure returns ``{name: number}``, or a list of numbers for what has a value per epoch; ``{}``
-where the run has nothing of the kind (a baseline has no critic).
+part in that. Beside its score, a finished run may be measured: a measure returns
+``{name: number}``, or a list of numbers for what has a value per epoch; ``{}`` where the run has
+nothing of the kind (a baseline has no critic).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import os
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -39,6 +39,8 @@ from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
 BASELINE = "baseline"
 TRIAL, TRIAL_SEED = "trial.json", 100
+PERCENT = ("score", "attributes", "localisation")  # groups, with one decimal
+WIDEST = 5  # numbers in a table; more are parted by their endings
 MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
 
 
@@ -122,7 +124,7 @@ def run_preset(
         seeds,
         out,
         line=lambda row: ", ".join(f"{k} {decimal(v)}" for k, v in row["score"].items()),
-        describe=lambda rows: describe(preset, rows) + beside,
+        describe=lambda rows: describe(preset, rows, trials) + beside,
         record=lambda rows: {
             "rows": rows,
             "recipe": make_recipe([]).to_dict(),
@@ -293,55 +295,99 @@ def localisation(run: Run) -> dict:
     }
 
 
+def attributes(run: Run) -> dict:
+    """Return the average precision of every attribute in percent, named with its positives."""
+    found = read_json(os.path.join(run.folder, "test.json"))["attributes"]
+    return {f"{row['name']} ({row['positives']})": 100 * or_nan(row["ap"]) for row in found}
+
+
 MEASURES = {
-    "overlap": overlap, "margin": margin, "critic": critic, "diversity": diversity,
-    "localisation": localisation,
+    "attributes": attributes, "overlap": overlap, "margin": margin, "critic": critic,
+    "diversity": diversity, "localisation": localisation,
 }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- tables
 
 
-def describe(preset: Preset, rows: Rows) -> str:
-    """Return the tables of an experiment: means, and differences to the baseline by seed."""
+def describe(
+    preset: Preset, rows: Rows, trials: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Return the tables of an experiment: means, and differences to the baseline by seed.
+
+    ``trials`` are those of :func:`tuned`.
+    """
     groups, seeds = ("score", *preset.measures), len(rows[BASELINE])
     parts = [f"Test split, mean ± standard deviation over {seeds} seed(s):"]
-    parts += [_table(rows, group) for group in groups]
+    parts += [part for group in groups for part in _tables(preset, rows, group)]
     parts.append("Difference to the baseline, seed by seed, with Student's 95 % interval:")
-    parts += [_table(rows, group, BASELINE) for group in groups]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    differing = [group for group in groups if group != "attributes"]  # each: too few positives
+    parts += [part for group in differing for part in _tables(preset, rows, group, BASELINE)]
+    if trials:
+        parts.append(_rates(preset, trials))
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Rows, group: str, minus: str | None = None) -> str:
-    """Return a table of one group of numbers, or of their differences to an arm; '' if empty."""
-    values = {arm: [row.get(group, {}) for row in found] for arm, found in rows.items()}
-    every = (found.items() for own in values.values() for found in own)
-    names = [n for items in every for n, value in items if not isinstance(value, list)]
+def _rates(preset: Preset, trials: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the learning rates that were tried, with their validation scores."""
+    heads = [f"validation {preset.score} % at a learning rate of", *preset.rates]
+    cells = [
+        [arm, *(decimal(100 * or_nan(scores[rate]), 1) for rate in preset.rates)]
+        for arm, scores in trials.items()
+    ]
+    table = tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+    return f"The highest of a row was taken (one run each, seed {TRIAL_SEED}):\n\n{table}"
+
+
+def _tables(preset: Preset, rows: Rows, group: str, minus: str | None = None) -> list[str]:
+    """Return the tables of one group of numbers, or of their differences to an arm.
+
+    Of many numbers, those that end alike (", last") have a table. What is the same for all runs,
+    such as a map that knows nothing of the net, is told in a line of its own.
+    """
+    arms = [arm for arm in rows if group != "attributes" or arm not in preset.rate_of]
+    values = {arm: [row.get(group, {}) for row in rows[arm]] for arm in arms}
+    every = [own for found in values.values() for own in found]
+    names = [n for own in every for n, value in own.items() if not isinstance(value, list)]
     names = list(dict.fromkeys(names))
-    if minus is not None:
-        base = values.pop(minus)
-        own = [v for found in values.values() for v in found]
+    same = every[0]
+    alike = [n for n in names if every[1:] and all(own.get(n) == same.get(n) for own in every)]
+    names = [n for n in names if n not in alike]
+    base = values.pop(minus) if minus else None
+    if base is not None:
         names = [n for n in names if n in base[0] and n != "seconds"]
-        # What is the same for all runs, such as a map that knows nothing of the net, is no result.
-        names = [n for n in names if any(v.get(n) != base[0][n] for v in [*own, *base])]
-    if not names or not values:
-        return ""
+    parts: dict[str, list[str]] = {}
+    for n in names:
+        first, _, ending = n.rpartition(", ")
+        parts.setdefault(ending if first and len(names) > WIDEST else "", []).append(n)
+    digits = 1 if group in PERCENT else None
+    found = [_table(values, own, ending, base, digits) for ending, own in parts.items()]
+    if alike and not minus:
+        found.append(f"Of every net: {'; '.join(f'{n}: {decimal(same[n], 1)}' for n in alike)}.")
+    return found
+
+
+def _table(
+    values: Rows, names: Sequence[str], ending: str, base: list[dict] | None, digits: int | None
+) -> str:
+    """Return one table of numbers ``{arm: [{name: number} of each seed]}``, or of differences."""
     columns = []
     for n in names:
         lists = [[or_nan(v[n]) for v in own if n in v] for own in values.values()]
-        if minus is not None:
+        if base is not None:
             lists = [paired_differences(own, [or_nan(v[n]) for v in base]) for own in lists]
-        columns.append(_column(lists, signed=minus is not None))
-    table, heads = list(zip(values, *columns)), ["arm", *names]
+        columns.append(_column(lists, digits, signed=base is not None))
+    names = [n[: -len(ending) - 2] if ending else n for n in names]
+    table, heads = list(zip(values, *columns)), [ending or "arm", *names]
     if len(names) > 2 * len(values):  # rather long than wide
-        table, heads = list(zip(names, *zip(*columns))), ["", *values]
+        table, heads = list(zip(names, *zip(*columns))), [ending, *values]
     return tabulate(table, heads, tablefmt="github", disable_numparse=True)
 
 
-def _column(lists: Sequence[Sequence[float]], signed: bool) -> list[str]:
+def _column(lists: Sequence[Sequence[float]], digits: int | None, signed: bool) -> list[str]:
     """Return the cells of a column, all with as many decimals; each list has a value per seed."""
     known = [[value for value in values if not np.isnan(value)] for values in lists]
     largest = max((abs(np.mean(values)) for values in known if values), default=0.0)
-    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
-    cell = functools.partial(difference_text, spread=True) if signed else spread_text
+    digits = digits or (1 if largest >= 10 else 2 if largest >= 1 else 3)
+    cell = difference_text if signed else spread_text
     return [cell(values, digits) if values else "-" for values in known]

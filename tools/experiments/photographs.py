@@ -71,7 +71,7 @@ ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 1
 
 def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: Any) -> Preset:
     arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: (), **more.pop("ablations", {})}
-    measures, also = ("localisation",), ("mA",)
+    measures, also = ("attributes", "localisation"), ("mA",)
     return Preset(recipe, "", arms, "mAP", measures, also=also, rates=rates, **more)
 
 
@@ -95,7 +95,7 @@ PHOTOGRAPHS = {
             GRAD_CAM: ("method=icasc", _PLAIN_NARROW[1], "start_epoch=15", "attention=grad_cam"),
         },
         "mAP",
-        ("overlap", "localisation"),
+        ("attributes", "overlap", "localisation"),
         also=("mA",),
         rates=("5e-4", "1e-3", "2e-3"),
     ),

@@ -99,11 +99,13 @@ def _figure(table: Table, page: str) -> str:
         if len(scores.get(name, {}).get("seeds", ())) > 1:
             base, ours = (scores[name]["scores"][arm] for arm in experiment.arms)
             found = paired_differences(ours, base)
-            rows[f"{experiment.paper}: {name}"] = found, mean_interval(found)
+            score = experiment.score.replace("test ", "").replace(" %", "")
+            rows[f"{experiment.paper}, {score}: {name}"] = found, mean_interval(found)
     if not rows:
         return ""
     file = "images/results-photographs.png"
-    differences(rows, "method minus baseline, points", os.path.join(os.path.dirname(page), file))
+    path = os.path.join(os.path.dirname(page), file)
+    differences(rows, "method minus baseline, percentage points", path)
     return f"\n![Method minus baseline on photographs, every seed]({file})\n"
 
 

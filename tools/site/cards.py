@@ -39,9 +39,11 @@ software.
 
 {_NO_PEOPLE}
 
-**Limits.** Trained on some hundred street photographs of one source: rare tags are recognised
-badly, other streets, years, cameras and people worse than the score says, by how much is unknown.
-The tags are its annotators'; probabilities are not calibrated. No attribute is a trait of a person.
+**Limits.** Trained on 1,260 street photographs of one source: rare tags are recognised badly,
+other streets, years, cameras and people worse than the score says, by how much is unknown.
+Of all 22 tags, always the commoner answer has an accuracy of 86.3 %, chance an mAP of 15.0 % and an
+mA of 50 %. The tags are its annotators'; probabilities are not calibrated. No attribute
+is a trait of a person.
 
 **Photographs.** No photograph is part of this package. The rights of the photographers and the
 consent of the people are not known: users who mind should not use these weights. Licence of the
@@ -51,7 +53,7 @@ start for nets that recognise clothing.
 
 {_NO_PEOPLE}
 
-**Limits.** Trained on some thousand photographs of single garments that people sent in for it:
+**Limits.** Trained on about 3,000 photographs of single garments that people sent in for it:
 a street photograph is something else. Probabilities are not calibrated.
 
 Licence of the weights: that of this package; the photographs are CC0."""
