@@ -162,6 +162,12 @@ class Predicting(NamedTuple):
     head: dict[str, Any]
 
 
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    """Return names as text, of many the first ones."""
+    more = f", … ({len(names):,} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 class Task:
     """Contract of a task; what has no body here is what a task must say.
 
@@ -203,9 +209,11 @@ class Task:
     def fit(self, dataset: Any, classes: Sequence[str], data_dir: str) -> Any:
         """Return a split as a net with these outputs wants it; ValueError for other names."""
         if tuple(dataset.names) != tuple(classes):
+            single = [name.partition("=")[2] for name in dataset.names] == list(classes)
             raise ValueError(
-                f"{data_dir} has the {self.columns} {', '.join(dataset.names)}; the model was made "
-                f"for {', '.join(classes)}"
+                f"{data_dir} has the {self.columns} {_listed(dataset.names)}; the model was made "
+                f"for {_listed(classes)}"
+                + ("; these are the classes of one attribute: add --single-label" if single else "")
             )
         return dataset
 

@@ -79,10 +79,16 @@ def write_record(
 
 
 def check_place(path: str) -> None:
-    """Refuse to write a record in the place of a JSON file that is none."""
+    """Refuse to write a record in the place of a JSON file that is none, or another file's."""
     record = record_path(path)
-    if os.path.exists(record) and _read(record).get("format") != FORMAT:
+    if not os.path.exists(record):
+        return
+    found = _read(record)
+    if found.get("format") != FORMAT:
         raise FileExistsError(f"{record} is no record of weights: give another name to {path}")
+    other = str(found.get("file"))
+    if other != os.path.basename(path) and os.path.exists(os.path.join(Path(record).parent, other)):
+        raise FileExistsError(f"{record} describes {other}: give another name to {path}")
 
 
 def described(path: str) -> WeightEntry | None:

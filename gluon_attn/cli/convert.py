@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 from typing import Sequence
 
 from gluon_attn.cli import common as cli
@@ -38,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="whose names FILE has (default: the one that fits)")  # fmt: skip
     add("--key", help="which of several state dicts of a PyTorch checkpoint: state_dict_ema")
     add("--to", choices=SCHEMES,
-        help="whose names to write (default: gluon for .params, else torchvision)")  # fmt: skip
+        help="whose names to write (default: gluon for .params, else PyTorch's)")  # fmt: skip
     add("options", nargs="*", metavar="key=value", help="arguments of the model")
     cli.add_outside_flags(parser)
     return cli.parse(parser, arguments)
@@ -73,6 +75,8 @@ def show(source: str, key: str | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert a file, or say what it holds."""
     args = parse(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("model_zoo.adapters").setLevel(logging.INFO)
     if not args.out:
         show(args.source, args.key)
         return

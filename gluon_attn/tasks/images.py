@@ -27,6 +27,8 @@ from gluon_attn.export.images import read_image as read_file
 from gluon_attn.figures.heatmaps import heatmap_grid
 
 BOX_COLUMNS = ["path", "x", "y", "w", "h"]
+ALL_CLASSES = 160  # rows of a printed table; RAP 2 has 152 attributes, CUB-200-2011 200 classes
+MOST_PROBABLE = 5
 Array = NDArray[Any]
 PathLike = Union[str, Path]
 Record = Dict[str, Any]
@@ -224,14 +226,21 @@ def write_png(folder: PathLike, number: int, source: str, image: Array) -> None:
 
 # -- texts -------------------------------------------------------------------------------------
 def format_table(records: Sequence[Record], classes: Sequence[str], columns: int = 5) -> str:
-    """Return the probabilities as text: a row per attribute, a column per person, * if positive."""
+    """Return the probabilities as text: a row per attribute, a column per person, * if positive.
+
+    Of more than :data:`ALL_CLASSES` classes, those that are among the most probable of a person.
+    """
     blocks, shown = [], short_names(records)
+    many = len(classes) > ALL_CLASSES
     for start in range(0, len(records), columns):
         people = records[start : start + columns]
-        heads = [f"{shown[r['image']]}\n{_box_text(r['box'])}" for r in people]
-        rows = [[name, *(_cell(record, name) for record in people)] for name in classes]
+        heads = [f"{shown[r['image']]}\n{_box_text(r['box'])}".strip() for r in people]
+        best = {name for r in people for name in _most_probable(r)} if many else classes
+        rows = [[name, *(_cell(r, name) for r in people)] for name in classes if name in best]
         blocks.append(tabulate(rows, ["attribute", *heads], "simple", disable_numparse=True))
     note = "* probability at or above the threshold"
+    if many:
+        note += f"; of {len(classes):,} classes, the {MOST_PROBABLE} most probable of each image"
     if any("attributes" in record for record in records):
         note += "; of the classes of one attribute, the most probable"
     return "\n\n".join([*blocks, *skipped_lines(records), note])
@@ -263,6 +272,11 @@ def csv_rows(records: Iterable[Record], classes: Sequence[str]) -> Iterator[Sequ
 def box_cells(record: Record) -> list[Any]:
     """Return the four cells of a record's box, empty for the whole image."""
     return [""] * 4 if record["box"] is None else list(record["box"])
+
+
+def _most_probable(record: Record) -> list[str]:
+    known = {name: value for name, value in record["probabilities"].items() if value is not None}
+    return sorted(known, key=lambda name: -known[name])[:MOST_PROBABLE]
 
 
 def _cell(record: Record, name: str) -> str:

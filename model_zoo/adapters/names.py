@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import difflib
 import fnmatch
+import functools
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from gluon_attn.core.registry import unknown_name
@@ -24,6 +25,7 @@ BLOCKS = {
     "spatial.conv.weight": "cbam", "channel.reduce.weight": "se", "channel.conv.weight": "eca",
     "channel.weight": "srm",
 }  # fmt: skip
+LITE1_CHANNELS = 320  # of the last stage of EfficientNet-Lite0 and 1; 2 has more
 VGG_CONVOLUTIONS = {8: 11, 10: 13, 13: 16, 16: 19}
 # Names that betray nets which the zoo has not, or has under other names.
 STRANGERS = (
@@ -117,7 +119,8 @@ def to_foreign(params: Params, scheme: str) -> dict[str, Any]:
             f"scheme '{scheme}' has {what if left else 'the same name for two parameters'}. "
             "torchvision and gluoncv name ResNet v1b and wide ResNets (bias-free; v1 of depth 18 "
             "and 34 is the same net), torchvision also VGG, CIFAR ResNets and SE, CBAM, SRM and "
-            "ECA in a ResNet; of a net with heads give its backbone"
+            "ECA in a ResNet, efficientnet_lite_pytorch EfficientNet-Lite; of a net with heads "
+            "give its backbone"
         )
     return renamed
 
@@ -216,7 +219,8 @@ def guess_net(params: Params) -> Guess | None:
         scheme, shapes = found
         if scheme == "vaa_released":
             return _vaa(shapes)._replace(scheme=scheme)
-        made = _cifar(shapes, params) or _resnet(shapes) or _vgg(shapes)
+        makers = _efficientnet, functools.partial(_cifar, params=params), _resnet, _vgg
+        made = next(filter(None, (make(shapes) for make in makers)), None)
         if made is not None:
             return made._replace(scheme=scheme)
     for pattern, what in STRANGERS:
@@ -247,6 +251,15 @@ def explain(
     close = [f"{a} ~ {b}" for a, b in nearest(missing, extra)]
     text = ", ".join(parts) + ". " if parts else ""
     return text + (f"Nearest names: {'; '.join(close)}. " if close else "")
+
+
+def _efficientnet(shapes: Shapes) -> Guess | None:
+    head = shapes.get("features.10.0.0.weight")
+    if head is None or "features.9.0.body.6.weight" not in shapes:
+        return None
+    number = 0 if _units(shapes, 4) == 2 else 2 if head[1] > LITE1_CHANNELS else 1
+    name = f"efficientnet_lite{number}"
+    return _finished(name, name, shapes, {})
 
 
 def _cifar(shapes: Shapes, params: Params) -> Guess | None:

@@ -215,6 +215,7 @@ def _same(rows: Rows, conv: str = "affine") -> Rows:
 
 
 # The PyTorch port of EfficientNet-Lite counts its blocks through all stages.
+EFFICIENTNET_UNITS = (1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1)  # Lite0; Lite1 and Lite2
 EFFICIENTNET_BODY = (
     ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
 )  # fmt: skip
@@ -305,7 +306,7 @@ TABLES = (
     *(Table("torchvision", _vgg(dense), TORCH, **COUNTER) for dense in VGG_DENSE),
     *(
         Table("efficientnet_lite_pytorch", _efficientnet(units), TORCH, **COUNTER)
-        for units in ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # Lite0; Lite1 and Lite2
+        for units in EFFICIENTNET_UNITS
     ),
     Table("gluoncv", RESNET_LAYERS),
     Table("gluoncv_exported", EXPORTED_BASIC, separator="_"),
@@ -322,6 +323,7 @@ OWN = (
         for block, rows in BLOCK_LAYERS.items()
     ),
     Table("gluon", _same((*_vgg(max(VGG_DENSE) + 4), ("output", "", "affine")))),
+    *(Table("gluon", _same(_efficientnet(units), "conv")) for units in EFFICIENTNET_UNITS),
 )
 SCHEMES = tuple(dict.fromkeys(["gluon", *(table.scheme for table in TABLES)]))
 

@@ -144,9 +144,13 @@ def test_nothing_is_guessed(folder, capsys):
         export_it = [*command, "--out", str(folder / "export"), *more]
         assert all(word in refused(export.main, export_it) for word in words)
     assert not (folder / "export").exists() and not (folder / "out").exists()
+    line = refused(evaluated, folder, *command, *PIXELS, *labels(folder)[:2])
+    assert "class=airplane" in line and line.endswith(
+        "classes of one attribute: add --single-label"
+    )
 
 
-def test_units_and_sides_of_the_flags():
+def test_units_and_sides_of_the_flags(capsys):
     parser = common.parser(None)
     common.add_outside_flags(parser)
     found = lambda *words: outside.pixels_of(parser.parse_args(words))  # noqa: E731
@@ -159,9 +163,11 @@ def test_units_and_sides_of_the_flags():
     }  # fmt: skip
     for mean, std in (("0.5", "58"), ("104", "0.5"), ("0.5", "1"), ("1", "0")):
         assert "--std 255" in refused(found, "--mean", mean, "--std", std)
-    for words in (("--mean", "1,2"), ("--std", "x"), ("--resize", "3x4"), ("--resize", "0")):
+    for words in (("--mean", "1,2"), ("--std", "x"), ("--resize", "3x4"), ("--resize", "0"),
+                  ("--resize", "x")):  # fmt: skip
         with pytest.raises(SystemExit):
             parser.parse_args(words)
+        assert f"'{words[1]}': give " in capsys.readouterr().err
 
 
 def test_sides_that_do_not_fit_are_refused(folder):
@@ -206,6 +212,9 @@ def test_a_record_belongs_to_its_file(folder):
     assert load().preprocess["resize"] == 32
     convert.main([path, "--out", str(folder / "b.pth")])  # and goes with it
     assert json.loads((folder / "b.json").read_text())["pixels"] == json.loads(text)["pixels"]
+    with pytest.raises(FileExistsError, match="describes a.params: give another name"):
+        convert.main([path, "--out", str(folder / "a.pth")])
+    assert record.read_text() == text and not (folder / "a.pth").exists()
     for damage, words in (
         (lambda r: r.update(sha256="0" * 64), "describes another file"),
         (lambda r: r.update(version=2), "version 2"),

@@ -98,6 +98,19 @@ def test_table_of_many_people_comes_in_blocks():
     assert table.count("1,2,3.5,4") == 7 and max(map(len, table.splitlines())) < 100
 
 
+def test_of_very_many_classes_the_most_probable_are_shown():
+    names = [f"class{n}" for n in range(200)]
+    records = [
+        {"image": f"{k}.jpg", "box": None, "positives": [], "error": None,
+         "probabilities": {name: (n == 7 * k) + 1e-4 * n for n, name in enumerate(names)}}
+        for k in (1, 2)
+    ]  # fmt: skip
+    table = predict.format_table(records, names)
+    rows = [line.split() for line in table.splitlines()[2:-2]]
+    assert [row[0] for row in rows] == ["class7", "class14", *names[-4:]]
+    assert rows[0] == ["class7", "1.001", "0.001"] and "5 most probable" in table
+
+
 def test_json_and_csv(exports, images, paths, tmp_path):
     out = tmp_path / "new" / "r.json"
     assert call(exports, *paths, "--json", out, "--threshold", "0.25") == 0
@@ -186,7 +199,7 @@ def test_probabilities_that_are_not_finite_are_a_dash_and_null():
     """JSON has no such number: on its way through the file of records it becomes None."""
     record = {"image": "a.jpg", "box": None, "probabilities": {"hat": None},
               "positives": [], "error": None}  # fmt: skip
-    assert predict.format_table([record], ["hat"]).splitlines()[3].split() == ["hat", "-"]
+    assert predict.format_table([record], ["hat"]).splitlines()[2].split() == ["hat", "-"]
     assert "".join(csv_pieces(predict.csv_rows([record], ["hat"]))).endswith("\na.jpg,,,,,,\n")
 
 

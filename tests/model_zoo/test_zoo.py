@@ -14,7 +14,7 @@ from gluon_attn.blocks import BLOCKS
 from gluon_attn.core.files import save_parameters, sha256_of
 from gluon_attn.nets import name_outputs
 from gluon_attn.nets.attention import attention_blocks
-from model_zoo import WIDER_ATTRIBUTES, get_model, list_models
+from model_zoo import MODELS, WIDER_ATTRIBUTES, get_model, list_models
 from model_zoo.store import INDEX, MIRROR_VARIABLE
 
 SIZE = 64
@@ -230,7 +230,10 @@ def test_unknown_name_suggests_the_nearest_and_does_not_list_all():
     with pytest.raises(ValueError, match="did you mean .*'vaa_resnet101_wider'") as caught:
         get_model("vaa_resnet101_widder")
     assert len(str(caught.value)) < 300
-    with pytest.raises(ValueError, match=r"unknown model 'xyz'; list_models\(\) has all"):
+    with pytest.raises(ValueError, match="did you mean 'cifar_resnet44_cifar10'"):
+        get_model("resnet44_cifar")
+    assert MODELS.own_name("resnet44_cifar10") == "cifar_resnet44_cifar10"
+    with pytest.raises(ValueError, match=r"unknown model 'xyz'; `gluon-attn models` lists all"):
         get_model("xyz")
 
 

