@@ -5,7 +5,7 @@ Others     of ResNet-20, say. CIFAR-10: none: model=cifar_resnet20_cifar10, SE:
            model=se_resnet20_cifar10, CBAM: model=cbam_resnet20_cifar10; CIFAR-100: the same names
            with _w64_cifar100. HOG-SE: model_options.attention=hog_se, an own genotype:
            model_options.attention=hoga:FILE.json
-Hardware   paper: unknown; here: not run (the data are not available)
+Hardware   paper: unknown; here: not run (500 epochs)
 Hours      not run
 Paper      the accuracies are not at hand
 Ours       not run

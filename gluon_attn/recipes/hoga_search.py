@@ -12,7 +12,7 @@ class hoga_search_cifar10:
 
     Command    gluon-attn search --recipe hoga_search_cifar10 --data-dir CIFAR --save-dir RUN
     Others     second_order=true
-    Hardware   paper: less than one GPU day; here: not run (the data are not available)
+    Hardware   paper: less than one GPU day; here: not run (50 epochs)
     Hours      not run
     Paper      the genotype autola_cifar10 (gluon_attn/papers/autola/genotype.py)
     Ours       not run

@@ -69,6 +69,7 @@ def test_a_recipe_says_what_it_keeps():
 @pytest.mark.parametrize("name", [
     "vaa_wider_resnet101", "vaa_peta_resnet101", "baseline_wider_resnet101",
     "vaa_clothing_efficientnet_lite0", "vaa_clothing_resnet18", "awmt_market_resnet50",
+    "baseline_clothing_efficientnet_lite0", "awmt_clothing_efficientnet_lite0",
     "awmt_duke_resnet50",
 ])  # fmt: skip
 def test_recipes_for_whole_people_keep_all_of_them(name):

@@ -23,42 +23,28 @@ _CIFAR = (
     *("epochs=30", "schedule=cosine", "warmup_epochs=1"),
 )
 _RATES = ("0.025", "0.05", "0.1")
+_CIFAR100 = "icasc_cifar100_resnet110"  # what it says of data and schedule is overridden
 
 
-def _dreal(block: str) -> Preset:
-    shared = (*_CIFAR, f"model={block}_resnet20_cifar10")
-    arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",)}
-    return Preset(
-        "icasc_cifar100_resnet110", "", arms, "top1", ("diversity",), shared=shared, rates=_RATES
-    )
-
-
-_GARMENTS = (
+# Small nets on garments, from scratch; those of the package are called …_garments.
+_SMALL = (
     *("dataset=clothing_dataset", "data_options.single_label=true", "score=top1", "keep=best"),
-    *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128"),
+    *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128", "epochs=40"),
 )
-# The kind of net: recipe, overrides, learning rates. One from scratch, one from ImageNet weights.
-_SMALL = ("icasc_synthetic_resnet18", ("epochs=40",), ("1e-3", "2e-3", "4e-3"))
-_LITE0 = (
-    "vaa_clothing_efficientnet_lite0",
-    ("model=efficientnet_lite0", "epochs=6"),
-    ("2e-4", "5e-4", "1e-3"),
-)
+_SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("2e-4", "5e-4", "1e-3")
 
 
-def _on_garments(method: str, kind: tuple, start: int = 0, *more: str) -> Preset:
-    """Return the comparison of ICASC, from an epoch on, or of DREAL on SE nets, on garments."""
-    recipe, own, rates = kind
-    own_method = f"method={method}"
-    arms: dict[str, tuple[str, ...]] = {BASELINE: ("method=baseline",)}
-    if method == "icasc":
-        arms[MAIN] = (own_method, f"start_epoch={start}")
-        arms[GRAD_CAM] = (*arms[MAIN], "attention=grad_cam")
-    else:
-        arms["all stages"] = (own_method,)
-        more = ("model_options.attention=se", *more)
-    measures = {"icasc": ("overlap", "margin"), "dreal": ("diversity",)}[method]
-    return Preset(recipe, "", arms, "top1", measures, shared=(*_GARMENTS, *own, *more), rates=rates)
+def _icasc(recipe: str, start: int, *shared: str, rates: tuple[str, ...] = _LITE0_RATES) -> Preset:
+    """Return the comparison of ICASC, from an epoch on, with the same net without it."""
+    own = ("method=icasc", f"start_epoch={start}")
+    arms = {BASELINE: ("method=baseline",), MAIN: own, GRAD_CAM: (*own, "attention=grad_cam")}
+    return Preset(recipe, "", arms, "top1", ("overlap", "margin"), shared=shared, rates=rates)
+
+
+def _dreal(recipe: str, *shared: str, rates: tuple[str, ...]) -> Preset:
+    """Return the comparison of DREAL in all stages with the same net without it."""
+    arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",)}
+    return Preset(recipe, "", arms, "top1", ("diversity",), shared=shared, rates=rates)
 
 
 ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 14 and 7 x 7
@@ -99,59 +85,36 @@ PHOTOGRAPHS = {
         also=("mA",),
         rates=("5e-4", "1e-3", "2e-3"),
     ),
-    "icasc-cifar10": Preset(
-        "icasc_cifar100_resnet110",
-        "",
-        {
-            BASELINE: ("method=baseline",),
-            MAIN: ("start_epoch=15",),
-            GRAD_CAM: ("start_epoch=15", "attention=grad_cam"),
-        },
-        "top1",
-        ("overlap", "margin"),
-        shared=(*_CIFAR, _PLAIN_CIFAR),
-        rates=_RATES,
+    "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _PLAIN_CIFAR, rates=_RATES),
+    **{
+        f"dreal-cifar10-{block}": _dreal(
+            _CIFAR100, *_CIFAR, f"model={block}_resnet20_cifar10", rates=_RATES
+        )
+        for block in ("se", "cbam", "srm")
+    },
+    "icasc-garments": _icasc("icasc_synthetic_resnet18", 20, *_SMALL, rates=_SMALL_RATES),
+    "icasc-garments-lite0": _icasc("icasc_garments_efficientnet_lite0", 3),
+    "icasc-garments-few": _icasc(
+        "icasc_garments_efficientnet_lite0", 10, "data_options.images_per_class=30", "epochs=20"
     ),
-    "dreal-cifar10-se": _dreal("se"),
-    "dreal-cifar10-cbam": _dreal("cbam"),
-    "dreal-cifar10-srm": _dreal("srm"),
-    "icasc-garments": _on_garments("icasc", _SMALL, 20),
-    "icasc-garments-lite0": _on_garments("icasc", _LITE0, 3),
-    "icasc-garments-few": _on_garments(
-        "icasc", _LITE0, 10, "data_options.images_per_class=30", "epochs=20"
+    "dreal-garments": _dreal(
+        "icasc_synthetic_resnet18", *_SMALL, "model_options.attention=se", rates=_SMALL_RATES
     ),
-    "dreal-garments": _on_garments("dreal", _SMALL),
-    "dreal-garments-lite0": _on_garments("dreal", _LITE0),
+    "dreal-garments-lite0": _dreal("dreal_garments_se_efficientnet_lite0", rates=_LITE0_RATES),
 }
 
 
-def _awmt(
-    dataset: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str
-) -> NoiseCurve:
-    shared = (
-        *("method=awmt", "model=awmt_efficientnet_lite0", f"dataset={dataset}", "score=accuracy"),
-        *("window=16", "val_batch_size=32", *shared),
-    )
-    preset = Preset(
-        "vaa_clothing_efficientnet_lite0", "", ARMS, "accuracy", shared=shared,
-        rates=("2e-4", "5e-4", "1e-3"), rate_of={SEPARATE: BASIC},
-    )  # fmt: skip
+def _awmt(recipe: str, noisy: tuple[str, ...], levels: tuple[float, ...]) -> NoiseCurve:
+    preset = Preset(recipe, "", ARMS, "accuracy", rates=_LITE0_RATES, rate_of={SEPARATE: BASIC})
     return NoiseCurve(preset, noisy, levels)
 
 
-# Eight attributes from the commonest to the rarest; every second of them gets wrong labels.
-_EIGHT = "bag,pants,skirt,dress,hat,jeans,scarf,shorts"
-CURVES = {
+CURVES = {  # every second attribute gets wrong labels, or the class does
     "awmt-clothing": _awmt(
-        "clothing_co_parsing", ("pants", "dress", "jeans", "shorts"), (0.1, 0.2, 0.4),
-        f"attributes={_EIGHT.split(',')}", "epochs=8", "input_size=128", "resize=144",
-        "crop_min=112", "crop_max=144", "eval_crop=144",
+        "awmt_clothing_efficientnet_lite0", ("pants", "dress", "jeans", "shorts"), (0.1, 0.2, 0.4)
     ),
-    "awmt-garments": _awmt(
-        "clothing_dataset", ("class",), (0.2, 0.4),
-        "epochs=5", "input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128",
-    ),
-}  # fmt: skip
+    "awmt-garments": _awmt("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
+}
 
 
 # AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
