@@ -16,22 +16,19 @@ section 1.1.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, Dict, List
 
 import numpy as np
 
-from gluon_attn.core.files import json_text, write_text
+from gluon_attn.core.files import json_text
 from gluon_attn.core.text import read_json
 from gluon_attn.data.base import DATASETS, ClassificationDataset, Reader, Samples, class_schema
 from gluon_attn.data.folders import images_of_classes
 from gluon_attn.data.layout import Found, Part, PathLike
-from gluon_attn.data.protocol import HOLDOUT, SPLITS, official_split
+from gluon_attn.data.protocol import HOLDOUT, SPLITS, keep_split, official_split
 from gluon_attn.data.published_sizes import split_counts
 from gluon_attn.data.scan import SHOWN, entries, is_image_name, subfolders
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "256_ObjectCategories"
 CLUTTER = "257.clutter"
@@ -132,13 +129,8 @@ def _positions(
         saved = _load(path, plan)
     else:
         saved = choose(paths, targets, plan["per_class"], plan["test_per_class"], seed=plan["seed"])
-        try:
-            write_text(path, json_text(dict(plan, **saved), 0, ensure_ascii=True))
-            logger.info("Caltech-256 split, seed %d, written to %s", plan["seed"], path)
-        except OSError as error:
-            told = "cannot be written (%s): the split is chosen again each time, equal as long as"
-            told += " the files are; give a split_file elsewhere"
-            logger.warning(f"%s {told}", path, error.strerror)
+        text = json_text(dict(plan, **saved), 0, ensure_ascii=True)
+        keep_split(path, text, f"Caltech-256 split, seed {plan['seed']},")
     lost = [name for part in saved.values() for name in part if name not in positions]
     if lost:
         found = f"{len(lost)} of its images are not there, such as {lost[0]}"

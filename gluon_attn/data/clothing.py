@@ -11,8 +11,7 @@ Photographs and masks may be reduced in size, a mask to another size than its ph
 halves were tagged by different rules. So an attribute is a tag, or several of one meaning
 (``MERGED``), that is positive in at least 2 % of all photographs and whose rates in the two halves
 differ by less than a factor of two, but for ``hair``, ``skin`` and ``accessories``. The split is
-60 / 15 / 25 % of each half, by the sha256 of seed and number; a file ``split.csv``
-(``photo,split``) in the folder goes before it.
+60 / 15 / 25 % of each half, by the sha256 of seed and number.
 
 **The clothing dataset** (:class:`ClothingDataset`), photographs of single garments::
 
@@ -23,6 +22,10 @@ Two attributes: ``class``, one of 14 garments, and the binary ``kids``. Photogra
 label are left out and counted. Senders are put in the order of the sha256 of seed and sender; each
 goes to the part (60 / 15 / 25 %) that is furthest below its share of photographs.
 
+**The file of the split** is CSV, ``photo,split``. The first use writes the draw of a seed to
+``<kind>_seed<seed>.csv`` in the folder, which rules from then on. ``split_file``, or a file
+``split.csv`` in the folder, goes before the seed.
+
 References: Yang, Luo, Lin, "Clothing Co-Parsing by Joint Image Segmentation and Labeling", CVPR
 2014. Grigorev and 400 contributors, "Clothing dataset (full, high resolution)", 2020, CC0.
 """
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import logging
 from pathlib import Path
 from typing import Dict, FrozenSet
 
@@ -39,10 +43,12 @@ import numpy as np
 from gluon_attn.core.schema import MULTICLASS, Attribute, Schema
 from gluon_attn.core.text import read_lines, read_table
 from gluon_attn.data.base import DATASETS, Reader, Samples
-from gluon_attn.data.layout import Found, Part, file_part, folder_part
+from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
-from gluon_attn.data.protocol import SHARES, SPLITS, in_hash_order, parts_of
+from gluon_attn.data.protocol import SHARES, SPLITS, in_hash_order, keep_split, parts_of
 from gluon_attn.data.scan import files
+
+logger = logging.getLogger(__name__)
 
 # Attributes that are several tags of one meaning.
 MERGED = {
@@ -71,27 +77,38 @@ FIELDS = ("image", "sender_id", "label", "kids")
 class ClothingCoParsing(Reader):
     """Street photographs of people with 22 clothing attributes, and masks of half of them.
 
-    ``annotation`` is 'all', or 'pixel-level' or 'image-level' for one half only.
+    ``annotation`` is 'all', or 'pixel-level' or 'image-level' for one half only; ``seed`` and
+    ``split_file`` are of the split.
     """
 
     title = "Clothing Co-Parsing"
     looks_for = "label_list.mat beside photos/ and annotations/{pixel-level,image-level}/"
     detection = 160
-    valid, settings = SPLITS, ("seed",)
+    valid, settings = SPLITS, ("seed", "split_file")
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
         halves = [folder_part(f"annotations/{kind}") for kind in HALVES]
         return (file_part("label_list.mat"), *halves, folder_part("photos"))
 
-    def samples(self, found: Found, split: str, seed: int = 0, annotation: str = "all") -> Samples:
+    def samples(
+        self,
+        found: Found,
+        split: str,
+        seed: int = 0,
+        annotation: str = "all",
+        *,
+        split_file: PathLike | None = None,
+    ) -> Samples:
         if annotation not in ("all", *HALVES):
             raise ValueError(f"annotation={annotation!r}: valid are all, {', '.join(HALVES)}")
         self.tags = read_tags(self.root)
         numbers = [[self.tags.index(tag) for tag in MERGED.get(n, (n,))] for n in ATTRIBUTES]
         self.columns = [frozenset(wanted) for wanted in numbers]  # of each attribute
         halves = _read_halves(str(self.root.resolve()))
-        chosen, parts = _chosen(self.root, halves, seed), parts_of(split)
+        self.split_file = _split_file(self.root, "clothing_co_parsing", seed, split_file)
+        chosen, note = _chosen(self.split_file, _by_hash(halves, seed), seed)
+        parts = parts_of(split)
         rows = {
             photo: halves[kind][photo]
             for kind in (HALVES if annotation == "all" else (annotation,))
@@ -100,6 +117,7 @@ class ClothingCoParsing(Reader):
         }
         self.with_regions = [k for k, photo in enumerate(rows) if photo in halves[PIXELS]]
         notes = [f"{split}: {len(self.with_regions):,} of {len(rows):,} photographs have masks"]
+        notes.append(note)
         found_here = {kind: len(halves[kind]) for kind in HALVES}
         differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
         notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
@@ -127,21 +145,36 @@ def read_tags(root: Path) -> list[str]:
     return tags
 
 
-def _chosen(root: Path, halves: Halves, seed: int) -> dict[str, str]:
-    """Return ``{photo: split}`` from ``split.csv`` or, where there is none, from the seed."""
-    path = root / SPLIT_FILE
+def _split_file(home: Path, kind: str, seed: int, given: PathLike | None) -> Path:
+    """Return the file that says which split a photograph is in; perhaps it is not written yet."""
+    if given or (home / SPLIT_FILE).is_file():
+        return Path(given or home / SPLIT_FILE)
+    return home / f"{kind}_seed{seed}.csv"
+
+
+def _chosen(path: Path, drawn: dict[str, str], seed: int) -> tuple[dict[str, str], str]:
+    """Return ``{photo: split}``, as a file says or as drawn and written, and a line about it."""
     if not path.is_file():
-        return _by_hash(halves, seed)
-    found = {}
+        text = "".join(f"{photo},{part}\n" for photo, part in sorted(drawn.items()))
+        kept = keep_split(path, f"photo,split\n{text}", f"split, seed {seed},")
+        return drawn, f"split: {path if kept else f'drawn with seed {seed}, not kept in a file'}"
+    found: dict[str, str] = {}
     for number, row in read_table(path, ("photo", "split")):
         if row["split"] not in SHARES:
             valid = ", ".join(SHARES)
             raise ValueError(f"{path}:{number}: split {row['split']!r}; valid are {valid}")
-        found[row["photo"]] = row["split"]
-    lacking = sorted(photo for half in halves.values() for photo in half if photo not in found)
+        if found.setdefault(row["photo"], row["split"]) != row["split"]:
+            raise ValueError(f"{path}:{number}: {row['photo']} is in two splits")
+    lacking = sorted(set(drawn) - set(found))
     if lacking:
-        raise ValueError(f"{path}: no line for {lacking[0]} ({len(lacking):,} photographs missing)")
-    return found
+        told = f"{path}: no line for {lacking[0]} ({len(lacking):,} photographs missing)"
+        raise ValueError(f"{told}; add them, or take the file away: then the seed chooses")
+    note = f"split: {path}"
+    if any(found[photo] != part for photo, part in drawn.items()):
+        note += f"; it goes before seed {seed}"
+        if seed:  # it was asked for
+            logger.warning("%s", note)
+    return found, note
 
 
 def _by_hash(halves: Halves, seed: int) -> dict[str, str]:
@@ -172,31 +205,42 @@ def _read_halves(root: str) -> Halves:
 class ClothingDataset(Reader):
     """Photographs of garments: a class of 14, and whether it is for children.
 
-    ``seed`` is that of the split; with ``single_label`` the class is the only attribute.
+    ``seed`` and ``split_file`` are of the split; with ``single_label`` the class is the only
+    attribute.
     """
 
     title = "clothing dataset"
     looks_for = "images.csv (image,sender_id,label,kids) beside images/"
     detection = 170
-    valid, settings = SPLITS, ("seed",)
+    valid, settings = SPLITS, ("seed", "split_file")
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
         return Part(LIST, (LIST,), _is_list), folder_part("images")
 
     def samples(
-        self, found: Found, split: str, seed: int = 0, single_label: bool = False
+        self,
+        found: Found,
+        split: str,
+        seed: int = 0,
+        single_label: bool = False,
+        *,
+        split_file: PathLike | None = None,
     ) -> Samples:
         rows, left_out = read_rows(self.root / LIST)
-        part_of, parts = split_senders(rows, seed), parts_of(split)
-        rows = [row for row in rows if part_of[row["sender_id"]] in parts]
+        part_of = split_senders(rows, seed)
+        drawn = {row["image"]: part_of[row["sender_id"]] for row in rows}
+        self.split_file = _split_file(self.root, "clothing_dataset", seed, split_file)
+        chosen, note = _chosen(self.split_file, drawn, seed)
+        parts = parts_of(split)
+        rows = [row for row in rows if chosen[row["image"]] in parts]
         attributes = [Attribute("class", MULTICLASS, CLASSES)]
         raw = [[1 if row["label"] == name else -1 for name in CLASSES] for row in rows]
         if not single_label:
             attributes.append(Attribute("kids"))
             raw = [[*labels, 1 if row["kids"] == "True" else -1] for labels, row in zip(raw, rows)]
         self.senders = [row["sender_id"] for row in rows]
-        notes = [f"{split}: {len(set(self.senders)):,} senders"]
+        notes = [f"{split}: {len(set(self.senders)):,} senders", note]
         notes += [f"left out: {count:,} {why}" for why, count in sorted(left_out.items())]
         ids = [f"images/{row['image']}.jpg" for row in rows]
         return Samples(Schema(attributes), raw, ids, notes=notes)

@@ -63,8 +63,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
                   "help": "training images of a class, 30 or 60 in the papers (default: 30)"},
     "test_per_class": {"type": int, "default": 25, "metavar": "N",
                        "help": "test images of a class (default: 25)"},
-    "split_file": {"metavar": "FILE", "help": "JSON file of the split; Caltech-256's is written "
-                   "beside the images if there is none"},
+    "split_file": {"metavar": "FILE", "help": "file of the split: JSON, of the clothing sets CSV "
+                   "(photo,split); theirs and Caltech-256's is written if there is none, by "
+                   "default beside the images"},
     "coding": {"choices": ("list", "wider"), "default": "list",
                "help": "list: 1, 0, -1 are positive, negative, unspecified; wider: 1, -1, 0 "
                "(default: list)"},

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from gluon_attn.core.files import write_text
 from gluon_attn.data.matfile import Node
 
 logger = logging.getLogger(__name__)
@@ -152,6 +155,20 @@ def official_split(
 def in_hash_order(names: Iterable[str], seed: int) -> list[str]:
     """Return names in the order of the sha256 of seed and name: a shuffle that nothing changes."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+
+
+def keep_split(path: Path, text: str, title: str) -> bool:
+    """Write the file of a split that was chosen here; a place that refuses it costs a warning."""
+    try:
+        if path.parent.is_dir() and not path.parent.stat().st_mode & 0o222:
+            raise PermissionError(errno.EACCES, "the folder is write-protected")  # to root as well
+        write_text(path, text)
+    except OSError as error:
+        told = "cannot be written (%s): the split is chosen again each time, equal as long as the"
+        logger.warning(f"%s {told} files are; give a split_file elsewhere", path, error.strerror)
+        return False
+    logger.info("%s written to %s", title, path)
+    return True
 
 
 def shared_persons(

@@ -57,10 +57,13 @@ class CountReport:
 
     @classmethod
     def join(cls, reports: Iterable[CountReport]) -> CountReport:
-        """Return one report over the splits of several (with their sum, for train and val)."""
+        """Return one report over the splits of several (with their sum, for train and val).
+
+        What all of them say, about the data set as a whole, is said once.
+        """
         reports = list(reports)
-        counts = [count for report in reports for count in report.counts]
-        by_name = {count.split: count for count in counts}
+        by_name = {count.split: count for report in reports for count in report.counts}
+        counts = list(by_name.values())
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]
             # Unknown if a part is. (Parts of one training set share no person.)
@@ -69,9 +72,10 @@ class CountReport:
             total = SplitCount("trainval", clipped=a.clipped + b.clipped, **sums)
             total.dropped = a.dropped + b.dropped
             counts.insert(1 + max(counts.index(a), counts.index(b)), total)
-        notes = [note for report in reports for note in report.notes]
-        faults = [fault for report in reports for fault in report.faults]
-        return cls(counts, reports[0].expected, reports[0].source, notes, faults)
+        notes = dict.fromkeys(note for report in reports for note in report.notes)
+        faults = dict.fromkeys(fault for report in reports for fault in report.faults)
+        expected, source = reports[0].expected, reports[0].source
+        return cls(counts, expected, source, list(notes), list(faults))
 
     def differences(self) -> list[str]:
         """Return one line per number that is not as expected, and per other fault."""

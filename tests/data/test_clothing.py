@@ -56,6 +56,7 @@ def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
     assert not (parts["train"] | parts["val"]) & parts["test"]
     half = {s: sum(int(name[7:11]) <= 20 for name in ids) for s, ids in parts.items()}
     assert half == {"train": 12, "val": 3, "test": 5}
+    assert open_dataset(parsing, "val", seed=1).sample_ids == sorted(parts["val"])
     (parsing / "split.csv").unlink()
     assert set(open_dataset(parsing, "test").sample_ids) == parts["test"]
     other = set(open_dataset(parsing, "test", seed=1).sample_ids)
@@ -66,6 +67,38 @@ def test_the_split_is_exact_by_halves_and_a_file_goes_before_it(parsing):
     refuses(r"split.csv:2: split 'trian'; valid are train, val, test", parsing, "test")
     (parsing / "split.csv").write_text("photo,split\n0001,train\n")
     refuses("no line for 0002 .39 photographs missing", parsing, "test")
+
+
+@pytest.mark.parametrize("kind, write", [
+    ("clothing_co_parsing", write_parsing), ("clothing_dataset", write_garments),
+])  # fmt: skip
+def test_the_draw_is_kept_in_a_file_that_rules(kind, write, tmp_path, caplog):
+    write(tmp_path)
+    for path in {*tmp_path.glob("*.csv")} - {tmp_path / "images.csv"}:
+        path.unlink()
+    tmp_path.chmod(0o555)
+    try:
+        before = open_dataset(tmp_path, "test")
+    finally:
+        tmp_path.chmod(0o755)
+    assert "seed0.csv cannot be written (the folder is write-protected)" in caplog.text
+    assert "split: drawn with seed 0, not kept in a file" in before.report.text()
+    data = open_dataset(tmp_path, "test")
+    assert data.fingerprint() == before.fingerprint()
+    path = tmp_path / f"{kind}_seed0.csv"
+    assert data.split_file == path and f"split: {path}" in data.report.text()
+    lines = path.read_text().splitlines()
+    assert lines[0] == "photo,split" and len([x for x in lines if x.endswith(",test")]) == len(data)
+    mine = tmp_path / "elsewhere" / "mine.csv"
+    other = open_dataset(tmp_path, "test", seed=1, split_file=mine)
+    assert other.split_file == mine and other.fingerprint() != data.fingerprint()
+    caplog.clear()
+    again = open_dataset(tmp_path, "test", seed=2, split_file=mine)
+    assert again.sample_ids == other.sample_ids
+    told = f"split: {mine}; it goes before seed 2"
+    assert told in caplog.text and told in again.report.text()
+    mine.write_text("photo,split\na,train\na,val\n")
+    refuses("mine.csv:3: a is in two splits", tmp_path, "test", split_file=mine)
 
 
 def test_a_folder_without_a_part_is_told(parsing):
