@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 from formats.tiny import write_lines
@@ -37,6 +39,8 @@ def write_parsing(root, masked=20):
         else:
             values, kind = {"tags": np.array([[0, tag]], np.uint8)}, ccp.IMAGES
         savemat(root / "annotations" / kind / f"{name}.mat", values)
+    expected = dict.fromkeys(ccp.HALVES, {"images": masked})
+    (root / "SYNTHETIC.json").write_text(json.dumps({"expected": expected}))
     write_split(root, 0)
 
 

@@ -46,6 +46,7 @@ from gluon_attn.data.base import DATASETS, Reader, Samples
 from gluon_attn.data.layout import Found, Part, PathLike, file_part, folder_part
 from gluon_attn.data.matfile import load_mat
 from gluon_attn.data.protocol import SHARES, SPLITS, in_hash_order, keep_split, parts_of
+from gluon_attn.data.published_sizes import SplitCount, split_counts
 from gluon_attn.data.scan import files
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class ClothingCoParsing(Reader):
     looks_for = "label_list.mat beside photos/ and annotations/{pixel-level,image-level}/"
     detection = 160
     valid, settings = SPLITS, ("seed", "split_file")
+    published = split_counts("images", **HALVES)
 
     @classmethod
     def parts(cls, split: str) -> tuple[Part, ...]:
@@ -118,12 +120,10 @@ class ClothingCoParsing(Reader):
         self.with_regions = [k for k, photo in enumerate(rows) if photo in halves[PIXELS]]
         notes = [f"{split}: {len(self.with_regions):,} of {len(rows):,} photographs have masks"]
         notes.append(note)
-        found_here = {kind: len(halves[kind]) for kind in HALVES}
-        differ = [kind for kind, count in HALVES.items() if found_here[kind] != count]
-        notes += [f"{k}: {found_here[k]:,} files, published {HALVES[k]:,}" for k in differ]
+        counts = [SplitCount(split, len(rows)), *(SplitCount(k, len(halves[k])) for k in HALVES)]
         raw = [[1 if tags & wanted else -1 for wanted in self.columns] for tags in rows.values()]
         ids = [f"photos/{photo}.jpg" for photo in rows]
-        return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes)
+        return Samples(Schema.binary(ATTRIBUTES), raw, ids, notes=notes, counts=counts)
 
     def regions(self, i: int) -> np.ndarray:
         """Return the masks at the size of their file; ValueError if that is malformed."""

@@ -62,7 +62,8 @@ class CountReport:
         What all of them say, about the data set as a whole, is said once.
         """
         reports = list(reports)
-        by_name = {count.split: count for report in reports for count in report.counts}
+        parts = (slice(1), slice(1, None))  # splits first, then what else is counted
+        by_name = {c.split: c for part in parts for r in reports for c in r.counts[part]}
         counts = list(by_name.values())
         if "trainval" not in by_name and {"train", "val"} <= set(by_name):
             a, b = by_name["train"], by_name["val"]

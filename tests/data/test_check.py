@@ -89,6 +89,15 @@ def test_a_subset_of_the_classes_is_not_as_published(kind, trees, tmp_path, caps
     assert code == 1 and "counts differ" in text.splitlines()[0] and ", published " in text
 
 
+def test_a_part_of_the_photographs_of_clothing_is_told_once(trees, tmp_path, capsys):
+    root = trees.copy("clothing_co_parsing", tmp_path / "tree")
+    (root / "SYNTHETIC.json").unlink()
+    code, text, _ = run(capsys, "clothing_co_parsing", "--check", root)
+    assert code == 1 and text.splitlines()[0].endswith("not as it should be: 2 counts differ")
+    assert text.count("pixel-level: 20 images, published 1,004 (-984)") == 1
+    assert text.count("split.csv") == 1 and len(open_dataset(root, "train")) == 24
+
+
 def test_missing_images_are_one_sentence_or_a_short_list(trees, tmp_path, capsys):
     root = trees.copy("peta", tmp_path / "tree")
     shutil.move(str(root / "images"), str(tmp_path / "away"))
