@@ -108,6 +108,11 @@ def _lists(root: Path, split: str) -> list[Path]:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Return the column names of a names.txt; ValueError if it is empty or one comes twice."""
+    return tuple(_numbered(path))
+
+
+def _numbered(path: Path) -> dict[str, int]:
+    """Return the line number of each name of a names.txt."""
     seen: dict[str, int] = {}
     for number, name in _lines(path):
         if name in seen:
@@ -115,7 +120,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         seen[name] = number
     if not seen:
         raise ValueError(f"{path}: no attribute name; one per line is needed")
-    return tuple(seen)
+    return seen
 
 
 def schema_of(path: Path) -> Schema:
@@ -125,11 +130,17 @@ def schema_of(path: Path) -> Schema:
     not stand together; see also :func:`read_names`.
     """
     attributes: list[Attribute] = []
+    lines = _numbered(path)
+    last: dict[str, str] = {}  # name of the last class of an attribute
     key: Callable[[str], str] = lambda name: name.partition("=")[0] if "=" in name else ""  # noqa: E731
-    for attribute, columns in itertools.groupby(read_names(path), key):
+    for attribute, columns in itertools.groupby(lines, key):
         names = list(columns)
-        if attribute and attribute in (a.name for a in attributes):
-            raise ValueError(f"{path}: the classes of '{attribute}' must stand one below the other")
+        if attribute in last:
+            where = f"{path}:{lines[names[0]]}: '{names[0]}' is apart from '{last[attribute]}' in"
+            told = f"line {lines[last[attribute]]}; the classes of '{attribute}' must stand one"
+            raise ValueError(f"{where} {told} below the other")
+        if attribute:
+            last[attribute] = names[-1]
         if attribute and len(names) > 1:
             classes = tuple(name.partition("=")[2] for name in names)
             attributes.append(Attribute(attribute, MULTICLASS, classes))

@@ -110,8 +110,15 @@ def test_an_attribute_with_several_classes(tmp_path):
     for line, message in (("1,1,0", "2 classes; at most one"), ("1,-1,0", "partly unspecified")):
         (tmp_path / "train.txt").write_text(f"a.png\t{line}\n")
         refuses(f"train.txt:1: 'colour' .*{message}", tmp_path, "train")
-    (tmp_path / "names.txt").write_text("colour=red\ncolour=blue\nhat\ncolour=green\n")
-    refuses("classes of 'colour' must stand one below the other", tmp_path, "train")
+
+
+@pytest.mark.parametrize("before", ["colour=red", "colour=red\n\ncolour=blue"])
+@pytest.mark.parametrize("behind", ["colour=green", "colour=green\ncolour=grey"])
+def test_classes_of_an_attribute_stand_together(tmp_path, before, behind):
+    (tmp_path / "names.txt").write_text(f"{before}\nhat\n{behind}\n")
+    number, last = before.count("\n") + 1, before.rpartition("\n")[2]
+    told = f"names.txt:{number + 2}: 'colour=green' is apart from '{last}' in line {number}; the cl"
+    refuses(told, tmp_path / "names.txt", by=schema_of)
 
 
 def test_a_single_label_list_names_the_class(tmp_path):
