@@ -203,7 +203,11 @@ def _labels(
     words: Sequence[str], names: Sequence[str], codes: Mapping[str, int], where: str
 ) -> list[int]:
     if len(words) != len(names):
-        raise ValueError(f"{where}: {len(words)} labels for the {len(names)} of names.txt")
+        told = f"{where}: {len(words)} labels for the {len(names)} of names.txt"
+        if len(words) == 1 and words[0] in names:
+            told += f"; if every image has one class of these, names.txt needs class={words[0]} "
+            told += "and so on, one a line"
+        raise ValueError(told)
     for name, word in zip(names, words):
         if word not in codes:
             raise ValueError(f"{where}: label {word!r} of '{name}'; valid are 1, 0 and -1")

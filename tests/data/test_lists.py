@@ -50,6 +50,7 @@ def test_codings(folder):
 @pytest.mark.parametrize("line, message", [
     ("img/3 é.png", r"train.txt:3: expected path<TAB>0,0,0"),
     ("img/3 é.png\t1,0", r"train.txt:3: 2 labels for the 3 of names.txt"),
+    ("img/3 é.png\that", r"train.txt:3: 1 labels .*; if every image .* needs class=hat and so on"),
     ("img/3 é.png\t1,0,2", r"train.txt:3: label '2' of 'bag'; valid are 1, 0 and -1"),
     ("img/3 é.png\t1,,0", r"train.txt:3: label '' of 'long sleeve'"),
     ("\t1,0,0", r"train.txt:3: expected path"),
