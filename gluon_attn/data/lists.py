@@ -88,9 +88,6 @@ class ListDataset(Reader):
             raise ValueError(f"{listed}: no label is negative in coding '{coding}'; {remedy}")
         return Samples(schema, raw, list(rows), counts=[SplitCount(split, len(rows), len(rows))])
 
-    def remarks(self, source: str | None) -> list[str]:
-        return []
-
     def path(self, i: int) -> Path:
         return self.root / self.sample_ids[i]
 

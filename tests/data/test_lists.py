@@ -32,7 +32,9 @@ def test_reads_paths_names_and_three_valued_labels(folder):
     np.testing.assert_array_equal(label, [0, 1, 1])
     both = open_dataset(folder, "trainval")
     assert len(both) == 3 and both.split == "trainval"
-    assert train.report.ok and "no published counts" in train.report.text()
+    text = train.report.text()
+    assert train.report.ok and "no published counts" in text
+    assert ["bag", "1", "0", "1", "100.0"] in [line.split() for line in text.splitlines()]
 
 
 def test_codings(folder):
