@@ -34,9 +34,10 @@ HEADINGS = {
     "ap": "AP", "ap_sklearn": "AP (sklearn)", "accuracy": "accuracy", "precision": "precision",
     "recall": "recall", "f1": "F1", "ma": "mA",
 }  # fmt: skip
+MEAN, MEAN_OF_CLASSES = "mean over attributes", "mean over attributes and classes"
 # The rows under the attributes: which overall number stands in which column.
 SUMMARY_ROWS = {
-    "mean over attributes": {
+    MEAN: {
         "ap": "mAP", "ap_sklearn": "mAP_sklearn", "accuracy": "accuracy", "precision": "CP",
         "recall": "CR", "f1": "CF1", "ma": "mA",
     },
@@ -59,13 +60,22 @@ def _multilabel_tables(result: Result) -> list[Table]:
         for key, heading in COUNTS.items()
         if key != "unspecified" or any(row[key] for row in rows)
     }
-    columns = [Column("name", "attribute", str), *columns_of(counts, str), *columns_of(HEADINGS)]
+    heading = "attribute or class" if result.get("classes") else "attribute"
+    columns = [Column("name", heading, str), *columns_of(counts, str), *columns_of(HEADINGS)]
     return [Table(columns, rows, _summary(result))]
 
 
+def _mean_of(result: Result) -> str:
+    return MEAN_OF_CLASSES if result.get("classes") else MEAN
+
+
 def _summary(result: Result) -> list[Row]:
+    names = {MEAN: _mean_of(result)}
     return [
-        {"name": name, **{column: result["overall"][key] for column, key in keys.items()}}
+        {
+            "name": names.get(name, name),
+            **{column: result["overall"][key] for column, key in keys.items()},
+        }
         for name, keys in SUMMARY_ROWS.items()
     ]
 
@@ -78,11 +88,16 @@ def _multilabel_lines(result: Result) -> list[Row]:
 
 def _multilabel_notes(result: Result) -> list[str]:
     overall = (
-        "The mean over attributes gives mAP, mA, CP, CR and CF1 (CF1 from CP and CR), pooling "
+        f"The {_mean_of(result)} gives mAP, mA, CP, CR and CF1 (CF1 from CP and CR), pooling "
         "gives OP, OR and OF1; an attribute with positives that is never predicted has precision 0 "
         "in CP, one without positives is left out of CP and CR."
     )
-    return [*_protocol(result), overall, *_undefined([result], multilabel.MEASURES)]
+    classes = (
+        "A class of an attribute (attribute=class) counts here as a binary attribute of its own; "
+        "the table of accuracy takes the most probable class, and its mean is over attributes."
+    )
+    lines = [classes] if result.get("classes") else []
+    return [*lines, *_protocol(result), overall, *_undefined([result], multilabel.MEASURES)]
 
 
 def _protocol(result: Result) -> list[str]:
@@ -148,7 +163,7 @@ def _accuracy_tables(result: Result) -> list[Table]:
     columns = columns_of(
         {"name": "attribute", "kind": "kind", "known": "known", "none": "none"}, str
     )
-    overall = {"name": "mean", **result["overall"]}
+    overall = {"name": MEAN, **result["overall"]}
     tables = [Table([*columns, *columns_of(ACCURACIES)], rows, [overall])]
     columns = columns_of({"name": "class", "positives": "pos", "predicted": "predicted"}, str)
     columns += columns_of({key: key for key in OF_CLASS})
@@ -195,7 +210,7 @@ def _accuracy_lines(result: Result) -> list[Row]:
         lines += [
             {"row": "class", **c, "name": f"{row['name']}={c['name']}"} for c in row["classes"]
         ]
-    return [*lines, {"row": "overall", "name": "mean over attributes", **result["overall"]}]
+    return [*lines, {"row": "overall", "name": MEAN, **result["overall"]}]
 
 
 def _read_accuracy(content: Result) -> Result:

@@ -208,7 +208,8 @@ class Attributes(LabelTask):
         return dict(ranking_scores(found, dataset), accuracy=accuracy["overall"]["accuracy"])
 
     def measure(self, found: Predictions, dataset: Any, threshold: float = 0.5) -> dict[str, Any]:
-        return evaluate_multilabel(*found, names=dataset.names, threshold=threshold)
+        result = evaluate_multilabel(*found, names=dataset.names, threshold=threshold)
+        return result if dataset.schema.is_binary else dict(result, classes=True)
 
     def report(
         self, found: Predictions, dataset: Any, asked: Asked, recipe: dict[str, Any] | None = None

@@ -284,6 +284,11 @@ def test_a_run_reports_accuracy_and_its_evaluation_repeats_it(tmp_path):
     again = trained.task.report(found, dataset, Asked(str(tmp_path), "test", None, figures=False))
     assert again.values["accuracy"]["overall"] == pytest.approx(expected["overall"], nan_ok=True)
     assert (tmp_path / "test_accuracy.md").exists()
+    means = [line.split("  ")[0] for line in again.text.splitlines() if line.startswith("mean o")]
+    assert means == ["mean over attributes and classes", "mean over instances",
+                     "mean over attributes"]  # fmt: skip
+    assert "\nattribute or class " in f"\n{again.text}"
+    assert "counts here as a binary attribute of its own" in again.text
 
 
 def test_when_accuracy_belongs_into_the_results():
