@@ -54,11 +54,15 @@ class Folders(Reader, ClassificationDataset):
     @classmethod
     def require(cls, root: PathLike, split: str, **options: object) -> Found:
         found = cls.locate(root, split)
-        places = [found.home / place for place in ALIASES.get(split, (split,))]
-        folder = next(filter(Path.is_dir, places), None)
-        if folder is None:
-            raise FileNotFoundError(f"{places[0]} is missing; looked for {cls.looks_for}")
-        return found._replace(paths={f"{split}/": folder})
+        part = found.parts[0]
+        there = [place for place in part.places if (found.home / place).is_dir()]
+        if not there:
+            told = f"{found.path(part)} is missing; looked for {cls.looks_for}"
+            others = [f"{name}/" for name in scan.subfolders(found.home)]
+            names = ", ".join([*others[: scan.SHOWN], *["…"] * (len(others) > scan.SHOWN)])
+            called = " or ".join(f"{place}/" for place in part.places)
+            raise FileNotFoundError(f"{told}; {split} is {called}; there is {names or 'no folder'}")
+        return found._replace(paths={part.name: found.paths.get(part.name, found.home / there[0])})
 
     def samples(self, found: Found, split: str) -> Samples:
         folder = found.paths[f"{split}/"]
@@ -76,6 +80,7 @@ class Folders(Reader, ClassificationDataset):
         deep = [name for name in names if name.count("/") > 1]
         notes = [f"{split}: {len(deep):,} images lie in folders of their class's, such as {name}"
                  for name in deep[:1]]  # fmt: skip
+        notes += _spare(folder, self.parts(split)[0].places)
         faults = empty_classes(folder, classes, targets, split in TRAINING_SPLITS)
         ids = [f"{folder.name}/{name}" for name in names]
         return Samples(class_schema(classes), targets, ids, notes=notes, faults=faults)
@@ -90,6 +95,20 @@ class Folders(Reader, ClassificationDataset):
 
 def _has_classes(folder: Path) -> bool:
     return any(scan.has_images(folder / name) for name in scan.subfolders(folder))
+
+
+def _spare(folder: Path, places: Sequence[str]) -> list[str]:
+    """Return a line, and log it, about other folders that a split may be called."""
+    others = [folder.parent / place for place in places if place != folder.name]
+    why = {True: "", False: ", it has no images"}
+    lines = [
+        f"{other} is not read{why[_has_classes(other)]}; {folder.name}/ is"
+        for other in others
+        if other.is_dir()
+    ]
+    for line in lines:
+        logger.warning("%s", line)
+    return lines
 
 
 def read_classes(root: Path) -> list[str] | None:

@@ -221,6 +221,30 @@ def test_other_names_of_splits_are_taken_and_others_named(folders, name):
     assert open_dataset(folders, "extra").sample_ids == ["extra/a/x.jpeg"]
 
 
+def test_of_two_names_of_a_split_the_filled_folder_is_read_and_the_other_named(folders, caplog):
+    (folders / "validation").mkdir()
+    val = open_dataset(folders, "val")
+    told = f"{folders / 'validation'} is not read, it has no images; val/ is"
+    assert val.sample_ids == ["val/a/x.jpeg"]
+    assert told in val.report.text() and told in caplog.text
+    (folders / "validation").rmdir()
+    (folders / "val").rename(folders / "validation")
+    (folders / "val").mkdir()
+    val = open_dataset(folders, "val")
+    assert val.sample_ids == ["validation/a/x.jpeg"]
+    assert f"{folders / 'val'} is not read, it has no images; validation/ is" in val.report.text()
+    image(folders / "val" / "a" / "y.jpeg", 50, (8, 9))
+    val = open_dataset(folders, "val")
+    assert val.sample_ids == ["val/a/y.jpeg"]
+    assert f"{folders / 'validation'} is not read; val/ is" in val.report.text()
+
+
+def test_a_split_under_another_name_is_missing_beside_what_is_there(folders):
+    (folders / "val").rename(folders / "dev")
+    told = "val is missing; .*val is val/ or valid/ or validation/; there is dev/, train/"
+    refuses(told, folders, "val", error=FileNotFoundError)
+
+
 def test_garments_are_exclusive():
     names = ["hat", "shorts", "skirt", "jeans", "longPants"]
     raw = np.array([
