@@ -80,14 +80,25 @@ def training_flags(
 
 
 def overrides_of(args: argparse.Namespace) -> list[str]:
-    """Return all overrides, flags and ``key=value`` alike, as ``key=value`` strings."""
+    """Return all overrides, flags and ``key=value`` alike, as ``key=value`` strings.
+
+    ValueError: a key has two values.
+    """
     given = vars(args)
-    pairs = [
-        f"{key}={given[flag.replace('-', '_')]}"
-        for flag, key in RECIPE_FLAGS.items()
-        if given.get(flag.replace("-", "_")) is not None
-    ]
-    return pairs + args.overrides
+    values = {flag: given.get(flag.replace("-", "_")) for flag in RECIPE_FLAGS}
+    pairs = {
+        f"--{flag} {value}": f"{RECIPE_FLAGS[flag]}={value}"
+        for flag, value in values.items()
+        if value is not None
+    }
+    pairs.update(zip(args.overrides, args.overrides))
+    first: dict[str, str] = {}
+    for words, pair in pairs.items():
+        key = pair.partition("=")[0]
+        other = first.setdefault(key, words)
+        if pairs[other] != pair:
+            raise ValueError(f"{other} and {words} give two values for {key}; leave one out")
+    return list(pairs.values())
 
 
 def train_from_flags(args: argparse.Namespace) -> int:

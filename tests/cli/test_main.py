@@ -127,6 +127,22 @@ def test_errors_name_the_command(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words, told",
+    [
+        ("epochs=1 --num-epochs 2", "--num-epochs 2 and epochs=1 give two values for epochs"),
+        ("--epochs 1 --num-epochs 2", "--num-epochs 2 and --epochs 1 give two values for epochs"),
+        ("--batch-size 8 batch_size=9", "--batch-size 8 and batch_size=9 give two values for bat"),
+        ("lr=0.1 lr=0.2", "lr=0.1 and lr=0.2 give two values for lr; leave one out"),
+        ("seed=1 --seed 1", "none is no folder"),
+    ],
+)
+def test_two_values_for_one_key_are_refused(monkeypatch, words, told, tmp_path):
+    common = ("--recipe", "vaa_synthetic_resnet18", "--data-dir", "none", "--save-dir", tmp_path)
+    code, _, err = gluon_attn(monkeypatch, "train", *common, *words.split())
+    assert code == 2 and told in err
+
+
+@pytest.mark.parametrize(
     "line, doctor",
     [
         ("python -m gluon_attn doctor", True), ("python -m gluon_attn.runtime", True),
