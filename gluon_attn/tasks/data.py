@@ -57,14 +57,15 @@ def reading_of(recipe: Recipe | dict[str, Any] | None, dataset: str | None = Non
 
 def open_split(
     recipe: Recipe, data_dir: str, split: str, on_bad_image: str = "error", *,
-    unspecified: str | None = None,
+    unspecified: str | None = None, remedy: str = "dataset=KIND",
 ) -> Any:  # fmt: skip
     """Open one split of the recipe's data set, with its label policy and its attributes.
 
     ``unspecified`` says what unspecified labels are, whatever the split; None: the recipe's in
-    training, masked elsewhere. If the folder holds data of another kind, the error names both.
+    training, masked elsewhere. If the folder holds data of another kind, the error names both, and
+    ``remedy``, what the caller's user writes to read that.
     """
-    with naming(data_dir), _own_kind(recipe, data_dir):
+    with naming(data_dir), _own_kind(recipe, data_dir, remedy):
         kind = detect_kind(data_dir) if recipe.dataset == "auto" else recipe.dataset
         ours = {key: recipe.data_options[key] for key in ALTERED if key in recipe.data_options}
         # What was packed is what these settings chose when it was packed.
@@ -87,7 +88,7 @@ def open_split(
 
 
 @contextlib.contextmanager
-def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
+def _own_kind(recipe: Recipe, data_dir: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -97,7 +98,7 @@ def _own_kind(recipe: Recipe, data_dir: str) -> Iterator[None]:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(
             f"{error}. It was read as dataset={recipe.dataset}, as the recipe says; {data_dir} "
-            f"looks like dataset={' or '.join(others)} (evaluate.py --dataset KIND reads another)"
+            f"looks like dataset={' or '.join(others)} ({remedy} reads another)"
         ) from error
 
 
@@ -129,7 +130,10 @@ def open_for(
                 f"no {task.title} data with a split '{split}' in {data_dir}; looked for {wanted}"
             )
         reading = dataclasses.replace(reading, dataset=(*kinds, *task.kinds)[0])
-    dataset = open_split(reading, data_dir, split, on_bad_image, unspecified=unspecified)
+    dataset = open_split(
+        reading, data_dir, split, on_bad_image, unspecified=unspecified,
+        remedy="evaluate.py --dataset KIND",
+    )  # fmt: skip
     return task.fit(dataset, source.classes, data_dir)
 
 

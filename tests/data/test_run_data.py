@@ -116,6 +116,9 @@ def test_a_folder_of_another_kind_is_an_error_that_names_both(tool, runs, both, 
     assert "wider_att_test_imglist.txt is missing" in err
     assert f"read as dataset=wider_srn, as the recipe says; {data} looks like dataset=" in err
     assert "wider" in err.rpartition("dataset=")[2]
+    assert err.endswith("(evaluate.py --dataset KIND reads another)\n")
+    with pytest.raises(FileNotFoundError, match=r"dataset=.*wider.* \(dataset=KIND reads another"):
+        evaluate.open_split(Recipe("", "", dataset="wider_srn"), str(data), "test")
 
 
 def test_an_export_keeps_how_its_data_are_read(tool, runs, both, tmp_path):
