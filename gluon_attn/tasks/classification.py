@@ -28,7 +28,10 @@ class Classification(LabelTask):
 
     def describe(self, dataset: Any) -> str:
         found = dataset.prior * len(dataset)
-        return f"{len(found)} classes of {found.min():.0f} to {found.max():.0f} training images"
+        least, most = f"{found.min():.0f}", f"{found.max():.0f}"
+        size = f"{least} to {most} training images"
+        size = f"{most} training images each" if least == most else size
+        return f"{len(found)} classes of {size}"
 
     def check_score(self, score: str, dataset: Any) -> None:
         classes = len(dataset.schema.columns)

@@ -15,9 +15,10 @@ from gluon_attn.data.images import BadImageError
 from gluon_attn.data.protocol import official_split
 from gluon_attn.data.synthetic.digits import draw_single as draw_scene
 from gluon_attn.data.synthetic.digits import split_samples, write_digits_single
-from gluon_attn.data.views import ChosenAttributes
+from gluon_attn.data.views import ChosenAttributes, altered
 from gluon_attn.data.wider import GARMENTS
 from gluon_attn.data.wider import choose_garments as choose
+from gluon_attn.task import task_of
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -104,6 +105,11 @@ def test_many_images_of_a_thousand_classes_take_little_memory():
     tracemalloc.stop()
     # Built, the three matrices (raw, label, mask) would take 9 bytes an entry.
     assert peak < 0.2 * count * 1000
+
+
+def test_a_run_tells_how_many_images_classes_have():
+    dataset = Memory()
+    assert task_of(dataset).describe(dataset) == "3 classes of 2 to 3 training images"
 
 
 def test_packing_keeps_class_numbers_and_the_fingerprint(tmp_path, monkeypatch):
@@ -198,6 +204,9 @@ def test_folders(folders):
     assert train.read(0).mean() == 50 and train.read(3).mean() == 0
     assert val.targets.tolist() == [0] and val.sample_ids == ["val/a/x.jpeg"]
     assert "train: 3 classes of 3 images each" in train.report.text()
+    assert task_of(train).describe(train) == "3 classes of 3 training images each"
+    few = altered(train, images_per_class=2)
+    assert task_of(few).describe(few) == "3 classes of 2 training images each"
     (folders / "classes.txt").write_text("c\nb\na\n")
     assert open_dataset(folders, "val").targets.tolist() == [2]
     (folders / "classes.txt").write_text("c\nb\n")
