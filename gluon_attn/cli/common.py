@@ -39,6 +39,7 @@ OF_MODEL = (
     "single_label",
 )  # fmt: skip
 SCRIPT = re.compile(r"(python )?\btools/(\w+)\.py")
+ROLE = re.compile(r":[a-z]+:`~?([^`]+)`")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
@@ -85,9 +86,14 @@ def _one_line(error: Exception) -> str:
 def parser(description: str | None, epilog: str = "") -> argparse.ArgumentParser:
     """Return an argument parser that keeps the layout of its texts."""
     return argparse.ArgumentParser(
-        description=as_called(description or ""), epilog=epilog,
+        description=as_called(plain(description or "")), epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """Return a docstring as a help text, without roles and double backticks."""
+    return ROLE.sub(r"\1", text).replace("``", "")
 
 
 def add_data_flags(flags: argparse.ArgumentParser) -> None:

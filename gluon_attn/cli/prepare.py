@@ -20,7 +20,7 @@ def flags(tiny: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for kind, settings in prepare.OFFICIAL.items():
         reader = DATASETS.get(kind)
-        first = reader.__doc__.split("\n\n")[0].replace("``", "")
+        first = cli.plain(reader.__doc__.split("\n\n")[0])
         text = f"{first} Checks their counts and packs them. DIR holds {reader.looks_for}."
         command = commands.add_parser(kind, help=first, description=text.replace("%", "%%"))
         if kind == "wider":
