@@ -37,6 +37,7 @@ def flags(tiny: bool) -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     command.add_argument("--test-batches", type=int, nargs="+", default=(), metavar="N",
         help="training batches that become test images, beside 50 to 59")  # fmt: skip
+    command.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser
 
 

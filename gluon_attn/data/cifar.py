@@ -250,16 +250,25 @@ def _batch(data: bytes, place: Path, form: Form, classes: int) -> tuple[np.ndarr
 PNG_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PNG_SIZE, FIRST_TEST = 1000, 50  # images of a batch; the first batch of the test part
 PNG_LABELS = "cifar10_labels.js"
+WRITTEN = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin", "batches.meta.txt")
 
 
-def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict[str, int]:
+def convert_png(
+    root: PathLike, out: PathLike, test: Sequence[int] = (), *, overwrite: bool = False
+) -> dict[str, int]:
     """Write the binary version of a folder of PNG batches; return ``{'trainval': n, 'test': n}``.
 
     ``test`` numbers training batches that are to be test images too, beside 50 to 59; they are left
-    out of the training part. FileNotFoundError: no batches, no labels, or none of a batch of
-    ``test``; ValueError: a batch of another size, too few labels, under five training batches.
+    out of the training part. The last file of ``WRITTEN`` is written last: what lacks it is begun
+    again. FileNotFoundError: no batches, no labels, or none of a batch of ``test``;
+    FileExistsError: ``out`` is finished, and not to be replaced; ValueError: a batch of another
+    size, too few labels, under five training batches.
     """
     root, out = Path(root), Path(out)
+    *parts, last = (out / name for name in WRITTEN)
+    if last.exists() and not overwrite:
+        raise FileExistsError(f"{last} exists; use --overwrite to replace the files, or choose "
+                              "another folder")  # fmt: skip
     names = (path.name for path in files(root, ".png"))
     found = (re.fullmatch(r"cifar10_batch_(\d+)\.png", name) for name in names)
     batches = sorted(int(match.group(1)) for match in found if match)
@@ -276,10 +285,10 @@ def convert_png(root: PathLike, out: PathLike, test: Sequence[int] = ()) -> dict
             f"{root}: {len(training)} training and {len(tests)} test batches; at least 5 and 1 "
             "are needed, since the binary version has five training files"
         )
-    for number, chosen in enumerate(np.array_split(training, 5), 1):
-        write_bytes(out / f"data_batch_{number}.bin", _records(root, chosen.tolist(), labels))
-    write_bytes(out / "test_batch.bin", _records(root, tests, labels))
-    write_text(out / "batches.meta.txt", "\n".join(PNG_CLASSES) + "\n")
+    last.unlink(missing_ok=True)
+    for path, chosen in zip(parts, [*np.array_split(training, 5), np.array(tests)]):
+        write_bytes(path, _records(root, chosen.tolist(), labels))
+    write_text(last, "\n".join(PNG_CLASSES) + "\n")
     return {"trainval": PNG_SIZE * len(training), "test": PNG_SIZE * len(tests)}
 
 

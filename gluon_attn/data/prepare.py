@@ -16,7 +16,7 @@ from gluon_attn.core.errors import naming
 from gluon_attn.core.shards import Shard
 from gluon_attn.data import DATASETS, LATER
 from gluon_attn.data.base import AttributeDataset
-from gluon_attn.data.cifar import convert_png
+from gluon_attn.data.cifar import WRITTEN, convert_png
 from gluon_attn.data.images import BadImageError, NoOverlapError
 from gluon_attn.data.layout import Located, PathLike
 from gluon_attn.data.packed import load_info
@@ -83,8 +83,9 @@ def run(
     if kind in (*GENERATORS, "tiny"):
         return generate(options, say, write_tiny)
     if kind == "cifar10_png":
-        convert_png(options.root, options.out, options.test_batches)
+        convert_png(options.root, options.out, options.test_batches, overwrite=options.overwrite)
         say(open_splits("cifar10", options.out, GENERATED)[1].text())
+        say(f"written to {options.out}: {', '.join(WRITTEN)}")
         return 0
     root = options.root or (options.check if isinstance(options.check, str) else None)
     if not root:

@@ -15,6 +15,7 @@ from gluon_attn.data.cifar import convert_png as convert
 from gluon_attn.data.clothing import split_senders
 from gluon_attn.data.views import altered
 from gluon_attn.tasks.data import open_split
+from tools import prepare_data
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_damaged_list_is_told_by_line(garments):
         open_dataset(garments, "train", kind="clothing_dataset")
 
 
-def test_png_batches_become_the_official_binary_files(tmp_path):
+def test_png_batches_become_the_official_binary_files(tmp_path, capsys):
     rng = np.random.default_rng(0)
     root, out = tmp_path / "png", tmp_path / "out"
     root.mkdir()
@@ -166,6 +167,15 @@ def test_png_batches_become_the_official_binary_files(tmp_path):
     test = open_dataset(out, "test")
     assert (test.targets == np.r_[labels[5000:6000], labels[50000:51000]]).all()
     np.testing.assert_array_equal(test.read(1003), images[50][3])
+    before = (out / "test_batch.bin").read_bytes()
+    told = "batches.meta.txt exists; use --overwrite to replace the files, or choose another folder"
+    refuses(told, root, out, by=convert, error=FileExistsError)
+    assert (out / "test_batch.bin").read_bytes() == before
+    words = ["cifar10_png", "--root", str(root), "--out", str(out), "--overwrite"]
+    assert prepare_data.main(words) == 0
+    assert f"\nwritten to {out}: data_batch_1.bin, data_batch_2.bin" in capsys.readouterr().out
+    assert len((out / "test_batch.bin").read_bytes()) * 2 == len(before)
+    (out / "batches.meta.txt").unlink()  # as after an interruption: it is begun again
     refuses("batch_7.png is missing", root, out, by=convert, error=FileNotFoundError, test=[7])
     cv2.imwrite(str(root / "cifar10_batch_0.png"), np.zeros((5, 5, 3), np.uint8))
     refuses("5 x 5 pixels; a batch has 1024 x 1000", root, out, by=convert)
