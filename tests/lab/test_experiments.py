@@ -394,8 +394,12 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     text = reproduce(table, ["x"], request(out), str(page))
     head, _, *rows = cells_of(text)
     found = dict(zip(head, rows[0]))
-    assert found["ours: baseline"] == "81.0 ± 1.4" and found["paper: method"] == "9.9"
-    assert found["**our** data and net"] == "ours" and found["**paper's** data and net"] == "theirs"
+    assert found["baseline"] == "81.0 ± 1.4" and found["method"] == "82.5 ± 2.1"
+    assert found["**our** data and net"] == "ours" and head[-1].startswith("**paper's**")
+    assert found[head[-1]] == "theirs: 9.1 to 9.9"
+    assert (
+        Published("d", method="+1").text() == "d: +1" and Published("no", "-", "-").text() == "no"
+    )
     assert found["seeds"] == "2" and summary(table, {}).count("not run") == 6
     reproduce(table, ["y"], request(out), str(page))
     assert [asked.out for asked in calls] == [str(out / "x"), str(out / "y")]

@@ -137,7 +137,7 @@ def _check_page(page: str, names: Sequence[str], request: Request) -> None:
 
 
 def summary(table: Table, found: dict[str, dict]) -> str:
-    """Return the table of all experiments, ours and the papers' numbers in separate columns.
+    """Return the table of all experiments; a paper's numbers stand in a column of their own.
 
     ``found`` is ``{name: {'seeds', 'scores'}}``; those that are missing are shown as not run.
 
@@ -146,13 +146,11 @@ def summary(table: Table, found: dict[str, dict]) -> str:
     """
     rows = []
     for name, experiment in table.items():
-        printed = experiment.published
         own = _ours(name, experiment, found.get(name))
-        what = f"`{name}`", experiment.paper, experiment.data, experiment.score
-        rows.append([*what, *own, printed.data, printed.baseline, printed.method])
-    heads = ["experiment", "method", "**our** data and net", "score", "seeds"]
-    heads += ["ours: baseline", "ours: method", "ours: difference [95 %]"]
-    heads += ["**paper's** data and net", "paper: baseline", "paper: method"]
+        what = f"`{name}`", experiment.data, experiment.score
+        rows.append([*what, *own, experiment.published.text()])
+    heads = ["experiment", "**our** data and net", "score", "seeds"]
+    heads += ["baseline", "method", "difference [95 %]", "**paper's** data, net and numbers"]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
 
 

@@ -46,6 +46,13 @@ class Published(NamedTuple):
     baseline: str = NOT_KNOWN
     method: str = NOT_KNOWN
 
+    def text(self) -> str:
+        """Return all of it as one cell of a table."""
+        if self.method == "-":
+            return self.data
+        known = [number for number in (self.baseline, self.method) if number != NOT_KNOWN]
+        return f"{self.data}: {' to '.join(known) or NOT_KNOWN}"
+
 
 class Request(NamedTuple):
     """What an experiment is asked to do.
