@@ -462,6 +462,8 @@ def _narrow(blocks: list[str]) -> None:
         name = f"{block}_resnet18_w16_digits" if block else "resnet18_w16_digits"
         register(name, plain_resnet, attention=block or None, **digits)
     register("vgg11_w8_digits", plain_vgg, depth=11, width=8, hidden=64, input_size=64, classes=10)
+    for name in ("", "hoga_"):  # of half the width
+        register(f"{name}resnet20_w8_cifar10", small_resnet, width=8, attention=name[:-1] or None)
     searched = f"hoga:{SEARCHED}"
     for name, depth, attention in (
         ("resnet20", 20, None), ("icasc_resnet20", 20, None), ("se_resnet14", 14, "se"),
