@@ -82,23 +82,20 @@ def training_flags(
 def overrides_of(args: argparse.Namespace) -> list[str]:
     """Return all overrides, flags and ``key=value`` alike, as ``key=value`` strings.
 
-    ValueError: a key has two values.
+    Of two pairs the later one counts. ValueError: a flag and another flag or a pair give a key two
+    values.
     """
-    given = vars(args)
-    values = {flag: given.get(flag.replace("-", "_")) for flag in RECIPE_FLAGS}
-    pairs = {
-        f"--{flag} {value}": f"{RECIPE_FLAGS[flag]}={value}"
-        for flag, value in values.items()
-        if value is not None
-    }
-    pairs.update(zip(args.overrides, args.overrides))
-    first: dict[str, str] = {}
-    for words, pair in pairs.items():
+    values = {flag: getattr(args, flag.replace("-", "_"), None) for flag in RECIPE_FLAGS}
+    flags = [(f"--{f} {v}", f"{RECIPE_FLAGS[f]}={v}") for f, v in values.items() if v is not None]
+    given: dict[str, tuple[str, str]] = {}
+    for words, pair in [*flags, *zip(args.overrides, args.overrides)]:
         key = pair.partition("=")[0]
-        other = first.setdefault(key, words)
-        if pairs[other] != pair:
+        other, known = given.get(key, (words, pair))
+        if known != pair:
             raise ValueError(f"{other} and {words} give two values for {key}; leave one out")
-    return list(pairs.values())
+        if words != pair:  # a flag
+            given[key] = words, pair
+    return [*(pair for _, pair in flags), *args.overrides]
 
 
 def train_from_flags(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -116,6 +117,7 @@ def train(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     a DivergedError if a loss or a weight is not finite, and a ValueError for a validation score
     that no net can have.
     """
+    gc.collect()  # nets of earlier runs in this process: only it frees the memory of their graphs
     with logged(recipe, settings) as ctx:
         ready = prepare(recipe, settings, ctx)
         described, group = os.path.join(settings.save_dir, "recipe.json"), ready.method.workers
