@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import logging
@@ -157,6 +158,12 @@ def in_hash_order(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
 
 
+@functools.lru_cache(maxsize=None)
+def _warn_once(path: str, why: str) -> None:
+    told = "cannot be written (%s): the split is chosen again each time, equal as long as the files"
+    logger.warning(f"%s {told} are; give a split_file elsewhere", path, why)
+
+
 def keep_split(path: Path, text: str, title: str) -> bool:
     """Write the file of a split that was chosen here; a place that refuses it costs a warning."""
     try:
@@ -164,8 +171,7 @@ def keep_split(path: Path, text: str, title: str) -> bool:
             raise PermissionError(errno.EACCES, "the folder is write-protected")  # to root as well
         write_text(path, text)
     except OSError as error:
-        told = "cannot be written (%s): the split is chosen again each time, equal as long as the"
-        logger.warning(f"%s {told} files are; give a split_file elsewhere", path, error.strerror)
+        _warn_once(str(path), error.strerror)
         return False
     logger.info("%s written to %s", title, path)
     return True
