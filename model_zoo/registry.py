@@ -467,7 +467,7 @@ def _narrow(blocks: list[str]) -> None:
     searched = f"hoga:{SEARCHED}"
     for name, depth, attention in (
         ("resnet20", 20, None), ("icasc_resnet20", 20, None), ("se_resnet14", 14, "se"),
-        ("dreal_se_resnet14", 14, "se"), ("resnet8", 8, None), ("hoga_resnet8", 8, searched),
+        ("resnet8", 8, None), ("hoga_resnet8", 8, searched),
     ):  # fmt: skip
         register(f"{name}_w8_digits", small_resnet, depth=depth, width=8, attention=attention)
 
