@@ -34,7 +34,7 @@ from gluon_attn.train import trained
 from tools.bench import web as bench
 
 MODULES = Path(os.environ.get("GLUON_ATTN_NODE_MODULES", ROOT / "node_modules"))
-NAME = "vaa_resnet18_w16_synthetic"
+NAME = "vaa_resnet18_w16_clothing"
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -140,6 +140,7 @@ def directory(tmp_path_factory):
     needed("chromium")
     folder = tmp_path_factory.mktemp("browser") / "export"
     net = trained.from_zoo(NAME, None, contexts("cpu"), pretrained=True)
+    net = net._replace(extra={**net.extra, "data": {}})  # as a user's own: the page has samples
     runtime = str(MODULES / "onnxruntime-web" / "dist")
     wanted = forms.Forms(onnx=True, web="fp16", runtime=runtime)
     variants = forms.make_variants(wanted, net)
