@@ -246,7 +246,7 @@ def test_every_block_is_in_the_table_at_every_cifar_depth():
 
 def test_models_with_weights_are_listed():
     found = list_models(pretrained=True)
-    assert {"resnet8_w8_digits", "resnet18_v1"} <= set(found) < set(list_models())
+    assert {"resnet20_w8_cifar10", "resnet18_v1"} <= set(found) < set(list_models())
 
 
 def test_the_zoo_names_models_of_layers_above_without_importing_them(tmp_path):
@@ -361,9 +361,9 @@ def test_pretrained_has_the_classes_of_its_weights_and_no_other_options(mirror):
 
 
 def test_packaged_weights_load_whatever_the_mirror_is(tmp_path, monkeypatch):
-    net = get_model("resnet8_w8_digits", pretrained=True)
+    net = get_model("resnet20_w8_cifar10", pretrained=True)
     monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "gone"))
-    found = get_model("ResNet8_w8_digits", pretrained=True)
+    found = get_model("ResNet20_w8_CIFAR10", pretrained=True)
     image = mx.nd.ones((1, 3, 32, 32))
     np.testing.assert_array_equal(found(image).asnumpy(), net(image).asnumpy())
 

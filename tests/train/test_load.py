@@ -18,7 +18,7 @@ from gluon_attn.train import trained as load
 from model_zoo import WIDER_ATTRIBUTES, get_model, store
 from model_zoo import predictor as pretrained
 
-NAME = "resnet8_w8_digits"
+NAME = "resnet20_w8_digits"
 CPU = [mx.cpu()]
 PIXELS = {"mean": (127,) * 3, "std": (128,) * 3, "resize": 32}
 
@@ -55,7 +55,7 @@ def test_a_published_file_is_fed_as_in_its_run_wherever_it_lies(tmp_path, publis
     path = str(shutil.copy(path, tmp_path / name) if name else path)
     for classes in (None, list(published.classes)):
         found = load.from_zoo(NAME, path, CPU, classes)
-        assert found.preprocess == published.preprocess and found.preprocess["resize"] == 32
+        assert found.preprocess == published.preprocess and found.preprocess["resize"] == 36
         assert found.classes == published.classes and found.activation == "softmax"
         assert found.extra == dict(published.extra, params=path)
 
@@ -63,8 +63,8 @@ def test_a_published_file_is_fed_as_in_its_run_wherever_it_lies(tmp_path, publis
 def test_a_file_or_published_weights_not_both():
     with pytest.raises(ValueError, match="--params /no/such.params and --pretrained: give one"):
         load.from_zoo(NAME, "/no/such.params", CPU, pretrained=True)
-    with pytest.raises(ValueError, match="did you mean 'resnet8_w8_digits'"):
-        load.from_zoo("resnet8_w8_digitz", None, CPU, pretrained=True)
+    with pytest.raises(ValueError, match="did you mean 'resnet20_w8_digits'"):
+        load.from_zoo("resnet20_w8_digitz", None, CPU, pretrained=True)
 
 
 def test_names_are_those_of_the_weights():

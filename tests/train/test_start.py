@@ -102,10 +102,10 @@ def test_where_a_run_started_stays_known(run, data, tmp_path):
 
 
 def test_published_weights_have_a_name():
-    path, entry = store.find("resnet8_w8_digits")
-    net = get_model("resnet8_w8_digits")
+    path, entry = store.find("resnet20_w8_cifar10")
+    net = get_model("resnet20_w8_cifar10")
     net.initialize()
-    note = take_weights(net, "resnet8_w8_digits", entry.classes)
+    note = take_weights(net, "resnet20_w8_cifar10", entry.classes)
     assert note["init_from"]["file"] == str(path)
     same(values(net), {n: array.asnumpy() for n, array in read_arrays(str(path)).items()})
     assert take_weights(None, None, ()) == {}
