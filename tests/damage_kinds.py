@@ -266,7 +266,7 @@ def write_cached(path):
 def cached_name():
     from model_zoo import store
 
-    return store.find("vaa_resnet18_w16_synthetic")[1].file
+    return store.find("vaa_resnet18_w16_clothing")[1].file
 
 
 def read_cached(path):

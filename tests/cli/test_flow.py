@@ -260,13 +260,13 @@ def test_data_with_other_attributes_or_without_the_split(error, flow, folder, da
 
 
 def test_a_zoo_model_needs_weights(error, folder, tmp_path, monkeypatch):
-    given = ("evaluate.py", "--data-dir", folder / "data", "--model", "resnet18_w16_synthetic")
+    given = ("evaluate.py", "--data-dir", folder / "data", "--model", "resnet20_w8_digits")
     assert "give --params FILE or --pretrained" in error(*given)
-    line = error(*given, "--params", folder / "wide.params")  # 5 classes, not 14
-    assert "does not fit ResNet; nothing was loaded" in line
+    line = error(*given, "--params", folder / "wide.params")  # of another net
+    assert "does not fit CifarResNet; nothing was loaded" in line
     for variable in ("HOME", "MXNET_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    assert "the model was made for Male, longHair" in error(*given, "--pretrained")
+    assert "the model was made for class=zero, class=one" in error(*given, "--pretrained")
     others = (*given[:-1], "srm_resnet18_w16_digits", "--pretrained")
     assert "no weights are known for" in error(*others)
 

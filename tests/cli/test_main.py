@@ -91,7 +91,7 @@ def test_recipes_and_models_are_listed(monkeypatch):
     code, out, _ = gluon_attn(monkeypatch, "models")
     assert code == 0 and "vaa_resnet101_wider" in out.split()
     code, few, _ = gluon_attn(monkeypatch, "models", "--pretrained")
-    assert code == 0 and "vaa_resnet18_w16_synthetic" in few.split() and len(few) < len(out)
+    assert code == 0 and "vaa_resnet18_w16_clothing" in few.split() and len(few) < len(out)
     code, out, _ = gluon_attn(monkeypatch, "recipes", "vaa_peta_resnet101")
     assert code == 0 and "Paper      84.59 mA" in out and "\noptimizer = 'adam'\n" in out
 

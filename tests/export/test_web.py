@@ -194,7 +194,7 @@ def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeyp
 
 
 def test_card_says_what_the_net_must_not_be_used_for():
-    extra = {"params": "pretrained", "model": "vaa_resnet18_w16_synthetic",
+    extra = {"params": "pretrained", "model": "awmt_resnet18_w16_synthetic",
              "recipe": {"model": "resnet101_wider"},
              "data": {"made_with": "prepare_data.py synthetic", "name": "people"}}  # fmt: skip
     card = page.about(extra)

@@ -33,7 +33,7 @@ from gluon_attn.workers import current, join  # noqa: E402
 from model_zoo import get_model, outside, store, transfer  # noqa: E402
 from model_zoo.adapters.convert import convert  # noqa: E402
 
-NET = "vaa_resnet18_w16_synthetic"
+NET = "vaa_resnet18_w16_clothing"
 TIMES = ("seconds", "samples_per_second")  # what no two runs have in common
 
 
