@@ -152,12 +152,12 @@ def _split_file(home: Path, kind: str, seed: int, given: PathLike | None) -> Pat
     return home / f"{kind}_seed{seed}.csv"
 
 
-def _chosen(path: Path, drawn: dict[str, str], seed: int) -> tuple[dict[str, str], str]:
-    """Return ``{photo: split}``, as a file says or as drawn and written, and a line about it."""
+def _chosen(path: Path, by_seed: dict[str, str], seed: int) -> tuple[dict[str, str], str]:
+    """Return ``{photo: split}``, as a file says or by the seed and written, and a line about it."""
     if not path.is_file():
-        text = "".join(f"{photo},{part}\n" for photo, part in sorted(drawn.items()))
+        text = "".join(f"{photo},{part}\n" for photo, part in sorted(by_seed.items()))
         kept = keep_split(path, f"photo,split\n{text}", f"split, seed {seed},")
-        return drawn, f"split: {path if kept else f'drawn with seed {seed}, not kept in a file'}"
+        return by_seed, f"split: {path if kept else f'drawn with seed {seed}, not kept in a file'}"
     found: dict[str, str] = {}
     for number, row in read_table(path, ("photo", "split")):
         if row["split"] not in SHARES:
@@ -165,12 +165,12 @@ def _chosen(path: Path, drawn: dict[str, str], seed: int) -> tuple[dict[str, str
             raise ValueError(f"{path}:{number}: split {row['split']!r}; valid are {valid}")
         if found.setdefault(row["photo"], row["split"]) != row["split"]:
             raise ValueError(f"{path}:{number}: {row['photo']} is in two splits")
-    lacking = sorted(set(drawn) - set(found))
+    lacking = sorted(set(by_seed) - set(found))
     if lacking:
         told = f"{path}: no line for {lacking[0]} ({len(lacking):,} photographs missing)"
         raise ValueError(f"{told}; add them, or take the file away: then the seed chooses")
     note = f"split: {path}"
-    if any(found[photo] != part for photo, part in drawn.items()):
+    if any(found[photo] != part for photo, part in by_seed.items()):
         note += f"; it goes before seed {seed}"
         if seed:  # it was asked for
             logger.warning("%s", note)
@@ -229,9 +229,9 @@ class ClothingDataset(Reader):
     ) -> Samples:
         rows, left_out = read_rows(self.root / LIST)
         part_of = split_senders(rows, seed)
-        drawn = {row["image"]: part_of[row["sender_id"]] for row in rows}
+        by_seed = {row["image"]: part_of[row["sender_id"]] for row in rows}
         self.split_file = _split_file(self.root, "clothing_dataset", seed, split_file)
-        chosen, note = _chosen(self.split_file, drawn, seed)
+        chosen, note = _chosen(self.split_file, by_seed, seed)
         parts = parts_of(split)
         rows = [row for row in rows if chosen[row["image"]] in parts]
         attributes = [Attribute("class", MULTICLASS, CLASSES)]

@@ -25,13 +25,12 @@ import cv2
 import numpy as np
 
 from gluon_attn.metrics.checks import Array
-from gluon_attn.metrics.tables import Column, Report, Result, Row, Table, percent
+from gluon_attn.metrics.tables import MEAN, Column, Report, Result, Row, Table, percent
 
 MEASURES = ("pointing", "energy", "iou_auc")
 HEADINGS = {
     "pointing": "pointing game", "energy": "energy inside", "iou_auc": "area under IoU curve"
 }  # fmt: skip
-MEAN = "mean over attributes"
 BASELINES = ("centre Gaussian", "uniform")
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 TOLERANCE = 15 / 500  # of the longer side: 15 pixels of PASCAL VOC's 500

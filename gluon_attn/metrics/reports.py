@@ -13,6 +13,7 @@ from typing import Callable, Iterable, Mapping, Sequence
 from gluon_attn.core.schema import MULTICLASS
 from gluon_attn.metrics import attributes, multilabel
 from gluon_attn.metrics.tables import (
+    MEAN,
     Column,
     Report,
     Result,
@@ -34,7 +35,7 @@ HEADINGS = {
     "ap": "AP", "ap_sklearn": "AP (sklearn)", "accuracy": "accuracy", "precision": "precision",
     "recall": "recall", "f1": "F1", "ma": "mA",
 }  # fmt: skip
-MEAN, MEAN_OF_CLASSES = "mean over attributes", "mean over attributes and classes"
+MEAN_OF_CLASSES = f"{MEAN} and classes"
 # The rows under the attributes: which overall number stands in which column.
 SUMMARY_ROWS = {
     MEAN: {

@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from gluon_attn.core.files import json_text, or_nan, write_text
 
+MEAN = "mean over attributes"  # name of the row
 WIDTH = 100  # of the notes under a console table
 FORMATS = {"console": "simple", "markdown": "pipe"}
 

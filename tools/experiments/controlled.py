@@ -27,8 +27,14 @@ from gluon_attn.cli.maps import GUIDED
 from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.localisation import HEADINGS, MEAN
-from gluon_attn.metrics.tables import decimal, difference_text, paired_differences, spread_text
+from gluon_attn.metrics.localisation import HEADINGS
+from gluon_attn.metrics.tables import (
+    MEAN,
+    decimal,
+    difference_text,
+    paired_differences,
+    spread_text,
+)
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train import trained as load
 from gluon_attn.train.run import train, train_once
