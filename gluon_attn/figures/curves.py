@@ -430,7 +430,9 @@ def iou_curves(
     Both in 0..1; the legend says the mean of each curve, in percent. The last two are baselines,
     drawn in grey.
     """
-    figure = new_figure(5.6, 3.2, layout="constrained")
+    names = [f"{name}: {100 * np.mean(values):.1f}" for name, values in curves.items()]
+    columns = 2 if max(map(len, names)) <= 40 else 1  # below: names of nets can be long
+    figure = new_figure(5.6, 3 + 0.17 * math.ceil(len(names) / columns), layout="constrained")
     axes = figure.subplots()
     quiet(axes)
     lines = []
@@ -442,6 +444,5 @@ def iou_curves(
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set_xlabel("threshold, share of the map's range", fontsize=MEDIUM)
     axes.set_ylabel("IoU with the mask", fontsize=MEDIUM)
-    names = [f"{name}: {100 * np.mean(values):.1f}" for name, values in curves.items()]
-    legend(figure, lines, names, loc="outside right upper")
+    legend(figure, lines, names, loc="outside lower center", ncols=columns)
     return save(figure, path)

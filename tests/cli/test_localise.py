@@ -201,6 +201,16 @@ def test_the_curves_are_the_values(tmp_path, monkeypatch):
     assert named == ["Grad-CAM: 37.5", "centre Gaussian: 15.0", "uniform: 10.0"]
 
 
+def test_long_names_leave_the_curves_their_room(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+    kinds = [f"vaa_resnet18_w16_clothing: attention of another attribute {k}" for k in range(12)]
+    curves.iou_curves([0.25, 0.75], dict.fromkeys(kinds, [0.5, 0.2]), tmp_path / "a.png")
+    drawn[0].draw_without_rendering()
+    place = drawn[0].axes[0].get_position()
+    assert place.width > 0.8 and place.height > 0.4
+
+
 def test_data_without_masks_are_refused(marks, trained, tmp_path):
     class Plain(Marks):
         regions = AttributeDataset.regions

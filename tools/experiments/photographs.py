@@ -20,8 +20,9 @@ _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
     *("splits=train,val,test", "data_options.holdout=0.2"),
     *("mean=125.3,123.0,113.9", "std=63.0,62.1,66.7", "keep=best", "batch_size=64"),
-    *("epochs=30", "schedule=cosine", "warmup_epochs=1"),
+    *("schedule=cosine", "warmup_epochs=1"),
 )
+_SHORT = "epochs=20"  # three nets of DREAL, ten ways of AutoLA
 _RATES = ("0.025", "0.05", "0.1")
 _CIFAR100 = "icasc_cifar100_resnet110"  # what it says of data and schedule is overridden
 
@@ -85,10 +86,10 @@ PHOTOGRAPHS = {
         also=("mA",),
         rates=("5e-4", "1e-3", "2e-3"),
     ),
-    "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _PLAIN_CIFAR, rates=_RATES),
+    "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, "epochs=30", _PLAIN_CIFAR, rates=_RATES),
     **{
         f"dreal-cifar10-{block}": _dreal(
-            _CIFAR100, *_CIFAR, f"model={block}_resnet20_cifar10", rates=_RATES
+            _CIFAR100, *_CIFAR, _SHORT, f"model={block}_resnet20_cifar10", rates=_RATES
         )
         for block in ("se", "cbam", "srm")
     },
@@ -118,7 +119,7 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
 
 
 # AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
-_W8 = (*_CIFAR, "model_options.width=8")
+_W8 = (*_CIFAR, _SHORT, "model_options.width=8")
 WIDER, LONGER = "none, wider", "none, as long"
 _PUBLISHED = {way: "published" for way in ("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM)}
 AUTOLA = Preset(
@@ -127,7 +128,7 @@ AUTOLA = Preset(
     {
         **{way: (f"model_options.attention={s}",) if s else () for way, s in FIXED.items()},
         WIDER: ("model_options.width=9",),
-        LONGER: ("epochs=120",),
+        LONGER: ("epochs=80",),
         **{way: () for way in (SEARCHED, RANDOM)},
     },
     "top1",
