@@ -138,6 +138,8 @@ def test_released_variant_has_three_taps_and_wider_heads():
     module = net.heads.attention[0]
     shapes = [layer.weight.shape for layer in module.mask if hasattr(layer, "weight")]
     assert shapes == [(512, 1024, 1, 1), (512, 512, 3, 3), (14, 512, 1, 1)]
+    shapes = [layer.weight.shape[:2] for layer in module.classifier if hasattr(layer, "weight")]
+    assert shapes[:3] == [(256, 14), (512, 256), (1024, 512)]
     assert module.classifier[6].weight.shape == (1024, 512, 14, 14)
 
 

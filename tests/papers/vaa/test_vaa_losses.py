@@ -109,8 +109,9 @@ def test_bad_arguments_are_refused():
     for weighting in ("other", "unknown"):
         with pytest.raises(ValueError, match="weighting"):
             WeightedFocalLoss([0.1], weighting=weighting)
-    with pytest.raises(ValueError, match="fractions"):
-        WeightedFocalLoss([1.2])
+    for prior in ([1.2], 0.5, [[0.5, 0.5]]):
+        with pytest.raises(ValueError, match="fractions"):
+            positive_weights(prior, "prior")
     for sizes in ((3, 2, 1), (0, 2, 5), (3, 0, 5)):
         with pytest.raises(ValueError, match="length"):
             PredictionHistory(*sizes)
@@ -135,6 +136,13 @@ def test_uniform_history_changes_nothing():
     for _ in range(7):
         history.update(np.arange(4), np.full((4, 3), 0.25, np.float32))
     assert (history.std(np.arange(4)).asnumpy() == 0).all()
+
+
+def test_the_smallest_history_is_of_one_sample_and_two_predictions():
+    history = PredictionHistory(1, 1, 2)
+    for p in (0.2, 0.6):
+        history.update([0], np.array([[p]], np.float32))
+    np.testing.assert_allclose(history.std([0]).asnumpy(), [[np.sqrt(0.04 + 0.04**2)]], rtol=1e-6)
 
 
 def test_history_agrees_with_reference_through_shuffling_and_wrap_around():
