@@ -33,6 +33,7 @@ _SMALL = (
     *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128", "epochs=40"),
 )
 _SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("2e-4", "5e-4", "1e-3")
+_CLOTHING_RATES = ("5e-4", "1e-3", "2e-3")  # of nets that have learnt garments
 
 
 def _icasc(recipe: str, start: int, *shared: str, rates: tuple[str, ...] = _LITE0_RATES) -> Preset:
@@ -69,7 +70,7 @@ PHOTOGRAPHS = {
     "vaa-clothing-resnet18": _vaa(
         "vaa_clothing_resnet18",
         _PLAIN_NARROW,
-        ("5e-4", "1e-3", "2e-3"),
+        _CLOTHING_RATES,
         ablations=ABLATIONS,
         rate_of=dict.fromkeys(ABLATIONS, VAA),
     ),
@@ -84,7 +85,7 @@ PHOTOGRAPHS = {
         "mAP",
         ("attributes", "overlap", "localisation"),
         also=("mA",),
-        rates=("5e-4", "1e-3", "2e-3"),
+        rates=_CLOTHING_RATES,
     ),
     "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, "epochs=30", _PLAIN_CIFAR, rates=_RATES),
     **{
@@ -105,14 +106,24 @@ PHOTOGRAPHS = {
 }
 
 
-def _awmt(recipe: str, noisy: tuple[str, ...], levels: tuple[float, ...]) -> NoiseCurve:
-    preset = Preset(recipe, "", ARMS, "accuracy", rates=_LITE0_RATES, rate_of={SEPARATE: BASIC})
+def _awmt(
+    recipe: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str,
+    rates: tuple[str, ...] = _LITE0_RATES,
+) -> NoiseCurve:  # fmt: skip
+    own = {SEPARATE: BASIC}
+    preset = Preset(recipe, "", ARMS, "accuracy", shared=shared, rates=rates, rate_of=own)
     return NoiseCurve(preset, noisy, levels)
 
 
 CURVES = {  # every second attribute gets wrong labels, or the class does
     "awmt-clothing": _awmt(
-        "awmt_clothing_efficientnet_lite0", ("pants", "dress", "jeans", "shorts"), (0.1, 0.2, 0.4)
+        "vaa_clothing_resnet18",
+        ("pants", "dress", "legwear", "shorts"),
+        (0.1, 0.2, 0.4),
+        *("method=awmt", _PLAIN_NARROW[1], "score=accuracy", "epochs=20"),
+        *("window=16", "val_batch_size=32"),
+        "attributes=bag,pants,skirt,dress,coat,legwear,jeans,shorts",
+        rates=_CLOTHING_RATES,
     ),
     "awmt-garments": _awmt("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
 }

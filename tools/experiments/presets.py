@@ -281,14 +281,14 @@ EXPERIMENTS = {
     },
     **{
         name: Experiment(
-            "AWMT", f"{data}; EfficientNet-Lite0 from ImageNet weights, {side} px",
+            "AWMT", f"{data}; {net}",
             "mean test accuracy %", (BASIC, AWMT),
             Published("CelebA, ResNet-50, mean accuracy %", "90.42", "91.80"),
             functools.partial(_noise_curve, name),
         )
-        for name, data, side in (
-            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", 128),
-            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", 112),
+        for name, data, net in (
+            ("awmt-clothing", "Clothing Co-Parsing, 8 attributes", f"{_WIDTH16}, from garments"),
+            ("awmt-garments", "clothing dataset, 14 classes and the kids' flag", _PLAIN0),
         )
     },
     "autola-cifar10": Experiment(
