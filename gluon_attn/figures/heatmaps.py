@@ -71,9 +71,14 @@ def heatmap_overlay(
 
 
 def overlay(image: Any, attention: Any) -> np.ndarray:
-    """Lay an attention map ``(h, w)``, >= 0, over an image, scaled to its own maximum."""
+    """Lay an attention map ``(h, w)``, >= 0, over an image, scaled to its own maximum.
+
+    A map with a value for every pixel (guided back-propagation) is scaled to a high percentile: its
+    few largest values would leave nothing else to see.
+    """
     attention = np.asarray(attention)
-    return heatmap_overlay(image, attention, limits=(0, attention.max()))
+    fine = attention.shape == np.shape(image)[:2]
+    return heatmap_overlay(image, attention, (0, _high(attention) if fine else attention.max()))
 
 
 def gradient_image(gradient: Any, percentile: float = 99.5) -> np.ndarray:
@@ -83,10 +88,14 @@ def gradient_image(gradient: Any, percentile: float = 99.5) -> np.ndarray:
     leave everything else grey.
     """
     gradient = np.asarray(gradient, np.float64).transpose(1, 2, 0)
-    scale = np.percentile(np.abs(gradient), percentile)
-    scale = scale if scale > 0 else max(np.abs(gradient).max(), 1e-30)
+    scale = max(_high(np.abs(gradient), percentile), 1e-30)
     scaled = np.rint(np.clip(127.5 + 127.5 * gradient / scale, 0, 255))
     return np.asarray(scaled.astype(np.uint8))
+
+
+def _high(values: np.ndarray, percentile: float = 99.5) -> float:
+    """Return that percentile of values >= 0, or the maximum where fewer are above 0."""
+    return float(np.percentile(values, percentile) or values.max())
 
 
 # One net: images and the attention of several attributes

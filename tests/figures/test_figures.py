@@ -216,6 +216,21 @@ class TestOverlay:
         weak, strong = (np.abs(x.astype(int) - self.IMAGE).mean() for x in (weak, found))
         assert weak < strong / 2
 
+    def test_few_strong_pixels_do_not_hide_the_rest_of_a_map_of_pixels(self):
+        image = np.full((40, 40, 3), 128, np.uint8)
+        pixels = np.zeros((40, 40))
+        pixels[10:20, 10:20] = 0.1
+        weak = np.abs(heatmaps.overlay(image, pixels).astype(int) - 128).sum()
+        pixels[0, 0] = 10  # 100 times as strong
+        assert np.abs(heatmaps.overlay(image, pixels).astype(int) - 128).sum() >= weak
+        alone = np.zeros((40, 40))
+        alone[5, 5] = 1  # less than that share of the pixels
+        assert (heatmaps.overlay(image, alone) != image).any()
+        coarse = np.zeros((7, 7))
+        coarse[2, 2], coarse[5, 5] = 1, 0.1  # a coarse map keeps its own scale
+        change = np.abs(heatmaps.overlay(image, coarse).astype(int) - 128).sum(axis=2)
+        assert change[31, 31] < change[14, 14] / 3
+
     def test_strength_zero_is_the_image(self):
         attention = np.random.default_rng(1).random((14, 14))
         found = heatmaps.heatmap_overlay(self.IMAGE, attention, strength=0)
