@@ -38,6 +38,7 @@ KEY = "truth: ✓ positive, ✗ negative, ? unspecified; decision: green right, 
 FRAME = "#E8000B"  # red, as in the supplement of ICASC
 SIDE = 1.25  # inches of one image
 MOST = 6  # attributes that a grid shows by default
+PERCENTILE = 99.5  # of a map with a value for every pixel: the strongest colour
 EM = 0.62  # a character's mean width, as a share of the font size
 
 
@@ -81,7 +82,7 @@ def overlay(image: Any, attention: Any) -> np.ndarray:
     return heatmap_overlay(image, attention, (0, _high(attention) if fine else attention.max()))
 
 
-def gradient_image(gradient: Any, percentile: float = 99.5) -> np.ndarray:
+def gradient_image(gradient: Any, percentile: float = PERCENTILE) -> np.ndarray:
     """Return a gradient ``(3, H, W)`` with respect to pixels as an image; grey is 0.
 
     The given percentile of the absolute values becomes black or white; the few larger ones would
@@ -93,7 +94,7 @@ def gradient_image(gradient: Any, percentile: float = 99.5) -> np.ndarray:
     return np.asarray(scaled.astype(np.uint8))
 
 
-def _high(values: np.ndarray, percentile: float = 99.5) -> float:
+def _high(values: np.ndarray, percentile: float = PERCENTILE) -> float:
     """Return that percentile of values >= 0, or the maximum where fewer are above 0."""
     return float(np.percentile(values, percentile) or values.max())
 

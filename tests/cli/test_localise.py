@@ -187,27 +187,31 @@ def test_the_command_on_a_miniature(tmp_path, capsys):
         assert 0 <= of["measures"]["energy"][metrics.MEAN]["mean"] <= 1
 
 
-def test_the_curves_are_the_values(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures of curves that the test would have saved."""
+    found = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: found.append(figure) or path)
+    return found
+
+
+def test_the_curves_are_the_values(tmp_path, figures):
     values = {"Grad-CAM": [0.5, 0.25], "centre Gaussian": [0.2, 0.1], "uniform": [0.1, 0.1]}
     curves.iou_curves([0.25, 0.75], values, tmp_path / "a.png")
-    lines = drawn[0].axes[0].lines
+    lines = figures[0].axes[0].lines
     for line, expected in zip(lines, values.values()):
         assert line.get_xydata().tolist() == [[0.25, expected[0]], [0.75, expected[1]]]
     assert [line.get_color() == canvas.NEUTRAL for line in lines] == [False, True, True]
     assert lines[1].get_linestyle() != lines[2].get_linestyle()
-    named = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    named = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert named == ["Grad-CAM: 37.5", "centre Gaussian: 15.0", "uniform: 10.0"]
 
 
-def test_long_names_leave_the_curves_their_room(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+def test_long_names_leave_the_curves_their_room(tmp_path, figures):
     kinds = [f"vaa_resnet18_w16_clothing: attention of another attribute {k}" for k in range(12)]
     curves.iou_curves([0.25, 0.75], dict.fromkeys(kinds, [0.5, 0.2]), tmp_path / "a.png")
-    drawn[0].draw_without_rendering()
-    place = drawn[0].axes[0].get_position()
+    figures[0].draw_without_rendering()
+    place = figures[0].axes[0].get_position()
     assert place.width > 0.8 and place.height > 0.4
 
 

@@ -31,7 +31,7 @@ with open(store.BUILTIN, encoding="utf-8") as _file:
     SHIPPED = json.load(_file)["weights"]
 CLASSES = tuple(f"class={name}" for name in NAMES)
 TINY = {"train": 30, "val": 12, "test": 20}
-DRAWN = "python tools/prepare_data.py digits_single --out DATA"
+GENERATED = "python tools/prepare_data.py digits_single --out DATA"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def run(tmp_path_factory, repository):
 
 
 def source(root, **changes):
-    fields = dict(run=str(root / "run"), data_dir=str(root / "data"), made_with=DRAWN,
+    fields = dict(run=str(root / "run"), data_dir=str(root / "data"), made_with=GENERATED,
                   trained_with="python tools/run", summary="A tiny net.")  # fmt: skip
     return publish.Source(**dict(fields, **changes))
 
@@ -322,20 +322,20 @@ def test_cards_of_people_hold_the_text_on_their_use(repository):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Return a function from an entry's command to the folder with the test split it draws."""
+def generated(tmp_path_factory):
+    """Return a function from an entry's command to the folder with the test split it makes."""
     folders = {}
 
-    def draw(command, repository):
+    def generate(command, repository):
         words = shlex.split(command)[1:]
-        for split in {"--train", "--val"} & set(words):  # drawn one by one: not needed here
+        for split in {"--train", "--val"} & set(words):  # not needed here
             words[words.index(split) + 1] = "1"
         kind, key = words[1], tuple(words)
         if key in folders:
             return folders[key]
-        folders[key] = tmp_path_factory.mktemp("drawn") / "data"
+        folders[key] = tmp_path_factory.mktemp("generated") / "data"
         if kind == "tasks":  # people of the same scenes
-            scenes = draw(command.replace(" tasks ", " synthetic "), repository)
+            scenes = generate(command.replace(" tasks ", " synthetic "), repository)
             pack_split(scenes, "test", folders[key])
         else:
             words[words.index("DATA")] = str(folders[key])
@@ -345,7 +345,7 @@ def drawn(tmp_path_factory):
             assert not end.value.code
         return folders[key]
 
-    return draw
+    return generate
 
 
 # Photographs, which a user must have: a folder of GLUON_ATTN_DATA by the recipe's data set.
@@ -362,7 +362,7 @@ SCORED = ("resnet20_w8_digits", "icasc_resnet20_w8_digits")
 @pytest.mark.parametrize("name", [
     n if n in SCORED else pytest.param(n, marks=pytest.mark.nightly) for n in SHIPPED
 ])  # fmt: skip
-def test_a_shipped_model_reaches_its_score_to_the_digit(name, drawn, repository):
+def test_a_shipped_model_reaches_its_score_to_the_digit(name, generated, repository):
     entry = SHIPPED[name]
     made = entry["data"]["made_with"]
     kind = "cifar10_png" if "cifar10_png" in made else entry["recipe"]["dataset"]
@@ -371,7 +371,8 @@ def test_a_shipped_model_reaches_its_score_to_the_digit(name, drawn, repository)
         pytest.skip(f"no {PHOTOGRAPHS / folder}; GLUON_ATTN_DATA names another place")
     data = PHOTOGRAPHS / (folder or "")
     if kind == "cifar10_png" or not folder:
-        data = drawn(made.replace("--root PNG", f"--root {shlex.quote(str(data))}"), repository)
+        command = made.replace("--root PNG", f"--root {shlex.quote(str(data))}")
+        data = generated(command, repository)
     trained = load.from_zoo(name, None, [mx.cpu()], pretrained=True)
     dataset = open_for(trained, str(data), "test")
     assert dataset.fingerprint() == entry["data"]["sha256"]["test"]

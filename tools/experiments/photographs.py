@@ -15,7 +15,8 @@ from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0", "epochs=8")
-_PLAIN_NARROW = ("method=baseline", "model=resnet18_w16_clothing")
+_NARROW = "model=resnet18_w16_clothing"
+_PLAIN_NARROW = ("method=baseline", _NARROW)
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
     *("splits=train,val,test", "data_options.holdout=0.2"),
@@ -79,8 +80,8 @@ PHOTOGRAPHS = {
         "",
         {
             BASELINE: _PLAIN_NARROW,
-            MAIN: ("method=icasc", _PLAIN_NARROW[1], "start_epoch=15"),
-            GRAD_CAM: ("method=icasc", _PLAIN_NARROW[1], "start_epoch=15", "attention=grad_cam"),
+            MAIN: ("method=icasc", _NARROW, "start_epoch=15"),
+            GRAD_CAM: ("method=icasc", _NARROW, "start_epoch=15", "attention=grad_cam"),
         },
         "mAP",
         ("attributes", "overlap", "localisation"),
@@ -120,7 +121,7 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
         "vaa_clothing_resnet18",
         ("pants", "dress", "legwear", "shorts"),
         (0.1, 0.2, 0.4),
-        *("method=awmt", _PLAIN_NARROW[1], "score=accuracy", "epochs=20"),
+        *("method=awmt", _NARROW, "score=accuracy", "epochs=20"),
         *("window=16", "val_batch_size=32"),
         "attributes=bag,pants,skirt,dress,coat,legwear,jeans,shorts",
         rates=_CLOTHING_RATES,
