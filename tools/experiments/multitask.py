@@ -31,7 +31,7 @@ from gluon_attn.train import run as training
 from gluon_attn.train.run import train_once
 from tools.experiments.controlled import Preset, run_at, tuned
 from tools.experiments.data import make_data
-from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms
+from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
 SEPARATE, BASIC, AWMT = "separate models", "basic model", "AWMT"
 ARMS: dict[str, Sequence[str]] = {
@@ -59,7 +59,8 @@ class NoiseCurve(NamedTuple):
     """AWMT on photographs, over the share of wrong labels.
 
     Attributes:
-        preset: Its recipe, learning rates and overrides; its arms are those of ``ARMS``.
+        preset: Its recipe, learning rates and overrides; its arms are those of ``ARMS``, and
+            variants of AWMT.
         noisy: Tasks that get wrong labels in training and validation.
         levels: Shares of their labels, beside 0.
     """
@@ -73,7 +74,7 @@ def run_noise_curve(
     curve: NoiseCurve, make_recipe: Make, seeds: Sequence[int], out: str, *, data_dir: str | None,
     workers: int = 2, say: Say = print,
 ) -> Outcome:  # fmt: skip
-    """Choose the learning rates with true labels; train basic model and AWMT at every level.
+    """Choose the learning rates with true labels; train all but separate models at every level.
 
     Separate models are trained last, with true labels only: there are as many nets as tasks.
 
@@ -88,8 +89,8 @@ def run_noise_curve(
     seconds: dict[str, list[float]] = {}
     parts: dict[float, Results] = {}
     text = ""
-    pair = [BASIC, AWMT]
-    plan = [*((level, pair) for level in (0.0, *curve.levels)), (0.0, [SEPARATE, *pair])]
+    joint = [title for title in arms if title != SEPARATE]
+    plan = [*((level, joint) for level in (0.0, *curve.levels)), (0.0, [SEPARATE, *joint])]
     for level, chosen in plan:
         share = f"{100 * level:g} %"
         noise = dict.fromkeys(curve.noisy, level)
@@ -143,7 +144,7 @@ def run_multitask(
 
     def arm(method: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
-            folder = os.path.join(out, f"{method.replace(' ', '-')}-{seed}")
+            folder = os.path.join(out, f"{slug(method)}-{seed}")
             fixed = [*arms[method], f"seed={seed}"]
             if method != SEPARATE:
                 return train(fixed, folder)
@@ -223,7 +224,7 @@ def describe(
     lines = []
     for other in results:
         for measure in SHOWN if other != AWMT else ():
-            mean, worst = _gains(results, measure, other)
+            mean, worst = _gains(ours, results[other], measure)
             lines.append(
                 f"* AWMT minus {other}, seed by seed [95 %], {measure}: mean over tasks {mean}, "
                 f"worst task {worst}"
@@ -260,28 +261,42 @@ def _by_imbalance(results: Results) -> list[str]:
 
 
 def describe_curve(levels: Mapping[float, Results], noisy: Sequence[str]) -> str:
-    """Return a table of mean and worst accuracy over the share of wrong labels, as Markdown."""
-    names = [row["name"] for row in next(iter(levels.values()))[AWMT][0]["attributes"]]
+    """Return tables of mean and worst accuracy over the share of wrong labels, as Markdown.
+
+    AWMT, and every variant of it, has one.
+    """
+    first = next(iter(levels.values()))
+    names = [row["name"] for row in first[AWMT][0]["attributes"]]
     groups = {"noisy tasks": list(noisy), "others": [n for n in names if n not in noisy]}
+    ours = [title for title in first if title not in (BASIC, SEPARATE)]
+    return "\n\n".join(_curve_of(title, levels, groups) for title in ours)
+
+
+def _curve_of(
+    title: str, levels: Mapping[float, Results], groups: Mapping[str, Sequence[str]]
+) -> str:
+    """Return the table of one method over the share of wrong labels."""
     table = []
     for level, results in sorted(levels.items()):
-        cells = [spread_text([100 * r["overall"]["accuracy"] for r in results[m]])
-                 for m in (BASIC, AWMT)]  # fmt: skip
-        gains = [*_gains(results, "accuracy", BASIC)]
-        gains += [_difference([_means(results[m], "accuracy", own) for m in (AWMT, BASIC)])
-                  for own in groups.values()]  # fmt: skip
-        table.append([f"{100 * level:g} %", *cells, *gains, _gains(results, "balanced", BASIC)[0]])
-    heads = ["wrong labels", f"{BASIC}, mean accuracy %", f"{AWMT}, mean accuracy %"]
-    heads += ["AWMT minus basic, mean [95 %]", "worst task", *groups, "balanced, mean"]
-    title = f"Share of wrong training and validation labels of {', '.join(noisy)}, {AWMT} minus "
-    return f"{title}{BASIC} seed by seed:\n\n" + tabulate(
+        pair = results[title], results[BASIC]
+        cells = [spread_text([100 * r["overall"]["accuracy"] for r in own])
+                 for own in reversed(pair)]  # fmt: skip
+        gains = [*_gains(*pair, "accuracy")]
+        gains += [_difference([_means(own, "accuracy", chosen) for own in pair])
+                  for chosen in groups.values()]  # fmt: skip
+        table.append([f"{100 * level:g} %", *cells, *gains, _gains(*pair, "balanced")[0]])
+    heads = ["wrong labels", f"{BASIC}, mean accuracy %", f"{title}, mean accuracy %"]
+    heads += [f"{title} minus basic, mean [95 %]", "worst task", *groups, "balanced, mean"]
+    noisy = ", ".join(groups["noisy tasks"])
+    about = f"Share of wrong training and validation labels of {noisy}; {title} minus {BASIC} "
+    return f"{about}seed by seed:\n\n" + tabulate(
         table, heads, tablefmt="github", disable_numparse=True
     )
 
 
-def _gains(results: Results, measure: str, other: str) -> tuple[str, str]:
-    """Return AWMT's gain over another method as text: mean over tasks, and worst task."""
-    pair = results[AWMT], results[other]
+def _gains(ours: Sequence[dict], other: Sequence[dict], measure: str) -> tuple[str, str]:
+    """Return the gain over another method as text: mean over tasks, and worst task."""
+    pair = ours, other
     mean = _difference([[r["overall"][measure] for r in own] for own in pair])
     return mean, _difference([[lowest(r, measure) for r in own] for own in pair])
 

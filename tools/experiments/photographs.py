@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tools.experiments.controlled import BASELINE, Preset
-from tools.experiments.multitask import ARMS, BASIC, SEPARATE, NoiseCurve
+from tools.experiments.multitask import ARMS, AWMT, BASIC, SEPARATE, NoiseCurve
 from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
@@ -50,30 +50,36 @@ def _dreal(recipe: str, *shared: str, rates: tuple[str, ...]) -> Preset:
     return Preset(recipe, "", arms, "top1", ("diversity",), shared=shared, rates=rates)
 
 
+_NO_FOCAL = {"VAA without focal loss": ("gamma=0", "weighting=none")}
 ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 14 and 7 x 7
     "VAA without history": ("history_weights=30",),
-    "VAA without focal loss": ("gamma=0", "weighting=none"),
+    **_NO_FOCAL,
     "VAA, maps of 14 x 14 alone": ("model_options.taps=stage2_activation1",),
     "VAA, maps of 7 x 7 alone": ("model_options.taps=stage3_activation1",),
 }
 
 
 def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: Any) -> Preset:
-    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: (), **more.pop("ablations", {})}
+    ablations = more.pop("ablations")
+    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: (), **ablations}
     measures, also = ("attributes", "localisation"), ("mA",)
-    return Preset(recipe, "", arms, "mAP", measures, also=also, rates=rates, **more)
+    own = dict.fromkeys(ablations, VAA)
+    return Preset(recipe, "", arms, "mAP", measures, also=also, rates=rates, rate_of=own, **more)
 
 
 PHOTOGRAPHS = {
     "vaa-clothing": _vaa(
-        "vaa_clothing_efficientnet_lite0", _PLAIN, ("2e-4", "4e-4", "8e-4"), probe=True
+        "vaa_clothing_efficientnet_lite0",
+        _PLAIN,
+        ("2e-4", "4e-4", "8e-4"),
+        ablations=_NO_FOCAL,
+        probe=True,
     ),
     "vaa-clothing-resnet18": _vaa(
         "vaa_clothing_resnet18",
         _PLAIN_NARROW,
         _CLOTHING_RATES,
         ablations=ABLATIONS,
-        rate_of=dict.fromkeys(ABLATIONS, VAA),
     ),
     "icasc-clothing": Preset(
         "vaa_clothing_resnet18",
@@ -109,10 +115,13 @@ PHOTOGRAPHS = {
 
 def _awmt(
     recipe: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str,
-    rates: tuple[str, ...] = _LITE0_RATES,
+    rates: tuple[str, ...] = _LITE0_RATES, windows: tuple[int, ...] = (),
 ) -> NoiseCurve:  # fmt: skip
-    own = {SEPARATE: BASIC}
-    preset = Preset(recipe, "", ARMS, "accuracy", shared=shared, rates=rates, rate_of=own)
+    """Return the comparison of AWMT over wrong labels; further windows take its learning rate."""
+    longer = {f"{AWMT}, window {k}": (f"window={k}",) for k in windows}
+    own = {SEPARATE: BASIC, **dict.fromkeys(longer, AWMT)}
+    arms = {**ARMS, **longer}
+    preset = Preset(recipe, "", arms, "accuracy", shared=shared, rates=rates, rate_of=own)
     return NoiseCurve(preset, noisy, levels)
 
 
@@ -125,6 +134,7 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
         *("window=16", "val_batch_size=32"),
         "attributes=bag,pants,skirt,dress,coat,legwear,jeans,shorts",
         rates=_CLOTHING_RATES,
+        windows=(64,),  # 2,048 validation images each, as many as the paper's 200 steps of 10
     ),
     "awmt-garments": _awmt("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
 }
