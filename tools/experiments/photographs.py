@@ -24,7 +24,7 @@ _CIFAR = (
     *("schedule=cosine", "warmup_epochs=1"),
 )
 _SHORT = "epochs=20"  # three nets of DREAL, ten ways of AutoLA
-_RATES = ("0.025", "0.05", "0.1")
+_RATES = ("0.05", "0.1", "0.2")
 _CIFAR100 = "icasc_cifar100_resnet110"  # what it says of data and schedule is overridden
 
 
