@@ -449,9 +449,9 @@ def _narrow(blocks: list[str]) -> None:
     lite: dict[str, Any] = {"classes": 22, "input_size": 224}
     register("efficientnet_lite0_clothing", plain_efficientnet, **lite)
     register("vaa_efficientnet_lite0_clothing", vaa_efficientnet, scale=0.0625, **lite)
-    lite = {"classes": 8, "input_size": 128, "dropout": 0.5}
+    lite = {"classes": 15, "input_size": 112, "dropout": 0.5}  # the kids' flag, too
     for name in ("basic_", "awmt_"):
-        register(f"{name}efficientnet_lite0_clothing", plain_efficientnet, **lite)
+        register(f"{name}efficientnet_lite0_garments", plain_efficientnet, **lite)
     people = {**people, "input_size": 48, "classes": TASKS}
     for name in ("basic_", "awmt_"):
         register(f"{name}resnet18_w16_synthetic", plain_resnet, **people)
