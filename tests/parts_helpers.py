@@ -68,7 +68,14 @@ def through_the_blocks(net, image, cut):
     backbone = getattr(net, "backbone", net)
     layers = list(backbone.features)
     stages = [k for k, layer in enumerate(layers) if isinstance(layer, TappedStage)]
-    wanted = stages[-2] if cut == "inner" else stages[-1]
+    sides, x = {}, image
+    with autograd.pause(train_mode=False):
+        for k, layer in enumerate(layers[: stages[-1] + 1]):
+            x = layer(x)
+            x = x[0] if isinstance(x, (list, tuple)) else x
+            sides[k] = x.shape[-1]
+    larger = [k for k in stages if sides[k] > sides[stages[-1]]]
+    wanted = larger[-1] if cut == "inner" else stages[-1]
     taps, x = {}, image
     for k, layer in enumerate(layers):
         x = layer(x)

@@ -19,7 +19,13 @@ from gluon_attn.figures.heatmaps import (
     top_class_grid,
 )
 from gluon_attn.metrics.overlap import THRESHOLD, OverlapMeter
-from gluon_attn.papers.icasc.attention import MAPS, attention_separation, resize_like, soft_mask
+from gluon_attn.papers.icasc.attention import (
+    MAPS,
+    attention_consistency,
+    attention_separation,
+    resize_like,
+    soft_mask,
+)
 from gluon_attn.papers.icasc.gradients import true_and_confusing
 from gluon_attn.task import Result, Trained, task_of
 
@@ -134,22 +140,31 @@ def attention_overlap(
             maps = {
                 layer: [attention(features[layer], g[layer]) for g in gradients] for layer in LAYERS
             }
-            for layer, separation in _separations(maps).items():
-                true_map, other, apart = (array.asnumpy() for array in (*maps[layer], separation))
-                meters[kind][layer].update(true_map, other, apart, right, valid=valid)
+            for layer, losses in _losses(maps).items():
+                true_map, other = (array.asnumpy() for array in maps[layer])
+                found = {name: loss.asnumpy() for name, loss in losses.items()}
+                meters[kind][layer].update(true_map, other, found, right, valid=valid)
     return {
         kind: {layer: meter.summary() for layer, meter in found.items()}
         for kind, found in meters.items()
     }
 
 
-def _separations(maps: dict[str, list[Any]]) -> dict[str, Any]:
-    """Return L_AS (Eq. 3) of both layers, ``(B,)``, the mask being that of the last (Eq. 4)."""
+def _losses(maps: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """Return L_AS (Eq. 3) as ``separation`` and L_AC (Eq. 5) as ``consistency``, each ``(B,)``.
+
+    The mask is that of the last layer (Eq. 4); L_AC is of the inner layer alone.
+    """
     mask = soft_mask(maps["last"][0])
     large = resize_like(mask, maps["inner"][0])
     (inner, other), (last, confusing) = maps["inner"], maps["last"]
-    return {"inner": attention_separation(inner, other, large),
-            "last": attention_separation(last, confusing, mask)}  # fmt: skip
+    return {
+        "inner": {
+            "separation": attention_separation(inner, other, large),
+            "consistency": attention_consistency(inner, large),
+        },
+        "last": {"separation": attention_separation(last, confusing, mask)},
+    }
 
 
 def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Result:
@@ -161,12 +176,14 @@ def analyse_overlap(models: Models, dataset: Any, settings: Settings) -> Result:
     first = next(iter(next(iter(values.values())).values()))["last"]
     lines = [
         f"overlap of true and confusing class, {first['images']} images, mean ± standard error",
-        f"  {'net':<24} {'map':<18} {'layer':<6} IoU ≥ {threshold:g} max    L_AS            empty",
+        f"  {'net':<24} {'map':<18} {'layer':<6} IoU ≥ {threshold:g} max    L_AS             "
+        "common           high region      empty",
     ]
     for name, kinds in values.items():
         for kind, layers in kinds.items():
             for layer, v in layers.items():
-                cells = "  ".join(_cell(v[key]) for key in ("iou", "separation"))
+                shown = ("iou", "separation", "shared", "high")
+                cells = "  ".join(_cell(v[key]) for key in shown)
                 lines.append(f"  {name:<24} {kind:<18} {layer:<6} {cells}  {v['empty']}")
     return Result("\n".join(lines), values, [path])
 

@@ -153,7 +153,8 @@ class EfficientNetLite(TappedNet, HybridBlock):
             size = _halved(size)
             for number, (group, count) in enumerate(zip(GROUPS, repeats), 1):
                 filters = _filters(group.filters, variant.width)
-                stage = TappedStage(prefix=f"stage{number}_")
+                halved = number < len(GROUPS) and GROUPS[number].stride == 2  # by the next one
+                stage = TappedStage(halved, prefix=f"stage{number}_")
                 with stage.name_scope():
                     for k in range(count):
                         stride = group.stride if k == 0 else 1

@@ -25,11 +25,14 @@ class TappedStage(nn.HybridSequential):
 
     Inputs: ``x (B, C, H, W)``. Outputs: ``x`` after the last unit or, if ``taps`` is not empty, a
     list ``[x, tap, tap, …]`` in the order of ``taps``.
+
+    ``last_of_size`` says that no stage behind it has maps of its size.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, last_of_size: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.taps: tuple[int, ...] = ()
+        self.last_of_size = last_of_size
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         outputs = []

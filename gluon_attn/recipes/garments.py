@@ -67,18 +67,6 @@ class icasc_garments_efficientnet_lite0:
     options = {"start_epoch": 3}
 
 
-class dreal_garments_se_efficientnet_lite0:
-    """DREAL on garments, SE-EfficientNet-Lite0 from ImageNet weights.
-
-    Hours      0.3
-    """
-
-    base = "icasc_garments_efficientnet_lite0"
-    method = "dreal"
-    model_options = {"attention": "se"}
-    options = {}
-
-
 class awmt_garments_efficientnet_lite0:
     """AWMT on the class of garments and the kids' flag, EfficientNet-Lite0 from ImageNet weights.
 
@@ -92,4 +80,4 @@ class awmt_garments_efficientnet_lite0:
     data_options = {}
     score = "accuracy"
     epochs = 5
-    options = {"window": 16, "val_batch_size": 32}
+    options = {"window": 23, "val_batch_size": 32}  # one pass over the validation split

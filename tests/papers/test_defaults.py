@@ -14,7 +14,7 @@ from gluon_attn.papers.icasc import attention
 from gluon_attn.papers.vaa import history, losses, net
 
 VAA = {
-    "phase0_epochs": 0, "phase1_epochs": 5, "gamma": 2.0, "weighting": "prior",
+    "phase0_epochs": 0, "phase1_epochs": 5, "modules_lr": 1.0, "gamma": 2.0, "weighting": "prior",
     "history_length": 5, "history_start": 2, "history_weights": 5,
 }  # fmt: skip
 AWMT = {"window": 200, "val_batch_size": 10, "adaptive": True}

@@ -48,6 +48,8 @@ TRIAL, TRIAL_SEED = "trial.json", 100
 PERCENT = ("score", "attributes", "localisation")  # groups, with one decimal
 WIDEST = 5  # numbers in a table; more are parted by their endings
 MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
+OVERLAPS = {"L_AS": "separation", "common": "shared", "IoU": "iou", "high region": "high",
+            "L_AC": "consistency"}  # fmt: skip
 
 
 class Preset(NamedTuple):
@@ -65,6 +67,8 @@ class Preset(NamedTuple):
         rate_of: ``{ablation: arm}``: whose rate it takes.
         probe: Whether a probe of the recipe's backbone is shown beside the arms; see
             :mod:`tools.experiments.probe`.
+        start: Overrides of a net that is trained first, once a seed, and from whose weights the
+            backbones of all arms go on; none: they start as the recipe says.
     """
 
     recipe: str
@@ -77,6 +81,7 @@ class Preset(NamedTuple):
     rates: tuple[str, ...] = ()
     rate_of: dict[str, str] = {}
     probe: bool = False
+    start: tuple[str, ...] = ()
 
 
 def run_preset(
@@ -116,12 +121,23 @@ def run_preset(
         beside = "\n" + describe_probe(found, recipe.backbone)
         say(beside.strip())
     run_of = functools.partial(run_at, out, make_recipe, data, workers)
-    arms, trials = tuned(preset, run_of, say)
+
+    def start(seed: int) -> str | None:
+        """Train the net that a seed's runs go on from; return its weights."""
+        if not preset.start:
+            return None
+        first = run_of(f"start-{seed}", *preset.start, f"seed={seed}")
+        _trial(first)
+        return os.path.join(first.folder, "best.params")
+
+    def going_on(seed: int, name: str, *overrides: str) -> Run:
+        return run_of(name, *overrides, f"seed={seed}")._replace(base_params=start(seed))
+
+    arms, trials = tuned(preset, functools.partial(going_on, TRIAL_SEED), say)
 
     def arm(title: str) -> Callable[[int], dict]:
         def run(seed: int) -> dict:
-            own = run_of(f"{slug(title)}-{seed}", *arms[title], f"seed={seed}")
-            return _measured(preset, own)
+            return _measured(preset, going_on(seed, f"{slug(title)}-{seed}", *arms[title]))
 
         return run
 
@@ -147,12 +163,20 @@ def run_at(out: str, make_recipe: Make, data: str, workers: int, name: str, *ove
     return Run(os.path.join(out, name), make_recipe(overrides), data, workers)
 
 
+def trial_of(out: str, make_recipe: Make, data: str, workers: int) -> Callable[..., Run]:
+    """Return the function of :func:`tuned` that gives the run of a folder's name and overrides."""
+    return lambda name, *overrides: run_at(
+        out, make_recipe, data, workers, name, *overrides, f"seed={TRIAL_SEED}"
+    )
+
+
 def tuned(
     preset: Preset, run_of: Callable[..., Run], say: Say
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
     """Return all overrides of the arms, and ``{arm: {learning rate: validation score}}``.
 
-    The lowest of the rates that score best is taken.
+    ``run_of`` gives the run of ``TRIAL_SEED`` of a folder's name and overrides. The lowest of the
+    rates that score best is taken.
     """
     arms = {title: [*preset.shared, *changes] for title, changes in preset.arms.items()}
     trials: dict[str, dict[str, float]] = {}
@@ -162,7 +186,7 @@ def tuned(
         trials[title] = {}
         for rate in preset.rates:
             name = os.path.join("tune", f"{slug(title)}-{rate}")
-            run = run_of(name, *arms[title], f"lr={rate}", f"seed={TRIAL_SEED}")
+            run = run_of(name, *arms[title], f"lr={rate}")
             trials[title][rate] = _trial(run)
             say(f"{title}, lr={rate}: validation {preset.score} {trials[title][rate]:.4f}")
     for title, found in arms.items():
@@ -185,7 +209,7 @@ def _trial(run: Run) -> float:
             score = train(recipe, settings._replace(test=False))["best"][recipe.score]
         write_json(path, {"score": score})
 
-    train_once(run.recipe, run.data, run.folder, run.workers, result=TRIAL, run=without_test)
+    run.train(result=TRIAL, run=without_test)
     return or_nan(read_json(path)["score"])
 
 
@@ -194,12 +218,19 @@ def _known(score: float) -> float:
 
 
 class Run(NamedTuple):
-    """A run: its folder, recipe, data, and data-loading threads."""
+    """A run: its folder, recipe, data, data-loading threads, and weights of its backbone."""
 
     folder: str
     recipe: Any
     data: str
     workers: int
+    base_params: str | None = None
+
+    def train(self, **how: Any) -> float:
+        """Train it unless it is finished; see :func:`gluon_attn.train.run.train_once`."""
+        return train_once(
+            self.recipe, self.data, self.folder, self.workers, base_params=self.base_params, **how
+        )
 
     def open(self) -> tuple[Any, Any, Settings]:
         """Return the trained net, the test split and settings for an analysis."""
@@ -214,7 +245,7 @@ class Run(NamedTuple):
 def _measured(preset: Preset, run: Run) -> dict:
     """Train and measure one arm with one seed, or read what was measured before."""
     path = os.path.join(run.folder, "controlled.json")
-    seconds = train_once(run.recipe, run.data, run.folder, run.workers)
+    seconds = run.train()
     if os.path.exists(path):
         found = read_json(path)
     else:
@@ -248,7 +279,8 @@ def overlap(run: Run) -> dict:
         f"{title} {name}, {layer}": found[kind][layer][key]["mean"]
         for kind, title in MAP_TITLES.items()
         for layer in ("last", "inner")
-        for name, key in (("L_AS", "separation"), ("IoU", "iou"))
+        for name, key in OVERLAPS.items()
+        if key in found[kind][layer]
     }
 
 

@@ -7,7 +7,6 @@ more and more of them.
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
@@ -29,7 +28,7 @@ from gluon_attn.metrics.tables import (
 from gluon_attn.tasks.data import open_split
 from gluon_attn.train import run as training
 from gluon_attn.train.run import train_once
-from tools.experiments.controlled import Preset, run_at, tuned
+from tools.experiments.controlled import Preset, trial_of, tuned
 from tools.experiments.data import make_data
 from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
@@ -83,8 +82,7 @@ def run_noise_curve(
     """
     if not data_dir:
         raise ValueError(NO_DATA)
-    arms, _ = tuned(curve.preset, functools.partial(run_at, out, make_recipe, data_dir, workers),
-                    say)  # fmt: skip
+    arms, _ = tuned(curve.preset, trial_of(out, make_recipe, data_dir, workers), say)
     results: Results = {}
     seconds: dict[str, list[float]] = {}
     parts: dict[float, Results] = {}

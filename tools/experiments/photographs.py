@@ -14,17 +14,19 @@ from tools.experiments.multitask import ARMS, AWMT, BASIC, SEPARATE, NoiseCurve
 from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
+RANDOM_CRITIC = "critic that learns nothing"
 _PLAIN = ("method=baseline", "model=efficientnet_lite0", "epochs=8")
 _NARROW = "model=resnet18_w16_clothing"
 _PLAIN_NARROW = ("method=baseline", _NARROW)
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
     *("splits=train,val,test", "data_options.holdout=0.2"),
-    *("mean=125.3,123.0,113.9", "std=63.0,62.1,66.7", "keep=best", "batch_size=64"),
+    *("mean=125.3,123.0,113.9", "std=63.0,62.1,66.7", "keep=last", "batch_size=64"),
     *("schedule=cosine", "warmup_epochs=1"),
 )
-_SHORT = "epochs=20"  # three nets of DREAL, ten ways of AutoLA
+_EPOCHS, _SHORT = "epochs=30", "epochs=20"  # ICASC and DREAL, AutoLA's eleven ways
 _RATES = ("0.05", "0.1", "0.2")
+LIGHT = tuple(f"weight_{term}=0.1" for term in ("as_inner", "as_last", "ac"))
 _CIFAR100 = "icasc_cifar100_resnet110"  # what it says of data and schedule is overridden
 
 
@@ -33,7 +35,7 @@ _SMALL = (
     *("dataset=clothing_dataset", "data_options.single_label=true", "score=top1", "keep=best"),
     *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128", "epochs=40"),
 )
-_SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("2e-4", "5e-4", "1e-3")
+_SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("5e-4", "1e-3", "2e-3")
 _CLOTHING_RATES = ("5e-4", "1e-3", "2e-3")  # of nets that have learnt garments
 
 
@@ -44,12 +46,23 @@ def _icasc(recipe: str, start: int, *shared: str, rates: tuple[str, ...] = _LITE
     return Preset(recipe, "", arms, "top1", ("overlap", "margin"), shared=shared, rates=rates)
 
 
-def _dreal(recipe: str, *shared: str, rates: tuple[str, ...]) -> Preset:
-    """Return the comparison of DREAL in all stages with the same net without it."""
+def _dreal(recipe: str, *shared: str, rates: tuple[str, ...], random: bool = False) -> Preset:
+    """Return the comparison of DREAL in all stages with the same net without it.
+
+    With ``random``, a third arm has a critic that stays as initialised.
+    """
     arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",)}
-    return Preset(recipe, "", arms, "top1", ("diversity",), shared=shared, rates=rates)
+    own = {RANDOM_CRITIC: "all stages"} if random else {}
+    arms.update({arm: ("method=dreal", "critic_lr=0.0") for arm in own})
+    measures = ("critic", "diversity") if random else ("diversity",)
+    return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=own)
 
 
+# From a net that has learnt the attributes: a cosine a phase, a higher rate for the new modules.
+_PHASES = (
+    *("epochs=11", "phase0_epochs=0", "phase1_epochs=6", "modules_lr=20.0"),
+    *("schedule=cyclic_cosine", "lr_epochs=6"),
+)
 _NO_FOCAL = {"VAA without focal loss": ("gamma=0", "weighting=none")}
 ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 14 and 7 x 7
     "VAA without history": ("history_weights=30",),
@@ -60,8 +73,8 @@ ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 1
 
 
 def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: Any) -> Preset:
-    ablations = more.pop("ablations")
-    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: (), **ablations}
+    ablations = more.pop("ablations", {})
+    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: more.pop("own", ()), **ablations}
     measures, also = ("attributes", "localisation"), ("mA",)
     own = dict.fromkeys(ablations, VAA)
     return Preset(recipe, "", arms, "mAP", measures, also=also, rates=rates, rate_of=own, **more)
@@ -72,8 +85,16 @@ PHOTOGRAPHS = {
         "vaa_clothing_efficientnet_lite0",
         _PLAIN,
         ("2e-4", "4e-4", "8e-4"),
-        ablations=_NO_FOCAL,
         probe=True,
+    ),
+    "vaa-clothing-trained": _vaa(
+        "vaa_clothing_efficientnet_lite0",
+        (*_PLAIN, "epochs=5"),
+        ("2e-4", "4e-4", "8e-4"),
+        own=_PHASES,
+        ablations={arm: (*_PHASES, *changes) for arm, changes in _NO_FOCAL.items()},
+        shared=("keep=last", "warmup_epochs=0"),
+        start=(*_PLAIN, "lr=8e-4"),
     ),
     "vaa-clothing-resnet18": _vaa(
         "vaa_clothing_resnet18",
@@ -88,28 +109,32 @@ PHOTOGRAPHS = {
             BASELINE: _PLAIN_NARROW,
             MAIN: ("method=icasc", _NARROW, "start_epoch=15"),
             GRAD_CAM: ("method=icasc", _NARROW, "start_epoch=15", "attention=grad_cam"),
+            f"{MAIN}, weights 0.1": ("method=icasc", _NARROW, "start_epoch=15", *LIGHT),
         },
         "mAP",
         ("attributes", "overlap", "localisation"),
         also=("mA",),
+        shared=("keep=last",),
         rates=_CLOTHING_RATES,
     ),
-    "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, "epochs=30", _PLAIN_CIFAR, rates=_RATES),
+    "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _EPOCHS, _PLAIN_CIFAR, rates=_RATES),
     **{
         f"dreal-cifar10-{block}": _dreal(
-            _CIFAR100, *_CIFAR, _SHORT, f"model={block}_resnet20_cifar10", rates=_RATES
+            *(_CIFAR100, *_CIFAR, _EPOCHS, f"model={block}_resnet20_cifar10"),
+            rates=_RATES,
+            random=block == "se",
         )
         for block in ("se", "cbam", "srm")
     },
     "icasc-garments": _icasc("icasc_synthetic_resnet18", 20, *_SMALL, rates=_SMALL_RATES),
-    "icasc-garments-lite0": _icasc("icasc_garments_efficientnet_lite0", 3),
+    "icasc-garments-lite0": _icasc("icasc_garments_efficientnet_lite0", 3, "keep=last"),
     "icasc-garments-few": _icasc(
-        "icasc_garments_efficientnet_lite0", 10, "data_options.images_per_class=30", "epochs=20"
+        *("icasc_garments_efficientnet_lite0", 10, "keep=last"),
+        *("data_options.images_per_class=30", "epochs=20"),
     ),
     "dreal-garments": _dreal(
         "icasc_synthetic_resnet18", *_SMALL, "model_options.attention=se", rates=_SMALL_RATES
     ),
-    "dreal-garments-lite0": _dreal("dreal_garments_se_efficientnet_lite0", rates=_LITE0_RATES),
 }
 
 
@@ -134,15 +159,18 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
         *("window=16", "val_batch_size=32"),
         "attributes=bag,pants,skirt,dress,coat,legwear,jeans,shorts",
         rates=_CLOTHING_RATES,
-        windows=(64,),  # 2,048 validation images each, as many as the paper's 200 steps of 10
+        windows=(63,),  # seven passes over the validation split
     ),
-    "awmt-garments": _awmt("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
+    "awmt-garments": _awmt(  # the window is one pass over the validation split
+        *("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
+        *("window=23", "keep=last"),
+    ),
 }
 
 
 # AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
 _W8 = (*_CIFAR, _SHORT, "model_options.width=8")
-WIDER, LONGER = "none, wider", "none, as long"
+WIDER, COSTLIER, LONGER = "none, wider", "none, as many multiply-adds", "none, as long"
 _PUBLISHED = {way: "published" for way in ("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM)}
 AUTOLA = Preset(
     "hoga_cifar10_resnet20",
@@ -150,14 +178,19 @@ AUTOLA = Preset(
     {
         **{way: (f"model_options.attention={s}",) if s else () for way, s in FIXED.items()},
         WIDER: ("model_options.width=9",),
+        COSTLIER: ("epochs=26",),
         LONGER: ("epochs=80",),
         **{way: () for way in (SEARCHED, RANDOM)},
     },
     "top1",
     shared=(*_W8, _PLAIN_CIFAR),
     rates=_RATES,
-    rate_of={**_PUBLISHED, WIDER: NONE, LONGER: NONE},
+    rate_of={**_PUBLISHED, **dict.fromkeys((WIDER, COSTLIER, LONGER), NONE)},
 )
-AUTOLA_SEARCH = (*_W8, "model_options.depth=8")  # of the recipe hoga_search_cifar10
+AUTOLA_SEARCH = (
+    *_W8,
+    "model_options.depth=8",
+    "alpha_lr=0.02",
+)  # of the recipe hoga_search_cifar10
 
 NAMES = (*PHOTOGRAPHS, *CURVES, "autola-cifar10")

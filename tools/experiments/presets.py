@@ -12,10 +12,10 @@ from typing import Any, Callable, Sequence
 from gluon_attn.figures.bars import arms_by_seed
 from gluon_attn.figures.curves import bands_by_epoch
 from gluon_attn.train.build import load_recipe
-from tools.experiments.controlled import BASELINE, Preset, run_at, run_preset, tuned
+from tools.experiments.controlled import BASELINE, Preset, run_preset, trial_of, tuned
 from tools.experiments.data import make_data
 from tools.experiments.multitask import AWMT, BASIC, SEPARATE, run_multitask, run_noise_curve
-from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, PHOTOGRAPHS
+from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, LIGHT, PHOTOGRAPHS
 from tools.experiments.runner import (
     NO_DATA,
     Experiment,
@@ -40,7 +40,6 @@ _KINDS = {
     MAIN: ("attention=channel_weighted", "gradient=constant"),
     "A_ch, exact": ("attention=channel_weighted", "gradient=exact"),
 }
-_LIGHT = tuple(f"weight_{term}=0.1" for term in ("as_inner", "as_last", "ac"))
 
 
 def icasc_arms(
@@ -58,7 +57,7 @@ def icasc_arms(
     arms.update({f"{k}, from the first epoch": (*_KINDS[k], "start_epoch=0") for k in also})
     if later is not None:
         arms[f"{MAIN}, from epoch {later + 1}"] = (*_KINDS[MAIN], f"start_epoch={later}")
-        arms[f"{MAIN}, weights 0.1"] = (*arms[MAIN], *_LIGHT)
+        arms[f"{MAIN}, weights 0.1"] = (*arms[MAIN], *LIGHT)
     return arms
 
 
@@ -215,7 +214,7 @@ def _autola_photographs(request: Request) -> Outcome:
         raise ValueError(NO_DATA)
     preset = AUTOLA._replace(rates=(), rate_of={}) if request.quick else AUTOLA
     make = _maker(preset.recipe, request)
-    run_of = functools.partial(run_at, request.out, make, request.data_dir, request.workers)
+    run_of = trial_of(request.out, make, request.data_dir, request.workers)
     settings, _ = tuned(preset, run_of, request.say)
     done = compare(
         _maker("hoga_search_cifar10", request, AUTOLA_SEARCH),
@@ -251,7 +250,6 @@ _SINGLE_LABEL = {
     "icasc-garments-lite0": _GARMENTS.format("", _PLAIN0),
     "icasc-garments-few": _GARMENTS.format(", 30 images each", _PLAIN0),
     "dreal-garments": _GARMENTS.format("", f"SE-{_WIDTH16}"),
-    "dreal-garments-lite0": _GARMENTS.format("", f"SE-{_PLAIN0}"),
 }
 _WIDER = Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4")
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
@@ -265,6 +263,7 @@ EXPERIMENTS = {
         )
         for name, net, published in (
             ("vaa-clothing", _LITE0, _WIDER),
+            ("vaa-clothing-trained", f"{_LITE0}, that has learnt them", _WIDER),
             ("vaa-clothing-resnet18", f"{_WIDTH16}, from garments", _WIDER),
             ("icasc-clothing", f"{_WIDTH16}, from garments", NO_ATTRIBUTES),
         )

@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from gluon_attn.core.files import or_nan
-from gluon_attn.core.text import read_json
+from gluon_attn.core.text import read_json, read_json_lines
 from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
@@ -19,17 +19,17 @@ from gluon_attn.metrics.tables import (
 )
 from gluon_attn.nets.count import count
 from gluon_attn.papers.autola import random_genotype
-from gluon_attn.papers.autola.genotype import load_genotype
+from gluon_attn.papers.autola.genotype import OPERATIONS, load_genotype
 from gluon_attn.train.build import build_net
 from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
 from tools.experiments.runner import Make, Rows, Say, run_arms, slug
 
-SEARCHED, RANDOM, NONE = "searched", "random", "none"
+SEARCHED, RANDOM, NONE, PUBLISHED = "searched", "random", "none", "published"
 FIXED = {
     "HOG-SE": "hog_se",
     "HOG-CBAM": "hog_cbam",
-    "published": "hoga",
+    PUBLISHED: "hoga",
     "SE": "se",
     "CBAM": "cbam",
     NONE: None,
@@ -102,6 +102,8 @@ def compare(
             overall = read_json(os.path.join(folder, "test.json"))["overall"]
             score = or_nan(overall.get(recipe.score, overall.get("top1")))
             row = {"seed": seed, "genotype": slot, "score": score, "seconds": seconds}
+            if way == SEARCHED:
+                row["entropy"] = _entropy(os.path.join(out, f"search-{seed}"))
             return dict(row, seconds_of_search=spent, parameters=_parameters(recipe, folder))
 
         return run
@@ -129,8 +131,17 @@ def _parameters(recipe: Any, folder: str) -> int:
     return count(build_net(recipe, len(classes)), (recipe.input_size,) * 2).parameters
 
 
+def _entropy(folder: str) -> float:
+    """Return the mean entropy of the edges when a search ended, in nats."""
+    last = read_json_lines(os.path.join(folder, "log.jsonl"))[-1]
+    return float(np.mean([or_nan(value) for value in last["edge_entropy"].values()]))
+
+
 def describe(rows: Rows, score: str) -> str:
-    """Return table, differences to random genotypes and to none, and the genotypes, as Markdown."""
+    """Return table, differences to random genotypes and to none, and the genotypes, as Markdown.
+
+    The published genotype is also compared with every control that is none of ``FIXED``.
+    """
     scores = {way: [100 * row["score"] for row in found] for way, found in rows.items()}
     chance, table = scores[RANDOM], []
     others = [way for way in (RANDOM, NONE) if way in rows]
@@ -154,11 +165,20 @@ def describe(rows: Rows, score: str) -> str:
         for row in rows[way]
     ]
     style = {"tablefmt": "github", "disable_numparse": True}
+    controls = [way for way in rows if way not in FIXED and way not in (SEARCHED, RANDOM)]
+    ours = scores.get(PUBLISHED)
+    beside = [
+        f"{PUBLISHED} minus {way}: {difference_text(paired_differences(ours, scores[way]))}"
+        for way in (controls if ours else ())
+    ]
+    entropy = np.mean([row["entropy"] for row in rows[SEARCHED]])
     lines = [
         f"Mean ± standard deviation over {len(chance)} seed(s).",
         tabulate(table, heads, **style),
         f"{wins} of {len(rows[SEARCHED])} searched genotypes are above the mean of the random ones "
-        f"({decimal(mean, 1)} %).",
+        f"({decimal(mean, 1)} %). Entropy of the shares of an edge when the searches ended, mean: "
+        f"{entropy:.2f} nats; ln {len(OPERATIONS)} = {np.log(len(OPERATIONS)):.2f} before.",
+        *([f"Seed by seed [95 %], {'; '.join(beside)}."] if beside else []),
         tabulate(listed, ["", "seed", f"{score}, %", "genotype"], **style),
     ]
     return "\n\n".join(lines) + "\n"

@@ -2,11 +2,12 @@
 
     image -> trunk -> inner feature map -> stage -> last feature map -> head -> logits
 
-The *last* feature map is the output of the last stage, the *inner* one that of the stage before
-(Sharpen Focus: Learning With Attention Separability and Consistency, Wang et al., ICCV 2019, takes
-"the last convolutional layer" and that of "the penultimate block"). Any net whose stages are
-:class:`gluon_attn.nets.taps.TappedStage` can be cut, whatever its head does: the head of VAA reads
-the inner map as well, and that of VAA's released form an activation inside the trunk.
+The *last* feature map is the output of the last stage, the *inner* one that of the last stage with
+larger maps (Sharpen Focus: Learning With Attention Separability and Consistency, Wang et al., ICCV
+2019, takes "the last convolutional layer" and that of "the penultimate block", which in a ResNet is
+the stage before). Any net whose stages are :class:`gluon_attn.nets.taps.TappedStage` can be cut,
+whatever its head does: the head of VAA reads the inner map as well, and that of VAA's released form
+an activation inside the trunk.
 
 A plain net is not made for several passes: every backward pass moves the running statistics of its
 batch-norms once more, and every forward pass drops other features. Here
@@ -60,15 +61,15 @@ def cut_net(net: HybridBlock) -> Cut:
     """
     stages: list[TappedStage] = []
     net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
-    graph, outputs, calls = record(net, stages)
+    graph, outputs, calls = record(net, [stage for stage in stages if stage.last_of_size])
     if len(calls) < 2:
         raise ValueError(
-            f"{type(net).__name__} has {len(calls)} stage(s) of type TappedStage; its last two "
-            "feature layers cannot be found. Build it from two or more such stages"
+            f"{type(net).__name__} has {len(calls)} stage(s) of type TappedStage behind which "
+            "the maps become smaller; two feature layers need two or more such stages"
         )
     inner, last = (call.gave for call in calls[-2:])
-    logits, first = outputs["logits"], len(calls) - 1
-    layers = [f"stage{first + k}_activation{len(c.block) - 1}" for k, c in enumerate(calls[-2:])]
+    logits, blocks = outputs["logits"], [call.block for call in calls[-2:]]
+    layers = [f"stage{stages.index(b) + 1}_activation{len(b) - 1}" for b in blocks]
     data = graph.variable("data")[0]
     parameters = {k for k, node in enumerate(graph.nodes) if node.op == "null" and k != data}
     trunk = set(graph.needed([inner])) - parameters

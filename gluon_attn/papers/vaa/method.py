@@ -36,6 +36,7 @@ class VAATraining(Method):
     OPTIONS = {
         "phase0_epochs": 0,  # phase primary; 0: the primary net is given (--base-params)
         "phase1_epochs": 5,  # "a few epochs" (supplement); 5 is an assumption
+        "modules_lr": 1.0,  # factor on the modules' learning rate; 1 in the paper
         "gamma": 2.0,  # authors' code
         "weighting": "prior",
         "history_length": 5,  # authors' code
@@ -50,6 +51,9 @@ class VAATraining(Method):
                 "vaa_resnet101_wider, or method=baseline"
             )
         super().__init__(net, *args, **kwargs)
+        self.check_at_least(modules_lr=0)
+        for parameter in net.heads.collect_params().values():
+            parameter.lr_mult = self.options["modules_lr"]
         self._focal = WeightedFocalLoss(
             self.task.prior, self.options["gamma"], self.options["weighting"]
         )

@@ -443,8 +443,9 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
             settings={"none, longer": ("epochs=2",)},
         )  # fmt: skip
 
-    done = compared("HOG-SE", "none", "none, longer")
-    assert set(done.rows) == {"searched", "random", "HOG-SE", "none", "none, longer"}
+    ways = ("HOG-SE", "published", "none", "none, longer")
+    done = compared(*ways)
+    assert set(done.rows) == {"searched", "random", *ways}
     trained = json.loads((tmp_path / "none-longer-3" / "recipe.json").read_text())["recipe"]
     assert trained["epochs"] == 2 and trained["model_options"]["attention"] is None
     sizes = {way: rows[0]["parameters"] for way, rows in done.rows.items()}
@@ -454,8 +455,15 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     assert done.rows["HOG-SE"][0]["genotype"] == "hog_se"
     assert done.rows["searched"][0]["seconds_of_search"] > 0
     assert "searched genotypes are above the mean of the random ones" in done.text
+    entropy = list(
+        read_json_lines(str(tmp_path / "search-3" / "log.jsonl"))[-1]["edge_entropy"].values()
+    )
+    assert done.rows["searched"][0]["entropy"] == pytest.approx(np.mean(entropy))
+    assert f"mean: {np.mean(entropy):.2f} nats; ln 9 = 2.20" in done.text
+    gain = 100 * (done.rows["published"][0]["score"] - done.rows["none, longer"][0]["score"])
+    assert f"published minus none, longer: {gain:+.1f}." in done.text
     before = (tmp_path / "results.json").stat().st_mtime_ns
-    compared("HOG-SE", "none", "none, longer")  # tables again, no training
+    compared(*ways)  # tables again, no training
     assert (tmp_path / "results.json").stat().st_mtime_ns > before
     with pytest.raises(ValueError, match="valid ways are HOG-SE"):
         compared("SEE")

@@ -185,6 +185,23 @@ def test_phase_one_leaves_the_primary_net_untouched():
     assert any(n.startswith("backbone.") and n.endswith("weight") for n in moved)
 
 
+def test_the_modules_take_steps_of_their_own_size():
+    moves = {}
+    for factor in (1.0, 3.0):
+        mx.random.seed(5)
+        net = small()
+        before = values(net)
+        method(net, phase1_epochs=0, modules_lr=factor).train_step(batch())
+        after = values(net)
+        moves[factor] = {n: after[n] - before[n] for n in before if "running" not in n}
+    for name, move in moves[1.0].items():
+        wanted = 3 * move if name.startswith("heads.") else move
+        np.testing.assert_allclose(moves[3.0][name], wanted, rtol=1e-3, atol=1e-6)
+    assert any(np.abs(move).max() > 1e-3 for n, move in moves[1.0].items() if "heads" in n)
+    with pytest.raises(ValueError, match="modules_lr=-1"):
+        method(small(), modules_lr=-1.0)
+
+
 def test_loss_is_the_sum_of_the_papers_terms():
     net = small()
     training = method(net, phase1_epochs=0)
