@@ -60,7 +60,7 @@ def _dreal(recipe: str, *shared: str, rates: tuple[str, ...], random: bool = Fal
 
 # From a net that has learnt the attributes: a cosine a phase, a higher rate for the new modules.
 _PHASES = (
-    *("epochs=11", "phase0_epochs=0", "phase1_epochs=6", "modules_lr=20.0"),
+    *("epochs=11", "phase0_epochs=0", "phase1_epochs=6", "modules_lr=40.0"),
     *("schedule=cyclic_cosine", "lr_epochs=6"),
 )
 _NO_FOCAL = {"VAA without focal loss": ("gamma=0", "weighting=none")}
