@@ -108,7 +108,7 @@ class InvertedResidual(HybridBlock):
 
     ``body`` has the layout of a ResNet bottleneck, so attention blocks find their place in it as
     they do there: at its end, or, for those made for it, behind the middle convolution. ``size`` is
-    that of the input; ``stride`` may differ from the group's.
+    that of the input; ``stride`` may differ from the group's. ``is_residual``: a shortcut goes by.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class InvertedResidual(HybridBlock):
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         middle = in_channels * group.expand
-        self._is_residual = stride == 1 and in_channels == filters
+        self.is_residual = stride == 1 and in_channels == filters
         self.body = nn.HybridSequential(prefix="")
         if group.expand > 1:
             self.body.add(*_conv(middle, 1, 1, size, in_channels=in_channels), ReLU6())
@@ -127,7 +127,7 @@ class InvertedResidual(HybridBlock):
         self.body.add(*_conv(filters, 1, 1, size, in_channels=middle))
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        return x + self.body(x) if self._is_residual else self.body(x)
+        return x + self.body(x) if self.is_residual else self.body(x)
 
 
 class EfficientNetLite(TappedNet, HybridBlock):
@@ -135,7 +135,9 @@ class EfficientNetLite(TappedNet, HybridBlock):
 
     Inputs: image ``(B, 3, H, W)`` float32, ``(RGB - 127) / 128``; its size decides the padding of
     strided convolutions. Outputs: see :class:`TappedNet`. ``taps`` and ``attention`` are as in
-    :class:`gluon_attn.nets.resnet.ResNet`; the head has no slot.
+    :class:`gluon_attn.nets.resnet.ResNet`, but only units with a shortcut have a slot: gates start
+    half closed, and one after another without a way around them they would wipe out what trained
+    weights know. Stages 1 and 7 and the head have none.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class EfficientNetLite(TappedNet, HybridBlock):
                     for k in range(count):
                         stride = group.stride if k == 0 else 1
                         unit = InvertedResidual(group, channels, filters, stride, size, prefix="")
-                        if f"stage{number}" in blocks:
+                        if f"stage{number}" in blocks and unit.is_residual:
                             block = blocks[f"stage{number}"]
                             add_attention(unit, block, filters, Slot("", number, k))
                         stage.add(unit)

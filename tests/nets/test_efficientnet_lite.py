@@ -75,10 +75,30 @@ def test_an_export_has_one_operator_a_relu6():
 
 def test_attention_goes_behind_the_depth_wise_or_the_last_convolution():
     branch = efficientnet_lite(0, attention={"stage2": "se"}).attention_blocks()
-    assert [name for name, _ in branch] == ["stage2_unit0", "stage2_unit1"]
-    assert branch[1][1].channels == 24
+    assert [name for name, _ in branch] == ["stage2_unit1"]  # behind no shortcut there is no slot
+    assert branch[0][1].channels == 24
     inner = efficientnet_lite(0, attention={"stage2": "hoga"}).attention_blocks()
-    assert inner[1][1].channels == 6 * 24
+    assert inner[0][1].channels == 6 * 24
+    every = [name for name, _ in efficientnet_lite(0, attention="se").attention_blocks()]
+    assert len(every) == 9 and not {"stage1_unit0", "stage7_unit0"} & set(every)
+
+
+def test_new_gates_leave_the_features_of_trained_weights():
+    nets = {slot: get_model("efficientnet_lite0", input_size=64, attention=slot)
+            for slot in (None, "se")}  # fmt: skip
+    nets[None].initialize(mx.init.Xavier())
+    image = mx.nd.array(np.random.default_rng(0).normal(size=(4, 3, 64, 64)))
+    with mx.autograd.train_mode():
+        nets[None](image)
+    known = nets[None]._collect_params_with_prefix()
+    nets["se"].initialize(mx.init.Xavier())
+    for name, parameter in nets["se"]._collect_params_with_prefix().items():
+        if name in known:
+            parameter.set_data(known[name].data())
+    plain, gated = (net.features(image).asnumpy().ravel() for net in nets.values())
+    share = np.linalg.norm(gated) / np.linalg.norm(plain)
+    cosine = plain @ gated / np.linalg.norm(gated) / np.linalg.norm(plain)
+    assert share > 0.5 and cosine > 0.8
 
 
 def test_unknown_names_are_told():
