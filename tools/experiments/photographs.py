@@ -39,11 +39,19 @@ _SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("5e-4", "1e-3", "2e-3")
 _CLOTHING_RATES = ("5e-4", "1e-3", "2e-3")  # of nets that have learnt garments
 
 
-def _icasc(recipe: str, start: int, *shared: str, rates: tuple[str, ...] = _LITE0_RATES) -> Preset:
-    """Return the comparison of ICASC, from an epoch on, with the same net without it."""
+def _icasc(
+    recipe: str, start: int, *shared: str, rates: tuple[str, ...] = _LITE0_RATES,
+    alone: bool = False,
+) -> Preset:  # fmt: skip
+    """Return the comparison of ICASC, from an epoch on, with the same net without it.
+
+    With ``alone``, Grad-CAM has trials of its own, else it takes the rate of A_ch.
+    """
     own = ("method=icasc", f"start_epoch={start}")
     arms = {BASELINE: ("method=baseline",), MAIN: own, GRAD_CAM: (*own, "attention=grad_cam")}
-    return Preset(recipe, "", arms, "top1", ("overlap", "margin"), shared=shared, rates=rates)
+    rate_of = {} if alone else {GRAD_CAM: MAIN}
+    measures = ("overlap", "margin")
+    return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
 def _dreal(recipe: str, *shared: str, rates: tuple[str, ...], random: bool = False) -> Preset:
@@ -116,6 +124,7 @@ PHOTOGRAPHS = {
         also=("mA",),
         shared=("keep=last",),
         rates=_CLOTHING_RATES,
+        rate_of=dict.fromkeys((GRAD_CAM, f"{MAIN}, weights 0.1"), MAIN),
     ),
     "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _EPOCHS, _PLAIN_CIFAR, rates=_RATES),
     **{
@@ -126,7 +135,9 @@ PHOTOGRAPHS = {
         )
         for block in ("se", "cbam", "srm")
     },
-    "icasc-garments": _icasc("icasc_synthetic_resnet18", 20, *_SMALL, rates=_SMALL_RATES),
+    "icasc-garments": _icasc(
+        "icasc_synthetic_resnet18", 20, *_SMALL, rates=_SMALL_RATES, alone=True
+    ),
     "icasc-garments-lite0": _icasc("icasc_garments_efficientnet_lite0", 3, "keep=last"),
     "icasc-garments-few": _icasc(
         *("icasc_garments_efficientnet_lite0", 10, "keep=last"),
