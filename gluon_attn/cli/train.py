@@ -85,16 +85,18 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     Of two pairs the later one counts. ValueError: a flag and another flag or a pair give a key two
     values.
     """
+    from gluon_attn.core.recipe import literal
+
     values = {flag: getattr(args, flag.replace("-", "_"), None) for flag in RECIPE_FLAGS}
     flags = [(f"--{f} {v}", f"{RECIPE_FLAGS[f]}={v}") for f, v in values.items() if v is not None]
     given: dict[str, tuple[str, str]] = {}
     for words, pair in [*flags, *zip(args.overrides, args.overrides)]:
-        key = pair.partition("=")[0]
-        other, known = given.get(key, (words, pair))
-        if known != pair:
+        key, _, value = pair.partition("=")
+        other, known = given.get(key, (words, value))
+        if literal(known) != literal(value):
             raise ValueError(f"{other} and {words} give two values for {key}; leave one out")
         if words != pair:  # a flag
-            given[key] = words, pair
+            given[key] = words, value
     return [*(pair for _, pair in flags), *args.overrides]
 
 

@@ -161,7 +161,7 @@ class Recipe:
             key, found, text = pair.partition("=")
             if not found:
                 raise ValueError(f"override {pair!r}: write key=value")
-            value = _literal(text)
+            value = literal(text)
             group, dot, name = key.partition(".")
             if group in GROUPS:
                 given = {name: value} if dot else value
@@ -322,7 +322,8 @@ _LOWEST = {
 }  # fmt: skip
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Return the value that a text after ``key=`` means; what is no literal stays a text."""
     named: dict[str, Any] = {"true": True, "false": False, "none": "none"}
     if text.lower() in named:
         return named[text.lower()]

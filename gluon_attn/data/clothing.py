@@ -157,7 +157,7 @@ def _chosen(path: Path, by_seed: dict[str, str], seed: int) -> tuple[dict[str, s
     if not path.is_file():
         text = "".join(f"{photo},{part}\n" for photo, part in sorted(by_seed.items()))
         kept = keep_split(path, f"photo,split\n{text}", f"split, seed {seed},")
-        return by_seed, f"split: {path if kept else f'drawn with seed {seed}, not kept in a file'}"
+        return by_seed, f"split: {path if kept else f'chosen with seed {seed}, not kept in a file'}"
     found: dict[str, str] = {}
     for number, row in read_table(path, ("photo", "split")):
         if row["split"] not in SHARES:

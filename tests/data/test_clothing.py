@@ -83,7 +83,7 @@ def test_the_draw_is_kept_in_a_file_that_rules(kind, write, tmp_path, caplog):
     finally:
         tmp_path.chmod(0o755)
     assert "seed0.csv cannot be written (the folder is write-protected)" in caplog.text
-    assert "split: drawn with seed 0, not kept in a file" in before.report.text()
+    assert "split: chosen with seed 0, not kept in a file" in before.report.text()
     data = open_dataset(tmp_path, "test")
     assert data.fingerprint() == before.fingerprint()
     path = tmp_path / f"{kind}_seed0.csv"
