@@ -133,7 +133,8 @@ def test_errors_name_the_command(monkeypatch, tmp_path):
         ("--epochs 1 --num-epochs 2", "--num-epochs 2 and --epochs 1 give two values for epochs"),
         ("--batch-size 8 batch_size=9", "--batch-size 8 and batch_size=9 give two values for bat"),
         ("lr=x lr=0.2 epochs=1 --epochs 1", "none is no folder"),  # of pairs, the last
-        ("seed=1 --seed 1", "none is no folder"), ("lr=0.1 --lr 1e-1", "none is no folder"),
+        ("seed=1 --seed 1", "none is no folder"),
+        ("lr=0.1 --lr 1e-1", "none is no folder"),
     ],
 )
 def test_two_values_for_one_key_are_refused(monkeypatch, words, told, tmp_path):

@@ -26,6 +26,7 @@ from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.reports import MULTILABEL
 from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
 from gluon_attn.nets.count import count
+from gluon_attn.tasks.data import eval_loader
 from gluon_attn.train import run as train
 from gluon_attn.train.build import build_net, load_recipe
 from gluon_attn.train.run import train_once
@@ -219,6 +220,30 @@ def test_arms_go_on_from_a_net_that_is_trained_once_a_seed(tmp_path, monkeypatch
     monkeypatch.setattr(train, "train", None)
     monkeypatch.setattr(controlled, "train", None)
     assert go()[0] == text
+
+
+def test_every_logit_vector_is_scored_by_itself(tmp_path):
+    write_parsing(tmp_path / "data")
+    preset = PRESETS["vaa-clothing-resnet18"]
+    joint = ("phase0_epochs=0", "phase1_epochs=0")
+    preset = preset._replace(
+        arms={BASELINE: preset.arms[BASELINE], "VAA": joint},
+        rates=(), rate_of={}, measures=("heads",),
+    )  # fmt: skip
+    made = maker(preset, *FAST, "backbone=")
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    _, rows = run_preset(preset, made, [0], str(out), data_dir=data, say=len)
+    assert rows[BASELINE][0]["heads"] == {}
+    found = rows["VAA"][0]["heads"]
+    net, dataset, _ = controlled.run_at(str(out), made, data, 1, "VAA-0", *joint).open()
+    test = eval_loader(net.preprocess, dataset, len(dataset), 0)
+    batch = next(iter(test))
+    outputs = dict(zip(net.net.output_names, net.net(batch.image)))
+    assert list(found) == ["logits_backbone", *(f"logits_{tap}" for tap in net.net.taps)]
+    for name, value in found.items():
+        probs = outputs[name].sigmoid().asnumpy()
+        wanted = evaluate_multilabel(probs, batch.label.asnumpy(), batch.mask.asnumpy() > 0)
+        assert value == pytest.approx(100 * wanted["overall"]["mAP"])
 
 
 SMALL_FILES = (".json", ".jsonl")  # what is committed of a run

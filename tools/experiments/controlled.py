@@ -20,7 +20,7 @@ import numpy as np
 from tabulate import tabulate
 
 from gluon_attn import runtime
-from gluon_attn.cli.analysis_features import Settings, channel_statistics, read_critic
+from gluon_attn.cli.analysis_features import Settings, batches, channel_statistics, read_critic
 from gluon_attn.cli.analysis_maps import attention_overlap
 from gluon_attn.cli.localisation import ANOTHER, localise, title_of
 from gluon_attn.cli.maps import GUIDED
@@ -28,6 +28,7 @@ from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
 from gluon_attn.metrics.localisation import HEADINGS
+from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.tables import (
     MEAN,
     decimal,
@@ -45,7 +46,7 @@ from tools.experiments.runner import NO_DATA, Make, Rows, Say, run_arms, slug
 
 BASELINE = "baseline"
 TRIAL, TRIAL_SEED = "trial.json", 100
-PERCENT = ("score", "attributes", "localisation")  # groups, with one decimal
+PERCENT = ("score", "attributes", "heads", "localisation")  # groups, with one decimal
 WIDEST = 5  # numbers in a table; more are parted by their endings
 MAP_TITLES = {"grad_cam": "Grad-CAM", "channel_weighted": "A_ch"}
 OVERLAPS = {"L_AS": "separation", "common": "shared", "IoU": "iou", "high region": "high",
@@ -333,6 +334,24 @@ def localisation(run: Run) -> dict:
     }
 
 
+def heads(run: Run) -> dict:
+    """Return the mAP in percent of every logit vector of which a net's own is the mean (VAA)."""
+    trained, dataset, settings = run.open()
+    names = [name for name in getattr(trained.net, "output_names", ()) if name[:7] == "logits_"]
+    if not names:
+        return {}
+    rows: dict[str, list[Any]] = {name: [] for name in ("label", "known", *names)}
+    for batch, kept in batches(trained, dataset, settings, f"{trained.name}: heads"):
+        outputs = trained.net(batch.image.as_in_context(settings.ctx))
+        found = {n: out.sigmoid() for n, out in zip(trained.net.output_names, outputs)}
+        found.update(label=batch.label, known=batch.mask)
+        for name, parts in rows.items():
+            parts.append(found[name].asnumpy()[kept])
+    label, known, *probs = (np.concatenate(parts) for parts in rows.values())
+    results = [evaluate_multilabel(own, label, known > 0, dataset.names) for own in probs]
+    return {n: 100 * or_nan(r["overall"]["mAP"]) for n, r in zip(names, results)}
+
+
 def attributes(run: Run) -> dict:
     """Return the average precision of every attribute in percent, named with its positives."""
     found = read_json(os.path.join(run.folder, "test.json"))["attributes"]
@@ -341,7 +360,7 @@ def attributes(run: Run) -> dict:
 
 MEASURES = {
     "attributes": attributes, "overlap": overlap, "margin": margin, "critic": critic,
-    "diversity": diversity, "localisation": localisation,
+    "diversity": diversity, "heads": heads, "localisation": localisation,
 }  # fmt: skip
 
 

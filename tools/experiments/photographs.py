@@ -83,9 +83,9 @@ ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 1
 def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: Any) -> Preset:
     ablations = more.pop("ablations", {})
     arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: more.pop("own", ()), **ablations}
-    measures, also = ("attributes", "localisation"), ("mA",)
+    measures = more.pop("measures", ("attributes", "localisation"))
     own = dict.fromkeys(ablations, VAA)
-    return Preset(recipe, "", arms, "mAP", measures, also=also, rates=rates, rate_of=own, **more)
+    return Preset(recipe, "", arms, "mAP", measures, also=("mA",), rates=rates, rate_of=own, **more)
 
 
 PHOTOGRAPHS = {
@@ -99,6 +99,7 @@ PHOTOGRAPHS = {
         "vaa_clothing_efficientnet_lite0",
         (*_PLAIN, "epochs=5"),
         ("2e-4", "4e-4", "8e-4"),
+        measures=("attributes", "heads", "localisation"),
         own=_PHASES,
         ablations={arm: (*_PHASES, *changes) for arm, changes in _NO_FOCAL.items()},
         shared=("keep=last", "warmup_epochs=0"),
