@@ -243,24 +243,31 @@ def _mark_phases(axes: Axes, run: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(low, high)
 
 
-def bands_by_epoch(series: Mapping[str, Any], label: str, path: PathLike) -> Path:
-    """Draw the mean over seeds per epoch as a line, and the range of the seeds as a band.
+def bands(
+    series: Mapping[str, Any], label: str, path: PathLike, places: Any = None, axis: str = "epoch"
+) -> Path:
+    """Draw the mean over seeds as a line over places, and the range of the seeds as a band.
 
-    ``series`` are ``{arm: (S, E) values}``, nan leaves a gap; ``label`` names the vertical axis.
+    ``series`` are ``{arm: (S, P) values}``, nan leaves a gap; ``label`` names the vertical axis.
+    ``places`` ``(P,)`` of the horizontal one, named ``axis``, are by default the epochs 1, 2, …,
+    and then the vertical one begins at 0.
     """
     series = {arm: np.atleast_2d(np.asarray(rows, dtype=float)) for arm, rows in series.items()}
     if not series or not all(rows.size for rows in series.values()):
-        raise ValueError("no values by epoch to draw")
+        raise ValueError(f"no values by {axis} to draw")
     figure = new_figure(5.2, 3.0, layout="constrained")
     axes = figure.subplots()
     quiet(axes)
     for number, (arm, rows) in enumerate(series.items()):
-        epochs, ink = np.arange(1, rows.shape[1] + 1), colour(number)
-        axes.fill_between(epochs, rows.min(axis=0), rows.max(axis=0), color=ink, alpha=0.15, lw=0)
-        axes.plot(epochs, rows.mean(axis=0), color=ink, lw=1.6, label=arm)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch", fontsize=MEDIUM)
+        x, ink = np.arange(1, rows.shape[1] + 1) if places is None else places, colour(number)
+        axes.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=ink, alpha=0.15, lw=0)
+        axes.plot(x, rows.mean(axis=0), color=ink, lw=1.6, label=arm)
+    if places is None:
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    else:
+        axes.set_xticks(places)
+    axes.set_xlabel(axis, fontsize=MEDIUM)
     axes.set_ylabel(label, fontsize=MEDIUM)
     legend(axes, axes.lines, list(series))
     return save(figure, path)

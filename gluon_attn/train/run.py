@@ -369,7 +369,12 @@ def train_once(
         _check_same(recipe, data_dir, folder)
     else:
         settings = Settings(
-            data_dir, folder, resume=True, workers=workers, cache=True, console=False,
+            data_dir,
+            folder,
+            resume=True,
+            workers=workers,
+            cache=True,
+            console=False,
             base_params=base_params,
         )
         (run or train)(recipe, settings)

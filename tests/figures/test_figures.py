@@ -436,7 +436,9 @@ def draw_all(names, folder):
     yield heatmaps.side_by_side([IMAGE], [names[1]], {n: {n: [IMAGE]} for n in pair},
                                       folder / "side.png")  # fmt: skip
     yield bars.arms_by_seed({n: [1.0, 2.0] for n in names}, names[1], folder / "arms.png")
-    yield curves.bands_by_epoch({n: RANDOM((2, 3)) for n in names}, names[1], folder / "bands.png")
+    yield curves.bands({n: RANDOM((2, 3)) for n in names}, names[1], folder / "bands.png")
+    rows, path = {n: RANDOM((2, 3)) for n in names}, folder / "places.png"
+    yield curves.bands(rows, names[1], path, [0, 10, 40], names[0])
     row = {"precision": "fp32", "batch": 1, "images_per_s": 2.0, "spread": (1, 3),
            "ratio_to_mxnet": 1.0}  # fmt: skip
     yield bars.speed_bars([dict(row, engine=n) for n in names], folder / "speed.png", names[1])

@@ -21,7 +21,7 @@ from gluon_attn.data import open_dataset
 from gluon_attn.data.cifar import CIFAR10
 from gluon_attn.data.synthetic.digits import write_digits_single
 from gluon_attn.figures.bars import arms_by_seed
-from gluon_attn.figures.curves import bands_by_epoch
+from gluon_attn.figures.curves import bands
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.reports import MULTILABEL
 from gluon_attn.metrics.tables import difference_text, mean_interval, paired_differences
@@ -355,7 +355,7 @@ def test_what_compares_nothing_is_refused(tmp_path):
             run_experiment(recipes, seeds, "DATA", str(tmp_path))
     for call, message in (
         (lambda: arms_by_seed({"a": [1.0], "b": []}, "mAP %", tmp_path / "c.png"), "same number"),
-        (lambda: bands_by_epoch({}, "error", tmp_path / "c.png"), "no values"),
+        (lambda: bands({}, "error", tmp_path / "c.png"), "no values"),
         (lambda: load_recipe("icasc_digits_resnet14", ["method=baseline", "start_epoch=2"]),
          "start_epoch"),
     ):  # fmt: skip

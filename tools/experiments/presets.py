@@ -9,8 +9,10 @@ import functools
 import os
 from typing import Any, Callable, Sequence
 
+import numpy as np
+
 from gluon_attn.figures.bars import arms_by_seed
-from gluon_attn.figures.curves import bands_by_epoch
+from gluon_attn.figures.curves import bands
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import BASELINE, Preset, run_preset, trial_of, tuned
 from tools.experiments.data import make_data
@@ -139,7 +141,7 @@ def _curves(rows: Rows, out: str) -> dict[str, str]:
     if not errors:
         return {}
     path = os.path.join(out, "critic.png")
-    bands_by_epoch(errors, "squared error of the critic", path)
+    bands(errors, "squared error of the critic", path)
     return {"critic's error over training": path}
 
 
@@ -167,7 +169,7 @@ def _awmt(request: Request) -> Outcome:
         images=FEW_PEOPLE if request.quick else None,
         say=request.say,
     )
-    return _multitask_outcome(done, request)
+    return _outcome(_accuracies(done), done.text, "mean accuracy %", request)
 
 
 def _noise_curve(name: str, request: Request) -> Outcome:
@@ -184,15 +186,27 @@ def _noise_curve(name: str, request: Request) -> Outcome:
         workers=request.workers,
         say=request.say,
     )
-    return _multitask_outcome(done, request)
+    scores = _accuracies(done)
+    places = [0.0, *(100 * level for level in curve.levels)]
+    levels = {f", {place:g} %" if place else "": place for place in places}
+    series = {
+        arm: np.transpose([scores[f"{arm}{ending}"] for ending in levels])
+        for arm in scores
+        if all(f"{arm}{ending}" in scores for ending in levels)
+    }
+    path = os.path.join(request.out, "noise.png")
+    bands(series, "mean test accuracy %", path, places, "wrong labels of the noisy tasks, %")
+    true = {arm: own for arm, own in scores.items() if not arm.endswith(" %")}
+    figures = {"mean accuracy over wrong labels, line: mean, band: seeds": path}
+    return _outcome(true, done.text, "mean accuracy %", request, figures=figures)
 
 
-def _multitask_outcome(done: Any, request: Request) -> Outcome:
+def _accuracies(done: Any) -> Scores:
+    """Return the mean accuracies of all arms in percent, the basic model first."""
     order = dict.fromkeys((BASIC, SEPARATE, AWMT, *done.results))
-    scores = {
+    return {
         arm: [100 * result["overall"]["accuracy"] for result in done.results[arm]] for arm in order
     }
-    return _outcome(scores, done.text, "mean accuracy %", request)
 
 
 def _autola(kind: str, ways: Sequence[str], request: Request) -> Outcome:
