@@ -98,7 +98,7 @@ PHOTOGRAPHS = {
     "vaa-clothing-trained": _vaa(
         "vaa_clothing_efficientnet_lite0",
         (*_PLAIN, "epochs=5"),
-        ("2e-4", "4e-4", "8e-4"),
+        ("1e-4", "2e-4", "4e-4"),
         measures=("attributes", "heads", "localisation"),
         own=_PHASES,
         ablations={arm: (*_PHASES, *changes) for arm, changes in _NO_FOCAL.items()},
