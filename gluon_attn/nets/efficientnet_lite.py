@@ -145,8 +145,13 @@ class EfficientNetLite(TappedNet, HybridBlock):
         taps: Sequence[str] = (), attention: Attention = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        blocks = attention_per_stage(attention, len(GROUPS))
         repeats = [_repeats(number, variant.depth) for number in range(len(GROUPS))]
+        slots = [f"stage{number}" for number, count in enumerate(repeats, 1) if count > 1]
+        for stage in () if isinstance(attention, str) or attention is None else attention:
+            check_choice(
+                "attention stage", stage, slots
+            )  # of all stages, those without are left out
+        blocks = attention_per_stage(attention, len(GROUPS))
         self.classes = classes
         size, channels = tuple(input_size), STEM
         with self.name_scope():

@@ -106,8 +106,11 @@ def test_unknown_names_are_told():
         efficientnet_lite(7)
     with pytest.raises(ValueError, match="tap 'stage9_activation0'"):
         efficientnet_lite(0, taps=("stage9_activation0",))
-    with pytest.raises(ValueError, match="attention stage 'stage8'"):
-        efficientnet_lite(0, attention={"stage8": "se"})
+    for stage in ("stage7", "stage8"):  # without a shortcut there is no slot
+        with pytest.raises(
+            ValueError, match=f"attention stage '{stage}': valid are stage2, stage3"
+        ):
+            efficientnet_lite(0, attention={stage: "se"})
     with pytest.raises(ValueError, match="dropout=1"):
         get_model("efficientnet_lite0", dropout=1)
 

@@ -34,7 +34,7 @@ NETS = {
     "taps": {"attention": {"stage3": "eca"}, "taps": ("stage3_activation0",)},
     "dropout": {"attention": {"stage4": "se"}, "dropout": 0.5},
     "frozen": {"attention": {"stage3": "se"}},  # batch-norm on its running statistics
-    "relu6": {"attention": {"stage6": "cbam", "stage7": "se"}, "name": "lite"},
+    "relu6": {"attention": {"stage5": "cbam", "stage6": "se"}, "name": "lite"},
     "branches": {"attention": None, "name": "branches", "size": 32, "order": (0, 1, 2)},
     "neighbours apart": {"attention": None, "name": "branches", "size": 32, "order": (0, 2, 1)},
     "vaa": {"attention": {"stage3": "se", "stage4": "cbam"}, "name": "vaa_resnet18"},
