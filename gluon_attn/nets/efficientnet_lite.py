@@ -147,10 +147,9 @@ class EfficientNetLite(TappedNet, HybridBlock):
         super().__init__(**kwargs)
         repeats = [_repeats(number, variant.depth) for number in range(len(GROUPS))]
         slots = [f"stage{number}" for number, count in enumerate(repeats, 1) if count > 1]
-        for stage in () if isinstance(attention, str) or attention is None else attention:
-            check_choice(
-                "attention stage", stage, slots
-            )  # of all stages, those without are left out
+        if attention is not None and not isinstance(attention, str):  # else: all that have one
+            for stage in attention:
+                check_choice("attention stage", stage, slots)
         blocks = attention_per_stage(attention, len(GROUPS))
         self.classes = classes
         size, channels = tuple(input_size), STEM
