@@ -17,29 +17,6 @@ lr_min = 0.0
 warmup_epochs = 1
 
 
-class vaa_clothing_efficientnet_lite0:
-    """VAA on Clothing Co-Parsing, EfficientNet-Lite0 from ImageNet weights.
-
-    Baseline   baseline_clothing_efficientnet_lite0
-    Hours      0.4
-    """
-
-    model = "vaa_efficientnet_lite0"
-    backbone = "efficientnet_lite0"
-    input_size = 224
-    resize = 256
-    crop_min = 208
-    crop_max = 256
-    eval_crop = 256
-    mean = (127.0, 127.0, 127.0)
-    std = (128.0, 128.0, 128.0)
-    # The backbone learns in eight epochs; the six of phase attention, a third as long, go without.
-    epochs = 14
-    lr = 4e-4
-    wd = 1e-4
-    options = {"phase0_epochs": 4, "phase1_epochs": 6}
-
-
 class baseline_clothing_efficientnet_lite0:
     """EfficientNet-Lite0 from ImageNet weights on Clothing Co-Parsing.
 
@@ -48,11 +25,44 @@ class baseline_clothing_efficientnet_lite0:
     Hours      0.25
     """
 
-    base = "vaa_clothing_efficientnet_lite0"
     method = "baseline"
     model = "efficientnet_lite0"
+    backbone = "efficientnet_lite0"
+    input_size = 224
+    resize = 256
+    crop_min = 208
+    crop_max = 256
+    eval_crop = 256
+    mean = (127.0, 127.0, 127.0)
+    std = (128.0, 128.0, 128.0)
     epochs = 8
-    options = {}
+    lr = 8e-4
+    wd = 1e-4
+
+
+class vaa_clothing_efficientnet_lite0:
+    """VAA on Clothing Co-Parsing, from the package's EfficientNet-Lite0 that has learnt it.
+
+    Any other run goes with --base-params RUN/best.params.
+
+    Baseline   baseline_clothing_efficientnet_lite0, the same with method=baseline
+               model=efficientnet_lite0 epochs=5
+    Hours      0.3
+    """
+
+    base = "baseline_clothing_efficientnet_lite0"
+    method = "vaa"
+    model = "vaa_efficientnet_lite0"
+    backbone = "efficientnet_lite0_clothing"
+    # Six epochs of the new modules, which need larger steps than what is trained already, then five
+    # of everything; a cosine each.
+    epochs = 11
+    lr = 2e-4
+    schedule = "cyclic_cosine"
+    lr_epochs = (6,)
+    warmup_epochs = 0
+    keep = "last"
+    options = {"phase1_epochs": 6, "modules_lr": 40.0}
 
 
 class awmt_clothing_efficientnet_lite0:
@@ -62,7 +72,7 @@ class awmt_clothing_efficientnet_lite0:
     Hours      0.1
     """
 
-    base = "vaa_clothing_efficientnet_lite0"
+    base = "baseline_clothing_efficientnet_lite0"
     method = "awmt"
     model = "awmt_efficientnet_lite0"
     # From the commonest to the rarest.

@@ -15,7 +15,7 @@ from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 RANDOM_CRITIC = "critic that learns nothing"
-_PLAIN = ("method=baseline", "model=efficientnet_lite0", "epochs=8")
+_LITE0 = "baseline_clothing_efficientnet_lite0"
 _NARROW = "model=resnet18_w16_clothing"
 _PLAIN_NARROW = ("method=baseline", _NARROW)
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
@@ -66,9 +66,11 @@ def _dreal(recipe: str, *shared: str, rates: tuple[str, ...], random: bool = Fal
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=own)
 
 
+_VAA_LITE0 = ("method=vaa", "model=vaa_efficientnet_lite0")
+_ONE_COSINE = (*_VAA_LITE0, "epochs=14", "phase0_epochs=4", "phase1_epochs=6")
 # From a net that has learnt the attributes: a cosine a phase, a higher rate for the new modules.
 _PHASES = (
-    *("epochs=11", "phase0_epochs=0", "phase1_epochs=6", "modules_lr=40.0"),
+    *(*_VAA_LITE0, "epochs=11", "phase0_epochs=0", "phase1_epochs=6", "modules_lr=40.0"),
     *("schedule=cyclic_cosine", "lr_epochs=6"),
 )
 _NO_FOCAL = {"VAA without focal loss": ("gamma=0", "weighting=none")}
@@ -89,21 +91,16 @@ def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: An
 
 
 PHOTOGRAPHS = {
-    "vaa-clothing": _vaa(
-        "vaa_clothing_efficientnet_lite0",
-        _PLAIN,
-        ("2e-4", "4e-4", "8e-4"),
-        probe=True,
-    ),
+    "vaa-clothing": _vaa(_LITE0, (), ("2e-4", "4e-4", "8e-4"), own=_ONE_COSINE, probe=True),
     "vaa-clothing-trained": _vaa(
-        "vaa_clothing_efficientnet_lite0",
-        (*_PLAIN, "epochs=5"),
+        _LITE0,
+        ("epochs=5",),
         ("1e-4", "2e-4", "4e-4"),
         measures=("attributes", "heads", "localisation"),
         own=_PHASES,
         ablations={arm: (*_PHASES, *changes) for arm, changes in _NO_FOCAL.items()},
         shared=("keep=last", "warmup_epochs=0"),
-        start=(*_PLAIN, "lr=8e-4"),
+        start=("lr=8e-4",),
     ),
     "vaa-clothing-resnet18": _vaa(
         "vaa_clothing_resnet18",

@@ -49,11 +49,11 @@ MASKED = 60  # test photographs whose masks the maps are compared with
 Say = Callable[[str], Any]
 
 # Recipes with changes: of the plain backbone, and of VAA with the same budget.
-LITE, CLOTHING = "vaa_clothing_efficientnet_lite0", "dataset=clothing_co_parsing"
+LITE, CLOTHING = "baseline_clothing_efficientnet_lite0", "dataset=clothing_co_parsing"
 SYNTHETIC = (("baseline_synthetic_resnet18",), ("vaa_synthetic_resnet18",))
 FINE_TUNED = (
-    (LITE, "method=baseline", "model=efficientnet_lite0"),
-    (LITE, "phase0_epochs=2", "phase1_epochs=1"),
+    (LITE,),
+    (LITE, "method=vaa", "model=vaa_efficientnet_lite0", "phase0_epochs=2", "phase1_epochs=1"),
 )
 FROM_SCRATCH = (
     ("baseline_synthetic_resnet18", CLOTHING),
@@ -61,8 +61,8 @@ FROM_SCRATCH = (
 )
 # The whole photograph is kept in evaluation; small, for two cores.
 BUDGETS = {
-    FINE_TUNED: "epochs=5 batch_size=16 input_size=128 resize=144 crop_min=112 crop_max=144 "
-    "eval_crop=144",
+    FINE_TUNED: "epochs=5 lr=4e-4 batch_size=16 input_size=128 resize=144 crop_min=112 "
+    "crop_max=144 eval_crop=144",
     FROM_SCRATCH: "epochs=12 input_size=96 resize=108 crop_min=84 crop_max=108 eval_crop=108",
 }
 
