@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from gluon_attn.core.files import or_nan
-from gluon_attn.core.text import read_json, read_json_lines
+from gluon_attn.core.text import read_json
 from gluon_attn.metrics.tables import (
     decimal,
     difference_text,
@@ -20,6 +20,7 @@ from gluon_attn.metrics.tables import (
 from gluon_attn.nets.count import count
 from gluon_attn.papers.autola import random_genotype
 from gluon_attn.papers.autola.genotype import OPERATIONS, load_genotype
+from gluon_attn.train import read_json_lines
 from gluon_attn.train.build import build_net
 from gluon_attn.train.run import train_once
 from gluon_attn.train.search import search
