@@ -57,7 +57,7 @@ class vaa_clothing_efficientnet_lite0:
     # Six epochs of the new modules, which need larger steps than what is trained already, then five
     # of everything; a cosine each.
     epochs = 11
-    lr = 2e-4
+    lr = 1e-4
     schedule = "cyclic_cosine"
     lr_epochs = (6,)
     warmup_epochs = 0
