@@ -241,7 +241,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
 
 
 def _first_weights(backbone: str | None, known: Known) -> str | None:
-    """Return where the weights began that a net, or the published one it goes on from, began with."""
+    """Return what a backbone's weights began with, through published nets that others go on from."""
     while backbone in known:
         backbone = known[backbone]["recipe"].get("backbone")
     return backbone
