@@ -241,7 +241,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
 
 
 def _first_weights(backbone: str | None, known: Known) -> str | None:
-    """Return what a backbone's weights began with, through published nets that others go on from."""
+    """Return what a backbone's weights began with, through published nets on the way."""
     while backbone in known:
         backbone = known[backbone]["recipe"].get("backbone")
     return backbone
