@@ -147,10 +147,7 @@ class EfficientNetLite(TappedNet, HybridBlock):
         super().__init__(**kwargs)
         repeats = [_repeats(number, variant.depth) for number in range(len(GROUPS))]
         slots = [f"stage{number}" for number, count in enumerate(repeats, 1) if count > 1]
-        if attention is not None and not isinstance(attention, str):  # else: all that have one
-            for stage in attention:
-                check_choice("attention stage", stage, slots)
-        blocks = attention_per_stage(attention, len(GROUPS))
+        blocks = attention_per_stage(attention, slots)
         self.classes = classes
         size, channels = tuple(input_size), STEM
         with self.name_scope():

@@ -86,7 +86,9 @@ class ResNet(TappedNet, ResNetV1):
         thumbnail: bool = False, structure: str = "", **kwargs: Any,
     ) -> None:  # fmt: skip
         # Set first: Gluon's constructor calls _make_layer.
-        self._attention = attention_per_stage(attention, len(layers))
+        self._attention = attention_per_stage(
+            attention, [f"stage{number}" for number in range(1, len(layers) + 1)]
+        )
         self._structure = structure
         super().__init__(block, layers, channels, classes=classes, thumbnail=thumbnail, **kwargs)
         self.classes = classes
@@ -199,9 +201,8 @@ def wide_resnet(
     )  # fmt: skip
 
 
-def attention_per_stage(attention: Attention, count: int) -> dict[str, str]:
-    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for ``count`` stages."""
-    stages = [f"stage{number + 1}" for number in range(count)]
+def attention_per_stage(attention: Attention, stages: Sequence[str]) -> dict[str, str]:
+    """Return ``{'stage1': block, …}`` of an ``attention`` argument, for stages that take blocks."""
     if attention is None:
         return {}
     if isinstance(attention, str):

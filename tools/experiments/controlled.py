@@ -123,6 +123,7 @@ def run_preset(
         say(beside.strip())
     run_of = functools.partial(run_at, out, make_recipe, data, workers)
 
+    @functools.lru_cache(maxsize=None)
     def start(seed: int) -> str | None:
         """Train the net that a seed's runs go on from; return its weights."""
         if not preset.start:
@@ -340,16 +341,15 @@ def heads(run: Run) -> dict:
     names = [name for name in getattr(trained.net, "output_names", ()) if name[:7] == "logits_"]
     if not names:
         return {}
-    rows: dict[str, list[Any]] = {name: [] for name in ("label", "known", *names)}
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for batch, kept in batches(trained, dataset, settings, f"{trained.name}: heads"):
         outputs = trained.net(batch.image.as_in_context(settings.ctx))
-        found = {n: out.sigmoid() for n, out in zip(trained.net.output_names, outputs)}
-        found.update(label=batch.label, known=batch.mask)
-        for name, parts in rows.items():
-            parts.append(found[name].asnumpy()[kept])
-    label, known, *probs = (np.concatenate(parts) for parts in rows.values())
-    results = [evaluate_multilabel(own, label, known > 0, dataset.names) for own in probs]
-    return {n: 100 * or_nan(r["overall"]["mAP"]) for n, r in zip(names, results)}
+        for name, logits in zip(trained.net.output_names, outputs):
+            if name in rows:
+                rows[name].append(logits.sigmoid().asnumpy()[kept])
+    truth = np.asarray(dataset.label), dataset.mask, dataset.names
+    results = {n: evaluate_multilabel(np.concatenate(own), *truth) for n, own in rows.items()}
+    return {name: 100 * or_nan(found["overall"]["mAP"]) for name, found in results.items()}
 
 
 def attributes(run: Run) -> dict:

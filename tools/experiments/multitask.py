@@ -69,6 +69,11 @@ class NoiseCurve(NamedTuple):
     levels: tuple[float, ...]
 
 
+def at_level(title: str, level: float) -> str:
+    """Return the title of an arm at a share of wrong labels."""
+    return f"{title}, {100 * level:g} %" if level else title
+
+
 def run_noise_curve(
     curve: NoiseCurve, make_recipe: Make, seeds: Sequence[int], out: str, *, data_dir: str | None,
     workers: int = 2, say: Say = print,
@@ -99,9 +104,8 @@ def run_noise_curve(
             arms={title: [*arms[title], *changes] for title in chosen}, noise=noise,
             workers=workers, say=say,
         )  # fmt: skip
-        suffix = f", {share}" if level else ""
-        results.update({f"{title}{suffix}": found for title, found in done.results.items()})
-        seconds.update({f"{title}{suffix}": found for title, found in done.seconds.items()})
+        results.update({at_level(title, level): own for title, own in done.results.items()})
+        seconds.update({at_level(title, level): own for title, own in done.seconds.items()})
         parts[level], text = done.results, done.text
     return Outcome(results, seconds, f"{describe_curve(parts, curve.noisy)}\n\n{text}")
 

@@ -7,17 +7,20 @@ learning rate.
 
 from __future__ import annotations
 
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Mapping, Sequence
 
 from tools.experiments.controlled import BASELINE, Preset
 from tools.experiments.multitask import ARMS, AWMT, BASIC, SEPARATE, NoiseCurve
-from tools.experiments.search_compare import FIXED, NONE, RANDOM, SEARCHED
+from tools.experiments.search_compare import FIXED, NONE, PUBLISHED, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
 RANDOM_CRITIC = "critic that learns nothing"
 _LITE0 = "baseline_clothing_efficientnet_lite0"
 _NARROW = "model=resnet18_w16_clothing"
 _PLAIN_NARROW = ("method=baseline", _NARROW)
+_ICASC_NARROW = ("method=icasc", _NARROW, "start_epoch=15")
+_LIGHTER = f"{MAIN}, weights 0.1"
 _PLAIN_CIFAR = "model=cifar_resnet20_cifar10"
 _CIFAR = (
     *("splits=train,val,test", "data_options.holdout=0.2"),
@@ -82,12 +85,20 @@ ABLATIONS = {  # of the ResNet-18: of 30 epochs, with taps on the maps of 14 x 1
 }
 
 
-def _vaa(recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], **more: Any) -> Preset:
-    ablations = more.pop("ablations", {})
-    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: more.pop("own", ()), **ablations}
-    measures = more.pop("measures", ("attributes", "localisation"))
-    own = dict.fromkeys(ablations, VAA)
-    return Preset(recipe, "", arms, "mAP", measures, also=("mA",), rates=rates, rate_of=own, **more)
+def _vaa(
+    recipe: str, plain: tuple[str, ...], rates: tuple[str, ...], own: tuple[str, ...] = (), *,
+    ablations: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    measures: tuple[str, ...] = ("attributes", "localisation"), **more: Any,
+) -> Preset:  # fmt: skip
+    """Return the comparison of VAA with the plain net, and with that under focal loss.
+
+    ``plain`` and ``own`` are overrides of the plain net and of VAA; ablations take VAA's rate.
+    """
+    arms = {BASELINE: plain, FOCAL: (*plain, "focal=true"), VAA: own, **ablations}
+    rate_of = dict.fromkeys(ablations, VAA)
+    return Preset(
+        recipe, "", arms, "mAP", measures, also=("mA",), rates=rates, rate_of=rate_of, **more
+    )
 
 
 PHOTOGRAPHS = {
@@ -113,16 +124,16 @@ PHOTOGRAPHS = {
         "",
         {
             BASELINE: _PLAIN_NARROW,
-            MAIN: ("method=icasc", _NARROW, "start_epoch=15"),
-            GRAD_CAM: ("method=icasc", _NARROW, "start_epoch=15", "attention=grad_cam"),
-            f"{MAIN}, weights 0.1": ("method=icasc", _NARROW, "start_epoch=15", *LIGHT),
+            MAIN: _ICASC_NARROW,
+            GRAD_CAM: (*_ICASC_NARROW, "attention=grad_cam"),
+            _LIGHTER: (*_ICASC_NARROW, *LIGHT),
         },
         "mAP",
         ("attributes", "overlap", "localisation"),
         also=("mA",),
         shared=("keep=last",),
         rates=_CLOTHING_RATES,
-        rate_of=dict.fromkeys((GRAD_CAM, f"{MAIN}, weights 0.1"), MAIN),
+        rate_of=dict.fromkeys((GRAD_CAM, _LIGHTER), MAIN),
     ),
     "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _EPOCHS, _PLAIN_CIFAR, rates=_RATES),
     **{
@@ -170,17 +181,14 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
         rates=_CLOTHING_RATES,
         windows=(63,),  # seven passes over the validation split
     ),
-    "awmt-garments": _awmt(  # the window is one pass over the validation split
-        *("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4)),
-        *("window=23", "keep=last"),
-    ),
+    "awmt-garments": _awmt("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4), "keep=last"),
 }
 
 
 # AutoLA: the ways of search_compare, and the plain net with as many parameters, or as much time.
 _W8 = (*_CIFAR, _SHORT, "model_options.width=8")
 WIDER, COSTLIER, LONGER = "none, wider", "none, as many multiply-adds", "none, as long"
-_PUBLISHED = {way: "published" for way in ("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM)}
+_PUBLISHED = dict.fromkeys(("HOG-SE", "HOG-CBAM", SEARCHED, RANDOM), PUBLISHED)
 AUTOLA = Preset(
     "hoga_cifar10_resnet20",
     "",
@@ -196,10 +204,7 @@ AUTOLA = Preset(
     rates=_RATES,
     rate_of={**_PUBLISHED, **dict.fromkeys((WIDER, COSTLIER, LONGER), NONE)},
 )
-AUTOLA_SEARCH = (
-    *_W8,
-    "model_options.depth=8",
-    "alpha_lr=0.02",
-)  # of the recipe hoga_search_cifar10
+# Of the recipe hoga_search_cifar10.
+AUTOLA_SEARCH = (*_W8, "model_options.depth=8", "alpha_lr=0.02")
 
 NAMES = (*PHOTOGRAPHS, *CURVES, "autola-cifar10")

@@ -16,7 +16,14 @@ from gluon_attn.figures.curves import bands
 from gluon_attn.train.build import load_recipe
 from tools.experiments.controlled import BASELINE, Preset, run_preset, trial_of, tuned
 from tools.experiments.data import make_data
-from tools.experiments.multitask import AWMT, BASIC, SEPARATE, run_multitask, run_noise_curve
+from tools.experiments.multitask import (
+    AWMT,
+    BASIC,
+    SEPARATE,
+    at_level,
+    run_multitask,
+    run_noise_curve,
+)
 from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, LIGHT, PHOTOGRAPHS
 from tools.experiments.runner import (
     NO_DATA,
@@ -29,7 +36,7 @@ from tools.experiments.runner import (
     Scores,
     run_experiment,
 )
-from tools.experiments.search_compare import NONE, RANDOM, SEARCHED, compare
+from tools.experiments.search_compare import NONE, PUBLISHED, RANDOM, SEARCHED, compare
 
 FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
@@ -186,17 +193,15 @@ def _noise_curve(name: str, request: Request) -> Outcome:
         workers=request.workers,
         say=request.say,
     )
-    scores = _accuracies(done)
-    places = [0.0, *(100 * level for level in curve.levels)]
-    levels = {f", {place:g} %" if place else "": place for place in places}
+    scores, levels = _accuracies(done), (0.0, *curve.levels)
+    true = {arm: own for arm, own in scores.items() if arm in curve.preset.arms}
     series = {
-        arm: np.transpose([scores[f"{arm}{ending}"] for ending in levels])
-        for arm in scores
-        if all(f"{arm}{ending}" in scores for ending in levels)
+        arm: np.transpose([scores[at_level(arm, level)] for level in levels])
+        for arm in true
+        if arm != SEPARATE  # trained with true labels only
     }
-    path = os.path.join(request.out, "noise.png")
+    path, places = os.path.join(request.out, "noise.png"), [100 * level for level in levels]
     bands(series, "mean test accuracy %", path, places, "wrong labels of the noisy tasks, %")
-    true = {arm: own for arm, own in scores.items() if not arm.endswith(" %")}
     figures = {"mean accuracy over wrong labels, line: mean, band: seeds": path}
     return _outcome(true, done.text, "mean accuracy %", request, figures=figures)
 
@@ -306,7 +311,7 @@ EXPERIMENTS = {
     },
     "autola-cifar10": Experiment(
         "AutoLA", "CIFAR-10, 4,000 training images; ResNet-20 of width 8, plain and with the "
-        "published genotype", "test top-1 %", (NONE, "published"),
+        "published genotype", "test top-1 %", (NONE, PUBLISHED),
         Published("CIFAR-10, ResNet-20/32/56"),
         _autola_photographs,
     ),
