@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import math
+import shutil
 
 import mxnet as mx
 import numpy as np
@@ -217,6 +218,12 @@ def test_arms_go_on_from_a_net_that_is_trained_once_a_seed(tmp_path, monkeypatch
             )
     for path in tmp_path.rglob("*.params"):
         path.unlink()
+    focal, kept = tmp_path / "out" / "focal-4", tmp_path / "kept"
+    focal.rename(kept)
+    with pytest.raises(FileNotFoundError, match="focal-4 goes on .*start-4 to train them again"):
+        go()
+    shutil.rmtree(focal, ignore_errors=True)
+    kept.rename(focal)
     monkeypatch.setattr(train, "train", None)
     monkeypatch.setattr(controlled, "train", None)
     assert go()[0] == text

@@ -230,9 +230,20 @@ class Run(NamedTuple):
 
     def train(self, **how: Any) -> float:
         """Train it unless it is finished; see :func:`gluon_attn.train.run.train_once`."""
-        return train_once(
-            self.recipe, self.data, self.folder, self.workers, base_params=self.base_params, **how
-        )
+        try:
+            return train_once(
+                *(self.recipe, self.data, self.folder, self.workers),
+                base_params=self.base_params,
+                **how,
+            )
+        except FileNotFoundError as error:
+            if self.base_params is None or os.path.exists(self.base_params):
+                raise
+            folder = os.path.dirname(self.base_params)
+            raise FileNotFoundError(
+                f"{self.folder} goes on from weights that are missing: bring them back to "
+                f"{self.base_params}, or remove {folder} to train them again"
+            ) from error
 
     def open(self) -> tuple[Any, Any, Settings]:
         """Return the trained net, the test split and settings for an analysis."""
