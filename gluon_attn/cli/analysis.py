@@ -124,10 +124,10 @@ def load_models(
 ) -> tuple[Models, dict[str, str]]:  # fmt: skip
     """Load the nets to compare with and name them all.
 
-    ``main`` is the net that is analysed; it comes last in figures. ``others`` are run folders, or
-    ``ZOO_NAME=FILE`` for a zoo model with its weights, fed as known, else by ``pixels``. Returns
-    nets by name, and run folders by name. A net is called after its run folder, else by its zoo
-    name; equal names get a number.
+    ``main`` is the net that is analysed; it comes last in figures. ``others`` are run folders, zoo
+    names with published weights, or ``ZOO_NAME=FILE`` for a zoo model with its weights, fed as
+    known, else by ``pixels``. Returns nets by name, and run folders by name. A net is called after
+    its run folder, else by its zoo name; equal names get a number.
     """
     found: list[tuple[str, Trained, str | None]] = []
     for text in others:
@@ -135,7 +135,8 @@ def load_models(
         if equals and not os.path.isdir(text):
             found.append((name, _same_classes(name, path, main, ctx, pixels), None))
         else:
-            found.append((_base(text), load.from_run(text, ctx), text))
+            run = text if os.path.isdir(text) else None
+            found.append((_base(text), load.from_run_or_zoo(text, ctx), run))
     found.append((_base(main_run) if main_run else main.name, main, main_run))
     models: Models = {}
     runs: dict[str, str] = {}

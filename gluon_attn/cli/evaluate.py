@@ -45,7 +45,8 @@ def flags() -> argparse.ArgumentParser:
                         "localisation: maps against the masks of the data set")  # fmt: skip
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="RUN",
-        help="analyse also these, as baselines: run folders, or ZOO_NAME=WEIGHTS",
+        help="analyse also these, as baselines: run folders, zoo names with published weights, "
+             "or ZOO_NAME=WEIGHTS",
     )  # fmt: skip
     cli.add_device_flags(parser)
     return parser

@@ -54,6 +54,13 @@ def from_run(folder: str, ctx: list[Any]) -> Trained:
     return with_weights(empty, recipe, path, ctx)
 
 
+def from_run_or_zoo(source: str, ctx: list[Any]) -> Trained:
+    """Load the best epoch of a run's folder, or the published weights of a zoo name."""
+    if not os.path.isdir(source) and source.lower() in MODELS:
+        return from_zoo(source, None, ctx, pretrained=True)
+    return from_run(source, ctx)
+
+
 def weights_of_run(folder: str) -> tuple[str, dict[str, Any]]:
     """Return the path of a run's best weights and the contents of its ``best.json``.
 

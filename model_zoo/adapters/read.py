@@ -182,7 +182,7 @@ def _multiplied(params: Params, path: str) -> Params:
         if step is not None and data.dtype == np.int8:
             if step.shape != (*data.shape[:1], *[1] * (data.ndim - 1)):
                 raise ValueError(f"{path}: {name} {data.shape} has steps {step.shape}; {REMEDY}")
-            data = data.astype("float32") * step
+            data = data.astype("float32") * step.astype("float32")
         if not name.endswith(".step") or name[: -len(".step")] not in params:
             found[name] = data
     return found

@@ -22,6 +22,7 @@ from gluon_attn.figures import canvas, curves, distribution, heatmaps
 from gluon_attn.metrics.overlap import attention_iou
 from gluon_attn.papers.icasc.attention import attention_separation, grad_cam, soft_mask
 from gluon_attn.task import Trained
+from gluon_attn.train import trained as load
 from gluon_attn.train import use_static_graph
 from model_zoo import get_model
 
@@ -302,6 +303,18 @@ def test_the_tool(several, call, tmp_path):
     }  # fmt: skip
     code, _, err = call(*given)
     assert code == 2 and "--compare needs --analyse KIND, --attention or --localisation" in err
+
+
+def test_a_net_with_published_weights_is_compared_by_its_name():
+    main, ctx = (
+        load.from_zoo("hoga_resnet20_w8_cifar10", None, [mx.cpu()], pretrained=True),
+        [mx.cpu()],
+    )
+    models, runs = analysis.load_models(main, None, ["resnet20_w8_cifar10"], ctx)
+    assert list(models) == ["resnet20_w8_cifar10", "hoga_resnet20_w8_cifar10"] and not runs
+    assert models["resnet20_w8_cifar10"].extra["params"] == "pretrained"
+    with pytest.raises(FileNotFoundError, match="resnet20_w9 holds no trained weights"):
+        analysis.load_models(main, None, ["resnet20_w9"], ctx)
 
 
 @pytest.mark.parametrize("call, message", [

@@ -279,8 +279,12 @@ def test_a_finished_run_is_measured_later_and_continued_from_its_small_files(tmp
     text, rows = go(("localisation",))
     found = rows[BASELINE][0]["localisation"]
     headings = ("pointing game", "energy inside", "area under IoU curve")
-    assert list(found) == [f"{kind}, {heading}" for heading in headings for kind in
-                           ("Grad-CAM", "A_ch", "centre Gaussian", "uniform")]  # fmt: skip
+    kinds = ("Grad-CAM", "A_ch", "centre Gaussian", "uniform")
+    wanted = [f"{kind}, {heading}" for heading in headings for kind in kinds]
+    assert list(found) == [*wanted, "Grad-CAM, empty", "A_ch, empty"]
+    for kind in kinds[:2]:  # what is not empty is measured
+        measured = found[f"{kind}, pointing game"]
+        assert np.isnan(measured) == (found[f"{kind}, empty"] == 100)
     assert all(0 <= value <= 100 or np.isnan(value) for value in found.values())
     # the tag covers the middle third of the rows and the middle half of the columns
     assert found["uniform, energy inside"] == pytest.approx(100 / 6, abs=3)

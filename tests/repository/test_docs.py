@@ -22,7 +22,7 @@ from gluon_attn.core.recipe import Recipe, catalogue
 from gluon_attn.core.recipe import names as recipe_names
 from gluon_attn.method import METHODS
 from gluon_attn.train.build import load_recipe
-from model_zoo import MODELS, list_models
+from model_zoo import MODELS, list_models, store
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -361,6 +361,18 @@ def test_models_and_recipes_named_in_pages_exist():
     listed = re.findall(r"recipes/(\w+)\.py\)", "".join(map(text_of, PAGES)))
     files = {Path(entry.file).stem for name, entry in catalogue().items() if name[0] != "_"}
     assert set(listed) == files
+
+
+def test_weights_that_pages_ask_for_are_shipped():
+    named = set()
+    for text in map(text_of, PAGES):
+        named.update(re.findall(r"--model (\S+)[^\n]* --pretrained", text))
+        named.update(re.findall(r'load_predictor\("(\w+)"', text))
+        named.update(re.findall(r'get_model\("(\w+)", pretrained=True', text))
+        for line in re.findall(r"gallery\.py (.+)", text):
+            named.update(re.findall(r"=(\w+)(?= )", line))
+    assert "efficientnet_lite0_clothing" in named and len(named) > 5
+    assert not sorted(name for name in named if store.builtin(name) is None)
 
 
 def test_version_is_the_same_everywhere():

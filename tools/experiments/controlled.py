@@ -27,7 +27,7 @@ from gluon_attn.cli.maps import GUIDED
 from gluon_attn.core.errors import DivergedError
 from gluon_attn.core.files import or_nan, write_json
 from gluon_attn.core.text import read_json
-from gluon_attn.metrics.localisation import HEADINGS
+from gluon_attn.metrics.localisation import BASELINES, HEADINGS
 from gluon_attn.metrics.multilabel import evaluate_multilabel
 from gluon_attn.metrics.tables import (
     MEAN,
@@ -334,16 +334,20 @@ def localisation(run: Run) -> dict:
     """Return where the maps look, in percent, on the test images with masks.
 
     The net's own attention maps, Grad-CAM and A_ch, and the baselines that know nothing of the
-    image; means over the attributes.
+    image; means over the attributes. Also the share of maps that are empty, and left out.
     """
     trained, dataset, settings = run.open()
     found = localise({trained.name: trained}, dataset, settings, without=(GUIDED, ANOTHER)).result()
-    titles = {title_of(kind): short for kind, short in MAP_TITLES.items()}
-    return {
-        f"{titles.get(kind, kind)}, {heading}": 100 * values["measures"][key][MEAN]["mean"]
+    short = {title_of(kind): title for kind, title in MAP_TITLES.items()}
+    maps = {short.get(kind, kind): values for kind, values in found["maps"].items()}
+    means = {
+        f"{title}, {heading}": 100 * values["measures"][key][MEAN]["mean"]
         for key, heading in HEADINGS.items()
-        for kind, values in found["maps"].items()
+        for title, values in maps.items()
     }
+    masks = sum(found["attributes"].values())
+    empty = {f"{k}, empty": 100 * v["empty"] / masks for k, v in maps.items() if k not in BASELINES}
+    return {**means, **empty}
 
 
 def heads(run: Run) -> dict:

@@ -270,6 +270,7 @@ _SINGLE_LABEL = {
     "icasc-garments-few": _GARMENTS.format(", 30 images each", _PLAIN0),
     "dreal-garments": _GARMENTS.format("", f"SE-{_WIDTH16}"),
 }
+_SRM101 = Published("ImageNet, SRM-ResNet-101, top-1 error %: less is better", "21.404", "20.474")
 _WIDER = Published("WIDER-Attribute, ResNet-101, mAP %, as a later paper quotes it", "83.7", "86.4")
 NO_ATTRIBUTES = Published("none: no attribute data in the paper", "-", "-")
 _DIGIT = "one digit a scene, 10 classes; ResNet-20 (CIFAR), width 8, 32 px"
@@ -292,7 +293,7 @@ EXPERIMENTS = {
             name.partition("-")[0].upper(), data, "test top-1 %",
             (BASELINE, HEADLINE[name]),
             Published("CIFAR-100, ResNet-110, top-1 %", method="+3.33") if "icasc" in name
-            else Published("ImageNet, ResNet-101, top-1 error %: less is better"),
+            else _SRM101,
             functools.partial(_preset, name),
         )
         for name, data in _SINGLE_LABEL.items()
@@ -344,7 +345,7 @@ EXPERIMENTS = {
     "dreal-digit": Experiment(
         "DREAL", _DIGIT.replace("ResNet-20", "SE-ResNet-14"), "test top-1 %",
         (BASELINE, HEADLINE["dreal-digit"]),
-        Published("ImageNet, SRM-ResNet-101, top-1 error %: less is better", "21.404", "20.474"),
+        _SRM101,
         functools.partial(_preset, "dreal-digit"),
     ),
     "dreal-people": Experiment(

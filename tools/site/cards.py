@@ -255,11 +255,13 @@ def _beside(entry: Entry, known: Known) -> str:
     measure, other = headline(entry), known[entry["baseline"]]
     differing = differences(entry, other)
     how = f"which differs in {', '.join(differing)}" if differing else "same data, budget and seed"
+    if entry["recipe"].get("backbone") == entry["baseline"]:
+        how = "from whose weights it goes on"
     side = "below" if more < 0 else "above"
     return (
         f"\nIts baseline `{entry['baseline']}`, {how}: {measure} "
         f"{100 * other['score'][measure]:.1f} %; this net is {100 * abs(more):.1f} points {side}. "
-        "One seed each; [results.md](../../docs/results.md) compares over five.\n"
+        "One seed each; [results.md](../../docs/results.md) compares methods over several.\n"
     )
 
 
@@ -270,7 +272,7 @@ def method_of(recipe: dict) -> str:
     paper's basic model, though AWMT's code trains it.
     """
     attention = str((recipe.get("model_options") or {}).get("attention"))
-    if attention.startswith("hoga:"):
+    if attention.startswith("hoga:") or recipe["model"].startswith("hoga_"):
         return "autola"
     equal = recipe["method"] == "awmt" and recipe["options"].get("adaptive") is False
     return "baseline" if equal else recipe["method"]

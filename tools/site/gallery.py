@@ -120,10 +120,7 @@ def _open(runs: dict[str, str], ctx: mx.Context) -> dict[str, Any]:
     """Return the nets to compare, ``{title: Trained}``."""
     models = {}
     for title, folder in runs.items():
-        if os.path.isdir(folder):
-            trained = load.from_run(folder, [ctx])
-        else:
-            trained = load.from_zoo(folder, None, [ctx], pretrained=True)
+        trained = load.from_run_or_zoo(folder, [ctx])
         if "recipe" not in trained.extra:
             raise ValueError(f"{title}: nothing is recorded of how {folder} was trained")
         if trained.extra["recipe"]["method"] != "autola":

@@ -29,7 +29,7 @@ from model_zoo.transfer import SCHEMA_VERSION, WeightEntry, parse_table
 from tools.experiments.results_page import replace_block
 from tools.site.cards import MEASURES, Entry, Known, card, headline, kind_of, table
 
-LARGEST = 4 << 20  # bytes of a file that is shipped
+LARGEST = 4_000_000  # bytes of a file that is shipped
 TOLERANCE = 1e-4  # between the logits of the run's net and of the published one
 CODE = (":(top)gluon_attn", ":(top)model_zoo", ":(top)tools")
 # What publishing itself writes: several nets may be published one after the other.
@@ -47,7 +47,8 @@ class Source(NamedTuple):
         baseline: Zoo name of the baseline with weights, or None.
         summary: One sentence on what the model is.
         stored: ``'half'`` or ``'int8'`` for matrices and kernels in that precision, int8 with a
-            step per output channel; the score is that of the stored ones.
+            step per output channel, and scales and shifts in half precision; the score is that of
+            the stored ones.
         packed_with: Command that packs the data for training, or '' if they are used as made.
     """
 
@@ -137,16 +138,18 @@ def _smaller(path: str, target: str, stored: str) -> str:
     """
     found: dict[str, Any] = {}
     for name, array in load_params(path).items():
-        if array.ndim < 2:
-            found[name] = array
+        if array.ndim < 2:  # statistics may leave the range of half precision
+            kept = stored == "half" or name.rpartition(".")[2].startswith("running_")
+            found[name] = array if kept else array.astype("float16")
         elif stored == "half":
             found[name] = array.astype("float16")
         else:
             values = array.asnumpy()
             step = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / 127
+            step = step.astype(np.float16)
             codes = np.rint(np.divide(values, step, out=np.zeros_like(values), where=step > 0))
-            found[name] = mx.nd.array(codes, dtype="int8")
-            found[f"{name}.step"] = mx.nd.array(step)
+            found[name] = mx.nd.array(np.clip(codes, -127, 127), dtype="int8")
+            found[f"{name}.step"] = mx.nd.array(step, dtype="float16")
     mx.nd.save(target, found)
     return target
 
