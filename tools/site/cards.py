@@ -92,8 +92,8 @@ net = get_model("{name}", pretrained=True)
 * **Net** of the architecture `{net}`{options}; the whole recipe in
   [weights.json](../weights.json).
 * **Made with** `{trained}`; the code when it was published: commit `{commit}`.
-* **Data** {data}: {made}; sha256 of every split's names and labels in
-  weights.json.{packed}
+* **Data** {data}: {made}; sha256 of the names and labels of the {split} split
+  `{hash}`, of the others in weights.json.{packed}
 * **File** `{file}`, {size:,} bytes{stored}, sha256 `{sha256}`.
 * **Classes** {classes}.
 
@@ -230,6 +230,7 @@ def card(name: str, entry: Entry, known: Known) -> str:
         trained=entry["trained_with"],
         made=f"`{made}`" if "prepare_data.py" in made else made,
         data=kind.name,
+        hash=entry["data"]["sha256"][entry["score"]["split"]],
         start=f"the weights of `{backbone}`" if backbone else "scratch",
         options="".join(f", {key} `{value}`" for key, value in recipe["model_options"].items()),
         packed=packed or "",
