@@ -9,6 +9,7 @@ Pixels of which nothing is known are asked for: a wrong guess costs points and s
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any, Dict
@@ -30,6 +31,8 @@ HELP = (
     "such as CIFAR's: --resize 32)"
 )
 
+logger = logging.getLogger(__name__)
+
 Pixels = Dict[str, Any]  # mean, std in grey levels, and of GEOMETRY what is known
 
 
@@ -47,6 +50,11 @@ def pixels_of(args: argparse.Namespace) -> Pixels:
                 "below 1, or both in units of 0 to 255 (inputs of 0 to 1 as they are: --mean 0 "
                 "--std 255)"
             )
+        if unit == 1 and not any(args.mean) and set(args.std) == {1}:
+            logger.warning(
+                "--mean 0 --std 1: taken as inputs of 0 to 255; if they are of 0 to 1 "
+                "(torchvision's ToTensor alone), give --mean 0 --std 255"
+            )
         for key in ("mean", "std"):
             found[key] = tuple(round(unit * value, 6) for value in getattr(args, key))
     found.update({key: getattr(args, key) for key in ("crop", "interpolation")
@@ -58,7 +66,15 @@ def schema_of(args: argparse.Namespace) -> Schema | None:
     """Return what ``--classes`` and ``--single-label`` say of the outputs."""
     if args.single_label and not args.classes:
         raise ValueError("--single-label: of which classes? Give --classes FILE, a name a line")
-    return classes_of(Path(args.classes), args.single_label) if args.classes else None
+    if not args.classes:
+        return None
+    schema = classes_of(Path(args.classes), args.single_label)
+    if schema.is_binary and not args.classes.endswith(".json"):
+        logger.warning(
+            "%s: %d attributes, each present or absent; if every image is of one class, "
+            "add --single-label", args.classes, len(schema),
+        )  # fmt: skip
+    return schema
 
 
 def record_path(path: Any) -> str:
@@ -121,6 +137,7 @@ def described(path: str) -> WeightEntry | None:
     return WeightEntry(
         name, os.path.basename(path), record["sha256"], recipe=recipe, schema=items,
         classes=tuple(columns) if columns else None, source=where, pixels=pixels, options=options,
+        data=None if ours else record.get("data"),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ checked against its hash before use: a flipped bit in a weight shows nowhere els
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import logging
 import os
@@ -187,10 +188,12 @@ def _entry(name: str, directory: str) -> WeightEntry:
     if name in table:
         return table[name]
     own = sorted(n for n in table if n not in GLUON_RESNETS)
+    near = difflib.get_close_matches(name, own, 3)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(
-        f"no weights are known for '{name}'. Models with weights: {', '.join(own) or '(none)'}; "
-        f"Gluon's ImageNet backbones: {', '.join(GLUON_RESNETS)}. Train it "
-        f"({_trainer(name)}), start from a backbone file (--base-params FILE), or set "
+        f"no weights are known for '{name}'.{meant} Models with weights: "
+        f"{', '.join(own) or '(none)'}; Gluon's ImageNet backbones: {', '.join(GLUON_RESNETS)}. "
+        f"Train it ({_trainer(name)}), start from a backbone file (--base-params FILE), or set "
         f"{MIRROR_VARIABLE} to a mirror that lists '{name}' in {INDEX}"
     )
 

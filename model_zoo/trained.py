@@ -68,7 +68,9 @@ def from_zoo(
     extra: dict[str, Any] = {"params": params or "pretrained", "model": name}
     recipe = outside.recipe_of(entry)
     if entry is not None and recipe is not None:
-        extra.update(recipe=recipe.to_dict(), data=entry.data, score=entry.score)
+        extra.update(recipe=recipe.to_dict(), data=entry.data or {}, score=entry.score)
+    elif imagenet:
+        extra["data"] = {"name": "ImageNet (ILSVRC2012)"}
     if not schema.is_binary or entry is not None and entry.schema:
         extra["schema"] = schema.to_json()
     found = Trained(name, net, schema.columns, {}, extra)
@@ -112,6 +114,13 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
     elif entry is not None and entry.classes:
         known = Schema.binary(entry.classes)
     if given and known and given.columns != known.columns:
+        same = [name.rpartition("=")[2] for name in given.columns] == [
+            name.rpartition("=")[2] for name in known.columns
+        ]
+        if same and known.is_single_label:  # the weights know better
+            return known
+        if same and given.is_single_label and entry is not None and not entry.recipe:
+            return given  # a flag goes before what was stored
         raise ValueError(
             f"the weights of {name} were made for {', '.join(known.columns)}; the names given are "
             f"{', '.join(given.columns)}: leave them out"

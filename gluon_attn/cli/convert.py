@@ -16,6 +16,7 @@ from model_zoo.adapters.convert import convert
 IMAGENET = (
     "ImageNet's want --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --crop 224"
 )
+CIFAR = "CIFAR's are seen whole: --resize 32, with mean and std of their training"
 AUTHORS = {
     "torchvision": IMAGENET, "gluoncv": IMAGENET, "gluoncv_exported": IMAGENET,
     "vaa_released": "the authors' want --mean 104,117,123 --std 1 --resize 256x256 --crop 224",
@@ -93,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = ", ".join(f"{key} {value}" for key, value in done.pixels.items())
         print(f"beside:  {done.record}: {told or 'classes'}")
     if not done.pixels:
-        hint = f" ({AUTHORS[done.read]})" if done.read in AUTHORS else ""
+        small = "cifar" in done.model  # nets of images that have their size already
+        hint = CIFAR if small else AUTHORS.get(done.read, "")
+        hint = f" ({hint})" if hint else ""
         print(
             "pixels:  not known; evaluate and export will ask for --mean, --std and --resize, "
             f"which this command stores beside the weights{hint}"

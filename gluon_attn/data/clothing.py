@@ -249,14 +249,21 @@ class ClothingDataset(Reader):
 def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, int]]:
     """Return ``(rows, {reason: how many were left out})`` of ``images.csv``."""
     rows: list[dict[str, str]] = []
-    left_out: dict[str, int] = collections.Counter()
+    left_out: collections.Counter[str] = collections.Counter()
+    seen: dict[str, int] = {}
     for number, row in read_table(path, FIELDS):
+        line = seen.setdefault(row["image"], number)
+        if line != number:
+            raise ValueError(f"{path}:{number}: '{row['image']}' is in line {line} already")
         if row["kids"] not in ("True", "False"):
             raise ValueError(f"{path}:{number}: kids is {row['kids']!r}; valid are True and False")
         if row["label"] not in CLASSES:
             left_out[f"of class '{row['label']}'"] += 1
         else:
             rows.append(row)
+    if left_out and not rows:
+        found = ", ".join(f"{count:,} {why}" for why, count in left_out.most_common(5))
+        raise ValueError(f"{path}: no row is of {', '.join(CLASSES)}; there are {found}")
     return rows, left_out
 
 
@@ -279,4 +286,4 @@ def _is_list(path: Path) -> bool:
         heading = read_lines(path)[0][1]
     except (OSError, ValueError, IndexError):
         return True  # what is wrong with it is said where it is read
-    return set(FIELDS) <= set(heading.strip().split(","))
+    return set(FIELDS) <= {name.strip(' "') for name in heading.split(",")}

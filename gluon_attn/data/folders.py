@@ -32,11 +32,12 @@ from gluon_attn.data.layout import Found, Part, PathLike
 
 logger = logging.getLogger(__name__)
 
-ALIASES = {
+_LOWER = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+ALIASES = {split: (*names, *map(str.capitalize, names)) for split, names in _LOWER.items()}
 
 
 @DATASETS.register("folders")
@@ -60,7 +61,7 @@ class Folders(Reader, ClassificationDataset):
             told = f"{found.path(part)} is missing; looked for {cls.looks_for}"
             others = [f"{name}/" for name in scan.subfolders(found.home)]
             names = ", ".join([*others[: scan.SHOWN], *["…"] * (len(others) > scan.SHOWN)])
-            called = " or ".join(f"{place}/" for place in part.places)
+            called = " or ".join(f"{p}/" for p in part.places if p in (split, p.lower()))
             raise FileNotFoundError(f"{told}; {split} is {called}; there is {names or 'no folder'}")
         return found._replace(paths={part.name: found.paths.get(part.name, found.home / there[0])})
 

@@ -131,8 +131,9 @@ class Located:
         for part in found.missing:
             if not part.images:
                 given = options.get(part.option) if part.option else None
-                place = given or found.path(part)
-                raise FileNotFoundError(f"{place} is missing; looked for {cls.looks_for}")
+                place = Path(given or found.path(part))
+                lacks = "is not what it should be" if place.exists() else "is missing"
+                raise FileNotFoundError(f"{place} {lacks}; looked for {cls.looks_for}")
         return found
 
     @classmethod

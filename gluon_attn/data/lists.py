@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -112,8 +112,10 @@ def _numbered(path: Path) -> dict[str, int]:
     """Return the line number of each name of a names.txt."""
     seen: dict[str, int] = {}
     for number, name in _lines(path):
+        name = re.sub(r"\s*=\s*", "=", name)
         if name in seen:
-            raise ValueError(f"{path}:{number}: '{name}' is in line {seen[name]} already")
+            told = f"{path}:{number}: '{name}' is in line {seen[name]} already"
+            raise ValueError(f"{told}; every name needs to be another one, such as '{name} 2'")
         seen[name] = number
     if not seen:
         raise ValueError(f"{path}: no attribute name; one per line is needed")
@@ -129,6 +131,7 @@ def schema_of(path: Path) -> Schema:
     attributes: list[Attribute] = []
     lines = _numbered(path)
     last: dict[str, str] = {}  # name of the last class of an attribute
+    spelt: dict[str, str] = {}  # by its name in lower case
     key: Callable[[str], str] = lambda name: name.partition("=")[0] if "=" in name else ""  # noqa: E731
     for attribute, columns in itertools.groupby(lines, key):
         names = list(columns)
@@ -138,6 +141,12 @@ def schema_of(path: Path) -> Schema:
             raise ValueError(f"{where} {told} below the other")
         if attribute:
             last[attribute] = names[-1]
+            other = spelt.setdefault(attribute.casefold(), attribute)
+            if other != attribute:
+                where = f"{path}:{lines[names[0]]}: '{names[0]}'"
+                raise ValueError(
+                    f"{where}: the attribute is called '{other}' above; spell it alike"
+                )
         if attribute and len(names) > 1:
             classes = tuple(name.partition("=")[2] for name in names)
             attributes.append(Attribute(attribute, MULTICLASS, classes))
@@ -149,14 +158,18 @@ def schema_of(path: Path) -> Schema:
 def classes_of(path: Path, single_label: bool = False) -> Schema:
     """Return what the logits of a net mean: a names.txt, or a JSON file that holds a schema.
 
-    Such are the sidecar of an export, ``best.json`` of a run, and the schema alone. With
-    ``single_label`` the names are the classes of which every image has one.
+    Such are the sidecar of an export, ``best.json`` of a run, and the schema alone; or one that
+    holds the names, ``["cat", …]`` or ``{"0": "cat", …}``. With ``single_label`` the names are the
+    classes of which every image has one.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of classes: a name a line, in their order")
     if path.suffix == ".json":
         contents = read_json(path)
+        names = _plain_names(contents)
         items = contents.get("schema") if isinstance(contents, dict) else contents
         with naming(path):
-            schema = Schema.from_json(items or ())
+            schema = Schema.binary(names) if names else Schema.from_json(items or ())
     else:
         schema = schema_of(path)
     if not single_label or schema.is_single_label:
@@ -164,6 +177,14 @@ def classes_of(path: Path, single_label: bool = False) -> Schema:
     if not schema.is_binary:
         raise ValueError(f"{path}: {len(schema)} attributes, which is not one class per image")
     return class_schema(schema.names)
+
+
+def _plain_names(contents: Any) -> list[str]:
+    """Return the names of a JSON list, or of an object by number; [] if it is something else."""
+    if isinstance(contents, dict) and all(key.isdigit() for key in contents):
+        contents = [contents[key] for key in sorted(contents, key=int)]
+    plain = isinstance(contents, list) and all(isinstance(name, str) for name in contents)
+    return contents if plain else []
 
 
 def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) -> None:
@@ -179,7 +200,8 @@ def read_list(path: Path, schema: Schema, codes: Mapping[str, int], rows: Rows) 
         if not image:
             raise ValueError(f"{where}: expected path<TAB>{','.join(['0'] * len(names))}: {line!r}")
         words = [word.strip() for word in text.split(",")]
-        if schema.is_single_label and not set(words) & set(codes):
+        alone = len(words) == 1 < len(names)  # no codes of the classes
+        if schema.is_single_label and (alone or not set(words) & set(codes)):
             word, classes = text.strip(), schema.attributes[0].classes
             if word not in classes:
                 told = f"'{word}' is no class; known are {', '.join(classes)}"

@@ -76,7 +76,9 @@ class Loader:
             )
         if last == "discard" and len(dataset) < batch_size:
             found = f"{len(dataset)} samples do not fill one batch of {batch_size}"
-            raise ValueError(f"{found}; use a smaller batch or last='pad'")
+            raise ValueError(
+                f"{found}; use a smaller batch_size (a loader of your own: last='pad')"
+            )
         self.dataset: Any = CachedDataset(dataset, transform.resize) if cache else dataset
         self.transform, self.batch_size = transform, int(batch_size)
         self.shuffle, self.seed, self.workers, self.last = shuffle, int(seed), int(workers), last

@@ -8,9 +8,10 @@ from these files alone. It multiplies in every call, though, and the operators t
 batch size, and gives the memory back once the operators have their own numbers.
 
 **No number changes.** An operator takes 127.5 / largest magnitude as a channel's scale. The number
-of that largest weight is -128, every other one is within 127, and a step is 1/128 of it, negative
-where it is positive: so the product gives that weight to the bit, hence the operator the same
-scale, and every other weight off by at most 127/256 of a level, which it rounds to the same number.
+of that largest weight (of two, of the one that it makes negative) is -128, every other one is
+within 127, and a step is 1/128 of it, negative where it is positive: so the product gives that
+weight to the bit, hence the operator the same scale, and every other weight off by at most 127/256
+of a level, which it rounds to the same number.
 Where a fused batch-norm multiplies the channel, the numbers are those of the product with it.
 """
 
@@ -146,7 +147,10 @@ def _numbers(weight: Numbers, factors: Any) -> tuple[Numbers, Numbers]:
     """Return the int8 numbers of a weight ``(O, …)`` and the step of each channel ``(O, 1, …)``."""
     flat = weight.reshape(len(weight), -1)
     factors = np.broadcast_to(factors, len(flat))[:, None]
-    extreme = np.take_along_axis(flat, np.abs(flat).argmax(1)[:, None], 1)
+    largest = np.abs(flat).max(1, keepdims=True)
+    below = -largest * np.where(factors < 0, -1, 1).astype(np.float32)
+    # Of two such weights of unlike sign the operator takes one to -128, the other one to 127.
+    extreme = np.where((flat == below).any(1, keepdims=True), below, -below)
     codes = flat * factors  # the operator's own steps, in float32
     top = np.abs(extreme * factors)
     scale = np.divide(_LEVELS, top, out=np.zeros_like(top), where=top > _TINY)

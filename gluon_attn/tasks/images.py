@@ -127,6 +127,11 @@ def match_boxes(
         )
     if without:
         logger.warning("%d images without boxes left out: %s …", len(without), without[0])
+    used = {id(value) for _, value in matched}
+    unused = [key for key, value in boxes.items() if id(value) not in used]
+    if unused:
+        told = "%s: %d paths are of no image that was given, and left out: %s …"
+        logger.warning(told, path, len(unused), unused[0])
     return [image for image, _ in matched], [value for _, value in matched]
 
 
@@ -134,7 +139,8 @@ def _csv_boxes(path: Path, text: str) -> dict[str, Boxes]:
     boxes: dict[str, Boxes] = {}
     for number, row in rows_of_csv(io.StringIO(text), path):
         row = [field.strip() for field in row]
-        if not any(row) or (not boxes and [field.lower() for field in row] == BOX_COLUMNS):
+        heading = [field.lower() for field in row] if not boxes else []
+        if not any(row) or heading in (BOX_COLUMNS, ["image", *BOX_COLUMNS[1:]]):
             continue
         if len(row) != len(BOX_COLUMNS):
             raise ValueError(

@@ -19,6 +19,7 @@ from reference.cifar_resnet import forward, random_state
 
 from gluon_attn.cli import common, convert, evaluate, export
 from gluon_attn.data.lists import classes_of
+from gluon_attn.export.sidecar import trained_on
 from gluon_attn.task import task_of
 from gluon_attn.tasks import attributes
 from gluon_attn.train.trained import from_zoo
@@ -126,10 +127,20 @@ def test_flags_do_without_a_record_and_go_before_one(world, folder):
     np.testing.assert_allclose(found, world[1], rtol=1e-5, atol=1e-5)
 
 
+def test_a_flag_goes_before_what_a_record_says_of_the_outputs(folder, caplog):
+    path = converted(folder, *PIXELS, *labels(folder)[:2])
+    assert "3 attributes, each present or absent; if every image is of one" in caplog.text
+    command = ("--model", NAME, "--params", path)
+    assert "add --single-label" in refused(evaluated, folder, *command)
+    assert evaluated(folder, *command, *labels(folder)).sum(1) == pytest.approx(1)
+    path = converted(folder, *PIXELS, *labels(folder))  # and one that is right is not undone
+    assert evaluated(folder, *command, *labels(folder)[:2]).sum(1) == pytest.approx(1)
+
+
 def test_nothing_is_guessed(folder, capsys):
     path = converted(folder)
     printed = capsys.readouterr().out
-    assert "pixels:  not known" in printed and "--resize 256 --crop 224" in printed
+    assert "pixels:  not known" in printed and "(CIFAR's are seen whole: --resize 32," in printed
     assert not (folder / "a.json").exists()
     command = ("--model", NAME, "--params", path)
     for more, words in (
@@ -170,6 +181,15 @@ def test_units_and_sides_of_the_flags(capsys):
         assert f"'{words[1]}': give " in capsys.readouterr().err
 
 
+def test_inputs_of_which_the_unit_is_open_are_told(caplog):
+    parser = common.parser(None)
+    common.add_outside_flags(parser)
+    outside.pixels_of(parser.parse_args(["--mean", "104", "--std", "1"]))
+    assert not caplog.text
+    outside.pixels_of(parser.parse_args(["--mean", "0", "--std", "1"]))
+    assert "taken as inputs of 0 to 255; if they are of 0 to 1" in caplog.text
+
+
 def test_sides_that_do_not_fit_are_refused(folder):
     line = refused(converted, folder, *PIXELS[:4], "--resize", "28", *labels(folder))
     assert "--crop 32 (the input size of cifar_resnet20_cifar10 is 32) is larger" in line
@@ -197,6 +217,10 @@ def test_files_of_classes(tmp_path):
         path.write_text(json.dumps(contents))
         assert classes_of(path) == schema
     assert "2 attributes, which is not one class" in refused(classes_of, several, True)
+    for contents in (["airplane", "cat"], {"1": "cat", "0": "airplane"}):
+        (tmp_path / "names.json").write_text(json.dumps(contents))
+        assert classes_of(tmp_path / "names.json", True) == one
+    assert "lost.txt: no such file of classes" in refused(classes_of, tmp_path / "lost.txt")
     (tmp_path / "bad.json").write_text('{"classes": ["a"]}')
     assert "bad.json" in refused(classes_of, tmp_path / "bad.json")
 
@@ -236,7 +260,7 @@ def test_a_record_belongs_to_its_file(folder):
     assert "no record of weights" in line and record.read_text() == '{"anything": 1}'
 
 
-def test_the_record_of_a_run_serves_too(folder):
+def test_the_record_of_a_run_serves_too(folder, caplog):
     """``best.json`` beside ``best.params``, and a record is never written in its place."""
     path = converted(folder, *PIXELS, *labels(folder))
     best = str(folder / "best.params")
@@ -251,6 +275,11 @@ def test_the_record_of_a_run_serves_too(folder):
     found = from_zoo(NAME, best, [mx.cpu()])
     assert found.preprocess["mean"] == (1, 2, 3) and found.preprocess["resize"] == 40
     assert found.classes == schema.columns and found.activation == "softmax"
+    record["data"] = {"test": "0" * 64}
+    for known in (None, record["data"]):
+        (folder / "best.json").write_text(json.dumps({**record, "data": known}))
+        assert evaluated(folder, "--model", NAME, "--params", best).shape == (6, 3)
+        assert ("other samples or labels" in caplog.text) == bool(known)
     convert.main([best, "--out", str(folder / "left.pth")])
     assert json.loads((folder / "left.json").read_text())["pixels"]["resize"] == 40
     assert "no record" in refused(convert.main, [path, "--out", best, *PIXELS])
@@ -282,6 +311,10 @@ def test_published_imagenet_weights_know_their_pixels(monkeypatch):
         names = [f"name{number}" for number in range(1000)]
         with pytest.raises(ValueError, match="add --single-label"):
             from_zoo(name, None, [mx.cpu()], names, pretrained=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trained, "_fill", lambda *args: None)  # there is no such file
+            extra = from_zoo(name, None, [mx.cpu()], pretrained=True).extra
+        assert trained_on(extra) == "ImageNet (ILSVRC2012)"
 
 
 # ------------------------------------------------------------------------------ public files

@@ -89,7 +89,7 @@ def predicted(photographs, tmp_path):
 
 
 def test_so_does_an_export(predicted):
-    probs = predicted("--resize", "224x224", "--interpolation", "auto", middle=True)
+    probs = predicted("--resize", "224x224", "--interpolation", "auto", "--onnx", middle=True)
     assert dict(zip(PORT, map(rounded, probs))) == PORT
 
 

@@ -299,6 +299,16 @@ def test_boxes(exports, images, tmp_path, caplog):
     np.testing.assert_allclose(list(people[2]["probabilities"].values()), probabilities, atol=1e-6)
 
 
+def test_a_table_of_boxes_may_have_the_heading_of_a_prediction_and_more_images(tmp_path, caplog):
+    (tmp_path / "b.csv").write_text("image,x,y,w,h\na.jpg,1,2,3,4\nlost.jpg,1,2,3,4\n")
+    boxes = predict.read_boxes(tmp_path / "b.csv")
+    assert boxes == {"a.jpg": [[1, 2, 3, 4]], "lost.jpg": [[1, 2, 3, 4]]}
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
+    entries = predict.find_images([tmp_path / "a.jpg"])
+    predict.match_boxes(entries, boxes, tmp_path / "b.csv")
+    assert "1 paths are of no image that was given, and left out: lost.jpg" in caplog.text
+
+
 def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_path):
     path = images / "test/0--Parade/a.jpg"
     for file, key in (

@@ -216,7 +216,7 @@ def test_folders(folders):
     refuses("test is missing", folders, "test", error=FileNotFoundError, kind="folders")
 
 
-@pytest.mark.parametrize("name", ["validation", "valid"])
+@pytest.mark.parametrize("name", ["validation", "valid", "Val", "Validation"])
 def test_other_names_of_splits_are_taken_and_others_named(folders, name):
     before = open_dataset(folders, "val")
     (folders / "val").rename(folders / name)

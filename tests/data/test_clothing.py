@@ -144,6 +144,16 @@ def test_a_damaged_list_is_told_by_line(garments):
     path = garments / "images.csv"
     path.write_text("image,sender_id,label,kids\na,1,Hat,perhaps\n")
     refuses(r"images.csv:2: kids is 'perhaps'", garments, "train", kind="clothing_dataset")
+    path.write_text("image,sender_id,label,kids\na,1,Hat,True\nb,1,Hat,True\na,1,Hat,True\n")
+    refuses(r"images.csv:4: 'a' is in line 2 already", garments, "train", kind="clothing_dataset")
+    path.write_text("image,sender_id,label,kids\na,1,hat,True\nb,1,hat,True\n")
+    told = r"images.csv: no row is of Blazer, .*; there are 2 of class 'hat'"
+    refuses(told, garments, "train", kind="clothing_dataset")
+    path.write_text('"image",sender_id,label,kids\n"a",1,Hat,True\n')
+    assert len(open_dataset(garments, "train", kind="clothing_dataset")) == 1
+    path.write_text("image;sender_id;label;kids\na;1;Hat;True\n")
+    with pytest.raises(FileNotFoundError, match=r"images.csv is not what it should be; .*label"):
+        open_dataset(garments, "train", kind="clothing_dataset")
     path.write_text("image,sender_id,label,kids\na,1\n")
     with pytest.raises(ValueError, match=r"images.csv:2: not the 4 columns of the first line"):
         open_dataset(garments, "train", kind="clothing_dataset")

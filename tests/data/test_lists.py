@@ -71,7 +71,7 @@ def test_empty_and_missing_files(folder):
     (folder / "val.txt").write_bytes(b"\xff\xff\t1\n")
     refuses("val.txt:1: not UTF-8", folder, "val")
     (folder / "names.txt").write_text("hat\nbag\nhat\n")
-    refuses("names.txt:3: 'hat' is in line 1 already", folder, "train")
+    refuses("names.txt:3: 'hat' is in line 1 already; .*such as 'hat 2'", folder, "train")
     (folder / "names.txt").write_text("\n")
     refuses("no attribute name", folder, "train")
     (folder / "names.txt").unlink()
@@ -95,6 +95,7 @@ COLOURS = "colour=red\ncolour=blue\nhat\n"
     (COLOURS, [("colour", ("red", "blue")), ("hat", ())]),
     ("hat\nsize=s\nsize=m\nsize=l\n", [("hat", ()), ("size", ("s", "m", "l"))]),
     ("a=b\nhat\n", [("a=b", ()), ("hat", ())]),
+    ("colour = red\ncolour =blue\n", [("colour", ("red", "blue"))]),
 ])  # fmt: skip
 def test_columns_of_one_attribute_are_its_classes(tmp_path, names, schema):
     (tmp_path / "names.txt").write_text(names)
@@ -122,6 +123,21 @@ def test_classes_of_an_attribute_stand_together(tmp_path, before, behind):
     number, last = before.count("\n") + 1, before.rpartition("\n")[2]
     told = f"names.txt:{number + 2}: 'colour=green' is apart from '{last}' in line {number}; the cl"
     refuses(told, tmp_path / "names.txt", by=schema_of)
+
+
+def test_an_attribute_is_spelt_alike(tmp_path):
+    (tmp_path / "names.txt").write_text("Colour=red\ncolour=blue\ncolour=green\n")
+    told = "names.txt:2: 'colour=blue': the attribute is called 'Colour' above; spell it alike"
+    refuses(told, tmp_path / "names.txt", by=schema_of)
+
+
+def test_classes_may_be_called_like_codes(tmp_path):
+    (tmp_path / "names.txt").write_text("class=0\nclass=1\nclass=2\n")
+    (tmp_path / "train.txt").write_text("a.png\t0\nb.png\t1\nc.png\t1,0,0\nd.png\t2\n")
+    train = open_dataset(tmp_path, "train")
+    assert train.raw.argmax(1).tolist() == [0, 1, 0, 2]
+    (tmp_path / "train.txt").write_text("a.png\t3\n")
+    refuses("train.txt:1: '3' is no class; known are 0, 1, 2", tmp_path, "train")
 
 
 def test_a_single_label_list_names_the_class(tmp_path):

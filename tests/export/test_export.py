@@ -58,6 +58,13 @@ def test_other_numbers_are_refused_with_the_figure():
             parity.compare(theirs, ours, (1,), "x differs")
 
 
+def test_a_difference_is_a_share_of_the_largest_output():
+    ours, theirs = {"a": [np.array([50.0, 0.0])]}, {"a": [np.array([50.0, 4e-4])]}
+    assert parity.compare(theirs, ours, (1,), "x")["max_abs_diff"] == pytest.approx(8e-6)
+    small = {"a": [np.array([0.5, 0.0])]}, {"a": [np.array([0.5, 8e-6])]}
+    assert parity.compare(*small, (1,), "x")["max_abs_diff"] == pytest.approx(8e-6)
+
+
 def test_running_statistics_right_after_a_static_training_step(tmp_path):
     net = make_net()
     net.hybridize(static_alloc=True, static_shape=True)

@@ -332,7 +332,7 @@ UNPUBLISHED = "srm_resnet18_w16_digits"  # a small net whose weights do not come
 def test_without_weights_it_says_what_to_do(tmp_path):
     with pytest.raises(ValueError) as caught:
         get_model(UNPUBLISHED, pretrained=True)
-    for hint in (f"no weights are known for '{UNPUBLISHED}'", "--base-params",
+    for hint in (f"no weights are known for '{UNPUBLISHED}'. Did you mean", "--base-params",
                  MIRROR_VARIABLE, "tools/train.py --recipe"):  # fmt: skip
         assert hint in str(caught.value)
     with pytest.raises(FileNotFoundError) as caught:  # known, but not at hand
