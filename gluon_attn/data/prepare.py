@@ -223,7 +223,8 @@ class Check:
     """Everything about a data set that ``--check`` tells; ``text()`` begins with the summary.
 
     ``missing`` is a line per part; all images of ``datasets`` are read. Then ``lost`` are sample
-    ids whose image does not exist, ``broken`` ``[(sample id, reason)]``, ``total`` all images.
+    ids whose image does not exist, ``broken`` ``[(sample id, reason)]``, ``total`` all images;
+    ``leaks`` are images by split that are in training or validation, too.
     """
 
     def __init__(
@@ -239,8 +240,11 @@ class Check:
         self.lost: list[str] = []
         self.broken: list[tuple[str, str]] = []
         self.total = 0
+        self._places: dict[str, set[str]] = {}
         for dataset in datasets:
             self._read(dataset, progress)
+        found = {split: self._known(split) for split in self._places}
+        self.leaks = {split: paths for split, paths in found.items() if paths}
 
     @property
     def ok(self) -> bool:
@@ -258,19 +262,31 @@ class Check:
             if len(self.lost) < self.total:
                 lines += shortened([f"{name}: does not exist" for name in self.lost])
             lines += shortened([f"{name}: {reason}" for name, reason in self.broken])
+            for split, paths in self.leaks.items():
+                told = f"of {split} and of training or validation"
+                lines += shortened([f"{path}: {told}" for path in paths])
         return "\n".join(lines) + (f"\n\n{self.report.text()}" if self.report else "")
 
     def _faults(self) -> list[str]:
         differences = len(self.report.differences()) if self.report else 0
         missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
         example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
+        leaks = sum(map(len, self.leaks.values()))
         faults = [
+            (leaks, f"{leaks:,} image{'' if leaks == 1 else 's'} of both training and test"),
             (missing, f"{missing} part{' is' if missing == 1 else 's are'} missing"),
             (lost, f"{lost:,} of {self.total:,} images are missing{example}"),
             (broken, f"{broken:,} image{'' if broken == 1 else 's'} cannot be read"),
             (differences, f"{differences:,} count{' differs' if differences == 1 else 's differ'}"),
         ]
         return [fault for count, fault in faults if count]
+
+    def _known(self, split: str) -> list[str]:
+        """Return the images of a split that are in one that is trained or chosen by, too."""
+        before = {"train": (), "trainval": (), "val": ("train",)}
+        known = before.get(split, ("train", "val", "trainval"))
+        images = set().union(*(self._places.get(other, ()) for other in known))
+        return sorted(self._places[split] & images)
 
     def _read(self, dataset: Any, progress: bool) -> None:
         """Read every image of a data set; one that several samples show counts once."""
@@ -282,6 +298,7 @@ class Check:
             name = dataset.sample_ids[i]
             try:
                 path = str(dataset.path(i))
+                self._places.setdefault(dataset.split, set()).add(path)
             except NotImplementedError:  # all images are in one file
                 path = name
             first = path not in seen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 from kinds_helpers import KINDS, rewrite
 
@@ -127,6 +129,18 @@ def test_broken_images_are_a_short_list_too(trees, tmp_path, capsys):
     code, text, _ = run(capsys, "pa100k", "--check", root)
     assert code == 1 and text.splitlines()[0].endswith(": 14 images cannot be read")
     assert "  … and 4 more" in text and len(text.split("\n\n")[0].splitlines()) == SHOWN + 2
+
+
+def test_an_image_of_training_and_test_is_told(tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("hat\nbag\n")
+    for name, split in (("a", "train"), ("b", "val"), ("c", "test")):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((4, 4, 3), np.uint8))
+        (tmp_path / f"{split}.txt").write_text(f"{name}.png\t1,0\n")
+    assert run(capsys, "list", "--check", tmp_path)[0] == 0
+    (tmp_path / "test.txt").write_text("c.png\t1,0\na.png\t1,0\n")
+    code, text, _ = run(capsys, "list", "--check", tmp_path)
+    assert code == 1 and "not as it should be: 1 image of both training and test" in text
+    assert f"{tmp_path / 'a.png'}: of test and of training or validation" in text
 
 
 def test_an_image_of_several_samples_counts_once(trees, tmp_path, capsys):
