@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Sequence
 
@@ -71,7 +72,11 @@ class Folders(Reader, ClassificationDataset):
         classes = read_classes(self.root) or scan.subfolders(training) or scan.subfolders(folder)
         unknown = sorted(set(scan.subfolders(folder)) - set(classes))
         if unknown:
-            raise ValueError(f"{folder / unknown[0]} is no class; known are {', '.join(classes)}")
+            told = f"{folder / unknown[0]} is no class; known are {', '.join(classes)}"
+            composed = unicodedata.normalize("NFC", unknown[0])
+            if composed in (unicodedata.normalize("NFC", name) for name in classes):
+                told += f". '{composed}' is written in two forms of Unicode: rename one of the two"
+            raise ValueError(told)
         passed = scan.Passed(folder)
         names, targets = images_of_classes(folder, classes, passed)
         if not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import unicodedata
 
 import mxnet as mx
 import numpy as np
@@ -246,6 +247,13 @@ def test_of_two_names_of_a_split_the_filled_folder_is_read_and_the_other_named(f
     val = open_dataset(folders, "val")
     assert val.sample_ids == ["val/a/y.jpeg"]
     assert f"{folders / 'validation'} is not read; val/ is" in val.report.text()
+
+
+def test_a_class_in_two_forms_of_unicode_is_told(folders):
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        name = unicodedata.normalize(form, "K\u00e4tzchen")
+        image(folders / split / name / "x.jpeg", 50, (8, 9))
+    refuses("is no class; .* is written in two forms of Unicode: rename", folders, "val")
 
 
 def test_a_split_under_another_name_is_missing_beside_what_is_there(folders):
