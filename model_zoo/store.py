@@ -19,13 +19,13 @@ checked against its hash before use: a flipped bit in a weight shows nowhere els
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 import os
 import re
 
 from gluon_attn.core.files import write_bytes
+from gluon_attn.core.registry import nearest
 from model_zoo.transfer import (
     MIRROR_VARIABLE,
     WeightEntry,
@@ -188,8 +188,8 @@ def _entry(name: str, directory: str) -> WeightEntry:
     if name in table:
         return table[name]
     own = sorted(n for n in table if n not in GLUON_RESNETS)
-    near = difflib.get_close_matches(name, own, 3)
-    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    near = nearest(name, own)
+    meant = f" Did you mean {near}?" if near else ""
     raise ValueError(
         f"no weights are known for '{name}'.{meant} Models with weights: "
         f"{', '.join(own) or '(none)'}; Gluon's ImageNet backbones: {', '.join(GLUON_RESNETS)}. "

@@ -94,9 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = ", ".join(f"{key} {value}" for key, value in done.pixels.items())
         print(f"beside:  {done.record}: {told or 'classes'}")
     if not done.pixels:
-        small = "cifar" in done.model  # nets of images that have their size already
-        hint = CIFAR if small else AUTHORS.get(done.read, "")
-        hint = f" ({hint})" if hint else ""
+        wanted = CIFAR if "cifar" in done.model else AUTHORS.get(done.read)
+        hint = f" ({wanted})" if wanted else ""
         print(
             "pixels:  not known; evaluate and export will ask for --mean, --std and --resize, "
             f"which this command stores beside the weights{hint}"

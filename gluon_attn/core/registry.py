@@ -55,11 +55,17 @@ class Registry:
         return len(self.names())
 
 
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Return up to three ``valid`` names that ``name`` may stand for, as text; '' if none."""
+    near = difflib.get_close_matches(str(name), list(valid), n=3, cutoff=0.6)
+    return " or ".join(repr(n) for n in near)
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
     """Return the text of an error about a name that is not one of ``valid``."""
     names = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    near = nearest(name, names)
+    hint = f"did you mean {near}? " if near else ""
     return f"unknown {kind} '{name}'; {hint}valid: {', '.join(names) or '(none)'}"
 
 

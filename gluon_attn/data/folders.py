@@ -33,12 +33,12 @@ from gluon_attn.data.layout import Found, Part, PathLike
 
 logger = logging.getLogger(__name__)
 
-_LOWER = {
+_ALIASES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-ALIASES = {split: (*names, *map(str.capitalize, names)) for split, names in _LOWER.items()}
+ALIASES = {split: (*names, *map(str.capitalize, names)) for split, names in _ALIASES.items()}
 
 
 @DATASETS.register("folders")
@@ -62,7 +62,7 @@ class Folders(Reader, ClassificationDataset):
             told = f"{found.path(part)} is missing; looked for {cls.looks_for}"
             others = [f"{name}/" for name in scan.subfolders(found.home)]
             names = ", ".join([*others[: scan.SHOWN], *["…"] * (len(others) > scan.SHOWN)])
-            called = " or ".join(f"{p}/" for p in part.places if p in (split, p.lower()))
+            called = " or ".join(f"{place}/" for place in _ALIASES.get(split, (split,)))
             raise FileNotFoundError(f"{told}; {split} is {called}; there is {names or 'no folder'}")
         return found._replace(paths={part.name: found.paths.get(part.name, found.home / there[0])})
 

@@ -132,8 +132,7 @@ class Located:
             if not part.images:
                 given = options.get(part.option) if part.option else None
                 place = Path(given or found.path(part))
-                lacks = "is not what it should be" if place.exists() else "is missing"
-                raise FileNotFoundError(f"{place} {lacks}; looked for {cls.looks_for}")
+                raise FileNotFoundError(f"{place} {lacking(place)}; looked for {cls.looks_for}")
         return found
 
     @classmethod
@@ -148,6 +147,11 @@ class Located:
     def detect(cls, root: PathLike, depth: int = 0) -> bool:
         """Return whether a folder is one of this kind; with ``depth`` also those below it."""
         return any(cls.has_split(root, split, depth) for split in cls.splits)
+
+
+def lacking(place: PathLike) -> str:
+    """Return what is wrong with a part that was not found where it should be."""
+    return "is not what it should be" if Path(place).exists() else "is missing"
 
 
 def search(root: PathLike, home: Path, part: Part) -> Path | None:

@@ -18,7 +18,7 @@ from gluon_attn.data import DATASETS, LATER
 from gluon_attn.data.base import AttributeDataset
 from gluon_attn.data.cifar import WRITTEN, convert_png
 from gluon_attn.data.images import BadImageError, NoOverlapError
-from gluon_attn.data.layout import Located, PathLike
+from gluon_attn.data.layout import Located, PathLike, lacking
 from gluon_attn.data.packed import load_info
 from gluon_attn.data.packing import make_plan, pack
 from gluon_attn.data.published_sizes import CountReport
@@ -292,15 +292,14 @@ class Check:
         """Read every image of a data set; one that several samples show counts once."""
         from tqdm import tqdm
 
-        seen = set()
+        seen = self._places[dataset.split] = set()
         positions = range(len(dataset))
         for i in tqdm(positions, f"check {dataset.split}", disable=None if progress else True):
             name = dataset.sample_ids[i]
             try:
                 path = str(dataset.path(i))
-                self._places.setdefault(dataset.split, set()).add(path)
             except NotImplementedError:  # all images are in one file
-                path = name
+                path = f"{dataset.split}: {name}"
             first = path not in seen
             seen.add(path)
             try:
@@ -327,8 +326,10 @@ def missing_parts(
             needed.setdefault(part.name, []).append(split)
             given = options.get(part.option) if part.option else None
             places[part.name] = given or found.path(part)
-    lines = [f"{name} is missing ({', '.join(who)})" for name, who in needed.items()]
-    return [f"{line}: looked for {places[name]}" for line, name in zip(lines, needed)]
+    return [
+        f"{name} {lacking(places[name])} ({', '.join(who)}): looked for {places[name]}"
+        for name, who in needed.items()
+    ]
 
 
 def check(

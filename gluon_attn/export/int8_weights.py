@@ -148,7 +148,7 @@ def _numbers(weight: Numbers, factors: Any) -> tuple[Numbers, Numbers]:
     flat = weight.reshape(len(weight), -1)
     factors = np.broadcast_to(factors, len(flat))[:, None]
     largest = np.abs(flat).max(1, keepdims=True)
-    below = -largest * np.where(factors < 0, -1, 1).astype(np.float32)
+    below = np.copysign(largest, -factors)
     # Of two such weights of unlike sign the operator takes one to -128, the other one to 127.
     extreme = np.where((flat == below).any(1, keepdims=True), below, -below)
     codes = flat * factors  # the operator's own steps, in float32

@@ -2,9 +2,9 @@
 
 One check for all forms. float32, int8 and bf16 run where ``gluon_attn`` cannot be imported, so a
 passed check means that plain MXNet gives these numbers from the files alone; ONNX runs in ONNX
-Runtime (:mod:`gluon_attn.export.onnx`). Differences are relative to the
-largest magnitude of an output array, or to 1 if that is less: sums in another order are off by a
-share of what is summed, which says nothing of the few that come out near 0.
+Runtime (:mod:`gluon_attn.export.onnx`). Differences are relative to the largest
+magnitude of an output array, or to 1 if that is less: sums in another order are off by a share of
+what is summed, which says nothing of the few that come out near 0.
 
 This file is also the script of that other process, so it imports the standard library only:
 ``python -I parity.py SYMBOL PARAMS INPUTS.npz OUTPUTS.npz CTX [EXTRA_PATH…]``

@@ -127,11 +127,12 @@ def match_boxes(
         )
     if without:
         logger.warning("%d images without boxes left out: %s …", len(without), without[0])
-    used = {id(value) for _, value in matched}
-    unused = [key for key, value in boxes.items() if id(value) not in used]
+    unused = {id(value): key for key, value in boxes.items()}
+    for _, value in matched:
+        unused.pop(id(value), None)
     if unused:
         told = "%s: %d paths are of no image that was given, and left out: %s …"
-        logger.warning(told, path, len(unused), unused[0])
+        logger.warning(told, path, len(unused), next(iter(unused.values())))
     return [image for image, _ in matched], [value for _, value in matched]
 
 

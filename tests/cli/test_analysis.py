@@ -306,10 +306,8 @@ def test_the_tool(several, call, tmp_path):
 
 
 def test_a_net_with_published_weights_is_compared_by_its_name():
-    main, ctx = (
-        load.from_zoo("hoga_resnet20_w8_cifar10", None, [mx.cpu()], pretrained=True),
-        [mx.cpu()],
-    )
+    ctx = [mx.cpu()]
+    main = load.from_zoo("hoga_resnet20_w8_cifar10", None, ctx, pretrained=True)
     models, runs = analysis.load_models(main, None, ["resnet20_w8_cifar10"], ctx)
     assert list(models) == ["resnet20_w8_cifar10", "hoga_resnet20_w8_cifar10"] and not runs
     assert models["resnet20_w8_cifar10"].extra["params"] == "pretrained"

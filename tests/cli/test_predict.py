@@ -307,6 +307,9 @@ def test_a_table_of_boxes_may_have_the_heading_of_a_prediction_and_more_images(t
     entries = predict.find_images([tmp_path / "a.jpg"])
     predict.match_boxes(entries, boxes, tmp_path / "b.csv")
     assert "1 paths are of no image that was given, and left out: lost.jpg" in caplog.text
+    caplog.clear()
+    predict.match_boxes(entries, {"a.jpg": [[1, 2, 3, 4]], "x\\b.jpg": []}, tmp_path / "b.csv")
+    assert "1 paths are of no image" in caplog.text and "left out: x\\b.jpg" in caplog.text
 
 
 def test_boxes_by_absolute_path_or_relative_to_their_file(exports, images, tmp_path):

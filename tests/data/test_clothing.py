@@ -9,10 +9,11 @@ from clothing_helpers import TAGS, save_tags, write_garments, write_parsing, wri
 from kinds_helpers import refuses
 
 from gluon_attn.core.recipe import Recipe
+from gluon_attn.data import DATASETS, detect_kind, open_dataset
 from gluon_attn.data import clothing as ccp
-from gluon_attn.data import detect_kind, open_dataset
 from gluon_attn.data.cifar import convert_png as convert
 from gluon_attn.data.clothing import split_senders
+from gluon_attn.data.prepare import missing_parts
 from gluon_attn.data.views import altered
 from gluon_attn.tasks.data import open_split
 from tools import prepare_data
@@ -154,6 +155,9 @@ def test_a_damaged_list_is_told_by_line(garments):
     path.write_text("image;sender_id;label;kids\na;1;Hat;True\n")
     with pytest.raises(FileNotFoundError, match=r"images.csv is not what it should be; .*label"):
         open_dataset(garments, "train", kind="clothing_dataset")
+    reader = DATASETS.get("clothing_dataset")
+    (told,) = missing_parts(reader, garments, ["train"])
+    assert told.startswith("images.csv is not what it should be (train): looked for ")
     path.write_text("image,sender_id,label,kids\na,1\n")
     with pytest.raises(ValueError, match=r"images.csv:2: not the 4 columns of the first line"):
         open_dataset(garments, "train", kind="clothing_dataset")

@@ -231,11 +231,8 @@ class Run(NamedTuple):
     def train(self, **how: Any) -> float:
         """Train it unless it is finished; see :func:`gluon_attn.train.run.train_once`."""
         try:
-            return train_once(
-                *(self.recipe, self.data, self.folder, self.workers),
-                base_params=self.base_params,
-                **how,
-            )
+            more = {"base_params": self.base_params, **how}
+            return train_once(self.recipe, self.data, self.folder, self.workers, **more)
         except FileNotFoundError as error:
             if self.base_params is None or os.path.exists(self.base_params):
                 raise
