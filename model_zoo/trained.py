@@ -114,9 +114,8 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
     elif entry is not None and entry.classes:
         known = Schema.binary(entry.classes)
     if given and known and given.columns != known.columns:
-        same = [name.rpartition("=")[2] for name in given.columns] == [
-            name.rpartition("=")[2] for name in known.columns
-        ]
+        bare = [[name.rpartition("=")[2] for name in schema.columns] for schema in (given, known)]
+        same = bare[0] == bare[1]
         if same and known.is_single_label:  # the weights know better
             return known
         if same and given.is_single_label and entry is not None and not entry.recipe:
