@@ -39,7 +39,6 @@ _SMALL = (
     *("input_size=112", "resize=128", "crop_min=96", "crop_max=128", "eval_crop=128", "epochs=40"),
 )
 _SMALL_RATES, _LITE0_RATES = ("1e-3", "2e-3", "4e-3"), ("5e-4", "1e-3", "2e-3")
-_FROZEN_RATES = ("1.25e-4", "2.5e-4", "5e-4")  # with frozen batch-norm
 _CLOTHING_RATES = ("5e-4", "1e-3", "2e-3")  # of nets that have learnt garments
 
 
@@ -161,7 +160,7 @@ PHOTOGRAPHS = {
 
 def _awmt(
     recipe: str, noisy: tuple[str, ...], levels: tuple[float, ...], *shared: str,
-    rates: tuple[str, ...] = _LITE0_RATES, windows: tuple[int, ...] = (),
+    rates: tuple[str, ...], windows: tuple[int, ...] = (),
 ) -> NoiseCurve:  # fmt: skip
     """Return the comparison of AWMT over wrong labels; further windows take its learning rate."""
     longer = {f"{AWMT}, window {k}": (f"window={k}",) for k in windows}
@@ -183,8 +182,11 @@ CURVES = {  # every second attribute gets wrong labels, or the class does
         windows=(63,),  # seven passes over the validation split
     ),
     "awmt-garments": _awmt(
-        *("awmt_garments_efficientnet_lite0", ("class",), (0.2, 0.4), "keep=last"),
-        rates=_FROZEN_RATES,
+        "awmt_garments_efficientnet_lite0",
+        ("class",),
+        (0.2, 0.4),
+        "keep=last",
+        rates=("1.25e-4", "2.5e-4", "5e-4"),
     ),
 }
 
