@@ -65,7 +65,6 @@ WIDER_ATTRIBUTES = (
 )  # fmt: skip
 ATTRIBUTES = len(WIDER_ATTRIBUTES)
 RELEASED_TAPS = ("stage3_activation19", "stage3_activation22", "stage4_activation2")
-TASKS = 5  # attributes of the controlled experiment of AWMT
 # Found by the search with seed 0 of the controlled experiment of AutoLA on single digits.
 SEARCHED = (
     "sep_conv_3x3_spatial@0/SE_A_M@0+sep_conv_3x3@1"
@@ -452,9 +451,6 @@ def _narrow(blocks: list[str]) -> None:
     lite = {"classes": 15, "input_size": 112, "dropout": 0.5}  # the kids' flag, too
     for name in ("basic_", "awmt_"):
         register(f"{name}efficientnet_lite0_garments", plain_efficientnet, **lite)
-    people = {**people, "input_size": 48, "classes": TASKS}
-    for name in ("basic_", "awmt_"):
-        register(f"{name}resnet18_w16_synthetic", plain_resnet, **people)
     register("reid_resnet18_w16_synthetic", reid_resnet, depth=18, width=16, input_size=64,
              classes=40)  # fmt: skip
     digits = {"depth": 18, "version": "v1b", "width": 16, "input_size": 64, "classes": 10}

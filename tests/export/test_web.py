@@ -194,13 +194,13 @@ def test_page_is_offered_where_npm_has_put_the_engine(runtime, tmp_path, monkeyp
 
 
 def test_card_says_what_the_net_must_not_be_used_for():
-    extra = {"params": "pretrained", "model": "awmt_resnet18_w16_synthetic",
+    extra = {"params": "pretrained", "model": "resnet18_w16_garments",
              "recipe": {"model": "resnet101_wider"},
-             "data": {"made_with": "prepare_data.py synthetic", "name": "people"}}  # fmt: skip
+             "data": {"made_with": "a command", "name": "garments"}}  # fmt: skip
     card = page.about(extra)
-    assert card[0] == "Trained on people: prepare_data.py synthetic."
+    assert card[0] == "Trained on garments: a command."
     assert any(text.startswith("Must not be used for surveillance") for text in card)
-    assert any(text.startswith("Limits. Trained on generated images") for text in card)
+    assert any(text.startswith("Limits. Trained on about 3,000 photographs") for text in card)
     own = page.about({"recipe": {"model": "vaa_resnet18_w16_synthetic", "method": "vaa",
                                  "dataset": "wider"}})  # fmt: skip
     assert own == ["Trained by vaa on data read as 'wider'.", page.MUST_NOT]

@@ -127,8 +127,6 @@ def expected_classes(name):
         return 40
     if name in ("basic_efficientnet_lite0_garments", "awmt_efficientnet_lite0_garments"):
         return 15  # the class and the kids' flag
-    if name in ("basic_resnet18_w16_synthetic", "awmt_resnet18_w16_synthetic"):
-        return 5  # tasks of their experiment
     if name in NOT_EXPORTED:
         return 10
     for suffix, classes in datasets.items():

@@ -155,10 +155,16 @@ def _smaller(path: str, target: str, stored: str) -> str:
 
 
 def measure(trained: Any, dataset: Any, ctx: mx.Context | None = None) -> dict[str, float]:
-    """Return the measures of a net on a split, ``{name: value in 0..1}``."""
+    """Return the measures that a run is judged by, of a split, ``{name: value in 0..1}``.
+
+    ``accuracy`` is the mean over attributes, of several classes the most probable one; data with
+    a single label have ``top1`` instead, the same number.
+    """
     found = evaluation.predict_dataset(trained, dataset, ctx or mx.cpu())
-    overall = trained.task.measure(found, dataset)["overall"]
-    measured = {name: float(overall[name]) for name in MEASURES if name in overall}
+    scores = trained.task.scores_of(found, dataset, trained.extra["recipe"]["score"])
+    if "top1" in scores:
+        del scores["accuracy"]
+    measured = {name: float(scores[name]) for name in MEASURES if name in scores}
     return {name: value for name, value in measured.items() if not np.isnan(value)}
 
 
