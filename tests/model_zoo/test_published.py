@@ -177,7 +177,7 @@ def test_nothing_changes_where_something_does_not_fit(run, zoo, monkeypatch):
     refused("'resnet8_w8_digits' is another net than that of the run: .*", "resnet8_w8_digits")
     refused("did you mean 'resnet20_w8_digits'", baseline="resnet20_w8_digitz")
     refused("its own baseline", "resnet20_w8_digits", baseline="resnet20_w8_digits")
-    unknown = "weights are shipped only for data that anybody can have: synthetic, .*cifar10_png"
+    unknown = "weights are shipped only for data that anybody can have: digits, .*cifar10_png"
     refused(unknown, made_with="prepare_data.py rap --out people")
     refused(unknown, made_with="python draw_people.py")
     with monkeypatch.context() as patch:
