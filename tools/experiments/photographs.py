@@ -57,16 +57,20 @@ def _icasc(
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
-def _dreal(recipe: str, *shared: str, rates: tuple[str, ...], random: bool = False) -> Preset:
+def _dreal(
+    recipe: str, *shared: str, rates: tuple[str, ...], stages: tuple[str, ...] = ()
+) -> Preset:  # fmt: skip
     """Return the comparison of DREAL in all stages with the same net without it.
 
-    With ``random``, a third arm has a critic that stays as initialised.
+    With ``stages``, DREAL is also tried in each of these alone, and in all of them with a critic
+    that stays as initialised.
     """
-    arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",)}
-    own = {RANDOM_CRITIC: "all stages"} if random else {}
-    arms.update({arm: ("method=dreal", "critic_lr=0.0") for arm in own})
-    measures = ("critic", "diversity") if random else ("diversity",)
-    return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=own)
+    changes = {RANDOM_CRITIC: "critic_lr=0.0", **{stage: f"stages={stage}" for stage in stages}}
+    own = {arm: ("method=dreal", change) for arm, change in changes.items() if stages}
+    arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",), **own}
+    rate_of = dict.fromkeys(own, "all stages")
+    measures = ("critic", "diversity") if stages else ("diversity",)
+    return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
 _VAA_LITE0 = ("method=vaa", "model=vaa_efficientnet_lite0")
@@ -140,7 +144,7 @@ PHOTOGRAPHS = {
         f"dreal-cifar10-{block}": _dreal(
             *(_CIFAR100, *_CIFAR, _EPOCHS, f"model={block}_resnet20_cifar10"),
             rates=_RATES,
-            random=block == "se",
+            stages=("conv2_x", "conv3_x", "conv4_x") if block == "se" else (),
         )
         for block in ("se", "cbam", "srm")
     },
