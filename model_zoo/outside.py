@@ -68,13 +68,7 @@ def schema_of(args: argparse.Namespace) -> Schema | None:
         raise ValueError("--single-label: of which classes? Give --classes FILE, a name a line")
     if not args.classes:
         return None
-    schema = classes_of(Path(args.classes), args.single_label)
-    if schema.is_binary and not args.classes.endswith(".json"):
-        logger.warning(
-            "%s: %d attributes, each present or absent; if every image is of one class, "
-            "add --single-label", args.classes, len(schema),
-        )  # fmt: skip
-    return schema
+    return classes_of(Path(args.classes), args.single_label)
 
 
 def record_path(path: Any) -> str:

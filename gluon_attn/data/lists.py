@@ -21,6 +21,7 @@ of them for "not known". Where they are all there is, a line may also say the cl
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
@@ -35,6 +36,8 @@ from gluon_attn.data.base import DATASETS, Reader, Samples, class_schema
 from gluon_attn.data.layout import Found, Part, PathLike, file_part
 from gluon_attn.data.published_sizes import SplitCount
 from gluon_attn.data.scan import files, stored_name
+
+logger = logging.getLogger(__name__)
 
 CODINGS = {
     "list": {"1": 1, "+1": 1, "0": -1, "-1": 0},
@@ -160,18 +163,25 @@ def classes_of(path: Path, single_label: bool = False) -> Schema:
 
     Such are the sidecar of an export, ``best.json`` of a run, and the schema alone; or one that
     holds the names, ``["cat", …]`` or ``{"0": "cat", …}``. With ``single_label`` the names are the
-    classes of which every image has one.
+    classes of which every image has one; without it, names alone leave that open: a warning.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of classes: a name a line, in their order")
+    told = False
     if path.suffix == ".json":
         contents = read_json(path)
         names = _plain_names(contents)
         items = contents.get("schema") if isinstance(contents, dict) else contents
         with naming(path):
             schema = Schema.binary(names) if names else Schema.from_json(items or ())
+        told = not names
     else:
         schema = schema_of(path)
+    if not single_label and schema.is_binary and not told:
+        logger.warning(
+            "%s: %d attributes, each present or absent; if every image is of one class, "
+            "add --single-label", path, len(schema),
+        )  # fmt: skip
     if not single_label or schema.is_single_label:
         return schema
     if not schema.is_binary:

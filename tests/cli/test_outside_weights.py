@@ -133,6 +133,11 @@ def test_a_flag_goes_before_what_a_record_says_of_the_outputs(folder, caplog):
     command = ("--model", NAME, "--params", path)
     assert "add --single-label" in refused(evaluated, folder, *command)
     assert evaluated(folder, *command, *labels(folder)).sum(1) == pytest.approx(1)
+    names = folder / "plain.json"
+    names.write_text(json.dumps(["airplane", "bird", "cat"]), encoding="utf-8")
+    caplog.clear()
+    converted(folder, *PIXELS, "--classes", str(names))
+    assert "plain.json: 3 attributes, each present or absent" in caplog.text
     path = converted(folder, *PIXELS, *labels(folder))  # and one that is right is not undone
     assert evaluated(folder, *command, *labels(folder)[:2]).sum(1) == pytest.approx(1)
 
