@@ -29,6 +29,7 @@ _CIFAR = (
 )
 _EPOCHS, _SHORT = "epochs=30", "epochs=20"  # ICASC and DREAL, AutoLA's eleven ways
 _RATES = ("0.05", "0.1", "0.2")
+_CHOSEN = ("lr=0.2",)  # of these, by the SE net with and without DREAL
 LIGHT = tuple(f"weight_{term}=0.1" for term in ("as_inner", "as_last", "ac"))
 _CIFAR100 = "icasc_cifar100_resnet110"  # what it says of data and schedule is overridden
 
@@ -142,11 +143,15 @@ PHOTOGRAPHS = {
     "icasc-cifar10": _icasc(_CIFAR100, 15, *_CIFAR, _EPOCHS, _PLAIN_CIFAR, rates=_RATES),
     **{
         f"dreal-cifar10-{block}": _dreal(
-            *(_CIFAR100, *_CIFAR, _EPOCHS, f"model={block}_resnet20_cifar10"),
-            rates=_RATES,
-            stages=("conv2_x", "conv3_x", "conv4_x") if block == "se" else (),
+            *(_CIFAR100, *_CIFAR, _EPOCHS, f"model={block}_resnet20_cifar10", *own),
+            rates=rates,
+            stages=stages,
         )
-        for block in ("se", "cbam", "srm")
+        for block, own, rates, stages in (
+            ("se", (), _RATES, ("conv2_x", "conv3_x", "conv4_x")),
+            ("cbam", _CHOSEN, (), ()),
+            ("srm", _CHOSEN, (), ()),
+        )
     },
     "icasc-garments": _icasc(
         "icasc_synthetic_resnet18", 20, *_SMALL, rates=_SMALL_RATES, alone=True
