@@ -57,7 +57,8 @@ Licence of the weights: that of this package, which holds none of the images."""
 _KIDS = """
 
 **The flag `kids`** says that a garment is a child's, in the word of its sender: nothing about a
-person. 6 % of the photographs have it; this net finds it in none of the test."""
+person. 6 % of the photographs have it; this net finds it in none of the test.
+The accuracy above is the mean of that of the class and of this flag, which always has 94.3 %."""
 _IMAGENET = """
 
 **Where it began.** With the weights of the pip package `{package}` (Apache-2.0),
