@@ -161,7 +161,7 @@ def test_an_analysis_compares_on_the_data_of_its_runs(tool, runs, both, tmp_path
 
 def test_publishing_scores_the_samples_of_the_run(runs, both):
     net = load.from_run(str(runs["crops"]), [mx.cpu()])
-    source = publish.Source(str(runs["crops"]), str(both), "prepare_data.py synthetic", "trained")
+    source = publish.Source(str(runs["crops"]), str(both), "prepare_data.py digits", "trained")
     entry = publish._entry("x", source, net, str(runs["crops"] / "best.params"), split=None)
     assert (entry["score"]["split"], entry["score"]["samples"]) == ("test", CROPS["test"])
     assert set(entry["data"]["sha256"]) == {"train", "val", "test"}
