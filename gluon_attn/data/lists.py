@@ -177,16 +177,16 @@ def classes_of(path: Path, single_label: bool = False) -> Schema:
         told = not names
     else:
         schema = schema_of(path)
-    if not single_label and schema.is_binary and not told:
+    if single_label and not schema.is_single_label:
+        if not schema.is_binary:
+            raise ValueError(f"{path}: {len(schema)} attributes, which is not one class per image")
+        return class_schema(schema.names)
+    if schema.is_binary and not told:
         logger.warning(
             "%s: %d attributes, each present or absent; if every image is of one class, "
             "add --single-label", path, len(schema),
         )  # fmt: skip
-    if not single_label or schema.is_single_label:
-        return schema
-    if not schema.is_binary:
-        raise ValueError(f"{path}: {len(schema)} attributes, which is not one class per image")
-    return class_schema(schema.names)
+    return schema
 
 
 def _plain_names(contents: Any) -> list[str]:

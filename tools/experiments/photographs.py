@@ -15,7 +15,7 @@ from tools.experiments.multitask import ARMS, AWMT, BASIC, SEPARATE, NoiseCurve
 from tools.experiments.search_compare import FIXED, NONE, PUBLISHED, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
-RANDOM_CRITIC = "critic that learns nothing"
+ALL_STAGES, RANDOM_CRITIC = "all stages", "critic that learns nothing"
 _LITE0 = "baseline_clothing_efficientnet_lite0"
 _NARROW = "model=resnet18_w16_clothing"
 _PLAIN_NARROW = ("method=baseline", _NARROW)
@@ -66,11 +66,13 @@ def _dreal(
     With ``stages``, DREAL is also tried in each of these alone, and in all of them with a critic
     that stays as initialised.
     """
-    changes = {RANDOM_CRITIC: "critic_lr=0.0", **{stage: f"stages={stage}" for stage in stages}}
-    own = {arm: ("method=dreal", change) for arm, change in changes.items() if stages}
-    arms = {BASELINE: ("method=baseline",), "all stages": ("method=dreal",), **own}
-    rate_of = dict.fromkeys(own, "all stages")
-    measures = ("critic", "diversity") if stages else ("diversity",)
+    own, measures = {}, ("diversity",)
+    if stages:
+        own[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0")
+        own.update({stage: ("method=dreal", f"stages={stage}") for stage in stages})
+        measures = ("critic", "diversity")
+    arms = {BASELINE: ("method=baseline",), ALL_STAGES: ("method=dreal",), **own}
+    rate_of = dict.fromkeys(own, ALL_STAGES)
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 

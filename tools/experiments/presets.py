@@ -24,7 +24,16 @@ from tools.experiments.multitask import (
     run_multitask,
     run_noise_curve,
 )
-from tools.experiments.photographs import AUTOLA, AUTOLA_SEARCH, CURVES, LIGHT, PHOTOGRAPHS
+from tools.experiments.photographs import (
+    ALL_STAGES,
+    AUTOLA,
+    AUTOLA_SEARCH,
+    CURVES,
+    GRAD_CAM,
+    LIGHT,
+    MAIN,
+    PHOTOGRAPHS,
+)
 from tools.experiments.runner import (
     NO_DATA,
     Experiment,
@@ -42,9 +51,8 @@ FEW = {"train": 80, "val": 30, "test": 40}  # scenes of a quick run
 FEW_PEOPLE = {"train": 20, "val": 10, "test": 12}
 QUICK = ("epochs=2", "warmup_epochs=0")
 
-MAIN = "A_ch, constant"
 _KINDS = {
-    "Grad-CAM, constant": ("attention=grad_cam", "gradient=constant"),
+    GRAD_CAM: ("attention=grad_cam", "gradient=constant"),
     "Grad-CAM, exact": ("attention=grad_cam", "gradient=exact"),
     MAIN: ("attention=channel_weighted", "gradient=constant"),
     "A_ch, exact": ("attention=channel_weighted", "gradient=exact"),
@@ -73,7 +81,7 @@ def icasc_arms(
 def dreal_arms(*stages: str) -> dict[str, Sequence[str]]:
     """Return the baseline, DREAL in all stages, and in some alone."""
     alone = {stage: (f"stages={stage}",) for stage in stages}
-    return {BASELINE: ("method=baseline",), "all stages": (), **alone}
+    return {BASELINE: ("method=baseline",), ALL_STAGES: (), **alone}
 
 
 _ICASC, _DREAL = ("overlap",), ("critic", "diversity")
@@ -255,7 +263,7 @@ def _search_outcome(done: Any, first: str, request: Request) -> Outcome:
     return _outcome(scores, done.text, "top1 %", request)
 
 
-_HEADLINES = {"vaa": "VAA", "dreal": "all stages", "icasc": MAIN}
+_HEADLINES = {"vaa": "VAA", "dreal": ALL_STAGES, "icasc": MAIN}
 HEADLINE = {name: _HEADLINES[name.partition("-")[0]] for name in PRESETS}
 _LITE0 = "EfficientNet-Lite0 from ImageNet weights, 224 px"
 _CIFAR10 = "CIFAR-10, 4,000 training images; {}ResNet-20 of width 16"
