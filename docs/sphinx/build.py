@@ -30,7 +30,7 @@ NEEDED = ("sphinx", "myst_parser", "furo", "sphinx-mathjax-offline")
 GUIDES = (
     ("Methods", "vaa awmt icasc dreal autola blocks reid detection keypoints"),
     ("Using it", "data deployment scale analysis weights reliability responsible_use"),
-    ("Evidence", "results published"),
+    ("Evidence", "results results_synthetic published"),
     ("Building on it", "architecture"),
 )
 FENCE = re.compile(r"^(```.*?^```)", re.M | re.S)

@@ -471,8 +471,7 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     table = {"x": experiment([81.0, 84.0], calls), "y": experiment([80.0, 82.0], calls)}
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    blocks = ("summary", "summary synthetic")
-    marks = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in blocks)
+    marks = "<!-- begin summary synthetic -->\n<!-- end summary synthetic -->\n"
     page.write_text(f"# Results\n{marks}", encoding="utf-8")
     text = reproduce(table, ["x"], request(out), str(page))
     head, _, *rows = cells_of(text)
@@ -493,6 +492,7 @@ def test_a_page_gets_tables_figures_and_the_scores(tmp_path):
     assert kept == json.loads((out / "summary.json").read_text()) and set(kept) == {"x", "y"}
     reproduce(table, ["y"], request(out, quick=True))
     assert calls[-1].out == str(out / "quick" / "y")  # never taken for a finished full run
+    assert "<!-- begin summary -->" not in text  # none of these is on photographs
     both = {**table, "vaa-clothing": experiment([70.0, 72.0], calls)}
     reproduce(both, ["vaa-clothing"], request(out), str(page))
     photographs, synthetic = (

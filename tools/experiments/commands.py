@@ -18,7 +18,7 @@ REPRODUCE = """Run the controlled experiments: every method against its baseline
 
 python tools/reproduce.py all --out runs/reproduce --quick        minutes: does everything run?
 python tools/reproduce.py icasc-digit dreal-digit --out runs/reproduce
-python tools/reproduce.py synthetic --out runs/reproduce --page docs/results.md
+python tools/reproduce.py synthetic --out runs/reproduce --page docs/results_synthetic.md
 python tools/reproduce.py vaa-clothing --data-dir CCP --out runs/reproduce
 
 Synthetic data are made first, from a fixed seed; photographs are yours (--data-dir; docs/data.md

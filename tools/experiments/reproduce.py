@@ -78,18 +78,22 @@ def reproduce(table: Table, names: Sequence[str], request: Request, page: str | 
         write_text(os.path.join(request.out, "summary.md"), text)
     if page:
         add_scores(_kept(page), found)
-        renew(table, page)
+        renew(table, names, page)
     return text
 
 
-def renew(table: Table, page: str) -> None:
-    """Write the summaries of a page, and the figure of the differences on photographs."""
+def renew(table: Table, names: Sequence[str], page: str) -> None:
+    """Write the summary of what ``names`` are: photographs, with a figure, or synthetic data."""
     photographs = {name: each for name, each in table.items() if name in NAMES}
     synthetic = {name: each for name, each in table.items() if name not in NAMES}
-    replace_block(
-        page, "summary", lambda: _summary_of(photographs, _kept(page)) + _figure(photographs, page)
-    )
-    replace_block(page, "summary synthetic", lambda: _summary_of(synthetic, _kept(page)))
+    if photographs.keys() & set(names):
+        replace_block(
+            page,
+            "summary",
+            lambda: _summary_of(photographs, _kept(page)) + _figure(photographs, page),
+        )
+    if synthetic.keys() & set(names):
+        replace_block(page, "summary synthetic", lambda: _summary_of(synthetic, _kept(page)))
 
 
 def _figure(table: Table, page: str) -> str:
