@@ -3,9 +3,9 @@
 Command    gluon-attn prepare tasks --out TASKS
            gluon-attn train --recipe awmt_synthetic_resnet18 --data-dir TASKS --save-dir RUN
 Hardware   2 CPU cores
-Hours      see docs/results.md
+Hours      see docs/results_synthetic.md
 Paper      none: neither this net nor this data is the paper's
-Ours       docs/results.md
+Ours       docs/results_synthetic.md
 Deviates   no pre-trained backbone, so batch-norm learns its statistics; Adam, cosine schedule,
            augmentation; dropout 0.1, window 50 of 1,280 iterations
 """

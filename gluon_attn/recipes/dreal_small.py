@@ -2,7 +2,7 @@
 
 Baseline   the same with method=baseline
 Hardware   2 CPU cores
-Ours       see docs/results.md
+Ours       see docs/results_synthetic.md
 """
 
 base = "_small"
@@ -15,7 +15,7 @@ class dreal_synthetic_resnet18:
     Command    gluon-attn prepare synthetic --out PEOPLE
                gluon-attn train --recipe dreal_synthetic_resnet18 --data-dir PEOPLE --save-dir RUN
     Ablation   stages=conv2_x, stages=conv3_x, stages=conv4_x or stages=conv5_x behind the command
-    Hours      see docs/results.md
+    Hours      see docs/results_synthetic.md
     Paper      none: neither this net nor this data is the paper's, which has one class per image
     Deviates   the reward for several labels is our extension (docs/dreal.md); a ResNet-18 of a
                quarter of the width at 112 pixels; Adam, cosine schedule; chosen on validation data

@@ -45,9 +45,9 @@ class hoga_search_digits:
                python tools/search.py --recipe hoga_search_digits --data-dir DIGITS --save-dir RUN
                    --compare-with hoga_digits_resnet8
     Hardware   2 CPU cores
-    Hours      see docs/results.md
+    Hours      see docs/results_synthetic.md
     Paper      none: neither this net nor this data is the paper's
-    Ours       docs/results.md
+    Ours       docs/results_synthetic.md
     Deviates   12 epochs instead of 50, larger steps of alpha
     """
 
@@ -79,9 +79,9 @@ class hoga_digits_resnet8:
                gluon-attn train --recipe hoga_digits_resnet8 --data-dir DIGITS --save-dir RUN
                    model_options.attention=hoga:FILE.json
     Hardware   2 CPU cores
-    Hours      see docs/results.md
+    Hours      see docs/results_synthetic.md
     Paper      none: neither this net nor this data is the paper's
-    Ours       docs/results.md
+    Ours       docs/results_synthetic.md
     Deviates   12 epochs instead of 500, batch size 32
     """
 

@@ -4,7 +4,7 @@ Baseline   the same with method=baseline
 Hardware   2 CPU cores
 Hours      0.05
 Paper      none: neither this net nor this data is the paper's
-Ours       docs/results.md
+Ours       docs/results_synthetic.md
 Deviates   no pre-trained backbone; Adam, cosine schedule; attention losses from the middle of the
            schedule on; digits: a CIFAR ResNet of half the width, no mirroring
 """
@@ -32,7 +32,7 @@ class icasc_digits_resnet14:
 
     Command    gluon-attn prepare digits --out DIGITS --train 2000 --val 300 --test 500
                gluon-attn train --recipe icasc_digits_resnet14 --data-dir DIGITS --save-dir RUN
-    Ours       docs/results.md; weights of 0.1 cost no mAP, those of the paper (1) do:
+    Ours       docs/results_synthetic.md; weights of 0.1 cost no mAP, those of the paper (1) do:
                weight_as_inner=0.1 weight_as_last=0.1 weight_ac=0.1
     """
 

@@ -3,9 +3,9 @@
 Command    gluon-attn prepare synthetic --out SYNTHETIC
            gluon-attn train --recipe NAME --data-dir SYNTHETIC --save-dir RUN
 Hardware   2 CPU cores
-Hours      see docs/results.md
+Hours      see docs/results_synthetic.md
 Paper      none: neither this net nor this data is the paper's
-Ours       docs/results.md
+Ours       docs/results_synthetic.md
 """
 
 base = "_small"

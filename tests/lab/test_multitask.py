@@ -197,7 +197,7 @@ def test_tasks_are_told_apart_by_how_unbalanced_they_are():
     text = multitask.describe(results, {m: [1.0] for m in results}, {})
     assert "commonest class has 50.0 to 50.0 % of the images (a): +0.0" in text
     assert "commonest class has 95.0 to 95.0 % of the images (c): +50.0" in text
-    assert "Labels flipped in train and val: none." in text
+    assert "Labels flipped in train and val, in the tables by attribute: none." in text
     curve = multitask.describe_curve({0.0: results, 0.4: results}, ["c"])
     # mean (0 + 0 + 5) / 3 points of accuracy; 5 of the noisy task, 0 of the others
     cells = [c.strip() for c in curve.splitlines()[-1].split("|")[1:-1]]

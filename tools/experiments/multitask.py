@@ -36,7 +36,7 @@ SEPARATE, BASIC, AWMT = "separate models", "basic model", "AWMT"
 ARMS: dict[str, Sequence[str]] = {
     SEPARATE: ("adaptive=false",), BASIC: ("adaptive=false",), AWMT: ()
 }  # fmt: skip
-SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of both classes)"}
+SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of an attribute's classes)"}
 Results = Dict[str, List[Dict[str, Any]]]  # {method: accuracy result of each seed}
 
 
@@ -238,7 +238,7 @@ def describe(
     parts.append(f"Accuracy of always predicting the commoner class: {guess}.")
     wrong = ", ".join(f"{name} {100 * share:.0f} %" for name, share in noise.items() if share)
     spent = ", ".join(f"{name} {np.mean(s):.0f}" for name, s in seconds.items())
-    wrong = f"Labels flipped in train and val: {wrong or 'none'}."
+    wrong = f"Labels flipped in train and val, in the tables by attribute: {wrong or 'none'}."
     parts.append(f"{wrong} Seconds of training per seed: {spent}.")
     return "\n\n".join(parts) + "\n"
 
