@@ -36,7 +36,7 @@ SEPARATE, BASIC, AWMT = "separate models", "basic model", "AWMT"
 ARMS: dict[str, Sequence[str]] = {
     SEPARATE: ("adaptive=false",), BASIC: ("adaptive=false",), AWMT: ()
 }  # fmt: skip
-SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of an attribute's classes)"}
+SHOWN = {"accuracy": "Accuracy", "balanced": "Balanced accuracy (mean recall of the classes)"}
 Results = Dict[str, List[Dict[str, Any]]]  # {method: accuracy result of each seed}
 
 
