@@ -58,6 +58,12 @@ def _icasc(
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
+def dreal_arms(*stages: str) -> dict[str, Sequence[str]]:
+    """Return the baseline, DREAL in all stages, and in some alone."""
+    alone = {stage: ("method=dreal", f"stages={stage}") for stage in stages}
+    return {BASELINE: ("method=baseline",), ALL_STAGES: ("method=dreal",), **alone}
+
+
 def _dreal(
     recipe: str, *shared: str, rates: tuple[str, ...], stages: tuple[str, ...] = ()
 ) -> Preset:  # fmt: skip
@@ -66,13 +72,11 @@ def _dreal(
     With ``stages``, DREAL is also tried in each of these alone, and in all of them with a critic
     that stays as initialised.
     """
-    own, measures = {}, ("diversity",)
+    arms, measures = dreal_arms(*stages), ("diversity",)
     if stages:
-        own[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0")
-        own.update({stage: ("method=dreal", f"stages={stage}") for stage in stages})
+        arms[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0")
         measures = ("critic", "diversity")
-    arms = {BASELINE: ("method=baseline",), ALL_STAGES: ("method=dreal",), **own}
-    rate_of = dict.fromkeys(own, ALL_STAGES)
+    rate_of = dict.fromkeys([arm for arm in arms if arm not in (BASELINE, ALL_STAGES)], ALL_STAGES)
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 

@@ -33,6 +33,7 @@ from tools.experiments.photographs import (
     LIGHT,
     MAIN,
     PHOTOGRAPHS,
+    dreal_arms,
 )
 from tools.experiments.runner import (
     NO_DATA,
@@ -76,12 +77,6 @@ def icasc_arms(
         arms[f"{MAIN}, from epoch {later + 1}"] = (*_KINDS[MAIN], f"start_epoch={later}")
         arms[f"{MAIN}, weights 0.1"] = (*arms[MAIN], *LIGHT)
     return arms
-
-
-def dreal_arms(*stages: str) -> dict[str, Sequence[str]]:
-    """Return the baseline, DREAL in all stages, and in some alone."""
-    alone = {stage: (f"stages={stage}",) for stage in stages}
-    return {BASELINE: ("method=baseline",), ALL_STAGES: (), **alone}
 
 
 _ICASC, _DREAL = ("overlap",), ("critic", "diversity")
