@@ -72,11 +72,11 @@ def _dreal(
     With ``stages``, DREAL is also tried in each of these alone, and in all of them with a critic
     that stays as initialised.
     """
-    arms, measures = dreal_arms(*stages), ("diversity",)
+    arms, rate_of, measures = dreal_arms(*stages), {}, ("diversity",)
     if stages:
         arms[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0")
+        rate_of = dict.fromkeys((*stages, RANDOM_CRITIC), ALL_STAGES)
         measures = ("critic", "diversity")
-    rate_of = dict.fromkeys([arm for arm in arms if arm not in (BASELINE, ALL_STAGES)], ALL_STAGES)
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
