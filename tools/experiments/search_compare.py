@@ -41,7 +41,8 @@ class Outcome(NamedTuple):
     """Result of :func:`compare`.
 
     Attributes:
-        rows: ``{way: [{"seed", "genotype", "score", "seconds", "seconds_of_search"}, …]}``.
+        rows: ``{way: [{"seed", "genotype", "score", "parameters", "multiply_adds", "seconds",
+            "seconds_of_search"}, …]}``.
         text: The tables as Markdown.
     """
 
@@ -105,7 +106,7 @@ def compare(
             row = {"seed": seed, "genotype": slot, "score": score, "seconds": seconds}
             if way == SEARCHED:
                 row["entropy"] = _entropy(os.path.join(out, f"search-{seed}"))
-            return dict(row, seconds_of_search=spent, parameters=_parameters(recipe, folder))
+            return dict(row, seconds_of_search=spent, **_size(recipe, folder))
 
         return run
 
@@ -127,9 +128,10 @@ def compare(
     return Outcome(rows, text)
 
 
-def _parameters(recipe: Any, folder: str) -> int:
+def _size(recipe: Any, folder: str) -> dict[str, int]:
     classes = read_json(os.path.join(folder, "recipe.json"))["classes"]
-    return count(build_net(recipe, len(classes)), (recipe.input_size,) * 2).parameters
+    size = count(build_net(recipe, len(classes)), (recipe.input_size,) * 2)
+    return {"parameters": size.parameters, "multiply_adds": size.multiply_adds}
 
 
 def _entropy(folder: str) -> float:
@@ -147,17 +149,18 @@ def describe(rows: Rows, score: str) -> str:
     chance, table = scores[RANDOM], []
     others = [way for way in (RANDOM, NONE) if way in rows]
     for way, found in rows.items():
-        keys = ("parameters", "seconds_of_search", "seconds")
+        keys = ("parameters", "multiply_adds", "seconds_of_search", "seconds")
         means = [np.mean([row[key] for row in found]) for key in keys]
         gains = [
             "" if way == other else difference_text(paired_differences(scores[way], scores[other]))
             for other in others
         ]
-        cells = [f"{means[0] / 1000:.1f} k", *(f"{s:.0f}" for s in means[1:])]
+        cells = [f"{means[0] / 1e3:.1f} k", f"{means[1] / 1e6:.1f} M"]
+        cells += [f"{seconds:.0f}" for seconds in means[2:]]
         table.append([way, spread_text(scores[way]), *gains, *cells])
     heads = ["attention", f"{score}, % (test)"]
     heads += [f"minus {other}, seed by seed [95 %]" for other in others]
-    heads += ["parameters", "search, s", "training, s"]
+    heads += ["parameters", "multiply-adds", "search, s", "training, s"]
     mean = sum(chance) / len(chance)
     wins = sum(100 * row["score"] > mean for row in rows[SEARCHED])
     listed = [

@@ -448,8 +448,10 @@ def test_a_comparison_trains_all_ways_alike(data, tmp_path):
     assert set(done.rows) == {"searched", "random", *ways}
     trained = json.loads((tmp_path / "none-longer-3" / "recipe.json").read_text())["recipe"]
     assert trained["epochs"] == 2 and trained["model_options"]["attention"] is None
-    sizes = {way: rows[0]["parameters"] for way, rows in done.rows.items()}
-    assert sizes["none"] == sizes["none, longer"] < sizes["HOG-SE"]
+    for size in ("parameters", "multiply_adds"):
+        sizes = {way: rows[0][size] for way, rows in done.rows.items()}
+        assert sizes["none"] == sizes["none, longer"] < sizes["HOG-SE"]
+    assert f"{done.rows['none'][0]['multiply_adds'] / 1e6:.1f} M" in done.text
     assert "minus random" in done.text and "minus none" in done.text
     assert done.rows["random"][0]["genotype"] == f"hoga:{random_genotype(3)}"
     assert done.rows["HOG-SE"][0]["genotype"] == "hog_se"
