@@ -36,7 +36,7 @@ OPTIONS = {
     "dreal": DREAL, "reid": REID, "dreal_reid": {**DREAL, **REID},
     "icasc": {"attention": "channel_weighted", "gradient": "constant", "sigma": 0.55,
               "omega": 100.0, "theta": 0.8, "weight_as_inner": 1.0, "weight_as_last": 1.0,
-              "weight_ac": 1.0, "normalize": False, "mask_resize": "bilinear",
+              "weight_ac": 1.0, "normalize": False, "epsilon": 1e-6, "mask_resize": "bilinear",
               "inner_mask": "last", "detach_mask": False, "start_epoch": 0},
     "vaa": VAA, "vaa_awmt": {**VAA, **AWMT},
 }  # fmt: skip

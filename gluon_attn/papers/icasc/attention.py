@@ -7,7 +7,9 @@ Legend: F feature map, Y class score, Z number of positions ij, A^T, A^Conf atte
 true and of the confusing class, A^in the true class's map at the inner layer, M mask.
 
 All functions take NDArrays or Symbols. The losses are of one image each, and defined for maps that
-are 0 everywhere: the mask is 1/2, separation 0, consistency theta.
+are 0 everywhere: the mask is 1/2, separation 0, consistency theta. Both are shares of a map's sum:
+their gradients grow as 1 / (sum + epsilon), so a map that is almost empty, as Grad-CAM's can be
+where terms of both signs cancel, can outweigh its whole batch unless epsilon is large enough.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import mxnet as mx
 
 Tensor = Any  # NDArray or Symbol
 
-EPS = 1e-6  # keeps a map of zeros from dividing by zero
+EPS = 1e-6  # keeps a map of zeros from dividing by zero; as in third-party code
 
 
 def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
@@ -67,31 +69,36 @@ def soft_mask(a_true: Tensor, sigma: float = 0.55, omega: float = 100) -> Tensor
     return F.sigmoid(omega * F.broadcast_sub(a_true, threshold))
 
 
-def attention_separation(a_true: Tensor, a_conf: Tensor, mask: Tensor) -> Tensor:
+def attention_separation(
+    a_true: Tensor, a_conf: Tensor, mask: Tensor, epsilon: float = EPS
+) -> Tensor:
     r"""Return how much the two classes look at the same place, L_AS (equation 3), ``(B,)``.
 
     .. math:: L_{AS} = 2 \frac{\sum_{ij} \min(A^T_{ij}, A^{Conf}_{ij}) M_{ij}}
                               {\sum_{ij} (A^T_{ij} + A^{Conf}_{ij})}
 
     Maps are ``(B, H, W)``, >= 0. It is 0 for maps that do not overlap, 1 for equal ones inside the
-    mask.
+    mask. The denominator is the sum plus epsilon.
     """
     F = module_of(a_true)
     shared = _sum(F, F.broadcast_mul(F.broadcast_minimum(a_true, a_conf), mask))
-    return 2 * shared / (_sum(F, F.broadcast_add(a_true, a_conf)) + EPS)
+    return 2 * shared / (_sum(F, F.broadcast_add(a_true, a_conf)) + epsilon)
 
 
-def attention_consistency(a_inner: Tensor, mask: Tensor, theta: float = 0.8) -> Tensor:
+def attention_consistency(
+    a_inner: Tensor, mask: Tensor, theta: float = 0.8, epsilon: float = EPS
+) -> Tensor:
     r"""Return how far the inner layer looks outside the mask, L_AC (equation 5), ``(B,)``.
 
     .. math:: L_{AC} = \theta - \frac{\sum_{ij} A^{in}_{ij} M_{ij}}{\sum_{ij} A^{in}_{ij}}
 
     A^in is ``(B, H, W)``, >= 0; M is that of the last layer, resized to the same shape
-    (:func:`resize_like`); theta, the largest value, has no influence on gradients.
+    (:func:`resize_like`); theta, the largest value, has no influence on gradients. The denominator
+    is the sum plus epsilon.
     """
     F = module_of(a_inner)
     inside = _sum(F, F.broadcast_mul(a_inner, mask))
-    return theta - inside / (_sum(F, a_inner) + EPS)
+    return theta - inside / (_sum(F, a_inner) + epsilon)
 
 
 def resize_like(a: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
@@ -107,10 +114,10 @@ def resize_like(a: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
     return F.squeeze(resized, axis=1)
 
 
-def normalized(a: Tensor) -> Tensor:
-    """Return maps divided by each image's largest value, ``(B, H, W)`` in [0, 1]."""
+def normalized(a: Tensor, epsilon: float = EPS) -> Tensor:
+    """Return maps divided by each image's largest value plus epsilon, ``(B, H, W)`` in [0, 1]."""
     F = module_of(a)
-    return F.broadcast_div(a, F.max(a, axis=(1, 2), keepdims=True) + EPS)
+    return F.broadcast_div(a, F.max(a, axis=(1, 2), keepdims=True) + epsilon)
 
 
 def module_of(array: Tensor) -> Any:

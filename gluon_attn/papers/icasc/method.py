@@ -60,11 +60,12 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
     ``seen`` holds NDArrays or Symbols: ``last`` and ``inner`` maps ``(B, C, h, w)``, the gradients
     of both scores there (``last_true``, …), and ``valid`` ``(B,)``, a factor on all terms.
     """
-    maps = {}
+    maps, epsilon = {}, options["epsilon"]
     for layer in ("last", "inner"):
         for score in DIRECTIONS:
             found = MAPS[options["attention"]](seen[layer], seen[f"{layer}_{score}"])
-            maps[f"{layer}_{score}"] = normalized(found) if options["normalize"] else found
+            found = normalized(found, epsilon) if options["normalize"] else found
+            maps[f"{layer}_{score}"] = found
 
     def mask_of(a_true: Tensor) -> Tensor:
         mask = soft_mask(a_true, options["sigma"], options["omega"])
@@ -73,10 +74,11 @@ def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> d
     mask = mask_of(maps["last_true"])
     large = resize_like(mask, maps["inner_true"], options["mask_resize"] == "corners")
     own = large if options["inner_mask"] == "last" else mask_of(maps["inner_true"])
+    inner, last = ((maps[f"{at}_true"], maps[f"{at}_confusing"]) for at in ("inner", "last"))
     terms = {
-        "as_inner": attention_separation(maps["inner_true"], maps["inner_confusing"], own),  # Eq. 3
-        "as_last": attention_separation(maps["last_true"], maps["last_confusing"], mask),  # Eq. 3
-        "ac": attention_consistency(maps["inner_true"], large, options["theta"]),  # Eq. 5
+        "as_inner": attention_separation(*inner, own, epsilon),  # Eq. 3
+        "as_last": attention_separation(*last, mask, epsilon),  # Eq. 3
+        "ac": attention_consistency(inner[0], large, options["theta"], epsilon),  # Eq. 5
     }
     return {name: term * seen["valid"] for name, term in terms.items()}
 
@@ -99,6 +101,7 @@ class ICASC(Method):
         "weight_as_last": 1.0,
         "weight_ac": 1.0,
         "normalize": False,  # True: maps are divided by their maxima first
+        "epsilon": 1e-6,  # in denominators; Grad-CAM needs more (docs/icasc.md)
         "mask_resize": "bilinear",  # to the inner layer; "corners": with corners aligned
         "inner_mask": "last",  # mask of L_AS at the inner layer; "inner": made from its own map
         "detach_mask": False,  # True: no gradient through the mask
@@ -116,7 +119,7 @@ class ICASC(Method):
             if self.options[name] not in valid:
                 raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
         weights = {f"weight_{term}": 0 for term in TERMS}
-        self.check_at_least(sigma=0, omega=0, start_epoch=0, **weights)
+        self.check_at_least(sigma=0, omega=0, epsilon=1e-12, start_epoch=0, **weights)
         schema = self.task.schema
         self._name = "ce" if schema is not None and schema.is_single_label else "bce"
         self._classification = objective(schema)

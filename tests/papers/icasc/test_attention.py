@@ -94,6 +94,23 @@ def test_consistency_goes_from_theta_to_theta_minus_one(theta):
         np.testing.assert_allclose(found, theta - inside, rtol=1e-5)
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3])
+def test_no_gradient_of_an_almost_empty_map_exceeds_what_epsilon_allows(epsilon):
+    for total in (0, 1e-6, 1e-4, 1):
+        a = mx.nd.array(np.full((1, 4, 4), total / 16))
+        b, mask = mx.nd.ones_like(a) * a, mx.nd.zeros_like(a)
+        mask[:, :2] = 1
+        a.attach_grad()
+        for loss, share in (
+            (lambda: attention_consistency(a, mask, epsilon=epsilon), total + epsilon),
+            (lambda: attention_separation(a, b, mask, epsilon), 2 * total + epsilon),
+        ):
+            with autograd.record():
+                value = loss()
+            value.backward()
+            assert 0 < a.grad.abs().max().asscalar() <= 2.001 / share
+
+
 def test_mask_is_a_half_at_the_threshold_and_sharp_around_it():
     a = mx.nd.array([[[1.0, 0.55, 0.6, 0.5]]])
     wanted = [1, 0.5, 1 / (1 + np.exp(-5)), 1 / (1 + np.exp(5))]

@@ -298,6 +298,7 @@ def test_a_single_class_has_no_confusing_one(gradient):
     ({"gradient": "second"}, "valid: constant, exact"),
     ({"mask_resize": "nearest"}, "value of mask_resize"),
     ({"inner_mask": "own"}, "valid: inner, last"), ({"sigma": -0.1}, "sigma=-0.1: must be >= 0"),
+    ({"epsilon": 0}, "epsilon=0: must be >= 1e-12"),
     ({"weight_ac": -1.0}, "weight_ac=-1.0"), ({"weight_as": 1.0}, "did you mean .*weight_as_last"),
 ])  # fmt: skip
 def test_bad_settings_are_refused(any_net, options, message):
