@@ -164,7 +164,7 @@ class Method:
         """Set the learning rate of the current phase."""
         self.trainer.set_learning_rate(lr)
 
-    def check_at_least(self, **lowest: int) -> None:
+    def check_at_least(self, **lowest: float) -> None:
         """Refuse options that are below their lowest values."""
         for name, value in lowest.items():
             if self.options[name] < value:
