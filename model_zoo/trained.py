@@ -55,7 +55,7 @@ def from_zoo(
     if imagenet and schema and schema.is_binary:
         raise ValueError(f"{name}: every image of ImageNet is of one class: add --single-label")
     net = _net(name, path, entry, schema)
-    schema = schema or _default_schema(name, net, entry)
+    schema = schema or default_schema(name, net, entry)
     if schema is None:
         fed = pixels or entry is not None and (entry.recipe or entry.pixels)
         raise ValueError(
@@ -118,8 +118,8 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
         same = bare[0] == bare[1]
         if same and known.is_single_label:  # the weights know better
             return known
-        if same and given.is_single_label and entry is not None and not entry.recipe:
-            return given  # a flag goes before what was stored
+        if entry is not None and entry.options is not None and not entry.recipe:
+            return given  # a flag goes before the record that `convert` wrote
         raise ValueError(
             f"the weights of {name} were made for {', '.join(known.columns)}; the names given are "
             f"{', '.join(given.columns)}: leave them out"
@@ -127,17 +127,14 @@ def _schema_of(name: str, classes: Names, entry: WeightEntry | None) -> Schema |
     return known or given
 
 
-def _default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | None:
-    """Return what the logits of a net mean by its task or by the data of its name."""
-    own = store.builtin(name)
-    if own is not None and own.classes and len(own.classes) == net.classes:
-        return Schema.from_json(own.schema) if own.schema else Schema.binary(own.classes)
+def default_schema(name: str, net: Any, entry: WeightEntry | None) -> Schema | None:
+    """Return what the logits of a net mean by its task or by the official data of its name."""
     if getattr(net, "task", None):  # people or boxes: what is shown of them has its own names
         names = task_of(net).class_names or [f"class{number}" for number in range(net.classes)]
         return Schema.binary(names)
-    if net.classes == len(WIDER_ATTRIBUTES):
+    if name.endswith("_wider") and net.classes == len(WIDER_ATTRIBUTES):
         return Schema.binary(WIDER_ATTRIBUTES)
-    if own is not None and entry == own and net.classes == IMAGENET:
+    if entry is not None and entry == store.builtin(name) and net.classes == IMAGENET:
         numbers = tuple(map(str, range(IMAGENET)))
         return Schema([Attribute(CLASS, MULTICLASS, numbers)])
     return None

@@ -93,6 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if done.record:
         told = ", ".join(f"{key} {value}" for key, value in done.pixels.items())
         print(f"beside:  {done.record}: {told or 'classes'}")
+    if not done.named:
+        print(
+            "outputs: not known; evaluate and export will ask for --classes FILE (a name a line) "
+            "and, if every image is of one class, --single-label, which this command stores as well"
+        )
     if not done.pixels:
         wanted = CIFAR if "cifar" in done.model else AUTHORS.get(done.read)
         hint = f" ({wanted})" if wanted else ""

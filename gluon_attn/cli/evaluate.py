@@ -27,7 +27,10 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="default: the one that the run is tested on, or test")
     parser.add_argument("--dataset", metavar="KIND", help="read the data as this kind (default: "
                         "as the run's recipe says)")  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", help="where files go (default: MODEL_evaluation)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where files go (default: RUN_evaluation or "
+        "EXPORT_evaluation, beside it; of --model, in the working folder)",
+    )  # fmt: skip
     parser.add_argument("--boxes", metavar="FILE", help="people for keypoints: COCO results")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: 0.5")
     parser.add_argument("--unspecified", choices=("masked", "negative"), default="masked",
@@ -53,8 +56,12 @@ def flags() -> argparse.ArgumentParser:
 
 
 def output_folder(args: argparse.Namespace) -> str:
-    """Return where files go: never into the run or the export that is evaluated."""
-    source = args.run or args.export or os.path.splitext(args.params or args.model)[0]
+    """Return where files go: never into the run or the export that is evaluated.
+
+    A weight file may lie in a folder that others share, so nothing is written beside it.
+    """
+    file = os.path.basename(args.params or "")
+    source = args.run or args.export or os.path.splitext(file)[0] or args.model
     return args.out or f"{source.rstrip(os.sep)}_evaluation"
 
 

@@ -98,7 +98,8 @@ def analyse_localisation(models: Models, dataset: Any, settings: Settings) -> Re
     """Write measures, IoU curves, and the maps of some images with the mask's outline."""
     if not len(dataset.with_regions):
         kinds = ((kind, DATASETS.get(kind)) for kind in DATASETS.names())
-        have = [k for k, c in kinds if getattr(c, "regions", None) is not AttributeDataset.regions]
+        none = (None, AttributeDataset.regions)
+        have = [kind for kind, found in kinds if getattr(found, "regions", None) not in none]
         raise ValueError(
             f"localisation: split '{dataset.split}' has no image with masks of its attributes; "
             f"data sets that have some: {', '.join(have)}"

@@ -90,8 +90,8 @@ class Recipe:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     dataset: str = "auto"
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    splits: tuple[Any, ...] = ("train", "val", "test")
-    attributes: tuple[Any, ...] = ()
+    splits: tuple[str, ...] = ("train", "val", "test")
+    attributes: tuple[str, ...] = ()
     unspecified: str = "negative"
     input_size: int = 224
     resize: int = 256
@@ -103,8 +103,8 @@ class Recipe:
     area_min: float = 0.08
     eval_crop: int = 224
     keep_aspect: bool = False
-    mean: tuple[Any, ...] = (123.68, 116.779, 103.939)
-    std: tuple[Any, ...] = (58.393, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
+    std: tuple[float, ...] = (58.393, 57.12, 57.375)
     epochs: int = 60
     iterations_per_epoch: int = 0
     score: str = "mAP"
@@ -118,7 +118,7 @@ class Recipe:
     schedule: str = "plateau"
     lr_factor: float = 0.1
     lr_patience: int = 10
-    lr_epochs: tuple[Any, ...] = ()
+    lr_epochs: tuple[int, ...] = ()
     lr_min: float = 1e-5
     warmup_epochs: int = 0
     init: str = "xavier"
@@ -129,7 +129,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _typed(field.name, str(field.type).partition("[")[0], getattr(self, field.name))
+            value = _typed(field.name, str(field.type), getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         for name, lowest in _LOWEST.items():
             if getattr(self, name) < lowest:
@@ -139,8 +139,14 @@ class Recipe:
         for name, valid in (("keep", KEEP), ("init", INIT), ("augment", AUGMENT)):
             if getattr(self, name) not in valid:
                 raise ValueError(f"recipe: {unknown_name(name, getattr(self, name), valid)}")
-        if len(self.splits) != 3 or not all(isinstance(s, str) and s for s in self.splits):
+        if len(self.splits) != 3 or not all(self.splits):
             raise ValueError(f"recipe: splits={self.splits!r}: three names are needed")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, 3):
+                raise ValueError(f"recipe: {name}={getattr(self, name)!r}: three numbers, or one")
+        twice = [a for k, a in enumerate(self.attributes) if a in self.attributes[:k]]
+        if twice:
+            raise ValueError(f"recipe: attributes names '{twice[0]}' twice")
         if self.augment == "crop" and not self.crop_min <= self.crop_max <= self.resize:
             raise ValueError(
                 f"recipe: needs crop_min <= crop_max <= resize, got "
@@ -253,7 +259,8 @@ def find(name: str) -> Entry:
     folder, file = os.path.split(name)
     key = file[:-3] if os.path.basename(folder) == "recipes" and file.endswith(".py") else name
     if key not in names():
-        raise FileNotFoundError(f"no recipe file; {unknown_name('recipe', key, names())}")
+        told = unknown_name("recipe", key, names())
+        raise FileNotFoundError(f"no recipe file; {told}; `gluon-attn recipes` lists all")
     return catalogue()[key]
 
 
@@ -336,11 +343,16 @@ def literal(text: str) -> Any:
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:
-    """Return ``value`` as the type that the field's annotation names."""
+    """Return ``value`` as the type that the field's annotation names.
+
+    One element, or nothing (``lr_epochs=``), stands for a tuple of it.
+    """
+    kind, _, each = kind.partition("[")
+    if kind == "tuple":
+        values = value if isinstance(value, (tuple, list)) else (value,) if value != "" else ()
+        return tuple(_typed(f"each of {name}", each.partition(",")[0], one) for one in values)
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind == "tuple":
-        return tuple(value) if isinstance(value, (tuple, list)) else (value,)
     wanted: type = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}[kind]
     fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
     if not fits:

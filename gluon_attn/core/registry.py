@@ -8,6 +8,7 @@ import pkgutil
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 Entry = TypeVar("Entry")
+MANY = 30  # names that nobody reads to the end
 
 
 class Registry:
@@ -62,9 +63,14 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
-    """Return the text of an error about a name that is not one of ``valid``."""
+    """Return the text of an error about a name that is not one of ``valid``.
+
+    It lists them, but of many only those that are near, if any is.
+    """
     names = sorted(str(v) for v in valid)
     near = nearest(name, names)
+    if near and len(names) > MANY:
+        return f"unknown {kind} '{name}'; did you mean {near}? ({len(names)} are valid)"
     hint = f"did you mean {near}? " if near else ""
     return f"unknown {kind} '{name}'; {hint}valid: {', '.join(names) or '(none)'}"
 

@@ -50,10 +50,15 @@ def describe_file(path: PathLike) -> dict[str, Any]:
 
 
 def trained_on(extra: dict[str, Any]) -> str:
-    """Return in words what a net was trained on, by ``extra`` of a sidecar; '' if nothing says."""
-    dataset = (extra.get("recipe") or {}).get("dataset", "auto")
+    """Return in words what a net was trained on, by ``extra`` of a sidecar; '' if nothing says.
+
+    A net that did not begin at random is said to be from the weights of the backbone it began with.
+    """
+    recipe = extra.get("recipe") or {}
+    dataset, backbone = recipe.get("dataset", "auto"), recipe.get("backbone")
     read = f"data read as '{dataset}'" if dataset != "auto" else ""
-    return str((extra.get("data") or {}).get("name") or read)
+    found = str((extra.get("data") or {}).get("name") or read)
+    return f"{found}, from the weights of {backbone}" if found and backbone else found
 
 
 def read_verified(directory: PathLike, entry: dict[str, Any]) -> bytes:

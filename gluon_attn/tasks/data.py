@@ -76,8 +76,8 @@ def open_split(
             options.pop("seed", None)
         for name in options:
             if name not in valid:
-                known = [*valid, *ALTERED]
-                raise ValueError(unknown_name(f"data option of dataset={kind}", name, known))
+                told = unknown_name(f"data option of dataset={kind}", name, [*valid, *ALTERED])
+                raise ValueError(f"{told}. data_options={{}} drops those of the recipe")
         policy = LabelPolicy(train=unspecified or recipe.unspecified)
         if unspecified:
             policy = LabelPolicy(train=unspecified, evaluate=unspecified)
@@ -226,6 +226,11 @@ def train_transform(recipe: Recipe) -> Any:
 
 def eval_preprocess(recipe: Recipe) -> dict[str, Any]:
     """Return the evaluation pre-processing of a recipe."""
+    if recipe.eval_crop > recipe.resize:
+        raise ValueError(
+            f"eval_crop={recipe.eval_crop} is larger than resize={recipe.resize}, the side that "
+            "images have then; eval_crop=0 keeps all of an image"
+        )
     values = {
         "resize": recipe.resize, "crop": recipe.eval_crop or None, "size": recipe.input_size,
         "mean": tuple(recipe.mean), "std": tuple(recipe.std),

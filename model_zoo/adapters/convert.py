@@ -27,6 +27,7 @@ from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
 from model_zoo.params_io import Loaded, load_into
 from model_zoo.registry import MODELS, get_model, trained_options
+from model_zoo.trained import default_schema
 
 WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safetensors}
 
@@ -34,7 +35,8 @@ WRITERS = {".pth": write_torch, ".pt": write_torch, ".safetensors": write_safete
 class Converted(NamedTuple):
     """What was converted: the zoo's name and options, scheme read and written, arrays, numbers.
 
-    ``record`` is the file that tells ``pixels`` and classes, or ''.
+    ``record`` is the file that tells ``pixels`` and classes, or ''; ``named`` says whether it is
+    known what the outputs are called.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Converted(NamedTuple):
     numbers: int
     record: str = ""
     pixels: outside.Pixels = {}
+    named: bool = True
 
 
 def load_foreign(
@@ -166,7 +169,8 @@ def convert(
     values = _values(net)
     read = guess.scheme if guess and scheme == "auto" else scheme
     numbers = sum(int(np.prod(v.shape)) for v in values.values())
-    return Converted(name, options, read, to, len(values), numbers, record, known)
+    named = bool(schema or default_schema(name, net, entry))
+    return Converted(name, options, read, to, len(values), numbers, record, known, named)
 
 
 def _values(net: Any) -> dict[str, Any]:

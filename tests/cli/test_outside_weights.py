@@ -145,6 +145,7 @@ def test_a_flag_goes_before_what_a_record_says_of_the_outputs(folder, caplog):
 def test_nothing_is_guessed(folder, capsys):
     path = converted(folder)
     printed = capsys.readouterr().out
+    assert "outputs: not known; evaluate and export will ask for --classes FILE" in printed
     assert "pixels:  not known" in printed and "(CIFAR's are seen whole: --resize 32," in printed
     assert not (folder / "a.json").exists()
     command = ("--model", NAME, "--params", path)
@@ -307,7 +308,7 @@ def test_a_record_says_which_net_it_is(tmp_path):
 def test_published_imagenet_weights_know_their_pixels(monkeypatch):
     for name in ("resnet18_v1", "efficientnet_lite1"):
         entry, net = store.builtin(name), get_model(name)
-        schema = trained._default_schema(name, net, entry)
+        schema = trained.default_schema(name, net, entry)
         assert schema.is_single_label and schema.columns[999] == "class=999"
         known = outside.known_pixels(entry, task_of(net, schema), net)
         fed = outside.preprocess(name, net, task_of(net, schema), known, "file")
@@ -320,6 +321,15 @@ def test_published_imagenet_weights_know_their_pixels(monkeypatch):
             patch.setattr(trained, "_fill", lambda *args: None)  # there is no such file
             extra = from_zoo(name, None, [mx.cpu()], pretrained=True).extra
         assert trained_on(extra) == "ImageNet (ILSVRC2012)"
+
+
+def test_trained_on_names_the_weights_that_a_net_began_with():
+    recipe = {"dataset": "folders", "backbone": "efficientnet_lite0"}
+    assert trained_on({"recipe": recipe}).endswith(
+        "'folders', from the weights of efficientnet_lite0"
+    )
+    assert trained_on({"recipe": {**recipe, "backbone": ""}}) == "data read as 'folders'"
+    assert trained_on({"recipe": {**recipe, "dataset": "auto"}}) == ""
 
 
 # ------------------------------------------------------------------------------ public files

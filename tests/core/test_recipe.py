@@ -50,6 +50,7 @@ def test_overrides_are_typed():
     assert recipe.epochs == 3 and recipe.mirror is False
     assert recipe.options["gamma"] == 0.5 and recipe.options["weighting"] == "released"
     assert recipe.mean == (1, 2, 3) and recipe.lr_epochs == (4,)
+    assert recipe.override(["lr_epochs="]).lr_epochs == ()
     assert recipe.model_options["taps"] == ("stage4_activation2",)
 
 
@@ -69,6 +70,11 @@ def test_overrides_are_typed():
         ("epochs=2.5", "epochs must be int"),
         ("epochs=0", "epochs=0 must be >= 1"),
         ("mirror=1", "mirror must be bool"),
+        ("mean=a,b,c", "each of mean must be float, got 'a'"),
+        ("std=1,2", r"std=\(1.0, 2.0\): three numbers, or one"),
+        ("lr_epochs=3,a", "each of lr_epochs must be int"),
+        ("splits=1,2,3", "each of splits must be str, got 1"),
+        ("attributes=hat,tie,hat", "attributes names 'hat' twice"),
         ("crop_max=300", "crop_min <= crop_max <= resize"),
         ("epochs", "write key=value"),
         ("method=other", "unknown method 'other'"),
@@ -141,8 +147,9 @@ def test_a_base_that_comes_back_to_itself(monkeypatch):
 
 @pytest.mark.parametrize("name", ["vaa_wider_resnet10", "no/such/file.py", "_imagenet", "x.py:a"])
 def test_unknown_name_lists_the_recipes(name):
-    with pytest.raises(FileNotFoundError, match="vaa_wider_resnet101"):
+    with pytest.raises(FileNotFoundError, match="`gluon-attn recipes` lists all") as caught:
         Recipe.load(name)
+    assert ("did you mean" in str(caught.value)) != ("awmt_celeba_resnet50" in str(caught.value))
 
 
 def test_json_recipe(write):

@@ -119,7 +119,7 @@ def test_the_site_is_built_without_a_warning(build, tmp_path):
     assert "../api/gluon_attn.papers.vaa.method.html" in page and "mathjax/tex-chtml.js" in page
     assert (tmp_path / "_static" / "mathjax" / "tex-chtml.js").is_file()
     assert "https://cdn" not in page  # nothing is fetched from elsewhere
-    link = "model_zoo/cards/vaa_resnet18_w16_synthetic.html"
+    link = "model_zoo/cards/vaa_resnet18_w16_clothing.html"
     assert "<h2>Intended use, limits" in (tmp_path / link).read_text(encoding="utf-8")
     weights = (tmp_path / "docs" / "weights.html").read_text(encoding="utf-8")
     assert f'<li class="toctree-l2"><a class="reference internal" href="../{link}">' in weights

@@ -203,7 +203,7 @@ def test_an_installed_wheel_does_the_main_job(tmp_path):
     call(
         python,
         "-c",
-        "import model_zoo.predictor as p; p.load_predictor('vaa_resnet18_w16_synthetic')",
+        "import model_zoo.predictor as p; p.load_predictor('vaa_resnet18_w16_clothing')",
     )
     assert sorted(p.name for p in empty.iterdir()) == ["data", "export", "maps", "run",
                                                        "run_evaluation"]  # fmt: skip

@@ -13,9 +13,10 @@ import pytest
 from process_helpers import run_tool
 
 from gluon_attn.core.files import save_parameters
+from gluon_attn.core.schema import Schema
 from gluon_attn.tasks import attributes
 from gluon_attn.train import trained as load
-from model_zoo import WIDER_ATTRIBUTES, get_model, store
+from model_zoo import WIDER_ATTRIBUTES, get_model, outside, store
 from model_zoo import predictor as pretrained
 
 NAME = "resnet20_w8_digits"
@@ -87,10 +88,12 @@ def test_there_are_as_many_names_as_logits(monkeypatch):
 
 def test_files_of_which_nothing_is_known_are_not_guessed_at(tmp_path, monkeypatch):
     path = weights_of(tmp_path, NAME)
-    with pytest.raises(ValueError, match=r"how the images .* were prepared: give --mean, --std"):
+    both = r"what the 10 outputs .* are: give --classes FILE.* prepared: give --mean, --std"
+    with pytest.raises(ValueError, match=both):
         load.from_zoo(NAME, path, CPU)
-    found = load.from_zoo(NAME, path, CPU, pixels=PIXELS)
-    assert len(found.classes) == 10 and found.classes[0] == "class=zero"  # the model's, not WIDER's
+    digits = Schema.from_json(store.builtin(NAME).schema)
+    found = load.from_zoo(NAME, path, CPU, digits, pixels=PIXELS)
+    assert found.classes[0] == "class=zero"
     assert found.activation == "softmax" and found.preprocess["crop"] is None
     path = weights_of(tmp_path, "vgg11_w8_digits")
     with pytest.raises(ValueError, match="what the 10 outputs .* are: give --classes FILE"):
@@ -101,6 +104,24 @@ def test_files_of_which_nothing_is_known_are_not_guessed_at(tmp_path, monkeypatc
     assert found.classes == WIDER_ATTRIBUTES
     with pytest.raises(ValueError, match="what the 10 outputs"):
         load.from_zoo(NAME, path, CPU, pixels=PIXELS)
+
+
+def test_as_many_outputs_as_wider_has_attributes_do_not_make_them_its(tmp_path):
+    """Garments have 14 classes, too: a net that is not called WIDER's is asked for its names."""
+    for name in ("resnet18_w16_synthetic", "resnet18_w16_garments"):
+        path = weights_of(tmp_path, name)
+        with pytest.raises(ValueError, match="what the 14 outputs .* are: give --classes FILE"):
+            load.from_zoo(name, path, CPU, pixels=PIXELS)
+    path = weights_of(tmp_path, "resnet18_wider")
+    pixels = {**PIXELS, "resize": 256}
+    assert load.from_zoo("resnet18_wider", path, CPU, pixels=pixels).classes == WIDER_ATTRIBUTES
+
+
+def test_names_that_are_given_go_before_a_record_but_not_before_a_run(tmp_path):
+    path, right = weights_of(tmp_path, NAME), tuple("abcdefghij")
+    outside.write_record(path, NAME, {}, PIXELS, Schema.binary(right[::-1]))
+    found = load.from_zoo(NAME, path, CPU, right)
+    assert found.classes == right
 
 
 @pytest.mark.parametrize(

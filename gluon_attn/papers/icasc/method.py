@@ -20,6 +20,7 @@ images without a known class, small constants.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Iterable, Mapping
 
 import mxnet as mx
@@ -50,8 +51,11 @@ CHOICES = {
     "mask_resize": ("bilinear", "corners"),
     "inner_mask": ("last", "inner"),
 }
+SMALL = 1e-4  # an epsilon with which almost empty maps still outweigh a batch
 TERMS = ("as_inner", "as_last", "ac")
 INPUTS = ("last", "last_true", "last_confusing", "inner", "inner_true", "inner_confusing", "valid")
+
+logger = logging.getLogger("gluon_attn.icasc")
 
 
 def attention_terms(seen: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -121,6 +125,11 @@ class ICASC(Method):
         weights = {f"weight_{term}": 0 for term in TERMS}
         self.check_at_least(sigma=0, omega=0, epsilon=1e-12, start_epoch=0, **weights)
         schema = self.task.schema
+        if self.options["attention"] == "grad_cam" and self.options["epsilon"] < SMALL:
+            logger.warning(
+                "attention=grad_cam with epsilon=%g: a single map that is almost empty can end the "
+                "training; epsilon=1e-3 prevents that (docs/icasc.md)", self.options["epsilon"],
+            )  # fmt: skip
         self._name = "ce" if schema is not None and schema.is_single_label else "bce"
         self._classification = objective(schema)
         self._terms: Any = self._weighted_terms()

@@ -306,6 +306,14 @@ def test_bad_settings_are_refused(any_net, options, message):
         method_of(any_net, **options)
 
 
+def test_grad_cam_with_a_small_epsilon_is_warned_of(any_net, caplog):
+    method_of(any_net, attention="grad_cam", epsilon=1e-3)
+    method_of(any_net)
+    assert not caplog.text
+    method_of(any_net, attention="grad_cam")
+    assert "grad_cam with epsilon=1e-06" in caplog.text and "epsilon=1e-3" in caplog.text
+
+
 SIZES = {"input_size": 48, "resize": 56, "crop_min": 44, "crop_max": 56, "eval_crop": 48}
 
 
