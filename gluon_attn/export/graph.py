@@ -28,6 +28,7 @@ from mxnet import autograd, gluon
 from gluon_attn.core.errors import DamagedError, first_line, naming
 from gluon_attn.core.outputs import as_list, name_outputs, output_names
 from gluon_attn.core.reading import load_params
+from gluon_attn.core.tracing import for_inference
 from gluon_attn.export.sidecar import ExportError, Sidecar
 
 Symbol = Any  # mx.sym.Symbol
@@ -77,14 +78,13 @@ def trace(net: Any, names: Sequence[str]) -> Graph:
         raise ExportError(f"{kind}: its graph has no parameters; nothing to export")
     _clean_attributes(graph, {**args, **aux})
     _reset_versions(graph)
-    _drop_relu_before_clip(graph)
     return symbol_of(graph), join_arrays(args, aux)
 
 
 def _trace_outputs(net: Any, names: Sequence[str]) -> list[Symbol]:
     kind = type(net).__name__
     # A name manager of its own: tracing leaves no mark on the names of nets that are made later.
-    with mx.name.NameManager(), autograd.pause(train_mode=False):
+    with mx.name.NameManager(), autograd.pause(train_mode=False), for_inference():
         try:
             outputs = net(mx.sym.var(INPUT))
         except (TypeError, AttributeError, NotImplementedError, mx.base.MXNetError) as error:
@@ -199,19 +199,6 @@ def _reset_versions(graph: Json) -> None:
         first[number] = min(version, first.get(number, version))
     for reference in references:
         reference[2] -= first[reference[0]]
-
-
-def _drop_relu_before_clip(graph: Json) -> None:
-    """Take out a ReLU that is clipped from 0 on anyway, as a net writes its ReLU6 for training.
-
-    Alone, the clipping becomes part of the convolution before it, also in int8, and a Clip in ONNX.
-    """
-    nodes = graph["nodes"]
-    for node in nodes:
-        if node["op"] == "clip" and float(node["attrs"]["a_min"]) == 0:
-            before = nodes[node["inputs"][0][0]]
-            if before["op"] == "Activation" and before["attrs"]["act_type"] == "relu":
-                node["inputs"] = before["inputs"]  # MXNet's reader drops what nothing reads
 
 
 def read_graph(directory: Path, sidecar: Sidecar) -> Graph:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Sequence
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.blocks import Slot
+from gluon_attn.core.tracing import is_for_inference
 from gluon_attn.nets.attention import add_attention
 from gluon_attn.nets.resnet import Attention, attention_per_stage
 from gluon_attn.nets.taps import TappedNet, TappedStage, Taps, Tensor, check_choice, chosen_taps
@@ -69,11 +70,12 @@ class ReLU6(HybridBlock):
 
     MXNet's clip takes its three branches value by value, and half of the values below 0 make that
     hard to predict: behind a ReLU, which oneDNN does in its own layout, a training step of
-    EfficientNet-Lite0 is 1.7 times as fast. An export has the clip alone.
+    EfficientNet-Lite0 is 1.7 times as fast. An export has the clip alone, which becomes part of the
+    convolution before it, also in int8.
     """
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        return F.clip(F.Activation(x, act_type="relu"), 0, 6)
+        return F.clip(x if is_for_inference() else F.Activation(x, act_type="relu"), 0, 6)
 
 
 class SameConv2D(nn.Conv2D):

@@ -20,11 +20,14 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, BottleneckV1, ResNetV1, resnet_spec
 
 from gluon_attn.blocks import Slot
+from gluon_attn.blocks.gates import global_mean
+from gluon_attn.core.tracing import is_for_inference
 from gluon_attn.nets.attention import add_attention
 from gluon_attn.nets.taps import (
     TappedNet,
     TappedStage,
     Taps,
+    Tensor,
     check_choice,
     check_sizes,
     chosen_taps,
@@ -111,6 +114,18 @@ class ResNet(TappedNet, ResNetV1):
         return layer
 
 
+class GlobalMean(nn.GlobalAvgPool2D):
+    """Global average pooling, ``(B, C, H, W)`` to ``(B, C, 1, 1)``, as a matrix product.
+
+    For maps of 8 x 8, MXNet gives the gradient of its pooling a memory layout for which oneDNN's
+    batch-norm has no kernel on a CPU: CIFAR's ResNets train 1.5 to 2 times as fast without it. An
+    export has the pooling.
+    """
+
+    def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
+        return super().hybrid_forward(F, x) if is_for_inference() else global_mean(F, x)
+
+
 class CifarResNet(ResNet):
     """ResNet for small images: 3 stages of n units, 6n + 2 layers (paper, section 4.2).
 
@@ -132,7 +147,9 @@ class CifarResNet(ResNet):
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
             self.features.add(convolution, nn.BatchNorm(in_channels=width), nn.Activation("relu"))
-            self.features.add(*rest)
+            for layer in rest:
+                is_pool = isinstance(layer, nn.GlobalAvgPool2D)
+                self.features.add(GlobalMean(prefix=layer.prefix) if is_pool else layer)
 
 
 def resnet(

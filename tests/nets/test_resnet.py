@@ -13,7 +13,9 @@ from mxnet.gluon.model_zoo import vision
 from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1
 
 from gluon_attn.blocks import BLOCKS
+from gluon_attn.export import graph as graphs
 from gluon_attn.nets import activation_shapes, cifar_resnet, name_outputs, resnet, wide_resnet
+from gluon_attn.nets.graph import record
 from model_zoo import get_model
 
 
@@ -138,6 +140,20 @@ def test_attention_slot_sits_on_the_residual_branch(doubling):
 def test_impossible_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_cifar_nets_train_with_a_product_and_export_a_pooling():
+    net = cifar_resnet(8, width=4)
+    net.initialize()
+    data = mx.nd.random.normal(shape=(2, 3, 32, 32))
+    wanted = net(data).asnumpy()
+    symbol, arrays = graphs.trace(net, ("logits",))
+    operators = [node["op"] for node in graphs.nodes_of(symbol)]
+    assert operators.count("Pooling") == 1 and "batch_dot" not in operators
+    exported = graphs.make_block(symbol, arrays)(data).asnumpy()
+    np.testing.assert_allclose(exported, wanted, rtol=1e-5, atol=1e-6)
+    training = {node.op for node in record(net).graph.nodes}
+    assert "batch_dot" in training and "Pooling" not in training
 
 
 def test_zoo_names_take_dropout():

@@ -25,6 +25,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock
 
 from gluon_attn.nets.graph import Entry, Graph, GraphBlock, Node, freeze_norm, record
+from gluon_attn.nets.resnet import GlobalMean
 from gluon_attn.nets.taps import TappedStage
 from gluon_attn.papers.icasc.tangents import (
     Tangents,
@@ -43,7 +44,8 @@ class Cut(NamedTuple):
 
     ``layers`` names the inner and the last layer, as ``stage3_activation1``. ``passed`` is what
     crosses the cut in front of the stage: ``inner`` and what the head reads of the trunk;
-    ``staged`` the same behind it: ``last`` and what the head reads inside the stage.
+    ``staged`` the same behind it: ``last`` and what the head reads inside the stage. ``means`` are
+    the global averages that are no pooling, what they give and what they read.
     """
 
     graph: Graph
@@ -51,6 +53,7 @@ class Cut(NamedTuple):
     layers: tuple[str, ...]
     passed: dict[str, Entry]
     staged: dict[str, Entry]
+    means: dict[Entry, Entry]
 
 
 def cut_net(net: HybridBlock) -> Cut:
@@ -59,9 +62,12 @@ def cut_net(net: HybridBlock) -> Cut:
     Raises ValueError for a net with fewer than two stages, or whose last stage reads more than the
     output of the stage before.
     """
-    stages: list[TappedStage] = []
-    net.apply(lambda block: stages.append(block) if isinstance(block, TappedStage) else None)
-    graph, outputs, calls = record(net, [stage for stage in stages if stage.last_of_size])
+    found: list[HybridBlock] = []
+    net.apply(lambda b: found.append(b) if isinstance(b, (TappedStage, GlobalMean)) else None)
+    stages = [block for block in found if isinstance(block, TappedStage)]
+    graph, outputs, calls = record(net, [b for b in found if getattr(b, "last_of_size", True)])
+    means = {call.gave: call.read for call in calls if isinstance(call.block, GlobalMean)}
+    calls = [call for call in calls if isinstance(call.block, TappedStage)]
     if len(calls) < 2:
         raise ValueError(
             f"{type(net).__name__} has {len(calls)} stage(s) of type TappedStage behind which "
@@ -87,7 +93,7 @@ def cut_net(net: HybridBlock) -> Cut:
             passed[f"trunk{len(passed) - 1}"] = entry
         elif entry[0] in stage:
             staged[f"stage{len(staged) - 1}"] = entry
-    return Cut(graph, logits, tuple(layers), passed, staged)
+    return Cut(graph, logits, tuple(layers), passed, staged, means)
 
 
 class LinearHead(NamedTuple):
@@ -108,6 +114,9 @@ class LinearHead(NamedTuple):
             return None
         weight, entry = cut.graph.nodes[node.inputs[1][0]].name, node.inputs[0]
         while entry != cut.staged["last"]:
+            if entry in cut.means and not pooled:
+                entry, pooled = cut.means[entry], True
+                continue
             node = cut.graph.nodes[entry[0]]
             average = node.flag("global_pool") and node.attrs.get("pool_type") == "avg"
             if node.op == "Dropout" and not (mask or pooled):
