@@ -263,6 +263,9 @@ def test_a_zoo_model_needs_weights(error, folder, tmp_path, monkeypatch):
     given = ("evaluate.py", "--data-dir", folder / "data", "--model", "resnet20_w8_digits")
     assert "give --params FILE or --pretrained" in error(*given)
     line = error(*given, "--params", folder / "wide.params")  # of another net
+    assert "what the 10 outputs of resnet20_w8_digits are: give --classes FILE" in line
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    line = error(*given, "--params", folder / "wide.params", "--classes", tmp_path / "names.txt")
     assert "does not fit CifarResNet; nothing was loaded" in line
     for variable in ("HOME", "MXNET_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))

@@ -217,7 +217,7 @@ def test_a_zoo_model_with_weights_from_a_file(tmp_path):
     assert found.classes == ("hat", "bag")
     assert found.preprocess == {**pixels, "size": 112}
     with pytest.raises(ValueError, match="does not fit VAA; nothing was loaded"):
-        load.from_zoo(name, path, [CPU])  # the 14 of WIDER-Attribute
+        load.from_zoo(name, path, [CPU], tuple("abcdefghijklmn"), pixels=pixels)
     with pytest.raises(ValueError, match="--params FILE or --pretrained"):
         load.from_zoo(name, None, [CPU])
 
