@@ -8,7 +8,7 @@ import pkgutil
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 Entry = TypeVar("Entry")
-MANY = 30  # names that nobody reads to the end
+MANY = 30  # an error lists no more names than that if some are near
 
 
 class Registry:

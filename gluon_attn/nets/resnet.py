@@ -143,13 +143,11 @@ class CifarResNet(ResNet):
     def __init__(self, units: int, width: int, **kwargs: Any) -> None:
         channels = [width, width, 2 * width, 4 * width]
         super().__init__(BasicBlockV1, [units] * 3, channels, thumbnail=True, **kwargs)
-        convolution, *rest = list(self.features)
+        convolution, *stages, pool = list(self.features)
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
             self.features.add(convolution, nn.BatchNorm(in_channels=width), nn.Activation("relu"))
-            for layer in rest:
-                is_pool = isinstance(layer, nn.GlobalAvgPool2D)
-                self.features.add(GlobalMean(prefix=layer.prefix) if is_pool else layer)
+            self.features.add(*stages, GlobalMean(prefix=pool.prefix))
 
 
 def resnet(

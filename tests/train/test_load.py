@@ -117,7 +117,7 @@ def test_as_many_outputs_as_wider_has_attributes_do_not_make_them_its(tmp_path):
     assert load.from_zoo("resnet18_wider", path, CPU, pixels=pixels).classes == WIDER_ATTRIBUTES
 
 
-def test_names_that_are_given_go_before_a_record_but_not_before_a_run(tmp_path):
+def test_names_that_are_given_go_before_the_record_of_convert(tmp_path):
     path, right = weights_of(tmp_path, NAME), tuple("abcdefghij")
     outside.write_record(path, NAME, {}, PIXELS, Schema.binary(right[::-1]))
     found = load.from_zoo(NAME, path, CPU, right)

@@ -63,11 +63,12 @@ def cut_net(net: HybridBlock) -> Cut:
     output of the stage before.
     """
     found: list[HybridBlock] = []
-    net.apply(lambda b: found.append(b) if isinstance(b, (TappedStage, GlobalMean)) else None)
+    net.apply(found.append)
     stages = [block for block in found if isinstance(block, TappedStage)]
-    graph, outputs, calls = record(net, [b for b in found if getattr(b, "last_of_size", True)])
-    means = {call.gave: call.read for call in calls if isinstance(call.block, GlobalMean)}
-    calls = [call for call in calls if isinstance(call.block, TappedStage)]
+    averages = [block for block in found if isinstance(block, GlobalMean)]
+    graph, outputs, calls = record(net, [*(s for s in stages if s.last_of_size), *averages])
+    means = {call.gave: call.read for call in calls if call.block in averages}
+    calls = [call for call in calls if call.block in stages]
     if len(calls) < 2:
         raise ValueError(
             f"{type(net).__name__} has {len(calls)} stage(s) of type TappedStage behind which "
