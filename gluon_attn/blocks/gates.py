@@ -1,7 +1,8 @@
 """What gates are made of: pooled maps, products that are fast on a CPU, and two dense layers.
 
 MXNet's broadcasting operators and its global pooling have slow gradients on a CPU; the functions
-here give the same numbers by matrix products and elementwise operators.
+here give the same numbers by matrix products and elementwise operators. An export, which needs no
+gradients, has the plain operators (:mod:`gluon_attn.core.tracing`).
 
 Legend: F ``mx.nd`` or ``mx.sym``, B batch, C channels, H W map size, r reduction.
 """
@@ -13,6 +14,8 @@ from typing import Any, Callable, Sequence
 
 from mxnet import init
 from mxnet.gluon import HybridBlock, nn
+
+from gluon_attn.core.tracing import is_for_inference
 
 Tensor = Any  # NDArray or Symbol
 Pool = Callable[[Any, Tensor], Tensor]  # (F, x) to (B, C, 1, 1)
@@ -32,10 +35,13 @@ def apply_map(F: Any, kind: str, x: Tensor, attention: Tensor) -> Tensor:
 def spread(F: Any, kind: str, values: Tensor, x: Tensor) -> Tensor:
     """Return ``values`` repeated to the shape of ``x``, as a matrix product with ones.
 
+    In an export they are left as they are: the operator that joins them with ``x`` broadcasts.
     MXNet's broadcasting operators sum the gradient of the smaller array slowly on a CPU (for 256
     channels of 56 x 56 it costs more than a 1x1 convolution); those of two equal shapes and the
     product are fast. Kinds are those of :func:`apply_map`, but ``'full'``.
     """
+    if is_for_inference():
+        return values
     if kind == "channel":
         left, right = values, F.ones_like(F.slice_axis(x, axis=1, begin=0, end=1))
     else:
@@ -49,8 +55,10 @@ def global_mean(F: Any, x: Tensor) -> Tensor:
     """Return the mean of each channel, ``(B, C, 1, 1)``, as a matrix product.
 
     On a CPU the gradient of MXNet's global average pooling takes up to fifty times as long (maps
-    of 32 x 32), and its mean over two axes four to eight times.
+    of 32 x 32), and its mean over two axes four to eight times. An export has the pooling.
     """
+    if is_for_inference():
+        return F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1))
     flat = F.reshape(x, shape=(0, 0, -1))
     ones = F.ones_like(F.slice_axis(flat, axis=1, begin=0, end=1))
     shares = F.broadcast_div(ones, F.sum(ones, axis=2, keepdims=True))  # 1 / HW each
@@ -60,8 +68,11 @@ def global_mean(F: Any, x: Tensor) -> Tensor:
 def global_max(F: Any, x: Tensor) -> Tensor:
     """Return the maximum of each channel, ``(B, C, 1, 1)``.
 
-    Not F.Pooling: its gradient is wrong on a CPU when recorded in predict mode.
+    Not as a pooling, whose gradient is wrong on a CPU when recorded in predict mode. An export has
+    the pooling, which takes a fifth to a tenth of the time.
     """
+    if is_for_inference():
+        return F.Pooling(x, global_pool=True, pool_type="max", kernel=(1, 1))
     return F.max(x, axis=(2, 3), keepdims=True)
 
 

@@ -1,15 +1,15 @@
 """ONNX graphs as the plain ones that every engine reads.
 
 MXNet's exporter writes what MXNet computes, operator by operator. Some of that runs in few engines:
-shapes that are read from tensors while the net runs, sums of many terms, means and repetitions as
-matrix products with ones (which is how the blocks of this package train fast), exponentials that
-overflow in place of a softmax. So the graph is rewritten in two steps: what no image changes
+shapes that are read from tensors while the net runs, sums of many terms, sums over the parts of a
+split (which is how the blocks of this package run fast), exponentials that overflow in place of a
+softmax. So the graph is rewritten in two steps: what no image changes
 becomes a constant (:func:`gluon_attn.export.onnx_graph.fold`), then small rules replace nodes by
 plainer ones (:meth:`gluon_attn.export.onnx_graph.Graph.rewrite`). They are here.
 
 Weights keep their names and numbers, and no rule looks at the numbers of a weight: the graph
 depends on the net's structure alone. General simplifiers (onnxsim, onnxoptimizer) do neither step:
-with a free batch size shapes are no constants to them, and they do not know such means.
+with a free batch size shapes are no constants to them, and they do not know such sums.
 
 Legend: B batch, C channels, H W map size.
 """
@@ -139,21 +139,6 @@ def pool_globally(graph: Graph, node: Any) -> Result:
     return _pooled(graph, op, x, node) if x and sorted(k % rank for k in axes) == whole else None
 
 
-def mean_as_product(graph: Graph, node: Any) -> Result:
-    """Write (B, C, HW) times (HW, 1), all elements the same, as global average pooling."""
-    if node.op_type != "MatMul":
-        return None
-    x, share, shape = node.input[0], graph.uniform(node.input[1]), graph.shapes[node.input[0]]
-    if share is None or len(shape) != 3 or graph.shapes[node.input[1]][-2:] != (shape[2], 1):
-        return None
-    found, made = _map_of(graph, x), []
-    if found is None:
-        made.append(_view(graph, x, (*shape, 1)))
-        found = x if made[0] is None else made[0].output[0]
-    pooled = _pooled(graph, "GlobalAveragePool", found, node, factor=share * shape[2])
-    return None if pooled is None or None in made else [*made, *pooled]
-
-
 def _map_of(graph: Graph, x: str) -> str | None:
     """Return the map (B, C, H, W) that ``x`` is, or is the view (B, C, HW) of; None if neither."""
     root = _chain(graph, x)[-1]
@@ -163,17 +148,13 @@ def _map_of(graph: Graph, x: str) -> str | None:
     return None
 
 
-def _pooled(graph: Graph, op: str, x: str, node: Any, *, factor: float = 1.0) -> Result:
-    """Return nodes that pool the map ``x``, scale the result, and give it the shape of ``node``."""
+def _pooled(graph: Graph, op: str, x: str, node: Any) -> Result:
+    """Return nodes that pool the map ``x`` and give the result the shape of ``node``."""
     output, pooled = node.output[0], (*graph.shapes[x][:2], 1, 1)
-    wanted, scaled = graph.shapes[output], abs(factor - 1) > ROUNDING
-    last = output if wanted == pooled else ""
-    made = [graph.node(op, [x], pooled, "" if scaled else last)]
-    if scaled:
-        number = graph.constant(np.array([factor], np.float32), "factor")
-        made.append(graph.node("Mul", [made[0].output[0], number], pooled, last))
-    if not last:
-        made.append(_view(graph, made[-1].output[0], wanted, output))
+    wanted = graph.shapes[output]
+    made = [graph.node(op, [x], pooled, output if wanted == pooled else "")]
+    if wanted != pooled:
+        made.append(_view(graph, made[0].output[0], wanted, output))
     return None if None in made else made
 
 
@@ -184,42 +165,22 @@ def broadcast(graph: Graph, node: Any) -> Result:
     whole = graph.shapes[node.output[0]]
     for position, name in enumerate(node.input):
         other = node.input[1 - position]
-        small, shape = _unrepeated(graph, name)
-        if small is None or graph.shapes[other] != whole or None in whole:
-            continue
-        chain = _chain(graph, small)
-        small, made = next((name for name in chain if graph.shapes[name] == shape), ""), []
-        if not small:
-            made.append(_view(graph, chain[-1], shape))
-            small = made[0].output[0]
-        inputs = [small, other] if position == 0 else [other, small]
-        return [*made, graph.node(node.op_type, inputs, whole, node.output[0])]
+        small = _unrepeated(graph, name)
+        if small and graph.shapes[other] == whole and None not in whole:
+            inputs = [small, other] if position == 0 else [other, small]
+            return [graph.node(node.op_type, inputs, whole, node.output[0])]
     return None
 
 
-def _unrepeated(graph: Graph, name: str) -> tuple[str | None, Shape]:
-    """Return the tensor that ``name`` repeats, and the shape in which it broadcasts to it."""
-    shape, made = graph.shapes[name], graph.producer(name)
-    if made.op_type in ("Expand", "Tile"):
-        sizes, times = graph.shapes[made.input[0]], graph.numbers(made.input[1])
-        if made.op_type == "Expand" or (
-            times is not None and all(1 in pair for pair in zip(times, sizes))
-        ):
-            return made.input[0], sizes
-    product = graph.producer(_chain(graph, name)[-1])
-    if product.op_type != "MatMul":
-        return None, ()
-    whole = graph.shapes[
-        product.output[0]
-    ]  # (B, C, n), of (B, C, 1) and ones or ones and (B, 1, n)
-    if len(whole) != 3 or len(shape) < 3 or whole[:2] != shape[:2]:
-        return None, ()
-    left, right = product.input
-    if graph.uniform(right) == 1 and graph.shapes[left] == (*whole[:2], 1):
-        return left, (*whole[:2], *[1] * (len(shape) - 2))
-    if graph.uniform(left) == 1 and graph.shapes[right] == (whole[0], 1, whole[2]):
-        return right, (whole[0], 1, *shape[2:])
-    return None, ()
+def _unrepeated(graph: Graph, name: str) -> str:
+    """Return the tensor that ``name`` repeats along axes of size 1, or ''."""
+    made = graph.producer(name)
+    if made.op_type == "Expand":
+        return made.input[0]
+    times = graph.numbers(made.input[1]) if made.op_type == "Tile" else None
+    if times is None or not all(1 in pair for pair in zip(times, graph.shapes[made.input[0]])):
+        return ""
+    return made.input[0]
 
 
 def shrink_constant(graph: Graph, node: Any) -> Result:
@@ -416,6 +377,6 @@ def _reduced(graph: Graph, kind: str, x: str, output: str) -> Any:
 
 
 RULES = (
-    leave_out, pairs, join_views, pool_globally, mean_as_product, broadcast, shrink_constant,
+    leave_out, pairs, join_views, pool_globally, broadcast, shrink_constant,
     square, softmax, reduce_channels, shorten_slice, resize_by_scales,
 )  # fmt: skip

@@ -21,7 +21,6 @@ from mxnet.gluon.model_zoo.vision.resnet import BasicBlockV1, BottleneckV1, ResN
 
 from gluon_attn.blocks import Slot
 from gluon_attn.blocks.gates import global_mean
-from gluon_attn.core.tracing import is_for_inference
 from gluon_attn.nets.attention import add_attention
 from gluon_attn.nets.taps import (
     TappedNet,
@@ -123,7 +122,7 @@ class GlobalMean(nn.GlobalAvgPool2D):
     """
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
-        return super().hybrid_forward(F, x) if is_for_inference() else global_mean(F, x)
+        return global_mean(F, x)
 
 
 class CifarResNet(ResNet):

@@ -89,11 +89,6 @@ def ones(F, x):
     return F.ones_like(F.slice_axis(x, axis=1, begin=0, end=1))
 
 
-def mean_by_product(F, x):
-    share = F.broadcast_div(ones(F, flat(F, x)), F.sum(ones(F, flat(F, x)), axis=2, keepdims=True))
-    return F.batch_dot(flat(F, x), share, transpose_b=True)
-
-
 SQUEEZES = {
     "pooling": (
         lambda F, x: F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1)),
@@ -103,11 +98,6 @@ SQUEEZES = {
     "mean": (lambda F, x: F.mean(x, axis=(2, 3)), AVERAGE),
     "mean, axes from the end": (lambda F, x: F.mean(x, axis=(-1, -2), keepdims=True), AVERAGE),
     "mean of rows": (lambda F, x: F.mean(flat(F, x), axis=2), AVERAGE),
-    "mean as a product": (mean_by_product, AVERAGE),
-    "twice the mean as a product": (
-        lambda F, x: F.batch_dot(flat(F, x), ones(F, flat(F, x)) * (2 / SIDE**2), transpose_b=True),
-        {**AVERAGE, "Mul": 2},
-    ),
     "maximum": (lambda F, x: F.max(x, axis=(2, 3)), MAXIMUM),
 }
 
@@ -133,16 +123,6 @@ def mean_by_halving(net, F, x):
         first, second = F.split(x, num_outputs=2, axis=1)
         x = first + second
     return F.stack(F.squeeze(x * (1 / CHANNELS), axis=1), axis=1)
-
-
-def repeated(F, x, kind):
-    """The mean over channels or positions, repeated to the shape of ``x`` as a product."""
-    if kind == "channel":
-        left, right = F.reshape(F.max(x, axis=(2, 3)), shape=(0, 0, 1)), flat(F, ones(F, x))
-    else:
-        left = flat(F, F.ones_like(F.slice(x, begin=(None, None, 0, 0), end=(None, None, 1, 1))))
-        right = flat(F, F.max(x, axis=1, keepdims=True))
-    return F.reshape_like(F.batch_dot(left, right), x)
 
 
 def softmax_by_hand(F, x, axis):
@@ -186,12 +166,6 @@ FUNCTIONS = {
         lambda net, F, x: F.add_n(*F.split(x, num_outputs=CHANNELS, axis=1)[::2]),
         {"Split": 1, "Add": 3, **F1},
     ),
-    "channel repeated": (
-        lambda net, F, x: x - repeated(F, x, "channel"), {"GlobalMaxPool": 1, "Sub": 1, **F1}
-    ),
-    "map repeated": (
-        lambda net, F, x: repeated(F, x, "spatial") * x, {"ReduceMax": 1, "Mul": 1, **F1}
-    ),
     "broadcast_like": (
         lambda net, F, x: x * F.broadcast_like(F.max(x, axis=1, keepdims=True), x),
         {"ReduceMax": 1, "Mul": 1, **F1},
@@ -216,10 +190,6 @@ FUNCTIONS = {
     "mean of what is no map": (
         lambda net, F, x: F.mean(F.softmax(flat(F, x)), axis=2),
         {"Reshape": 1, "Softmax": 1, "ReduceMean": 1},
-    ),
-    "mean as a product of what is no map": (
-        lambda net, F, x: mean_by_product(F, F.softmax(flat(F, x), axis=1)),
-        {"Reshape": 2, "Softmax": 1, "GlobalAveragePool": 1, **F1},
     ),
     "slice_like": (
         lambda net, F, x: F.slice_like(
@@ -369,30 +339,6 @@ BY_HAND = {
         [("Flatten", ["data"], "rows"), ("Transpose", ["rows"], "columns"),
          ("MatMul", ["rows", "columns"], "square"), ("Unsqueeze", ["square", "two"], "y")],
         ["batch", "batch", 1], {"two": np.array([2])}, {"MatMul", "Unsqueeze"},
-    ),
-    "another axis before the batch": (
-        [("Transpose", ["data"], "turned", {"perm": [1, 0, 2, 3]}),
-         ("ReduceMax", ["turned"], "small", {"axes": [2, 3], "keepdims": 0}),
-         ("Unsqueeze", ["small", "two"], "column"), ("MatMul", ["column", "ones"], "large"),
-         ("Reshape", ["large", "sizes"], "map"), ("Mul", ["turned", "map"], "y")],
-        [3, "batch", 4, 4],
-        {"two": np.array([2]), "ones": np.ones((1, 1, 16), "f"), "sizes": np.array([3, -1, 4, 4])},
-        {"MatMul"},
-    ),
-    "repeated and mixed": (
-        [("GlobalAveragePool", ["data"], "pool"), ("Reshape", ["pool", "column"], "small"),
-         ("MatMul", ["small", "ones"], "large"), ("Reshape", ["large", "sizes"], "map"),
-         ("Reshape", ["data", "sizes"], "other"), ("Mul", ["other", "map"], "y")],
-        ["batch", 4, 3, 4],
-        {"column": np.array([0, 3, 1]), "ones": np.ones((1, 1, 16), "f"),
-         "sizes": np.array([0, 4, 3, 4])},
-        {"MatMul", "GlobalAveragePool"},
-    ),
-    "product that repeats nothing": (
-        [("Reshape", ["data", "sizes"], "rows"), ("MatMul", ["rows", "twos"], "large"),
-         ("Add", ["rows", "large"], "y")],
-        ["batch", 3, 16],
-        {"sizes": np.array([0, 3, 16]), "twos": 2 * np.eye(16, dtype="f")}, {"MatMul", "Add"},
     ),
 }  # fmt: skip
 
