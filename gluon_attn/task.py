@@ -80,15 +80,16 @@ class Trained(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """An export directory, where a net could stand, too."""
+    """An export directory, where a net could stand, too, and what runs it."""
 
     directory: str
     sidecar: dict[str, Any]
+    backend: str = "mxnet"
 
     @classmethod
-    def open(cls, directory: str) -> Exported:
+    def open(cls, directory: str, backend: str = "mxnet") -> Exported:
         """Read the sidecar of a directory; FileNotFoundError or ValueError if it is no export."""
-        return cls(directory, read_sidecar(directory))
+        return cls(directory, read_sidecar(directory), backend)
 
     @property
     def task(self) -> Task:

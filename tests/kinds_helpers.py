@@ -76,18 +76,18 @@ def wider_srn(root):
 
 def lists(root):
     write_lines(root / "names.txt", ["hat", "bag"])
-    for split in ("train", "val", "test"):
-        image(root / "images" / f"{split}.png")
-        image(root / "images" / f"{split} 2.png")
+    for level, split in enumerate(("train", "val", "test")):
+        image(root / "images" / f"{split}.png", 90 + level)
+        image(root / "images" / f"{split} 2.png", 190 + level)
         write_lines(root / f"{split}.txt",
                     [f"images/{split}.png\t1,0", f"images/{split} 2.png\t0,-1"])  # fmt: skip
 
 
 def folders(root):
     write_lines(root / "classes.txt", ["dog", "cat"])
-    for split in ("train", "val", "test"):
+    for level, split in enumerate(("train", "val", "test")):
         for name in ("cat", "dog"):
-            image(root / split / name / "1.jpg")
+            image(root / split / name / "1.jpg", 40 * level + len(name) + ord(name[0]))
 
 
 def packed(root):

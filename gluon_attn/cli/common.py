@@ -137,6 +137,16 @@ def add_device_flags(flags: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_backend_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--backend``, which runs an export."""
+    parser.add_argument(
+        "--backend", default="mxnet", metavar="NAME",
+        help="what runs the export: mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, "
+        "mxnet-fp16, onnxruntime, onnxruntime-fp16, tensorrt, tensorrt-fp16, openvino; "
+        "fastest: measure once and remember; auto: what is remembered",
+    )  # fmt: skip
+
+
 def add_source_flags(parser: argparse.ArgumentParser, export: str) -> None:
     """Add where a net comes from: ``--run``, ``--model``, ``--export`` with this help text."""
     source = parser.add_mutually_exclusive_group(required=True)

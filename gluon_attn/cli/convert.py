@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from typing import Sequence
 
@@ -93,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if done.record:
         told = ", ".join(f"{key} {value}" for key, value in done.pixels.items())
         print(f"beside:  {done.record}: {told or 'classes'}")
+    kept = outside.record_path(args.out)
+    if not done.record and os.path.exists(kept):
+        print(f"beside:  {kept} is left as it was; it counts if it describes these weights")
+        return
     if not done.named:
         print(
             "outputs: not known; evaluate and export will ask for --classes FILE (a name a line) "

@@ -3,7 +3,7 @@
 python tools/evaluate.py --run runs/vaa --data-dir WIDER
 python tools/evaluate.py --run runs/icasc --compare runs/plain --data-dir CUB --attention
 python tools/evaluate.py --run runs/vaa --data-dir CCP --split val --localisation
-python tools/evaluate.py --export exports/vaa --data-dir WIDER --split val
+python tools/evaluate.py --export exports/vaa --data-dir WIDER --backend mxnet-int8
 python tools/evaluate.py --model vaa_resnet101_wider --params FILE --data-dir WIDER
 """
 
@@ -51,6 +51,7 @@ def flags() -> argparse.ArgumentParser:
         help="analyse also these, as baselines: run folders, zoo names with published weights, "
              "or ZOO_NAME=WEIGHTS",
     )  # fmt: skip
+    cli.add_backend_flag(parser)
     cli.add_device_flags(parser)
     return parser
 
@@ -58,10 +59,14 @@ def flags() -> argparse.ArgumentParser:
 def output_folder(args: argparse.Namespace) -> str:
     """Return where files go: never into the run or the export that is evaluated.
 
-    A weight file may lie in a folder that others share, so nothing is written beside it.
+    A weight file may lie in a folder that others share, so nothing is written beside it. Two
+    called best.params are told apart by their folders.
     """
-    file = os.path.basename(args.params or "")
-    source = args.run or args.export or os.path.splitext(file)[0] or args.model
+    folder, file = os.path.split(os.path.abspath(args.params)) if args.params else ("", "")
+    name = os.path.splitext(file)[0]
+    if name == "best":
+        name = f"{os.path.basename(folder)}_best"
+    source = args.run or args.export or name or args.model
     return args.out or f"{source.rstrip(os.sep)}_evaluation"
 
 
@@ -73,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from gluon_attn.train import trained as load
 
     ctx = contexts(cli.device_of(args))
-    source = load.from_flags(args, ctx) or Exported.open(args.export)
+    source = load.from_flags(args, ctx) or Exported.open(args.export, args.backend)
+    if args.backend != "mxnet" and not args.export:
+        raise ValueError(f"--backend {args.backend}: only an --export has it")
     print(evaluate(args, source, ctx, output_folder(args)))
 
 
@@ -100,6 +107,8 @@ def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, ou
         threshold=args.threshold, figures=not args.no_figures, boxes=args.boxes,
     ))  # fmt: skip
     lines = [done.text]
+    if args.export:
+        lines += ["", f"by {args.backend}"]
     if dataset.skipped:
         lines.append(
             f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}"

@@ -37,14 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, metavar="T", help="instead of the export's own")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N")
     parser.add_argument("--ctx", default="cpu", help="cpu (default) or gpu:0")
-    parser.add_argument(
-        "--backend",
-        default="mxnet",
-        metavar="NAME",
-        help="mxnet (default), mxnet-fused, mxnet-int8, mxnet-bf16, mxnet-fp16, onnxruntime, "
-        "onnxruntime-fp16, tensorrt, tensorrt-fp16, openvino; "
-        "fastest: measure once and remember; auto: what is remembered",
-    )
+    cli.add_backend_flag(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads")
     parser.add_argument(
         "--on-bad-image",
@@ -69,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from gluon_attn.task import Exported
     from gluon_attn.tasks import predictions
 
-    predictions.run(Exported.open(options.export), options)
+    predictions.run(Exported.open(options.export, options.backend), options)

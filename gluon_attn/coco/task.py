@@ -151,6 +151,8 @@ class CocoTask(Task):
             raise ExportError(
                 f"{source.directory} is no export for {self.name}; its task is {task}"
             )
+        if source.backend not in ("mxnet", "auto"):
+            raise ValueError(f"--backend {source.backend}: {self.name} runs on mxnet only")
         block, sidecar = load_exported(source.directory, ctx)
         block.hybridize(static_alloc=True, static_shape=True)
         return self.finder(block, sidecar, ctx)
@@ -181,8 +183,6 @@ class CocoTask(Task):
         for flag, why in self.refused.items():
             if getattr(options, flag):
                 raise ValueError(f"--{flag}: this export {why}")
-        if options.backend not in ("mxnet", "auto"):
-            raise ValueError(f"--backend {options.backend}: {self.name} runs on mxnet only")
         kind, _, number = options.ctx.partition(":")
         finder = self.open(source, mx.Context(kind, int(number or 0)))
         threshold = self.threshold if options.threshold is None else options.threshold

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from gluon_attn.core.errors import naming
+from gluon_attn.core.files import sha256_of
 from gluon_attn.core.shards import Shard
 from gluon_attn.data import DATASETS, LATER
 from gluon_attn.data.base import AttributeDataset
@@ -103,6 +104,11 @@ def run(
         found = check(kind, reader, root, options.splits or reader.expected_splits(root), **extra)
         say(found.text())
         return 0 if found.ok else 1
+    if Path(options.out).resolve() == Path(root).resolve():
+        raise ValueError(
+            f"--out {options.out} is the folder of the data themselves, of which later only the "
+            "packed copy would be read: give another"
+        )
     existing = options.splits or existing_splits(kind, root, **extra)
     lost = missing_parts(reader, root, existing, **extra)
     if lost:
@@ -224,7 +230,8 @@ class Check:
 
     ``missing`` is a line per part; all images of ``datasets`` are read. Then ``lost`` are sample
     ids whose image does not exist, ``broken`` ``[(sample id, reason)]``, ``total`` all images;
-    ``leaks`` are images by split that are in training or validation, too.
+    ``leaks`` are lines by split about its images that are in training or validation, too: of
+    folders and lists also copies of them, byte for byte (official sets have some).
     """
 
     def __init__(
@@ -240,11 +247,11 @@ class Check:
         self.lost: list[str] = []
         self.broken: list[tuple[str, str]] = []
         self.total = 0
-        self._places: dict[str, set[str]] = {}
+        self._places: dict[str, dict[str, str]] = {}  # of each split, {what tells an image: path}
         for dataset in datasets:
             self._read(dataset, progress)
         found = {split: self._known(split) for split in self._places}
-        self.leaks = {split: paths for split, paths in found.items() if paths}
+        self.leaks = {split: lines for split, lines in found.items() if lines}
 
     @property
     def ok(self) -> bool:
@@ -262,13 +269,13 @@ class Check:
             if len(self.lost) < self.total:
                 lines += shortened([f"{name}: does not exist" for name in self.lost])
             lines += shortened([f"{name}: {reason}" for name, reason in self.broken])
-            for split, paths in self.leaks.items():
-                told = f"of {split} and of training or validation"
-                lines += shortened([f"{path}: {told}" for path in paths])
+            for leaks in self.leaks.values():
+                lines += shortened(leaks)
         return "\n".join(lines) + (f"\n\n{self.report.text()}" if self.report else "")
 
     def _faults(self) -> list[str]:
-        differences = len(self.report.differences()) if self.report else 0
+        empty = len(self.report.faults) if self.report else 0
+        differences = len(self.report.differences()) - empty if self.report else 0
         missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
         example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
         leaks = sum(map(len, self.leaks.values()))
@@ -277,22 +284,30 @@ class Check:
             (missing, f"{missing} part{' is' if missing == 1 else 's are'} missing"),
             (lost, f"{lost:,} of {self.total:,} images are missing{example}"),
             (broken, f"{broken:,} image{'' if broken == 1 else 's'} cannot be read"),
+            (empty, f"{empty:,} class{'' if empty == 1 else 'es'} without images"),
             (differences, f"{differences:,} count{' differs' if differences == 1 else 's differ'}"),
         ]
         return [fault for count, fault in faults if count]
 
     def _known(self, split: str) -> list[str]:
-        """Return the images of a split that are in one that is trained or chosen by, too."""
+        """Return a line for each image of a split that is in one that is learnt from, too."""
         before = {"train": (), "trainval": (), "val": ("train",)}
-        known = before.get(split, ("train", "val", "trainval"))
-        images = set().union(*(self._places.get(other, ()) for other in known))
-        return sorted(self._places[split] & images)
+        others = before.get(split, ("train", "val", "trainval"))
+        known = {key: (path, o) for o in others for key, path in self._places.get(o, {}).items()}
+        lines = []
+        for key, path in self._places[split].items():
+            if key in known:
+                first, other = known[key]
+                copied = "" if first == path else f", as {first}"
+                lines.append(f"{path}: of {split} and of {other}{copied}")
+        return sorted(lines)
 
     def _read(self, dataset: Any, progress: bool) -> None:
         """Read every image of a data set; one that several samples show counts once."""
         from tqdm import tqdm
 
-        seen = self._places[dataset.split] = set()
+        seen: set[str] = set()
+        images = self._places[dataset.split] = {}
         positions = range(len(dataset))
         for i in tqdm(positions, f"check {dataset.split}", disable=None if progress else True):
             name = dataset.sample_ids[i]
@@ -302,6 +317,9 @@ class Check:
                 path = f"{dataset.split}: {name}"
             first = path not in seen
             seen.add(path)
+            if first:
+                copies = self.kind in ("list", "folders") and os.path.isfile(path)
+                images[sha256_of(path) if copies else path] = path
             try:
                 dataset.read(i)
             except NoOverlapError:

@@ -46,7 +46,7 @@ class CountReport:
     """Counts per split beside the expected ones.
 
     ``expected`` is ``{split: {'images': n, 'boxes': n, 'identities': n}}``, every key optional,
-    from ``source``; ``faults`` are lines about what is wrong beside numbers.
+    from ``source``; ``faults`` are lines about classes without images.
     """
 
     counts: list[SplitCount]

@@ -149,8 +149,9 @@ def new_directory(directory: PathLike, overwrite: bool = False) -> Iterator[Path
     """Make a directory that exists completely or not at all.
 
     Yields a hidden directory beside ``directory``; when the body ends, its files are flushed to
-    disk and it is renamed into place. When the body raises, it is removed. What a killed process
-    left is removed by the next one. See :func:`refuse_existing`.
+    disk and it is renamed into place; of an export that was there, files that are none of its own
+    stay. When the body raises, it is removed. What a killed process left is removed by the next
+    one. See :func:`refuse_existing`.
     """
     directory = Path(directory).resolve()
     refuse_existing(directory, overwrite)
@@ -319,6 +320,11 @@ def _move_into_place(partial: Path, directory: Path, overwrite: bool, owner: str
     except OSError:
         os.rename(old, directory)
         raise
+    starts = tuple(f"{path.stem}{end}" for path in _find_sidecars(old) for end in ".-")
+    for path in old.iterdir():  # files of the user's
+        if path.name != "web" and not path.name.startswith(starts):
+            if not (directory / path.name).exists():
+                os.rename(path, directory / path.name)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -151,7 +151,7 @@ class LabelTask(Task):
             )
         predictor = Predictor(
             source.directory, ctx=options.ctx, batch_size=options.batch_size,
-            threads=options.threads, backend=options.backend,
+            threads=options.threads, backend=source.backend,
         )  # fmt: skip
         if options.threshold is not None:
             predictor.set_thresholds(options.threshold)

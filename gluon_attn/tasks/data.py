@@ -323,10 +323,11 @@ def predict_dataset(
 
 
 def predict_export(
-    directory: str, dataset: Any, ctx: Any = None, batch_size: int = 32
-) -> Predictions:
+    directory: str, dataset: Any, ctx: Any = None, batch_size: int = 32, *,
+    backend: str = "mxnet",
+) -> Predictions:  # fmt: skip
     """Return the predictions of an export directory, through its Predictor."""
-    predictor = Predictor(directory, ctx=ctx, batch_size=batch_size)
+    predictor = Predictor(directory, ctx=ctx, batch_size=batch_size, backend=backend)
     probs = np.full(dataset.label.shape, np.nan, np.float32)
     mask = dataset.mask.copy()
     for start in range(0, len(dataset), batch_size):
@@ -340,5 +341,7 @@ def predict_export(
 def predictions_of(source: Trained | Exported, dataset: Any, asked: Asked) -> Predictions:
     """Return the predictions of a net or an export on a split."""
     if isinstance(source, Exported):
-        return predict_export(source.directory, dataset, asked.ctx, asked.batch_size)
+        return predict_export(
+            source.directory, dataset, asked.ctx, asked.batch_size, backend=source.backend
+        )
     return predict_dataset(source, dataset, asked.ctx, asked.batch_size, workers=asked.workers)

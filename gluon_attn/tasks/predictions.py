@@ -76,6 +76,7 @@ def run(source: Exported, options: Any) -> None:
     target = _target(shard, wanted, options) if shard else ""
     task = source.task
     predicting = task.predict(source, options)
+    _spare_inputs(wanted, predicting, options)
     batch = max(1, options.batch_size)
     chunk = -(-CHUNK // batch) * batch
     header = _header(source, predicting, chunk)
@@ -94,6 +95,17 @@ def run(source: Exported, options: Any) -> None:
             publish(path, target)
         else:
             _show(task, path, found, wanted)
+
+
+def _spare_inputs(wanted: dict[str, str], predicting: Predicting, options: Any) -> None:
+    """Refuse to write over an image that is predicted, or over a file of the export."""
+    inputs = {os.path.realpath(image) for image in predicting.images}
+    export = os.path.realpath(options.export)
+    for kind, path in wanted.items():
+        real = os.path.realpath(path)
+        of_export = os.path.exists(real) and real.startswith(export + os.sep)
+        if path != "-" and (real in inputs or of_export):
+            raise ValueError(f"--{kind} {path} is a file that is read: give another")
 
 
 def write(

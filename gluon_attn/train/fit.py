@@ -97,6 +97,10 @@ def fit(run: Run, resume: bool = False) -> dict[str, Any]:
         best, pending = meta["best"], meta.get("pending")
         start = meta["epoch"] + (pending is None)
         logger.info("Resumed from %s after epoch %d", last, meta["epoch"])
+    elif resume and os.path.exists(os.path.join(run.folder, "best.params")):
+        logger.warning(
+            "%s is not there: the run begins again, and its best.params will be replaced", last
+        )
     group = run.method.workers
     group.check_equal(start, f"the epoch to begin with, by {last},")
     writers: tuple[Any, ...] = ()

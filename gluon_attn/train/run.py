@@ -13,7 +13,7 @@ from typing import Any, Callable, NamedTuple
 
 from gluon_attn import amp, runtime, workers
 from gluon_attn.core.errors import NotFiniteError, describe, naming
-from gluon_attn.core.files import write_json
+from gluon_attn.core.files import sha256_of, write_json
 from gluon_attn.core.recipe import Recipe
 from gluon_attn.core.text import read_json
 from gluon_attn.figures.curves import training_curves, weight_curves
@@ -284,6 +284,14 @@ def _log_start(ready: Prepared) -> None:
     )  # fmt: skip
     phases = collections.Counter(ready.method.phase_of(epoch) for epoch in range(recipe.epochs))
     logger.info("Epochs: %s", ", ".join(f"{count} {phase}" for phase, count in phases.items()))
+    if not ready.method.is_complete(recipe.epochs - 1):
+        options = ready.method.options.items()
+        starts = [f"{k}={v}" for k, v in options if k.endswith(("_epoch", "_epochs"))]
+        logger.warning(
+            "epochs=%d ends before all that %s trains has begun (%s): its weights are of an "
+            "unfinished method. Give more epochs, or lower those", recipe.epochs, recipe.method,
+            ", ".join(starts),
+        )  # fmt: skip
     logger.info("%s", ready.task.describe(data["train"]))
 
 
@@ -331,20 +339,28 @@ def describe_run(path: str, record: dict[str, Any]) -> None:
 def _test(ready: Prepared) -> Result | None:
     recipe, settings, net = ready.recipe, ready.settings, ready.method.net
     first = ready.method.workers.is_first
-    stem = os.path.join(settings.save_dir, "test")
-    if os.path.exists(stem + ".json"):
-        logger.info("The test split has been evaluated already: %s.json", stem)
-        return None
+    best, scores = (os.path.join(settings.save_dir, n) for n in ("best.params", "test.json"))
+    weights = sha256_of(best)
+    if os.path.exists(scores):
+        if read_json(scores).get("weights", weights) == weights:  # 0.1 did not note them
+            logger.info("The test split has been evaluated already: %s", scores)
+            return None
+        logger.warning(
+            "%s is of earlier weights of this run: the test split is evaluated again", scores
+        )
     dataset = open_split(recipe, settings.data_dir, recipe.splits[2], settings.on_bad_image)
     data = {**ready.record["data"], recipe.splits[2]: dataset.fingerprint()}
     if first:
         path = os.path.join(settings.save_dir, "recipe.json")
         describe_run(path, dict(ready.record, data=data))
-    load_into(net, os.path.join(settings.save_dir, "best.params"))
+    load_into(net, best)
     with tempfile.TemporaryDirectory() as unwanted:  # the tables of all workers but the first
         out = settings.save_dir if first else unwanted
         asked = Asked(out, "test", ready.ctx[0], workers=settings.workers)
-        return task_of(dataset).final_scores(recipe, net, dataset, asked)
+        result = task_of(dataset).final_scores(recipe, net, dataset, asked)
+    if first:
+        write_json(scores, {**read_json(scores), "weights": weights})
+    return result
 
 
 # -- runs of an experiment: trained once, never taken for those of other settings or data ------

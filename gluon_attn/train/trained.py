@@ -82,7 +82,8 @@ def _read_record(folder: str) -> dict[str, Any]:
         best: dict[str, Any] = read_json(path)
         missing = [key for key in ("sha256", "classes", *_NEEDED) if key not in best]
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} holds no trained weights (best.json)") from None
+        what = "holds no trained weights (best.json)" if os.path.isdir(folder) else "is no folder"
+        raise FileNotFoundError(f"{folder} {what}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if missing:

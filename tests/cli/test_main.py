@@ -26,8 +26,8 @@ FLAGS = {
     "train_wider": TRAINING + " vaa_wider_resnet101",
     "launch": "-n --workers -s --servers --hosts --port -- train",
     "search": TRAINING + " hoga_search_cifar10",
-    "evaluate": "--run --export --model --params --pretrained --names --data-dir --split --out "
-    "--threshold --unspecified --batch-size --no-figures --gpus --device --analyse --compare",
+    "evaluate": "--run --export --backend --model --params --pretrained --names --data-dir --split "
+    "--out --threshold --unspecified --batch-size --no-figures --gpus --device --analyse --compare",
     "export": "--run --model --params --pretrained --names --out --name --with-maps --threshold "
     "--overwrite --int8 --bf16 --onnx --web --runtime --calib",
     "serve": "EXPORT --port",

@@ -248,6 +248,14 @@ def test_errors_are_one_line(images, tmp_path, monkeypatch, failed, words, messa
     assert re.search(message, failed(*words.split()))
 
 
+def test_files_that_are_read_are_not_written_over(exports, images, failed):
+    photo, described = images / "test" / "1--Party" / "c.png", exports / "plain" / "tiny.json"
+    for flag, path in (("--csv", photo), ("--json", described)):
+        before = path.read_bytes()
+        assert f"{flag} {path} is a file that is read: give another" in failed(images, flag, path)
+        assert path.read_bytes() == before
+
+
 # --- backends -----------------------------------------------------------------------------------
 def test_backend_measured_once_then_remembered(exports, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "SECONDS", 0.01)

@@ -133,14 +133,36 @@ def test_broken_images_are_a_short_list_too(trees, tmp_path, capsys):
 
 def test_an_image_of_training_and_test_is_told(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("hat\nbag\n")
-    for name, split in (("a", "train"), ("b", "val"), ("c", "test")):
-        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((4, 4, 3), np.uint8))
+    for grey, (name, split) in enumerate((("a", "train"), ("b", "val"), ("c", "test"))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((4, 4, 3), grey, np.uint8))
         (tmp_path / f"{split}.txt").write_text(f"{name}.png\t1,0\n")
     assert run(capsys, "list", "--check", tmp_path)[0] == 0
     (tmp_path / "test.txt").write_text("c.png\t1,0\na.png\t1,0\n")
     code, text, _ = run(capsys, "list", "--check", tmp_path)
     assert code == 1 and "not as it should be: 1 image of both training and test" in text
-    assert f"{tmp_path / 'a.png'}: of test and of training or validation" in text
+    assert f"{tmp_path / 'a.png'}: of test and of train\n" in text
+
+
+def test_a_copy_of_a_training_image_among_the_test_images_is_told(tmp_path, capsys):
+    names = [f"{split}/{name}/a" for split in ("train", "val", "test") for name in ("hat", "bag")]
+    for grey, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((4, 4, 3), grey, np.uint8))
+    assert run(capsys, "folders", "--check", tmp_path)[0] == 0
+    copied, first = tmp_path / "test" / "hat" / "z.png", tmp_path / "train" / "hat" / "a.png"
+    shutil.copy(first, copied)
+    code, text, _ = run(capsys, "folders", "--check", tmp_path)
+    assert code == 1 and "not as it should be: 1 image of both training and test" in text
+    assert f"{copied}: of test and of train, as {first}" in text
+
+
+def test_packing_into_the_data_themselves_is_refused(tmp_path, capsys):
+    for grey, name in enumerate(("train/hat/a", "train/bag/b", "val/hat/c", "val/bag/d")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((4, 4, 3), grey, np.uint8))
+    code, _, told = run(capsys, "folders", "--root", tmp_path, "--out", f"{tmp_path}/.")
+    assert code == 2 and "is the folder of the data themselves" in told
+    assert not list(tmp_path.glob("*.rec"))
 
 
 def test_an_image_of_several_samples_counts_once(trees, tmp_path, capsys):
@@ -180,14 +202,14 @@ def test_one_class_without_images_fails_the_check(trees, tmp_path, capsys, caplo
     for name in ("train", "val"):
         (root / name / "dog" / "1.jpg").rename(root / name / "dog" / "1.heic")
     code, text, _ = run(capsys, "folders", "--check", root)
-    assert code == 1 and "2 counts differ" in text.splitlines()[0]
+    assert code == 1 and "2 classes without images" in text.splitlines()[0]
     for name in ("train", "val"):
         assert f"{root / name}: no images of dog" in text
         assert f"{root / name}: 1 file passed over: 1 HEIC" in caplog.text
     (root / "val" / "dog" / "1.heic").unlink()
     (root / "val" / "dog").rmdir()  # a class may be missing from validation, not from training
     code, text, _ = run(capsys, "folders", "--check", root)
-    assert code == 1 and "1 count differs" in text.splitlines()[0]
+    assert code == 1 and "1 class without images" in text.splitlines()[0]
 
 
 def test_reports_compare_no_more_than_is_there():

@@ -104,6 +104,16 @@ def test_the_old_export_comes_back_if_the_new_one_cannot_be_moved(copied, monkey
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
 
 
+def test_files_that_are_not_of_the_export_stay(copied):
+    (copied / "notes.txt").write_text("mine")
+    (copied / "tiny-0001.params").write_text("of a killed export")
+    before = sorted(p.name for p in copied.iterdir())
+    export(make_net(seed=1), copied, overwrite=True)
+    after = sorted(p.name for p in copied.iterdir())
+    assert (copied / "notes.txt").read_text() == "mine"
+    assert set(before) - set(after) == {"tiny-0001.params"}
+
+
 # --- precisions ----------------------------------------------------------------------------------
 
 

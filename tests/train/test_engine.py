@@ -170,3 +170,27 @@ def test_json_lines_drop_what_will_be_repeated_and_survive_a_cut_line(tmp_path):
     path.write_text('{"epoch": 0, "x": 1}\n{"epoch": 1, "x": 2}\n{"epoch": 2, "x"')
     JsonLines(str(path), from_epoch=1).write({"epoch": 1, "x": math.nan})
     assert read_json_lines(str(path)) == [{"epoch": 0, "x": 1}, {"epoch": 1, "x": None}]
+
+
+def test_scores_of_earlier_weights_are_not_kept(data, tmp_path, caplog):
+    def again(epochs):
+        done = run(data, tmp_path, epochs=epochs, keep="last", test=True, resume=True)["test"]
+        best, test = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("best", "test"))
+        assert test["weights"] == best["sha256"]
+        return done
+
+    assert again(1) is not None and again(1) is None and "evaluated again" not in caplog.text
+    assert again(2) is not None
+    assert "test.json is of earlier weights of this run" in caplog.text
+    (tmp_path / "last.ckpt").unlink()
+    assert again(1) is not None
+    assert "the run begins again, and its best.params will be replaced" in caplog.text
+
+
+def test_epochs_that_end_before_the_method_begins_are_told(data, tmp_path, caplog):
+    late = {"options": {"phase0_epochs": 1, "phase1_epochs": 1}}
+    run(data, tmp_path / "primary", epochs=1, **late)
+    assert "epochs=1 ends before all that vaa trains has begun (phase0_epochs=1" in caplog.text
+    caplog.clear()
+    run(data, tmp_path / "attention", epochs=2, **late)
+    assert "ends before" not in caplog.text

@@ -29,10 +29,14 @@ class Critic(HybridBlock):
     """Rates every module: an embedding each, one LSTM cell along the depth, one output layer.
 
     Inputs: for each of the L modules a vector ``(B, size)``, state and action. Output: ``(B, L)``.
-    ``hidden`` is H, the length of embeddings and of the cell's state.
+    ``hidden`` is H, the length of embeddings and of the cell's state; b starts at ``start``. Far
+    from the rewards, the critic comes down to them by the weights of its inputs too, and maps are
+    positive: it then rates every open gate low, and L_q closes them (docs/dreal.md).
     """
 
-    def __init__(self, sizes: Sequence[int], hidden: int = 128, **kwargs: Any) -> None:
+    def __init__(
+        self, sizes: Sequence[int], hidden: int = 128, start: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if hidden < 1:
             raise ValueError(f"hidden={hidden}: must be positive")
@@ -46,7 +50,8 @@ class Critic(HybridBlock):
             shapes[f"embed{module}_bias"] = (hidden,)
         with self.name_scope():
             for name, shape in shapes.items():
-                init = "zeros" if name.endswith("bias") else mx.init.Xavier()
+                init = mx.init.Zero() if name.endswith("bias") else mx.init.Xavier()
+                init = mx.init.Constant(start) if name == "output_bias" else init
                 setattr(self, name, self.params.get(name, shape=shape, init=init))
 
     def hybrid_forward(self, F: Any, *vectors: Tensor, **weights: Tensor) -> Tensor:

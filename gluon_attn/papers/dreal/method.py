@@ -34,10 +34,10 @@ from gluon_attn.method import METHODS, Method, Optimization, Outputs, State, Tas
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.counterfactuals import Counterfactuals, Group
 from gluon_attn.papers.dreal.critic import Critic, judge, quality_loss, regression_loss, vector_size
-from gluon_attn.papers.dreal.reward import replacement_reward
+from gluon_attn.papers.dreal.reward import chance_reward, replacement_reward
 
 CRITIC = "critic"  # name of the critic's trainer
-GROUPS = ("net", "stage")
+CHOICES = {"group": ("net", "stage"), "critic_start": ("chance", "zero")}
 MEANS = ("critique", "reward", "critic_error")  # that are reported of every module
 Array = Any  # NDArray
 
@@ -84,6 +84,7 @@ class DREAL(Method):
         "penalty": 1.0,  # gamma: a wrong prediction has reward -gamma
         "reward": "ratio",  # or "sign"
         "hidden": 128,  # of the critic
+        "critic_start": "chance",  # its first rating of all modules: a guess's reward, or "zero"
         "spatial_grid": 7,  # cells per side of what the critic sees of a spatial map
         "critic_optimizer": "adam",
         "critic_lr": 1e-3,
@@ -120,8 +121,9 @@ class DREAL(Method):
         count = self.options["sample"]
         if not 0 <= count <= len(self.names):
             raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
-        if self.options["group"] not in GROUPS:
-            raise ValueError(unknown_name("group", self.options["group"], GROUPS))
+        for name, valid in CHOICES.items():
+            if self.options[name] not in valid:
+                raise ValueError(unknown_name(name, self.options[name], valid))
         self.check_at_least(quality_weight=0, spatial_grid=1, critic_lr=0)
         known = mx.optimizer.Optimizer.opt_registry
         if self.options["critic_optimizer"] not in known:
@@ -141,7 +143,9 @@ class DREAL(Method):
     def _make_critic(self, blocks: Sequence[AttentionBlock]) -> None:
         grid = self.options["spatial_grid"]
         sizes = [vector_size(block.gates, block.channels, grid) for block in blocks]
-        self.critic = Critic(sizes, self.options["hidden"])
+        chance = chance_reward(self.task.schema, self.options["penalty"])
+        start = chance if self.options["critic_start"] == "chance" else 0.0
+        self.critic = Critic(sizes, self.options["hidden"], start)
         self.critic.initialize(ctx=self.ctx)
         gates = [block.gates for block in blocks]
         self._judge = judge(gates, self.critic, self.counterfactuals.states, grid)

@@ -87,6 +87,16 @@ class MultiLabelReward(Reward):
         return [F.BlockGrad(mean), F.BlockGrad(F.max(mask, axis=1))]
 
 
+def chance_reward(schema: Schema | None = None, penalty: float = 1.0) -> float:
+    """Return the mean reward of a net that guesses: -gamma times the share of wrong answers.
+
+    That is 1 - 1/K for one multi-class attribute, else one half.
+    """
+    if schema is None or not schema.is_single_label:
+        return -penalty / 2
+    return -penalty * (1 - 1 / len(schema.columns))
+
+
 def replacement_reward(
     schema: Schema | None = None, penalty: float = 1.0, form: str = "ratio"
 ) -> Reward:

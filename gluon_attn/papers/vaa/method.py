@@ -72,6 +72,9 @@ class VAATraining(Method):
         before_joint = self.options["phase0_epochs"] + self.options["phase1_epochs"]
         return "attention" if epoch < before_joint else "joint"
 
+    def is_complete(self, epoch: int) -> bool:
+        return self.phase_of(epoch) != "primary"
+
     def begin_phase(self, phase: str) -> None:
         parts = {"primary": self.net.backbone, "attention": self.net.heads, "joint": self.net}
         self.train_parameters(phase, parts[phase].collect_params())

@@ -23,6 +23,7 @@ from training_helpers import (
 from gluon_attn.nets.attention import attention_blocks
 from gluon_attn.papers.dreal.critic import Critic, regression_loss
 from gluon_attn.papers.dreal.method import chosen_modules
+from gluon_attn.papers.dreal.reward import chance_reward
 from gluon_attn.train import build, read_json_lines
 from model_zoo import get_model
 
@@ -50,6 +51,50 @@ def test_critic_agrees_with_the_reference(hybridize):
     vectors[1] = vectors[1] + 1
     moved = critic(*map(mx.nd.array, vectors)).asnumpy() != found
     assert not moved[:, 0].any() and moved[:, 1:].all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_critic_that_starts_at_the_level_of_the_rewards_closes_no_gate(seed):
+    """Rewards that are the same for every map say nothing of maps: L_q must not move them."""
+
+    def slope(start):
+        """Return how the critique grows with all values of the first module's map."""
+        mx.random.seed(seed)
+        rng = np.random.default_rng(seed)
+        critic = Critic((24, 24, 40), hidden=32, start=start)
+        critic.initialize()
+        trainer = mx.gluon.Trainer(critic.collect_params(), "adam", {"learning_rate": 1e-3})
+
+        def vectors():
+            states, maps = (rng.normal(mean, s, (16, 44)) for mean, s in ((0, 1), (0.5, 0.02)))
+            parts = ((0, 12), (12, 24), (24, 44))
+            return [mx.nd.array(np.hstack([states[:, a:b], maps[:, a:b]])) for a, b in parts]
+
+        for _ in range(100):
+            with autograd.record():
+                critique = critic(*vectors())
+                loss = regression_loss(critique, mx.nd.full((16, 3), -0.9), mx.nd.ones(16))
+            loss.backward()
+            trainer.step(16)
+        first, *others = vectors()
+        first.attach_grad()
+        with autograd.record():
+            critique = critic(first, *others).mean()
+        critique.backward()
+        return float(first.grad[:, 12:].sum().asscalar())
+
+    assert slope(0.0) < -0.2 and abs(slope(-0.9)) < 0.05
+
+
+@pytest.mark.parametrize("schema", [SINGLE, None], ids=["one class", "attributes"])
+def test_it_starts_at_the_reward_of_guessing(any_net, schema):
+    answers = len(schema.columns) if schema else 2
+    assert chance_reward(schema, 0.6) == pytest.approx(-0.6 * (1 - 1 / answers))
+    for start, expected in (("chance", chance_reward(schema, 0.6)), ("zero", 0)):
+        method = method_of(any_net, schema=schema, critic_start=start, penalty=0.6)
+        assert method.critic.output_bias.data().asscalar() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="unknown critic_start 'soon'"):
+        method_of(any_net, critic_start="soon")
 
 
 @pytest.mark.parametrize("grid, size", [(2, 64), (7, 64), (3, 96)])
