@@ -15,7 +15,8 @@ from tools.experiments.multitask import ARMS, AWMT, BASIC, SEPARATE, NoiseCurve
 from tools.experiments.search_compare import FIXED, NONE, PUBLISHED, RANDOM, SEARCHED
 
 FOCAL, VAA, MAIN, GRAD_CAM = "focal loss alone", "VAA", "A_ch, constant", "Grad-CAM, constant"
-ALL_STAGES, RANDOM_CRITIC = "all stages", "critic that learns nothing"
+ALL_STAGES, FROM_ZERO = "all stages", "critic that starts at 0"
+RANDOM_CRITIC = "critic that learns nothing"
 _LITE0 = "baseline_clothing_efficientnet_lite0"
 _NARROW = "model=resnet18_w16_clothing"
 _PLAIN_NARROW = ("method=baseline", _NARROW)
@@ -65,18 +66,20 @@ def dreal_arms(*stages: str) -> dict[str, Sequence[str]]:
 
 
 def _dreal(
-    recipe: str, *shared: str, rates: tuple[str, ...], stages: tuple[str, ...] = ()
+    recipe: str, *shared: str, rates: tuple[str, ...], stages: tuple[str, ...] = (),
+    controls: bool = True,
 ) -> Preset:  # fmt: skip
     """Return the comparison of DREAL in all stages with the same net without it.
 
     With ``stages``, DREAL is also tried in each of these alone, and in all of them with a critic
-    that stays as initialised.
+    that stays as initialised; with ``controls``, with a critic that starts at 0.
     """
-    arms, rate_of, measures = dreal_arms(*stages), {}, ("diversity",)
+    arms, measures = dreal_arms(*stages), ("critic", "diversity") if stages else ("diversity",)
+    if controls:
+        arms[FROM_ZERO] = ("method=dreal", "critic_start=zero")
     if stages:
-        arms[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0")
-        rate_of = dict.fromkeys((*stages, RANDOM_CRITIC), ALL_STAGES)
-        measures = ("critic", "diversity")
+        arms[RANDOM_CRITIC] = ("method=dreal", "critic_lr=0.0", "critic_start=zero")
+    rate_of = dict.fromkeys(list(arms)[2:], ALL_STAGES)
     return Preset(recipe, "", arms, "top1", measures, shared=shared, rates=rates, rate_of=rate_of)
 
 
@@ -152,6 +155,7 @@ PHOTOGRAPHS = {
             *(_CIFAR100, *_CIFAR, _EPOCHS, f"model={block}_resnet20_cifar10", *own),
             rates=rates,
             stages=stages,
+            controls=block != "srm",
         )
         for block, own, rates, stages in (
             ("se", (), _RATES, ("conv2_x", "conv3_x", "conv4_x")),
