@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from gluon_attn.task import Exported
     from gluon_attn.train import trained as load
 
-    ctx = contexts(cli.device_of(args))
-    source = load.from_flags(args, ctx) or Exported.open(args.export, args.backend)
     if args.backend != "mxnet" and not args.export:
         raise ValueError(f"--backend {args.backend}: only an --export has it")
+    ctx = contexts(cli.device_of(args))
+    source = load.from_flags(args, ctx) or Exported.open(args.export, args.backend)
     print(evaluate(args, source, ctx, output_folder(args)))
 
 
@@ -108,7 +108,7 @@ def evaluate(args: argparse.Namespace, source: Trained | Exported, ctx: list, ou
     ))  # fmt: skip
     lines = [done.text]
     if args.export:
-        lines += ["", f"by {args.backend}"]
+        lines += ["", f"run by {args.backend}"]
     if dataset.skipped:
         lines.append(
             f"{len(dataset.skipped)} unreadable images skipped: {list(dataset.skipped)[:10]}"

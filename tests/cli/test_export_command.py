@@ -127,6 +127,19 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
     assert np.isfinite(logits_of(block, np.zeros((2, 3, 32, 32)))).all()
 
 
+def test_int8_is_scored_on_its_own(made, folder, succeed, error):
+    given = ("evaluate.py", "--data-dir", folder / "data", "--split", "val", "--no-figures", "-j", 1)
+    out = folder / "scores"
+    printed = succeed(*given, "--export", made[0], "--backend", "mxnet-int8", "--out", out)
+    assert "run by mxnet-int8" in printed
+    found = predict_export(made[0], open_dataset(folder / "data", "val"), backend="mxnet-int8")
+    expected = evaluate_multilabel(*found, names=NAMES)["overall"]["mAP"]
+    assert json.loads((out / "val.json").read_text())["overall"]["mAP"] == pytest.approx(expected)
+    assert 100 * expected == pytest.approx(read_sidecar(made[0])["int8"]["score"], abs=2)
+    line = error(*given, "--run", folder / "run", "--backend", "mxnet-int8")
+    assert "--backend mxnet-int8: only an --export has it" in line
+
+
 # --- errors --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("words", "text"),
