@@ -128,7 +128,7 @@ def test_form_of_an_export_that_is_there_is_made_again(copy, folder, succeed):
 
 
 def test_int8_is_scored_on_its_own(made, folder, succeed, error):
-    given = ("evaluate.py", "--data-dir", folder / "data", "--split", "val", "--no-figures", "-j", 1)
+    given = ("evaluate.py", "--data-dir", folder / "data", "--split", "val", "--no-figures")
     out = folder / "scores"
     printed = succeed(*given, "--export", made[0], "--backend", "mxnet-int8", "--out", out)
     assert "run by mxnet-int8" in printed
