@@ -106,7 +106,7 @@ def read_pack_parts(path):
 class Net:
     """Stands for an export; image 3 cannot be read."""
 
-    sidecar = {"name": "x"}
+    directory, sidecar = "x", {"name": "x"}
 
     def __init__(self):
         from gluon_attn.task import TASKS, Predicting

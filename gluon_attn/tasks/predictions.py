@@ -76,7 +76,7 @@ def run(source: Exported, options: Any) -> None:
     target = _target(shard, wanted, options) if shard else ""
     task = source.task
     predicting = task.predict(source, options)
-    _spare_inputs(wanted, predicting, options)
+    _spare_inputs(wanted, predicting, source.directory)
     batch = max(1, options.batch_size)
     chunk = -(-CHUNK // batch) * batch
     header = _header(source, predicting, chunk)
@@ -97,10 +97,10 @@ def run(source: Exported, options: Any) -> None:
             _show(task, path, found, wanted)
 
 
-def _spare_inputs(wanted: dict[str, str], predicting: Predicting, options: Any) -> None:
+def _spare_inputs(wanted: dict[str, str], predicting: Predicting, directory: str) -> None:
     """Refuse to write over an image that is predicted, or over a file of the export."""
     inputs = {os.path.realpath(image) for image in predicting.images}
-    export = os.path.realpath(options.export)
+    export = os.path.realpath(directory)
     for kind, path in wanted.items():
         real = os.path.realpath(path)
         of_export = os.path.exists(real) and real.startswith(export + os.sep)

@@ -311,7 +311,7 @@ def test_a_net_with_published_weights_is_compared_by_its_name():
     models, runs = analysis.load_models(main, None, ["resnet20_w8_cifar10"], ctx)
     assert list(models) == ["resnet20_w8_cifar10", "hoga_resnet20_w8_cifar10"] and not runs
     assert models["resnet20_w8_cifar10"].extra["params"] == "pretrained"
-    with pytest.raises(FileNotFoundError, match="resnet20_w9 holds no trained weights"):
+    with pytest.raises(FileNotFoundError, match="resnet20_w9 is no folder"):
         analysis.load_models(main, None, ["resnet20_w9"], ctx)
 
 

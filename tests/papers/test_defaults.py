@@ -20,8 +20,8 @@ VAA = {
 AWMT = {"window": 200, "val_batch_size": 10, "adaptive": True}
 DREAL = {
     "stages": "all", "quality_weight": 1.0, "penalty": 1.0, "reward": "ratio", "hidden": 128,
-    "spatial_grid": 7, "critic_optimizer": "adam", "critic_lr": 0.001, "sample": 0,
-    "sample_seed": 0, "group": "net",
+    "critic_start": "chance", "spatial_grid": 7, "critic_optimizer": "adam", "critic_lr": 0.001,
+    "sample": 0, "sample_seed": 0, "group": "net",
 }  # fmt: skip
 REID = {
     "images_per_identity": 4, "margin": 0.3, "soft_margin": False, "softmax_weight": 1.0,
@@ -48,7 +48,7 @@ def test_options_of_methods(name):
 
 
 @pytest.mark.parametrize("call, defaults", [
-    (trend.ValidationLossTrend, {"window": 200}), (critic.Critic, {"hidden": 128}),
+    (trend.ValidationLossTrend, {"window": 200}), (critic.Critic, {"hidden": 128, "start": 0.0}),
     (critic.vector_size, {"grid": 7}), (critic.module_vector, {"grid": 7}),
     (critic.judge, {"grid": 7}), (reward.SingleLabelReward, {"penalty": 1.0, "form": "ratio"}),
     (reward.replacement_reward, {"penalty": 1.0, "form": "ratio"}),

@@ -32,7 +32,7 @@ class Stopped(BaseException):
 class Net:
     """Stands for an export; image 7 cannot be read, 8 has no boxes, every fifth has two people."""
 
-    sidecar = {"name": "x"}
+    directory, sidecar = "x", {"name": "x"}
     task = TASKS.get("attributes")
 
     def __init__(self, head=HEAD, names=NAMES, stop=None):
