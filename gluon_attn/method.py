@@ -170,6 +170,12 @@ class Method:
             if self.options[name] < value:
                 raise ValueError(f"{name}={self.options[name]}: must be >= {value}")
 
+    def check_choices(self, choices: Mapping[str, Sequence[str]], what: str = "") -> None:
+        """Refuse options that are none of their valid values; ``what`` precedes their names."""
+        for name, valid in choices.items():
+            if self.options[name] not in valid:
+                raise ValueError(unknown_name(what + name, self.options[name], valid))
+
     def named(self, outputs: Any) -> Outputs:
         """Return what the net returned as a dict by ``net.output_names``."""
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -322,9 +322,9 @@ def _move_into_place(partial: Path, directory: Path, overwrite: bool, owner: str
         raise
     starts = tuple(f"{path.stem}{end}" for path in _find_sidecars(old) for end in ".-")
     for path in old.iterdir():  # files of the user's
-        if path.name != "web" and not path.name.startswith(starts):
-            if not (directory / path.name).exists():
-                os.rename(path, directory / path.name)
+        own = path.name == "web" or path.name.startswith(starts)
+        if not own and not (directory / path.name).exists():
+            os.rename(path, directory / path.name)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -121,9 +121,7 @@ class DREAL(Method):
         count = self.options["sample"]
         if not 0 <= count <= len(self.names):
             raise ValueError(f"sample={count}: valid are 0 (all) to {len(self.names)}")
-        for name, valid in CHOICES.items():
-            if self.options[name] not in valid:
-                raise ValueError(unknown_name(name, self.options[name], valid))
+        self.check_choices(CHOICES)
         self.check_at_least(quality_weight=0, spatial_grid=1, critic_lr=0)
         known = mx.optimizer.Optimizer.opt_registry
         if self.options["critic_optimizer"] not in known:

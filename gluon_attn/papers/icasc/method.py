@@ -28,7 +28,6 @@ from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
 from gluon_attn.core.batch import Batch
-from gluon_attn.core.registry import unknown_name
 from gluon_attn.losses.classification import objective
 from gluon_attn.method import METHODS, Method, Optimization, Outputs, Task, sum_of
 from gluon_attn.nets.graph import Graph, GraphBlock
@@ -119,9 +118,7 @@ class ICASC(Method):
         optimization: Optimization, *, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(net, ctx, task, optimization, options=options)
-        for name, valid in CHOICES.items():
-            if self.options[name] not in valid:
-                raise ValueError(unknown_name(f"value of {name}", self.options[name], valid))
+        self.check_choices(CHOICES, "value of ")
         weights = {f"weight_{term}": 0 for term in TERMS}
         self.check_at_least(sigma=0, omega=0, epsilon=1e-12, start_epoch=0, **weights)
         schema = self.task.schema
