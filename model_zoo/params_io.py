@@ -85,7 +85,25 @@ def load_into(
     Raises a ValueError as :func:`read_arrays`, or with all missing, unexpected and wrong-shape
     parameters in one message. Then the block is unchanged.
     """
-    params, dropped = _rename(read_arrays(path, key), prefix_map or {}, path)
+    return load_arrays(
+        block, read_arrays(path, key), path, allow_missing, ignore, prefix_map=prefix_map, ctx=ctx,
+        scheme=scheme,
+    )  # fmt: skip
+
+
+def load_arrays(
+    block: Block,
+    arrays: Params,
+    path: PathLike,
+    allow_missing: Patterns = (),
+    ignore: Patterns = (),
+    *,
+    prefix_map: Mapping[str, str | None] | None = None,
+    ctx: Any = None,
+    scheme: str = "auto",
+) -> Loaded:
+    """Load what :func:`read_arrays` gave of ``path``; for the rest see :func:`load_into`."""
+    params, dropped = _rename(arrays, prefix_map or {}, path)
     match = _match(block, params, path, scheme)
     loaded = _fit(block, match, path, allow_missing=allow_missing, ignore=ignore, ctx=ctx)
     return loaded._replace(ignored=sorted([*loaded.ignored, *dropped]))

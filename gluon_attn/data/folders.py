@@ -87,7 +87,8 @@ class Folders(Reader, ClassificationDataset):
         notes = [f"{split}: {len(deep):,} images lie in folders of their class's, such as {name}"
                  for name in deep[:1]]  # fmt: skip
         notes += _spare(folder, self.parts(split)[0].places)
-        faults = empty_classes(folder, classes, targets, split in TRAINING_SPLITS)
+        faults, absent = empty_classes(folder, classes, targets, split in TRAINING_SPLITS)
+        notes += absent
         ids = [f"{folder.name}/{name}" for name in names]
         return Samples(class_schema(classes), targets, ids, notes=notes, faults=faults)
 
@@ -156,17 +157,22 @@ def images_of_classes(
 
 def empty_classes(
     folder: Path, classes: Sequence[str], targets: np.ndarray, training: bool
-) -> list[str]:
-    """Return a line that names the classes without images, and log it; nothing if there are none.
+) -> tuple[list[str], list[str]]:
+    """Return ``(faults, notes)``: a line, or none, that names the classes without images.
 
-    In ``training`` a class needs images; otherwise only empty folders are named.
+    In ``training`` a class needs images; otherwise an empty folder is a fault, and no folder is
+    not. A fault is logged.
     """
     counts = np.bincount(targets, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts) if not count]
-    empty = [name for name in empty if training or (folder / name).is_dir()]
-    if not empty:
-        return []
-    more = f" and {len(empty) - scan.SHOWN:,} more" if len(empty) > scan.SHOWN else ""
-    line = f"{folder}: no images of {', '.join(empty[: scan.SHOWN])}{more}"
-    logger.warning("%s", line)
-    return [line]
+    wrong = [name for name in empty if training or (folder / name).is_dir()]
+    faults = _without_images(folder, wrong)
+    for line in faults:
+        logger.warning("%s", line)
+    return faults, _without_images(folder, [name for name in empty if name not in wrong])
+
+
+def _without_images(folder: Path, classes: Sequence[str]) -> list[str]:
+    more = f" and {len(classes) - scan.SHOWN:,} more" if len(classes) > scan.SHOWN else ""
+    line = f"{folder}: no images of {', '.join(classes[: scan.SHOWN])}{more}"
+    return [line] if classes else []

@@ -66,7 +66,9 @@ class ImageNet(Reader, ClassificationDataset):
         words = _read_mapping(find(MAPPING)) or dict(kit.values())
         training = self.locate(found.root, "train").path(self.parts("train")[0])
         self.synsets = tuple(_synsets(training) or sorted(words) or _synsets(folder))
-        passed, faults = Passed(folder), []
+        passed = Passed(folder)
+        faults: list[str] = []
+        notes: list[str] = []
         if split == "val" and not _synsets(folder):
             names = list_images(folder, passed, deep=False)
             targets = _flat(find, names, self.synsets, kit)
@@ -76,11 +78,12 @@ class ImageNet(Reader, ClassificationDataset):
                 known = f"the {len(self.synsets)} classes of train/"
                 raise ValueError(f"{folder / unknown[0]}: not among {known}")
             names, targets = images_of_classes(folder, self.synsets, passed)
-            faults = empty_classes(folder, self.synsets, targets, split == "train")
+            faults, notes = empty_classes(folder, self.synsets, targets, split == "train")
         passed.log()
         classes = [words.get(synset, synset) for synset in self.synsets]
         ids = [f"{split}/{name}" for name in names]
-        return Samples(class_schema(classes), targets, ids, folder.parent, faults=faults)
+        schema = class_schema(classes)
+        return Samples(schema, targets, ids, folder.parent, notes=notes, faults=faults)
 
 
 def _synsets(folder: Path) -> list[str]:

@@ -275,7 +275,7 @@ class Check:
 
     def _faults(self) -> list[str]:
         empty = len(self.report.faults) if self.report else 0
-        differences = len(self.report.differences()) - empty if self.report else 0
+        differences = len(self.report.differences()) if self.report else 0
         missing, lost, broken = len(self.missing), len(self.lost), len(self.broken)
         example = f", such as {self.lost[0]}" if lost == self.total and lost else ""
         leaks = sum(map(len, self.leaks.values()))
@@ -284,7 +284,7 @@ class Check:
             (missing, f"{missing} part{' is' if missing == 1 else 's are'} missing"),
             (lost, f"{lost:,} of {self.total:,} images are missing{example}"),
             (broken, f"{broken:,} image{'' if broken == 1 else 's'} cannot be read"),
-            (empty, f"{empty:,} class{'' if empty == 1 else 'es'} without images"),
+            (empty, f"classes without images in {empty} split{'' if empty == 1 else 's'}"),
             (differences, f"{differences:,} count{' differs' if differences == 1 else 's differ'}"),
         ]
         return [fault for count, fault in faults if count]

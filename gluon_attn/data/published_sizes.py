@@ -79,8 +79,8 @@ class CountReport:
         return cls(counts, expected, source, list(notes), list(faults))
 
     def differences(self) -> list[str]:
-        """Return one line per number that is not as expected, and per other fault."""
-        lines = list(self.faults)
+        """Return one line per number that is not as expected."""
+        lines = []
         for count in self.counts:
             for key, expected in sorted(self.expected.get(count.split, {}).items()):
                 found = getattr(count, key)
@@ -91,8 +91,8 @@ class CountReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every number that can be compared is as expected."""
-        return not self.differences()
+        """Whether every number that can be compared is as expected, and every class has images."""
+        return not (self.faults or self.differences())
 
     def table(self) -> str:
         """Return the counts as a plain-text table."""
@@ -124,7 +124,7 @@ class CountReport:
     def _verdict(self) -> list[str]:
         """Return lines that say whether the numbers are as expected, and which are not there."""
         if not self.ok:
-            return ["differences:", *shortened(self.differences())]
+            return ["differences:", *shortened([*self.faults, *self.differences()])]
         if not self.expected:
             return ["no published counts to compare with"]
         present = {count.split for count in self.counts}

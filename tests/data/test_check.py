@@ -202,14 +202,15 @@ def test_one_class_without_images_fails_the_check(trees, tmp_path, capsys, caplo
     for name in ("train", "val"):
         (root / name / "dog" / "1.jpg").rename(root / name / "dog" / "1.heic")
     code, text, _ = run(capsys, "folders", "--check", root)
-    assert code == 1 and "2 classes without images" in text.splitlines()[0]
+    assert code == 1 and "classes without images in 2 splits" in text.splitlines()[0]
     for name in ("train", "val"):
         assert f"{root / name}: no images of dog" in text
         assert f"{root / name}: 1 file passed over: 1 HEIC" in caplog.text
     (root / "val" / "dog" / "1.heic").unlink()
     (root / "val" / "dog").rmdir()  # a class may be missing from validation, not from training
     code, text, _ = run(capsys, "folders", "--check", root)
-    assert code == 1 and "1 class without images" in text.splitlines()[0]
+    assert code == 1 and "classes without images in 1 split" in text.splitlines()[0]
+    assert f"{root / 'val'}: no images of dog" in text  # a note
 
 
 def test_reports_compare_no_more_than_is_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -109,10 +110,12 @@ def test_prefixes_and_formats(tmp_path, prefix, writer):
 
 
 @pytest.mark.parametrize("block", [None, "se_bias", "cbam", "srm", "eca"])
-def test_there_and_back_loses_no_bit(tmp_path, block):
+def test_there_and_back_loses_no_bit(tmp_path, block, caplog):
+    caplog.set_level(logging.INFO)
     state = random_state(np.random.RandomState(0), 1, 16, "B", block, "downsample", "fc")
     state = {name.replace("rclb", "srm"): array for name, array in state.items()}
-    done = convert(write(tmp_path / "a.pth", state, ""), tmp_path / "b.params")
+    done = convert(write(tmp_path / "a.pth", state, "", epoch=3), tmp_path / "b.params")
+    assert caplog.text.count("not used, beside the weights: epoch 3") == 1  # the file is read once
     assert done.model == f"{BLOCKS[block]}_resnet20_cifar10" and done.read == "torchvision"
     assert guess_net(read_arrays(tmp_path / "b.params")).model == done.model
     net, other = (get_model(done.model, **SMALL) for _ in range(2))
