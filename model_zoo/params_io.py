@@ -67,6 +67,7 @@ def load_into(
     ctx: Any = None,
     scheme: str = "auto",
     key: str | None = None,
+    arrays: Params | None = None,
 ) -> Loaded:
     """Load a parameter file into ``block``: all of it, or nothing.
 
@@ -81,28 +82,12 @@ def load_into(
         ctx: Context or list of contexts to move the loaded parameters to.
         scheme: Whose names these are, see :func:`model_zoo.load_foreign`.
         key: Of a PyTorch checkpoint with several state dicts, which one (``state_dict_ema``).
+        arrays: What :func:`read_arrays` gave of the file, if it has been read.
 
     Raises a ValueError as :func:`read_arrays`, or with all missing, unexpected and wrong-shape
     parameters in one message. Then the block is unchanged.
     """
-    return load_arrays(
-        block, read_arrays(path, key), path, allow_missing, ignore, prefix_map=prefix_map, ctx=ctx,
-        scheme=scheme,
-    )  # fmt: skip
-
-
-def load_arrays(
-    block: Block,
-    arrays: Params,
-    path: PathLike,
-    allow_missing: Patterns = (),
-    ignore: Patterns = (),
-    *,
-    prefix_map: Mapping[str, str | None] | None = None,
-    ctx: Any = None,
-    scheme: str = "auto",
-) -> Loaded:
-    """Load what :func:`read_arrays` gave of ``path``; for the rest see :func:`load_into`."""
+    arrays = read_arrays(path, key) if arrays is None else arrays
     params, dropped = _rename(arrays, prefix_map or {}, path)
     match = _match(block, params, path, scheme)
     loaded = _fit(block, match, path, allow_missing=allow_missing, ignore=ignore, ctx=ctx)

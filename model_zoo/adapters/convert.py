@@ -25,7 +25,7 @@ from model_zoo.adapters.read import read_arrays
 from model_zoo.adapters.safetensors import write_safetensors
 from model_zoo.adapters.tables import SCHEMES, VAA_FILES
 from model_zoo.adapters.torch_write import write_torch
-from model_zoo.params_io import Loaded, load_arrays, load_into
+from model_zoo.params_io import Loaded, load_into
 from model_zoo.registry import MODELS, get_model, trained_options
 from model_zoo.trained import default_schema
 
@@ -164,7 +164,7 @@ def convert(
     if described:
         outside.check_place(out)
     net.initialize(mx.init.Zero())
-    load_arrays(net, arrays, source, scheme=scheme)
+    load_into(net, source, scheme=scheme, arrays=arrays)
     save_foreign(net, out, to)
     record = outside.write_record(out, name, options, known or None, schema) if described else ""
     values = _values(net)
