@@ -18,6 +18,7 @@ from mxnet import gluon
 from mxnet.gluon.block import _flatten, _regroup
 
 from gluon_attn.core.registry import unknown_name
+from gluon_attn.env.cpu import overruns_with_amx
 from gluon_attn.nets.graph import Entry, Graph, GraphBlock, Node
 from gluon_attn.runtime import cpu_flags, has_avx512
 
@@ -127,7 +128,7 @@ def low_layers(
       is computed through copies, several times slower than in float32. Every step casts every
       weight, so a layer must use it at ``POSITIONS`` places of an image: dense layers and
       convolutions on tiny maps stay float32. So do maps of width 1, where the kernels' gradient of
-      a strided convolution reads memory that is not written.
+      a strided convolution reads memory that is not written, and what `overruns_with_amx` names.
 
     Which layers are low depends on the graph and the shapes of its inputs alone, so a resumed run
     has the same.
@@ -151,7 +152,8 @@ def low_layers(
 def _fast_in_bfloat16(attrs: dict, weight: tuple[int, ...], output: tuple[int, ...]) -> bool:
     filters = weight[0] // int(attrs.get("num_group", 1))
     blocks = filters % BLOCK == 0 and weight[1] % BLOCK == 0
-    return blocks and len(output) == 4 and output[2] * output[3] >= POSITIONS and output[3] > 1
+    pays = blocks and len(output) == 4 and output[2] * output[3] >= POSITIONS and output[3] > 1
+    return pays and not overruns_with_amx(attrs, output)
 
 
 def lowered(

@@ -13,6 +13,8 @@ the process at the first such kernel, which decides two details here:
 
 Opt out with ``GLUON_ATTN_AMX=0``, or by setting ``DNNL_MAX_CPU_ISA`` yourself.
 
+One of these kernels is wrong, in bf16 and in int8: see `overruns_with_amx`.
+
 **Threads**: on x86, MXNet 1.9.1 takes half of the processors it sees because it supposes that every
 core counts twice (hyper-threading). Where it does not, in most virtual machines, half of the
 machine stays idle. Setting ``OMP_NUM_THREADS`` to the number of cores before MXNet loads repairs
@@ -21,13 +23,15 @@ it: on two cores without hyper-threading a VAA training step went from 1.1 to 2.
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import importlib.util
+import math
 import os
 import platform
 import sys
 import warnings
-from typing import Any, Callable, Iterable, MutableMapping, NamedTuple, Tuple
+from typing import Any, Callable, Iterable, Mapping, MutableMapping, NamedTuple, Sequence, Tuple
 
 Environ = MutableMapping[str, str]
 Request = Callable[[], Tuple[bool, str]]  # whether it was granted, and why
@@ -45,6 +49,9 @@ _HIDDEN = {
     "AVX512_CORE": ("avx512_vnni", "avx512_bf16"),
     "AVX512_CORE_VNNI": ("avx512_bf16",),
 }
+# Positions of a map that make exactly three tiles: three times the largest divisor up to 16, if
+# that is above 8.
+_THREE_TILES = frozenset(3 * rows for rows in (9, 11, 12, 13, 14, 15, 16))
 # Linux x86-64: arch_prctl is system call 158; arch/x86/include/uapi/asm/prctl.h has the request;
 # 18 is the state component XTILEDATA.
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18
@@ -93,6 +100,26 @@ def has_vnni() -> bool:
     Without VNNI instructions oneDNN sums two products in 16 bits first, which can saturate.
     """
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni"})
+
+
+def overruns_with_amx(attrs: Mapping[str, str], output: Sequence[int]) -> bool:
+    """Return whether oneDNN's AMX kernel for a convolution would leave its memory.
+
+    The kernel of oneDNN 2.4.4 for plain 1×1 convolutions, bf16 and int8, takes four tiles of up to
+    16 positions of a map at a time. Of a map of exactly three, such as 6×6, or the 8×6 in which
+    images of 256×192 pixels end, it computes a fourth one, so behind the last image of a batch it
+    reads, and overwrites, what happens to lie there (``jit_avx512_core_amx_1x1_convolution.cpp``,
+    where a single chunk is taken for a whole one). oneDNN's other kernels are right.
+
+    Args:
+        attrs: The attributes of a Convolution, as in a graph.
+        output: Shape of what it makes, ``(B, C, H, W)`` or with another number of axes.
+    """
+    plain = all(
+        set(ast.literal_eval(attrs.get(name) or "()")) <= {1}
+        for name in ("kernel", "stride", "dilate")
+    )
+    return plain and attrs.get("num_group", "1") == "1" and math.prod(output[2:]) in _THREE_TILES
 
 
 def request_permission() -> tuple[bool, str]:

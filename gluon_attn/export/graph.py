@@ -29,6 +29,7 @@ from gluon_attn.core.errors import DamagedError, first_line, naming
 from gluon_attn.core.outputs import as_list, name_outputs, output_names
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.tracing import for_inference
+from gluon_attn.env.cpu import amx_state, overruns_with_amx
 from gluon_attn.export.sidecar import ExportError, Sidecar
 
 Symbol = Any  # mx.sym.Symbol
@@ -363,6 +364,29 @@ def fuse(symbol: Symbol) -> Symbol:
     For inference on the CPU; the parameters, names of inputs and numbers (up to rounding) stay.
     """
     return symbol.get_backend_symbol("MKLDNN")
+
+
+def avoid_overruns(symbol: Symbol, image: Sequence[int]) -> Symbol:
+    """Return an int8 or bf16 graph without the convolutions of `overruns_with_amx`, if AMX is on.
+
+    They get a dilation, which means nothing to a kernel of 1×1 and makes oneDNN take another one
+    of its own. ``image`` is the shape of one input, ``(3, H, W)``.
+    """
+    state = amx_state()
+    if state is None or state.status != "on":
+        return symbol
+    graph, internals = json_of(symbol), symbol.get_internals()
+    _, shapes, _ = internals.infer_shape_partial(**{INPUT: (1, *image)})
+    outputs = dict(zip(internals.list_outputs(), shapes))
+    for node in graph["nodes"]:
+        fused = [part for inner in node.get("subgraphs", ()) for part in inner["nodes"]]
+        for part in (node, *fused):
+            if part["op"] == "Convolution":
+                name = node["name"]
+                output = outputs.get(f"{name}_output") or outputs[f"{name}_output0"]
+                if overruns_with_amx(part["attrs"], output):
+                    part["attrs"]["dilate"] = str((2,) * (len(output) - 2))
+    return symbol_of(graph)
 
 
 def rename_outputs(symbol: Symbol, sidecar: Sidecar) -> Symbol:

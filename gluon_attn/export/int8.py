@@ -228,7 +228,8 @@ class Quantizer:
         percentile: float = PERCENTILE,
         batch_size: int = 16,
     ) -> None:
-        self._graph = graphs.flatten_before_dense(symbol).get_backend_symbol(_PASS)
+        safe = graphs.avoid_overruns(symbol, images.shape[1:])
+        self._graph = graphs.flatten_before_dense(safe).get_backend_symbol(_PASS)
         self._arrays, self._images = arrays, images
         self._percentile, self._batch_size = percentile, batch_size
         nodes = graphs.nodes_of(self._graph)

@@ -102,6 +102,8 @@ def load_exported(
     graphs.check_shapes(symbol, arrays, sidecar, directory)
     if precision == "fp16":
         symbol, arrays = to_float16(symbol, arrays)
+    if precision in ("int8", "bf16"):  # made by an earlier version, or where AMX was off
+        symbol = graphs.avoid_overruns(symbol, sidecar["input"]["shape"][1:])
     if packed:
         return _open_int8(Path(directory), entry, symbol, arrays), sidecar
     if fused:
@@ -249,6 +251,7 @@ def to_bfloat16(symbol: Symbol, arrays: Arrays, sidecar: Sidecar) -> Graph:
     those of batch-norms and of the first convolution, which reads three colours, float32. Save the
     graph with ``tojson(remove_amp_cast=False)``.
     """
+    symbol = graphs.avoid_overruns(symbol, sidecar["input"]["shape"][1:])
     converted, args, aux = amp.convert_model(
         graphs.flatten_before_dense(symbol), *graphs.split_arrays(arrays),
         target_dtype="bfloat16", cast_optional_params=True,

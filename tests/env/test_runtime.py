@@ -317,6 +317,36 @@ mx.nd.Convolution(x, mx.nd.ones((8, 8, 3, 3)), no_bias=True, kernel=(3, 3), num_
     assert "isa:Intel SSE4.1" in output
 
 
+def tiles(rows, columns):
+    """Return how many tiles a map has, and how many oneDNN 2.4.4's AMX kernel computes of it.
+
+    As in jit_avx512_core_amx_1x1_conv_kernel.cpp (init_conf) and jit_avx512_core_amx_1x1_
+    convolution.cpp (execute_forward); nothing where it leaves the map to another kernel.
+    """
+    split = rows if rows >= 32 else rows * columns
+    width = max(size for size in range(1, 17) if split % size == 0)
+    if width <= 8:
+        return 0, 0
+    found = rows * columns // width
+    step = 4 if found > 2 else 1
+    whole = -(-found // step) == 1  # one chunk, which is not looked at for its end
+    return found, step if whole else found
+
+
+def test_maps_of_three_tiles_are_kept_from_amx():
+    plain = {"kernel": "(1, 1)", "num_filter": "8"}
+    for rows in range(1, 64):
+        for columns in range(1, 64):
+            found, computed = tiles(rows, columns)
+            expected = computed > found
+            assert _cpu.overruns_with_amx(plain, (2, 8, rows, columns)) == expected
+    assert _cpu.overruns_with_amx({**plain, "stride": "()", "dilate": "(1, 1)"}, (1, 8, 6, 8))
+    for name, value in (
+        ("kernel", "(3, 3)"), ("stride", "(2, 2)"), ("dilate", "(2, 2)"), ("num_group", "2"),
+    ):  # fmt: skip
+        assert not _cpu.overruns_with_amx({**plain, name: value}, (1, 8, 6, 8))
+
+
 # -- threads -------------------------------------------------------------------------------
 
 

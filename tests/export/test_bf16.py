@@ -10,7 +10,7 @@ import pytest
 from export_helpers import CLASSES, Net, export, images, make_net
 from int8_helpers import operators
 from mxnet import gluon
-from test_zoo import small
+from test_zoo import SIZE, small
 
 from gluon_attn.env import cpu as _cpu
 from gluon_attn.export import ExportError, load_exported, precision
@@ -40,7 +40,8 @@ def converted(name):
     net = small(name)
     names = ("logits", *net.attention_outputs)
     symbol, arrays = graphs.trace(net, names)
-    contents = {"outputs": [{"name": name} for name in names]}
+    contents = {"input": {"shape": [None, 3, SIZE, SIZE]}}
+    contents["outputs"] = [{"name": name} for name in names]
     return names, arrays, to_bfloat16(symbol, arrays, contents)
 
 

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from int8_helpers import CALLS, operators, static
-from test_zoo import NOT_BEHIND_A_CONVOLUTION, SMALL, make_images, small
+from test_zoo import NOT_BEHIND_A_CONVOLUTION, SIZE, SMALL, make_images, small
 
 from gluon_attn.core.outputs import as_list
 from gluon_attn.export import graph as graphs
@@ -76,7 +76,8 @@ def check_int8(family):
 
 
 def check_bfloat16(family):
-    contents = {"outputs": [{"name": name} for name in family.outputs]}
+    contents = {"input": {"shape": [None, 3, SIZE, SIZE]}}
+    contents["outputs"] = [{"name": name} for name in family.outputs]
     graph, params = to_bfloat16(family.symbol, family.arrays, contents)
     found = {node["op"] for node in operators(graph)}
     assert {"amp_cast", "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected"} <= found
