@@ -12,6 +12,7 @@ import pytest
 from export_helpers import PREPROCESS
 from int8_helpers import built
 from mxnet.gluon import nn
+from process_helpers import PATIENCE
 
 from gluon_attn.core.files import sha256_of
 from gluon_attn.env import cpu as _cpu
@@ -124,8 +125,8 @@ def amx_is_on():
 def test_with_amx_onednn_takes_another_kernel(tmp_path):
     environment = dict(os.environ, DNNL_VERBOSE="1", OMP_NUM_THREADS="1")
     command = [sys.executable, "-c", PROGRAM, tmp_path / "x", *(path for path in sys.path if path)]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    lines = [line.split(",") for line in output.stdout.splitlines() if "oh6kh1sh1" in line]
+    ran = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+    lines = [line.split(",") for line in ran.stdout.decode().splitlines() if "oh6kh1sh1" in line]
     found = {line[4] for line in lines}  # of 1×1 convolutions on maps of three tiles
-    assert any("amx" in name for name in found), output.stderr[-2000:]
+    assert any("amx" in name for name in found), ran.stderr[-2000:]
     assert not any(name.startswith("jit_1x1:avx512_core_amx") for name in found)
