@@ -20,7 +20,7 @@ from mxnet import init
 from mxnet.gluon import HybridBlock, nn
 
 from gluon_attn.blocks.base import BLOCKS, AttentionBlock, Tensor
-from gluon_attn.blocks.gates import ChannelGate, global_max, global_mean, pool_channels
+from gluon_attn.blocks.gates import ChannelGate, RowConv, global_max, global_mean, pool_channels
 
 
 class SpatialGate(HybridBlock):
@@ -38,10 +38,8 @@ class SpatialGate(HybridBlock):
             raise ValueError(f"kernel={kernel!r}: valid are odd numbers from 1")
         self._channels = channels
         with self.name_scope():
-            self.conv = nn.Conv2D(
-                1, kernel, padding=kernel // 2, use_bias=False, in_channels=2,
-                weight_initializer=init.Xavier("gaussian", "out", 2),  # variance 2 / fan-out
-            )  # fmt: skip
+            start = init.Xavier("gaussian", "out", 2)  # variance 2 / fan-out
+            self.conv = RowConv(2, kernel, weight_initializer=start)
             self.norm = nn.BatchNorm(
                 momentum=0.99, epsilon=1e-5, in_channels=1, gamma_initializer=gamma_init
             )

@@ -3,7 +3,8 @@
 Multiply-adds are what the literature on efficient nets calls FLOPs: one product and one sum, of
 convolutions and dense layers, without biases, norms, activations, pooling and elementwise products.
 ResNet-50 has 4.09 G at 224 pixels. Matrix products of two activations are not counted: in these
-nets they stand for means and elementwise products (``gluon_attn.blocks.gates``).
+nets they stand for means and elementwise products. Counted are the plain operators of inference,
+not those that only train faster (:mod:`gluon_attn.core.tracing`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple, Sequence, Tuple
 import mxnet as mx
 from mxnet.gluon import HybridBlock
 
+from gluon_attn.core.tracing import for_inference
 from gluon_attn.nets.graph import Entry, Graph, Node, record
 
 Shape = Tuple[int, ...]
@@ -40,7 +42,8 @@ def count(net: HybridBlock, input_size: Sequence[int], pooling: bool = False) ->
     A layer that is applied twice (a shared MLP) counts twice in the multiply-adds and once in the
     parameters. With ``pooling``, a pooling counts one addition per element it reads.
     """
-    graph, outputs, _ = record(net)
+    with for_inference():
+        graph, outputs, _ = record(net)
     data = (1, 3, *input_size)
     try:
         shapes = graph.shapes(outputs.values(), data=data)

@@ -15,8 +15,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from gluon_attn.blocks import BLOCKS, CBAM, ECA, SE, SRM
 from gluon_attn.blocks.cbam import SpatialGate
 from gluon_attn.blocks.eca import ECAGate, rule_kernel
-from gluon_attn.blocks.gates import apply_map, hidden_size, pool_channels, spread
+from gluon_attn.blocks.gates import RowConv, apply_map, hidden_size, pool_channels, spread
 from gluon_attn.blocks.srm import SRMGate
+from gluon_attn.core.tracing import for_inference
 from gluon_attn.nets import cifar_resnet, resnet, wide_resnet
 
 NAMES = ("cbam", "eca", "eca_rule", "se", "srm")
@@ -215,6 +216,36 @@ def test_channel_pool_against_numpy(channels):
     chosen = values == values.max(axis=1, keepdims=True)
     expected = chosen * weights[:, :1] + weights[:, 1:] / channels
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize(
+    "channels, kernel, shape",
+    [(2, 7, (3, 9, 5)), (2, 7, (2, 1, 1)), (1, 3, (2, 4, 6)), (3, 5, (1, 2, 8)), (2, 1, (2, 3, 4))],
+)
+def test_row_convolution_is_the_convolution_with_its_gradients(hybrid, channels, kernel, shape):
+    layer = RowConv(channels, kernel)
+    layer.initialize(mx.init.Normal(1))
+    if hybrid:
+        layer.hybridize()
+    x = noise(shape[0], channels, *shape[1:])
+    weight = layer.weight.data().copy()
+    given = noise(shape[0], 1, *shape[1:], seed=1)
+    found = []
+    settings = {"kernel": (kernel, kernel), "pad": (kernel // 2,) * 2, "num_filter": 1}
+    plain = lambda x: mx.nd.Convolution(x, weight, no_bias=True, **settings)  # noqa: E731
+    for call, parameter in ((layer, layer.weight.data()), (plain, weight)):
+        for array in (x, weight):
+            array.attach_grad()
+        with autograd.record():
+            y = call(x)
+        y.backward(given)
+        found.append([a.asnumpy() for a in (y, x.grad, parameter.grad)])
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    with for_inference():
+        graph = layer(mx.sym.var("data")).get_internals().list_outputs()
+    assert len(graph) == 3  # input, weight, one operator
 
 
 def test_eca_is_a_local_correlation_across_channels():

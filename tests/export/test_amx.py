@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import mxnet as mx
@@ -12,7 +11,7 @@ import pytest
 from export_helpers import PREPROCESS
 from int8_helpers import built
 from mxnet.gluon import nn
-from process_helpers import PATIENCE
+from process_helpers import run_python
 
 from gluon_attn.core.files import sha256_of
 from gluon_attn.env import cpu as _cpu
@@ -104,9 +103,6 @@ def test_other_graphs_stay(with_amx, monkeypatch):
 
 
 PROGRAM = """
-import sys
-import gluon_attn
-sys.path[:0] = sys.argv[2:]
 import test_amx
 from gluon_attn.export import graph, load_exported
 made = test_amx.export(sys.argv[1], test_amx.OVERRUN)
@@ -123,10 +119,10 @@ def amx_is_on():
 
 @pytest.mark.skipif(not amx_is_on(), reason="needs a processor with AMX")
 def test_with_amx_onednn_takes_another_kernel(tmp_path):
-    environment = dict(os.environ, DNNL_VERBOSE="1", OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", PROGRAM, tmp_path / "x", *(path for path in sys.path if path)]
-    ran = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
-    lines = [line.split(",") for line in ran.stdout.decode().splitlines() if "oh6kh1sh1" in line]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = dict(os.environ, DNNL_VERBOSE="1", OMP_NUM_THREADS="1", PYTHONPATH=paths)
+    code, out, err = run_python(PROGRAM, tmp_path / "x", env=environment)
+    lines = [line.split(",") for line in out.splitlines() if "oh6kh1sh1" in line]
     found = {line[4] for line in lines}  # of 1×1 convolutions on maps of three tiles
-    assert any("amx" in name for name in found), ran.stderr[-2000:]
+    assert code == 0 and any("amx" in name for name in found), err[-2000:]
     assert not any(name.startswith("jit_1x1:avx512_core_amx") for name in found)

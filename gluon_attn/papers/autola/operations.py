@@ -32,6 +32,7 @@ from gluon_attn.blocks import AttentionBlock
 from gluon_attn.blocks.base import Tensor
 from gluon_attn.blocks.gates import (
     ChannelGate,
+    RowConv,
     Start,
     global_max,
     global_mean,
@@ -195,7 +196,7 @@ class Gated(AttentionBlock):
                 self.add_gate("channel", ConvolutionGate(c, REDUCTION, both, biases=None), "gate")
             else:  # CBAM, Woo, Park, Lee, Kweon, ECCV 2018, in the form of the code
                 self.add_gate("channel", ConvolutionGate(c, REDUCTION, both, biases=zero_start))
-                self.add_gate("spatial", LayerGate(conv(1, 2, 7), norm(1, affine), pooled=c))
+                self.add_gate("spatial", LayerGate(RowConv(2, 7), norm(1, affine), pooled=c))
 
 
 def operation(name: str, channels: int, affine: bool = True) -> HybridBlock:
