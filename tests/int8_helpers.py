@@ -12,8 +12,8 @@ from gluon_attn.export.int8 import Quantizer
 CALLS = (2, 2, 5)  # batch sizes; one of the traps shows in the second call of a size
 
 
-def noise(count, seed=0):
-    return np.random.default_rng(seed).normal(size=(count, 3, 8, 8)).astype(np.float32)
+def noise(count, seed=0, size=(8, 8)):
+    return np.random.default_rng(seed).normal(size=(count, 3, *size)).astype(np.float32)
 
 
 def quantizer(net, images, **options):

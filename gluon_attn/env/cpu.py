@@ -160,6 +160,11 @@ def amx_state() -> AmxState | None:
     return _remembered[0] if _remembered else None
 
 
+def amx_is_on() -> bool:
+    """Return whether oneDNN may use its AMX kernels in this process."""
+    return any(state.status == "on" for state in _remembered)
+
+
 def _decide(environ: Environ, cpuinfo: str, request: Request, loaded: bool) -> AmxState:
     choice = environ.get(ISA_VARIABLE)
     if choice is not None and "AMX" not in choice.upper():

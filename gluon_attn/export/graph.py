@@ -29,7 +29,7 @@ from gluon_attn.core.errors import DamagedError, first_line, naming
 from gluon_attn.core.outputs import as_list, name_outputs, output_names
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.tracing import for_inference
-from gluon_attn.env.cpu import amx_state, overruns_with_amx
+from gluon_attn.env.cpu import amx_is_on, overruns_with_amx
 from gluon_attn.export.sidecar import ExportError, Sidecar
 
 Symbol = Any  # mx.sym.Symbol
@@ -372,8 +372,7 @@ def avoid_overruns(symbol: Symbol, image: Sequence[int]) -> Symbol:
     They get a dilation, which means nothing to a kernel of 1×1 and makes oneDNN take another one
     of its own. ``image`` is the shape of one input, ``(3, H, W)``.
     """
-    state = amx_state()
-    if state is None or state.status != "on":
+    if not amx_is_on():
         return symbol
     graph, internals = json_of(symbol), symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(**{INPUT: (1, *image)})

@@ -36,7 +36,7 @@ from mxnet.contrib import amp
 from gluon_attn.core.errors import first_line
 from gluon_attn.core.reading import load_params
 from gluon_attn.core.text import PathLike
-from gluon_attn.env.cpu import has_avx512, has_vnni
+from gluon_attn.env.cpu import amx_is_on, has_avx512, has_vnni
 from gluon_attn.export import graph as graphs
 from gluon_attn.export import int8_weights, parity
 from gluon_attn.export.graph import INPUT, Arrays, Graph, Symbol, make_block
@@ -187,13 +187,12 @@ def write_checked(
     graphs.check_shapes(*graph, sidecar, form)
     files = write_files(directory, f"{sidecar['name']}-{form}", *graph, prefix=f"{form}_")
     parts = parity.parts_of(batch)
-    amx = versions()["amx"] == "on"
     figures = parity.check_parity(
         [directory / file for file in files.values()],
         parts,
         parity.outputs_of(block or graphs.static(make_block(*graph)), parts),
         what=f"{', '.join(files.values())} give other numbers in plain MXNet,",
-        tolerance=parity.TOLERANCE_OTHER_KERNELS if amx else parity.TOLERANCE,
+        tolerance=parity.TOLERANCE_OTHER_KERNELS if amx_is_on() else parity.TOLERANCE,
     )
     return files, figures
 

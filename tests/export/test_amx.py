@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from export_helpers import PREPROCESS
-from int8_helpers import built
+from int8_helpers import built, noise
 from mxnet.gluon import nn
 from process_helpers import run_python
 
@@ -26,10 +26,6 @@ OVERRUN, WHOLE = (6, 6), (8, 8)  # maps of three tiles and of four
 FORMS = ("int8", "bf16") if has_avx512() else ("int8",)
 
 
-def noise(count, size, seed=0):
-    return np.random.default_rng(seed).normal(size=(count, 3, *size)).astype(np.float32)
-
-
 def make_net(size):
     """Return 3×3, 1×1 with a fused ReLU, 1×1 of stride 2 and 1×1 on a smaller map."""
     mx.random.seed(0)
@@ -37,11 +33,11 @@ def make_net(size):
     net.add(nn.Conv2D(32, 3, padding=1, in_channels=3, activation="relu"))
     net.add(nn.Conv2D(64, 1, activation="relu"), nn.Conv2D(32, 1, strides=2), nn.Conv2D(32, 1))
     net.add(nn.GlobalAvgPool2D(), nn.Dense(4))
-    return built(net, noise(1, size))
+    return built(net, noise(1, size=size))
 
 
 def export(directory, size):
-    images = noise(8, size)
+    images = noise(8, size=size)
     variants = [Int8Variant(images, lambda run: 1.0, modes=("naive",)), Bf16Variant()]
     with pytest.MonkeyPatch.context() as patch:  # another process; test_int8 has it
         patch.setattr("gluon_attn.export.parity.check_parity", lambda *a, **k: {})
@@ -54,7 +50,7 @@ def export(directory, size):
 
 @pytest.fixture
 def with_amx(monkeypatch):
-    monkeypatch.setattr(graphs, "amx_state", lambda: _cpu.AmxState("on", ""))
+    monkeypatch.setattr(graphs, "amx_is_on", lambda: True)
 
 
 def dilations(symbol):
@@ -71,7 +67,7 @@ EXPECTED = [(THREE, ONE, ONE), (ONE, ONE, TWO), (ONE, TWO, ONE), (ONE, ONE, ONE)
 
 def test_forms_avoid_the_kernel_and_keep_their_numbers(tmp_path, with_amx):
     directory = export(tmp_path / "x", OVERRUN)
-    batch = noise(3, OVERRUN, seed=1)
+    batch = noise(3, seed=1, size=OVERRUN)
     plain = load_exported(directory)[0]
     expected = graphs.logits_of(graphs.static(plain), batch)
     assert all(part[2] == ONE for part in dilations(plain(mx.sym.var("data"))))
@@ -97,8 +93,9 @@ def test_other_graphs_stay(with_amx, monkeypatch):
     symbol = graphs.fuse(graphs.trace(make_net(WHOLE), ("logits",))[0])
     assert dilations(graphs.avoid_overruns(symbol, (3, *WHOLE))) == dilations(symbol)
     assert dilations(graphs.avoid_overruns(symbol, (3, *OVERRUN))) == EXPECTED
-    for state in (None, _cpu.AmxState("off", "")):
-        monkeypatch.setattr(graphs, "amx_state", lambda state=state: state)
+    for remembered in ([], [_cpu.AmxState("off", "")]):
+        monkeypatch.setattr(_cpu, "_remembered", remembered)
+        monkeypatch.setattr(graphs, "amx_is_on", _cpu.amx_is_on)
         assert graphs.avoid_overruns(symbol, (3, *OVERRUN)) is symbol
 
 
@@ -108,16 +105,11 @@ from gluon_attn.export import graph, load_exported
 made = test_amx.export(sys.argv[1], test_amx.OVERRUN)
 for form in test_amx.FORMS:
     block = load_exported(made, precision=form)[0]
-    graph.logits_of(graph.static(block), test_amx.noise(2, test_amx.OVERRUN))
+    graph.logits_of(graph.static(block), test_amx.noise(2, size=test_amx.OVERRUN))
 """
 
 
-def amx_is_on():
-    state = _cpu.amx_state()
-    return state is not None and state.status == "on"
-
-
-@pytest.mark.skipif(not amx_is_on(), reason="needs a processor with AMX")
+@pytest.mark.skipif(not _cpu.amx_is_on(), reason="needs a processor with AMX")
 def test_with_amx_onednn_takes_another_kernel(tmp_path):
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = dict(os.environ, DNNL_VERBOSE="1", OMP_NUM_THREADS="1", PYTHONPATH=paths)

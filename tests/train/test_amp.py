@@ -91,7 +91,7 @@ def dtypes(symbols, shape, kind="bfloat16"):
         (32, 32, 8, (8, 8), 1, False),  # a kernel as large as the map
         (32, 32, 1, (1, 1), 1, False),  # behind a global pooling
         (32, 32, 3, (40, 3), 1, False),  # of width 1
-        (32, 32, 1, (6, 6), 1, False),  # which oneDNN's AMX kernel leaves
+        (32, 32, 1, (6, 6), 1, False),  # of three tiles of oneDNN's AMX kernel
     ],
 )  # fmt: skip
 def test_convolutions_in_bfloat16_fill_their_kernels_blocks(
@@ -507,19 +507,24 @@ def update(before, after):
 
 @pytest.mark.parametrize("case", CASES)
 def test_methods_train_as_in_float32(bfloat16, case):
-    """The first losses agree, and two steps go the same way.
+    """The losses agree, and two steps go the same way.
 
-    Rounding decides the sign of small gradients, which Adam's first steps follow, so losses of the
-    second step are off by up to 14 % (12 seeds of VAA's joint phase; AVX-512 and AMX alike). The
+    Rounding decides the sign of small gradients, which Adam's first steps follow: in VAA's joint
+    phase losses of the second step are off by up to 14 % (12 seeds; AVX-512 and AMX alike). The
     cosine of the updates is 0.7 to 1 over all cases; of unrelated gradients it would be 0.
     """
     expected, *one = train_two_steps("none", CASES[case])
     losses, *other = train_two_steps("bfloat16", CASES[case])
-    assert losses[0] == pytest.approx(expected[0], rel=2 * bfloat16, abs=1e-3)
-    one, other = update(*one), update(*other)
-    assert one @ other > (0.6 if REAL else 0.999) * np.linalg.norm(one) * np.linalg.norm(other)
+    # The triplet loss looks for the hardest pair, which rounding can change.
+    second = {"reid": 6, "vaa joint": 5, "vaa_awmt": 5}.get(case, 2)
+    for found, wanted, times in zip(losses, expected, (2, second)):
+        assert found == pytest.approx(wanted, rel=times * bfloat16, abs=1e-3)
+    change, same_change = update(*one), update(*other)
+    size = np.linalg.norm(change) * np.linalg.norm(same_change)
+    assert change @ same_change > (0.6 if REAL else 0.999) * size
     if REAL:
         assert losses != expected  # something was computed in bfloat16
+    assert all(np.isfinite(value).all() for value in other[1].values())
 
 
 def test_a_run_resumes_to_the_bit_and_its_weights_are_a_float32_net(bfloat16, tmp_path):
